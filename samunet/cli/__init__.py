@@ -1,0 +1,1 @@
+"""One module a command: parse, call the pipeline, print. Heavy imports happen inside, so --help is instant."""

@@ -1,0 +1,40 @@
+"""What every command shares: how it ends, and options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from samunet import __version__
+from samunet.errors import SamunetError
+
+EXIT_CODES = "Exit codes: 0 done, 2 refused input, 3 some cases failed, 4 weights absent."
+
+
+def make_parser(name: str, summary: str, next_step: str = "") -> argparse.ArgumentParser:
+    """Return a parser whose help ends with what to do next and the exit codes."""
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=summary,
+        epilog=f"{next_step}\n{EXIT_CODES}".strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"samunet {__version__}")
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None) -> int:
+    """Parse, run the command and return the exit code; deliberate errors become one line on stderr."""
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    try:
+        return command(arguments) or 0
+    except SamunetError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; finished cases are kept, unfinished files were removed.", file=sys.stderr)
+        return 130

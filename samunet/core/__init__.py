@@ -1,0 +1,1 @@
+"""The nouns: frozen dataclasses that need numpy and the standard library only."""

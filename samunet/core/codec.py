@@ -1,0 +1,148 @@
+"""Strict JSON to and from frozen dataclasses, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+import types
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from samunet.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+def encode(value: Any) -> Any:
+    """Turn dataclasses, tuples and dicts into what json can write; field order is kept."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): encode(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(item) for item in value]
+    return value
+
+
+def decode(kind: type[T], raw: Any, where: str) -> T:
+    """Build a value of type `kind` from parsed JSON and refuse anything that does not fit.
+
+    Args:
+        kind: a dataclass, `tuple[...]`, `dict[str, ...]`, `X | None`, or a JSON scalar type.
+        raw: parsed JSON.
+        where: path of the value for messages, e.g. "samunetPlans.json: configurations.3d_adapter".
+
+    Raises:
+        ConfigError: a key is unknown (the nearest is named) or missing, or a value has the wrong type.
+    """
+    return typing.cast(T, _decode(kind, raw, where))
+
+
+def _decode(kind: Any, raw: Any, where: str) -> Any:
+    if kind is Any:
+        return raw
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(typing.cast(type, kind), raw, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if raw is None and type(None) in arguments:
+            return None
+        return _decode(next(option for option in arguments if option is not type(None)), raw, where)
+    if origin is tuple:
+        return _decode_tuple(arguments, raw, where)
+    if origin is dict:
+        _require(isinstance(raw, dict), where, "an object", raw)
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in raw.items()}
+    if kind is float:
+        _require(isinstance(raw, (int, float)) and not isinstance(raw, bool) and math.isfinite(raw), where, "a number", raw)
+        return float(raw)
+    if kind is int:
+        _require(isinstance(raw, int) and not isinstance(raw, bool), where, "a whole number", raw)
+        return raw
+    if kind in (str, bool):
+        _require(isinstance(raw, kind), where, {str: "text", bool: "true or false"}[kind], raw)
+        return raw
+    raise ConfigError(f"{where}: values of type {kind} are not supported.")
+
+
+def _decode_dataclass(kind: type, raw: Any, where: str) -> Any:
+    _require(isinstance(raw, dict), where, "an object", raw)
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in raw:
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key '{key}'.{did_you_mean(key, fields)}")
+    values = {}
+    for name, field in fields.items():
+        if name in raw:
+            values[name] = _decode(hints[name], raw[name], f"{where}.{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: key '{name}' is missing; add it, or write the file anew with the command that made it.")
+    return kind(**values)
+
+
+def _decode_tuple(arguments: tuple[Any, ...], raw: Any, where: str) -> tuple[Any, ...]:
+    _require(isinstance(raw, (list, tuple)), where, "a list", raw)
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(raw))
+    _require(len(raw) == len(arguments), where, f"a list of {len(arguments)} values", raw)
+    return tuple(_decode(part, item, f"{where}[{i}]") for i, (part, item) in enumerate(zip(arguments, raw, strict=True)))
+
+
+def _require(fits: bool, where: str, expected: str, raw: Any) -> None:
+    if not fits:
+        raise ConfigError(f"{where}: expected {expected}; got {json.dumps(raw)[:80]}.")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises ConfigError that names the file when it is absent or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"File {path} does not exist.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"File {path} is not valid JSON: {error}. Correct it, or write it anew.") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value (see `encode`) as indented JSON, atomically."""
+    write_text(path, json.dumps(encode(value), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it is synced to disk and renamed, on failure it is removed.
+
+    The temporary name keeps the file's ending, since image libraries choose the format by it. Parent folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ending = "".join(path.suffixes[-2:])
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=ending)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

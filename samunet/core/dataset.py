@@ -1,0 +1,126 @@
+"""A raw dataset: dataset.json and the files of each case."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samunet.core.codec import read_json
+from samunet.core.labels import Labels, parse_labels
+from samunet.errors import DatasetError
+
+CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """The files of one case."""
+
+    identifier: str
+    images: tuple[Path, ...]
+    """One file a channel, in channel order; a file may hold several channels."""
+    label: Path | None
+    """Reference segmentation; None for cases to predict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """What dataset.json says."""
+
+    name: str
+    """DatasetXXX_Name."""
+    channels: tuple[str, ...]
+    """Channel names in order; the name chooses the normalization (nnU-Net's rule)."""
+    labels: Labels
+    file_ending: str
+    num_training: int
+    reader: str | None
+    """Reader asked for by `overwrite_image_reader_writer`."""
+    raw: dict[str, Any]
+    """The whole file, free keys included."""
+
+
+def read_dataset_json(path: Path) -> DatasetSpec:
+    """Read nnU-Net's dataset.json leniently: free keys are kept, required ones demanded.
+
+    Raises:
+        DatasetError: the file or a required key is missing, or a value is wrong.
+    """
+    if not path.is_file():
+        raise DatasetError(f"File {path} does not exist; a dataset needs a dataset.json with channel_names, labels, numTraining, file_ending.")
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise DatasetError(f"{path}: expected a JSON object; got {type(raw).__name__}.")
+    channels = raw.get("channel_names", raw.get("modality"))
+    for key, value in (("channel_names", channels), ("labels", raw.get("labels")), ("file_ending", raw.get("file_ending"))):
+        if not value:
+            raise DatasetError(f"{path}: key '{key}' is missing; add it as nnU-Net's dataset format describes.")
+    if not isinstance(channels, dict) or set(channels) != {str(i) for i in range(len(channels))}:
+        raise DatasetError(f"{path}: channel_names must map \"0\", \"1\", ... to names; got {channels!r}.")
+    if not isinstance(raw["labels"], dict):
+        raise DatasetError(f"{path}: labels must map names to values; got {raw['labels']!r}.")
+    reader = raw.get("overwrite_image_reader_writer")
+    return DatasetSpec(
+        name=path.parent.name,
+        channels=tuple(str(channels[str(i)]) for i in range(len(channels))),
+        labels=parse_labels(raw["labels"], raw.get("regions_class_order")),
+        file_ending=str(raw["file_ending"]),
+        num_training=int(raw.get("numTraining", 0)),
+        reader=None if reader in (None, "None") else str(reader),
+        raw=raw,
+    )
+
+
+def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
+    """List the training cases of a raw dataset folder, sorted by identifier.
+
+    Raises:
+        DatasetError: a folder, an image or a label file is missing.
+    """
+    if "dataset" in spec.raw:
+        return tuple(_listed_case(folder, name, files) for name, files in sorted(spec.raw["dataset"].items()))
+    images, labels = folder / "imagesTr", folder / "labelsTr"
+    for needed in (images, labels):
+        if not needed.is_dir():
+            raise DatasetError(f"Folder {needed} does not exist; a dataset keeps its training images in imagesTr and their labels in labelsTr.")
+    cases = []
+    for identifier, files in group_channels(images, spec.file_ending).items():
+        label = labels / f"{identifier}{spec.file_ending}"
+        if not label.is_file():
+            raise DatasetError(f"Case '{identifier}': label file {label} is missing; add it, or remove the case's images.")
+        cases.append(Case(identifier=identifier, images=files, label=label))
+    if not cases:
+        raise DatasetError(f"Folder {images} holds no file named <case>_0000{spec.file_ending}; check file_ending in dataset.json.")
+    return tuple(cases)
+
+
+def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
+    """Map each case identifier to its channel files `<case>_0000<ending>`, `<case>_0001<ending>`, ..., sorted.
+
+    Raises:
+        DatasetError: a channel number is skipped, so that channels would change places.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.name.endswith(file_ending) or path.name.startswith("."):
+            continue
+        match = CHANNEL_FILE.fullmatch(path.name[: -len(file_ending)])
+        if match is None:
+            raise DatasetError(f"File {path} is not named <case>_<4-digit channel>{file_ending}; rename it, e.g. case1_0000{file_ending}.")
+        found.setdefault(match["case"], []).append(path)
+    for identifier, files in found.items():
+        numbers = [int(path.name[: -len(file_ending)][-4:]) for path in files]
+        if numbers != list(range(len(numbers))):
+            raise DatasetError(f"Case '{identifier}' in {folder} has channels {numbers}; they must count up from 0000 without a gap.")
+    return {identifier: tuple(files) for identifier, files in sorted(found.items())}
+
+
+def _listed_case(folder: Path, identifier: str, files: dict[str, Any]) -> Case:
+    images = tuple(folder / Path(name).expanduser() for name in files["images"])
+    label = folder / Path(files["label"]).expanduser()
+    for path in (*images, label):
+        if not path.is_file():
+            raise DatasetError(f"Case '{identifier}': file {path} named in dataset.json does not exist.")
+    return Case(identifier=identifier, images=images, label=label)

@@ -1,0 +1,147 @@
+"""The plan: every decision between the raw files and the network, with its reason."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samunet.core.codec import decode, read_json, write_json
+from samunet.core.fingerprint import IntensityStatistics
+from samunet.core.geometry import Shape, Triple
+from samunet.core.history import Axes
+from samunet.errors import ConfigError, did_you_mean
+
+DEFAULT_PLANS_NAME = "samunetPlans"
+ALIASES = {"adapter": "sam_unet"}
+NO_LOW_RESOLUTION = (
+    "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter instead."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelPlan:
+    """How one input channel is normalized."""
+
+    name: str
+    scheme: str
+    """One of samunet.ops.normalize.SCHEMES."""
+    within_mask: bool
+    """Take statistics inside the nonzero region only and leave the rest as it is."""
+    intensities: IntensityStatistics
+    """Foreground statistics of the training cases."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Stages of a U-Net (nnU-Net's rule): one entry a stage."""
+
+    strides: tuple[Shape, ...]
+    """(D, H, W) stride of each stage's first convolution; all ones for stage 0."""
+    kernels: tuple[Shape, ...]
+    """(D, H, W) kernel size of each stage."""
+    widths: tuple[int, ...]
+    """Feature channels of each stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One trainable setup. Shapes and spacings are (D, H, W) after the transpose."""
+
+    variant: str
+    """Module name of the adaptation method in samunet.variants."""
+    dimensions: int
+    """2 or 3."""
+    data_identifier: str
+    """Folder of the preprocessed cases."""
+    spacing: Triple
+    """mm; the first entry is ignored for 2D configurations."""
+    median_shape: Triple
+    """Median case in voxels at this spacing."""
+    patch_size: Shape
+    """Voxels; the first entry is the slab depth, 1 for 2D."""
+    batch_size: int
+    backbone: str
+    """Name of the SAM encoder, e.g. vit_tiny or vit_b."""
+    weights: str | None
+    """File name of the pretrained weights, or null when there are none and everything trains."""
+    encoder_scale: float
+    """Encoder pixels per voxel in the plane; a 16-pixel token covers 16 / encoder_scale voxels."""
+    topology: Topology
+    mirror_axes: tuple[int, ...]
+    """Patch axes (0 = D) that may be flipped in training and prediction."""
+    variant_options: dict[str, Any]
+    """Fields of the variant's Config that differ from their defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All configurations of a dataset and what they share."""
+
+    dataset: str
+    plans_name: str
+    reader: str
+    """Name of the image reader."""
+    transpose: Axes
+    """File axis that becomes axis 0, 1, 2."""
+    channels: tuple[ChannelPlan, ...]
+    configurations: dict[str, Configuration]
+    reasons: dict[str, str]
+    """Decision to the one sentence that explains it."""
+
+    def configuration(self, name: str) -> Configuration:
+        """Return a configuration by name; raises ConfigError that names the nearest one."""
+        if name in self.configurations:
+            return self.configurations[name]
+        refuse_low_resolution(name)
+        raise ConfigError(f"Plan '{self.plans_name}' of {self.dataset} has no configuration '{name}'.{did_you_mean(name, self.configurations)}")
+
+
+def refuse_low_resolution(name: str) -> None:
+    """Raise ConfigError for nnU-Net's cascade and low-resolution configurations, which have no twin here."""
+    if name in ("3d_lowres", "3d_cascade_fullres"):
+        raise ConfigError(f"Configuration '{name}' does not exist: {NO_LOW_RESOLUTION}")
+
+
+def parse_configuration_name(name: str) -> tuple[int, str]:
+    """Split `<2d|3d>_<variant>` into dimensions and variant module name; `adapter` stands for sam_unet.
+
+    Raises:
+        ConfigError: the name does not have that form, or is a low-resolution configuration of nnU-Net.
+    """
+    refuse_low_resolution(name)
+    match = re.fullmatch(r"([23])d_(\w+)", name)
+    if match is None:
+        raise ConfigError(f"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter or 2d_adapter.")
+    return int(match[1]), ALIASES.get(match[2], match[2])
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plans file strictly; a configuration may name another one in `inherits_from` and override its keys.
+
+    Raises:
+        ConfigError: the file is absent, a key is unknown or missing, a type is wrong, or inheritance runs in a circle.
+    """
+    raw = read_json(path)
+    if isinstance(raw, dict) and isinstance(raw.get("configurations"), dict):
+        configurations = raw["configurations"]
+        raw = {**raw, "configurations": {name: _inherit(configurations, name, path, ()) for name in configurations}}
+    return decode(Plan, raw, path.name)
+
+
+def save_plan(path: Path, plan: Plan) -> None:
+    """Write a plans file atomically."""
+    write_json(path, plan)
+
+
+def _inherit(configurations: dict[str, Any], name: str, path: Path, seen: tuple[str, ...]) -> Any:
+    if name in seen:
+        raise ConfigError(f"{path.name}: configurations inherit in a circle: {' -> '.join((*seen, name))}.")
+    if name not in configurations:
+        raise ConfigError(f"{path.name}: configuration '{seen[-1]}' inherits from '{name}', which is absent.{did_you_mean(name, configurations)}")
+    own = configurations[name]
+    if not isinstance(own, dict) or "inherits_from" not in own:
+        return own
+    parent = _inherit(configurations, own["inherits_from"], path, (*seen, name))
+    return {**parent, **{key: value for key, value in own.items() if key != "inherits_from"}}

@@ -1,0 +1,33 @@
+"""Find an adaptation method by its name: the name is the module."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
+from types import ModuleType
+
+from samunet.errors import ConfigError, did_you_mean
+
+PACKAGE = "samunet.variants"
+
+
+def variant_names() -> tuple[str, ...]:
+    """Return the names of all adaptation methods: modules of samunet.variants and installed entry points."""
+    package = importlib.import_module(PACKAGE)
+    own = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
+    return tuple(sorted(own | {point.name for point in entry_points(group=PACKAGE)}))
+
+
+def load_variant(name: str) -> ModuleType:
+    """Import one adaptation method and nothing else.
+
+    Raises:
+        ConfigError: no method has that name; the nearest is named.
+    """
+    for point in entry_points(group=PACKAGE):
+        if point.name == name:
+            return importlib.import_module(point.value)
+    if name not in variant_names():
+        raise ConfigError(f"There is no adaptation method '{name}'.{did_you_mean(name, variant_names())}")
+    return importlib.import_module(f"{PACKAGE}.{name}")

@@ -1,0 +1,93 @@
+"""nnU-Net's three folders, and datasets by id or name. The only library module that reads the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from samunet.errors import ConfigError, DatasetError, did_you_mean
+
+PURPOSE = {
+    "nnUNet_raw": "the raw datasets",
+    "nnUNet_preprocessed": "plans and preprocessed cases",
+    "nnUNet_results": "trained models",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Where raw data, preprocessed data and results lie; a folder is only demanded when it is used."""
+
+    raw_folder: Path | None = None
+    preprocessed_folder: Path | None = None
+    results_folder: Path | None = None
+
+    @property
+    def raw(self) -> Path:
+        return _demand(self.raw_folder, "nnUNet_raw")
+
+    @property
+    def preprocessed(self) -> Path:
+        return _demand(self.preprocessed_folder, "nnUNet_preprocessed")
+
+    @property
+    def results(self) -> Path:
+        return _demand(self.results_folder, "nnUNet_results")
+
+    def dataset_name(self, wanted: str | int) -> str:
+        """Turn an id (4, "4", "004") or a full name into DatasetXXX_Name.
+
+        Raises:
+            DatasetError: no dataset, or more than one, has the id; the candidates are listed.
+        """
+        names = self._dataset_names()
+        text = str(wanted)
+        if text.isdigit():
+            found = sorted(name for name in names if _id_of(name) == int(text))
+        else:
+            found = [text] if text in names else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise DatasetError(f"Dataset id {text} is ambiguous: {', '.join(found)}. Give the full name, or rename one of them.")
+        raise DatasetError(
+            f"Dataset '{text}' is not in {', '.join(str(f) for f in self._folders()) or 'any folder'}."
+            f"{did_you_mean(f'Dataset{int(text):03d}' if text.isdigit() else text, names)}"
+            + ("" if self._folders() else " Set the environment variable nnUNet_raw to the folder that holds your DatasetXXX_Name folders.")
+        )
+
+    def _folders(self) -> list[Path]:
+        return [folder for folder in (self.raw_folder, self.preprocessed_folder, self.results_folder) if folder is not None]
+
+    def _dataset_names(self) -> set[str]:
+        return {
+            entry.name
+            for folder in self._folders()
+            if folder.is_dir()
+            for entry in folder.iterdir()
+            if entry.is_dir() and _id_of(entry.name) is not None
+        }
+
+
+def workspace_from_environment(environment: Mapping[str, str] | None = None) -> Workspace:
+    """Read nnUNet_raw, nnUNet_preprocessed and nnUNet_results once; unset ones raise only when used."""
+    values = os.environ if environment is None else environment
+    raw, preprocessed, results = (Path(values[name]) if values.get(name) else None for name in PURPOSE)
+    return Workspace(raw_folder=raw, preprocessed_folder=preprocessed, results_folder=results)
+
+
+def _id_of(name: str) -> int | None:
+    match = re.fullmatch(r"Dataset(\d{3,})_.+", name)
+    return int(match[1]) if match else None
+
+
+def _demand(folder: Path | None, variable: str) -> Path:
+    if folder is None:
+        raise ConfigError(
+            f"The environment variable {variable} is not set; it names the folder for {PURPOSE[variable]}. "
+            f"Set it first, for example: export {variable}=$HOME/samunet/{variable}"
+        )
+    return folder

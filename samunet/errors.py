@@ -1,0 +1,62 @@
+"""Every error samunet raises on purpose.
+
+SamunetError
+├── ConfigError       a plan, option, environment variable or configuration name is wrong
+├── DatasetError      a dataset, case or label is missing or inconsistent
+│   └── ImageFileError    one image file cannot be read or written
+├── ShapeError        an array has the wrong shape
+├── PlanningError     no plan fits the data and the memory
+└── CheckpointError   weights are absent, damaged or do not fit
+    └── WeightsAbsentError   weights that a plan names are not on this machine (exit code 4)
+
+Each message is one or two sentences: the thing, what was expected, what came, the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SamunetError(Exception):
+    """Base of all deliberate errors; the command line prints the message and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(SamunetError):
+    """A plan, option, environment variable or configuration name is wrong."""
+
+
+class DatasetError(SamunetError):
+    """A dataset, case or label is missing or inconsistent."""
+
+
+class ImageFileError(DatasetError):
+    """One image file cannot be read or written."""
+
+
+class ShapeError(SamunetError):
+    """An array has the wrong shape."""
+
+
+class PlanningError(SamunetError):
+    """No plan fits the data and the memory."""
+
+
+class CheckpointError(SamunetError):
+    """Weights are damaged or do not fit."""
+
+
+class WeightsAbsentError(CheckpointError):
+    """Weights that a plan names are not on this machine."""
+
+    exit_code = 4
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'? Known: a, b, x." for an unknown name; no suggestion when nothing is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    suggestion = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{suggestion} Known: {', '.join(names) or 'none'}."
