@@ -1,0 +1,36 @@
+"""samunet_plan_experiment: plan from a fingerprint, and say why."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from samunet.cli import planning
+from samunet.cli.common import make_parser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = make_parser(
+        "samunet_plan_experiment",
+        "Decide spacing, slab depth, patch, encoder grid and backbone from a dataset's fingerprint; measures the dataset first if need be.",
+        "Next: samunet_preprocess -d DATASET",
+    )
+    planning.add_dataset(parser)
+    planning.add_plan_options(parser)
+    parser.add_argument("--explain", action="store_true", help="print the reason of every decision")
+    return run(parser, _command, argv)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    from samunet import pipeline
+    from samunet.core.workspace import workspace_from_environment
+
+    options = planning.plan_options(arguments)
+    workspace = workspace_from_environment()
+    for wanted in arguments.d:
+        dataset = pipeline.open_dataset(workspace, wanted)
+        fingerprint = pipeline.extract(workspace, dataset, threads=planning.DEFAULT_THREADS, verify=False, clean=False)
+        plan = pipeline.plan(workspace, dataset, fingerprint, options)
+        planning.print_plan(plan, explain=arguments.explain)
+        print(f"Wrote {pipeline.plan_path(workspace, plan.dataset, plan.plans_name)}")

@@ -1,0 +1,96 @@
+"""Options and steps that the planning commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samunet.core.plan import Plan
+    from samunet.core.workspace import Workspace
+    from samunet.pipeline import PlanOptions, RawDataset
+
+DEFAULT_THREADS = min(8, os.cpu_count() or 1)
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="dataset ids or names, e.g. 4 or Dataset004_Hippocampus")
+
+
+def add_fingerprint_options(parser: argparse.ArgumentParser, threads_flag: str) -> None:
+    parser.add_argument(threads_flag, type=int, default=DEFAULT_THREADS, metavar="N", dest="npfp", help="cases measured at a time (default: %(default)s)")
+    parser.add_argument("-fpe", default="default", choices=["default"], help="fingerprint extractor")
+    parser.add_argument("--verify_dataset_integrity", action="store_true", help="read every case first and list everything that is wrong")
+    parser.add_argument("--clean", action="store_true", help="measure again even when a fingerprint exists")
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-pl", default="default", choices=["default"], help="planner")
+    parser.add_argument("-gpu_memory_target", type=float, default=8.0, metavar="GIB", help="memory a training step may need (default: %(default)s GiB)")
+    parser.add_argument("-preprocessor_name", default="default", choices=["default"], help="preprocessor")
+    parser.add_argument(
+        "-overwrite_target_spacing", type=float, nargs=3, metavar="MM", help="spacing in mm instead of the rule's, in the files' axis order (z y x)"
+    )
+    parser.add_argument("-overwrite_plans_name", metavar="NAME", help="name of the plan (default: samunetPlans)")
+    parser.add_argument("-backbone", default="auto", metavar="NAME", help="SAM encoder: auto, vit_tiny, vit_b, vit_l, vit_h, vit_nano (default: %(default)s)")
+    parser.add_argument("-weights", type=Path, metavar="FILE", help="SAM checkpoint in the official layout; it stays frozen and adapters train")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--verbose", action="store_true", help="also print the reason of every decision")
+    parser.add_argument("--no_pbar", action="store_true", help="no progress bars")
+
+
+def plan_options(arguments: argparse.Namespace) -> PlanOptions:
+    from samunet.core.plan import DEFAULT_PLANS_NAME
+    from samunet.errors import ConfigError
+    from samunet.pipeline import PlanOptions
+
+    spacing = arguments.overwrite_target_spacing
+    if spacing is not None and min(spacing) <= 0:
+        raise ConfigError(f"-overwrite_target_spacing needs three numbers above 0; got {spacing}.")
+    if arguments.gpu_memory_target <= 0:
+        raise ConfigError(f"-gpu_memory_target must be above 0 GiB; got {arguments.gpu_memory_target}.")
+    return PlanOptions(
+        plans_name=arguments.overwrite_plans_name or DEFAULT_PLANS_NAME,
+        memory_gib=arguments.gpu_memory_target,
+        spacing=tuple(spacing) if spacing else None,
+        backbone=arguments.backbone,
+        weights=arguments.weights.resolve() if arguments.weights else None,
+    )
+
+
+def threads_for(values: list[int] | None, index: int) -> int:
+    """nnU-Net's -np: one number for all configurations, or one each."""
+    if not values:
+        return DEFAULT_THREADS
+    return values[index] if index < len(values) else values[-1]
+
+
+def print_plan(plan: Plan, *, explain: bool) -> None:
+    """Print the configurations of a plan, and with `explain` why each decision fell as it did."""
+    print(f"Plan {plan.plans_name} of {plan.dataset}:")
+    for name, configuration in plan.configurations.items():
+        patch = " x ".join(map(str, configuration.patch_size))
+        spacing = " x ".join(f"{value:.3g}" for value in configuration.spacing)
+        print(f"  {name}: patch {patch} voxels at {spacing} mm, batch {configuration.batch_size}, {configuration.backbone}")
+    if explain:
+        width = max(map(len, plan.reasons))
+        for decision, reason in plan.reasons.items():
+            print(f"  {decision:<{width}}  {reason}")
+
+
+def preprocess_configurations(workspace: Workspace, dataset: RawDataset, plan: Plan, arguments: argparse.Namespace) -> None:
+    """Preprocess the configurations asked for with -c, or all; those that share their data are done once."""
+    from samunet import pipeline
+
+    done: set[str] = set()
+    for index, name in enumerate(arguments.c or plan.configurations):
+        plan = pipeline.resolve(workspace, plan, name)
+        if (identifier := plan.configuration(name).data_identifier) in done:
+            continue
+        done.add(identifier)
+        folder = pipeline.preprocess(workspace, dataset, plan, name, threads=threads_for(arguments.np, index), quiet=arguments.no_pbar)
+        print(f"Preprocessed {len(dataset.cases)} cases for {name} into {folder}")

@@ -1,0 +1,111 @@
+"""samunet_predict: segment images with a trained model of the results folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samunet.cli.common import make_parser, run
+
+if TYPE_CHECKING:
+    from samunet.core.workspace import Workspace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = make_parser(
+        "samunet_predict",
+        "Segment a folder of images, or one image, with a trained model. Needs no further option when only one model is trained.",
+        "Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json",
+    )
+    add_prediction_options(parser)
+    parser.add_argument("-d", metavar="DATASET", help="dataset id or name of the model")
+    parser.add_argument("-p", metavar="NAME", help="plan of the model")
+    parser.add_argument("-tr", metavar="NAME", help="trainer of the model")
+    parser.add_argument("-c", metavar="CONFIGURATION", help="configuration of the model")
+    parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="share the cases among N commands (default: %(default)s)")
+    parser.add_argument("-part_id", type=int, default=0, metavar="I", help="which share this command takes, from 0 (default: %(default)s)")
+    return run(parser, _command, argv)
+
+
+def add_prediction_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that both prediction commands take."""
+    parser.add_argument("-i", type=Path, required=True, metavar="INPUT", help="folder of images named <case>_0000<ending>, or one image file")
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
+    parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds whose logits are averaged (default: all finished ones)")
+    parser.add_argument("-step_size", type=float, default=0.5, metavar="SHARE", help="distance between tiles as a share of the tile (default: %(default)s)")
+    parser.add_argument("--disable_tta", action="store_true", help="no flips: several times faster, slightly less accurate")
+    parser.add_argument("--save_probabilities", action="store_true", help="also write <case>.npz with the probabilities")
+    parser.add_argument("--continue_prediction", "--c", action="store_true", help="leave cases that are already predicted")
+    parser.add_argument("-chk", default="checkpoint_final", metavar="NAME", help="checkpoint, with or without ending (default: %(default)s)")
+    parser.add_argument("-npp", type=int, default=1, metavar="N", help="cases read and preprocessed ahead (default: %(default)s)")
+    parser.add_argument("-nps", type=int, default=1, metavar="N", help="cases resampled and written at a time (default: %(default)s)")
+    parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
+    parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
+
+
+def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts: int = 1, part_id: int = 0) -> int:
+    """Load a model folder and predict; returns 3 when some cases failed."""
+    from samunet import pipeline
+    from samunet.errors import ConfigError
+    from samunet.hardware import choose_device
+    from samunet.inference.predictor import Predictor
+
+    if num_parts < 1 or not 0 <= part_id < num_parts:
+        raise ConfigError(f"-part_id must be from 0 to -num_parts - 1; got part {part_id} of {num_parts}.")
+    options = pipeline.prediction_options(
+        step_size=arguments.step_size,
+        flips=not arguments.disable_tta,
+        device=choose_device(arguments.device),
+        quiet=arguments.disable_progress_bar,
+    )
+    predictor = Predictor.from_folder(folder, folds=arguments.f, checkpoint=arguments.chk, device=arguments.device, options=options)
+    cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, arguments.o)[part_id::num_parts]
+    print(f"Model {folder.parent.name}/{folder.name}, {len(predictor.networks)} fold(s), {len(cases)} case(s)")
+    failures = pipeline.predict(
+        predictor,
+        cases,
+        arguments.o,
+        save_probabilities=arguments.save_probabilities,
+        skip_existing=arguments.continue_prediction,
+        readers=arguments.npp,
+        writers=arguments.nps,
+    )
+    if failures:
+        print(f"{len(failures)} of {len(cases)} cases failed: {', '.join(failure.identifier for failure in failures)}")
+        return 3
+    print(f"Wrote {len(cases)} segmentation(s) to {arguments.o}")
+    return 0
+
+
+def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
+    """Return the one trained model that the options leave; raises ConfigError that lists the candidates otherwise."""
+    from samunet import pipeline
+    from samunet.errors import CheckpointError, ConfigError
+
+    dataset = None if arguments.d is None else workspace.dataset_name(arguments.d)
+    models = pipeline.trained_models(workspace)
+    wanted = {"tr": arguments.tr, "p": arguments.p, "c": arguments.c}
+
+    def fits(folder: Path) -> bool:
+        parts = dict(zip(("tr", "p", "c"), folder.name.split("__"), strict=True))
+        return dataset in (None, folder.parent.name) and all(value in (None, parts[key]) for key, value in wanted.items())
+
+    chosen = [folder for folder in models if fits(folder)]
+    if len(chosen) == 1:
+        return chosen[0]
+    listing = "; ".join(f"-d {folder.parent.name} -p {folder.name.split('__')[1]} -c {folder.name.split('__')[2]}" for folder in chosen or models)
+    if chosen:
+        raise ConfigError(f"{len(chosen)} trained models fit; say which one: {listing}")
+    if models:
+        raise CheckpointError(f"No trained model fits these options. Trained: {listing}")
+    raise CheckpointError(f"There is no finished training in {workspace.results}. Train first: samunet_train DATASET 3d_adapter 0")
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    from samunet.core.workspace import workspace_from_environment
+
+    folder = choose_model(workspace_from_environment(), arguments)
+    return predict_with_model(arguments, folder, num_parts=arguments.num_parts, part_id=arguments.part_id)

@@ -1,0 +1,63 @@
+"""Preprocessed cases as a source of patches."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from samunet.core.geometry import Shape
+from samunet.errors import DatasetError
+from samunet.preprocessing.storage import load_locations, open_array
+
+
+class PreprocessedDataset:
+    """Cut patches from stored cases; only the needed blocks are decoded, and voxel locations are read once a case.
+
+    Args:
+        folder: a preprocessed folder.
+        identifiers: cases to use.
+
+    Raises:
+        DatasetError: a case is not in the folder.
+    """
+
+    def __init__(self, folder: Path, identifiers: tuple[str, ...]) -> None:
+        missing = [name for name in identifiers if not (folder / f"{name}.json").is_file()]
+        if missing:
+            raise DatasetError(f"{folder} lacks {len(missing)} of {len(identifiers)} cases, first '{missing[0]}'. Preprocess the dataset again.")
+        self.folder = folder
+        self.identifiers = identifiers
+        self._shapes: dict[str, Shape] = {}
+        self._locations = lru_cache(maxsize=None)(lambda name: load_locations(folder, name))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"folder": self.folder, "identifiers": self.identifiers}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def shape(self, identifier: str) -> Shape:
+        """(D, H, W) of a case."""
+        if identifier not in self._shapes:
+            self._shapes[identifier] = open_array(self.folder / f"{identifier}_seg.b2nd").shape[1:]
+        return self._shapes[identifier]
+
+    def locations(self, identifier: str) -> tuple[np.ndarray, ...]:
+        """Sampled (N, 3) voxels of each foreground class or region."""
+        return self._locations(identifier)
+
+    def cut(self, identifier: str, start: Shape, size: Shape) -> tuple[np.ndarray, np.ndarray]:
+        """Return image (C, *size) and label (*size); what lies outside the case is zero.
+
+        Args:
+            start: (D, H, W) of the patch's first voxel; may be negative.
+            size: (D, H, W).
+        """
+        image = open_array(self.folder / f"{identifier}.b2nd")
+        label = open_array(self.folder / f"{identifier}_seg.b2nd")
+        inside = tuple(slice(max(0, a), max(0, min(a + n, m))) for a, n, m in zip(start, size, image.shape[1:], strict=True))
+        padding = [(part.start - a, n - (part.stop - a)) for a, n, part in zip(start, size, inside, strict=True)]
+        image_patch, label_patch = image[(slice(None), *inside)], label[(0, *inside)]
+        return np.pad(image_patch, [(0, 0), *padding]), np.pad(label_patch, padding)

@@ -1,0 +1,48 @@
+"""Where patches are cut: a share of them around foreground.
+
+Source: nnU-Net's sampling, with foreground voxels at a random place in the middle of the patch instead of its exact center.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from samunet.core.geometry import Shape, shape3
+from samunet.data.dataset import PreprocessedDataset
+
+JITTER = 0.25  # a chosen voxel lies within this share of the patch from its center
+
+
+def choose_patch(
+    dataset: PreprocessedDataset, patch_size: Shape, read_size: Shape, random: np.random.Generator, *, foreground: bool
+) -> tuple[str, Shape]:
+    """Choose a case and the first voxel to read.
+
+    Args:
+        patch_size: (D, H, W) the network will see.
+        read_size: (D, H, W) to read, at least the patch, so that rotations find something at the corners.
+        foreground: place the patch so that a random voxel of a random class of the case lies in it.
+
+    Returns:
+        Case identifier and (D, H, W) start, which may be negative.
+    """
+    identifier = dataset.identifiers[random.integers(len(dataset.identifiers))]
+    shape = dataset.shape(identifier)
+    present = [found for found in dataset.locations(identifier) if len(found)] if foreground else []
+    if present:
+        chosen = present[random.integers(len(present))]
+        voxel = chosen[random.integers(len(chosen))]
+        shift = random.uniform(-JITTER, JITTER, 3) * np.array(patch_size)
+        center = np.round(voxel + shift).astype(int)
+    else:
+        center = random.integers(np.array(shape))
+    start = [_place(int(c), patch, size) for c, patch, size in zip(center, patch_size, shape, strict=True)]
+    margin = [(read - patch) // 2 for read, patch in zip(read_size, patch_size, strict=True)]
+    return identifier, shape3([a - m for a, m in zip(start, margin, strict=True)])
+
+
+def _place(center: int, patch: int, size: int) -> int:
+    """Start of a patch around `center` that stays inside the image; an image smaller than the patch lies in its middle."""
+    if size <= patch:
+        return -((patch - size) // 2)
+    return min(max(center - patch // 2, 0), size - patch)

@@ -1,0 +1,1 @@
+"""Compare predictions with references: scores, nnU-Net's summary.json, and an HTML report."""

@@ -1,0 +1,116 @@
+"""Score predictions against references, a case or a folder at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from samunet.core.labels import Labels
+from samunet.errors import ConfigError, DatasetError
+from samunet.evaluation.summary import CaseScore, Metrics, Summary, Target, summarize, target_key
+from samunet.imageio import ImageReader
+from samunet.ops.overlap import overlap
+
+GRID_TOLERANCE_MM = 1e-2  # ours: a NIfTI header keeps single precision, so equal grids differ by about 1e-4 mm
+NUM_NAMED = 5  # ours: enough names to see the pattern in an error message
+
+
+def targets_from_labels(labels: Labels) -> tuple[Target, ...]:
+    """Return what nnU-Net scores: every foreground class, or every region where labels hold regions."""
+    return tuple(values for _, values in labels.foreground)
+
+
+def names_from_labels(labels: Labels) -> dict[str, str]:
+    """Map the summary.json key of every foreground class or region to its name in dataset.json."""
+    return {target_key(values): name for name, values in labels.foreground}
+
+
+def score_case(reference: Path, prediction: Path, *, targets: Sequence[Target], ignore: int | None, reader: ImageReader) -> CaseScore:
+    """Score one predicted segmentation file; voxels where the reference is `ignore` do not count.
+
+    Raises:
+        DatasetError: the two files do not share one grid (to 0.01 mm at every corner).
+    """
+    reference_label, reference_geometry = reader.read_label(reference)
+    segmentation, geometry = reader.read_label(prediction)
+    if reference_label.shape != segmentation.shape:
+        raise DatasetError(
+            f"Case '{reference.name}': prediction has shape {segmentation.shape}, reference has {reference_label.shape}. "
+            "They must share one grid; predict from the image that the reference was drawn on."
+        )
+    if not geometry.same_grid(reference_geometry, GRID_TOLERANCE_MM):
+        raise DatasetError(
+            f"Case '{reference.name}': prediction and reference lie {geometry.corner_distance_mm(reference_geometry):.3g} mm apart "
+            f"at a corner; at most {GRID_TOLERANCE_MM} mm is expected. Check spacing, origin and direction of {prediction}."
+        )
+    metrics = {}
+    for target in targets:
+        counts = overlap(reference_label, segmentation, tuple(target), ignore)
+        metrics[tuple(target)] = Metrics(
+            dice=float(counts.dice),
+            iou=float(counts.iou),
+            tp=int(counts.tp),
+            fp=int(counts.fp),
+            fn=int(counts.fn),
+            tn=int(counts.tn),
+            n_pred=int(counts.n_pred),
+            n_ref=int(counts.n_ref),
+        )
+    return CaseScore(reference_file=str(reference), prediction_file=str(prediction), metrics=metrics)
+
+
+def evaluate_folder(
+    reference_folder: Path,
+    prediction_folder: Path,
+    *,
+    targets: Sequence[Target],
+    ignore: int | None,
+    file_ending: str,
+    reader: ImageReader,
+    threads: int,
+    chill: bool = False,
+) -> Summary:
+    """Score every prediction in a folder against the reference of the same file name.
+
+    Args:
+        targets: label values of each class or region to score.
+        ignore: reference value of voxels that do not count; None when there is none.
+        file_ending: of references and predictions, e.g. ".nii.gz".
+        threads: cases read and scored at a time.
+        chill: score the cases that have both files, instead of refusing when one is missing.
+
+    Raises:
+        ConfigError: there is nothing to score, or fewer than one thread.
+        DatasetError: a folder or a file is missing, or a prediction is not on its reference's grid.
+    """
+    if threads < 1 or not targets:
+        raise ConfigError(f"Scoring needs at least one thread and one label; got {threads} threads and labels {list(targets)}.")
+    references, predictions = (_file_names(folder, file_ending) for folder in (reference_folder, prediction_folder))
+    if not chill:
+        _refuse_missing(references - predictions, f"no prediction in {prediction_folder}", "Predict them, or score the rest with --chill.")
+        _refuse_missing(predictions - references, f"no reference in {reference_folder}", "Move them away, or leave them out with --chill.")
+    names = sorted(references & predictions)
+    if not names:
+        raise DatasetError(
+            f"No file ending in {file_ending} is in both {reference_folder} ({len(references)} files) and {prediction_folder} "
+            f"({len(predictions)} files); a prediction must have the file name of its reference."
+        )
+
+    def score(name: str) -> CaseScore:
+        return score_case(reference_folder / name, prediction_folder / name, targets=targets, ignore=ignore, reader=reader)
+
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        return summarize(list(pool.map(score, names)))
+
+
+def _file_names(folder: Path, file_ending: str) -> set[str]:
+    if not folder.is_dir():
+        raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the *{file_ending} files.")
+    return {path.name for path in folder.iterdir() if path.name.endswith(file_ending) and not path.name.startswith(".") and path.is_file()}
+
+
+def _refuse_missing(names: set[str], what: str, way_out: str) -> None:
+    if names:
+        first = ", ".join(sorted(names)[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
+        raise DatasetError(f"{len(names)} {'case has' if len(names) == 1 else 'cases have'} {what}: {first}. {way_out}")

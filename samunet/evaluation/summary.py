@@ -1,0 +1,172 @@
+"""nnU-Net's summary.json: the scores of a folder of predictions, in memory and on disk.
+
+A target is what is scored: a tuple of label values, (1,) for class 1 and (1, 2, 3) for a region. In the file class 1 has
+the key "1" and the region the key "(1, 2, 3)"; undefined scores are the token NaN, which Python's json reads and writes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samunet.core.codec import read_json, write_text
+from samunet.errors import ConfigError, DatasetError
+
+Target = tuple[int, ...]
+BACKGROUND: Target = (0,)
+KEYS = {"dice": "Dice", "iou": "IoU", "tp": "TP", "fp": "FP", "fn": "FN", "tn": "TN", "n_pred": "n_pred", "n_ref": "n_ref"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Overlap of one target in one case, or the mean of such overlaps; counts are in voxels."""
+
+    dice: float
+    """0 to 1; NaN where the target is in neither the reference nor the prediction."""
+    iou: float
+    """0 to 1; NaN where Dice is."""
+    tp: float
+    fp: float
+    fn: float
+    tn: float
+    n_pred: float
+    """Voxels predicted as the target: tp + fp."""
+    n_ref: float
+    """Voxels of the target in the reference: tp + fn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseScore:
+    """All targets of one case."""
+
+    reference_file: str
+    prediction_file: str
+    metrics: dict[Target, Metrics]
+
+    @property
+    def name(self) -> str:
+        """File name of the prediction."""
+        return Path(self.prediction_file).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Scores of a folder of predictions."""
+
+    cases: tuple[CaseScore, ...]
+    mean: dict[Target, Metrics]
+    """Mean over the cases in which a metric has a number; NaN where none has."""
+    foreground_mean: Metrics
+    """Mean over the targets other than background."""
+
+    def dice(self, target: Target) -> tuple[float, ...]:
+        """Return the Dice of every case that has one for this target; cases with NaN are left out."""
+        return tuple(case.metrics[target].dice for case in self.cases if not math.isnan(case.metrics[target].dice))
+
+
+def summarize(cases: Sequence[CaseScore]) -> Summary:
+    """Average the scores of cases; NaN is skipped everywhere.
+
+    A target that is absent from all references and predictions does not count in `foreground_mean`. nnU-Net lets such
+    a target turn the foreground mean into NaN; all other values are the same.
+
+    Raises:
+        DatasetError: there is no case, or cases differ in their targets.
+    """
+    if not cases:
+        raise DatasetError("There are no cases to summarize; a summary needs at least one scored case.")
+    targets = tuple(cases[0].metrics)
+    for case in cases:
+        if set(case.metrics) != set(targets):
+            raise DatasetError(
+                f"Case '{case.name}' is scored on {sorted(case.metrics)}, the first case on {sorted(targets)}; score all on the same."
+            )
+    mean = {target: _mean([case.metrics[target] for case in cases]) for target in targets}
+    foreground = [metrics for target, metrics in mean.items() if target != BACKGROUND]
+    return Summary(cases=tuple(cases), mean=mean, foreground_mean=_mean(foreground))
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write nnU-Net's summary.json atomically, keys sorted."""
+    raw = {
+        "foreground_mean": _to_json(summary.foreground_mean),
+        "mean": {target_key(target): _to_json(metrics) for target, metrics in summary.mean.items()},
+        "metric_per_case": [
+            {
+                "metrics": {target_key(target): _to_json(metrics) for target, metrics in case.metrics.items()},
+                "prediction_file": case.prediction_file,
+                "reference_file": case.reference_file,
+            }
+            for case in summary.cases
+        ],
+    }
+    write_text(path, json.dumps(raw, indent=4, sort_keys=True) + "\n")
+
+
+def read_summary(path: Path) -> Summary:
+    """Read a summary.json that samunet or nnU-Net wrote; the means are taken as they stand, further keys are ignored.
+
+    Raises:
+        ConfigError: the file is absent, not JSON, or lacks a part of a summary.
+    """
+    raw = read_json(path)
+    try:
+        return Summary(
+            cases=tuple(
+                CaseScore(
+                    reference_file=case["reference_file"],
+                    prediction_file=case["prediction_file"],
+                    metrics=_targets_from_json(case["metrics"]),
+                )
+                for case in raw["metric_per_case"]
+            ),
+            mean=_targets_from_json(raw["mean"]),
+            foreground_mean=_from_json(raw["foreground_mean"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"File {path} is not a summary.json: {type(error).__name__} {error}. "
+            "It needs foreground_mean, mean and metric_per_case; write it anew with samunet_evaluate_folder."
+        ) from None
+
+
+def target_key(target: Target) -> str:
+    """Return the key of a target in summary.json: "1" for a class, "(1, 2)" for a region."""
+    return str(target[0]) if len(target) == 1 else str(target)
+
+
+def parse_target_key(key: str) -> Target:
+    """Return the target of a key in summary.json; raises ValueError when it holds no label value."""
+    values = tuple(int(number) for number in re.findall(r"-?\d+", key))
+    if not values:
+        raise ValueError(f"'{key}' names no label value")
+    return values
+
+
+def _to_json(metrics: Metrics) -> dict[str, float]:
+    return {key: getattr(metrics, name) for name, key in KEYS.items()}
+
+
+def _from_json(raw: Mapping[str, Any]) -> Metrics:
+    for key in KEYS.values():
+        if not isinstance(raw[key], (int, float)):
+            raise ValueError(f"{key} is {raw[key]!r}, not a number")
+    return Metrics(**{name: raw[key] for name, key in KEYS.items()})
+
+
+def _targets_from_json(raw: Mapping[str, Any]) -> dict[Target, Metrics]:
+    return {parse_target_key(key): _from_json(metrics) for key, metrics in raw.items()}
+
+
+def _mean(scores: Sequence[Metrics]) -> Metrics:
+    return Metrics(**{name: _mean_of_numbers(getattr(score, name) for score in scores) for name in KEYS})
+
+
+def _mean_of_numbers(values: Iterable[float]) -> float:
+    numbers = [value for value in values if not math.isnan(value)]
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan

@@ -1,0 +1,60 @@
+"""Read a case and check it: channels, grid and label values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from samunet.core.dataset import Case, DatasetSpec
+from samunet.core.volume import Volume
+from samunet.errors import DatasetError
+from samunet.imageio.reader import ImageReader
+
+GRID_TOLERANCE_MM = 0.1  # label and image headers written by different tools differ by rounding
+
+
+def read_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> Volume:
+    """Read the image of a case.
+
+    Raises:
+        DatasetError: a file cannot be read, or the number of channels is not that of dataset.json.
+    """
+    volume = reader.read_image(case.images)
+    if len(volume.array) != len(spec.channels):
+        raise DatasetError(
+            f"Case '{case.identifier}' has {len(volume.array)} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)} "
+            f"({', '.join(spec.channels)}). Add the missing files, or correct channel_names."
+        )
+    return volume
+
+
+def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volume, np.ndarray]:
+    """Read image and reference of a training case.
+
+    Returns:
+        The volume, and the label (D, H, W) as integers.
+
+    Raises:
+        DatasetError: as `read_image`; or image and label differ in grid, or the label holds a value that dataset.json does not name.
+    """
+    volume = read_image(case, spec, reader)
+    if case.label is None:
+        raise DatasetError(f"Case '{case.identifier}' has no label file.")
+    label, geometry = reader.read_label(case.label)
+    if label.shape != volume.geometry.shape:
+        raise DatasetError(
+            f"Case '{case.identifier}': label has shape {label.shape}, image has {volume.geometry.shape}. "
+            "They must share one grid; resample the label, or remove the case from the dataset."
+        )
+    apart = volume.geometry.corner_distance_mm(geometry)
+    if apart > GRID_TOLERANCE_MM:
+        raise DatasetError(
+            f"Case '{case.identifier}': label and image lie {apart:.1f} mm apart at a corner (label spacing {geometry.spacing}, image spacing "
+            f"{volume.geometry.spacing} mm). They must share one grid; correct the headers, or resample the label."
+        )
+    unexpected = sorted(set(np.unique(label).tolist()) - set(spec.labels.expected_in_files))
+    if unexpected:
+        raise DatasetError(
+            f"Case '{case.identifier}': label file {case.label.name} holds the values {unexpected[:5]}, which dataset.json does not name "
+            f"(it names {list(spec.labels.expected_in_files)}). Correct the file, or the labels in dataset.json."
+        )
+    return volume, label

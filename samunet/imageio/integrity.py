@@ -1,0 +1,139 @@
+"""Refuse damaged files before a library reads them as if they were whole.
+
+SimpleITK 2.5.7 returns zeros for the missing part of a truncated NIfTI, NIfTI.gz or GIPL file and turns NaN and infinity in NIfTI
+files into 0. Like nibabel 5.4.2 it does not look at the checksum of a compressed stream. Each check here reads the header itself
+and then the file to its end.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from samunet.errors import ImageFileError
+from samunet.imageio.reader import count_not_finite, refuse_not_finite
+
+CHUNK = 1 << 20
+EXTENSION_FLAG = 4  # bytes between header and data
+MAX_OFFSET = 1 << 31  # bytes; real files begin at 352, or later by the length of their header extensions
+NIFTI_HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # by header length in bytes
+GIPL_HEADER = 256  # bytes
+GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}  # bytes a voxel by GIPL's image type
+
+
+def is_nifti(path: Path) -> bool:
+    """Tell by the name whether a file is NIfTI."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def check_file(path: Path) -> None:
+    """Read a file's header and compressed stream and compare its length with what the header promises.
+
+    Covers NIfTI (plain and .gz), MetaImage and GIPL; ITK itself refuses damaged NRRD files.
+
+    Raises:
+        ImageFileError: the file is absent, truncated, or fails its checksum.
+    """
+    if not path.is_file():
+        raise ImageFileError(f"Image file {path} does not exist.")
+    name = path.name.lower()
+    try:
+        if is_nifti(path):
+            _check_nifti(path, compressed=name.endswith(".gz"))
+        elif name.endswith(".mha"):
+            _check_mha(path)
+        elif name.endswith(".gipl"):
+            _check_gipl(path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        hint = _gzip_hint(path)
+        raise ImageFileError(f"{path} is damaged, its compressed data end early or fail their checksum ({error}); {hint}.") from None
+
+
+def _check_nifti(path: Path, *, compressed: bool) -> None:
+    with gzip.open(path, "rb") if compressed else path.open("rb") as file:
+        offset, size, kind = _nifti_layout(file.read(max(NIFTI_HEADERS)), path)
+        file.seek(offset)
+        length, not_finite = 0, 0
+        while (compressed or kind.kind == "f") and (chunk := file.read(CHUNK)):
+            if kind.kind == "f":  # CHUNK is a multiple of every item size, so items do not straddle chunks
+                inside = chunk[: max(0, size - length)]
+                not_finite += count_not_finite(np.frombuffer(inside, kind, count=len(inside) // kind.itemsize))
+            length += len(chunk)
+        length = offset + length if compressed else path.stat().st_size
+    if length < offset + size:
+        raise ImageFileError(f"{path} is truncated: its header promises {offset + size} bytes, {length} are there; copy it again.")
+    refuse_not_finite(not_finite, path)
+
+
+def _nifti_layout(head: bytes, path: Path) -> tuple[int, int, np.dtype]:
+    """Return where a NIfTI file's data begin, how many bytes they take, and their number type."""
+    sizes = {struct.unpack(order + "i", head[:4])[0] for order in "<>"} if len(head) >= 4 else set()
+    size = next(iter(sizes & set(NIFTI_HEADERS)), 0)
+    if not 0 < size <= len(head):
+        raise ImageFileError(f"{path} does not begin with a NIfTI header; it may be another format under this name; export it again.")
+    header = NIFTI_HEADERS[size](head[:size], check=False)
+    if header["magic"].item() not in (b"n+1", b"n+2"):
+        raise ImageFileError(f"{path} is a NIfTI header whose data lie in another file; save header and data as one .nii.gz file.")
+    axes = int(header["dim"][0])
+    lengths = [int(n) for n in header["dim"][1 : 1 + max(axes, 0)]]
+    if not 2 <= axes <= 7 or min(lengths) < 1:
+        raise ImageFileError(f"{path} has {axes} axes of lengths {lengths}, expected 2 to 7 axes of at least 1; export it again.")
+    offset = float(header["vox_offset"])
+    if not 0 <= offset <= MAX_OFFSET:
+        raise ImageFileError(f"{path} does not say where its data begin (vox_offset is {offset}); export it again.")
+    try:
+        kind = header.get_data_dtype()
+    except (HeaderDataError, KeyError) as error:
+        raise ImageFileError(f"{path} has an unknown data type ({error}); export it again.") from None
+    if kind.kind == "c":
+        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.")
+    return max(int(offset), size + EXTENSION_FLAG), math.prod(lengths) * kind.itemsize, kind
+
+
+def _check_mha(path: Path) -> None:
+    with path.open("rb") as file:
+        compressed = False
+        for _ in range(1000):  # a MetaImage header has some 20 lines and ends with ElementDataFile
+            key, _, value = file.readline(65536).partition(b"=")
+            if key.strip() == b"CompressedData":
+                compressed = value.strip().lower() == b"true"
+            if key.strip() == b"ElementDataFile":
+                break
+        if not compressed or value.strip() != b"LOCAL":
+            return
+        stream = zlib.decompressobj()
+        while chunk := file.read(CHUNK):
+            while chunk:
+                stream.decompress(chunk, CHUNK)
+                chunk = stream.unconsumed_tail
+        stream.flush()
+        if not stream.eof:
+            raise EOFError("the stream has no end")
+
+
+def _check_gipl(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(GIPL_HEADER)
+    if len(head) < GIPL_HEADER:
+        raise ImageFileError(f"{path} is truncated: a GIPL header has {GIPL_HEADER} bytes, {len(head)} are there; copy it again.")
+    *lengths, kind = struct.unpack(">5H", head[:10])
+    needed = GIPL_HEADER + math.prod(max(n, 1) for n in lengths) * GIPL_BYTES.get(kind, 0)
+    if path.stat().st_size < needed:
+        raise ImageFileError(
+            f"{path} is truncated: its header promises {needed} bytes, {path.stat().st_size} are there; copy or export it again."
+        )
+
+
+def _gzip_hint(path: Path) -> str:
+    if path.name.lower().endswith(".gz"):
+        with path.open("rb") as file:
+            if file.read(2) != b"\x1f\x8b":
+                return "it is not compressed at all, so rename it to .nii"
+    return "copy or export it again"

@@ -1,0 +1,161 @@
+"""Read and write NIfTI through nibabel, on the same grid as SimpleITK gives.
+
+Which of a header's two affines counts, and what it means without either, follows ITK (measured with SimpleITK 2.5.7): the sform
+counts when it is the only one, or when its code is 1 and its axes are orthogonal; otherwise the qform; with neither, the origin
+is 0 and the axes are LPS. Spacing is pixdim. (nibabel alone would take any sform first, and center an image without affines.)
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError as NibabelFileError
+from nibabel.spatialimages import HeaderDataError
+
+from samunet.core.codec import atomic_path
+from samunet.core.geometry import Geometry, Vector3
+from samunet.core.volume import Volume
+from samunet.errors import ImageFileError
+from samunet.imageio.integrity import check_file
+from samunet.imageio.reader import LoadedFile, as_channels, as_label, check_segmentation, stack_channels
+
+logger = logging.getLogger(__name__)
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+ORTHOGONAL = 1e-4  # ITK refuses axes whose cosine is above this and repairs those below 1e-5 in silence
+SINGULAR = 1e-2  # smallest singular value of the unit axes; below it two axes coincide
+MM_BY_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's code for m, mm, um
+READ_ERRORS = (NibabelFileError, HeaderDataError, OSError, ValueError, OverflowError, EOFError, zlib.error)
+
+
+class NibabelIO:
+    """The second reader for NIfTI; accepts axes that are not orthogonal, and says so."""
+
+    name = "NibabelIO"
+    endings: tuple[str, ...] = (".nii", ".nii.gz")
+
+    def read_image(self, paths: Sequence[Path]) -> Volume:
+        """See ImageReader; a 4D or RGB file gives several channels."""
+        return stack_channels([load(path) for path in paths], paths)
+
+    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
+        """See ImageReader."""
+        return as_label(load(path), path)
+
+    def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
+        """See ImageReader; a planar grid is written as a 2D image."""
+        check_segmentation(segmentation, geometry, path)
+        affine = affine_of(geometry)
+        image = nibabel.Nifti1Image(segmentation[0].T if geometry.planar else segmentation.T, affine)
+        image.header.set_xyzt_units("mm")
+        image.set_sform(affine, code=1)
+        image.set_qform(affine, code=1)
+        with atomic_path(path) as temporary:
+            nibabel.save(image, temporary)
+
+
+def affine_of(geometry: Geometry) -> np.ndarray:
+    """Return the 4 x 4 affine from (w, h, d) indices to RAS millimetres, as NIfTI stores it."""
+    affine = np.eye(4)
+    affine[:3, :3] = RAS_TO_LPS @ (np.array(geometry.direction) * np.array(geometry.spacing)[:, None])[::-1].T
+    affine[:3, 3] = RAS_TO_LPS @ np.array(geometry.origin)
+    return affine
+
+
+def load(path: Path) -> LoadedFile:
+    """Check and read one NIfTI file; axes that are not orthogonal are replaced by the nearest that are, with a logged warning.
+
+    Raises:
+        ImageFileError: the file is damaged, or its axes span no volume.
+    """
+    check_file(path)
+    try:
+        image = nibabel.load(path)
+        array = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
+    except READ_ERRORS as error:
+        raise ImageFileError(f"{path} cannot be read: {error}; export it again.") from None
+    planar = array.ndim == 2
+    if array.dtype.names:  # RGB
+        array = np.stack([array[name] for name in array.dtype.names], axis=-1)
+        array = array[:, :, None] if planar else array
+    elif planar:
+        array = array[:, :, None]
+    array = as_channels(array.T, path)
+    return array, _geometry(image.header, array.shape[1:], planar, path)  # type: ignore[arg-type]
+
+
+def _geometry(header: nibabel.Nifti1Header, shape: tuple[int, int, int], planar: bool, path: Path) -> Geometry:
+    unit = MM_BY_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    x, y, z = (float(abs(value)) * unit for value in header["pixdim"][1:4])
+    spacing = (1.0, y, x) if planar else (z, y, x)
+    if not all(np.isfinite(spacing)) or min(spacing) <= 0:
+        raise ImageFileError(f"{path} has spacing {spacing} mm (D, H, W), expected positive numbers; write its header anew.")
+    axes, origin = _axes(header, path)
+    origin = origin * unit
+    if planar:
+        flat = np.eye(3)
+        flat[:2, :2] = axes[:2, :2]
+        axes, origin = flat, np.array([origin[0], origin[1], 0.0])
+    axes = _orthonormal(axes, path)
+    return Geometry(
+        shape=shape,
+        spacing=spacing,
+        origin=_vector(origin),
+        direction=(_vector(axes[:, 2]), _vector(axes[:, 1]), _vector(axes[:, 0])),
+        planar=planar,
+    )
+
+
+def _axes(header: nibabel.Nifti1Header, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the LPS direction of the file's axes (columns x, y, z; unit length) and the origin in the file's unit."""
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    if sform_code > 0 and (qform_code == 0 or sform_code == 1):
+        axes, origin = _unit_axes(header.get_sform(), path)
+        if qform_code == 0 or _skew(axes) < ORTHOGONAL:
+            return axes, origin
+    if qform_code == 0:
+        return np.eye(3), np.zeros(3)
+    try:
+        return _unit_axes(header.get_qform(), path)
+    except (HeaderDataError, ValueError) as error:
+        raise ImageFileError(f"{path} has a qform that is no rotation ({error}); write its header anew.") from None
+
+
+def _unit_axes(affine: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Split a RAS affine into LPS unit axes and origin."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or lengths.min() == 0:
+        raise ImageFileError(f"{path} has an affine that is singular or not finite; write its header anew.")
+    return RAS_TO_LPS @ (affine[:3, :3] / lengths), RAS_TO_LPS @ affine[:3, 3]
+
+
+def _skew(axes: np.ndarray) -> float:
+    """Return the largest cosine between two axes."""
+    return float(np.abs(axes.T @ axes - np.eye(3)).max())
+
+
+def _orthonormal(axes: np.ndarray, path: Path) -> np.ndarray:
+    """Return the orthonormal axes nearest to the given ones (polar decomposition)."""
+    left, sizes, right = np.linalg.svd(axes)
+    if sizes.min() < SINGULAR:
+        raise ImageFileError(f"{path} has axes that do not span the space; write its header anew, a single slice as a 3D image of depth 1.")
+    nearest = left @ right
+    if _skew(axes) >= ORTHOGONAL:
+        cosines = np.clip((axes * nearest).sum(axis=0) / np.linalg.norm(axes, axis=0), -1, 1)
+        logger.warning(
+            "%s has axes that are not orthogonal; they were turned by up to %.3g degrees to the nearest orthogonal ones. "
+            "Resample the image if that matters.",
+            path,
+            float(np.degrees(np.arccos(cosines)).max()),
+        )
+    return nearest
+
+
+def _vector(values: np.ndarray) -> Vector3:
+    x, y, z = (float(value) for value in values)
+    return (x, y, z)

@@ -1,0 +1,166 @@
+"""What every image reader offers, and the checks they share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from samunet.core.geometry import Geometry
+from samunet.core.volume import Volume
+from samunet.errors import DatasetError, ImageFileError, ShapeError
+
+logger = logging.getLogger(__name__)
+
+INTEGER_TOLERANCE = 1e-3  # scaled integer files (NIfTI slope) miss whole numbers by rounding, never by this much
+GRID_TOLERANCE_MM = 1e-3
+
+LoadedFile = tuple[np.ndarray, Geometry]
+"""(C, D, H, W) in the file's own number type, and its grid."""
+
+
+class ImageReader(Protocol):
+    """Reads and writes one family of file formats."""
+
+    name: str
+    """nnU-Net's name of the reader, as plans and dataset.json give it."""
+    endings: tuple[str, ...]
+    """File endings with their dot, in lower case."""
+
+    def read_image(self, paths: Sequence[Path]) -> Volume:
+        """Read the channel files of one case and stack their channels, float32.
+
+        Raises:
+            ImageFileError: a file is absent, damaged, of an unknown form, or holds values that are not finite.
+            DatasetError: the files differ in shape or spacing.
+        """
+
+    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
+        """Read a reference segmentation as (D, H, W) int16, or int32 when a value needs it.
+
+        Raises:
+            ImageFileError: the file is damaged, has several channels, or holds values that are not whole numbers.
+        """
+
+    def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
+        """Write a (D, H, W) uint8 or uint16 segmentation on the given grid, compressed, whole or not at all.
+
+        Raises:
+            ShapeError: the segmentation does not have the grid's shape.
+            ImageFileError: the format cannot hold the values or the grid.
+        """
+
+
+def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume:
+    """Stack the channels of one case's files; the grid of the first file is kept.
+
+    Origins and directions that differ are logged only, since nnU-Net accepts them.
+
+    Raises:
+        DatasetError: shapes or spacings differ, or there is no file.
+        ImageFileError: a value or the grid of a file is not finite.
+    """
+    if not files:
+        raise DatasetError("A case needs at least one image file; got none.")
+    first = files[0][1]
+    for (_, geometry), path in zip(files, paths, strict=True):
+        _check_grid(geometry, path)
+        if geometry.shape != first.shape or geometry.planar != first.planar:
+            raise DatasetError(
+                f"Channel files of one case must share one shape: {paths[0]} has {first.shape}, {path} has {geometry.shape}. "
+                "Resample one onto the other."
+            )
+        if not np.allclose(geometry.spacing, first.spacing):
+            raise DatasetError(
+                f"Channel files of one case must share one spacing: {paths[0]} has {first.spacing} mm, {path} has {geometry.spacing} mm. "
+                "Resample one onto the other."
+            )
+        if not first.same_grid(geometry, GRID_TOLERANCE_MM):
+            logger.warning(
+                "%s lies up to %.3g mm away from %s; the grid of the latter is used for both.",
+                path,
+                geometry.corner_distance_mm(first),
+                paths[0],
+            )
+    stacked = np.empty((sum(len(array) for array, _ in files), *first.shape), dtype=np.float32)
+    position = 0
+    for (array, _), path in zip(files, paths, strict=True):
+        part = stacked[position : position + len(array)]
+        with np.errstate(over="ignore"):  # numbers beyond float32 become infinite and are refused below
+            part[...] = array
+        refuse_not_finite(count_not_finite(part), path)
+        position += len(array)
+    return Volume(array=stacked, geometry=first)
+
+
+def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
+    """Turn a loaded one-channel file into (D, H, W) int16 (int32 when a value needs it) and its grid.
+
+    Raises:
+        ImageFileError: several channels, values that are not finite or not whole, or beyond 32 bits.
+    """
+    array, geometry = file
+    _check_grid(geometry, path)
+    if len(array) != 1:
+        raise ImageFileError(f"Label file {path} has {len(array)} channels, expected one; save the label values as one grey channel.")
+    values = array[0]
+    if values.dtype.kind == "f":
+        refuse_not_finite(count_not_finite(values), path)
+        rounded = np.rint(values)
+        worst = np.abs(values - rounded)
+        if worst.max(initial=0) > INTEGER_TOLERANCE:
+            example = values.flat[int(worst.argmax())]
+            raise ImageFileError(
+                f"Label file {path} holds {example:.6g}, expected whole numbers; it may have been resampled with interpolation, "
+                "so make it anew with nearest-neighbor interpolation."
+            )
+        values = rounded
+    lowest, highest = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    for kind in (np.int16, np.int32):
+        if np.iinfo(kind).min <= lowest and highest <= np.iinfo(kind).max:
+            return values.astype(kind), geometry
+    raise ImageFileError(f"Label file {path} holds values from {lowest:.0f} to {highest:.0f}, beyond 32 bits; renumber the labels.")
+
+
+def as_channels(array: np.ndarray, path: Path) -> np.ndarray:
+    """Bring (..., D, H, W) to (C, D, H, W); at most one of the leading axes may be longer than 1.
+
+    Raises:
+        ImageFileError: there are two such axes, for example time and vector components, or fewer than three axes.
+    """
+    leading = array.shape[:-3]
+    if array.ndim < 3 or sum(length > 1 for length in leading) > 1:
+        raise ImageFileError(f"{path} has axes of lengths {array.shape}, expected one channel axis and three of space; split the file.")
+    return array.reshape(-1, *array.shape[-3:])
+
+
+def check_segmentation(segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
+    """Raise ShapeError or ImageFileError unless a segmentation fits its grid and is uint8 or uint16."""
+    if segmentation.shape != geometry.shape:
+        raise ShapeError(f"{path}: the segmentation has shape {segmentation.shape}, its grid {geometry.shape}; export it onto that grid.")
+    if segmentation.dtype not in (np.uint8, np.uint16):
+        raise ImageFileError(f"{path}: a segmentation is written as uint8 or uint16, got {segmentation.dtype}; convert it first.")
+
+
+def _check_grid(geometry: Geometry, path: Path) -> None:
+    numbers = np.concatenate([geometry.spacing, geometry.origin, np.ravel(geometry.direction)])
+    if not np.isfinite(numbers).all():
+        raise ImageFileError(f"{path} has a spacing, origin or direction that is not a number; write its header anew.")
+
+
+def count_not_finite(array: np.ndarray) -> int:
+    """Count the values that are NaN or infinite."""
+    # The sum is finite when every value is; only the rare overflow needs the slower look.
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(array.sum(dtype=np.float64)):
+            return 0
+    return int(array.size - np.isfinite(array).sum())
+
+
+def refuse_not_finite(count: int, path: Path) -> None:
+    """Raise ImageFileError when a file holds such values."""
+    if count:
+        raise ImageFileError(f"{path} holds {count} values that are NaN or infinite; replace them, for example by the smallest value.")

@@ -1,0 +1,104 @@
+"""Read and write NIfTI, NRRD, MetaImage and GIPL through SimpleITK."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from samunet.core.codec import atomic_path
+from samunet.core.geometry import IDENTITY_DIRECTION, Geometry, Vector3
+from samunet.core.volume import Volume
+from samunet.errors import ImageFileError
+from samunet.imageio import nibabel_reader
+from samunet.imageio.integrity import check_file, is_nifti
+from samunet.imageio.reader import LoadedFile, as_channels, as_label, check_segmentation, stack_channels
+
+logger = logging.getLogger(__name__)
+
+
+class SimpleITKIO:
+    """The reader for medical formats."""
+
+    name = "SimpleITKIO"
+    endings: tuple[str, ...] = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
+
+    def read_image(self, paths: Sequence[Path]) -> Volume:
+        """See ImageReader; a 4D or multi-component file gives several channels."""
+        return stack_channels([_load(path) for path in paths], paths)
+
+    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
+        """See ImageReader."""
+        return as_label(_load(path), path)
+
+    def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
+        """See ImageReader; a planar grid is written as a 2D image. GIPL holds no direction, so it takes identity only."""
+        check_segmentation(segmentation, geometry, path)
+        if path.suffix.lower() == ".gipl" and not np.allclose(geometry.direction, IDENTITY_DIRECTION, atol=1e-6):
+            raise ImageFileError(f"{path}: GIPL files hold no direction, and this grid is turned; write .nii.gz or .mha instead.")
+        dimensions = 2 if geometry.planar else 3
+        image = sitk.GetImageFromArray(segmentation[0] if geometry.planar else segmentation)
+        image.SetSpacing(geometry.spacing[::-1][:dimensions])
+        image.SetOrigin(geometry.origin[:dimensions])
+        columns = np.array(geometry.direction[::-1]).T
+        image.SetDirection(columns[:dimensions, :dimensions].ravel().tolist())
+        with atomic_path(path) as temporary:
+            try:
+                sitk.WriteImage(image, str(temporary), useCompression=True)
+            except RuntimeError as error:
+                raise ImageFileError(f"{path} cannot be written: {_reason(error)}") from None
+
+
+def _load(path: Path) -> LoadedFile:
+    check_file(path)
+    # Beside scan.nii, ITK takes the voxels of scan.nii for scan.nii.gz too (ITK issue 2243; measured with SimpleITK 2.5.7).
+    if path.name.lower().endswith(".nii.gz") and path.with_suffix("").exists():
+        return nibabel_reader.load(path)
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        if is_nifti(path):  # ITK refuses NIfTI-2 and axes that are not orthogonal; nibabel repairs the latter with a warning
+            logger.info("SimpleITK refuses %s (%s); nibabel is asked instead.", path, _reason(error))
+            return nibabel_reader.load(path)
+        raise ImageFileError(f"{path} cannot be read: {_reason(error)} Export it again, or convert it to .nii.gz.") from None
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.")
+    array = sitk.GetArrayFromImage(image)
+    dimensions = image.GetDimension()
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    if dimensions == 2:
+        array = array[..., None, :, :]
+    array = as_channels(array, path)
+    directions = np.array(image.GetDirection()).reshape(dimensions, dimensions)
+    depth, height, width = array.shape[1:]
+    if dimensions == 2:
+        (x, y), (column_x, column_y) = image.GetSpacing(), directions.T
+        return array, Geometry(
+            shape=(depth, height, width),
+            spacing=(1.0, y, x),
+            origin=(*image.GetOrigin(), 0.0),
+            direction=((0.0, 0.0, 1.0), (*column_y.tolist(), 0.0), (*column_x.tolist(), 0.0)),
+            planar=True,
+        )
+    x, y, z = image.GetSpacing()[:3]
+    return array, Geometry(
+        shape=(depth, height, width),
+        spacing=(z, y, x),
+        origin=image.GetOrigin()[:3],
+        direction=(_column(directions, 2), _column(directions, 1), _column(directions, 0)),
+    )
+
+
+def _column(matrix: np.ndarray, index: int) -> Vector3:
+    x, y, z = matrix[:3, index].tolist()
+    return (x, y, z)
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return what ITK says after its file names and addresses."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("ITK ERROR:").strip() if lines else "ITK gives no reason."

@@ -1,0 +1,103 @@
+"""Read and write 3D TIFF stacks; the spacing lies in a JSON file beside them, as nnU-Net keeps it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from samunet.core.codec import atomic_path, read_json, write_json
+from samunet.core.geometry import Geometry, Triple, triple
+from samunet.core.volume import Volume
+from samunet.errors import ConfigError, ImageFileError, ShapeError
+from samunet.imageio.reader import LoadedFile, as_label, check_segmentation, stack_channels
+
+logger = logging.getLogger(__name__)
+
+CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
+
+
+class Tiff3DIO:
+    """The reader for stacks: <case>_0000.tif with {"spacing": [D, H, W]} in <case>.json, 1 mm without it."""
+
+    name = "Tiff3DIO"
+    endings: tuple[str, ...] = (".tif", ".tiff")
+
+    def read_image(self, paths: Sequence[Path]) -> Volume:
+        """See ImageReader; the spacing file's name has no channel number."""
+        return stack_channels([_load(path, CHANNEL_SUFFIX.sub("", path.stem)) for path in paths], paths)
+
+    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
+        """See ImageReader."""
+        return as_label(_load(path, path.stem), path)
+
+    def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
+        """See ImageReader; the spacing file is written beside the stack. TIFF holds no origin and no direction."""
+        check_segmentation(segmentation, geometry, path)
+        write_tiff(segmentation, path)
+        write_json(path.with_suffix(".json"), {"spacing": geometry.spacing})
+
+
+def read_tiff(path: Path) -> tuple[np.ndarray, str]:
+    """Read a TIFF and its axes as tifffile names them: YX, YXS or SYX (S: color), anything else in three axes a stack.
+
+    Raises:
+        ImageFileError: the file is absent, damaged, has a color palette, or holds several images of unequal form.
+    """
+    if not path.is_file():
+        raise ImageFileError(f"Image file {path} does not exist.")
+    try:
+        with tifffile.TiffFile(path) as file:
+            if _page_chain_is_cut(file):
+                raise ImageFileError(f"{path} is truncated: pages are missing after page {len(file.pages)}; copy or export it again.")
+            if len(file.series) != 1:
+                raise ImageFileError(f"{path} holds {len(file.series)} images of unequal form, expected one; save the image alone.")
+            if file.pages.first.photometric == tifffile.PHOTOMETRIC.PALETTE:
+                raise ImageFileError(f"{path} has a color palette, expected grey or RGB; save a label's indices as grey values.")
+            series = file.series[0]
+            return series.asarray(), series.axes
+    except (tifffile.TiffFileError, OSError, ValueError, RuntimeError, struct.error) as error:
+        raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
+
+
+def write_tiff(array: np.ndarray, path: Path) -> None:
+    """Write (H, W) or (D, H, W) as a compressed grey TIFF, whole or not at all."""
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(temporary, array, compression="zlib", photometric="minisblack")
+
+
+def _page_chain_is_cut(file: tifffile.TiffFile) -> bool:
+    """Tell whether the last readable page points to a further one, which tifffile only logs."""
+    form, start = file.tiff, file.pages[len(file.pages) - 1].offset
+    file.filehandle.seek(start)
+    (tags,) = struct.unpack(form.tagnoformat, file.filehandle.read(form.tagnosize))
+    file.filehandle.seek(start + form.tagnosize + tags * form.tagsize)
+    (following,) = struct.unpack(form.offsetformat, file.filehandle.read(form.offsetsize))
+    return bool(following)
+
+
+def _load(path: Path, case: str) -> LoadedFile:
+    array, axes = read_tiff(path)
+    if array.ndim != 3 or "S" in axes:
+        raise ImageFileError(f"{path} has axes {axes} of lengths {array.shape}, expected a grey stack; NaturalImage2DIO reads 2D images.")
+    depth, height, width = array.shape
+    return array[None], Geometry(shape=(depth, height, width), spacing=_spacing(path, path.with_name(f"{case}.json")))
+
+
+def _spacing(image: Path, path: Path) -> Triple:
+    if not path.is_file():
+        logger.warning("%s has no spacing file %s; 1 mm is assumed on every axis.", image, path.name)
+        return (1.0, 1.0, 1.0)
+    try:
+        spacing = read_json(path)["spacing"]
+        numbers = triple([float(value) for value in spacing])
+    except (ConfigError, ShapeError, KeyError, TypeError, ValueError):
+        numbers = (0.0, 0.0, 0.0)
+    if not all(0 < value < np.inf for value in numbers):
+        raise ImageFileError(f"{path} must hold {{\"spacing\": [D, H, W]}} with three positive numbers in mm; correct it.")
+    return numbers

@@ -1,0 +1,93 @@
+"""Predict many files: reading ahead, the device, and writing overlap."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from samunet.core.codec import atomic_path
+from samunet.core.dataset import Case
+from samunet.core.preprocessed import PreprocessedCase
+from samunet.errors import SamunetError
+from samunet.imageio import reader_for
+from samunet.imageio.case import read_image
+from samunet.inference.predictor import Predictor
+from samunet.progress import bar
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A case that could not be predicted."""
+
+    identifier: str
+    reason: str
+
+
+def predict_cases(
+    predictor: Predictor,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    save_probabilities: bool = False,
+    readers: int = 1,
+    writers: int = 1,
+    quiet: bool = False,
+) -> tuple[Failure, ...]:
+    """Write `<case><ending>` (and `<case>.npz`) for every case; a failing case is named and the others go on.
+
+    Args:
+        readers: threads that read and preprocess ahead; as many cases are held in memory.
+        writers: threads that resample back and write; likewise.
+
+    Returns:
+        The cases that failed, in order.
+    """
+    spec = predictor.dataset
+    reader = reader_for(spec.file_ending, predictor.plan.reader)
+    failures: list[Failure] = []
+
+    def read(case: Case) -> PreprocessedCase:
+        return predictor.preprocess(read_image(case, spec, reader))
+
+    def write(case: Case, preprocessed: PreprocessedCase, logits: object) -> None:
+        if save_probabilities:
+            with atomic_path(folder / f"{case.identifier}.npz") as path, open(path, "wb") as file:
+                np.savez_compressed(file, probabilities=predictor.probabilities(logits, preprocessed))
+        segmentation = predictor.segmentation(logits, preprocessed)
+        reader.write_segmentation(segmentation, preprocessed.history.geometry, folder / f"{case.identifier}{spec.file_ending}")
+
+    def settle(case: Case, future: Future[None]) -> None:
+        try:
+            future.result()
+        except (SamunetError, OSError) as error:
+            logger.error("Case '%s' failed: %s", case.identifier, error)
+            failures.append(Failure(identifier=case.identifier, reason=str(error)))
+
+    with ThreadPoolExecutor(max(1, readers)) as reading, ThreadPoolExecutor(max(1, writers)) as writing:
+        ahead: list[tuple[Case, Future[PreprocessedCase]]] = []
+        behind: list[tuple[Case, Future[None]]] = []
+        remaining = iter(cases)
+        for _ in bar(range(len(cases)), title="Predicting", quiet=quiet):
+            while len(ahead) < max(1, readers) + 1 and (case := next(remaining, None)) is not None:
+                ahead.append((case, reading.submit(read, case)))
+            case, future = ahead.pop(0)
+            try:
+                preprocessed = future.result()
+                logits = predictor.logits(preprocessed)
+            except (SamunetError, OSError) as error:
+                logger.error("Case '%s' failed: %s", case.identifier, error)
+                failures.append(Failure(identifier=case.identifier, reason=str(error)))
+                continue
+            behind.append((case, writing.submit(write, case, preprocessed, logits)))
+            while len(behind) > max(1, writers):
+                settle(*behind.pop(0))
+        for item in behind:
+            settle(*item)
+    return tuple(failures)

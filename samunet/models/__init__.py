@@ -1,0 +1,1 @@
+"""Parts that variants compose: plain classes, no registries."""

@@ -1,0 +1,60 @@
+"""From a normalized medical image to pixels that SAM's patch embedding knows.
+
+Axes: (B, C, D, H, W) images, (B, D, 3, H, W) pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samunet.sam.build import PIXEL_MEAN, PIXEL_STD, TOKEN_PIXELS
+
+UNIT_RANGE_SCHEMES = ("rgb_to_0_1", "rescale_to_0_1")
+
+
+class SAMPixels(nn.Module):
+    """Bring channels to three, intensities to SAM's statistics and planes to the encoder's size.
+
+    One channel is repeated, three stay as they are, any other number goes through a learned 1x1 map that starts as
+    the mean. Z-scored and CT-normalized channels already have SAM's zero mean and unit variance; channels in [0, 1]
+    are standardized with SAM's pixel statistics.
+
+    Args:
+        schemes: normalization scheme of each input channel.
+        scale: encoder pixels per voxel in the plane.
+        encoder_size: (H, W) pixels; planes are zero-padded at the bottom and right to it, as SAM pads.
+    """
+
+    def __init__(self, schemes: Sequence[str], scale: float, encoder_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.scale, self.encoder_size = scale, encoder_size
+        channels = len(schemes)
+        self.mix = None if channels in (1, 3) else nn.Conv3d(channels, 3, 1, bias=False)
+        if self.mix is not None:
+            nn.init.constant_(self.mix.weight, 1 / channels)
+        unit = torch.tensor([scheme in UNIT_RANGE_SCHEMES for scheme in schemes])
+        gray = channels != 3
+        mean = torch.full((channels,), sum(PIXEL_MEAN) / 3) if gray else torch.tensor(PIXEL_MEAN)
+        std = torch.full((channels,), sum(PIXEL_STD) / 3) if gray else torch.tensor(PIXEL_STD)
+        self.register_buffer("shift", torch.where(unit, mean / 255, 0.0).view(1, -1, 1, 1, 1), persistent=False)
+        self.register_buffer("factor", torch.where(unit, 255 / std, 1.0).view(1, -1, 1, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        image = (image - self.shift) * self.factor
+        image = image.expand(-1, 3, -1, -1, -1) if image.shape[1] == 1 else image if self.mix is None else self.mix(image)
+        planes = image.movedim(1, 2).flatten(0, 1)
+        if self.scale != 1:
+            size = [round(side * self.scale) for side in planes.shape[2:]]
+            planes = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)
+        missing = [want - have for want, have in zip(self.encoder_size, planes.shape[2:], strict=True)]
+        return F.pad(planes, (0, missing[1], 0, missing[0])).unflatten(0, (image.shape[0], image.shape[2]))
+
+
+def encoder_size(patch_plane: Sequence[int], scale: float) -> tuple[int, int]:
+    """Return the (H, W) pixels of the encoder for a patch plane: scaled, then up to the next multiple of 16."""
+    height, width = (-(-round(side * scale) // TOKEN_PIXELS) * TOKEN_PIXELS for side in patch_plane)
+    return height, width

@@ -1,0 +1,63 @@
+"""A U-Net on (B, F, D, H, W) features by nnU-Net's topology rule.
+
+Source: Isensee et al., nnU-Net, Nature Methods 2021. Stages, strides and kernels follow its plan; this path has one
+convolution at full resolution and one per decoder level, which learned faster at equal training minutes.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from samunet.core.geometry import Shape
+from samunet.core.plan import Topology
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, instance normalization, leaky ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: Shape, stride: Shape = (1, 1, 1)) -> None:
+        padding = tuple((size - 1) // 2 for size in kernel)
+        super().__init__(
+            nn.Conv3d(inputs, outputs, kernel, stride, padding),
+            nn.GroupNorm(outputs, outputs, eps=1e-5),  # one group a channel is instance norm, and much faster on CPU
+            nn.LeakyReLU(0.01, inplace=True),
+        )
+        nn.init.kaiming_normal_(self[0].weight, a=0.01)
+        nn.init.zeros_(self[0].bias)
+
+
+class Encoder(nn.Module):
+    """Stages of falling resolution; call `stages[i]` in turn to step in between."""
+
+    def __init__(self, channels: int, topology: Topology) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        inputs = channels
+        for index, (stride, kernel, width) in enumerate(zip(topology.strides, topology.kernels, topology.widths, strict=True)):
+            first = ConvNormAct(inputs, width, kernel, stride)
+            self.stages.append(first if index == 0 else nn.Sequential(first, ConvNormAct(width, width, kernel)))
+            inputs = width
+
+
+class Decoder(nn.Module):
+    """Levels of rising resolution: transposed convolution, concatenation with the skip, one convolution."""
+
+    def __init__(self, topology: Topology) -> None:
+        super().__init__()
+        self.upward, self.levels = nn.ModuleList(), nn.ModuleList()
+        for (skip, below), stride, kernel in zip(
+            list(pairwise(topology.widths))[::-1], topology.strides[:0:-1], topology.kernels[-2::-1], strict=True
+        ):
+            self.upward.append(nn.ConvTranspose3d(below, skip, stride, stride))
+            self.levels.append(ConvNormAct(2 * skip, skip, kernel))
+
+    def forward(self, stages: list[Tensor]) -> list[Tensor]:
+        """Encoder features, full resolution first, to decoder features, full resolution first."""
+        features, outputs = stages[-1], []
+        for upward, level, skip in zip(self.upward, self.levels, stages[-2::-1], strict=True):
+            features = level(torch.cat((upward(features), skip), dim=1))
+            outputs.append(features)
+        return outputs[::-1]

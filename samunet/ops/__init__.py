@@ -1,0 +1,1 @@
+"""Verbs on arrays: pure functions of numpy arrays, axes (D, H, W)."""

@@ -1,0 +1,96 @@
+"""Bring the intensities of each channel to a common scale (nnU-Net's schemes)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from samunet.core.plan import ChannelPlan
+from samunet.errors import ConfigError, DatasetError, ShapeError, did_you_mean
+
+EPSILON = 1e-8  # nnU-Net's smallest divisor
+
+
+def normalize(array: np.ndarray, channels: Sequence[ChannelPlan], mask: np.ndarray) -> np.ndarray:
+    """Normalize each channel by its scheme.
+
+    Args:
+        array: (C, D, H, W) float32.
+        channels: one plan a channel.
+        mask: (D, H, W) bool. A channel planned `within_mask` takes its statistics there and is left as it is elsewhere.
+
+    Returns:
+        (C, D, H, W) float32, a new array.
+
+    Raises:
+        ShapeError: the number of channels or the mask does not fit.
+        ConfigError: a scheme is unknown.
+        DatasetError: a channel planned as rgb_to_0_1 has values outside 0 to 255.
+    """
+    if len(channels) != len(array) or mask.shape != array.shape[1:]:
+        raise ShapeError(
+            f"Normalization of {len(channels)} planned channels needs as many in the image and a mask of its grid; "
+            f"got an image of shape {array.shape} and a mask of shape {mask.shape}."
+        )
+    result = array.astype(np.float32)
+    for values, channel in zip(result, channels, strict=True):
+        if channel.scheme not in SCHEMES:
+            raise ConfigError(f"Channel '{channel.name}': unknown normalization '{channel.scheme}'.{did_you_mean(channel.scheme, SCHEMES)}")
+        scheme = SCHEMES[channel.scheme]
+        if not channel.within_mask:
+            values[...] = scheme(values, channel)
+        elif mask.any():
+            values[mask] = scheme(values[mask], channel)
+    return result
+
+
+def scheme_for(channel_name: str) -> str:
+    """Return the scheme that a channel's name asks for (nnU-Net's table); z-score for every name not in it."""
+    return SCHEME_BY_CHANNEL_NAME.get(channel_name.casefold(), "zscore")
+
+
+def _ct(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
+    known = channel.intensities
+    clipped = np.clip(values, np.float32(known.percentile_00_5), np.float32(known.percentile_99_5))
+    clipped -= np.float32(known.mean)
+    clipped /= np.float32(max(known.std, EPSILON))
+    return clipped
+
+
+def _zscore(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
+    centered = values - np.float32(values.mean(dtype=np.float64))
+    spread = float(np.sqrt(np.square(centered).mean(dtype=np.float64)))
+    centered /= np.float32(max(spread, EPSILON))
+    return centered
+
+
+def _none(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
+    return values.copy()
+
+
+def _rescale_to_0_1(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
+    shifted = values - values.min()
+    shifted /= max(shifted.max(), np.float32(EPSILON))
+    return shifted
+
+
+def _rgb_to_0_1(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest < 0 or highest > 255:
+        raise DatasetError(
+            f"Channel '{channel.name}' is normalized as RGB and must lie in 0 to 255; got {lowest:g} to {highest:g}. "
+            "Save 8-bit images, or give the channel another name in dataset.json, for example zscore."
+        )
+    return values / np.float32(255)
+
+
+SCHEMES: dict[str, Callable[[np.ndarray, ChannelPlan], np.ndarray]] = {
+    "ct": _ct,
+    "zscore": _zscore,
+    "none": _none,
+    "rescale_to_0_1": _rescale_to_0_1,
+    "rgb_to_0_1": _rgb_to_0_1,
+}
+"""Each maps float32 values of any shape to new ones."""
+SCHEME_BY_CHANNEL_NAME = {"nonorm": "none", **{name: name for name in SCHEMES if name != "none"}}

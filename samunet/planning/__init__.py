@@ -1,0 +1,1 @@
+"""From a raw dataset to a plan: measure, check, decide."""

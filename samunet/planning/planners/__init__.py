@@ -1,0 +1,1 @@
+"""One module a planner, each with `plan(fingerprint, dataset, target, methods) -> Plan`."""

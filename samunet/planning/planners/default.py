@@ -1,0 +1,211 @@
+"""The default planner: nnU-Net's rules for spacing, transpose and patch; SAM's needs decide the rest.
+
+Axes are (D, H, W) after the transpose unless a name says otherwise. Sources: Isensee et al., nnU-Net, Nature Methods 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from samunet.core.dataset import DatasetSpec
+from samunet.core.fingerprint import Fingerprint
+from samunet.core.geometry import Shape, Triple, shape3, triple
+from samunet.core.history import Axes
+from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
+from samunet.errors import PlanningError
+from samunet.ops.normalize import scheme_for
+from samunet.planning.topology import divisors, topology_for
+
+ANISOTROPY = 3.0  # nnU-Net's threshold
+SMALLEST_BATCH = 2  # nnU-Net's
+LARGEST_SHARE = 0.05  # nnU-Net: a batch covers at most 5 % of the dataset's voxels
+MASK_BELOW = 0.75  # nnU-Net: normalize within the nonzero region when cropping leaves less than this
+START_VOXELS = {2: 2048**2, 3: 256**3}  # nnU-Net's patch before it is cut to the image and the memory
+WIDE_FROM_GIB = 12.0  # from here on the convolutional path gets nnU-Net's 32 base features instead of 24
+MAX_WIDTH = 320  # nnU-Net's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the plan is for."""
+
+    memory_gib: float = 8.0
+    backbone: str
+    backbone_reason: str
+    weights: str | None = None
+    """Path of the pretrained weights."""
+    spacing: Triple | None = None
+    """mm, in the files' axis order; overrides the rule."""
+    plans_name: str
+    reader: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What the planner asks of an adaptation method."""
+
+    variant: str
+    dimensions: int
+    preferred: Callable[[Topology, Shape, float], tuple[float, str]]
+    """(topology, patch, smallest class in voxels) to encoder scale and reason."""
+    cost: Callable[[Topology, Shape, float, int], float]
+    """(topology, patch, encoder scale, batch size) to GiB of one training step."""
+
+
+def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods: Mapping[str, Method]) -> Plan:
+    """Decide everything between raw files and network for each configuration.
+
+    Args:
+        methods: configuration name to method; 3D configurations of 2D data are left out.
+
+    Raises:
+        PlanningError: no patch fits the memory target.
+    """
+    reasons: dict[str, str] = {}
+    file_spacing = _target_spacing(fingerprint, target, reasons)
+    transpose = _transpose(file_spacing, fingerprint.planar, reasons)
+    spacing = triple([file_spacing[axis] for axis in transpose])
+    median_shape = _median_shape(fingerprint, file_spacing, transpose)
+    configurations = {
+        name: _configure(name, method, fingerprint, spacing, median_shape, target, reasons)
+        for name, method in methods.items()
+        if not (fingerprint.planar and method.dimensions == 3)
+    }
+    reasons["backbone"] = target.backbone_reason
+    return Plan(
+        dataset=dataset.name,
+        plans_name=target.plans_name,
+        reader=target.reader,
+        transpose=transpose,
+        channels=_channels(fingerprint, dataset, reasons),
+        configurations=configurations,
+        reasons=reasons,
+    )
+
+
+def _target_spacing(fingerprint: Fingerprint, target: Target, reasons: dict[str, str]) -> Triple:
+    """nnU-Net's 3d_fullres spacing in the files' axis order."""
+    if target.spacing is not None:
+        reasons["spacing"] = f"{_mm(target.spacing)} as asked for with -overwrite_target_spacing"
+        return target.spacing
+    spacings = np.array([case.spacing for case in fingerprint.cases.values()])
+    shapes = np.array([case.shape_after_crop for case in fingerprint.cases.values()])
+    result, shape = np.median(spacings, axis=0), np.median(shapes, axis=0)
+    reasons["spacing"] = f"{_mm(result)}, the median of {len(spacings)} training cases"
+    thick = int(np.argmax(result))
+    others = [axis for axis in range(3) if axis != thick]
+    if not fingerprint.planar and result[thick] > ANISOTROPY * max(result[others]) and shape[thick] * ANISOTROPY < min(shape[others]):
+        fine = float(np.percentile(spacings[:, thick], 10))
+        result[thick] = fine if fine >= max(result[others]) else max(result[others]) + 1e-5
+        reasons["spacing"] += f"; across the thick slices the 10th percentile, {result[thick]:.3g} mm, so that few cases lose slices"
+    return triple(result)
+
+
+def _transpose(spacing: Triple, planar: bool, reasons: dict[str, str]) -> Axes:
+    if planar:
+        reasons["slicing axis"] = "2D images have one slice"
+        return (0, 1, 2)
+    axis = int(np.argmax(spacing))
+    reasons["slicing axis"] = f"file axis {axis}, the one with the largest spacing ({spacing[axis]:.3g} mm)"
+    rest = [other for other in range(3) if other != axis]
+    return (axis, rest[0], rest[1])
+
+
+def _median_shape(fingerprint: Fingerprint, spacing: Triple, transpose: Axes) -> Triple:
+    shapes = [
+        [round(old / new * size) for old, new, size in zip(case.spacing, spacing, case.shape_after_crop, strict=True)]
+        for case in fingerprint.cases.values()
+    ]
+    return triple(np.median(shapes, axis=0)[list(transpose)].tolist())
+
+
+def _configure(
+    name: str, method: Method, fingerprint: Fingerprint, spacing: Triple, median_shape: Triple, target: Target, reasons: dict[str, str]
+) -> Configuration:
+    smallest = _smallest_class(fingerprint, spacing)
+    topology, patch, scale, why_scale = _largest_patch(method, spacing, median_shape, smallest, target)
+    share = LARGEST_SHARE * float(np.prod(median_shape)) * len(fingerprint.cases) / float(np.prod(patch))
+    batch = SMALLEST_BATCH
+    while batch + 1 <= round(share) and method.cost(topology, patch, scale, batch + 1) <= target.memory_gib:
+        batch += 1
+    cost = method.cost(topology, patch, scale, batch)
+    whole = "the whole median case" if all(a >= b for a, b in zip(patch, median_shape, strict=True)) else "the largest part of a case that fits"
+    if method.dimensions == 2:
+        whole = "the whole median slice" if all(a >= b for a, b in zip(patch[1:], median_shape[1:], strict=True)) else "the largest part of a slice that fits"
+    reasons[f"{name}: patch"] = f"{_times(patch)} voxels, {whole} into {target.memory_gib:g} GiB (estimated need {cost:.1f} GiB at batch {batch})"
+    if method.dimensions == 3:
+        reasons[f"{name}: slab depth"] = f"{patch[0]} slices of {spacing[0]:.3g} mm; the median case has {median_shape[0]:.0f}"
+    reasons[f"{name}: batch"] = f"{batch}: at least {SMALLEST_BATCH}, at most 5 % of the training voxels a batch, and what fits the memory"
+    reasons[f"{name}: encoder grid"] = f"{scale:g} encoder pixels a voxel: {why_scale}"
+    return Configuration(
+        variant=method.variant,
+        dimensions=method.dimensions,
+        data_identifier=f"{target.plans_name}_{method.dimensions}d",
+        spacing=spacing,
+        median_shape=median_shape,
+        patch_size=patch,
+        batch_size=batch,
+        backbone=target.backbone,
+        weights=target.weights,
+        encoder_scale=scale,
+        topology=topology,
+        mirror_axes=(0, 1, 2) if method.dimensions == 3 else (1, 2),
+        variant_options={},
+    )
+
+
+def _largest_patch(method: Method, spacing: Triple, median_shape: Triple, smallest: float, target: Target) -> tuple[Topology, Shape, float, str]:
+    """Start from nnU-Net's cube cut to the median case; take from the axis that sticks out most until a batch of two fits."""
+    base_width = 32 if target.memory_gib >= WIDE_FROM_GIB else 24
+    axes = [0, 1, 2] if method.dimensions == 3 else [1, 2]
+    aspect = 1 / np.array(spacing)[axes]
+    edge = (START_VOXELS[method.dimensions] / np.prod(aspect)) ** (1 / method.dimensions)
+    wanted = [1, 1, 1]
+    for axis, length in zip(axes, np.round(aspect * edge), strict=True):
+        wanted[axis] = max(1, int(min(length, np.ceil(median_shape[axis]))))
+    while True:
+        topology, patch = topology_for(wanted, spacing, base_width=base_width, max_width=MAX_WIDTH)
+        scale, reason = method.preferred(topology, patch, smallest)
+        if method.cost(topology, patch, scale, SMALLEST_BATCH) <= target.memory_gib:
+            return topology, patch, scale, reason
+        step = divisors(topology)
+        candidates = [axis for axis in axes if patch[axis] > 2 * step[axis]]
+        if not candidates:
+            raise PlanningError(
+                f"No patch fits {target.memory_gib:g} GiB: {_times(patch)} voxels at batch {SMALLEST_BATCH} need about "
+                f"{method.cost(topology, patch, scale, SMALLEST_BATCH):.1f} GiB. Raise -gpu_memory_target, or choose a smaller -backbone."
+            )
+        axis = max(candidates, key=lambda candidate: patch[candidate] / median_shape[candidate])
+        wanted = [size - step[a] if a == axis else size for a, size in enumerate(patch)]
+
+
+def _smallest_class(fingerprint: Fingerprint, spacing: Triple) -> float:
+    """Typical in-plane diameter in voxels of the class that is smallest in the plane."""
+    diameters = [size.in_plane_mm[1] for size in fingerprint.classes if size.cases]
+    return min(diameters) / float(np.sqrt(spacing[1] * spacing[2]))
+
+
+def _channels(fingerprint: Fingerprint, dataset: DatasetSpec, reasons: dict[str, str]) -> tuple[ChannelPlan, ...]:
+    masked = fingerprint.median_relative_size_after_crop < MASK_BELOW
+    channels = []
+    for name, intensities in zip(dataset.channels, fingerprint.intensities, strict=True):
+        scheme = scheme_for(name)
+        channels.append(ChannelPlan(name=name, scheme=scheme, within_mask=masked and scheme == "zscore", intensities=intensities))
+    reasons["normalization"] = "; ".join(f"{channel.name}: {channel.scheme}" for channel in channels) + ", chosen by the channel names"
+    if masked:
+        reasons["normalization"] += "; z-scores within the nonzero region, because cropping leaves "
+        reasons["normalization"] += f"{fingerprint.median_relative_size_after_crop:.0%} of the median case"
+    return tuple(channels)
+
+
+def _times(shape: Shape) -> str:
+    return " x ".join(str(size) for size in shape3(shape))
+
+
+def _mm(values: np.ndarray | Triple) -> str:
+    return " x ".join(f"{value:.3g}" for value in values) + " mm"
+
+

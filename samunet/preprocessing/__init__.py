@@ -1,0 +1,1 @@
+"""From a file's grid to the network's grid, and back."""

@@ -1,0 +1,59 @@
+"""From a file's grid to the network's grid: transpose, crop to nonzero, normalize, resample (nnU-Net's order)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from samunet.core.geometry import Triple, shape3, triple
+from samunet.core.history import SpatialHistory
+from samunet.core.plan import Configuration, Plan
+from samunet.core.preprocessed import PreprocessedCase
+from samunet.core.volume import Volume
+from samunet.ops.crop import bounding_box, crop, nonzero_mask
+from samunet.ops.normalize import normalize
+from samunet.ops.resample import resample_image, resample_label, target_shape, thick_axis
+
+
+def preprocess(volume: Volume, label: np.ndarray | None, plan: Plan, configuration: Configuration) -> PreprocessedCase:
+    """Bring one case to the network's grid.
+
+    Args:
+        volume: (C, D, H, W) on the file's grid.
+        label: (D, H, W) integers on the same grid, or None.
+
+    Returns:
+        Image, label and everything export needs to go back.
+    """
+    axes = plan.transpose
+    image = volume.array.transpose(0, *(axis + 1 for axis in axes))
+    spacing = triple([volume.geometry.spacing[axis] for axis in axes])
+    mask = nonzero_mask(image)
+    box = bounding_box(mask)
+    # Normalize before resampling: zeros outside the body would bleed into the rim.
+    image = normalize(crop(image, box), plan.channels, crop(mask, box))
+    new_spacing = network_spacing(configuration, spacing)
+    shape = shape3(image.shape[1:])
+    new_shape = target_shape(shape, spacing, new_spacing)
+    axis = thick_axis(spacing, new_spacing)
+    if label is not None:
+        label = resample_label(crop(label.transpose(axes), box).astype(np.int16), new_shape, axis=axis)
+    return PreprocessedCase(
+        image=np.ascontiguousarray(resample_image(image, new_shape, axis=axis)),
+        label=None if label is None else np.ascontiguousarray(label),
+        history=SpatialHistory(
+            geometry=volume.geometry,
+            transpose=axes,
+            crop=box,
+            shape_after_crop=shape,
+            spacing_after_transpose=spacing,
+            shape_after_resample=new_shape,
+            spacing_after_resample=new_spacing,
+        ),
+    )
+
+
+def network_spacing(configuration: Configuration, spacing: Triple) -> Triple:
+    """Return the spacing a case is resampled to; 2D configurations leave the slices where they are."""
+    if configuration.dimensions == 2:
+        return (spacing[0], configuration.spacing[1], configuration.spacing[2])
+    return configuration.spacing

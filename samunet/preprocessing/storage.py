@@ -1,0 +1,127 @@
+"""Preprocessed cases on disk: nnU-Net's Blosc2 layout, with JSON and npz where nnU-Net pickles.
+
+    <case>.b2nd              (C, D, H, W) float32
+    <case>_seg.b2nd          (1, D, H, W) int16
+    <case>.json              SpatialHistory
+    <case>_locations.npz     sampled (N, 3) voxel indices of each class or region, by its position among the foreground
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import blosc2
+import numpy as np
+
+from samunet.core.codec import atomic_path, decode, read_json, write_json
+from samunet.core.history import SpatialHistory
+from samunet.core.labels import Labels
+from samunet.core.preprocessed import PreprocessedCase
+from samunet.errors import DatasetError
+
+BLOCK_BYTES = 128 * 1024  # nnU-Net's, about an L2 cache
+CHUNK_BYTES = 6 * 1024 * 1024  # nnU-Net's, about a core's share of L3
+SEED = 1234  # nnU-Net's
+MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01  # nnU-Net's: this many voxels a class, or 1 % of a large one
+
+
+def save_case(folder: Path, identifier: str, case: PreprocessedCase, labels: Labels, patch_size: Sequence[int]) -> None:
+    """Write one labelled case; the history file comes last, so a case that has it is whole.
+
+    Raises:
+        DatasetError: the case has no label.
+    """
+    if case.label is None:
+        raise DatasetError(f"Case '{identifier}' has no label; only labelled cases are stored.")
+    _save_array(folder / f"{identifier}.b2nd", case.image, patch_size)
+    _save_array(folder / f"{identifier}_seg.b2nd", case.label.astype(np.int16)[None], patch_size)
+    with atomic_path(folder / f"{identifier}_locations.npz") as path, open(path, "wb") as file:
+        np.savez(file, **{str(i): found for i, found in enumerate(class_locations(case.label, labels))})
+    write_json(folder / f"{identifier}.json", case.history)
+
+
+def open_array(path: Path) -> blosc2.NDArray:
+    """Open a stored array for reading parts of it; raises DatasetError when it is absent or broken."""
+    try:
+        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
+        raise DatasetError(f"Preprocessed file {path} cannot be read ({error}); preprocess the dataset again.") from None
+
+
+def load_history(folder: Path, identifier: str) -> SpatialHistory:
+    """Read what preprocessing did to a stored case."""
+    return decode(SpatialHistory, read_json(folder / f"{identifier}.json"), f"{identifier}.json")
+
+
+def load_locations(folder: Path, identifier: str) -> tuple[np.ndarray, ...]:
+    """Read the sampled (N, 3) voxel indices of each foreground class or region."""
+    with np.load(folder / f"{identifier}_locations.npz", allow_pickle=False) as stored:
+        return tuple(stored[str(i)] for i in range(len(stored.files)))
+
+
+def stored_cases(folder: Path) -> tuple[str, ...]:
+    """List the whole cases of a preprocessed folder, sorted."""
+    return tuple(sorted(path.name.removesuffix("_seg.b2nd") for path in folder.glob("*_seg.b2nd") if (folder / f"{path.name.removesuffix('_seg.b2nd')}.json").is_file()))
+
+
+def class_locations(label: np.ndarray, labels: Labels) -> tuple[np.ndarray, ...]:
+    """Draw voxels of every foreground class or region, without replacement (nnU-Net's numbers).
+
+    Returns:
+        One (N, 3) int32 array of (D, H, W) indices each; empty where the class is absent.
+    """
+    random = np.random.RandomState(SEED)
+    found = []
+    for _, values in labels.foreground:
+        indices = np.flatnonzero(np.isin(label, values))
+        count = min(len(indices), max(MOST_LOCATIONS, math.ceil(LEAST_SHARE * len(indices))))
+        chosen = random.choice(indices, count, replace=False) if count else indices
+        found.append(np.stack(np.unravel_index(chosen, label.shape), axis=1).astype(np.int32))
+    return tuple(found)
+
+
+def _save_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
+    chunks, blocks = chunk_and_block(array.shape, patch_size, array.itemsize)
+    with atomic_path(path) as temporary:
+        temporary.unlink()
+        blosc2.asarray(
+            np.ascontiguousarray(array),
+            chunks=chunks,
+            blocks=blocks,
+            urlpath=str(temporary),
+            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
+        )
+
+
+def chunk_and_block(shape: Sequence[int], patch_size: Sequence[int], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Choose chunks and blocks so that reading a patch decodes little beyond it (nnU-Net's rule).
+
+    Args:
+        shape: (C, D, H, W).
+        patch_size: (D, H, W).
+        itemsize: bytes a value.
+
+    Returns:
+        Chunk shape and block shape, both (1, D, H, W)-like with one channel.
+    """
+    size = np.array(shape[1:])
+    patch = np.array(patch_size)
+    target = np.minimum(size, np.floor(1.5 * patch).astype(int))
+    block = np.minimum([1 << (int(edge) - 1).bit_length() for edge in patch], size)
+    while np.prod(block) * itemsize > BLOCK_BYTES:
+        ratio = block / np.maximum(target, 1)
+        axis = 2 - int(np.argmax(ratio[::-1]))
+        block[axis] = 1 << ((int(block[axis]) - 1).bit_length() - 1)
+    chunk = block.copy()
+    growing = {axis for axis in range(3) if patch[axis] > 1}
+    while growing:
+        axis = min(growing, key=lambda a: (chunk[a] / max(target[a], 1), -size[a], a))
+        larger = chunk.copy()
+        larger[axis] = min(chunk[axis] + block[axis], size[axis])
+        if larger[axis] == chunk[axis] or chunk[axis] >= target[axis] or np.prod(larger) * itemsize > CHUNK_BYTES:
+            growing.discard(axis)
+        else:
+            chunk = larger
+    return (1, *map(int, chunk)), (1, *map(int, block))

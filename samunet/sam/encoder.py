@@ -1,0 +1,102 @@
+"""SAM's image encoder as a function over the package's modules, with sites where adapters attach.
+
+Axes: B batch, D slices, h w token rows and columns, E embedding, N = B*D. Tokens are (B, D, h, w, E): depth is
+a real axis, folded into the batch only inside the layers that work on one plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import Block, get_rel_pos, window_partition, window_unpartition
+from torch import Tensor, nn
+
+
+class Sites(nn.Module):
+    """What is attached to one transformer block; this base attaches nothing.
+
+    The order in a block is: x += before_attention(x); x += attention(norm(x)), where qkv_update adds to the q, k
+    and v of every token; x += after_attention(x); x += mlp(norm(x)).
+    """
+
+    def before_attention(self, tokens: Tensor) -> Tensor | None:
+        """(B, D, h, w, E) to an increment of the same shape, or None."""
+        return None
+
+    def qkv_update(self, tokens: Tensor) -> Tensor | None:
+        """(..., E) normalized tokens, windowed where the block is, to an increment (..., 3E) ordered q, k, v, or None."""
+        return None
+
+    def after_attention(self, tokens: Tensor) -> Tensor | None:
+        """(B, D, h, w, E) to an increment of the same shape, or None."""
+        return None
+
+
+class Encoded(NamedTuple):
+    """What the encoder gives."""
+
+    neck: Tensor
+    """(B, D, C, h, w), C = decoder width."""
+    global_blocks: tuple[Tensor, ...]
+    """(B, D, h, w, E) after each block with global attention that was asked for."""
+
+
+def embed_patches(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
+    """Turn (B, D, 3, H, W) pixels into (B, D, h, w, E) tokens by SAM's 16-pixel patch embedding."""
+    return encoder.patch_embed(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+
+
+def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], taps: Sequence[int] = ()) -> Encoded:
+    """Run position embedding, blocks and neck on embedded tokens.
+
+    Args:
+        encoder: the package's encoder, built for this token grid.
+        tokens: (B, D, h, w, E) from `embed_patches` or another source of the same width.
+        sites: one entry a block.
+        taps: indices of blocks whose output is wanted.
+
+    Numerically the package's own forward pass when the sites attach nothing.
+    """
+    tokens = tokens + encoder.pos_embed
+    tapped = []
+    for index, (block, attached) in enumerate(zip(encoder.blocks, sites, strict=True)):
+        tokens = _run_block(block, tokens, attached)
+        if index in taps:
+            tapped.append(tokens)
+    planes = encoder.neck(tokens.flatten(0, 1).permute(0, 3, 1, 2))
+    return Encoded(neck=planes.unflatten(0, tokens.shape[:2]), global_blocks=tuple(tapped))
+
+
+def _run_block(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
+    tokens = _add(tokens, sites.before_attention(tokens))
+    planes = block.norm1(tokens).flatten(0, 1)
+    if block.window_size > 0:
+        windows, padded = window_partition(planes, block.window_size)
+        windows = _attend(block.attn, windows, sites)
+        planes = window_unpartition(windows, block.window_size, padded, planes.shape[1:3])
+    else:
+        planes = _attend(block.attn, planes, sites)
+    tokens = tokens + planes.unflatten(0, tokens.shape[:2])
+    tokens = _add(tokens, sites.after_attention(tokens))
+    return tokens + block.mlp(block.norm2(tokens))
+
+
+def _attend(attention: nn.Module, planes: Tensor, sites: Sites) -> Tensor:
+    """Multi-head attention with SAM's decomposed relative positions; (N, h, w, E) to the same shape."""
+    height, width = planes.shape[1:3]
+    qkv = _add(attention.qkv(planes), sites.qkv_update(planes))
+    query, key, value = qkv.flatten(1, 2).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    by_place = query.unflatten(2, (height, width))
+    rows = torch.einsum("nahwc,hkc->nahwk", by_place, get_rel_pos(height, height, attention.rel_pos_h).to(query.dtype))
+    columns = torch.einsum("nahwc,wkc->nahwk", by_place, get_rel_pos(width, width, attention.rel_pos_w).to(query.dtype))
+    bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(2, 3).flatten(3, 4)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+    return attention.proj(mixed.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
+
+
+def _add(tokens: Tensor, increment: Tensor | None) -> Tensor:
+    return tokens if increment is None else tokens + increment

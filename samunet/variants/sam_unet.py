@@ -1,0 +1,216 @@
+"""The default model: a 3D U-Net that receives SAM's features through gates that start closed.
+
+Axes: B batch, C channels, D H W voxels, h w token rows and columns, E embedding, K outputs.
+At step 0 the network equals the plain U-Net. See documentation/methods/sam_unet.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from samunet.core.batch import Batch
+from samunet.core.geometry import Shape
+from samunet.core.plan import Topology
+from samunet.errors import ConfigError, PlanningError
+from samunet.models.adapters import MASAMSites, SharedFactors
+from samunet.models.heads import ClassTokenHead
+from samunet.models.inputs import SAMPixels, encoder_size
+from samunet.models.losses import deep_supervision_terms, segmentation_terms
+from samunet.models.segmenter import NetworkSpec, SlabSegmenter
+from samunet.models.unet import Decoder, Encoder
+from samunet.sam.build import TOKEN_PIXELS, Backbone
+from samunet.sam.encoder import embed_patches, encode
+
+SOURCE = (
+    "samunet's own. It composes nnU-Net (Isensee et al., Nature Methods 2021), Segment Anything (Kirillov et al., ICCV 2023), "
+    "MA-SAM's adapters (Chen et al., Medical Image Analysis 2024) and nnSAM's idea of a U-Net that takes SAM features (Li et al., 2023)."
+)
+STARTS_AS = "unet"
+WITHOUT_GRADIENT: dict[str, str] = {}
+TOKEN_SOURCES = ("auto", "patches", "features")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of this model."""
+
+    token_source: str = "auto"
+    """"patches": SAM's patch embedding of the image; "features": the U-Net's features at the injection stage;
+    "auto": patches with pretrained weights, features without."""
+    adapter_ratio: float = 0.5
+    """Adapter width as a share of the token width (MA-SAM: 384 of 768)."""
+    rank: int = 32
+    """Rank of the low-rank updates of q and v of a frozen backbone (MA-SAM's); not used when the backbone trains."""
+    deep_supervision: bool = True
+    """Take the loss at every decoder level in training."""
+
+    def __post_init__(self) -> None:
+        if self.token_source not in TOKEN_SOURCES:
+            raise ConfigError(f"sam_unet: token_source must be one of {', '.join(TOKEN_SOURCES)}; got '{self.token_source}'.")
+
+
+def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
+    """Compose the network around a SAM whose token grid fits `spec` (see `samunet.models.inputs.encoder_size`)."""
+    return SAMUNet(sam, spec, config)
+
+
+def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[float, str]:
+    """Choose the encoder scale m so that tokens coincide with one U-Net stage.
+
+    Args:
+        topology: the convolutional path.
+        patch_size: (D, H, W) voxels.
+        smallest_class_voxels: typical in-plane diameter of the smallest class, in voxels.
+
+    Returns:
+        Encoder pixels per voxel, and the reason in one sentence.
+
+    Raises:
+        PlanningError: no stage has the same stride in both in-plane directions.
+    """
+    pitches = sorted({height for _, height, width in _cumulative(topology) if height == width and 2 <= height <= TOKEN_PIXELS}, reverse=True)
+    if not pitches:
+        raise PlanningError(f"No U-Net stage has equal in-plane strides from 2 to 16 for a patch of {patch_size} voxels; give another patch size.")
+    pitch = next((pitch for pitch in pitches if pitch <= smallest_class_voxels), pitches[-1])
+    grid = [-(-side // pitch) for side in patch_size[1:]]
+    return TOKEN_PIXELS / pitch, (
+        f"a token covers {pitch} x {pitch} voxels, the largest U-Net stride up to {TOKEN_PIXELS} that the smallest class "
+        f"({smallest_class_voxels:.0f} voxels across) still spans; a slice has {grid[0]} x {grid[1]} tokens"
+    )
+
+
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
+    """Estimate the memory of one mixed-precision training step in GiB.
+
+    The convolutional path needs 7 bytes a feature (nnU-Net's reference: 5.6e8 features of 2 samples in 8 GB); a token
+    needs about 18 embeddings a block for its own layers and 8 adapter widths, 4 bytes each, and its row of attention.
+    """
+    config = config or Config()
+    strides = _cumulative(spec.topology)
+    voxels = [torch.Size(-(-size // stride) for size, stride in zip(spec.patch_size, total, strict=True)).numel() for total in strides]
+    convolutions = [1] + [2] * (len(voxels) - 1)
+    features = sum(count * width * size for count, width, size in zip(convolutions, spec.topology.widths, voxels, strict=True))
+    features += sum(2 * width * size for width, size in zip(spec.topology.widths[:-1], voxels[:-1], strict=True))
+    features += spec.labels.outputs * voxels[0]
+    height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
+    depth = spec.patch_size[0]
+    if _token_source(spec, config) == "features":
+        depth = -(-depth // strides[_injection_stage(spec)][0])
+    per_token = 18 * backbone.width + 8 * config.adapter_ratio * backbone.width + 2 * backbone.heads * height * width
+    tokens = depth * height * width * backbone.depth * per_token * 4
+    weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
+    weights += 16 * sum(9 * a * (a + b) for a, b in zip(spec.topology.widths, (*spec.topology.widths[1:], 0), strict=True))
+    return (batch_size * (7 * features + tokens) + weights) / 2**30
+
+
+class SAMUNet(SlabSegmenter):
+    """See the module docstring; build it with `build`."""
+
+    def __init__(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
+        super().__init__()
+        self.labels = spec.labels
+        self.batch_dice = spec.patch_size[0] == 1  # nnU-Net's rule: over the batch in 2D, per sample in 3D
+        self.frozen = spec.pretrained
+        widths, outputs = spec.topology.widths, spec.labels.outputs
+        self.convolutions = Encoder(len(spec.schemes), spec.topology)
+        self.decoder = Decoder(spec.topology)
+        levels = len(widths) - 1 if config.deep_supervision else 1
+        self.outputs = nn.ModuleList(nn.Conv3d(width, outputs, 1) for width in widths[:levels])
+
+        self.stage = _injection_stage(spec)
+        self.backbone = sam.image_encoder.requires_grad_(not self.frozen)
+        width = self.backbone.pos_embed.shape[-1]
+        self.tokens: nn.Module
+        if _token_source(spec, config) == "patches":
+            self.tokens = SAMPixels(spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale))
+        else:
+            self.tokens = nn.Linear(widths[self.stage], width)
+            self.backbone.patch_embed = nn.Identity()  # its place is taken by self.tokens
+        bottleneck = max(1, round(config.adapter_ratio * width))
+        factors = SharedFactors(width, config.rank) if self.frozen and config.rank > 0 else None
+        self.sites = nn.ModuleList(MASAMSites(width, bottleneck, factors) for _ in self.backbone.blocks)
+        self.taps = tuple(len(self.backbone.blocks) * quarter // 4 - 1 for quarter in (1, 2, 3, 4))  # SAM's global blocks
+        sources = [width] * len(self.taps) + [sam.mask_decoder.transformer_dim]
+        self.source_norms = nn.ModuleList(nn.LayerNorm(source) for source in sources)
+        self.gates = nn.ModuleList(nn.Conv3d(sum(sources), stage_width, 1) for stage_width in widths[self.stage :])
+        for gate in self.gates:
+            nn.init.zeros_(gate.weight)
+            nn.init.zeros_(gate.bias)
+        self.head = ClassTokenHead(sam, outputs, widths[0])
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._logits(image)[0]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self._logits(batch.image)
+        if len(logits) == 1:
+            return segmentation_terms(logits[0], batch.label, self.labels, batch_dice=self.batch_dice)
+        return deep_supervision_terms(logits, batch.label, self.labels, batch_dice=self.batch_dice)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        backbone = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+        of_backbone = {id(parameter) for parameter in backbone}
+        head = [parameter for parameter in self.parameters() if parameter.requires_grad and id(parameter) not in of_backbone]
+        return {"head": head, "backbone": backbone}
+
+    def _logits(self, image: Tensor) -> list[Tensor]:
+        """Logits of every supervised level, full resolution first."""
+        skips: list[Tensor] = []
+        features = image
+        for index, stage in enumerate(self.convolutions.stages):
+            features = stage(features)
+            if index == self.stage:
+                embedding, injected = self._see(image, features)
+            if index >= self.stage:
+                features = features + self.gates[index - self.stage](_pool_to(injected, features))
+            skips.append(features)
+        decoded = self.decoder(skips)
+        levels = [output(level) for output, level in zip(self.outputs, decoded, strict=False)]
+        levels[0] = levels[0] + self.head(embedding, decoded[0])
+        return levels if self.training else levels[:1]
+
+    def _see(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """SAM's (B, D', C, h, w) embedding, and all tapped features as (B, F, D', h, w) cut to the unpadded plane."""
+        if isinstance(self.tokens, SAMPixels):
+            tokens = embed_patches(self.backbone, self.tokens(image))
+        else:
+            tokens = self.tokens(features.movedim(1, -1))
+        encoded = encode(self.backbone, tokens, self.sites, self.taps)
+        sources = (*encoded.global_blocks, encoded.neck.movedim(2, -1))
+        joined = torch.cat([norm(source) for norm, source in zip(self.source_norms, sources, strict=True)], dim=-1)
+        height, width = features.shape[3:]
+        return encoded.neck, joined.movedim(-1, 1)[..., :height, :width]
+
+
+def _pool_to(features: Tensor, like: Tensor) -> Tensor:
+    if features.shape[2:] == like.shape[2:]:
+        return features
+    return F.adaptive_avg_pool3d(features, like.shape[2:])
+
+
+def _token_source(spec: NetworkSpec, config: Config) -> str:
+    if config.token_source != "auto":
+        return config.token_source
+    return "patches" if spec.pretrained else "features"
+
+
+def _cumulative(topology: Topology) -> list[Shape]:
+    return list(accumulate(topology.strides, lambda total, stride: tuple(a * b for a, b in zip(total, stride, strict=True))))
+
+
+def _injection_stage(spec: NetworkSpec) -> int:
+    """Index of the U-Net stage whose in-plane stride is the token pitch."""
+    pitch = round(TOKEN_PIXELS / spec.encoder_scale)
+    for index, (_, height, width) in enumerate(_cumulative(spec.topology)):
+        if height == width == pitch:
+            return index
+    raise ConfigError(
+        f"sam_unet: encoder_scale {spec.encoder_scale} gives tokens {pitch} voxels apart, but no U-Net stage has that in-plane stride; "
+        f"the stages have {[total[1:] for total in _cumulative(spec.topology)]}."
+    )

@@ -1,0 +1,86 @@
+"""samunet_evaluate_folder and samunet_evaluate_simple from the shell's side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from samunet.cli import evaluate_folder, evaluate_simple
+from samunet.evaluation.summary import read_summary
+from samunet.phantom import write_tiny_dataset
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    labels = {"background": 0, "both": [1, 2], "inner": 2}
+    folder = write_tiny_dataset(tmp_path, cases=2, num_test=0, labels=labels, regions_class_order=[1, 2])
+    shutil.copytree(folder / "labelsTr", tmp_path / "out")
+    return folder
+
+
+def folder_command(dataset, *options):
+    return evaluate_folder.main(
+        [str(dataset / "labelsTr"), str(dataset.parent / "out"), "-djfile", str(dataset / "dataset.json"), *map(str, options)]
+    )
+
+
+def test_a_table_is_printed_and_the_summary_lies_beside_the_predictions(dataset, capsys):
+    assert folder_command(dataset, "-np", 1) == 0
+    path = dataset.parent / "out" / "summary.json"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["class", "Dice", "IoU", "cases"]
+    assert lines[1].split() == ["both", "1.0000", "1.0000", "2/2"]
+    assert lines[3].split() == ["mean", "foreground", "1.0000", "1.0000"]
+    assert lines[-1] == f"Wrote {path}"
+    assert set(read_summary(path).mean) == {(1, 2), (2,)}
+
+
+def test_a_second_run_is_not_confused_by_the_first_summary(dataset):
+    assert folder_command(dataset) == folder_command(dataset) == 0
+
+
+def test_output_file_and_plans_file_are_accepted(dataset, tmp_path):
+    assert folder_command(dataset, "-o", tmp_path / "new" / "scores.json", "-pfile", tmp_path / "plans.json") == 0
+    assert json.loads((tmp_path / "new" / "scores.json").read_text())["foreground_mean"]["Dice"] == 1.0
+
+
+def test_a_missing_prediction_ends_with_two_and_with_zero_when_chill(dataset, capsys):
+    (dataset.parent / "out" / "tiny_000.nii.gz").unlink()
+    assert folder_command(dataset) == 2
+    assert "tiny_000.nii.gz" in capsys.readouterr().err
+    assert folder_command(dataset, "--chill") == 0
+
+
+def test_simple_scores_the_labels_named(dataset, capsys):
+    assert evaluate_simple.main([str(dataset / "labelsTr"), str(dataset.parent / "out"), "-l", "1", "2", "7", "-il", "2"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:4] == [["label", "1", "1.0000", "1.0000", "2/2"], ["label", "2", "-", "-", "0/2"], ["label", "7", "-", "-", "0/2"]]
+    assert lines[4] == ["mean", "foreground", "1.0000", "1.0000"]
+
+
+def test_simple_refuses_mixed_and_absent_files(dataset, tmp_path, capsys):
+    (dataset / "labelsTr" / "other.png").write_bytes(b"")
+    assert evaluate_simple.main([str(dataset / "labelsTr"), str(tmp_path / "out"), "-l", "1"]) == 2
+    assert ".nii.gz, .png" in capsys.readouterr().err
+    assert evaluate_simple.main([str(tmp_path / "absent"), str(tmp_path / "out"), "-l", "1"]) == 2
+
+
+def test_png_references_are_found_by_their_ending(tmp_path):
+    folder = write_tiny_dataset(tmp_path, dimensions=2, channels=3, size=(1, 24, 30), cases=2, file_ending=".png")
+    assert evaluate_simple.main([str(folder / "labelsTr"), str(folder / "labelsTr"), "-l", "1", "2", "-o", str(tmp_path / "s.json")]) == 0
+    assert read_summary(tmp_path / "s.json").foreground_mean.dice == 1.0
+
+
+@pytest.mark.parametrize("module", ["evaluate_folder", "evaluate_simple"])
+def test_help_ends_with_the_next_step_and_loads_nothing_heavy(module):
+    code = (
+        f"import sys; from samunet.cli.{module} import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'numpy', 'torch', 'SimpleITK'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]" and "\nNext: open summary.json" in done.stdout

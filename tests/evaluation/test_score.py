@@ -1,0 +1,125 @@
+"""Scores of files and folders against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from samunet.core.labels import parse_labels
+from samunet.errors import ConfigError, DatasetError
+from samunet.evaluation.score import evaluate_folder, names_from_labels, targets_from_labels
+from samunet.imageio import reader_for
+
+ENDING = ".nii.gz"
+
+
+def write(path, labels, spacing=(1.0, 1.0, 3.0), origin=(0.0, 0.0, 0.0)):
+    path.parent.mkdir(exist_ok=True)
+    image = sitk.GetImageFromArray(np.asarray(labels, np.uint8))
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    sitk.WriteImage(image, str(path))
+
+
+def score(folder, targets=((1,), (2,)), ignore=None, **options):
+    return evaluate_folder(
+        folder / "gt",
+        folder / "out",
+        targets=targets,
+        ignore=ignore,
+        file_ending=ENDING,
+        reader=reader_for(ENDING),
+        **{"threads": 2, **options},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    # Two slices of 2 x 3 voxels. Class 1: reference 4 voxels, predicted 3, common 2. Class 2: nowhere in case a.
+    write(tmp_path / "gt" / f"a{ENDING}", [[[1, 1, 0], [1, 1, 0]], [[0, 0, 0], [0, 0, 3]]])
+    write(tmp_path / "out" / f"a{ENDING}", [[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 1]]])
+    write(tmp_path / "gt" / f"b{ENDING}", [[[2, 2, 1], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]])
+    write(tmp_path / "out" / f"b{ENDING}", [[[2, 1, 1], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]])
+    return tmp_path
+
+
+def test_counts_dice_and_iou_are_those_worked_out_by_hand(folder):
+    first = score(folder).cases[0]
+    assert (first.reference_file, first.prediction_file) == (str(folder / "gt" / "a.nii.gz"), str(folder / "out" / "a.nii.gz"))
+    got = first.metrics[(1,)]
+    assert (got.tp, got.fp, got.fn, got.tn, got.n_pred, got.n_ref) == (2, 1, 2, 7, 3, 4)
+    assert (got.dice, got.iou) == (pytest.approx(4 / 7), pytest.approx(2 / 5))
+    assert math.isnan(first.metrics[(2,)].dice)
+
+
+def test_ignored_voxels_do_not_count(folder):
+    got = score(folder, ignore=3).cases[0].metrics[(1,)]
+    assert (got.tp, got.fp, got.fn, got.tn) == (2, 0, 2, 7)
+
+
+def test_a_region_unites_its_values(folder):
+    got = score(folder, targets=((1, 2),)).mean[(1, 2)]
+    assert got.dice == pytest.approx((4 / 7 + 1) / 2)
+
+
+def test_the_number_of_threads_changes_nothing(folder):
+    assert repr(score(folder, threads=1)) == repr(score(folder, threads=4))
+
+
+def test_a_missing_prediction_is_named_and_left_out_when_chill(folder):
+    (folder / "out" / f"b{ENDING}").unlink()
+    with pytest.raises(DatasetError, match=r"1 case has no prediction .*b\.nii\.gz"):
+        score(folder)
+    assert [case.name for case in score(folder, chill=True).cases] == ["a.nii.gz"]
+
+
+def test_a_prediction_without_reference_is_named_and_left_out_when_chill(folder):
+    for name in "cdefgh":
+        write(folder / "out" / f"{name}{ENDING}", np.zeros((2, 2, 3)))
+    with pytest.raises(DatasetError, match=r"6 cases have no reference .*c\.nii\.gz, .*g\.nii\.gz, \.\.\."):
+        score(folder)
+    assert len(score(folder, chill=True).cases) == 2
+
+
+def test_different_shapes_are_both_named(folder):
+    write(folder / "out" / f"b{ENDING}", np.zeros((2, 3, 3)))
+    with pytest.raises(DatasetError, match=r"'b\.nii\.gz'.*\(2, 3, 3\).*\(2, 2, 3\)"):
+        score(folder)
+
+
+@pytest.mark.parametrize("change", [{"spacing": (1.0, 1.0, 3.1)}, {"origin": (0.0, 0.02, 0.0)}])
+def test_a_shifted_grid_is_refused(folder, change):
+    write(folder / "out" / f"b{ENDING}", np.zeros((2, 2, 3)), **change)
+    with pytest.raises(DatasetError, match=r"'b\.nii\.gz'.*mm apart"):
+        score(folder)
+
+
+def test_a_difference_of_rounding_is_accepted(folder):
+    write(folder / "out" / f"b{ENDING}", np.zeros((2, 2, 3)), origin=(0.0, 0.005, 0.0))
+    assert score(folder).cases[1].metrics[(1,)].dice == 0
+
+
+def test_empty_and_absent_folders_are_named(tmp_path):
+    with pytest.raises(DatasetError, match="gt does not exist"):
+        score(tmp_path)
+    (tmp_path / "gt").mkdir()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DatasetError, match="No file ending in .nii.gz"):
+        score(tmp_path)
+
+
+def test_nothing_to_score_is_refused(folder):
+    with pytest.raises(ConfigError, match="at least one"):
+        score(folder, targets=())
+
+
+def test_targets_are_foreground_classes_or_regions():
+    classes = parse_labels({"background": 0, "cyst": 2, "kidney": 1, "ignore": 3})
+    assert targets_from_labels(classes) == ((2,), (1,))
+    assert names_from_labels(classes) == {"2": "cyst", "1": "kidney"}
+    regions = parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])
+    assert targets_from_labels(regions) == ((1, 2), (2,))
+    assert names_from_labels(regions) == {"(1, 2)": "whole", "2": "core"}
