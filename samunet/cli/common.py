@@ -29,7 +29,8 @@ def make_parser(name: str, summary: str, next_step: str = "") -> argparse.Argume
 def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None) -> int:
     """Parse, run the command and return the exit code; deliberate errors become one line on stderr."""
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("samunet").setLevel(logging.INFO)
     try:
         return command(arguments) or 0
     except SamunetError as error:

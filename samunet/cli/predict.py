@@ -50,11 +50,12 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     """Load a model folder and predict; returns 3 when some cases failed."""
     from samunet import pipeline
     from samunet.errors import ConfigError
-    from samunet.hardware import choose_device
+    from samunet.hardware import choose_device, keep_freed_memory
     from samunet.inference.predictor import Predictor
 
     if num_parts < 1 or not 0 <= part_id < num_parts:
         raise ConfigError(f"-part_id must be from 0 to -num_parts - 1; got part {part_id} of {num_parts}.")
+    keep_freed_memory()
     options = pipeline.prediction_options(
         step_size=arguments.step_size,
         flips=not arguments.disable_tta,

@@ -40,9 +40,11 @@ def _command(arguments: argparse.Namespace) -> None:
     from samunet import pipeline
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError, did_you_mean
+    from samunet.hardware import keep_freed_memory
 
     if arguments.tr not in TRAINERS:
         raise ConfigError(f"There is no trainer '{arguments.tr}'.{did_you_mean(arguments.tr, TRAINERS)}")
+    keep_freed_memory()
     workspace = workspace_from_environment()
     _ = workspace.preprocessed, workspace.results, workspace.raw  # complain before work begins
     config = from_arguments(TrainingConfig, arguments)

@@ -32,6 +32,7 @@ from samunet.core.geometry import Shape, shape3
 
 ANISOTROPY = 3.0  # nnU-Net: from this ratio of patch sides on, depth is left out of spatial transforms
 SMALLEST_SCALE = 0.85  # nnU-Net sizes the patch it reads for objects shrunk to this
+BLUR_REACH = 3  # voxels a blur of sigma 1 looks to each side; thinner slabs are not blurred, since reflection needs as many
 OUTSIDE = -1  # batchgeneratorsv2's label for voxels outside the image; never leaves this module
 
 
@@ -72,13 +73,14 @@ class Augmentation:
 
     @cached_property
     def pipeline(self) -> BasicTransform:
-        """The transforms; they take and give {"image": (C, D, H, W), "segmentation": (1, D, H, W)} tensors."""
+        """The transforms; they take and give {"image": (C, D, H, W), "segmentation": (1, D, H, W)} tensors, without D in 2D."""
+        planar = self.patch_size[0] == 1
         steps: list[BasicTransform] = [self._spatial()]
-        if self.in_plane_only:
+        if self.in_plane_only and not planar:
             steps = [Convert3DTo2DTransform(), *steps, Convert2DTo3DTransform()]
-        steps += _intensity(ignore_axes=(0,) if self.in_plane_only else None)
+        steps += _intensity(ignore_axes=(0,) if self.in_plane_only and not planar else None, blur=planar or self.patch_size[0] > BLUR_REACH)
         if self.mirror_axes:
-            steps.append(MirrorTransform(allowed_axes=self.mirror_axes))
+            steps.append(MirrorTransform(allowed_axes=tuple(axis - planar for axis in self.mirror_axes)))
         if self.masked_channels:
             steps.append(MaskImageTransform(apply_to_channels=list(self.masked_channels), channel_idx_in_seg=0, set_outside_to=0))
         return ComposeTransforms([*steps, RemoveLabelTansform(OUTSIDE, 0)])
@@ -111,20 +113,21 @@ def augment(pipeline: BasicTransform, image: np.ndarray, label: np.ndarray, mask
     if masked_channels:
         empty = (image[list(masked_channels)] == 0).all(axis=0)
         label = np.where(empty & (label == 0), OUTSIDE, label)
-    done = pipeline(image=torch.from_numpy(np.ascontiguousarray(image)), segmentation=torch.from_numpy(np.ascontiguousarray(label, dtype=np.int16))[None])
-    return done["image"].float(), done["segmentation"][0].to(torch.int16)
+    planar = image.shape[1] == 1
+    given = torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(label, dtype=np.int16))[None]
+    done = pipeline(**{name: tensor.squeeze(1) if planar else tensor for name, tensor in zip(("image", "segmentation"), given, strict=True)})
+    image_out, label_out = (done[name].unsqueeze(1) if planar else done[name] for name in ("image", "segmentation"))
+    return image_out.float(), label_out[0].to(torch.int16)
 
 
-def _intensity(ignore_axes: tuple[int, ...] | None) -> list[BasicTransform]:
+def _intensity(*, ignore_axes: tuple[int, ...] | None, blur: bool) -> list[BasicTransform]:
     factor: RandomScalar = BGContrast((0.75, 1.25))
     gamma: RandomScalar = BGContrast((0.7, 1.5))
+    # benchmark=True would choose the convolution by timing it, and equal seeds would no longer give equal samples.
+    blurring = GaussianBlurTransform(blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=0.5, benchmark=False)
     return [
         RandomTransform(GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True), apply_probability=0.1),
-        # benchmark=True would choose the convolution by timing it, and equal seeds would no longer give equal samples.
-        RandomTransform(
-            GaussianBlurTransform(blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=0.5, benchmark=False),
-            apply_probability=0.2,
-        ),
+        *([RandomTransform(blurring, apply_probability=0.2)] if blur else []),
         RandomTransform(MultiplicativeBrightnessTransform(multiplier_range=factor, synchronize_channels=False, p_per_channel=1), apply_probability=0.15),
         RandomTransform(ContrastTransform(contrast_range=factor, preserve_range=True, synchronize_channels=False, p_per_channel=1), apply_probability=0.15),
         RandomTransform(

@@ -111,7 +111,7 @@ def chunk_and_block(shape: Sequence[int], patch_size: Sequence[int], itemsize: i
     target = np.minimum(size, np.floor(1.5 * patch).astype(int))
     block = np.minimum([1 << (int(edge) - 1).bit_length() for edge in patch], size)
     while np.prod(block) * itemsize > BLOCK_BYTES:
-        ratio = block / np.maximum(target, 1)
+        ratio = np.where(block > 1, block / np.maximum(target, 1), 0)
         axis = 2 - int(np.argmax(ratio[::-1]))
         block[axis] = 1 << ((int(block[axis]) - 1).bit_length() - 1)
     chunk = block.copy()

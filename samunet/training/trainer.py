@@ -215,4 +215,4 @@ def make_optimizer(model: SlabSegmenter, config: TrainingConfig) -> torch.optim.
             chosen = [parameter for parameter in parameters if (parameter.ndim > 1) == decayed]
             if chosen:
                 groups.append({"params": chosen, "peak": peaks[name], "lr": peaks[name], "weight_decay": config.weight_decay * decayed})
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)
