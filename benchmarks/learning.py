@@ -114,7 +114,9 @@ def _union_dice(dataset, identifiers: list[str], labels: Path, predictions: Path
     """Mean over cases of the Dice of all foreground classes taken as one."""
     scores = []
     for identifier in identifiers:
-        reference, prediction = (dataset.reader.read_label(folder / f"{identifier}{dataset.spec.file_ending}")[0] > 0 for folder in (labels, predictions))
+        reference, prediction = (
+            dataset.reader.read_label(folder / f"{identifier}{dataset.spec.file_ending}")[0] > 0 for folder in (labels, predictions)
+        )
         scores.append(2 * (reference & prediction).sum() / max(1, reference.sum() + prediction.sum()))
     return round(float(sum(scores) / len(scores)), 4)
 

@@ -132,7 +132,9 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, names: dict[int, str]
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             prefix = names[id(parameter)] + "."
-            slots = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix) and "." not in name[len(prefix) :]}
+            slots = {
+                name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix) and "." not in name[len(prefix) :]
+            }
             if slots:
                 optimizer.state[parameter] = {slot: value if slot == "step" else value.to(parameter.device) for slot, value in slots.items()}
 

@@ -216,12 +216,7 @@ def _positions(geometry: Geometry) -> np.ndarray:
     steps = (np.array(geometry.direction) * np.array(geometry.spacing)[:, None]).astype(np.float32)
     d, h, w = (np.arange(n, dtype=np.float32) for n in geometry.shape)
     origin = np.array(geometry.origin, np.float32)
-    return np.stack(
-        [
-            origin[i] + d[:, None, None] * steps[0, i] + h[None, :, None] * steps[1, i] + w[None, None, :] * steps[2, i]
-            for i in range(3)
-        ]
-    )
+    return np.stack([origin[i] + d[:, None, None] * steps[0, i] + h[None, :, None] * steps[1, i] + w[None, None, :] * steps[2, i] for i in range(3)])
 
 
 def _centered_geometry(shape: Shape, spacing: Vector3, orientation: str, tilt_degrees: Vector3, center: Vector3) -> Geometry:

@@ -42,9 +42,9 @@ from samunet.planning.planners.default import Method, Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.planning.splits import split_for_fold
 from samunet.preprocessing.run import preprocess_dataset
-from samunet.preprocessing.storage import stored_cases
 from samunet.sam.build import Backbone, backbone_named
 from samunet.sam.weights import check_weights, file_sha256
+from samunet.storage import stored_cases
 from samunet.training.config import TrainingConfig
 from samunet.training.trainer import BEST, FINAL, LATEST, Job, SAMTrainer, make_optimizer
 
@@ -173,6 +173,8 @@ class TrainOptions:
     validate_best: bool = False
     """Validate checkpoint_best instead of checkpoint_final."""
     save_checkpoints: bool = True
+    validate: bool = True
+    """Predict and score the validation cases at the end; needs checkpoints."""
     save_probabilities: bool = False
 
 
@@ -198,7 +200,7 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
         trainer = _trainer(plan, configuration, spec, split.train, split.val, data, folder, config, options, device, resume)
         trainer.log.line(_describe(plan, options, configuration, device, trainer, len(split.train), len(split.val)))
         trainer.run()
-    if options.save_checkpoints or options.only_validate:
+    if options.only_validate or (options.validate and options.save_checkpoints):
         summary = validate(workspace, dataset_name, folder, split.val, options)
         logger.info("Mean foreground Dice of %d validation cases: %.4f", len(split.val), summary.foreground_mean.dice)
     return folder

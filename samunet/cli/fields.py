@@ -32,6 +32,11 @@ def field_texts(kind: type) -> dict[str, str]:
     body = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(kind)).body[0]).body
     texts = {}
     for field, text in zip(body, body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
             texts[field.target.id] = " ".join(str(text.value.value).split())
     return texts

@@ -20,7 +20,9 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fingerprint_options(parser: argparse.ArgumentParser, threads_flag: str) -> None:
-    parser.add_argument(threads_flag, type=int, default=DEFAULT_THREADS, metavar="N", dest="npfp", help="cases measured at a time (default: %(default)s)")
+    parser.add_argument(
+        threads_flag, type=int, default=DEFAULT_THREADS, metavar="N", dest="npfp", help="cases measured at a time (default: %(default)s)"
+    )
     parser.add_argument("-fpe", default="default", choices=["default"], help="fingerprint extractor")
     parser.add_argument("--verify_dataset_integrity", action="store_true", help="read every case first and list everything that is wrong")
     parser.add_argument("--clean", action="store_true", help="measure again even when a fingerprint exists")
@@ -28,13 +30,17 @@ def add_fingerprint_options(parser: argparse.ArgumentParser, threads_flag: str) 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-pl", default="default", choices=["default"], help="planner")
-    parser.add_argument("-gpu_memory_target", type=float, default=8.0, metavar="GIB", help="memory a training step may need (default: %(default)s GiB)")
+    parser.add_argument(
+        "-gpu_memory_target", type=float, default=8.0, metavar="GIB", help="memory a training step may need (default: %(default)s GiB)"
+    )
     parser.add_argument("-preprocessor_name", default="default", choices=["default"], help="preprocessor")
     parser.add_argument(
         "-overwrite_target_spacing", type=float, nargs=3, metavar="MM", help="spacing in mm instead of the rule's, in the files' axis order (z y x)"
     )
     parser.add_argument("-overwrite_plans_name", metavar="NAME", help="name of the plan (default: samunetPlans)")
-    parser.add_argument("-backbone", default="auto", metavar="NAME", help="SAM encoder: auto, vit_tiny, vit_b, vit_l, vit_h, vit_nano (default: %(default)s)")
+    parser.add_argument(
+        "-backbone", default="auto", metavar="NAME", help="SAM encoder: auto, vit_tiny, vit_b, vit_l, vit_h, vit_nano (default: %(default)s)"
+    )
     parser.add_argument("-weights", type=Path, metavar="FILE", help="SAM checkpoint in the official layout; it stays frozen and adapters train")
 
 

@@ -35,7 +35,9 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", type=Path, required=True, metavar="INPUT", help="folder of images named <case>_0000<ending>, or one image file")
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
     parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds whose logits are averaged (default: all finished ones)")
-    parser.add_argument("-step_size", type=float, default=0.5, metavar="SHARE", help="distance between tiles as a share of the tile (default: %(default)s)")
+    parser.add_argument(
+        "-step_size", type=float, default=0.5, metavar="SHARE", help="distance between tiles as a share of the tile (default: %(default)s)"
+    )
     parser.add_argument("--disable_tta", action="store_true", help="no flips: several times faster, slightly less accurate")
     parser.add_argument("--save_probabilities", action="store_true", help="also write <case>.npz with the probabilities")
     parser.add_argument("--continue_prediction", "--c", action="store_true", help="leave cases that are already predicted")

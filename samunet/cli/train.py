@@ -61,5 +61,3 @@ def _command(arguments: argparse.Namespace) -> None:
     )
     folder = pipeline.train(workspace, workspace.dataset_name(arguments.dataset_name_or_id), config, options)
     print(f"Done: {folder}")
-
-

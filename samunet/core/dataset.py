@@ -58,7 +58,7 @@ def read_dataset_json(path: Path) -> DatasetSpec:
         if not value:
             raise DatasetError(f"{path}: key '{key}' is missing; add it as nnU-Net's dataset format describes.")
     if not isinstance(channels, dict) or set(channels) != {str(i) for i in range(len(channels))}:
-        raise DatasetError(f"{path}: channel_names must map \"0\", \"1\", ... to names; got {channels!r}.")
+        raise DatasetError(f'{path}: channel_names must map "0", "1", ... to names; got {channels!r}.')
     if not isinstance(raw["labels"], dict):
         raise DatasetError(f"{path}: labels must map names to values; got {raw['labels']!r}.")
     reader = raw.get("overwrite_image_reader_writer")

@@ -70,7 +70,7 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
         if not parts or not all(isinstance(part, int) and not isinstance(part, bool) and part >= 0 for part in parts):
             raise DatasetError(
                 f"dataset.json: label '{name}' must be a whole number from 0 up, or a list of them; got {value!r}. "
-                "The form is name: value, e.g. \"liver\": 1."
+                'The form is name: value, e.g. "liver": 1.'
             )
         if name == IGNORE_NAME:
             if len(parts) != 1:
@@ -97,7 +97,6 @@ def _regions_order(values: list[tuple[str, tuple[int, ...]]], raw: object) -> tu
     expected = sum(parts != (0,) for _, parts in values)
     if not isinstance(raw, (list, tuple)) or len(raw) != expected or not all(isinstance(part, int) for part in raw):
         raise DatasetError(
-            f"dataset.json: labels hold regions, so regions_class_order must list {expected} label values, "
-            f"one for each region in turn; got {raw!r}."
+            f"dataset.json: labels hold regions, so regions_class_order must list {expected} label values, one for each region in turn; got {raw!r}."
         )
     return tuple(raw)

@@ -15,9 +15,7 @@ from samunet.errors import ConfigError, did_you_mean
 
 DEFAULT_PLANS_NAME = "samunetPlans"
 ALIASES = {"adapter": "sam_unet"}
-NO_LOW_RESOLUTION = (
-    "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter instead."
-)
+NO_LOW_RESOLUTION = "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter instead."
 
 
 @dataclass(frozen=True, kw_only=True)

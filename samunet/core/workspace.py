@@ -45,10 +45,8 @@ class Workspace:
         """
         names = self._dataset_names()
         text = str(wanted)
-        if text.isdigit():
-            found = sorted(name for name in names if _id_of(name) == int(text))
-        else:
-            found = [text] if text in names else []
+        number = int(text) if text.isdigit() else None
+        found = sorted(name for name in names if name == text or (number is not None and _id_of(name) == number))
         if len(found) == 1:
             return found[0]
         if found:

@@ -128,14 +128,22 @@ def _intensity(*, ignore_axes: tuple[int, ...] | None, blur: bool) -> list[Basic
     return [
         RandomTransform(GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True), apply_probability=0.1),
         *([RandomTransform(blurring, apply_probability=0.2)] if blur else []),
-        RandomTransform(MultiplicativeBrightnessTransform(multiplier_range=factor, synchronize_channels=False, p_per_channel=1), apply_probability=0.15),
-        RandomTransform(ContrastTransform(contrast_range=factor, preserve_range=True, synchronize_channels=False, p_per_channel=1), apply_probability=0.15),
+        RandomTransform(
+            MultiplicativeBrightnessTransform(multiplier_range=factor, synchronize_channels=False, p_per_channel=1), apply_probability=0.15
+        ),
+        RandomTransform(
+            ContrastTransform(contrast_range=factor, preserve_range=True, synchronize_channels=False, p_per_channel=1), apply_probability=0.15
+        ),
         RandomTransform(
             SimulateLowResolutionTransform(
                 scale=(0.5, 1), synchronize_channels=False, synchronize_axes=True, ignore_axes=ignore_axes, allowed_channels=None, p_per_channel=0.5
             ),
             apply_probability=0.25,
         ),
-        RandomTransform(GammaTransform(gamma=gamma, p_invert_image=1, synchronize_channels=False, p_per_channel=1, p_retain_stats=1), apply_probability=0.1),
-        RandomTransform(GammaTransform(gamma=gamma, p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=1), apply_probability=0.3),
+        RandomTransform(
+            GammaTransform(gamma=gamma, p_invert_image=1, synchronize_channels=False, p_per_channel=1, p_retain_stats=1), apply_probability=0.1
+        ),
+        RandomTransform(
+            GammaTransform(gamma=gamma, p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=1), apply_probability=0.3
+        ),
     ]

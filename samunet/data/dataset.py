@@ -9,7 +9,7 @@ import numpy as np
 
 from samunet.core.geometry import Shape
 from samunet.errors import DatasetError
-from samunet.preprocessing.storage import load_locations, open_array
+from samunet.storage import load_locations, open_array
 
 
 class PreprocessedDataset:

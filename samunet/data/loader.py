@@ -71,6 +71,7 @@ def batches(source: PatchSource, *, first_step: int, steps: int, workers: int, p
         worker_init_fn=_limit_threads if workers else None,
         prefetch_factor=2 if workers else None,
         pin_memory=pin_memory,
+        generator=torch.Generator(),  # unused, but without one the loader draws from torch's global generator
     )
     for image, label in loader:
         yield Batch(image=image, label=label)

@@ -83,9 +83,7 @@ def summarize(cases: Sequence[CaseScore]) -> Summary:
     targets = tuple(cases[0].metrics)
     for case in cases:
         if set(case.metrics) != set(targets):
-            raise DatasetError(
-                f"Case '{case.name}' is scored on {sorted(case.metrics)}, the first case on {sorted(targets)}; score all on the same."
-            )
+            raise DatasetError(f"Case '{case.name}' is scored on {sorted(case.metrics)}, the first case on {sorted(targets)}; score all on the same.")
     mean = {target: _mean([case.metrics[target] for case in cases]) for target in targets}
     foreground = [metrics for target, metrics in mean.items() if target != BACKGROUND]
     return Summary(cases=tuple(cases), mean=mean, foreground_mean=_mean(foreground))

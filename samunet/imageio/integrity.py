@@ -126,9 +126,7 @@ def _check_gipl(path: Path) -> None:
     *lengths, kind = struct.unpack(">5H", head[:10])
     needed = GIPL_HEADER + math.prod(max(n, 1) for n in lengths) * GIPL_BYTES.get(kind, 0)
     if path.stat().st_size < needed:
-        raise ImageFileError(
-            f"{path} is truncated: its header promises {needed} bytes, {path.stat().st_size} are there; copy or export it again."
-        )
+        raise ImageFileError(f"{path} is truncated: its header promises {needed} bytes, {path.stat().st_size} are there; copy or export it again.")
 
 
 def _gzip_hint(path: Path) -> str:

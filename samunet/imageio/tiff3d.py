@@ -99,5 +99,5 @@ def _spacing(image: Path, path: Path) -> Triple:
     except (ConfigError, ShapeError, KeyError, TypeError, ValueError):
         numbers = (0.0, 0.0, 0.0)
     if not all(0 < value < np.inf for value in numbers):
-        raise ImageFileError(f"{path} must hold {{\"spacing\": [D, H, W]}} with three positive numbers in mm; correct it.")
+        raise ImageFileError(f'{path} must hold {{"spacing": [D, H, W]}} with three positive numbers in mm; correct it.')
     return numbers

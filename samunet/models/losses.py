@@ -32,8 +32,10 @@ def segmentation_terms(logits: Tensor, label: Tensor, labels: Labels, *, batch_d
     known = None if labels.ignore is None else (label != labels.ignore)
     if labels.has_regions:
         target = region_targets(label, labels)
-        return {"bce": _masked_mean(F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1), known),
-                "dice": _dice_loss(logits.sigmoid(), target, known, batch_dice)}
+        return {
+            "bce": _masked_mean(F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1), known),
+            "dice": _dice_loss(logits.sigmoid(), target, known, batch_dice),
+        }
     index = label.long() if known is None else label.long().masked_fill(~known, 0)
     cross_entropy = F.cross_entropy(logits, index, reduction="none")
     target = F.one_hot(index, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
@@ -45,24 +47,18 @@ def region_targets(label: Tensor, labels: Labels) -> Tensor:
     return torch.stack([sum((label == value) for value in values) > 0 for _, values in labels.foreground], dim=1).float()
 
 
-def deep_supervision_terms(
-    outputs: Sequence[Tensor], label: Tensor, labels: Labels, *, batch_dice: bool
-) -> dict[str, Tensor]:
-    """Sum loss terms over outputs of falling resolution with weights 1, 1/2, 1/4, ... that add up to one.
+def deep_supervision_terms(outputs: Sequence[Tensor], label: Tensor, labels: Labels, *, batch_dice: bool) -> dict[str, Tensor]:
+    """Sum loss terms over outputs of falling resolution with weights 1, 1/2, 1/4, ... scaled to add up to one.
 
-    nnU-Net's rule: the lowest resolution counts for nothing when there are several. Labels are brought to each
-    resolution by nearest neighbour.
+    Labels are brought to each resolution by nearest neighbour.
     """
     weights = [0.5**level for level in range(len(outputs))]
-    if len(weights) > 1:
-        weights[-1] = 0.0
     total: dict[str, Tensor] = {}
     for weight, logits in zip(weights, outputs, strict=True):
-        if weight == 0.0:
-            continue
         target = label if logits.shape[2:] == label.shape[1:] else nearest(label, logits.shape[2:])
         for name, term in segmentation_terms(logits, target, labels, batch_dice=batch_dice).items():
-            total[name] = total.get(name, torch.zeros_like(term)) + term * (weight / sum(weights))
+            share = term * (weight / sum(weights))
+            total[name] = total[name] + share if name in total else share
     return total
 
 

@@ -19,9 +19,7 @@ ANISOTROPY = 3.0  # nnU-Net's threshold of largest over smallest spacing
 
 def target_shape(shape: Shape, spacing: Triple, new_spacing: Triple) -> Shape:
     """Return the number of voxels at another spacing in mm: round(old / new * shape), at least 1 on each axis."""
-    depth, height, width = (
-        max(1, int(round(old / new * size))) for size, old, new in zip(shape, spacing, new_spacing, strict=True)
-    )
+    depth, height, width = (max(1, int(round(old / new * size))) for size, old, new in zip(shape, spacing, new_spacing, strict=True))
     return (depth, height, width)
 
 
@@ -94,9 +92,7 @@ def nearest_indices(size: int, new_size: int) -> np.ndarray:
     return np.clip(np.floor(centers + 0.5).astype(int), 0, size - 1)
 
 
-def _resample(
-    source: np.ndarray, target: np.ndarray, axis: int | None, resized: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
-) -> None:
+def _resample(source: np.ndarray, target: np.ndarray, axis: int | None, resized: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]) -> None:
     """Fill `target` (D', H', W') from `source` (D, H, W), slice by slice when there is a thick axis."""
     if axis is None:
         target[...] = resized(source, target.shape)

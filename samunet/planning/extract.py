@@ -25,14 +25,17 @@ from samunet.progress import each
 
 SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels a channel
 SEED = 1234  # nnU-Net's
+DRAWS_AT_A_TIME = 10_000_000  # bounds the memory of the drawn indices at 80 MB a thread
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
     fingerprint: CaseFingerprint
     planar: bool
-    samples: np.ndarray
-    """(C, n) foreground intensities."""
+    values: np.ndarray
+    """(C, n) intensities of the foreground voxels drawn at least once."""
+    counts: np.ndarray
+    """(n,) how often each was drawn."""
     diameters: dict[str, list[float]]
     extents: dict[str, float]
 
@@ -48,14 +51,15 @@ def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageR
     planar = {case.planar for case in measured}
     if len(planar) > 1:
         raise DatasetError(f"{spec.name} mixes 2D and 3D images; a dataset holds one kind. Split it in two.")
-    if not any(case.samples.size for case in measured):
+    if not any(case.counts.size for case in measured):
         raise DatasetError(f"{spec.name}: no label file holds a foreground voxel; check labelsTr and the labels in dataset.json.")
+    counts = np.concatenate([case.counts for case in measured])
     ratios = [np.prod(m.fingerprint.shape_after_crop) / np.prod(m.fingerprint.shape) for m in measured]
     return Fingerprint(
         dataset=spec.name,
         planar=planar.pop(),
         cases={case.identifier: m.fingerprint for case, m in zip(cases, measured, strict=True)},
-        intensities=tuple(_statistics(np.concatenate([case.samples[c] for case in measured])) for c in range(len(spec.channels))),
+        intensities=tuple(_statistics(np.concatenate([case.values[c] for case in measured]), counts) for c in range(len(spec.channels))),
         median_relative_size_after_crop=float(np.median(ratios)),
         classes=tuple(_class_size(name, measured) for name, _ in spec.labels.foreground),
     )
@@ -70,7 +74,7 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
     if spec.labels.ignore is not None:
         foreground &= label != spec.labels.ignore
     voxels = image[:, foreground]
-    chosen = np.random.RandomState(SEED).choice(voxels.shape[1], draws, replace=True) if voxels.size else np.zeros(0, int)
+    counts = _draw(voxels.shape[1], draws)
     diameters, extents = {}, {}
     for name, values in spec.labels.foreground:
         mask = np.isin(label, values)
@@ -86,7 +90,8 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
             sha256={path.name: _sha256(path) for path in files},
         ),
         planar=volume.geometry.planar,
-        samples=voxels[:, chosen],
+        values=voxels[:, counts > 0],
+        counts=counts[counts > 0],
         diameters=diameters,
         extents=extents,
     )
@@ -117,16 +122,36 @@ def _percentiles(values: Sequence[float]) -> Triple:
     return (float(low), float(middle), float(high))
 
 
-def _statistics(values: np.ndarray) -> IntensityStatistics:
-    low, middle, high = np.percentile(values, (0.5, 50, 99.5))
+def _draw(population: int, draws: int) -> np.ndarray:
+    """Draw with replacement, in nnU-Net's order of random numbers; returns how often each of `population` items came."""
+    random = np.random.RandomState(SEED)
+    counts = np.zeros(population, np.int64)
+    for first in range(0, draws if population else 0, DRAWS_AT_A_TIME):
+        chosen = random.randint(0, population, min(DRAWS_AT_A_TIME, draws - first))
+        counts += np.bincount(chosen, minlength=population)
+    return counts
+
+
+def _statistics(values: np.ndarray, counts: np.ndarray) -> IntensityStatistics:
+    """Statistics of the sample in which each value stands `counts` times, without building it."""
+    order = np.argsort(values)
+    ordered, ends = values[order].astype(np.float64), np.cumsum(counts[order])
+
+    def percentile(percent: float) -> float:
+        """numpy's linear percentile: interpolate between the two samples around the position."""
+        position = percent / 100 * (ends[-1] - 1)
+        low, high = (ordered[np.searchsorted(ends, index, side="right")] for index in (np.floor(position), np.ceil(position)))
+        return float(low + (high - low) * (position - np.floor(position)))
+
+    mean = float(np.average(values, weights=counts))
     return IntensityStatistics(
-        mean=float(np.mean(values)),
-        median=float(middle),
-        std=float(np.std(values)),
-        minimum=float(np.min(values)),
-        maximum=float(np.max(values)),
-        percentile_00_5=float(low),
-        percentile_99_5=float(high),
+        mean=mean,
+        median=percentile(50),
+        std=float(np.sqrt(np.average((values - mean) ** 2, weights=counts))),
+        minimum=float(ordered[0]),
+        maximum=float(ordered[-1]),
+        percentile_00_5=percentile(0.5),
+        percentile_99_5=percentile(99.5),
     )
 
 

@@ -11,8 +11,8 @@ from samunet.core.plan import Configuration, Plan
 from samunet.imageio import ImageReader
 from samunet.imageio.case import read_case
 from samunet.preprocessing.forward import preprocess
-from samunet.preprocessing.storage import save_case
 from samunet.progress import each
+from samunet.storage import save_case
 
 
 def preprocess_dataset(

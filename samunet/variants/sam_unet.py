@@ -48,7 +48,7 @@ class Config:
     rank: int = 32
     """Rank of the low-rank updates of q and v of a frozen backbone (MA-SAM's); not used when the backbone trains."""
     deep_supervision: bool = True
-    """Take the loss at every decoder level in training."""
+    """Take the loss at every decoder level but the lowest in training."""
 
     def __post_init__(self) -> None:
         if self.token_source not in TOKEN_SOURCES:
@@ -120,7 +120,7 @@ class SAMUNet(SlabSegmenter):
         widths, outputs = spec.topology.widths, spec.labels.outputs
         self.convolutions = Encoder(len(spec.schemes), spec.topology)
         self.decoder = Decoder(spec.topology)
-        levels = len(widths) - 1 if config.deep_supervision else 1
+        levels = max(1, len(widths) - 2) if config.deep_supervision else 1  # nnU-Net gives the lowest level no weight
         self.outputs = nn.ModuleList(nn.Conv3d(width, outputs, 1) for width in widths[:levels])
 
         self.stage = _injection_stage(spec)
@@ -177,10 +177,8 @@ class SAMUNet(SlabSegmenter):
 
     def _see(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """SAM's (B, D', C, h, w) embedding, and all tapped features as (B, F, D', h, w) cut to the unpadded plane."""
-        if isinstance(self.tokens, SAMPixels):
-            tokens = embed_patches(self.backbone, self.tokens(image))
-        else:
-            tokens = self.tokens(features.movedim(1, -1))
+        from_image = isinstance(self.tokens, SAMPixels)
+        tokens = embed_patches(self.backbone, self.tokens(image)) if from_image else self.tokens(features.movedim(1, -1))
         encoded = encode(self.backbone, tokens, self.sites, self.taps)
         sources = (*encoded.global_blocks, encoded.neck.movedim(2, -1))
         joined = torch.cat([norm(source) for norm, source in zip(self.source_norms, sources, strict=True)], dim=-1)

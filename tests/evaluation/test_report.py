@@ -78,9 +78,7 @@ def test_names_are_escaped_and_nothing_is_fetched(tmp_path, summary):
 
 
 def test_equal_input_gives_equal_bytes(tmp_path, summary):
-    pages = [
-        write(tmp_path / f"{i}.html", summary, pictures=[case_picture("a", *volume(), volume()[1], (3.0, 1.0, 1.0), NAMES)]) for i in (1, 2)
-    ]
+    pages = [write(tmp_path / f"{i}.html", summary, pictures=[case_picture("a", *volume(), volume()[1], (3.0, 1.0, 1.0), NAMES)]) for i in (1, 2)]
     assert pages[0] == pages[1]
 
 

@@ -66,9 +66,7 @@ def test_normalization_is_nnunets(scheme, within_mask):
         pytest.skip("nnU-Net uses the mask for z-scores only")
     image = np.random.default_rng(0).uniform(0, 255, (1, 9, 10, 11)).astype(np.float32)
     mask = np.random.default_rng(1).random((9, 10, 11)) > 0.4
-    plan = ChannelPlan(
-        name="x", scheme=scheme, within_mask=within_mask, intensities=IntensityStatistics(**STATISTICS, minimum=-90.0, maximum=300.0)
-    )
+    plan = ChannelPlan(name="x", scheme=scheme, within_mask=within_mask, intensities=IntensityStatistics(**STATISTICS, minimum=-90.0, maximum=300.0))
     expected = CLASSES[scheme](within_mask, STATISTICS).run(image[0].copy(), np.where(mask, 0, -1))
     np.testing.assert_allclose(normalize(image, [plan], mask)[0], expected, rtol=1e-5, atol=1e-5)
 

@@ -134,7 +134,11 @@ def _configure(
     cost = method.cost(topology, patch, scale, batch)
     whole = "the whole median case" if all(a >= b for a, b in zip(patch, median_shape, strict=True)) else "the largest part of a case that fits"
     if method.dimensions == 2:
-        whole = "the whole median slice" if all(a >= b for a, b in zip(patch[1:], median_shape[1:], strict=True)) else "the largest part of a slice that fits"
+        whole = (
+            "the whole median slice"
+            if all(a >= b for a, b in zip(patch[1:], median_shape[1:], strict=True))
+            else "the largest part of a slice that fits"
+        )
     reasons[f"{name}: patch"] = f"{_times(patch)} voxels, {whole} into {target.memory_gib:g} GiB (estimated need {cost:.1f} GiB at batch {batch})"
     if method.dimensions == 3:
         reasons[f"{name}: slab depth"] = f"{patch[0]} slices of {spacing[0]:.3g} mm; the median case has {median_shape[0]:.0f}"
@@ -207,5 +211,3 @@ def _times(shape: Shape) -> str:
 
 def _mm(values: np.ndarray | Triple) -> str:
     return " x ".join(f"{value:.3g}" for value in values) + " mm"
-
-

@@ -1,9 +1,9 @@
 """Preprocessed cases on disk: nnU-Net's Blosc2 layout, with JSON and npz where nnU-Net pickles.
 
-    <case>.b2nd              (C, D, H, W) float32
-    <case>_seg.b2nd          (1, D, H, W) int16
-    <case>.json              SpatialHistory
-    <case>_locations.npz     sampled (N, 3) voxel indices of each class or region, by its position among the foreground
+<case>.b2nd              (C, D, H, W) float32
+<case>_seg.b2nd          (1, D, H, W) int16
+<case>.json              SpatialHistory
+<case>_locations.npz     sampled (N, 3) voxel indices of each class or region, by its position among the foreground
 """
 
 from __future__ import annotations
@@ -63,7 +63,13 @@ def load_locations(folder: Path, identifier: str) -> tuple[np.ndarray, ...]:
 
 def stored_cases(folder: Path) -> tuple[str, ...]:
     """List the whole cases of a preprocessed folder, sorted."""
-    return tuple(sorted(path.name.removesuffix("_seg.b2nd") for path in folder.glob("*_seg.b2nd") if (folder / f"{path.name.removesuffix('_seg.b2nd')}.json").is_file()))
+    return tuple(
+        sorted(
+            path.name.removesuffix("_seg.b2nd")
+            for path in folder.glob("*_seg.b2nd")
+            if (folder / f"{path.name.removesuffix('_seg.b2nd')}.json").is_file()
+        )
+    )
 
 
 def class_locations(label: np.ndarray, labels: Labels) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,146 @@
+"""samunet_demo: the whole way from images to scored segmentations on a phantom dataset, in a few minutes on a CPU."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samunet.cli.common import make_parser, run
+
+if TYPE_CHECKING:
+    from samunet.core.workspace import Workspace
+    from samunet.evaluation.summary import Summary
+    from samunet.pipeline import RawDataset
+
+CONFIGURATION = "3d_adapter"
+MEMORY_GIB = 0.5  # a small patch, so that many steps fit into minutes on two cores
+SEED = 17
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = make_parser(
+        "samunet_demo",
+        "Make a small CT-like phantom dataset in nnU-Net's layout, then plan, train, predict and evaluate on it, and write a page of pictures.\n"
+        "Needs no download and no GPU.",
+        "Next: documentation/tutorials/first-segmentation.md does the same step by step.",
+    )
+    parser.add_argument("-o", type=Path, default=Path("samunet_demo"), metavar="FOLDER", help="where everything goes (default: ./%(default)s)")
+    parser.add_argument("--only_dataset", action="store_true", help="make the phantom dataset and stop")
+    parser.add_argument("--epochs", type=int, default=12, metavar="N", help="epochs to train (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=20, metavar="N", help="steps an epoch (default: %(default)s)")
+    parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
+    return run(parser, _command, argv)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    from samunet.core.workspace import Workspace
+    from samunet.phantom import write_phantom_dataset
+
+    root = arguments.o.resolve()
+    workspace = Workspace(raw_folder=root / "nnUNet_raw", preprocessed_folder=root / "nnUNet_preprocessed", results_folder=root / "nnUNet_results")
+    began = time.monotonic()
+    _step(1, "A phantom dataset: CT-like abdomen, thick slices, five structures, 12 training and 4 test cases")
+    dataset = write_phantom_dataset(workspace.raw, seed=SEED)
+    print(f"  {dataset}")
+    if not arguments.only_dataset:
+        page, summary = _demonstrate(workspace, root, arguments)
+        print(
+            f"\nDone in {time.monotonic() - began:.0f} s: mean foreground Dice {summary.foreground_mean.dice:.3f} on {len(summary.cases)} test cases."
+        )
+        print(f"Look at {page}")
+    print(_own_data(root))
+
+
+def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace) -> tuple[Path, Summary]:
+    from samunet import pipeline
+    from samunet.cli.planning import DEFAULT_THREADS, print_plan
+    from samunet.hardware import choose_device, keep_freed_memory
+    from samunet.inference.predictor import Predictor
+    from samunet.training.config import TrainingConfig
+
+    keep_freed_memory()
+    _step(2, "Fingerprint and plan: measure the images, then decide spacing, slab depth, patch and encoder grid, and say why")
+    dataset = pipeline.open_dataset(workspace, SEED)
+    fingerprint = pipeline.extract(workspace, dataset, threads=DEFAULT_THREADS, verify=True, clean=False)
+    plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=MEMORY_GIB))
+    print_plan(plan, explain=True)
+    _step(3, "Preprocessing: transpose, crop, normalize, resample")
+    pipeline.preprocess(workspace, dataset, plan, CONFIGURATION, threads=DEFAULT_THREADS)
+    _step(4, f"Training {CONFIGURATION}: a U-Net that receives the features of a SAM encoder with 3D adapters; nothing is pretrained here")
+    options = pipeline.TrainOptions(configuration=CONFIGURATION, fold="all", device=arguments.device, validate=False)
+    config = TrainingConfig(epochs=arguments.epochs, iterations=arguments.iterations, batch_size=2, seed=SEED)
+    fold = pipeline.train(workspace, dataset.spec.name, config, options)
+    _step(5, "Prediction: sliding window over the test images, written on their own grids")
+    sliding = pipeline.prediction_options(step_size=0.5, flips=False, device=choose_device(arguments.device), quiet=False)
+    predictor = Predictor.from_folder(fold.parent, folds=["all"], device=arguments.device, options=sliding)
+    predictions = root / "predictions"
+    cases = pipeline.cases_to_predict(dataset.folder / "imagesTs", dataset.spec, predictions)
+    pipeline.predict(predictor, cases, predictions, save_probabilities=False, skip_existing=False, readers=1, writers=1)
+    _step(6, "Evaluation: Dice of every structure of every test case")
+    summary = _evaluate(dataset, predictions)
+    page = root / "report.html"
+    _write_page(page, dataset, predictions, summary, fold / "progress.png", plan.reasons, _own_data(root))
+    return page, summary
+
+
+def _evaluate(dataset: RawDataset, predictions: Path) -> Summary:
+    from samunet.cli.evaluate_folder import write_and_print
+    from samunet.evaluation.score import evaluate_folder, names_from_labels, targets_from_labels
+
+    labels = dataset.spec.labels
+    summary = evaluate_folder(
+        dataset.folder / "labelsTs",
+        predictions,
+        targets=targets_from_labels(labels),
+        ignore=labels.ignore,
+        file_ending=dataset.spec.file_ending,
+        reader=dataset.reader,
+        threads=os.cpu_count() or 1,
+    )
+    write_and_print(summary, names_from_labels(labels), predictions / "summary.json")
+    return summary
+
+
+def _write_page(page: Path, dataset: RawDataset, predictions: Path, summary: Summary, curve: Path, reasons: dict[str, str], commands: str) -> None:
+    from samunet.core.dataset import group_channels
+    from samunet.evaluation.report import case_picture, write_report
+    from samunet.evaluation.score import names_from_labels
+
+    names = names_from_labels(dataset.spec.labels)
+    pictures = []
+    for identifier, files in group_channels(dataset.folder / "imagesTs", dataset.spec.file_ending).items():
+        volume = dataset.reader.read_image(files)
+        file_name = f"{identifier}{dataset.spec.file_ending}"
+        reference, prediction = (dataset.reader.read_label(folder / file_name)[0] for folder in (dataset.folder / "labelsTs", predictions))
+        pictures.append(case_picture(identifier, volume.array[0], reference, prediction, volume.geometry.spacing, names))
+    write_report(
+        page,
+        title="samunet demo: phantom abdomen",
+        summary=summary,
+        class_names=names,
+        pictures=pictures,
+        curve=curve,
+        sections={
+            "Why the plan is as it is": [f"{decision}: {reason}" for decision, reason in reasons.items()],
+            "With your own data": ["$ " + line.strip() for line in commands.splitlines() if line.startswith("  ")],
+        },
+    )
+
+
+def _own_data(root: Path) -> str:
+    return f"""
+With your own data in nnU-Net's layout (DatasetXXX_Name with imagesTr, labelsTr, dataset.json):
+  export nnUNet_raw={root / "nnUNet_raw"} nnUNet_preprocessed={root / "nnUNet_preprocessed"} nnUNet_results={root / "nnUNet_results"}
+  samunet_plan_and_preprocess -d {SEED} --verify_dataset_integrity
+  samunet_train {SEED} {CONFIGURATION} 0
+  samunet_predict -i IMAGES -o PREDICTIONS
+  samunet_evaluate_folder LABELS PREDICTIONS -djfile PREDICTIONS/dataset.json"""
+
+
+def _step(number: int, text: str) -> None:
+    print(f"\n[{number}] {text}", flush=True)

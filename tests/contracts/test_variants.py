@@ -1,0 +1,218 @@
+"""What every adaptation method owes: the six points of documentation/reference/variants.md."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from samunet.checkpoint import load_trainable_state, trainable_state
+from samunet.core.batch import Batch
+from samunet.core.labels import parse_labels
+from samunet.core.plan import Topology
+from samunet.core.plugins import load_variant, variant_names
+from samunet.inference.sliding_window import sliding_window
+from samunet.models.inputs import encoder_size
+from samunet.models.segmenter import NetworkSpec
+from samunet.sam.build import backbone_named, build_sam
+
+TOPOLOGY_3D = Topology(strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), widths=(4, 8, 12))
+TOPOLOGY_2D = Topology(strides=((1, 1, 1), (1, 2, 2), (1, 2, 2)), kernels=((1, 3, 3),) * 3, widths=(4, 8, 12))
+NANO = backbone_named("vit_nano")
+
+
+def labels_for(classes: int, kind: str = "classes"):
+    names = {"background": 0} | {f"class {value}": value for value in range(1, classes + 1)}
+    if kind == "regions":
+        names = {"background": 0, "whole": [1, 2], "core": 2}
+        return parse_labels(names, [1, 2])
+    if kind == "ignore":
+        names["ignore"] = classes + 1
+    return parse_labels(names)
+
+
+def spec_for(patch=(6, 24, 40), *, classes=2, channels=1, kind="classes", pretrained=False) -> NetworkSpec:
+    return NetworkSpec(
+        schemes=("zscore",) * channels,
+        labels=labels_for(classes, kind),
+        spacing=(3.0, 1.0, 1.0),
+        patch_size=patch,
+        encoder_scale=4.0,
+        topology=TOPOLOGY_2D if patch[0] == 1 else TOPOLOGY_3D,
+        pretrained=pretrained,
+    )
+
+
+def network_for(name: str, spec: NetworkSpec, *, perturbed: bool = False, **options):
+    torch.manual_seed(0)
+    variant = load_variant(name)
+    sam = build_sam(NANO, encoder_size(spec.patch_size[1:], spec.encoder_scale))
+    network = variant.build(sam, spec, variant.Config(**options))
+    if perturbed:
+        with torch.no_grad():
+            for parameter in network.parameters():
+                if parameter.requires_grad and not parameter.any():
+                    parameter.normal_(std=0.05)
+    return network
+
+
+def batch_for(spec: NetworkSpec, size: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(3)
+    image = torch.randn(size, len(spec.schemes), *spec.patch_size, generator=generator)
+    label = torch.randint(0, len(spec.labels.expected_in_files), (size, *spec.patch_size), generator=generator)
+    return Batch(image=image, label=label.to(torch.int16))
+
+
+@pytest.fixture(params=variant_names())
+def name(request) -> str:
+    return request.param
+
+
+PRETRAINED = pytest.mark.parametrize("pretrained", [False, True], ids=["from scratch", "pretrained"])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 40])
+@pytest.mark.parametrize("patch", [(6, 24, 40), (1, 24, 40), (2, 40, 24)])
+@PRETRAINED
+def test_logits_have_the_size_of_the_patch_and_one_channel_a_class(name, classes, patch, pretrained):
+    spec = spec_for(patch, classes=classes, pretrained=pretrained)
+    with torch.no_grad():
+        logits = network_for(name, spec).eval()(batch_for(spec).image)
+    assert logits.shape == (2, classes + 1, *patch)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@PRETRAINED
+def test_any_number_of_channels_gives_a_finite_loss(name, channels, pretrained):
+    spec = spec_for(channels=channels, pretrained=pretrained)
+    assert all(term.isfinite() for term in network_for(name, spec).loss(batch_for(spec)).values())
+
+
+def test_regions_get_one_channel_each_and_ignored_voxels_do_not_count(name):
+    regions = spec_for(kind="regions")
+    assert network_for(name, regions).eval()(batch_for(regions).image).shape[1] == 2
+    spec = spec_for(kind="ignore")
+    batch = batch_for(spec)
+    network = network_for(name, spec).eval()
+    ignored = batch.label == spec.labels.ignore
+    assert ignored.any()
+    with torch.no_grad():
+        logits = network(batch.image)
+        terms = network.loss(batch)
+    # The same loss by hand: cross-entropy over known voxels only.
+    known = torch.nn.functional.cross_entropy(logits.movedim(1, -1)[~ignored], batch.label[~ignored].long())
+    assert terms["ce"].item() == pytest.approx(known.item(), rel=1e-5)
+
+
+@PRETRAINED
+@pytest.mark.parametrize("source", ["patches", "features"])
+def test_batch_elements_do_not_see_each_other_and_slices_do(name, pretrained, source):
+    options = {"token_source": source} if name == "sam_unet" else {}
+    spec = spec_for(pretrained=pretrained)
+    network = network_for(name, spec, perturbed=True, **options).eval()
+    image = batch_for(spec).image
+    changed = image.clone()
+    changed[1] += 1
+    moved = image.clone()
+    moved[0, :, 0] += torch.randn(moved[0, :, 0].shape, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        logits, other, slab = network(image), network(changed), network(moved)
+    assert torch.equal(logits[0], other[0])
+    assert not torch.equal(logits[1], other[1])
+    assert all(not torch.equal(logits[0, :, depth], slab[0, :, depth]) for depth in range(1, spec.patch_size[0]))
+
+
+@PRETRAINED
+def test_the_loss_reaches_every_trainable_parameter_and_no_step_moves_a_frozen_one(name, pretrained):
+    spec = spec_for(pretrained=pretrained)
+    network = network_for(name, spec, perturbed=True)
+    grouped = [parameter for group in network.parameter_groups().values() for parameter in group]
+    trainable = {key: parameter for key, parameter in network.named_parameters() if parameter.requires_grad}
+    assert len(grouped) == len(trainable) and {id(p) for p in grouped} == {id(p) for p in trainable.values()}
+    frozen = {key: parameter.clone() for key, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert bool(frozen) == pretrained
+    sum(network.loss(batch_for(spec)).values()).backward()
+    allowed = load_variant(name).WITHOUT_GRADIENT
+    unreached = [key for key, parameter in trainable.items() if parameter.grad is None or not parameter.grad.any()]
+    assert [key for key in unreached if not any(key.startswith(prefix) for prefix in allowed)] == []
+    torch.optim.AdamW(grouped, lr=0.1).step()
+    now = dict(network.named_parameters())
+    assert all(torch.equal(now[key], before) for key, before in frozen.items())
+
+
+@PRETRAINED
+def test_the_trainable_state_alone_restores_the_logits(name, pretrained, tmp_path):
+    spec = spec_for(pretrained=pretrained)
+    network = network_for(name, spec, perturbed=True).eval()
+    if pretrained:  # frozen weights come from the same file, here from the same seed
+        fresh = network_for(name, spec).eval()
+    else:
+        torch.manual_seed(99)
+        variant = load_variant(name)
+        sam = build_sam(NANO, encoder_size(spec.patch_size[1:], spec.encoder_scale))
+        fresh = variant.build(sam, spec, variant.Config()).eval()
+    load_trainable_state(fresh, trainable_state(network), tmp_path)
+    image = batch_for(spec).image
+    with torch.no_grad():
+        assert torch.equal(network(image), fresh(image))
+
+
+def test_the_network_starts_as_it_says(name):
+    variant = load_variant(name)
+    assert variant.STARTS_AS in ("sam", "unet", None)
+    assert variant.SOURCE
+    if variant.STARTS_AS != "unet":
+        pytest.skip("covered by the variant's own tests")
+    spec = spec_for()
+    network = network_for(name, spec).eval()
+    image = batch_for(spec).image
+    with torch.no_grad():
+        features, skips = image, []
+        for stage in network.convolutions.stages:
+            features = stage(features)
+            skips.append(features)
+        plain = network.outputs[0](network.decoder(skips)[0])
+        assert torch.equal(network(image), plain)
+
+
+def test_two_steps_and_a_sliding_window_prediction_run(name):
+    spec = spec_for()
+    network = network_for(name, spec)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = sum(network.loss(batch_for(spec)).values())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[1] < losses[0]
+    logits = sliding_window(
+        network.eval(),
+        torch.randn(1, 9, 30, 50),
+        outputs=3,
+        tile=spec.patch_size,
+        step=0.5,
+        mirror_axes=(1, 2),
+        tile_batch=2,
+        device=torch.device("cpu"),
+    )
+    assert logits.shape == (3, 9, 30, 50) and logits.isfinite().all()
+
+
+def test_cost_grows_with_patch_and_batch_and_preferred_gives_a_reason(name):
+    variant = load_variant(name)
+    spec, larger = spec_for(), spec_for((6, 48, 80))
+    assert variant.cost(spec, NANO, 2) < variant.cost(spec, NANO, 4) < variant.cost(larger, NANO, 4)
+    scale, reason = variant.preferred(spec.topology, spec.patch_size, 9.0)
+    assert scale > 0 and len(reason) > 20
+
+
+def test_every_field_of_the_config_has_a_default_and_a_text(name):
+    from samunet.cli.fields import field_texts
+
+    config = load_variant(name).Config
+    config()
+    assert set(field_texts(config)) == {field.name for field in dataclasses.fields(config)}

@@ -1,0 +1,83 @@
+"""The documented ways through the project, run as a user would: console scripts, the tutorial, the demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(sys.executable).parent
+
+
+def shell(script: str, folder: Path, **environment: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet")}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={**clean, "PATH": f"{SCRIPTS}:{os.environ['PATH']}", "OMP_NUM_THREADS": "2", **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
+    text = (ROOT / "documentation" / "tutorials" / "first-segmentation.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) >= 4
+    output = shell("\n".join(block for block in blocks if "pip install" not in block), tmp_path)
+    assert "mean foreground" in output
+
+
+def test_the_demo_writes_a_page_and_scores(tmp_path):
+    output = shell("samunet_demo -o demo --epochs 1 --iterations 2 -device cpu", tmp_path)
+    assert "[6] Evaluation" in output and "samunet_plan_and_preprocess -d 17" in output
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert page.count("data:image/png") == 5  # four cases and the learning curve
+    summary = json.loads((tmp_path / "demo" / "predictions" / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 4
+
+
+@pytest.mark.parametrize("file_ending", [".png", ".nii.gz"])
+def test_2d_data_goes_through_every_command_in_its_own_format(tmp_path, file_ending):
+    from samunet.phantom import write_tiny_dataset
+
+    (tmp_path / "raw").mkdir()
+    folder = write_tiny_dataset(
+        tmp_path / "raw",
+        name="Dataset903_Plane",
+        dimensions=2,
+        channels=3 if file_ending == ".png" else 1,
+        cases=6,
+        size=(1, 48, 40),
+        file_ending=file_ending,
+    )
+    environment = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
+    output = shell(
+        "samunet_plan_and_preprocess -d 903 --verify_dataset_integrity -backbone vit_nano\n"
+        "samunet_train 903 2d_adapter 0 --epochs 1 --iterations 2 --batch_size 2 --workers 0 -device cpu\n"
+        f"samunet_predict -i {folder}/imagesTs -o preds -device cpu\n"
+        f"samunet_evaluate_folder {folder}/labelsTs preds -djfile {folder}/dataset.json",
+        tmp_path,
+        **environment,
+    )
+    assert "2d_adapter" in output and "mean foreground" in output
+    assert {path.name for path in (tmp_path / "preds").iterdir()} == {f"tiny_006{file_ending}", "dataset.json", "plans.json", "summary.json"}
+    refused = subprocess.run([SCRIPTS / "samunet_train", "903", "3d_adapter", "0"], env={**os.environ, **environment}, capture_output=True, text=True)
+    assert refused.returncode == 2 and "holds 2D images" in refused.stderr
+
+
+def test_the_readme_has_two_quick_start_lines_and_the_test_command_of_ci():
+    text = (ROOT / "README.md").read_text()
+    section = text.split("## Quick start")[1].split("\n## ")[0]
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL) for line in block.strip().splitlines()]
+    assert len(lines) == 2 and "samunet_demo" in lines[0] and "pytest" in lines[1]
+    command = lines[1].split("&&")[-1].strip().split("/")[-1]
+    assert command in (ROOT / ".ci" / "run").read_text()

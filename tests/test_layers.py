@@ -1,0 +1,99 @@
+"""The house: layers point one way, every __all__ resolves, nothing unsafe is called."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import samunet
+
+ROOT = Path(samunet.__file__).parent
+ROWS = (
+    ("errors", "__init__"),
+    ("core",),
+    ("progress",),
+    ("imageio", "ops", "sam", "hardware", "storage"),
+    ("planning", "preprocessing", "models", "data", "evaluation", "phantom"),
+    ("variants",),
+    ("network", "checkpoint"),
+    ("training", "inference"),
+    ("pipeline",),
+    ("cli",),
+)
+ROW_OF = {room: index for index, row in enumerate(ROWS) for room in row}
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "samunet"}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("samunet.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_from_layers_before_its_own(path):
+    own = room_of(path)
+    assert own in ROW_OF, f"{own} has no layer"
+    for other in imported(path) - {own, "__version__"}:
+        assert ROW_OF[other] < ROW_OF[own], f"{own} imports {other}"
+
+
+def test_core_needs_numpy_and_the_standard_library_only():
+    allowed = set(sys.stdlib_module_names) | {"numpy", "samunet", "torch"}  # torch in annotations only, see below
+    for path in (ROOT / "core").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                name = node.names[0].name if isinstance(node, ast.Import) else str(node.module)
+                assert name.split(".")[0] in allowed, f"{path.name} imports {name}"
+
+
+def test_help_is_given_without_torch():
+    code = "import sys\nfrom samunet.cli import {0}\ntry: {0}.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('torch' in sys.modules, file=sys.stderr)"
+    for command in ("train", "predict", "plan_and_preprocess", "demo", "evaluate_folder"):
+        done = subprocess.run([sys.executable, "-c", code.format(command)], capture_output=True, text=True, check=True)
+        assert done.stderr.strip() == "False" and "Exit codes: 0 done, 2 refused input" in done.stdout
+
+
+def test_nothing_in_the_package_asserts_prints_below_cli_or_loads_unsafely():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not isinstance(node, ast.Assert), f"{path} asserts"
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert name not in ("eval", "exec", "pickle.load", "pickle.loads"), f"{path} calls {name}"
+            assert keywords.get("shell") != "True" and keywords.get("allow_pickle") != "True"
+            if name == "torch.load":
+                assert keywords.get("weights_only") == "True", path
+            if name == "print":
+                assert room_of(path) == "cli", f"{path} prints"
+
+
+def test_the_environment_is_read_in_the_workspace_only():
+    for path in MODULES:
+        if room_of(path) != "cli" and path.name != "workspace.py":
+            assert "os.environ" not in path.read_text(), path
+
+
+def test_every_public_name_resolves():
+    for module in pkgutil.walk_packages(samunet.__path__, "samunet."):
+        loaded = importlib.import_module(module.name)
+        for name in getattr(loaded, "__all__", ()):
+            assert hasattr(loaded, name), f"{module.name}.{name}"
