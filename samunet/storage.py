@@ -3,13 +3,16 @@
 <case>.b2nd              (C, D, H, W) float32
 <case>_seg.b2nd          (1, D, H, W) int16
 <case>.json              SpatialHistory
-<case>_locations.npz     sampled (N, 3) voxel indices of each class or region, by its position among the foreground
+<case>_locations.npz     sampled (N, 3) voxel indices of each class or region, by its position among the foreground;
+                         of annotated voxels too, where the dataset has an ignore label
 """
 
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import blosc2
@@ -25,6 +28,17 @@ BLOCK_BYTES = 128 * 1024  # nnU-Net's, about an L2 cache
 CHUNK_BYTES = 6 * 1024 * 1024  # nnU-Net's, about a core's share of L3
 SEED = 1234  # nnU-Net's
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01  # nnU-Net's: this many voxels a class, or 1 % of a large one
+ANNOTATED = "annotated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locations:
+    """Sampled voxels of one case, as (N, 3) int32 arrays of (D, H, W) indices."""
+
+    classes: tuple[np.ndarray, ...]
+    """One array a foreground class or region; empty where it is absent."""
+    annotated: np.ndarray | None
+    """Voxels without the ignore label; None where the dataset has none."""
 
 
 def save_case(folder: Path, identifier: str, case: PreprocessedCase, labels: Labels, patch_size: Sequence[int]) -> None:
@@ -38,7 +52,9 @@ def save_case(folder: Path, identifier: str, case: PreprocessedCase, labels: Lab
     _save_array(folder / f"{identifier}.b2nd", case.image, patch_size)
     _save_array(folder / f"{identifier}_seg.b2nd", case.label.astype(np.int16)[None], patch_size)
     with atomic_path(folder / f"{identifier}_locations.npz") as path, open(path, "wb") as file:
-        np.savez(file, **{str(i): found for i, found in enumerate(class_locations(case.label, labels))})
+        found = sample_locations(case.label, labels)
+        arrays = {str(i): voxels for i, voxels in enumerate(found.classes)}
+        np.savez(file, **(arrays if found.annotated is None else {**arrays, ANNOTATED: found.annotated}))
     write_json(folder / f"{identifier}.json", case.history)
 
 
@@ -47,7 +63,15 @@ def open_array(path: Path) -> blosc2.NDArray:
     try:
         return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
     except (FileNotFoundError, RuntimeError, ValueError) as error:
-        raise DatasetError(f"Preprocessed file {path} cannot be read ({error}); preprocess the dataset again.") from None
+        raise _unreadable(path, error) from None
+
+
+def read_part(path: Path, part: tuple[int | slice, ...]) -> np.ndarray:
+    """Read a part of a stored array; raises DatasetError when the file is absent or broken."""
+    try:
+        return open_array(path)[part]
+    except RuntimeError as error:  # blosc2 finds damage inside a file only when it decodes it
+        raise _unreadable(path, error) from None
 
 
 def load_history(folder: Path, identifier: str) -> SpatialHistory:
@@ -55,10 +79,15 @@ def load_history(folder: Path, identifier: str) -> SpatialHistory:
     return decode(SpatialHistory, read_json(folder / f"{identifier}.json"), f"{identifier}.json")
 
 
-def load_locations(folder: Path, identifier: str) -> tuple[np.ndarray, ...]:
-    """Read the sampled (N, 3) voxel indices of each foreground class or region."""
-    with np.load(folder / f"{identifier}_locations.npz", allow_pickle=False) as stored:
-        return tuple(stored[str(i)] for i in range(len(stored.files)))
+def load_locations(folder: Path, identifier: str) -> Locations:
+    """Read the sampled voxels of a stored case; raises DatasetError when the file is absent or broken."""
+    path = folder / f"{identifier}_locations.npz"
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            classes = tuple(stored[str(i)] for i in range(len(stored.files) - (ANNOTATED in stored.files)))
+            return Locations(classes=classes, annotated=stored[ANNOTATED] if ANNOTATED in stored.files else None)
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from None
 
 
 def stored_cases(folder: Path) -> tuple[str, ...]:
@@ -72,20 +101,22 @@ def stored_cases(folder: Path) -> tuple[str, ...]:
     )
 
 
-def class_locations(label: np.ndarray, labels: Labels) -> tuple[np.ndarray, ...]:
-    """Draw voxels of every foreground class or region, without replacement (nnU-Net's numbers).
-
-    Returns:
-        One (N, 3) int32 array of (D, H, W) indices each; empty where the class is absent.
-    """
+def sample_locations(label: np.ndarray, labels: Labels) -> Locations:
+    """Draw voxels of every foreground class or region, and annotated ones, without replacement (nnU-Net's numbers)."""
     random = np.random.RandomState(SEED)
-    found = []
-    for _, values in labels.foreground:
-        indices = np.flatnonzero(np.isin(label, values))
+
+    def draw(mask: np.ndarray) -> np.ndarray:
+        indices = np.flatnonzero(mask)
         count = min(len(indices), max(MOST_LOCATIONS, math.ceil(LEAST_SHARE * len(indices))))
         chosen = random.choice(indices, count, replace=False) if count else indices
-        found.append(np.stack(np.unravel_index(chosen, label.shape), axis=1).astype(np.int32))
-    return tuple(found)
+        return np.stack(np.unravel_index(chosen, label.shape), axis=1).astype(np.int32)
+
+    classes = tuple(draw(np.isin(label, values)) for _, values in labels.foreground)
+    return Locations(classes=classes, annotated=None if labels.ignore is None else draw(label != labels.ignore))
+
+
+def _unreadable(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"Preprocessed file {path} cannot be read ({error}); preprocess the dataset again.")
 
 
 def _save_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
@@ -125,8 +156,8 @@ def chunk_and_block(shape: Sequence[int], patch_size: Sequence[int], itemsize: i
     while growing:
         axis = min(growing, key=lambda a: (chunk[a] / max(target[a], 1), -size[a], a))
         larger = chunk.copy()
-        larger[axis] = min(chunk[axis] + block[axis], size[axis])
-        if larger[axis] == chunk[axis] or chunk[axis] >= target[axis] or np.prod(larger) * itemsize > CHUNK_BYTES:
+        larger[axis] = min(chunk[axis] + block[axis], target[axis])
+        if larger[axis] <= chunk[axis] or np.prod(larger) * itemsize > CHUNK_BYTES:
             growing.discard(axis)
         else:
             chunk = larger

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
+import secrets
+import stat
 import types
 import typing
 from collections.abc import Iterator
@@ -129,20 +130,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     ending = "".join(path.suffixes[-2:])
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=ending)
+    temporary = path.parent / f".part-{secrets.token_hex(8)}{ending}"
+    # Not mkstemp: its files are private, and asking for the umask means changing it, for every thread.
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    permissions = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(permissions)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -9,6 +9,7 @@ from typing import Any
 
 from samunet.core.codec import read_json
 from samunet.core.labels import Labels, parse_labels
+from samunet.core.workspace import expand_path
 from samunet.errors import DatasetError
 
 CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -61,13 +62,16 @@ def read_dataset_json(path: Path) -> DatasetSpec:
         raise DatasetError(f'{path}: channel_names must map "0", "1", ... to names; got {channels!r}.')
     if not isinstance(raw["labels"], dict):
         raise DatasetError(f"{path}: labels must map names to values; got {raw['labels']!r}.")
+    num_training = raw.get("numTraining", 0)
+    if not isinstance(num_training, int) or isinstance(num_training, bool):
+        raise DatasetError(f"{path}: numTraining must be the number of training cases; got {num_training!r}.")
     reader = raw.get("overwrite_image_reader_writer")
     return DatasetSpec(
         name=path.parent.name,
         channels=tuple(str(channels[str(i)]) for i in range(len(channels))),
         labels=parse_labels(raw["labels"], raw.get("regions_class_order")),
         file_ending=str(raw["file_ending"]),
-        num_training=int(raw.get("numTraining", 0)),
+        num_training=num_training,
         reader=None if reader in (None, "None") else str(reader),
         raw=raw,
     )
@@ -80,7 +84,10 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
         DatasetError: a folder, an image or a label file is missing.
     """
     if "dataset" in spec.raw:
-        return tuple(_listed_case(folder, name, files) for name, files in sorted(spec.raw["dataset"].items()))
+        listed = spec.raw["dataset"]
+        if not isinstance(listed, dict) or not listed:
+            raise DatasetError(f"{folder / 'dataset.json'}: dataset must map case identifiers to their files; got {str(listed)[:80]}.")
+        return tuple(_listed_case(folder, name, files) for name, files in sorted(listed.items()))
     images, labels = folder / "imagesTr", folder / "labelsTr"
     for needed in (images, labels):
         if not needed.is_dir():
@@ -117,9 +124,13 @@ def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]
     return {identifier: tuple(files) for identifier, files in sorted(found.items())}
 
 
-def _listed_case(folder: Path, identifier: str, files: dict[str, Any]) -> Case:
-    images = tuple(folder / Path(name).expanduser() for name in files["images"])
-    label = folder / Path(files["label"]).expanduser()
+def _listed_case(folder: Path, identifier: str, files: Any) -> Case:
+    if not isinstance(files, dict) or not isinstance(files.get("images"), list) or not isinstance(files.get("label"), str):
+        raise DatasetError(
+            f"Case '{identifier}' in dataset.json must have the form {{\"images\": [one file a channel], \"label\": file}}; got {str(files)[:80]}."
+        )
+    images = tuple(folder / expand_path(str(name)) for name in files["images"])
+    label = folder / expand_path(files["label"])
     for path in (*images, label):
         if not path.is_file():
             raise DatasetError(f"Case '{identifier}': file {path} named in dataset.json does not exist.")

@@ -141,5 +141,9 @@ def _inherit(configurations: dict[str, Any], name: str, path: Path, seen: tuple[
     own = configurations[name]
     if not isinstance(own, dict) or "inherits_from" not in own:
         return own
+    if not isinstance(own["inherits_from"], str):
+        raise ConfigError(f"{path.name}: configurations.{name}.inherits_from must be the name of a configuration; got {own['inherits_from']!r}.")
     parent = _inherit(configurations, own["inherits_from"], path, (*seen, name))
+    if not isinstance(parent, dict):
+        return parent  # refused when it is decoded
     return {**parent, **{key: value for key, value in own.items() if key != "inherits_from"}}

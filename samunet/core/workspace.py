@@ -45,7 +45,7 @@ class Workspace:
         """
         names = self._dataset_names()
         text = str(wanted)
-        number = int(text) if text.isdigit() else None
+        number = int(text) if text.isdecimal() else None
         found = sorted(name for name in names if name == text or (number is not None and _id_of(name) == number))
         if len(found) == 1:
             return found[0]
@@ -53,7 +53,7 @@ class Workspace:
             raise DatasetError(f"Dataset id {text} is ambiguous: {', '.join(found)}. Give the full name, or rename one of them.")
         raise DatasetError(
             f"Dataset '{text}' is not in {', '.join(str(f) for f in self._folders()) or 'any folder'}."
-            f"{did_you_mean(f'Dataset{int(text):03d}' if text.isdigit() else text, names)}"
+            f"{did_you_mean(text if number is None else f'Dataset{number:03d}', names)}"
             + ("" if self._folders() else " Set the environment variable nnUNet_raw to the folder that holds your DatasetXXX_Name folders.")
         )
 
@@ -75,6 +75,11 @@ def workspace_from_environment(environment: Mapping[str, str] | None = None) -> 
     values = os.environ if environment is None else environment
     raw, preprocessed, results = (Path(values[name]) if values.get(name) else None for name in PURPOSE)
     return Workspace(raw_folder=raw, preprocessed_folder=preprocessed, results_folder=results)
+
+
+def expand_path(text: str) -> Path:
+    """Replace $VARIABLE and a leading ~ in a path of dataset.json, as nnU-Net does; an unset variable stays as it is written."""
+    return Path(os.path.expandvars(text)).expanduser()
 
 
 def _id_of(name: str) -> int | None:

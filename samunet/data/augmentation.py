@@ -29,11 +29,11 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
 from samunet.core.geometry import Shape, shape3
+from samunet.core.preprocessed import OUTSIDE
 
 ANISOTROPY = 3.0  # nnU-Net: from this ratio of patch sides on, depth is left out of spatial transforms
 SMALLEST_SCALE = 0.85  # nnU-Net sizes the patch it reads for objects shrunk to this
 BLUR_REACH = 3  # voxels a blur of sigma 1 looks to each side; thinner slabs are not blurred, since reflection needs as many
-OUTSIDE = -1  # batchgeneratorsv2's label for voxels outside the image; never leaves this module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +60,18 @@ class Augmentation:
 
     @property
     def read_size(self) -> Shape:
-        """(D, H, W) to read so that rotated and shrunk patches have no empty corners."""
+        """(D, H, W) to read so that rotated and shrunk patches have hardly any empty corners.
+
+        nnU-Net's rule: the patch's diagonal is turned by the largest angle about each axis in turn, one way only.
+        """
         angle = min(self.rotation, math.pi / 2)
-        axes = [1, 2] if self.in_plane_only else [0, 1, 2]
-        size = [float(edge) for edge in self.patch_size]
-        for first in axes:
-            for second in axes:
-                if first != second:
-                    reach = abs(math.cos(angle)) * self.patch_size[first] + abs(math.sin(angle)) * self.patch_size[second]
-                    size[first] = max(size[first], reach)
-        return shape3([int(edge / SMALLEST_SCALE) if axis in axes else self.patch_size[axis] for axis, edge in enumerate(size)])
+        cos, sin = math.cos(angle), math.sin(angle)
+        d, h, w = self.patch_size
+        turned = [(d, h, w), (d, h * cos + w * sin, w * cos - h * sin)]
+        if not self.in_plane_only:
+            turned += [(d * cos - w * sin, h, d * sin + w * cos), (d * cos + h * sin, h * cos - d * sin, w)]
+        size = np.abs(turned).max(axis=0) / SMALLEST_SCALE
+        return shape3([d if self.in_plane_only else size[0], size[1], size[2]])
 
     @cached_property
     def pipeline(self) -> BasicTransform:
@@ -105,16 +107,17 @@ def augment(pipeline: BasicTransform, image: np.ndarray, label: np.ndarray, mask
 
     Args:
         image: (C, D, H, W) float32 of the read size.
-        label: (D, H, W) integers.
+        label: (D, H, W) integers; OUTSIDE marks voxels outside the nonzero region.
 
     Returns:
-        Image (C, D, H, W) float32 and label (D, H, W) int16 of the patch size.
+        Image (C, D, H, W) float32 and label (D, H, W) int16 of the patch size, without OUTSIDE.
     """
-    if masked_channels:
+    if masked_channels:  # what was padded around the case is outside too
         empty = (image[list(masked_channels)] == 0).all(axis=0)
         label = np.where(empty & (label == 0), OUTSIDE, label)
     planar = image.shape[1] == 1
-    given = torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(label, dtype=np.int16))[None]
+    # Copies, since some transforms work in place.
+    given = torch.from_numpy(np.array(image, order="C")), torch.from_numpy(np.array(label, np.int16, order="C"))[None]
     done = pipeline(**{name: tensor.squeeze(1) if planar else tensor for name, tensor in zip(("image", "segmentation"), given, strict=True)})
     image_out, label_out = (done[name].unsqueeze(1) if planar else done[name] for name in ("image", "segmentation"))
     return image_out.float(), label_out[0].to(torch.int16)

@@ -9,7 +9,7 @@ import numpy as np
 
 from samunet.core.geometry import Shape
 from samunet.errors import DatasetError
-from samunet.storage import load_locations, open_array
+from samunet.storage import Locations, load_locations, open_array, read_part
 
 
 class PreprocessedDataset:
@@ -44,8 +44,8 @@ class PreprocessedDataset:
             self._shapes[identifier] = open_array(self.folder / f"{identifier}_seg.b2nd").shape[1:]
         return self._shapes[identifier]
 
-    def locations(self, identifier: str) -> tuple[np.ndarray, ...]:
-        """Sampled (N, 3) voxels of each foreground class or region."""
+    def locations(self, identifier: str) -> Locations:
+        """Sampled voxels of each foreground class or region, and of the annotated part."""
         return self._locations(identifier)
 
     def cut(self, identifier: str, start: Shape, size: Shape) -> tuple[np.ndarray, np.ndarray]:
@@ -55,9 +55,8 @@ class PreprocessedDataset:
             start: (D, H, W) of the patch's first voxel; may be negative.
             size: (D, H, W).
         """
-        image = open_array(self.folder / f"{identifier}.b2nd")
-        label = open_array(self.folder / f"{identifier}_seg.b2nd")
-        inside = tuple(slice(max(0, a), max(0, min(a + n, m))) for a, n, m in zip(start, size, image.shape[1:], strict=True))
+        inside = tuple(slice(max(0, a), max(0, min(a + n, m))) for a, n, m in zip(start, size, self.shape(identifier), strict=True))
         padding = [(part.start - a, n - (part.stop - a)) for a, n, part in zip(start, size, inside, strict=True)]
-        image_patch, label_patch = image[(slice(None), *inside)], label[(0, *inside)]
-        return np.pad(image_patch, [(0, 0), *padding]), np.pad(label_patch, padding)
+        image = read_part(self.folder / f"{identifier}.b2nd", (slice(None), *inside))
+        label = read_part(self.folder / f"{identifier}_seg.b2nd", (0, *inside))
+        return np.pad(image, [(0, 0), *padding]), np.pad(label, padding)

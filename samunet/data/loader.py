@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from samunet.core.batch import Batch
 from samunet.core.geometry import Shape
+from samunet.core.preprocessed import OUTSIDE
 from samunet.data.augmentation import Augmentation, augment
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.sampling import choose_patch
@@ -43,12 +44,12 @@ class PatchSource(Dataset):
         identifier, start = choose_patch(self.cases, patch_size, read_size, random, foreground=foreground)
         image, label = self.cases.cut(identifier, start, read_size)
         if not self.augmented:
-            return torch.from_numpy(image), torch.from_numpy(label.astype(np.int16))
+            return torch.from_numpy(image), torch.from_numpy(np.where(label == OUTSIDE, 0, label).astype(np.int16))
         global_state = np.random.get_state()
         with torch.random.fork_rng(devices=[]):
             words = sequence.generate_state(2)
             np.random.seed(words[0])
-            torch.manual_seed(int(words[1]))
+            torch.default_generator.manual_seed(int(words[1]))  # torch.manual_seed would also seed the GPUs
             try:
                 return augment(self.augmentation.pipeline, image, label, self.augmentation.masked_channels)
             finally:

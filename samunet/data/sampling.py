@@ -21,23 +21,28 @@ def choose_patch(
     Args:
         patch_size: (D, H, W) the network will see.
         read_size: (D, H, W) to read, at least the patch, so that rotations find something at the corners.
-        foreground: place the patch so that a random voxel of a random class of the case lies in it.
+        foreground: place the patch so that a random voxel of a random class of the case lies in it. Other patches lie
+            anywhere, or around a random annotated voxel where the dataset has an ignore label.
 
     Returns:
         Case identifier and (D, H, W) start, which may be negative.
     """
     identifier = dataset.identifiers[random.integers(len(dataset.identifiers))]
     shape = dataset.shape(identifier)
-    present = [found for found in dataset.locations(identifier) if len(found)] if foreground else []
+    locations = dataset.locations(identifier)
+    present = [found for found in locations.classes if len(found)] if foreground else []
+    if not present and locations.annotated is not None and len(locations.annotated):
+        present = [locations.annotated]
     if present:
         chosen = present[random.integers(len(present))]
         voxel = chosen[random.integers(len(chosen))]
         shift = random.uniform(-JITTER, JITTER, 3) * np.array(patch_size)
         center = np.round(voxel + shift).astype(int)
+        start = [_place(int(c), patch, size) for c, patch, size in zip(center, patch_size, shape, strict=True)]
     else:
-        center = random.integers(np.array(shape))
-    start = [_place(int(c), patch, size) for c, patch, size in zip(center, patch_size, shape, strict=True)]
-    margin = [(read - patch) // 2 for read, patch in zip(read_size, patch_size, strict=True)]
+        first = random.integers(np.maximum(np.array(shape) - patch_size, 0) + 1)
+        start = [_place(int(f) + patch // 2, patch, size) for f, patch, size in zip(first, patch_size, shape, strict=True)]
+    margin = [read // 2 - patch // 2 for read, patch in zip(read_size, patch_size, strict=True)]  # the augmentation crops around read // 2
     return identifier, shape3([a - m for a, m in zip(start, margin, strict=True)])
 
 

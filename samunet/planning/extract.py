@@ -35,7 +35,7 @@ class _Measured:
     values: np.ndarray
     """(C, n) intensities of the foreground voxels drawn at least once."""
     counts: np.ndarray
-    """(n,) how often each was drawn."""
+    """(C, n) how often each was drawn; every channel draws for itself."""
     diameters: dict[str, list[float]]
     extents: dict[str, float]
 
@@ -53,13 +53,13 @@ def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageR
         raise DatasetError(f"{spec.name} mixes 2D and 3D images; a dataset holds one kind. Split it in two.")
     if not any(case.counts.size for case in measured):
         raise DatasetError(f"{spec.name}: no label file holds a foreground voxel; check labelsTr and the labels in dataset.json.")
-    counts = np.concatenate([case.counts for case in measured])
+    values, counts = (np.concatenate(parts, axis=1) for parts in zip(*((case.values, case.counts) for case in measured), strict=True))
     ratios = [np.prod(m.fingerprint.shape_after_crop) / np.prod(m.fingerprint.shape) for m in measured]
     return Fingerprint(
         dataset=spec.name,
         planar=planar.pop(),
         cases={case.identifier: m.fingerprint for case, m in zip(cases, measured, strict=True)},
-        intensities=tuple(_statistics(np.concatenate([case.values[c] for case in measured]), counts) for c in range(len(spec.channels))),
+        intensities=tuple(_statistics(*channel) for channel in zip(values, counts, strict=True)),
         median_relative_size_after_crop=float(np.median(ratios)),
         classes=tuple(_class_size(name, measured) for name, _ in spec.labels.foreground),
     )
@@ -73,8 +73,9 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
     foreground = label > 0
     if spec.labels.ignore is not None:
         foreground &= label != spec.labels.ignore
-    voxels = image[:, foreground]
-    counts = _draw(voxels.shape[1], draws)
+    voxels, random = image[:, foreground], np.random.RandomState(SEED)
+    counts = np.stack([_draw(random, voxels.shape[1], draws) for _ in voxels])
+    drawn = counts.any(axis=0)
     diameters, extents = {}, {}
     for name, values in spec.labels.foreground:
         mask = np.isin(label, values)
@@ -90,8 +91,8 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
             sha256={path.name: _sha256(path) for path in files},
         ),
         planar=volume.geometry.planar,
-        values=voxels[:, counts > 0],
-        counts=counts[counts > 0],
+        values=voxels[:, drawn],
+        counts=counts[:, drawn],
         diameters=diameters,
         extents=extents,
     )
@@ -122,9 +123,8 @@ def _percentiles(values: Sequence[float]) -> Triple:
     return (float(low), float(middle), float(high))
 
 
-def _draw(population: int, draws: int) -> np.ndarray:
+def _draw(random: np.random.RandomState, population: int, draws: int) -> np.ndarray:
     """Draw with replacement, in nnU-Net's order of random numbers; returns how often each of `population` items came."""
-    random = np.random.RandomState(SEED)
     counts = np.zeros(population, np.int64)
     for first in range(0, draws if population else 0, DRAWS_AT_A_TIME):
         chosen = random.randint(0, population, min(DRAWS_AT_A_TIME, draws - first))
@@ -134,6 +134,7 @@ def _draw(population: int, draws: int) -> np.ndarray:
 
 def _statistics(values: np.ndarray, counts: np.ndarray) -> IntensityStatistics:
     """Statistics of the sample in which each value stands `counts` times, without building it."""
+    values, counts = values[counts > 0], counts[counts > 0]
     order = np.argsort(values)
     ordered, ends = values[order].astype(np.float64), np.cumsum(counts[order])
 

@@ -39,11 +39,17 @@ def make_splits(identifiers: Sequence[str]) -> tuple[Split, ...]:
 
 
 def load_or_make_splits(folder: Path, identifiers: Sequence[str]) -> tuple[Split, ...]:
-    """Read splits_final.json of a preprocessed dataset folder; write it by nnU-Net's rule when it is absent."""
+    """Read splits_final.json of a preprocessed dataset folder; write it by nnU-Net's rule when it is absent.
+
+    The file is nnU-Net's, so a fold may hold further keys beside train and val.
+    """
     path = folder / FILE_NAME
     if not path.is_file():
         write_json(path, make_splits(identifiers))
-    return decode(tuple[Split, ...], read_json(path), path.name)
+    raw = read_json(path)
+    if isinstance(raw, list):
+        raw = [{key: fold[key] for key in ("train", "val") if key in fold} if isinstance(fold, dict) else fold for fold in raw]
+    return decode(tuple[Split, ...], raw, path.name)
 
 
 def split_for_fold(folder: Path, identifiers: Sequence[str], fold: str) -> Split:

@@ -14,7 +14,7 @@ from samunet.core.geometry import Shape
 from samunet.core.history import SpatialHistory
 from samunet.core.labels import Labels
 from samunet.ops.crop import uncrop
-from samunet.ops.resample import thick_axis
+from samunet.preprocessing.forward import slice_axis
 
 
 def segmentation_from_logits(logits: Tensor, history: SpatialHistory, labels: Labels) -> np.ndarray:
@@ -28,7 +28,7 @@ def segmentation_from_logits(logits: Tensor, history: SpatialHistory, labels: La
     Returns:
         (D, H, W) uint8 or uint16 on the grid of the input file.
     """
-    axis = thick_axis(history.spacing_after_resample, history.spacing_after_transpose)
+    axis = slice_axis(history.geometry, history.spacing_after_resample, history.spacing_after_transpose)
     segmentation = torch.zeros(history.shape_after_crop, dtype=torch.int32)
     best: Tensor | None = None
     for channel, plane in enumerate(logits):
@@ -45,7 +45,7 @@ def segmentation_from_logits(logits: Tensor, history: SpatialHistory, labels: La
 
 def probabilities_from_logits(logits: Tensor, history: SpatialHistory, labels: Labels) -> np.ndarray:
     """Turn logits into (K, D, H, W) float32 probabilities on the input's grid; outside the crop all is background."""
-    axis = thick_axis(history.spacing_after_resample, history.spacing_after_transpose)
+    axis = slice_axis(history.geometry, history.spacing_after_resample, history.spacing_after_transpose)
     resampled = torch.stack([resample_logits(plane.float(), history.shape_after_crop, axis=axis) for plane in logits])
     probabilities = resampled.sigmoid() if labels.has_regions else resampled.softmax(0)
     outside = [0.0] * len(logits) if labels.has_regions else [1.0] + [0.0] * (len(logits) - 1)

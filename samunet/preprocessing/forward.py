@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from samunet.core.geometry import Triple, shape3, triple
+from samunet.core.geometry import Geometry, Triple, shape3, triple
 from samunet.core.history import SpatialHistory
 from samunet.core.plan import Configuration, Plan
-from samunet.core.preprocessed import PreprocessedCase
+from samunet.core.preprocessed import OUTSIDE, PreprocessedCase
 from samunet.core.volume import Volume
 from samunet.ops.crop import bounding_box, crop, nonzero_mask
 from samunet.ops.normalize import normalize
@@ -29,14 +29,18 @@ def preprocess(volume: Volume, label: np.ndarray | None, plan: Plan, configurati
     spacing = triple([volume.geometry.spacing[axis] for axis in axes])
     mask = nonzero_mask(image)
     box = bounding_box(mask)
+    mask = crop(mask, box)
     # Normalize before resampling: zeros outside the body would bleed into the rim.
-    image = normalize(crop(image, box), plan.channels, crop(mask, box))
+    image = normalize(crop(image, box), plan.channels, mask)
     new_spacing = network_spacing(configuration, spacing)
     shape = shape3(image.shape[1:])
     new_shape = target_shape(shape, spacing, new_spacing)
-    axis = thick_axis(spacing, new_spacing)
+    axis = slice_axis(volume.geometry, spacing, new_spacing)
     if label is not None:
-        label = resample_label(crop(label.transpose(axes), box).astype(np.int16), new_shape, axis=axis)
+        label = crop(label.transpose(axes), box).astype(np.int16)
+        if any(channel.within_mask for channel in plan.channels):
+            label[(label == 0) & ~mask] = OUTSIDE  # the image cannot tell later: splines ring into the zeros
+        label = resample_label(label, new_shape, axis=axis)
     return PreprocessedCase(
         image=np.ascontiguousarray(resample_image(image, new_shape, axis=axis)),
         label=None if label is None else np.ascontiguousarray(label),
@@ -50,6 +54,11 @@ def preprocess(volume: Volume, label: np.ndarray | None, plan: Plan, configurati
             spacing_after_resample=new_spacing,
         ),
     )
+
+
+def slice_axis(geometry: Geometry, spacing: Triple, new_spacing: Triple) -> int | None:
+    """Return the axis whose slices are resampled apart; the missing thickness of a 2D image makes none of its sides thick."""
+    return 0 if geometry.planar else thick_axis(spacing, new_spacing)
 
 
 def network_spacing(configuration: Configuration, spacing: Triple) -> Triple:

@@ -35,5 +35,5 @@ def preprocess_dataset(
         volume, label = read_case(case, spec, reader)
         save_case(folder, case.identifier, preprocess(volume, label, plan, configuration), spec.labels, configuration.patch_size)
 
-    write_json(folder / "dataset.json", spec.raw)
     each(run, cases, threads=threads, title=f"Preprocessing {folder.name}", quiet=quiet)
+    write_json(folder / "dataset.json", spec.raw)  # last, so a folder that has it is whole

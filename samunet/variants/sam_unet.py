@@ -33,6 +33,7 @@ SOURCE = (
 )
 STARTS_AS = "unet"
 WITHOUT_GRADIENT: dict[str, str] = {}
+WIDEST_TOKEN = 2.0  # a token may be this many times as wide as the smallest class: a first rule, not yet studied
 TOKEN_SOURCES = ("auto", "patches", "features")
 
 
@@ -77,11 +78,11 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     pitches = sorted({height for _, height, width in _cumulative(topology) if height == width and 2 <= height <= TOKEN_PIXELS}, reverse=True)
     if not pitches:
         raise PlanningError(f"No U-Net stage has equal in-plane strides from 2 to 16 for a patch of {patch_size} voxels; give another patch size.")
-    pitch = next((pitch for pitch in pitches if pitch <= smallest_class_voxels), pitches[-1])
+    pitch = next((pitch for pitch in pitches if pitch <= WIDEST_TOKEN * smallest_class_voxels), pitches[-1])
     grid = [-(-side // pitch) for side in patch_size[1:]]
     return TOKEN_PIXELS / pitch, (
-        f"a token covers {pitch} x {pitch} voxels, the largest U-Net stride up to {TOKEN_PIXELS} that the smallest class "
-        f"({smallest_class_voxels:.0f} voxels across) still spans; a slice has {grid[0]} x {grid[1]} tokens"
+        f"a token covers {pitch} x {pitch} voxels, the largest U-Net stride up to {TOKEN_PIXELS} that is at most twice as wide "
+        f"as the smallest class ({smallest_class_voxels:.0f} voxels across), since the convolutions see every voxel; a slice has {grid[0]} x {grid[1]} tokens"
     )
 
 

@@ -1,0 +1,143 @@
+"""Plans files are read strictly, may inherit, and name what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from samunet.core.codec import encode
+from samunet.core.plan import load_plan, parse_configuration_name, save_plan
+from samunet.errors import ConfigError
+
+STATISTICS = {"mean": 1.0, "median": 1.0, "std": 1.0, "minimum": 0.0, "maximum": 2.0, "percentile_00_5": 0.0, "percentile_99_5": 2.0}
+CONFIGURATION = {
+    "variant": "sam_unet",
+    "dimensions": 3,
+    "data_identifier": "samunetPlans_3d",
+    "spacing": [2.5, 1.0, 1.0],
+    "median_shape": [20.0, 64.5, 64.0],
+    "patch_size": [8, 64, 64],
+    "batch_size": 2,
+    "backbone": "vit_nano",
+    "weights": None,
+    "encoder_scale": 2.0,
+    "topology": {"strides": [[1, 1, 1], [1, 2, 2]], "kernels": [[1, 3, 3], [3, 3, 3]], "widths": [24, 48]},
+    "mirror_axes": [0, 1, 2],
+    "variant_options": {},
+}
+PLAN = {
+    "dataset": "Dataset004_Hippocampus",
+    "plans_name": "samunetPlans",
+    "reader": "SimpleITKIO",
+    "transpose": [0, 1, 2],
+    "channels": [{"name": "CT", "scheme": "ct", "within_mask": False, "intensities": STATISTICS}],
+    "configurations": {"3d_adapter": CONFIGURATION},
+    "reasons": {"spacing": "because"},
+}
+
+
+def load(tmp_path, **configurations):
+    raw = copy.deepcopy(PLAN)
+    raw["configurations"].update(configurations)
+    (tmp_path / "samunetPlans.json").write_text(json.dumps(raw))
+    return load_plan(tmp_path / "samunetPlans.json")
+
+
+def test_a_saved_plan_comes_back_equal_and_in_equal_bytes(tmp_path):
+    plan = load(tmp_path)
+    for name in ("one.json", "two.json"):
+        save_plan(tmp_path / name, plan)
+    assert load_plan(tmp_path / "one.json") == plan and encode(plan) == PLAN
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_a_configuration_inherits_and_overrides(tmp_path):
+    plan = load(tmp_path, small={"inherits_from": "3d_adapter", "batch_size": 4}, smaller={"inherits_from": "small", "patch_size": [4, 32, 32]})
+    small, smaller, parent = (plan.configuration(name) for name in ("small", "smaller", "3d_adapter"))
+    assert small.batch_size == 4 and small.patch_size == parent.patch_size == (8, 64, 64)
+    assert smaller.batch_size == 4 and smaller.patch_size == (4, 32, 32) and smaller.topology == parent.topology
+
+
+def test_an_overridden_object_replaces_the_parents_whole(tmp_path):
+    # nnU-Net's dict.update does not merge deeper either
+    with pytest.raises(ConfigError, match=r"configurations\.small\.topology: key 'strides' is missing"):
+        load(tmp_path, small={"inherits_from": "3d_adapter", "topology": {"widths": [8, 16]}})
+
+
+def test_inheritance_in_a_circle_is_shown(tmp_path):
+    with pytest.raises(ConfigError, match=r"samunetPlans\.json: configurations inherit in a circle: a -> b -> a\."):
+        load(tmp_path, a={"inherits_from": "b"}, b={"inherits_from": "a"})
+    with pytest.raises(ConfigError, match="in a circle: a -> a"):
+        load(tmp_path, a={"inherits_from": "a"})
+
+
+def test_an_absent_parent_names_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match=r"'a' inherits from '3d_adaptre', which is absent\. Did you mean '3d_adapter'\?"):
+        load(tmp_path, a={"inherits_from": "3d_adaptre"})
+
+
+@pytest.mark.parametrize("parent", [3, ["3d_adapter"], None])
+def test_a_parent_that_is_no_name_is_refused(tmp_path, parent):
+    with pytest.raises(ConfigError, match=r"configurations\.a\.inherits_from must be the name of a configuration"):
+        load(tmp_path, a={"inherits_from": parent})
+
+
+def test_a_parent_that_is_no_object_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"configurations\.\w+: expected an object; got 3"):
+        load(tmp_path, broken=3, a={"inherits_from": "broken"})
+
+
+def test_an_unknown_key_is_refused_with_its_path(tmp_path):
+    with pytest.raises(ConfigError, match=r"samunetPlans\.json\.configurations\.a: unknown key 'patchsize'\. Did you mean 'patch_size'\?"):
+        load(tmp_path, a={"inherits_from": "3d_adapter", "patchsize": [8, 8, 8]})
+
+
+def test_a_wrong_type_is_refused_with_its_path(tmp_path):
+    with pytest.raises(ConfigError, match=r"samunetPlans\.json\.configurations\.a\.patch_size\[1\]: expected a whole number; got 64\.5"):
+        load(tmp_path, a={"inherits_from": "3d_adapter", "patch_size": [8, 64.5, 64]})
+
+
+@pytest.mark.parametrize("raw", [[], {"configurations": []}, 3])
+def test_a_file_that_is_no_plan_is_refused(tmp_path, raw):
+    (tmp_path / "plan.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match=r"^plan\.json"):
+        load_plan(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize(
+    "name,expected",
+    [
+        ("3d_adapter", (3, "sam_unet")),
+        ("2d_adapter", (2, "sam_unet")),
+        ("2d_samed", (2, "samed")),
+        ("3d_ma_sam", (3, "ma_sam")),
+        ("3d_sam_unet", (3, "sam_unet")),
+    ],
+)
+def test_a_configuration_name_holds_dimensions_and_method(name, expected):
+    assert parse_configuration_name(name) == expected
+
+
+@pytest.mark.parametrize("name", ["adapter", "4d_adapter", "3D_adapter", "3d_", "3d", "3d-adapter", ""])
+def test_other_forms_of_name_are_refused_with_an_example(name):
+    with pytest.raises(ConfigError, match=rf"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter"):
+        parse_configuration_name(name)
+
+
+@pytest.mark.parametrize("name", ["3d_lowres", "3d_cascade_fullres"])
+def test_low_resolution_says_why_there_is_none_and_what_to_use(tmp_path, name):
+    sentence = rf"'{name}' does not exist: samunet has no cascade and no low-resolution configuration, because SAM sees whole planes.*use 3d_adapter"
+    with pytest.raises(ConfigError, match=sentence):
+        parse_configuration_name(name)
+    with pytest.raises(ConfigError, match=sentence):
+        load(tmp_path).configuration(name)
+
+
+def test_an_unknown_configuration_names_the_nearest(tmp_path):
+    with pytest.raises(
+        ConfigError,
+        match=r"'samunetPlans' of Dataset004_Hippocampus has no configuration '3d_adpter'\. Did you mean '3d_adapter'\? Known: 3d_adapter\.",
+    ):
+        load(tmp_path).configuration("3d_adpter")

@@ -1,0 +1,248 @@
+"""Every decision of a plan: by hand, by its limits, and with its reason."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samunet.core.codec import encode
+from samunet.core.dataset import DatasetSpec
+from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
+from samunet.core.labels import parse_labels
+from samunet.errors import PlanningError
+from samunet.planning.planners.default import Method, Target, plan
+from samunet.planning.topology import divisors
+
+STATISTICS = IntensityStatistics(mean=1.0, median=1.0, std=1.0, minimum=0.0, maximum=2.0, percentile_00_5=0.0, percentile_99_5=2.0)
+GIB_A_VOXEL = 1e-6
+
+
+def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_mm=20.0) -> Fingerprint:
+    cases = {
+        f"c{i}": CaseFingerprint(spacing=tuple(spacing), shape=tuple(shape), shape_after_crop=tuple(shape), labels_present=(1,), sha256={})
+        for i, (spacing, shape) in enumerate(zip(spacings, shapes, strict=True))
+    }
+    size = ClassSize(name="a", cases=len(cases), in_plane_mm=(diameter_mm / 2, diameter_mm, diameter_mm * 2), extent_mm=(5.0, 10.0, 20.0))
+    absent = ClassSize(name="b", cases=0, in_plane_mm=(0.0, 0.0, 0.0), extent_mm=(0.0, 0.0, 0.0))
+    return Fingerprint(
+        dataset="Dataset001_X",
+        planar=planar,
+        cases=cases,
+        intensities=(STATISTICS,) * channels,
+        median_relative_size_after_crop=crop,
+        classes=(size, absent),
+    )
+
+
+def dataset(*channels: str) -> DatasetSpec:
+    labels = parse_labels({"background": 0, "a": 1, "b": 2})
+    return DatasetSpec(name="Dataset001_X", channels=channels or ("CT",), labels=labels, file_ending=".nii.gz", num_training=1, reader=None, raw={})
+
+
+def target(**changes) -> Target:
+    return Target(**{"backbone": "vit_nano", "backbone_reason": "because", "plans_name": "samunetPlans", "reader": "SimpleITKIO", **changes})
+
+
+def voxels_cost(topology, patch, scale, batch):
+    return batch * math.prod(patch) * GIB_A_VOXEL
+
+
+def methods(*, cost=voxels_cost, preferred=lambda topology, patch, smallest: (2.0, "two is enough")):
+    return {f"{dimensions}d_adapter": Method(variant="sam_unet", dimensions=dimensions, preferred=preferred, cost=cost) for dimensions in (3, 2)}
+
+
+def made(fingerprint, spec=None, aim=None, **options):
+    return plan(fingerprint, spec or dataset(), aim or target(), methods(**options))
+
+
+def sam_unet(memory_gib, fingerprint):
+    """A plan with the default method's own memory estimate."""
+    from samunet.models.segmenter import NetworkSpec
+    from samunet.sam.build import backbone_named
+    from samunet.variants import sam_unet as variant
+
+    def cost(topology, patch, scale, batch):
+        spec = NetworkSpec(
+            schemes=("ct",),
+            labels=dataset().labels,
+            spacing=(1.0, 1.0, 1.0),
+            patch_size=patch,
+            encoder_scale=scale,
+            topology=topology,
+            pretrained=False,
+        )
+        return variant.cost(spec, backbone_named("vit_tiny"), batch)
+
+    return made(fingerprint, aim=target(memory_gib=memory_gib), cost=cost, preferred=variant.preferred), cost
+
+
+def test_the_spacing_is_the_median_of_the_cases():
+    found = made(measured([(2, 1, 1), (3, 1, 1), (2.5, 0.8, 1.2)], [(100, 100, 100)] * 3))
+    assert found.configurations["3d_adapter"].spacing == (2.5, 1.0, 1.0) and found.transpose == (0, 1, 2)
+
+
+def test_few_thick_slices_take_the_10th_percentile_across_them():
+    # median (5, 1, 1): 5 > 3 * 1, and 20 * 3 < 100; 10th percentile of 4, 5, 5, 5, 10 is 4 + 0.4 * 1
+    found = made(measured([(s, 1, 1) for s in (4, 5, 5, 5, 10)], [(20, 100, 100)] * 5))
+    assert found.configurations["3d_adapter"].spacing == pytest.approx((4.4, 1.0, 1.0))
+    assert "10th percentile, 4.4 mm" in found.reasons["spacing"]
+
+
+def test_thick_slices_that_are_many_keep_the_median():
+    found = made(measured([(s, 1, 1) for s in (4, 5, 5, 5, 10)], [(34, 100, 100)] * 5))  # 34 * 3 is not below 100
+    assert found.configurations["3d_adapter"].spacing == (5.0, 1.0, 1.0) and "percentile" not in found.reasons["spacing"]
+
+
+def test_slices_never_become_thinner_than_the_pixels_are_wide():
+    spacings = [(0.5, 1, 1), (0.5, 1, 1), (4, 1, 1), (4, 1, 1), (4, 1, 1)]
+    assert made(measured(spacings, [(20, 100, 100)] * 5)).configurations["3d_adapter"].spacing == pytest.approx((1.0 + 1e-5, 1, 1), abs=1e-9)
+
+
+@pytest.mark.parametrize("axis,transpose", [(0, (0, 1, 2)), (1, (1, 0, 2)), (2, (2, 0, 1))])
+def test_the_axis_of_largest_spacing_comes_first(axis, transpose):
+    spacing, shape = [0.7, 0.8, 0.9], [60, 70, 80]
+    spacing[axis], shape[axis] = 2.5, 30
+    found = made(measured([spacing], [shape]))
+    configuration = found.configurations["3d_adapter"]
+    assert found.transpose == transpose
+    assert configuration.spacing == tuple(spacing[i] for i in transpose) and configuration.median_shape == tuple(float(shape[i]) for i in transpose)
+    assert f"file axis {axis}" in found.reasons["slicing axis"]
+
+
+def test_a_spacing_that_is_asked_for_is_taken_in_the_files_axis_order():
+    found = made(measured([(1, 1, 2)], [(40, 50, 60)]), aim=target(spacing=(1.0, 1.0, 4.0)))
+    configuration = found.configurations["3d_adapter"]
+    assert found.transpose == (2, 0, 1) and configuration.spacing == (4.0, 1.0, 1.0) and configuration.median_shape == (30.0, 40.0, 50.0)
+    assert "-overwrite_target_spacing" in found.reasons["spacing"]
+
+
+def test_median_shapes_are_those_after_resampling():
+    # at 1.5 mm: 100 * 1 / 1.5 = 66.67 -> 67 and 100 * 2 / 1.5 = 133.3 -> 133; median 100
+    found = made(measured([(1, 1, 1), (2, 2, 2)], [(100, 100, 100)] * 2))
+    assert found.configurations["3d_adapter"].median_shape == (100.0, 100.0, 100.0)
+
+
+def test_2d_data_have_no_3d_configuration_and_are_not_transposed():
+    found = made(measured([(1, 2, 3)] * 3, [(1, 200, 100)] * 3, planar=True))
+    assert list(found.configurations) == ["2d_adapter"] and found.transpose == (0, 1, 2)
+    configuration = found.configurations["2d_adapter"]
+    assert configuration.patch_size[0] == 1 and configuration.spacing == (1.0, 2.0, 3.0) and configuration.mirror_axes == (1, 2)
+    assert configuration.dimensions == 2 and configuration.data_identifier == "samunetPlans_2d"
+
+
+def test_the_patch_is_the_whole_case_when_it_fits():
+    found = made(measured([(1, 1, 1)], [(60, 64, 70)]), aim=target(memory_gib=8.0))
+    # 60, 64, 70 -> 30, 32, 35 -> 15, 16, 18 -> 8, 8, 9 -> 4, 4, 5: four halvings, so multiples of 16
+    assert found.configurations["3d_adapter"].patch_size == (64, 64, 80)
+    assert "the whole median case" in found.reasons["3d_adapter: patch"]
+    assert found.configurations["2d_adapter"].patch_size == (1, 64, 80) and "the whole median slice" in found.reasons["2d_adapter: patch"]
+
+
+def test_a_patch_is_cut_to_the_memory_one_stride_at_a_time_from_the_side_that_sticks_out_most():
+    found = made(measured([(1, 1, 1)], [(96, 96, 192)]), aim=target(memory_gib=2.0))
+    # 96, 96, 192 divide by 16, 16, 32. Two of them need 3.5 GiB; 80, 96, 192 and 80, 80, 192 and 80, 80, 160 still too much
+    assert found.configurations["3d_adapter"].patch_size == (64, 80, 160)
+    assert "the largest part of a case that fits into 2 GiB" in found.reasons["3d_adapter: patch"]
+
+
+@pytest.mark.parametrize("name", ["3d_adapter", "2d_adapter"])
+def test_more_memory_never_gives_a_smaller_patch_and_the_estimate_stays_below_the_target(name):
+    fingerprint = measured([(2.5, 0.8, 0.8)] * 10, [(120, 700, 700)] * 10)
+    sizes = []
+    for memory_gib in (4.0, 24.0):
+        found, cost = sam_unet(memory_gib, fingerprint)
+        configuration = found.configurations[name]
+        need = cost(configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size)
+        assert 0 < need <= memory_gib
+        assert f"estimated need {need:.1f} GiB at batch {configuration.batch_size}" in found.reasons[f"{name}: patch"]
+        sizes.append(configuration.patch_size)
+    small, large = sizes
+    assert all(a <= b for a, b in zip(small, large, strict=True)) and math.prod(small) < math.prod(large)
+
+
+def test_a_batch_covers_at_most_5_percent_of_the_voxels_and_fits_the_memory():
+    fingerprint = measured([(1, 1, 1)] * 100, [(64, 64, 64)] * 100)
+    need_of_one = 64**3 * GIB_A_VOXEL
+    assert made(fingerprint, aim=target(memory_gib=100.0)).configurations["3d_adapter"].batch_size == 5  # 5 % of 100 cases
+    assert made(fingerprint, aim=target(memory_gib=3.5 * need_of_one)).configurations["3d_adapter"].batch_size == 3
+    assert made(replace(fingerprint, cases={"c0": fingerprint.cases["c0"]})).configurations["3d_adapter"].batch_size == 2  # at least
+
+
+def test_nothing_that_fits_is_an_error_with_the_way_out():
+    with pytest.raises(PlanningError, match=r"No patch fits 0\.0001 GiB: .* voxels at batch 2 need about .* Raise -gpu_memory_target"):
+        made(measured([(1, 1, 1)], [(64, 64, 64)]), aim=target(memory_gib=1e-4), cost=lambda topology, patch, scale, batch: 1.0)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.tuples(*[st.sampled_from([0.3, 0.5, 0.8, 1.0, 1.5, 2.5, 5.0, 10.0])] * 3),
+    st.tuples(*[st.integers(1, 300)] * 3),
+    st.floats(1e-4, 30),
+)
+def test_planning_ends_within_its_limits_for_any_data(spacing, shape, memory_gib):
+    asked = []
+
+    def cost(topology, patch, scale, batch):
+        asked.append(patch)
+        assert len(asked) < 3000, "planning runs in a circle"
+        return voxels_cost(topology, patch, scale, batch)
+
+    try:
+        found = made(measured([spacing], [shape]), aim=target(memory_gib=memory_gib), cost=cost)
+    except PlanningError:
+        return
+    for configuration in found.configurations.values():
+        assert voxels_cost(None, configuration.patch_size, None, configuration.batch_size) <= memory_gib
+        assert all(size % part == 0 for size, part in zip(configuration.patch_size, divisors(configuration.topology), strict=True))
+        assert configuration.batch_size >= 2
+
+
+def test_the_method_is_told_the_smallest_class_in_voxels():
+    told = []
+
+    def preferred(topology, patch, smallest):
+        told.append(smallest)
+        return 2.0, "x"
+
+    made(measured([(2, 0.5, 2)], [(64, 64, 64)], diameter_mm=20.0), preferred=preferred)
+    assert told == pytest.approx([20 / math.sqrt(0.5 * 2)] * 2)
+
+
+def test_channels_choose_their_normalization_and_the_mask_only_z_scores():
+    found = made(measured([(1, 1, 1)], [(64, 64, 64)], crop=0.74, channels=3), dataset("T1", "CT", "noNorm"))
+    assert [(c.name, c.scheme, c.within_mask) for c in found.channels] == [("T1", "zscore", True), ("CT", "ct", False), ("noNorm", "none", False)]
+    assert "74% of the median case" in found.reasons["normalization"] and found.channels[0].intensities == STATISTICS
+    assert not any(c.within_mask for c in made(measured([(1, 1, 1)], [(64, 64, 64)], crop=0.75), dataset("T1")).channels)
+
+
+def test_every_decision_has_its_reason():
+    found = made(measured([(2, 1, 1)], [(64, 64, 64)]))
+    assert set(found.reasons) == {
+        "spacing",
+        "slicing axis",
+        "normalization",
+        "backbone",
+        *(f"3d_adapter: {what}" for what in ("patch", "slab depth", "batch", "encoder grid")),
+        *(f"2d_adapter: {what}" for what in ("patch", "batch", "encoder grid")),
+    }
+    assert found.reasons["backbone"] == "because" and found.reasons["3d_adapter: encoder grid"] == "2 encoder pixels a voxel: two is enough"
+    assert "64 slices of 2 mm; the median case has 64" in found.reasons["3d_adapter: slab depth"]
+    assert all("\n" not in reason and reason for reason in found.reasons.values())
+
+
+def test_equal_input_gives_equal_json_bytes():
+    spacings = np.random.default_rng(0).uniform(0.5, 3, (7, 3)).tolist()
+    one, two = (json.dumps(encode(made(measured(spacings, [(50, 60, 70)] * 7)))) for _ in range(2))
+    assert one == two and json.loads(one)["configurations"]["3d_adapter"]["variant"] == "sam_unet"
+
+
+def test_the_default_method_refuses_no_ordinary_scan():
+    for spacing, shape in (((5.0, 0.8, 0.8), (30, 512, 512)), ((1.0, 1.0, 1.0), (35, 50, 35)), ((1.0, 0.5, 0.6), (200, 400, 300))):
+        found, _ = sam_unet(8.0, measured([spacing] * 20, [shape] * 20))
+        assert set(found.configurations) == {"3d_adapter", "2d_adapter"}

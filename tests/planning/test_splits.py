@@ -1,0 +1,93 @@
+"""Folds by nnU-Net's file and rule."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from samunet.errors import ConfigError, DatasetError
+from samunet.planning.splits import load_or_make_splits, make_splits, split_for_fold
+
+NAMES = tuple(f"case_{i:02d}" for i in range(12))
+
+
+def test_five_folds_validate_every_case_once():
+    splits = make_splits(NAMES)
+    assert len(splits) == 5 and sorted(name for split in splits for name in split.val) == sorted(NAMES)
+    for split in splits:
+        assert set(split.train) | set(split.val) == set(NAMES) and not set(split.train) & set(split.val)
+
+
+def test_the_order_in_which_cases_are_given_does_not_matter():
+    assert make_splits(NAMES[::-1]) == make_splits(NAMES)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_fewer_than_five_cases_give_one_fold_a_case(count):
+    splits = make_splits(NAMES[:count])
+    assert [len(split.val) for split in splits] == [1] * count and {split.val[0] for split in splits} == set(NAMES[:count])
+
+
+def test_one_case_cannot_be_split_and_the_way_out_is_fold_all(tmp_path):
+    with pytest.raises(DatasetError, match="needs two cases or more; the dataset has 1. Train with fold 'all'"):
+        make_splits(NAMES[:1])
+    both = split_for_fold(tmp_path, NAMES[:1], "all")
+    assert both.train == both.val == NAMES[:1] and not list(tmp_path.iterdir())
+
+
+def test_the_file_is_made_once_and_then_followed(tmp_path):
+    first = load_or_make_splits(tmp_path, NAMES)
+    written = (tmp_path / "splits_final.json").read_bytes()
+    assert json.loads(written) == [{"train": list(split.train), "val": list(split.val)} for split in first]
+    assert load_or_make_splits(tmp_path, NAMES[:7]) == first and (tmp_path / "splits_final.json").read_bytes() == written
+
+
+def test_nnunets_file_is_honoured_and_left_byte_for_byte(tmp_path):
+    own = [{"train": ["case_00", "case_01"], "val": ["case_02"]}, {"val": ["case_00"], "train": ["case_02"], "test": ["case_09"]}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(own, sort_keys=True, indent=4))
+    before = (tmp_path / "splits_final.json").read_bytes()
+    split = split_for_fold(tmp_path, NAMES, "1")
+    assert split.train == ("case_02",) and split.val == ("case_00",)
+    assert split_for_fold(tmp_path, NAMES, "0").train == ("case_00", "case_01")
+    assert (tmp_path / "splits_final.json").read_bytes() == before
+
+
+def test_a_fold_beyond_the_file_is_a_random_80_20_split_seeded_by_its_number(tmp_path):
+    splits = {fold: split_for_fold(tmp_path, NAMES, str(fold)) for fold in (5, 6)}
+    for fold, split in splits.items():
+        expected = np.random.RandomState(12345 + fold).choice(12, 9, replace=False)  # int(12 * 0.8)
+        assert set(split.train) == {NAMES[i] for i in expected} and set(split.val) == set(NAMES) - set(split.train)
+    assert splits[5] != splits[6] and splits[5] == split_for_fold(tmp_path, NAMES[::-1], "5")
+
+
+def test_fold_all_trains_and_validates_on_everything(tmp_path):
+    split = split_for_fold(tmp_path, NAMES[::-1], "all")
+    assert split.train == split.val == NAMES
+
+
+@pytest.mark.parametrize("fold", ["-1", "one", "0.5", ""])
+def test_other_folds_are_refused(tmp_path, fold):
+    with pytest.raises(ConfigError, match=f"must be a number from 0 up, or 'all'; got '{fold}'"):
+        split_for_fold(tmp_path, NAMES, fold)
+
+
+def test_cases_that_are_not_preprocessed_are_named(tmp_path):
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["case_00", "stranger"], "val": ["case_01"]}]))
+    with pytest.raises(DatasetError, match=r"splits_final\.json: fold 0 names 1 cases that are not preprocessed, first 'stranger'"):
+        split_for_fold(tmp_path, NAMES, "0")
+
+
+@pytest.mark.parametrize("train,val", [([], ["case_00"]), (["case_00"], [])])
+def test_an_empty_side_is_refused(tmp_path, train, val):
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": train, "val": val}]))
+    with pytest.raises(DatasetError, match=rf"fold 0 has {len(train)} training and {len(val)} validation cases; it needs both"):
+        split_for_fold(tmp_path, NAMES, "0")
+
+
+@pytest.mark.parametrize("raw", ['{"train": []}', '[{"train": ["a"]}]', '[["a"]]', '[{"train": "a", "val": ["b"]}]', "["])
+def test_a_file_of_another_form_is_refused_by_name(tmp_path, raw):
+    (tmp_path / "splits_final.json").write_text(raw)
+    with pytest.raises(ConfigError, match=r"splits_final\.json"):
+        split_for_fold(tmp_path, NAMES, "0")

@@ -1,0 +1,259 @@
+"""What preprocessing does to a case, export undoes: in place for every orientation, crop, transpose and spacing."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from skimage.transform import resize
+
+from samunet.core.fingerprint import IntensityStatistics
+from samunet.core.geometry import Geometry
+from samunet.core.labels import parse_labels
+from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
+from samunet.core.preprocessed import OUTSIDE
+from samunet.core.volume import Volume
+from samunet.preprocessing.backward import probabilities_from_logits, segmentation_from_logits
+from samunet.preprocessing.forward import preprocess
+
+LABELS = parse_labels({"background": 0, "a": 1, "b": 2, "c": 3})
+PERMUTATIONS = list(itertools.permutations(range(3)))
+ORIENTATIONS = [(axes, flips) for axes in PERMUTATIONS for flips in itertools.product((False, True), repeat=3)]
+SPACING = (3.0, 1.0, 1.5)
+
+
+def plan(transpose=(0, 1, 2), scheme="none", within_mask=False) -> Plan:
+    figures = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
+    channel = ChannelPlan(name="x", scheme=scheme, within_mask=within_mask, intensities=figures)
+    return Plan(dataset="Dataset001_X", plans_name="p", reader="r", transpose=transpose, channels=(channel,), configurations={}, reasons={})
+
+
+def configuration(spacing, dimensions=3) -> Configuration:
+    return Configuration(
+        variant="sam_unet",
+        dimensions=dimensions,
+        data_identifier="p_3d",
+        spacing=spacing,
+        median_shape=(8.0, 32.0, 32.0),
+        patch_size=(8, 32, 32),
+        batch_size=2,
+        backbone="vit_nano",
+        weights=None,
+        encoder_scale=1.0,
+        topology=Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,)),
+        mirror_axes=(0, 1, 2),
+        variant_options={},
+    )
+
+
+def phantom(shape=(14, 36, 28)) -> np.ndarray:
+    """Three blobs, asymmetric in every axis and so that no rotation or flip maps them onto themselves; (D, H, W) uint8."""
+    grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n for n in shape], indexing="ij"))
+    label = np.zeros(shape, np.uint8)
+    blobs = ((0.4, 0.35, 0.3), (0.3, 0.25, 0.2)), ((0.6, 0.7, 0.6), (0.25, 0.2, 0.3)), ((0.35, 0.75, 0.25), (0.2, 0.15, 0.15))
+    for value, (center, radii) in enumerate(blobs, start=1):
+        label[sum(((grid[i] - center[i]) / radii[i]) ** 2 for i in range(3)) < 1] = value
+    return label
+
+
+def stored(label: np.ndarray, axes, flips) -> tuple[Volume, np.ndarray]:
+    """A file that stores the phantom with its axes permuted and flipped, its header saying so."""
+    label = np.flip(label.transpose(axes), [axis for axis in range(3) if flips[axis]]).copy()
+    rows = np.eye(3)[::-1][list(axes)] * np.where(flips, -1.0, 1.0)[:, None]
+    geometry = Geometry(
+        shape=label.shape,
+        spacing=tuple(SPACING[axis] for axis in axes),
+        origin=(5.0, -3.0, 7.0),
+        direction=tuple(tuple(row) for row in rows.tolist()),
+    )
+    return Volume(array=(10.0 + label.astype(np.float32))[None], geometry=geometry), label
+
+
+def logits_of(label: np.ndarray, count: int) -> torch.Tensor:
+    return torch.from_numpy(np.stack([np.where(label == value, 5.0, -5.0) for value in range(count)]).astype(np.float32))
+
+
+def dice(one: np.ndarray, two: np.ndarray, value: int) -> float:
+    return 2 * ((one == value) & (two == value)).sum() / ((one == value).sum() + (two == value).sum())
+
+
+@pytest.mark.parametrize("transpose", PERMUTATIONS, ids=str)
+def test_every_orientation_and_transpose_comes_back_equal_at_its_own_spacing(transpose):
+    assert len(ORIENTATIONS) == 48
+    original = phantom()
+    for axes, flips in ORIENTATIONS:
+        volume, label = stored(original, axes, flips)
+        spacing = tuple(volume.geometry.spacing[axis] for axis in transpose)
+        case = preprocess(volume, label, plan(transpose), configuration(spacing))
+        np.testing.assert_array_equal(case.label, label.transpose(transpose))
+        np.testing.assert_array_equal(case.image[0], volume.array[0].transpose(transpose))
+        back = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
+        np.testing.assert_array_equal(back, label)
+        assert back.dtype == np.uint8 and back.flags.c_contiguous and case.history.geometry == volume.geometry
+
+
+@pytest.mark.parametrize("new_spacing", [(2.0, 1.3, 0.8), (1.1, 1.1, 1.1), (2.0, 0.5, 0.6)], ids=str)
+def test_every_orientation_comes_back_in_place_after_resampling(new_spacing):
+    original = phantom((14, 48, 36))
+    for (axes, flips), transpose in zip(ORIENTATIONS, itertools.cycle(PERMUTATIONS), strict=False):
+        volume, label = stored(original, axes, flips)
+        wanted = [new_spacing[axes[axis]] for axis in transpose]
+        case = preprocess(volume, label, plan(transpose), configuration(tuple(wanted)))
+        old = [volume.geometry.spacing[axis] for axis in transpose]
+        assert case.label.shape == tuple(round(label.shape[axis] * a / b) for axis, a, b in zip(transpose, old, wanted, strict=True))
+        back = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
+        assert back.shape == label.shape
+        for value in (1, 2, 3):
+            assert dice(back, label, value) > 0.95, (axes, flips, transpose, value)
+
+
+def test_the_phantom_tells_orientations_apart():
+    original = phantom((20, 20, 20))
+    for axes, flips in ORIENTATIONS[1:]:
+        moved = np.flip(original.transpose(axes), [axis for axis in range(3) if flips[axis]])
+        assert min(dice(original, moved, value) for value in (1, 2, 3)) < 0.9
+
+
+def test_an_image_is_cropped_to_what_is_not_zero_and_the_result_fills_the_whole_grid():
+    label = phantom((10, 20, 16))
+    volume = Volume(array=np.zeros((1, 10, 20, 16), np.float32), geometry=Geometry(shape=(10, 20, 16), spacing=SPACING))
+    volume.array[:, 2:9, 3:19, 1:14] = 7.0
+    label[:2] = label[9:] = label[:, :3] = label[:, 19:] = label[..., :1] = label[..., 14:] = 0
+    case = preprocess(volume, label, plan((2, 0, 1)), configuration((1.5, 3.0, 1.0)))
+    assert case.history.crop == ((1, 14), (2, 9), (3, 19)) and case.history.transposed_shape == (16, 10, 20)
+    assert case.image.shape == (1, 13, 7, 16) and case.history.shape_after_crop == (13, 7, 16) and (case.image == 7).all()
+    np.testing.assert_array_equal(segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS), label)
+    everywhere = segmentation_from_logits(torch.full((4, 13, 7, 16), -1.0).index_fill(0, torch.tensor([2]), 1.0), case.history, LABELS)
+    assert (everywhere[2:9, 3:19, 1:14] == 2).all() and (everywhere == 2).sum() == 13 * 7 * 16
+
+
+def test_inputs_are_not_modified():
+    volume, label = stored(phantom(), (0, 1, 2), (False, False, False))
+    volume.array[:, :3] = 0
+    before = volume.array.copy(), label.copy()
+    case = preprocess(volume, label, plan(scheme="zscore", within_mask=True), configuration((3.0, 0.8, 1.2)))
+    logits = logits_of(case.label, 4)
+    kept = logits.clone()
+    segmentation_from_logits(logits, case.history, LABELS)
+    probabilities_from_logits(logits, case.history, LABELS)
+    assert np.array_equal(volume.array, before[0]) and np.array_equal(label, before[1]) and torch.equal(logits, kept)
+
+
+def test_intensities_are_normalized_before_they_are_resampled():
+    rng = np.random.default_rng(0)
+    array = np.zeros((1, 8, 40, 40), np.float32)
+    array[:, :, 8:32, 8:32] = rng.normal(50, 10, (8, 24, 24))
+    volume = Volume(array=array, geometry=Geometry(shape=array.shape[1:], spacing=(1.0, 1.0, 1.0)))
+    case = preprocess(volume, None, plan(scheme="zscore"), configuration((1.0, 0.5, 0.5)))
+    inside = array[0, :, 8:32, 8:32]
+    wanted = resize(((inside - inside.mean()) / inside.std()).astype(np.float64), (8, 48, 48), 3, mode="edge", anti_aliasing=False)
+    np.testing.assert_allclose(case.image[0], wanted, atol=1e-4)
+    assert case.label is None
+
+
+def test_outside_is_marked_only_where_a_channel_is_normalized_within_the_mask():
+    label = np.zeros((4, 12, 12), np.uint8)
+    label[1:3, 5:8, 5:8] = 1
+    label[0, 0, 1] = 2  # annotated although the image is zero there
+    array = np.zeros((1, 4, 12, 12), np.float32)
+    array[:, :, 2:11, 3:10] = np.random.default_rng(0).normal(5, 1, (4, 9, 7))
+    array[:, 0, 0, 0] = array[:, 3, 11, 11] = 1  # the box is the whole image
+    volume = Volume(array=array, geometry=Geometry(shape=(4, 12, 12), spacing=(1.0, 1.0, 1.0)))
+    marked = preprocess(volume, label, plan(scheme="zscore", within_mask=True), configuration((1.0, 1.0, 1.0))).label
+    np.testing.assert_array_equal(marked == OUTSIDE, (array[0] == 0) & (label == 0))
+    np.testing.assert_array_equal(np.where(marked == OUTSIDE, 0, marked), label)
+    assert preprocess(volume, label, plan(scheme="zscore"), configuration((1.0, 1.0, 1.0))).label.min() == 0
+
+
+def test_a_2d_configuration_keeps_the_slices_of_a_volume():
+    volume, label = stored(phantom(), (0, 1, 2), (False, True, False))
+    case = preprocess(volume, label, plan(), configuration((99.0, 0.8, 1.2), dimensions=2))
+    assert case.label.shape == (14, round(36 / 0.8), round(28 * 1.5 / 1.2)) and case.history.spacing_after_resample == (3.0, 0.8, 1.2)
+    back = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
+    assert back.shape == label.shape and min(dice(back, label, value) for value in (1, 2, 3)) > 0.95
+
+
+@pytest.mark.parametrize("pixel,new_pixel", [((1.0, 1.0), (0.8, 0.7)), ((4.0, 3.9), (2.0, 3.0)), ((0.2, 0.2), (0.3, 0.3)), ((4.0, 1.0), (2.0, 1.3))])
+def test_a_2d_image_is_interpolated_along_both_sides_whatever_its_pixel_size(pixel, new_pixel):
+    # its spacing along D means nothing, so neither side may count as thick slices beside it
+    label = phantom((1, 36, 28))
+    image = np.random.default_rng(0).normal(10, 1, (1, 1, 36, 28)).astype(np.float32)
+    geometry = Geometry(shape=(1, 36, 28), spacing=(1.0, *pixel), planar=True)
+    case = preprocess(Volume(array=image, geometry=geometry), label, plan(), configuration((1.0, *new_pixel), dimensions=2))
+    shape = tuple(round(n * old / new) for n, old, new in zip((36, 28), pixel, new_pixel, strict=True))
+    np.testing.assert_allclose(case.image[0, 0], resize(image[0, 0].astype(np.float64), shape, 3, mode="edge", anti_aliasing=False), atol=1e-4)
+    ramp = torch.linspace(-1, 1, shape[0])[None, :, None].expand(1, *shape)  # positive in the lower half
+    back = segmentation_from_logits(torch.stack([-ramp, ramp]), case.history, parse_labels({"background": 0, "a": 1}))
+    assert back.shape == (1, 36, 28) and (back[0, :18] == 0).all() and (back[0, 18:] == 1).all()
+    soft = probabilities_from_logits(torch.stack([-ramp, ramp]), case.history, parse_labels({"background": 0, "a": 1}))
+    assert len(np.unique(soft[1, 0, 4:-4, 0])) == 28, "neighboring rows are copies"
+
+
+def unresampled(shape=(2, 3, 4)):
+    volume = Volume(array=np.ones((1, *shape), np.float32), geometry=Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)))
+    return preprocess(volume, None, plan(), configuration((1.0, 1.0, 1.0))).history
+
+
+@pytest.mark.parametrize("order,expected", [([1, 2, 3], [0, 1, 2, 3, 2]), ([3, 2, 1], [0, 3, 2, 1, 2])])
+def test_regions_are_painted_in_the_order_of_dataset_json(order, expected):
+    labels = parse_labels({"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}, order)
+    # columns: nothing, whole, whole and core, all three, core alone
+    signs = torch.tensor([[-1.0, 1, 1, 1, -1], [-1, -1, 1, 1, 1], [-1, -1, -1, 1, -1]])
+    logits = signs[:, None, None, :].expand(3, 2, 3, 5)
+    segmentation = segmentation_from_logits(logits, unresampled((2, 3, 5)), labels)
+    assert segmentation[0, 0].tolist() == expected and (segmentation == segmentation[:1, :1]).all()
+
+
+def test_a_region_needs_more_than_half():
+    labels = parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])
+    logits = torch.tensor([0.0, 1e-6])[None, None, None].expand(2, 1, 1, 2)
+    assert segmentation_from_logits(logits, unresampled((1, 1, 2)), labels).ravel().tolist() == [0, 2]
+
+
+def test_equal_logits_go_to_the_lowest_class():
+    logits = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])[:, None, None]
+    assert segmentation_from_logits(logits, unresampled((1, 1, 2)), LABELS).ravel().tolist() == [1, 0]
+
+
+def test_many_classes_take_two_bytes():
+    labels = parse_labels({"background": 0, **{f"s{i}": i for i in range(1, 301)}})
+    logits = torch.zeros(301, 1, 1, 2)
+    logits[300, ..., 1] = 1
+    segmentation = segmentation_from_logits(logits, unresampled((1, 1, 2)), labels)
+    assert segmentation.dtype == np.uint16 and segmentation.ravel().tolist() == [0, 300]
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_exported(kind):
+    volume, label = stored(phantom(), (0, 1, 2), (False, False, False))
+    case = preprocess(volume, label, plan(), configuration((3.0, 0.8, 1.2)))
+    full = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
+    np.testing.assert_array_equal(segmentation_from_logits(logits_of(case.label, 4).to(kind), case.history, LABELS), full)
+
+
+def test_probabilities_sum_to_one_and_are_background_outside():
+    label = phantom((10, 20, 16))
+    array = np.zeros((1, 10, 20, 16), np.float32)
+    array[:, 2:9, 3:19, 1:14] = 7.0
+    volume = Volume(array=array, geometry=Geometry(shape=(10, 20, 16), spacing=SPACING))
+    case = preprocess(volume, label, plan((1, 2, 0)), configuration((0.7, 1.5, 2.0)))
+    logits = torch.from_numpy(np.random.default_rng(0).normal(0, 3, (4, *case.image.shape[1:])).astype(np.float32))
+    probabilities = probabilities_from_logits(logits, case.history, LABELS)
+    assert probabilities.shape == (4, 10, 20, 16) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-6)
+    outside = np.ones((10, 20, 16), bool)
+    outside[2:9, 3:19, 1:14] = False
+    assert (probabilities[0][outside] == 1).all() and (probabilities[1:, outside] == 0).all() and probabilities[0][~outside].max() < 1
+    np.testing.assert_array_equal(probabilities.argmax(0), segmentation_from_logits(logits, case.history, LABELS))
+
+
+def test_region_probabilities_are_independent_and_zero_outside():
+    labels = parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])
+    history = replace(unresampled((2, 2, 2)), geometry=Geometry(shape=(4, 2, 2), spacing=(1.0, 1.0, 1.0)), crop=((1, 3), (0, 2), (0, 2)))
+    probabilities = probabilities_from_logits(torch.stack([torch.zeros(2, 2, 2), torch.full((2, 2, 2), 2.0)]), history, labels)
+    assert probabilities.shape == (2, 4, 2, 2) and (probabilities[:, [0, 3]] == 0).all()
+    np.testing.assert_allclose(probabilities[0, 1:3], 0.5)
+    np.testing.assert_allclose(probabilities[1, 1:3], 1 / (1 + np.exp(-2.0)), rtol=1e-6)

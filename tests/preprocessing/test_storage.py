@@ -1,0 +1,227 @@
+"""Preprocessed cases on disk: whole or not listed, and damage is named."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from samunet import storage
+from samunet.core.dataset import read_dataset_json, training_cases
+from samunet.core.geometry import Geometry
+from samunet.core.history import SpatialHistory
+from samunet.core.labels import parse_labels
+from samunet.core.plan import Configuration, Plan, Topology
+from samunet.core.preprocessed import PreprocessedCase
+from samunet.errors import ConfigError, DatasetError
+from samunet.imageio import reader_for
+from samunet.imageio.case import read_case
+from samunet.phantom import write_tiny_dataset
+from samunet.preprocessing import run
+from samunet.preprocessing.forward import preprocess
+from samunet.preprocessing.run import preprocess_dataset
+from samunet.storage import load_history, load_locations, open_array, read_part, sample_locations, save_case, stored_cases
+
+LABELS = parse_labels({"background": 0, "a": 1, "b": 2})
+PATCH = (8, 16, 16)
+
+
+def made(seed=0, shape=(10, 40, 30)) -> PreprocessedCase:
+    rng = np.random.default_rng(seed)
+    history = SpatialHistory(
+        geometry=Geometry(shape=shape, spacing=(2.0, 1.0, 1.0), origin=(1.0, 2.5, -3.0)),
+        transpose=(0, 1, 2),
+        crop=tuple((0, n) for n in shape),
+        shape_after_crop=shape,
+        spacing_after_transpose=(2.0, 1.0, 1.0),
+        shape_after_resample=shape,
+        spacing_after_resample=(2.0, 1.0, 1.0),
+    )
+    label = np.zeros(shape, np.int16)
+    label[2:5, 3:9, 4:8] = 1
+    return PreprocessedCase(image=rng.normal(size=(2, *shape)).astype(np.float32), label=label, history=history)
+
+
+def save(folder, *names):
+    for name in names:
+        save_case(folder, name, made(), LABELS, PATCH)
+
+
+def test_a_case_comes_back_bit_for_bit(tmp_path):
+    case = made()
+    save_case(tmp_path, "x", case, LABELS, PATCH)
+    image, label = open_array(tmp_path / "x.b2nd"), open_array(tmp_path / "x_seg.b2nd")
+    np.testing.assert_array_equal(image[:], case.image)
+    np.testing.assert_array_equal(label[0], case.label)
+    assert image.dtype == np.float32 and label.dtype == np.int16 and load_history(tmp_path, "x") == case.history
+    found = load_locations(tmp_path, "x")
+    np.testing.assert_array_equal(np.unique(found.classes[0], axis=0), np.argwhere(case.label == 1))
+    assert found.classes[1].shape == (0, 3) and found.annotated is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.b2nd", "x.json", "x_locations.npz", "x_seg.b2nd"]
+
+
+def test_a_part_is_read_without_the_rest(tmp_path):
+    case = made()
+    save_case(tmp_path, "x", case, LABELS, PATCH)
+    part = (slice(None), slice(2, 7), slice(0, 9), slice(11, 30))
+    np.testing.assert_array_equal(read_part(tmp_path / "x.b2nd", part), case.image[part])
+
+
+def test_annotated_voxels_are_kept_where_there_is_an_ignore_label(tmp_path):
+    labels = parse_labels({"background": 0, "a": 1, "ignore": 2})
+    case = made(shape=(2, 6, 6))
+    label = np.full((2, 6, 6), 2, np.int16)
+    label[0, 1, 1:3], label[1, 4, 4] = 0, 1
+    save_case(tmp_path, "x", replace(case, label=label), labels, PATCH)
+    found = load_locations(tmp_path, "x")
+    assert found.classes[0].tolist() == [[1, 4, 4]] and sorted(found.annotated.tolist()) == [[0, 1, 1], [0, 1, 2], [1, 4, 4]]
+
+
+def test_locations_are_drawn_alike_each_time():
+    label = (np.random.default_rng(0).random((30, 40, 50)) < 0.5).astype(np.int16)
+    one, two = (sample_locations(label, parse_labels({"background": 0, "a": 1})).classes[0] for _ in range(2))
+    assert len(one) == 10_000 and np.array_equal(one, two) and len(np.unique(one, axis=0)) == 10_000 and label[tuple(one.T)].all()
+
+
+def test_regions_are_located_as_wholes():
+    label = np.zeros((2, 3, 3), np.int16)
+    label[0, 0, 0], label[1, 2, 2] = 1, 2
+    whole, core = sample_locations(label, parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])).classes
+    assert sorted(whole.tolist()) == [[0, 0, 0], [1, 2, 2]] and core.tolist() == [[1, 2, 2]]
+
+
+def test_a_case_without_label_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(DatasetError, match="Case 'x' has no label"):
+        save_case(tmp_path, "x", replace(made(), label=None), LABELS, PATCH)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_cases_are_listed_sorted(tmp_path):
+    save(tmp_path, "b", "a_seg2", "a")
+    (tmp_path / "dataset.json").write_text("{}")
+    assert stored_cases(tmp_path) == ("a", "a_seg2", "b")
+
+
+@pytest.mark.parametrize("fails", range(4))
+def test_a_case_whose_writing_stopped_is_not_listed(tmp_path, monkeypatch, fails):
+    save(tmp_path, "good")
+    count, real = itertools.count(), storage.atomic_path
+
+    def stops(path):
+        if next(count) == fails:
+            raise OSError("disk full")
+        return real(path)
+
+    monkeypatch.setattr(storage, "atomic_path", stops)
+    monkeypatch.setattr("samunet.core.codec.atomic_path", stops)
+    with pytest.raises(OSError, match="disk full"):
+        save_case(tmp_path, "half", made(), LABELS, PATCH)
+    assert stored_cases(tmp_path) == ("good",) and not list(tmp_path.glob(".part-*"))
+
+
+@pytest.mark.parametrize("name", ["x.b2nd", "x_seg.b2nd"])
+@pytest.mark.parametrize("length", [0, 0.1, 0.5, 0.99])
+def test_a_truncated_array_is_named(tmp_path, name, length):
+    save(tmp_path, "x")
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(length * len(whole))])
+    with pytest.raises(DatasetError, match=rf"Preprocessed file .*/{name} cannot be read .*; preprocess the dataset again"):
+        open_array(tmp_path / name)
+
+
+def test_damage_inside_an_array_is_named_when_it_is_read(tmp_path):
+    save(tmp_path, "x")
+    data = bytearray((tmp_path / "x.b2nd").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    (tmp_path / "x.b2nd").write_bytes(data)
+    with pytest.raises(DatasetError, match=r"Preprocessed file .*/x\.b2nd cannot be read"):
+        read_part(tmp_path / "x.b2nd", (slice(None), slice(None), slice(None), slice(None)))
+
+
+def test_absent_and_damaged_companions_are_named(tmp_path):
+    save(tmp_path, "x")
+    with pytest.raises(DatasetError, match=r"y\.b2nd cannot be read"):
+        open_array(tmp_path / "y.b2nd")
+    with pytest.raises(DatasetError, match=r"y_locations\.npz cannot be read"):
+        load_locations(tmp_path, "y")
+    for damaged in (b"", b"PK no zip", (tmp_path / "x_locations.npz").read_bytes()[:-40]):
+        (tmp_path / "x_locations.npz").write_bytes(damaged)
+        with pytest.raises(DatasetError, match=r"x_locations\.npz cannot be read"):
+            load_locations(tmp_path, "x")
+    (tmp_path / "x.json").write_text('{"crop": [')
+    with pytest.raises(ConfigError, match=r"x\.json is not valid JSON"):
+        load_history(tmp_path, "x")
+
+
+def test_objects_in_a_locations_file_are_not_unpickled(tmp_path):
+    np.savez(tmp_path / "x_locations.npz", **{"0": np.array([{"a": 1}], dtype=object)})
+    with pytest.raises(DatasetError, match=r"x_locations\.npz cannot be read"):
+        load_locations(tmp_path, "x")
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = write_tiny_dataset(tmp_path / "raw", cases=3)
+    spec = read_dataset_json(folder / "dataset.json")
+    configuration = Configuration(
+        variant="sam_unet",
+        dimensions=3,
+        data_identifier="p_3d",
+        spacing=(2.5, 1.1, 1.1),
+        median_shape=(6.0, 32.0, 40.0),
+        patch_size=PATCH,
+        batch_size=2,
+        backbone="vit_nano",
+        weights=None,
+        encoder_scale=1.0,
+        topology=Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,)),
+        mirror_axes=(0, 1, 2),
+        variant_options={},
+    )
+    from samunet.core.fingerprint import IntensityStatistics
+    from samunet.core.plan import ChannelPlan
+
+    figures = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
+    channel = ChannelPlan(name="channel0", scheme="zscore", within_mask=False, intensities=figures)
+    plan = Plan(dataset=spec.name, plans_name="p", reader="SimpleITKIO", transpose=(0, 1, 2), channels=(channel,), configurations={}, reasons={})
+    return spec, training_cases(folder, spec), plan, configuration, reader_for(spec.file_ending)
+
+
+def test_a_dataset_is_preprocessed_case_by_case_whatever_the_threads(tmp_path, raw):
+    spec, cases, plan, configuration, reader = raw
+    for threads in (1, 3):
+        preprocess_dataset(tmp_path / str(threads), spec, cases, plan, configuration, reader, threads=threads, quiet=True)
+    one, three = ({path.name: path.read_bytes() for path in (tmp_path / n).iterdir() if path.suffix != ".npz"} for n in ("1", "3"))
+    assert one == three and stored_cases(tmp_path / "1") == ("tiny_000", "tiny_001", "tiny_002")
+    expected = preprocess(*read_case(cases[1], spec, reader), plan, configuration)
+    np.testing.assert_array_equal(open_array(tmp_path / "1" / "tiny_001.b2nd")[:], expected.image)
+    np.testing.assert_array_equal(open_array(tmp_path / "1" / "tiny_001_seg.b2nd")[0], expected.label)
+    assert read_dataset_json(tmp_path / "1" / "dataset.json").labels == spec.labels
+
+
+def test_what_lies_in_the_folder_is_replaced(tmp_path, raw):
+    spec, cases, *rest = raw
+    folder = tmp_path / "out"
+    save(folder, "stale", "tiny_000")
+    preprocess_dataset(folder, spec, cases[:2], *rest, threads=1, quiet=True)
+    assert stored_cases(folder) == ("tiny_000", "tiny_001") and not list(folder.glob("stale*"))
+
+
+def test_an_interrupted_run_does_not_look_whole(tmp_path, raw, monkeypatch):
+    spec, cases, *rest = raw
+    folder = tmp_path / "out"
+    preprocess_dataset(folder, spec, cases, *rest, threads=1, quiet=True)
+    real = run.save_case
+
+    def stops(where, identifier, *given):
+        if identifier == "tiny_001":
+            raise OSError("disk full")
+        real(where, identifier, *given)
+
+    monkeypatch.setattr(run, "save_case", stops)
+    with pytest.raises(OSError, match="disk full"):
+        preprocess_dataset(folder, spec, cases, *rest, threads=1, quiet=True)
+    assert not (folder / "dataset.json").exists() and "tiny_001" not in stored_cases(folder)
