@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -29,6 +30,9 @@ def make_parser(name: str, summary: str, next_step: str = "") -> argparse.Argume
 def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None) -> int:
     """Parse, run the command and return the exit code; deliberate errors become one line on stderr."""
     arguments = parser.parse_args(argv)
+    # Threads that wait should sleep: spinning ones starve each other when anything else runs on the machine, and a
+    # two-thread training step then took 4 times as long and more (benchmarks/waiting_threads.py). Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("samunet").setLevel(logging.INFO)
     try:
