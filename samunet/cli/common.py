@@ -30,9 +30,9 @@ def make_parser(name: str, summary: str, next_step: str = "") -> argparse.Argume
 def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None) -> int:
     """Parse, run the command and return the exit code; deliberate errors become one line on stderr."""
     arguments = parser.parse_args(argv)
-    # Threads that wait should sleep: spinning ones starve each other when anything else runs on the machine, and a
-    # two-thread training step then took 4 times as long and more (benchmarks/waiting_threads.py). Read when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A waiting thread of GNU OpenMP spins, by default for so long that two of them starve each other when anything else
+    # runs on the machine (benchmarks/waiting_threads.py). It reads this when torch loads, which is later.
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("samunet").setLevel(logging.INFO)
     try:
