@@ -39,6 +39,8 @@ class CheckpointState:
     """Best smoothed training-time Dice so far; -1 before the first epoch."""
     weights_sha256: str | None
     """SHA-256 of the pretrained file below; None when every weight is stored here."""
+    scaler: dict[str, Any]
+    """State of the fp16 loss scaler; empty where there is none."""
     training: dict[str, Any]
     """The training configuration."""
     history: dict[str, tuple[float | None, ...]]
@@ -110,8 +112,11 @@ def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
         raise CheckpointError(f"Checkpoint {path} cannot be read ({error}); it is damaged. Use another checkpoint, or train again.") from None
     if header is None:
         raise CheckpointError(f"File {path} is not a samunet checkpoint; its header lacks the key '{HEADER_KEY}'.")
+    fields = json.loads(header)
+    if fields.get("format") != FORMAT:
+        raise CheckpointError(f"Checkpoint {path} has format {fields.get('format')}; this version of samunet reads format {FORMAT}. Train again.")
     return Checkpoint(
-        state=decode(CheckpointState, json.loads(header), path.name),
+        state=decode(CheckpointState, fields, path.name),
         model=_part(tensors, "model."),
         optimizer=_part(tensors, "optimizer."),
         random=tensors.get("random.torch"),

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from samunet.checkpoint import CheckpointState
 from samunet.core.codec import decode
 from samunet.core.labels import Labels
 from samunet.core.plan import Configuration, Plan
 from samunet.core.plugins import load_variant
+from samunet.errors import CheckpointError, ConfigError
 from samunet.models.inputs import encoder_size
 from samunet.models.segmenter import NetworkSpec, SlabSegmenter
+from samunet.planning.topology import divisors
 from samunet.sam.build import TOKEN_PIXELS, backbone_named, build_sam
-from samunet.sam.weights import load_weights
+from samunet.sam.weights import file_sha256, load_weights
 
 
 def build_network(plan: Plan, configuration: Configuration, labels: Labels) -> SlabSegmenter:
     """Build a network with the plan's pretrained weights, or random ones from torch's global generator.
 
     Raises:
-        ConfigError: the variant, the backbone or a variant option is unknown.
+        ConfigError: the variant, the backbone or a variant option is unknown, or the topology does not divide the patch.
         WeightsAbsentError, CheckpointError: the plan's weights are absent or do not fit.
     """
     variant = load_variant(configuration.variant)
+    parts = divisors(configuration.topology)
+    if any(size % part for size, part in zip(configuration.patch_size, parts, strict=True)):
+        raise ConfigError(f"The patch {configuration.patch_size} of the plan must be a multiple of {parts}, the product of the topology's strides.")
     options = decode(variant.Config, configuration.variant_options, f"configuration option variant_options of {configuration.variant}")
     backbone = backbone_named(configuration.backbone)
     size = encoder_size(configuration.patch_size[1:], configuration.encoder_scale)
@@ -41,3 +47,13 @@ def build_network(plan: Plan, configuration: Configuration, labels: Labels) -> S
         pretrained=pretrained,
     )
     return variant.build(sam, spec, options)
+
+
+def check_frozen_weights(state: CheckpointState, configuration: Configuration, where: Path) -> None:
+    """Raise CheckpointError when a checkpoint sits on other pretrained weights than the plan names."""
+    found = file_sha256(Path(configuration.weights)) if configuration.weights else None
+    if state.weights_sha256 != found:
+        raise CheckpointError(
+            f"{where} was trained on pretrained weights with SHA-256 {state.weights_sha256}; the plan's file {configuration.weights} has {found}. "
+            "Put the same file there."
+        )

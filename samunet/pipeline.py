@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,28 +21,29 @@ from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, group_channels, read_dataset_json, training_cases
 from samunet.core.fingerprint import Fingerprint
 from samunet.core.geometry import Shape, Triple
-from samunet.core.plan import DEFAULT_PLANS_NAME, Configuration, Plan, Topology, load_plan, parse_configuration_name, save_plan
+from samunet.core.plan import DEFAULT_PLANS_NAME, Configuration, Plan, Topology, check_plans_name, load_plan, parse_configuration_name, save_plan
 from samunet.core.plugins import load_variant
 from samunet.core.workspace import Workspace
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.loader import PatchSource, batches
 from samunet.errors import CheckpointError, ConfigError, DatasetError, WeightsAbsentError
-from samunet.evaluation.score import evaluate_folder, targets_from_labels
-from samunet.evaluation.summary import Summary, write_summary
+from samunet.evaluation.score import score_case, targets_from_labels
+from samunet.evaluation.summary import CaseScore, Summary, summarize, write_summary
 from samunet.hardware import choose_device, choose_precision, choose_workers
 from samunet.imageio import ImageReader, reader_for
 from samunet.inference.files import Failure, predict_cases
 from samunet.inference.predictor import PredictionOptions, Predictor, finished_folds
 from samunet.models.segmenter import NetworkSpec
-from samunet.network import build_network
+from samunet.network import build_network, check_frozen_weights
 from samunet.ops.normalize import scheme_for
-from samunet.planning.extract import extract_fingerprint
+from samunet.planning.extract import describes, extract_fingerprint
 from samunet.planning.integrity import verify_dataset
 from samunet.planning.planners.default import Method, Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.planning.splits import split_for_fold
 from samunet.preprocessing.run import preprocess_dataset
+from samunet.progress import each
 from samunet.sam.build import Backbone, backbone_named
 from samunet.sam.weights import check_weights, file_sha256
 from samunet.storage import stored_cases
@@ -79,6 +81,9 @@ class PlanOptions:
     weights: Path | None = None
     """SAM checkpoint in the official layout."""
 
+    def __post_init__(self) -> None:
+        check_plans_name(self.plans_name)
+
 
 def open_dataset(workspace: Workspace, wanted: str | int) -> RawDataset:
     """Find a raw dataset by id or name and read its description; raises DatasetError when something is missing."""
@@ -90,16 +95,17 @@ def open_dataset(workspace: Workspace, wanted: str | int) -> RawDataset:
 
 
 def extract(workspace: Workspace, dataset: RawDataset, *, threads: int, verify: bool, clean: bool, quiet: bool = False) -> Fingerprint:
-    """Measure a dataset and keep the result; an existing fingerprint of the same cases is used unless `clean`."""
+    """Measure a dataset and keep the result; an existing fingerprint of the very same files is used unless `clean`."""
     if verify:
         verify_dataset(dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet)
         logger.info("%s: %d cases checked, nothing wrong.", dataset.spec.name, len(dataset.cases))
     path = workspace.preprocessed / dataset.spec.name / FINGERPRINT_FILE
     if path.is_file() and not clean:
         known = decode(Fingerprint, read_json(path), path.name)
-        if set(known.cases) == {case.identifier for case in dataset.cases}:
+        if describes(known, dataset.spec, dataset.cases, threads=threads, quiet=quiet):
             logger.info("Using the fingerprint %s (--clean measures anew).", path)
             return known
+        logger.info("The dataset has changed since %s was made; measuring anew.", path)
     fingerprint = extract_fingerprint(dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet)
     write_json(path, fingerprint)
     return fingerprint
@@ -146,10 +152,17 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     if fingerprint.planar and dimensions == 3:
         raise ConfigError(f"{saved.dataset} holds 2D images, so configuration '{name}' does not exist; use 2d_adapter.")
     known = next(iter(saved.configurations.values()))
-    options = PlanOptions(plans_name=saved.plans_name, backbone=known.backbone, weights=Path(known.weights) if known.weights else None)
+    options = PlanOptions(
+        plans_name=saved.plans_name,
+        memory_gib=saved.memory_gib,
+        spacing=saved.asked_spacing,
+        backbone=known.backbone,
+        weights=Path(known.weights) if known.weights else None,
+    )
     spec = read_dataset_json(workspace.raw / saved.dataset / "dataset.json")
     made = _plan(spec, fingerprint, options, (name,), saved.reader)
-    return replace(saved, configurations={**saved.configurations, **made.configurations}, reasons={**saved.reasons, **made.reasons})
+    own_reasons = {decision: reason for decision, reason in made.reasons.items() if decision.startswith(f"{name}:")}
+    return replace(saved, configurations={**saved.configurations, **made.configurations}, reasons={**saved.reasons, **own_reasons})
 
 
 def preprocess(workspace: Workspace, dataset: RawDataset, plan: Plan, name: str, *, threads: int, quiet: bool = False) -> Path:
@@ -189,13 +202,13 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
             f"Run first: samunet_preprocess -d {dataset_name} -c {options.configuration}"
         )
     spec = replace(read_dataset_json(data / "dataset.json"), name=dataset_name)
-    split = split_for_fold(workspace.preprocessed / dataset_name, stored_cases(data), options.fold)
+    split = split_for_fold(workspace.preprocessed / dataset_name, stored_cases(data), options.fold, raw_folder=workspace.raw / dataset_name)
     folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}"
     device = choose_device(options.device)
     if not options.only_validate:
         resume = _resumable(folder) if options.resume else None
         if resume is not None:
-            _check_resume(resume, config, folder)
+            _check_resume(resume, config, folder, configuration, options.configuration)
         _prepare_folder(folder, plan, spec, config, fresh=resume is None)
         trainer = _trainer(plan, configuration, spec, split.train, split.val, data, folder, config, options, device, resume)
         trainer.log.line(_describe(plan, options, configuration, device, trainer, len(split.train), len(split.val)))
@@ -213,23 +226,17 @@ def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers:
     dataset = open_dataset(workspace, dataset_name)
     chosen = [case for case in dataset.cases if case.identifier in set(identifiers)]
     target = folder / ("validation_best" if options.validate_best else "validation")
+    shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
     failures = predict_cases(predictor, chosen, target, save_probabilities=options.save_probabilities)
     if failures:
         raise DatasetError(f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}")
     labels = dataset.spec.labels
-    references = {case.label.parent for case in chosen if case.label is not None}
-    if len(references) != 1:
-        raise DatasetError(f"{dataset_name}: reference files lie in {len(references)} folders; validation needs them in one.")
-    summary = evaluate_folder(
-        references.pop(),
-        target,
-        targets=targets_from_labels(labels),
-        ignore=labels.ignore,
-        file_ending=dataset.spec.file_ending,
-        reader=dataset.reader,
-        threads=os.cpu_count() or 1,
-        chill=True,  # the reference folder holds the training cases too
-    )
+
+    def score(case: Case) -> CaseScore:
+        prediction = target / f"{case.identifier}{dataset.spec.file_ending}"
+        return score_case(case.label, prediction, targets=targets_from_labels(labels), ignore=labels.ignore, reader=dataset.reader)
+
+    summary = summarize(each(score, chosen, threads=os.cpu_count() or 1, title="Scoring"))
     write_summary(target / "summary.json", summary)
     return summary
 
@@ -407,12 +414,17 @@ def _resumable(folder: Path) -> Checkpoint | None:
     return None
 
 
-def _check_resume(resume: Checkpoint, config: TrainingConfig, folder: Path) -> None:
+def _check_resume(resume: Checkpoint, config: TrainingConfig, folder: Path, configuration: Configuration, name: str) -> None:
     before = decode(TrainingConfig, resume.state.training, f"{folder.name}: training settings")
-    changed = [name for name, value in encode(config).items() if value != encode(before)[name] and name != "workers"]
+    changed = [key for key, value in encode(config).items() if value != encode(before)[key] and key != "workers"]
     if changed:
-        was = ", ".join(f"{name} {encode(before)[name]} (now {encode(config)[name]})" for name in changed)
+        was = ", ".join(f"{key} {encode(before)[key]} (now {encode(config)[key]})" for key in changed)
         raise CheckpointError(f"{folder} was trained with other settings: {was}. Continue with the same settings, or start anew without --c.")
+    if load_plan(folder.parent / "plans.json").configurations.get(name) != configuration:
+        raise CheckpointError(
+            f"{folder} was trained by another plan: configuration {name} has changed since. Restore the plan, or start anew without --c."
+        )
+    check_frozen_weights(resume.state, configuration, folder)
 
 
 def _describe(

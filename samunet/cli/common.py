@@ -31,7 +31,7 @@ def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace],
     """Parse, run the command and return the exit code; deliberate errors become one line on stderr."""
     arguments = parser.parse_args(argv)
     # A waiting thread of GNU OpenMP spins, by default for so long that two of them starve each other when anything else
-    # runs on the machine (benchmarks/waiting_threads.py). It reads this when torch loads, which is later.
+    # runs on the machine (benchmarks/cpu_settings.py). It reads this when torch loads, which is later.
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("samunet").setLevel(logging.INFO)

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     planning.add_plan_options(parser)
     parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="configurations to preprocess (default: all of the plan)")
     parser.add_argument("-np", type=int, nargs="+", metavar="N", help="cases preprocessed at a time, one number or one a configuration")
-    planning.add_output_options(parser)
+    planning.add_output_options(parser, "also print the reason of every decision")
     return run(parser, _command, argv)
 
 

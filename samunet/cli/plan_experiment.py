@@ -18,12 +18,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     planning.add_dataset(parser)
     planning.add_plan_options(parser)
-    parser.add_argument("--explain", action="store_true", help="print the reason of every decision")
+    parser.add_argument(
+        "--explain", action="store_true", help="print the reason of every decision; without further options, of the plan that is there"
+    )
     return run(parser, _command, argv)
 
 
 def _command(arguments: argparse.Namespace) -> None:
     from samunet import pipeline
+    from samunet.core.plan import load_plan
     from samunet.core.workspace import workspace_from_environment
 
     options = planning.plan_options(arguments)
@@ -31,6 +34,8 @@ def _command(arguments: argparse.Namespace) -> None:
     for wanted in arguments.d:
         dataset = pipeline.open_dataset(workspace, wanted)
         fingerprint = pipeline.extract(workspace, dataset, threads=planning.DEFAULT_THREADS, verify=False, clean=False)
-        plan = pipeline.plan(workspace, dataset, fingerprint, options)
+        path = pipeline.plan_path(workspace, dataset.spec.name, options.plans_name)
+        only_explain = arguments.explain and path.is_file() and options == pipeline.PlanOptions(plans_name=options.plans_name)
+        plan = load_plan(path) if only_explain else pipeline.plan(workspace, dataset, fingerprint, options)
         planning.print_plan(plan, explain=arguments.explain)
-        print(f"Wrote {pipeline.plan_path(workspace, plan.dataset, plan.plans_name)}")
+        print(f"{'Read' if only_explain else 'Wrote'} {path}")

@@ -66,7 +66,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     )
     predictor = Predictor.from_folder(folder, folds=arguments.f, checkpoint=arguments.chk, device=arguments.device, options=options)
     cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, arguments.o)[part_id::num_parts]
-    print(f"Model {folder.parent.name}/{folder.name}, {len(predictor.networks)} fold(s), {len(cases)} case(s)")
+    print(f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s)")
     failures = pipeline.predict(
         predictor,
         cases,
@@ -93,8 +93,8 @@ def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
     wanted = {"tr": arguments.tr, "p": arguments.p, "c": arguments.c}
 
     def fits(folder: Path) -> bool:
-        parts = dict(zip(("tr", "p", "c"), folder.name.split("__"), strict=True))
-        return dataset in (None, folder.parent.name) and all(value in (None, parts[key]) for key, value in wanted.items())
+        parts = dict(zip(("tr", "p", "c"), folder.name.split("__"), strict=False))
+        return dataset in (None, folder.parent.name) and all(value in (None, parts.get(key)) for key, value in wanted.items())
 
     chosen = [folder for folder in models if fits(folder)]
     if len(chosen) == 1:

@@ -127,7 +127,7 @@ def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]
 def _listed_case(folder: Path, identifier: str, files: Any) -> Case:
     if not isinstance(files, dict) or not isinstance(files.get("images"), list) or not isinstance(files.get("label"), str):
         raise DatasetError(
-            f"Case '{identifier}' in dataset.json must have the form {{\"images\": [one file a channel], \"label\": file}}; got {str(files)[:80]}."
+            f'Case \'{identifier}\' in dataset.json must have the form {{"images": [one file a channel], "label": file}}; got {str(files)[:80]}.'
         )
     images = tuple(folder / expand_path(str(name)) for name in files["images"])
     label = folder / expand_path(files["label"])

@@ -33,7 +33,7 @@ class CaseFingerprint:
     labels_present: tuple[int, ...]
     """Foreground label values found, sorted."""
     sha256: dict[str, str]
-    """File name to SHA-256 of every image and label file."""
+    """Folder and file name to SHA-256 of every image and label file."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from samunet.errors import ShapeError
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Vector3 = tuple[float, float, float]
+GRID_TOLERANCE_MM = 0.1  # ours: headers of one grid written by different tools differ by rounding, grids that moved by more
 IDENTITY_DIRECTION: tuple[Vector3, Vector3, Vector3] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 
@@ -43,7 +44,7 @@ class Geometry:
         if min(self.spacing) <= 0:
             raise ShapeError(f"Spacing must be positive on every axis; got {self.spacing} mm.")
 
-    def same_grid(self, other: Geometry, tolerance_mm: float = 1e-3) -> bool:
+    def same_grid(self, other: Geometry, tolerance_mm: float = GRID_TOLERANCE_MM) -> bool:
         """Tell whether two grids put every voxel at the same place, to `tolerance_mm` at the far corner."""
         if self.shape != other.shape or self.planar != other.planar:
             return False

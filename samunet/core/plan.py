@@ -15,6 +15,7 @@ from samunet.errors import ConfigError, did_you_mean
 
 DEFAULT_PLANS_NAME = "samunetPlans"
 ALIASES = {"adapter": "sam_unet"}
+PLANS_NAME = re.compile(r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")  # never nnU-Net's, and never "__", which separates names in folders
 NO_LOW_RESOLUTION = "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter instead."
 
 
@@ -63,7 +64,7 @@ class Configuration:
     backbone: str
     """Name of the SAM encoder, e.g. vit_tiny or vit_b."""
     weights: str | None
-    """File name of the pretrained weights, or null when there are none and everything trains."""
+    """Path of the pretrained weights, or null when there are none and everything trains."""
     encoder_scale: float
     """Encoder pixels per voxel in the plane; a 16-pixel token covers 16 / encoder_scale voxels."""
     topology: Topology
@@ -81,6 +82,10 @@ class Plan:
     plans_name: str
     reader: str
     """Name of the image reader."""
+    memory_gib: float
+    """What a training step may need, as asked for at planning."""
+    asked_spacing: Triple | None
+    """mm, in the files' axis order, where -overwrite_target_spacing was given."""
     transpose: Axes
     """File axis that becomes axis 0, 1, 2."""
     channels: tuple[ChannelPlan, ...]
@@ -96,6 +101,14 @@ class Plan:
         raise ConfigError(f"Plan '{self.plans_name}' of {self.dataset} has no configuration '{name}'.{did_you_mean(name, self.configurations)}")
 
 
+def check_plans_name(name: str) -> None:
+    """Raise ConfigError for a plan name that could take the place of another tool's files."""
+    if PLANS_NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"Plan name '{name}' must start with 'samunet' and hold letters, digits, '.', '-' and single '_' only, e.g. samunetPlans_fine."
+        )
+
+
 def refuse_low_resolution(name: str) -> None:
     """Raise ConfigError for nnU-Net's cascade and low-resolution configurations, which have no twin here."""
     if name in ("3d_lowres", "3d_cascade_fullres"):
@@ -109,7 +122,7 @@ def parse_configuration_name(name: str) -> tuple[int, str]:
         ConfigError: the name does not have that form, or is a low-resolution configuration of nnU-Net.
     """
     refuse_low_resolution(name)
-    match = re.fullmatch(r"([23])d_(\w+)", name)
+    match = re.fullmatch(r"([23])d_([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)", name)
     if match is None:
         raise ConfigError(f"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter or 2d_adapter.")
     return int(match[1]), ALIASES.get(match[2], match[2])

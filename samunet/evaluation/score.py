@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from samunet.core.geometry import GRID_TOLERANCE_MM
 from samunet.core.labels import Labels
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.summary import CaseScore, Metrics, Summary, Target, summarize, target_key
 from samunet.imageio import ImageReader
 from samunet.ops.overlap import overlap
 
-GRID_TOLERANCE_MM = 1e-2  # ours: a NIfTI header keeps single precision, so equal grids differ by about 1e-4 mm
 NUM_NAMED = 5  # ours: enough names to see the pattern in an error message
 
 
@@ -30,7 +30,7 @@ def score_case(reference: Path, prediction: Path, *, targets: Sequence[Target], 
     """Score one predicted segmentation file; voxels where the reference is `ignore` do not count.
 
     Raises:
-        DatasetError: the two files do not share one grid (to 0.01 mm at every corner).
+        DatasetError: the two files do not share one grid (to 0.1 mm at every corner).
     """
     reference_label, reference_geometry = reader.read_label(reference)
     segmentation, geometry = reader.read_label(prediction)

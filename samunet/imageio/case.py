@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from samunet.core.dataset import Case, DatasetSpec
+from samunet.core.geometry import GRID_TOLERANCE_MM
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError
 from samunet.imageio.reader import ImageReader
-
-GRID_TOLERANCE_MM = 0.1  # label and image headers written by different tools differ by rounding
 
 
 def read_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> Volume:

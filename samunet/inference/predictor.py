@@ -15,11 +15,11 @@ from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.plan import Configuration, Plan, load_plan
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.volume import Volume
-from samunet.errors import CheckpointError, ShapeError
+from samunet.errors import CheckpointError, ConfigError
 from samunet.hardware import autocast, choose_device, choose_precision
 from samunet.inference.sliding_window import sliding_window
 from samunet.models.segmenter import SlabSegmenter
-from samunet.network import build_network
+from samunet.network import build_network, check_frozen_weights
 from samunet.ops.crop import crop
 from samunet.ops.tiling import pad_to
 from samunet.preprocessing.backward import probabilities_from_logits, segmentation_from_logits
@@ -44,7 +44,7 @@ class PredictionOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.step_size <= 1:
-            raise ShapeError(f"The step size must be above 0 and at most 1; got {self.step_size}. nnU-Net's default is 0.5.")
+            raise ConfigError(f"The step size must be above 0 and at most 1; got {self.step_size}. nnU-Net's default is 0.5.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,9 @@ class Predictor:
     plan: Plan
     configuration: Configuration
     dataset: DatasetSpec
+    folds: tuple[str, ...]
     networks: tuple[SlabSegmenter, ...]
+    """One a fold."""
     device: torch.device
     options: PredictionOptions = field(default_factory=PredictionOptions)
 
@@ -98,11 +100,18 @@ class Predictor:
                 )
             stored = load_checkpoint(path, with_optimizer=False)
             configuration = plan.configuration(stored.state.configuration)
+            check_frozen_weights(stored.state, configuration, path)
             network = build_network(plan, configuration, dataset.labels)
             load_trainable_state(network, stored.model, path)
             networks.append(network.to(on).eval())
         return cls(
-            plan=plan, configuration=configuration, dataset=dataset, networks=tuple(networks), device=on, options=options or PredictionOptions()
+            plan=plan,
+            configuration=configuration,
+            dataset=dataset,
+            folds=chosen,
+            networks=tuple(networks),
+            device=on,
+            options=options or PredictionOptions(),
         )
 
     def preprocess(self, volume: Volume) -> PreprocessedCase:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -65,6 +64,17 @@ def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageR
     )
 
 
+def describes(fingerprint: Fingerprint, spec: DatasetSpec, cases: Sequence[Case], *, threads: int, quiet: bool = False) -> bool:
+    """Tell whether a fingerprint was made from these very files, channels and labels."""
+    names = tuple(size.name for size in fingerprint.classes)
+    if len(fingerprint.intensities) != len(spec.channels) or names != tuple(name for name, _ in spec.labels.foreground):
+        return False
+    if set(fingerprint.cases) != {case.identifier for case in cases}:
+        return False
+    hashes = each(_hashes, cases, threads=threads, title="Comparing files", quiet=quiet)
+    return all(fingerprint.cases[case.identifier].sha256 == found for case, found in zip(cases, hashes, strict=True))
+
+
 def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> _Measured:
     volume, label = read_case(case, spec, reader)
     spacing = volume.geometry.spacing
@@ -80,15 +90,15 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
     for name, values in spec.labels.foreground:
         mask = np.isin(label, values)
         if mask.any():
-            diameters[name], extents[name] = _sizes(mask, spacing)
-    files = (*case.images, case.label) if case.label else case.images
+            axis = 0 if volume.geometry.planar else int(np.argmax(spacing))
+            diameters[name], extents[name] = _sizes(mask, spacing, axis)
     return _Measured(
         fingerprint=CaseFingerprint(
             spacing=spacing,
             shape=volume.geometry.shape,
             shape_after_crop=shape3(image.shape[1:]),
             labels_present=tuple(int(value) for value in np.unique(label[foreground])),
-            sha256={path.name: _sha256(path) for path in files},
+            sha256=_hashes(case),
         ),
         planar=volume.geometry.planar,
         values=voxels[:, drawn],
@@ -98,9 +108,8 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
     )
 
 
-def _sizes(mask: np.ndarray, spacing: Triple) -> tuple[list[float], float]:
-    """Return the disk-equivalent diameter of every in-plane component, and the extent along the slicing axis, both in mm."""
-    axis = int(np.argmax(spacing))
+def _sizes(mask: np.ndarray, spacing: Triple, axis: int) -> tuple[list[float], float]:
+    """Return the disk-equivalent diameter of every in-plane component, and the extent along the slicing axis `axis`, both in mm."""
     plane_mm2 = float(np.prod(spacing) / spacing[axis])
     slices = np.moveaxis(mask, axis, 0)
     filled = np.flatnonzero(slices.any(axis=(1, 2)))
@@ -156,5 +165,6 @@ def _statistics(values: np.ndarray, counts: np.ndarray) -> IntensityStatistics:
     )
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _hashes(case: Case) -> dict[str, str]:
+    files = (*case.images, case.label) if case.label else case.images
+    return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

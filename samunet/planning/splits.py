@@ -38,21 +38,22 @@ def make_splits(identifiers: Sequence[str]) -> tuple[Split, ...]:
     return tuple(Split(train=tuple(map(str, names[train])), val=tuple(map(str, names[val]))) for train, val in folds.split(names))
 
 
-def load_or_make_splits(folder: Path, identifiers: Sequence[str]) -> tuple[Split, ...]:
-    """Read splits_final.json of a preprocessed dataset folder; write it by nnU-Net's rule when it is absent.
+def load_or_make_splits(folder: Path, identifiers: Sequence[str], raw_folder: Path | None = None) -> tuple[Split, ...]:
+    """Read splits_final.json of a preprocessed dataset folder; when it is absent, copy the raw folder's or make it by nnU-Net's rule.
 
     The file is nnU-Net's, so a fold may hold further keys beside train and val.
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        write_json(path, make_splits(identifiers))
+        given = None if raw_folder is None else raw_folder / FILE_NAME
+        write_json(path, read_json(given) if given is not None and given.is_file() else make_splits(identifiers))
     raw = read_json(path)
     if isinstance(raw, list):
         raw = [{key: fold[key] for key in ("train", "val") if key in fold} if isinstance(fold, dict) else fold for fold in raw]
     return decode(tuple[Split, ...], raw, path.name)
 
 
-def split_for_fold(folder: Path, identifiers: Sequence[str], fold: str) -> Split:
+def split_for_fold(folder: Path, identifiers: Sequence[str], fold: str, *, raw_folder: Path | None = None) -> Split:
     """Return the cases of a fold: "all" trains and validates on everything.
 
     A fold number beyond the file's folds gives nnU-Net's random 80:20 split, seeded by the fold.
@@ -65,7 +66,7 @@ def split_for_fold(folder: Path, identifiers: Sequence[str], fold: str) -> Split
         return Split(train=tuple(sorted(identifiers)), val=tuple(sorted(identifiers)))
     if not fold.isdigit():
         raise ConfigError(f"Fold must be a number from 0 up, or 'all'; got '{fold}'.")
-    splits = load_or_make_splits(folder, identifiers)
+    splits = load_or_make_splits(folder, identifiers, raw_folder)
     if int(fold) >= len(splits):
         names = np.sort(list(identifiers))
         train = np.random.RandomState(SEED + int(fold)).choice(len(names), int(len(names) * 0.8), replace=False)

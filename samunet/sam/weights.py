@@ -64,7 +64,7 @@ def file_sha256(path: Path) -> str:
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise WeightsAbsentError(f"Weights file {path} does not exist. Put SAM's official checkpoint there, or plan again with -weights FILE.")
+        raise WeightsAbsentError(f"Weights file {path} does not exist. Put SAM's official checkpoint there, or correct the path where it is given.")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _check_backbone(stored: dict[str, Tensor], wanted: Backbone, path: Path) -> None:
     table = stored.get("image_encoder.pos_embed")
     if table is None:
-        return
+        raise CheckpointError(f"Weights file {path} is not a SAM checkpoint; it lacks 'image_encoder.pos_embed'. Use the official file.")
     width = table.shape[-1]
     depth = len({name.split(".")[2] for name in stored if name.startswith("image_encoder.blocks.")})
     if (width, depth) != (wanted.width, wanted.depth):

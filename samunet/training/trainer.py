@@ -85,6 +85,7 @@ class SAMTrainer:
             load_trainable_state(model, resume.model, folder)
             load_optimizer_state(optimizer, self.names, resume.optimizer)
             self.epoch, self.best_dice = resume.state.epoch, resume.state.best_dice
+            self.scaler.load_state_dict(resume.state.scaler)
             if resume.random is not None:
                 torch.set_rng_state(resume.random)
         self.log = TrainingLog(folder, resume.state.history if resume else None)
@@ -189,6 +190,7 @@ class SAMTrainer:
             epoch=self.epoch,
             best_dice=self.best_dice,
             weights_sha256=self.job.weights_sha256,
+            scaler=self.scaler.state_dict(),
             training=encode(self.config),
             history=self.log.history,
         )

@@ -6,6 +6,7 @@ At step 0 the network equals the plain U-Net. See documentation/methods/sam_unet
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -62,7 +63,7 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 
 
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[float, str]:
-    """Choose the encoder scale m so that tokens coincide with one U-Net stage.
+    """Choose the encoder scale m so that tokens coincide with one U-Net stage where the pixels are about square.
 
     Args:
         topology: the convolutional path.
@@ -73,16 +74,22 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
         Encoder pixels per voxel, and the reason in one sentence.
 
     Raises:
-        PlanningError: no stage has the same stride in both in-plane directions.
+        PlanningError: the patch is so small in the plane that no stage halves it.
     """
-    pitches = sorted({height for _, height, width in _cumulative(topology) if height == width and 2 <= height <= TOKEN_PIXELS}, reverse=True)
+    pitches = sorted({pitch for pitch in map(_pitch, _cumulative(topology)) if 2 <= pitch <= TOKEN_PIXELS}, reverse=True)
     if not pitches:
-        raise PlanningError(f"No U-Net stage has equal in-plane strides from 2 to 16 for a patch of {patch_size} voxels; give another patch size.")
-    pitch = next((pitch for pitch in pitches if pitch <= WIDEST_TOKEN * smallest_class_voxels), pitches[-1])
+        raise PlanningError(f"A patch of {patch_size} voxels is too small in the plane for a U-Net with a SAM encoder; it needs 8 voxels a side.")
+    fitting = [pitch for pitch in pitches if pitch <= WIDEST_TOKEN * smallest_class_voxels]
+    pitch = fitting[0] if fitting else pitches[-1]
+    rule = (
+        "the largest U-Net stride up to 16 that is at most twice as wide as"
+        if fitting
+        else "the smallest U-Net stride, still more than twice as wide as"
+    )
     grid = [-(-side // pitch) for side in patch_size[1:]]
     return TOKEN_PIXELS / pitch, (
-        f"a token covers {pitch} x {pitch} voxels, the largest U-Net stride up to {TOKEN_PIXELS} that is at most twice as wide "
-        f"as the smallest class ({smallest_class_voxels:.0f} voxels across), since the convolutions see every voxel; a slice has {grid[0]} x {grid[1]} tokens"
+        f"a token covers {pitch} x {pitch} voxels, {rule} the smallest class ({smallest_class_voxels:.0f} voxels across); "
+        f"the convolutions see every voxel; a slice has {grid[0]} x {grid[1]} tokens"
     )
 
 
@@ -136,7 +143,7 @@ class SAMUNet(SlabSegmenter):
         bottleneck = max(1, round(config.adapter_ratio * width))
         factors = SharedFactors(width, config.rank) if self.frozen and config.rank > 0 else None
         self.sites = nn.ModuleList(MASAMSites(width, bottleneck, factors) for _ in self.backbone.blocks)
-        self.taps = tuple(len(self.backbone.blocks) * quarter // 4 - 1 for quarter in (1, 2, 3, 4))  # SAM's global blocks
+        self.taps = tuple(len(self.backbone.blocks) * quarter // 4 - 1 for quarter in (1, 2, 3, 4))  # where ViT-B, L and H attend globally
         sources = [width] * len(self.taps) + [sam.mask_decoder.transformer_dim]
         self.source_norms = nn.ModuleList(nn.LayerNorm(source) for source in sources)
         self.gates = nn.ModuleList(nn.Conv3d(sum(sources), stage_width, 1) for stage_width in widths[self.stage :])
@@ -169,7 +176,7 @@ class SAMUNet(SlabSegmenter):
             if index == self.stage:
                 embedding, injected = self._see(image, features)
             if index >= self.stage:
-                features = features + self.gates[index - self.stage](_pool_to(injected, features))
+                features = features + self.gates[index - self.stage](_resize(injected, features.shape[2:]))
             skips.append(features)
         decoded = self.decoder(skips)
         levels = [output(level) for output, level in zip(self.outputs, decoded, strict=False)]
@@ -179,7 +186,8 @@ class SAMUNet(SlabSegmenter):
     def _see(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """SAM's (B, D', C, h, w) embedding, and all tapped features as (B, F, D', h, w) cut to the unpadded plane."""
         from_image = isinstance(self.tokens, SAMPixels)
-        tokens = embed_patches(self.backbone, self.tokens(image)) if from_image else self.tokens(features.movedim(1, -1))
+        grid = (features.shape[2], *self.backbone.pos_embed.shape[1:3])
+        tokens = embed_patches(self.backbone, self.tokens(image)) if from_image else self.tokens(_resize(features, grid).movedim(1, -1))
         encoded = encode(self.backbone, tokens, self.sites, self.taps)
         sources = (*encoded.global_blocks, encoded.neck.movedim(2, -1))
         joined = torch.cat([norm(source) for norm, source in zip(self.source_norms, sources, strict=True)], dim=-1)
@@ -187,10 +195,13 @@ class SAMUNet(SlabSegmenter):
         return encoded.neck, joined.movedim(-1, 1)[..., :height, :width]
 
 
-def _pool_to(features: Tensor, like: Tensor) -> Tensor:
-    if features.shape[2:] == like.shape[2:]:
+def _resize(features: Tensor, shape: Sequence[int]) -> Tensor:
+    """Bring (B, F, D, h, w) features to another grid: pooled where it is coarser, linearly interpolated where not."""
+    if tuple(features.shape[2:]) == tuple(shape):
         return features
-    return F.adaptive_avg_pool3d(features, like.shape[2:])
+    if all(have >= want for have, want in zip(features.shape[2:], shape, strict=True)):
+        return F.adaptive_avg_pool3d(features, tuple(shape))
+    return F.interpolate(features, size=tuple(shape), mode="trilinear")
 
 
 def _token_source(spec: NetworkSpec, config: Config) -> str:
@@ -203,11 +214,16 @@ def _cumulative(topology: Topology) -> list[Shape]:
     return list(accumulate(topology.strides, lambda total, stride: tuple(a * b for a, b in zip(total, stride, strict=True))))
 
 
+def _pitch(stride: Shape) -> int:
+    """Token pitch of a stage in voxels: its larger in-plane stride; the two differ only where pixels are far from square."""
+    return max(stride[1:])
+
+
 def _injection_stage(spec: NetworkSpec) -> int:
-    """Index of the U-Net stage whose in-plane stride is the token pitch."""
+    """Index of the first U-Net stage whose in-plane stride is the token pitch."""
     pitch = round(TOKEN_PIXELS / spec.encoder_scale)
-    for index, (_, height, width) in enumerate(_cumulative(spec.topology)):
-        if height == width == pitch:
+    for index, stride in enumerate(_cumulative(spec.topology)):
+        if _pitch(stride) == pitch:
             return index
     raise ConfigError(
         f"sam_unet: encoder_scale {spec.encoder_scale} gives tokens {pitch} voxels apart, but no U-Net stage has that in-plane stride; "

@@ -202,6 +202,15 @@ def test_two_steps_and_a_sliding_window_prediction_run(name):
     assert logits.shape == (3, 9, 30, 50) and logits.isfinite().all()
 
 
+def test_pixels_far_from_square_give_a_network_too(name):
+    # In-plane strides differ: 2.2 mm pixels are halved less often than 1 mm ones.
+    topology = Topology(strides=((1, 1, 1), (1, 2, 1), (2, 2, 2)), kernels=((1, 3, 1), (3, 3, 3), (3, 3, 3)), widths=(4, 8, 12))
+    scale, _ = load_variant(name).preferred(topology, (6, 24, 14), 9.0)
+    for pretrained in (False, True):
+        spec = dataclasses.replace(spec_for((6, 24, 14), pretrained=pretrained), topology=topology, encoder_scale=scale)
+        assert all(term.isfinite() for term in network_for(name, spec).loss(batch_for(spec)).values())
+
+
 def test_cost_grows_with_patch_and_batch_and_preferred_gives_a_reason(name):
     variant = load_variant(name)
     spec, larger = spec_for(), spec_for((6, 48, 80))

@@ -13,7 +13,7 @@ from samunet import pipeline
 from samunet.core.dataset import Case
 from samunet.core.geometry import Geometry
 from samunet.core.volume import Volume
-from samunet.errors import CheckpointError, ShapeError
+from samunet.errors import CheckpointError, ConfigError
 from samunet.inference.predictor import PredictionOptions, Predictor, finished_folds
 from samunet.sam.weights import file_sha256
 
@@ -105,5 +105,5 @@ def test_checkpoint_names_work_with_and_without_ending(trained):
 
 
 def test_the_step_size_is_a_share():
-    with pytest.raises(ShapeError, match=r"step size must be above 0 and at most 1; got 1.5"):
+    with pytest.raises(ConfigError, match=r"step size must be above 0 and at most 1; got 1.5"):
         PredictionOptions(step_size=1.5)

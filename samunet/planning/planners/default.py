@@ -25,7 +25,7 @@ LARGEST_SHARE = 0.05  # nnU-Net: a batch covers at most 5 % of the dataset's vox
 MASK_BELOW = 0.75  # nnU-Net: normalize within the nonzero region when cropping leaves less than this
 START_VOXELS = {2: 2048**2, 3: 256**3}  # nnU-Net's patch before it is cut to the image and the memory
 WIDE_FROM_GIB = 12.0  # from here on the convolutional path gets nnU-Net's 32 base features instead of 24
-MAX_WIDTH = 320  # nnU-Net's
+MAX_WIDTH = {2: 512, 3: 320}  # nnU-Net's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,8 @@ def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods
         dataset=dataset.name,
         plans_name=target.plans_name,
         reader=target.reader,
+        memory_gib=target.memory_gib,
+        asked_spacing=target.spacing,
         transpose=transpose,
         channels=_channels(fingerprint, dataset, reasons),
         configurations=configurations,
@@ -139,7 +141,7 @@ def _configure(
             if all(a >= b for a, b in zip(patch[1:], median_shape[1:], strict=True))
             else "the largest part of a slice that fits"
         )
-    reasons[f"{name}: patch"] = f"{_times(patch)} voxels, {whole} into {target.memory_gib:g} GiB (estimated need {cost:.1f} GiB at batch {batch})"
+    reasons[f"{name}: patch"] = f"{_times(patch)} voxels, {whole} within {target.memory_gib:g} GiB (estimated need {cost:.1f} GiB at batch {batch})"
     if method.dimensions == 3:
         reasons[f"{name}: slab depth"] = f"{patch[0]} slices of {spacing[0]:.3g} mm; the median case has {median_shape[0]:.0f}"
     reasons[f"{name}: batch"] = f"{batch}: at least {SMALLEST_BATCH}, at most 5 % of the training voxels a batch, and what fits the memory"
@@ -171,7 +173,7 @@ def _largest_patch(method: Method, spacing: Triple, median_shape: Triple, smalle
     for axis, length in zip(axes, np.round(aspect * edge), strict=True):
         wanted[axis] = max(1, int(min(length, np.ceil(median_shape[axis]))))
     while True:
-        topology, patch = topology_for(wanted, spacing, base_width=base_width, max_width=MAX_WIDTH)
+        topology, patch = topology_for(wanted, spacing, base_width=base_width, max_width=MAX_WIDTH[method.dimensions])
         scale, reason = method.preferred(topology, patch, smallest)
         if method.cost(topology, patch, scale, SMALLEST_BATCH) <= target.memory_gib:
             return topology, patch, scale, reason

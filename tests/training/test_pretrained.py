@@ -1,0 +1,139 @@
+"""Planning, training and prediction around frozen weights in the official layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from samunet import pipeline
+from samunet.checkpoint import load_checkpoint
+from samunet.core.codec import write_json
+from samunet.core.workspace import Workspace
+from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError
+from samunet.inference.predictor import Predictor
+from samunet.phantom import write_tiny_dataset
+from samunet.sam.build import backbone_named, build_sam
+from samunet.sam.weights import file_sha256
+from samunet.training.config import TrainingConfig
+
+SHORT = {"epochs": 1, "iterations": 1, "batch_size": 2, "workers": 0, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    """A dataset planned with a random checkpoint of the smallest backbone at SAM's own 1024 pixels, and one trained fold."""
+    root = tmp_path_factory.mktemp("pretrained")
+    weights = root / "sam_vit_nano.pth"
+    torch.manual_seed(1)
+    torch.save(build_sam(backbone_named("vit_nano"), (1024, 1024)).state_dict(), weights)
+    workspace = Workspace(raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results")
+    workspace.raw.mkdir()
+    write_tiny_dataset(workspace.raw, name="Dataset904_Pretrained", cases=4, size=(6, 48, 40))
+    dataset = pipeline.open_dataset(workspace, 904)
+    fingerprint = pipeline.extract(workspace, dataset, threads=1, verify=False, clean=False, quiet=True)
+    options = pipeline.PlanOptions(backbone="vit_nano", weights=weights, spacing=(3.0, 1.5, 1.5), memory_gib=2.0)
+    plan = pipeline.plan(workspace, dataset, fingerprint, options)
+    pipeline.preprocess(workspace, dataset, plan, "3d_adapter", threads=1, quiet=True)
+    fold = train(workspace)
+    return workspace, dataset, weights, fold
+
+
+def train(workspace: Workspace, **options) -> Path:
+    chosen = pipeline.TrainOptions(**{"configuration": "3d_adapter", "fold": "0", "device": "cpu", **options})
+    return pipeline.train(workspace, "Dataset904_Pretrained", TrainingConfig(**SHORT), chosen)
+
+
+def test_the_checkpoint_names_the_frozen_weights_and_holds_none_of_them(setup):
+    _, _, weights, fold = setup
+    checkpoint = load_checkpoint(fold / "checkpoint_final.safetensors")
+    assert checkpoint.state.weights_sha256 == file_sha256(weights)
+    assert not any(name.startswith("backbone.") for name in checkpoint.model)
+    assert any("factors" in name for name in checkpoint.model)  # low-rank updates of the frozen q and v
+    assert "SAM weights frozen" in (fold / "training_log.txt").read_text()
+
+
+def test_other_weights_or_none_at_the_path_are_refused_at_prediction(setup):
+    _, _, weights, fold = setup
+    kept = weights.read_bytes()
+    try:
+        torch.manual_seed(2)
+        torch.save(build_sam(backbone_named("vit_nano"), (1024, 1024)).state_dict(), weights)
+        with pytest.raises(CheckpointError, match="was trained on pretrained weights with SHA-256"):
+            Predictor.from_folder(fold.parent, device="cpu")
+        weights.unlink()
+        with pytest.raises((WeightsAbsentError, FileNotFoundError)):
+            Predictor.from_folder(fold.parent, device="cpu")
+    finally:
+        weights.write_bytes(kept)
+    assert Predictor.from_folder(fold.parent, device="cpu").folds == ("0",)
+
+
+def test_a_configuration_made_on_demand_follows_the_options_of_the_plan(setup):
+    workspace, *_ = setup
+    saved = pipeline.open_plan(workspace, "Dataset904_Pretrained", "samunetPlans")
+    extended = pipeline.resolve(workspace, saved, "3d_sam_unet")
+    assert extended.configuration("3d_sam_unet") == saved.configuration("3d_adapter")
+    assert extended.configuration("3d_sam_unet").spacing == (3.0, 1.5, 1.5)
+    assert extended.reasons["spacing"] == saved.reasons["spacing"]
+
+
+def test_continuing_under_a_changed_plan_is_refused(setup):
+    workspace, *_ = setup
+    path = pipeline.plan_path(workspace, "Dataset904_Pretrained", "samunetPlans")
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace('"batch_size": 2', '"batch_size": 3'))
+        with pytest.raises(CheckpointError, match="another plan: configuration 3d_adapter has changed"):
+            train(workspace, resume=True)
+    finally:
+        path.write_text(kept)
+
+
+def test_a_patch_that_the_strides_do_not_divide_is_refused(setup):
+    workspace, dataset, *_ = setup
+    plan = pipeline.open_plan(workspace, dataset.spec.name, "samunetPlans")
+    depth, height, width = plan.configuration("3d_adapter").patch_size
+    path = pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans_edited")
+    text = pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans").read_text()
+    path.write_text(text.replace(f"        {height},\n        {width}\n", f"        {height + 1},\n        {width}\n"))
+    with pytest.raises(ConfigError, match="must be a multiple of"):
+        train(workspace, plans_name="samunetPlans_edited")
+
+
+def test_plan_names_cannot_take_the_place_of_nnunets_files():
+    for name in ("nnUNetPlans", "dataset", "samunet__x", "samunet/x"):
+        with pytest.raises(ConfigError, match="must start with 'samunet'"):
+            pipeline.PlanOptions(plans_name=name)
+
+
+def test_a_changed_file_makes_the_fingerprint_anew(setup, caplog):
+    workspace, dataset, *_ = setup
+    with caplog.at_level("INFO", logger="samunet"):
+        pipeline.extract(workspace, dataset, threads=1, verify=False, clean=False, quiet=True)
+        assert "Using the fingerprint" in caplog.text
+        image = dataset.cases[0].images[0]
+        kept = image.read_bytes()
+        try:
+            image.write_bytes(dataset.cases[1].images[0].read_bytes())
+            image_label = dataset.cases[0].label
+            label_kept = image_label.read_bytes()
+            image_label.write_bytes(dataset.cases[1].label.read_bytes())
+            pipeline.extract(workspace, dataset, threads=1, verify=False, clean=False, quiet=True)
+            assert "The dataset has changed" in caplog.text
+        finally:
+            image.write_bytes(kept)
+            image_label.write_bytes(label_kept)
+            pipeline.extract(workspace, dataset, threads=1, verify=False, clean=True, quiet=True)
+
+
+def test_splits_of_the_raw_folder_are_followed(setup, tmp_path):
+    from samunet.planning.splits import split_for_fold
+
+    names = ("a", "b", "c")
+    (tmp_path / "raw").mkdir()
+    write_json(tmp_path / "raw" / "splits_final.json", [{"train": ["a"], "val": ["b", "c"]}])
+    split = split_for_fold(tmp_path / "preprocessed", names, "0", raw_folder=tmp_path / "raw")
+    assert (split.train, split.val) == (("a",), ("b", "c"))
+    assert (tmp_path / "preprocessed" / "splits_final.json").is_file()
