@@ -420,7 +420,8 @@ def _check_resume(resume: Checkpoint, config: TrainingConfig, folder: Path, conf
     if changed:
         was = ", ".join(f"{key} {encode(before)[key]} (now {encode(config)[key]})" for key in changed)
         raise CheckpointError(f"{folder} was trained with other settings: {was}. Continue with the same settings, or start anew without --c.")
-    if load_plan(folder.parent / "plans.json").configurations.get(name) != configuration:
+    earlier = load_plan(folder.parent / "plans.json").configuration(name)
+    if replace(earlier, weights=None) != replace(configuration, weights=None):  # the weights may have moved; their content is compared below
         raise CheckpointError(
             f"{folder} was trained by another plan: configuration {name} has changed since. Restore the plan, or start anew without --c."
         )

@@ -31,6 +31,8 @@ PLAN = {
     "dataset": "Dataset004_Hippocampus",
     "plans_name": "samunetPlans",
     "reader": "SimpleITKIO",
+    "memory_gib": 8.0,
+    "asked_spacing": None,
     "transpose": [0, 1, 2],
     "channels": [{"name": "CT", "scheme": "ct", "within_mask": False, "intensities": STATISTICS}],
     "configurations": {"3d_adapter": CONFIGURATION},

@@ -113,11 +113,11 @@ def test_two_objects_in_a_slice_are_measured_apart(tmp_path):
     assert found.classes[0].in_plane_mm[1] == pytest.approx(2 * math.sqrt(4 / math.pi))
 
 
-def test_files_are_hashed_by_name(tmp_path):
+def test_files_are_hashed_by_folder_and_name(tmp_path):
     folder = write_tiny_dataset(tmp_path, cases=2, channels=2)
     hashes = fingerprint_of(folder).cases["tiny_000"].sha256
-    assert sorted(hashes) == ["tiny_000.nii.gz", "tiny_000_0000.nii.gz", "tiny_000_0001.nii.gz"]
-    assert hashes["tiny_000.nii.gz"] == hashlib.sha256((folder / "labelsTr" / "tiny_000.nii.gz").read_bytes()).hexdigest()
+    assert sorted(hashes) == ["imagesTr/tiny_000_0000.nii.gz", "imagesTr/tiny_000_0001.nii.gz", "labelsTr/tiny_000.nii.gz"]
+    assert hashes["labelsTr/tiny_000.nii.gz"] == hashlib.sha256((folder / "labelsTr" / "tiny_000.nii.gz").read_bytes()).hexdigest()
 
 
 def test_the_result_does_not_depend_on_threads_and_survives_json(tmp_path):
