@@ -209,8 +209,8 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
         resume = _resumable(folder) if options.resume else None
         if resume is not None:
             _check_resume(resume, config, folder, configuration, options.configuration)
-        _prepare_folder(folder, plan, spec, config, fresh=resume is None)
         trainer = _trainer(plan, configuration, spec, split.train, split.val, data, folder, config, options, device, resume)
+        _prepare_folder(folder, plan, spec, config, fresh=resume is None)  # only now: a training that cannot begin removes nothing
         trainer.log.line(_describe(plan, options, configuration, device, trainer, len(split.train), len(split.val)))
         trainer.run()
     if options.only_validate or (options.validate and options.save_checkpoints):
