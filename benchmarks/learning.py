@@ -1,6 +1,6 @@
 """Train one fold through the commands, predict its validation cases through samunet_predict, and score them.
 
-    python benchmarks/learning.py 4 3d_adapter --name hippocampus --train "--epochs 40 --iterations 55 --batch_size 2"
+    python benchmarks/learning.py 4 3d_adapter --name hippocampus --train="--epochs 40 --iterations 55 --batch_size 2"
 
 Reads nnUNet_raw; plans, cases and models go to a work folder. Writes benchmarks/results/learning_<name>.json with the
 commands, the seconds of each, the learning curve and Dice of every class, and beside it the training's progress.png.
