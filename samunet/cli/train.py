@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--c", action="store_true", dest="resume", help="continue the training in the fold's folder")
     parser.add_argument("--val", action="store_true", help="only validate a finished training")
     parser.add_argument("--val_best", action="store_true", help="validate checkpoint_best instead of checkpoint_final, into validation_best")
-    parser.add_argument("--skip_validation", action="store_true", help="do not predict and score the validation cases at the end; --val does it later")
+    parser.add_argument("--skip_validation", action="store_true", help="do not score the validation cases at the end; --val does it later")
     parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints (and so no validation); for timing")
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
     add_fields(parser.add_argument_group("training settings"), TrainingConfig)
