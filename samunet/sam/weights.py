@@ -7,13 +7,11 @@ global blocks, align_corners=False, no antialiasing (SAMed, MA-SAM).
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
 
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from segment_anything.modeling import Sam
 from torch import Tensor
 
@@ -69,7 +67,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # readers raise many kinds on damaged or hostile files; each means that this file cannot be used
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"Weights file {path} cannot be read ({reason}); it is damaged or no checkpoint. Download it again.") from None
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
