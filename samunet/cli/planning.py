@@ -44,9 +44,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-weights", type=Path, metavar="FILE", help="SAM checkpoint in the official layout; it stays frozen and adapters train")
 
 
-def add_output_options(
-    parser: argparse.ArgumentParser, verbose: str = "taken as nnU-Net's command takes it; changes nothing"
-) -> None:
+def add_output_options(parser: argparse.ArgumentParser, verbose: str = "taken as nnU-Net's command takes it; changes nothing") -> None:
     parser.add_argument("--verbose", action="store_true", help=verbose)
     parser.add_argument("--no_pbar", action="store_true", help="no progress bars")
 

@@ -16,7 +16,7 @@ from samunet.errors import ShapeError
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Vector3 = tuple[float, float, float]
-GRID_TOLERANCE_MM = 0.1  # ours: headers of one grid written by different tools differ by rounding, grids that moved by more
+GRID_TOLERANCE_MM = 1e-2  # ours: a NIfTI header keeps single precision, so equal grids differ by about 1e-4 mm
 IDENTITY_DIRECTION: tuple[Vector3, Vector3, Vector3] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 

@@ -30,7 +30,7 @@ def score_case(reference: Path, prediction: Path, *, targets: Sequence[Target], 
     """Score one predicted segmentation file; voxels where the reference is `ignore` do not count.
 
     Raises:
-        DatasetError: the two files do not share one grid (to 0.1 mm at every corner).
+        DatasetError: the two files do not share one grid (to 0.01 mm at every corner).
     """
     reference_label, reference_geometry = reader.read_label(reference)
     segmentation, geometry = reader.read_label(prediction)

@@ -28,7 +28,17 @@ SPACING = (3.0, 1.0, 1.5)
 def plan(transpose=(0, 1, 2), scheme="none", within_mask=False) -> Plan:
     figures = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
     channel = ChannelPlan(name="x", scheme=scheme, within_mask=within_mask, intensities=figures)
-    return Plan(dataset="Dataset001_X", plans_name="p", reader="r", transpose=transpose, channels=(channel,), configurations={}, reasons={})
+    return Plan(
+        dataset="Dataset001_X",
+        plans_name="p",
+        reader="r",
+        memory_gib=8.0,
+        asked_spacing=None,
+        transpose=transpose,
+        channels=(channel,),
+        configurations={},
+        reasons={},
+    )
 
 
 def configuration(spacing, dimensions=3) -> Configuration:

@@ -186,7 +186,17 @@ def raw(tmp_path):
 
     figures = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
     channel = ChannelPlan(name="channel0", scheme="zscore", within_mask=False, intensities=figures)
-    plan = Plan(dataset=spec.name, plans_name="p", reader="SimpleITKIO", transpose=(0, 1, 2), channels=(channel,), configurations={}, reasons={})
+    plan = Plan(
+        dataset=spec.name,
+        plans_name="p",
+        reader="SimpleITKIO",
+        memory_gib=8.0,
+        asked_spacing=None,
+        transpose=(0, 1, 2),
+        channels=(channel,),
+        configurations={},
+        reasons={},
+    )
     return spec, training_cases(folder, spec), plan, configuration, reader_for(spec.file_ending)
 
 
