@@ -29,12 +29,5 @@ def _command(arguments: argparse.Namespace) -> None:
     workspace = workspace_from_environment()
     for wanted in arguments.d:
         dataset = pipeline.open_dataset(workspace, wanted)
-        pipeline.extract(
-            workspace,
-            dataset,
-            threads=arguments.npfp,
-            verify=arguments.verify_dataset_integrity,
-            clean=arguments.clean,
-            quiet=arguments.no_pbar,
-        )
+        planning.measure(workspace, dataset, arguments)
         print(f"Measured {len(dataset.cases)} cases: {workspace.preprocessed / dataset.spec.name / pipeline.FINGERPRINT_FILE}")

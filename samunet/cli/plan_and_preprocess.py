@@ -21,8 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     planning.add_fingerprint_options(parser, "-npfp")
     parser.add_argument("--no_pp", action="store_true", help="stop after planning")
     planning.add_plan_options(parser)
-    parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="configurations to preprocess (default: all of the plan)")
-    parser.add_argument("-np", type=int, nargs="+", metavar="N", help="cases preprocessed at a time, one number or one a configuration")
+    planning.add_preprocess_options(parser)
     planning.add_output_options(parser, "also print the reason of every decision")
     return run(parser, _command, argv)
 
@@ -36,14 +35,7 @@ def _command(arguments: argparse.Namespace) -> None:
     _ = workspace.raw, workspace.preprocessed  # complain before work begins
     for wanted in arguments.d:
         dataset = pipeline.open_dataset(workspace, wanted)
-        fingerprint = pipeline.extract(
-            workspace,
-            dataset,
-            threads=arguments.npfp,
-            verify=arguments.verify_dataset_integrity,
-            clean=arguments.clean,
-            quiet=arguments.no_pbar,
-        )
+        fingerprint = planning.measure(workspace, dataset, arguments)
         plan = pipeline.plan(workspace, dataset, fingerprint, options)
         planning.print_plan(plan, explain=arguments.verbose)
         if not arguments.no_pp:

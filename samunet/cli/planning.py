@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from samunet.core.fingerprint import Fingerprint
     from samunet.core.plan import Plan
     from samunet.core.workspace import Workspace
     from samunet.pipeline import PlanOptions, RawDataset
@@ -42,6 +43,11 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "-backbone", default="auto", metavar="NAME", help="SAM encoder: auto, vit_tiny, vit_b, vit_l, vit_h, vit_nano (default: %(default)s)"
     )
     parser.add_argument("-weights", type=Path, metavar="FILE", help="SAM checkpoint in the official layout; it stays frozen and adapters train")
+
+
+def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="configurations to preprocess (default: all of the plan)")
+    parser.add_argument("-np", type=int, nargs="+", metavar="N", help="cases preprocessed at a time, one number or one a configuration")
 
 
 def add_output_options(parser: argparse.ArgumentParser, verbose: str = "taken as nnU-Net's command takes it; changes nothing") -> None:
@@ -86,6 +92,20 @@ def print_plan(plan: Plan, *, explain: bool) -> None:
         width = max(map(len, plan.reasons))
         for decision, reason in plan.reasons.items():
             print(f"  {decision:<{width}}  {reason}")
+
+
+def measure(workspace: Workspace, dataset: RawDataset, arguments: argparse.Namespace) -> Fingerprint:
+    """Take the fingerprint as the options of add_fingerprint_options say."""
+    from samunet import pipeline
+
+    return pipeline.extract(
+        workspace,
+        dataset,
+        threads=arguments.npfp,
+        verify=arguments.verify_dataset_integrity,
+        clean=arguments.clean,
+        quiet=arguments.no_pbar,
+    )
 
 
 def preprocess_configurations(workspace: Workspace, dataset: RawDataset, plan: Plan, arguments: argparse.Namespace) -> None:

@@ -18,8 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     planning.add_dataset(parser)
     parser.add_argument("-plans_name", default="samunetPlans", metavar="NAME", help="plan to follow (default: %(default)s)")
-    parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="configurations to preprocess (default: all of the plan)")
-    parser.add_argument("-np", type=int, nargs="+", metavar="N", help="cases preprocessed at a time, one number or one a configuration")
+    planning.add_preprocess_options(parser)
     planning.add_output_options(parser)
     return run(parser, _command, argv)
 

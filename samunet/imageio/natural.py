@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,8 @@ from PIL import Image
 
 from samunet.core.codec import atomic_path
 from samunet.core.geometry import Geometry
-from samunet.core.volume import Volume
 from samunet.errors import ImageFileError
-from samunet.imageio.reader import LoadedFile, as_label, check_segmentation, stack_channels
+from samunet.imageio.reader import ImageReader, LoadedFile, check_segmentation
 from samunet.imageio.tiff3d import read_tiff, write_tiff
 
 GREY_MODES = ("1", "L", "I;16", "I;16B", "I", "F")
@@ -21,19 +19,15 @@ PNG_GREY, PNG_RGB = 0, 2
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-class NaturalImage2DIO:
+class NaturalImage2DIO(ImageReader):
     """The reader for photographs and microscopy; the pixel spacing is 1."""
 
     name = "NaturalImage2DIO"
     endings: tuple[str, ...] = (".png", ".bmp", ".tif")
 
-    def read_image(self, paths: Sequence[Path]) -> Volume:
+    def load(self, path: Path) -> LoadedFile:
         """See ImageReader; an RGB file gives three channels."""
-        return stack_channels([_load(path) for path in paths], paths)
-
-    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
-        """See ImageReader."""
-        return as_label(_load(path), path)
+        return _load(path)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; BMP holds 8 bits only."""

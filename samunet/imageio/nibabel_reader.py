@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -19,10 +18,9 @@ from nibabel.spatialimages import HeaderDataError
 
 from samunet.core.codec import atomic_path
 from samunet.core.geometry import Geometry, Vector3
-from samunet.core.volume import Volume
 from samunet.errors import ImageFileError
 from samunet.imageio.integrity import check_file
-from samunet.imageio.reader import LoadedFile, as_channels, as_label, check_segmentation, stack_channels
+from samunet.imageio.reader import ImageReader, LoadedFile, as_channels, check_segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +31,15 @@ MM_BY_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's code for m, mm, um
 READ_ERRORS = (NibabelFileError, HeaderDataError, OSError, ValueError, OverflowError, EOFError, zlib.error)
 
 
-class NibabelIO:
+class NibabelIO(ImageReader):
     """The second reader for NIfTI; accepts axes that are not orthogonal, and says so."""
 
     name = "NibabelIO"
     endings: tuple[str, ...] = (".nii", ".nii.gz")
 
-    def read_image(self, paths: Sequence[Path]) -> Volume:
+    def load(self, path: Path) -> LoadedFile:
         """See ImageReader; a 4D or RGB file gives several channels."""
-        return stack_channels([load(path) for path in paths], paths)
-
-    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
-        """See ImageReader."""
-        return as_label(load(path), path)
+        return load(path)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; a planar grid is written as a 2D image."""

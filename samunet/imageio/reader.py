@@ -3,48 +3,41 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from samunet.core.geometry import Geometry
+from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError, ImageFileError, ShapeError
 
 logger = logging.getLogger(__name__)
 
 INTEGER_TOLERANCE = 1e-3  # scaled integer files (NIfTI slope) miss whole numbers by rounding, never by this much
-GRID_TOLERANCE_MM = 1e-3
 
 LoadedFile = tuple[np.ndarray, Geometry]
 """(C, D, H, W) in the file's own number type, and its grid."""
 
 
-class ImageReader(Protocol):
-    """Reads and writes one family of file formats."""
+class ImageReader(ABC):
+    """Reads and writes one family of file formats; a reader adds its name, its endings, `load` and `write_segmentation`."""
 
     name: str
     """nnU-Net's name of the reader, as plans and dataset.json give it."""
     endings: tuple[str, ...]
     """File endings with their dot, in lower case."""
 
-    def read_image(self, paths: Sequence[Path]) -> Volume:
-        """Read the channel files of one case and stack their channels, float32.
+    @abstractmethod
+    def load(self, path: Path) -> LoadedFile:
+        """Read one file as it is.
 
         Raises:
-            ImageFileError: a file is absent, damaged, of an unknown form, or holds values that are not finite.
-            DatasetError: the files differ in shape or spacing.
+            ImageFileError: the file is absent, damaged or of an unknown form.
         """
 
-    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
-        """Read a reference segmentation as (D, H, W) int16, or int32 when a value needs it.
-
-        Raises:
-            ImageFileError: the file is damaged, has several channels, or holds values that are not whole numbers.
-        """
-
+    @abstractmethod
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """Write a (D, H, W) uint8 or uint16 segmentation on the given grid, compressed, whole or not at all.
 
@@ -52,6 +45,23 @@ class ImageReader(Protocol):
             ShapeError: the segmentation does not have the grid's shape.
             ImageFileError: the format cannot hold the values or the grid.
         """
+
+    def read_image(self, paths: Sequence[Path]) -> Volume:
+        """Read the channel files of one case and stack their channels, float32; a file may hold several.
+
+        Raises:
+            ImageFileError: a file is absent, damaged, of an unknown form, or holds values that are not finite.
+            DatasetError: the files differ in shape or spacing.
+        """
+        return stack_channels([self.load(path) for path in paths], paths)
+
+    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
+        """Read a reference segmentation as (D, H, W) int16, or int32 when a value needs it.
+
+        Raises:
+            ImageFileError: the file is damaged, has several channels, or holds values that are not whole numbers.
+        """
+        return as_label(self.load(path), path)
 
 
 def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume:

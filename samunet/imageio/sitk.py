@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,28 +10,23 @@ import SimpleITK as sitk
 
 from samunet.core.codec import atomic_path
 from samunet.core.geometry import IDENTITY_DIRECTION, Geometry, Vector3
-from samunet.core.volume import Volume
 from samunet.errors import ImageFileError
 from samunet.imageio import nibabel_reader
 from samunet.imageio.integrity import check_file, is_nifti
-from samunet.imageio.reader import LoadedFile, as_channels, as_label, check_segmentation, stack_channels
+from samunet.imageio.reader import ImageReader, LoadedFile, as_channels, check_segmentation
 
 logger = logging.getLogger(__name__)
 
 
-class SimpleITKIO:
+class SimpleITKIO(ImageReader):
     """The reader for medical formats."""
 
     name = "SimpleITKIO"
     endings: tuple[str, ...] = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
 
-    def read_image(self, paths: Sequence[Path]) -> Volume:
+    def load(self, path: Path) -> LoadedFile:
         """See ImageReader; a 4D or multi-component file gives several channels."""
-        return stack_channels([_load(path) for path in paths], paths)
-
-    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
-        """See ImageReader."""
-        return as_label(_load(path), path)
+        return _load(path)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; a planar grid is written as a 2D image. GIPL holds no direction, so it takes identity only."""

@@ -15,26 +15,26 @@ from samunet.core.codec import atomic_path, read_json, write_json
 from samunet.core.geometry import Geometry, Triple, triple
 from samunet.core.volume import Volume
 from samunet.errors import ConfigError, ImageFileError, ShapeError
-from samunet.imageio.reader import LoadedFile, as_label, check_segmentation, stack_channels
+from samunet.imageio.reader import ImageReader, LoadedFile, check_segmentation, stack_channels
 
 logger = logging.getLogger(__name__)
 
 CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
 
 
-class Tiff3DIO:
+class Tiff3DIO(ImageReader):
     """The reader for stacks: <case>_0000.tif with {"spacing": [D, H, W]} in <case>.json, 1 mm without it."""
 
     name = "Tiff3DIO"
     endings: tuple[str, ...] = (".tif", ".tiff")
 
+    def load(self, path: Path) -> LoadedFile:
+        """See ImageReader."""
+        return _load(path, path.stem)
+
     def read_image(self, paths: Sequence[Path]) -> Volume:
         """See ImageReader; the spacing file's name has no channel number."""
         return stack_channels([_load(path, CHANNEL_SUFFIX.sub("", path.stem)) for path in paths], paths)
-
-    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
-        """See ImageReader."""
-        return as_label(_load(path, path.stem), path)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; the spacing file is written beside the stack. TIFF holds no origin and no direction."""

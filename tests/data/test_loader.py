@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from samples import untouched
 
 from samunet.core.geometry import Geometry
-from samunet.core.history import SpatialHistory
 from samunet.core.labels import parse_labels
 from samunet.core.preprocessed import OUTSIDE, PreprocessedCase
 from samunet.data.augmentation import Augmentation
@@ -24,15 +24,7 @@ def cases(tmp_path_factory) -> PreprocessedDataset:
     folder = tmp_path_factory.mktemp("loader")
     for index in range(3):
         shape = (8, 60 + index, 70)
-        history = SpatialHistory(
-            geometry=Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)),
-            transpose=(0, 1, 2),
-            crop=tuple((0, n) for n in shape),
-            shape_after_crop=shape,
-            spacing_after_transpose=(1.0, 1.0, 1.0),
-            shape_after_resample=shape,
-            spacing_after_resample=(1.0, 1.0, 1.0),
-        )
+        history = untouched(Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)))
         label = np.zeros(shape, np.int16)
         label[..., :8] = OUTSIDE
         label[3 + index : 5 + index, 38:41, 40:43] = 1

@@ -6,9 +6,9 @@ import copy
 
 import numpy as np
 import pytest
+from samples import untouched
 
 from samunet.core.geometry import Geometry
-from samunet.core.history import SpatialHistory
 from samunet.core.labels import parse_labels
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.data.augmentation import Augmentation
@@ -24,15 +24,7 @@ SHAPE = (12, 40, 50)
 def store(folder, name, label, labels=LABELS):
     """Store a case whose image channels are D, H and W index + 1 of each voxel."""
     shape = label.shape
-    history = SpatialHistory(
-        geometry=Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)),
-        transpose=(0, 1, 2),
-        crop=tuple((0, n) for n in shape),
-        shape_after_crop=shape,
-        spacing_after_transpose=(1.0, 1.0, 1.0),
-        shape_after_resample=shape,
-        spacing_after_resample=(1.0, 1.0, 1.0),
-    )
+    history = untouched(Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)))
     image = np.stack(np.meshgrid(*[np.arange(1, n + 1) for n in shape], indexing="ij")).astype(np.float32)
     save_case(folder, name, PreprocessedCase(image=image, label=label, history=history), labels, (8, 16, 16))
 

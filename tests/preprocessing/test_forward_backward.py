@@ -8,12 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from samples import small_configuration, small_plan
 from skimage.transform import resize
 
-from samunet.core.fingerprint import IntensityStatistics
 from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
-from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
 from samunet.core.preprocessed import OUTSIDE
 from samunet.core.volume import Volume
 from samunet.preprocessing.backward import probabilities_from_logits, segmentation_from_logits
@@ -23,40 +22,6 @@ LABELS = parse_labels({"background": 0, "a": 1, "b": 2, "c": 3})
 PERMUTATIONS = list(itertools.permutations(range(3)))
 ORIENTATIONS = [(axes, flips) for axes in PERMUTATIONS for flips in itertools.product((False, True), repeat=3)]
 SPACING = (3.0, 1.0, 1.5)
-
-
-def plan(transpose=(0, 1, 2), scheme="none", within_mask=False) -> Plan:
-    figures = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
-    channel = ChannelPlan(name="x", scheme=scheme, within_mask=within_mask, intensities=figures)
-    return Plan(
-        dataset="Dataset001_X",
-        plans_name="p",
-        reader="r",
-        memory_gib=8.0,
-        asked_spacing=None,
-        transpose=transpose,
-        channels=(channel,),
-        configurations={},
-        reasons={},
-    )
-
-
-def configuration(spacing, dimensions=3) -> Configuration:
-    return Configuration(
-        variant="sam_unet",
-        dimensions=dimensions,
-        data_identifier="p_3d",
-        spacing=spacing,
-        median_shape=(8.0, 32.0, 32.0),
-        patch_size=(8, 32, 32),
-        batch_size=2,
-        backbone="vit_nano",
-        weights=None,
-        encoder_scale=1.0,
-        topology=Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,)),
-        mirror_axes=(0, 1, 2),
-        variant_options={},
-    )
 
 
 def phantom(shape=(14, 36, 28)) -> np.ndarray:
@@ -97,7 +62,7 @@ def test_every_orientation_and_transpose_comes_back_equal_at_its_own_spacing(tra
     for axes, flips in ORIENTATIONS:
         volume, label = stored(original, axes, flips)
         spacing = tuple(volume.geometry.spacing[axis] for axis in transpose)
-        case = preprocess(volume, label, plan(transpose), configuration(spacing))
+        case = preprocess(volume, label, small_plan(transpose=transpose), small_configuration(spacing))
         np.testing.assert_array_equal(case.label, label.transpose(transpose))
         np.testing.assert_array_equal(case.image[0], volume.array[0].transpose(transpose))
         back = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
@@ -111,7 +76,7 @@ def test_every_orientation_comes_back_in_place_after_resampling(new_spacing):
     for (axes, flips), transpose in zip(ORIENTATIONS, itertools.cycle(PERMUTATIONS), strict=False):
         volume, label = stored(original, axes, flips)
         wanted = [new_spacing[axes[axis]] for axis in transpose]
-        case = preprocess(volume, label, plan(transpose), configuration(tuple(wanted)))
+        case = preprocess(volume, label, small_plan(transpose=transpose), small_configuration(tuple(wanted)))
         old = [volume.geometry.spacing[axis] for axis in transpose]
         assert case.label.shape == tuple(round(label.shape[axis] * a / b) for axis, a, b in zip(transpose, old, wanted, strict=True))
         back = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
@@ -132,7 +97,7 @@ def test_an_image_is_cropped_to_what_is_not_zero_and_the_result_fills_the_whole_
     volume = Volume(array=np.zeros((1, 10, 20, 16), np.float32), geometry=Geometry(shape=(10, 20, 16), spacing=SPACING))
     volume.array[:, 2:9, 3:19, 1:14] = 7.0
     label[:2] = label[9:] = label[:, :3] = label[:, 19:] = label[..., :1] = label[..., 14:] = 0
-    case = preprocess(volume, label, plan((2, 0, 1)), configuration((1.5, 3.0, 1.0)))
+    case = preprocess(volume, label, small_plan(transpose=(2, 0, 1)), small_configuration((1.5, 3.0, 1.0)))
     assert case.history.crop == ((1, 14), (2, 9), (3, 19)) and case.history.transposed_shape == (16, 10, 20)
     assert case.image.shape == (1, 13, 7, 16) and case.history.shape_after_crop == (13, 7, 16) and (case.image == 7).all()
     np.testing.assert_array_equal(segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS), label)
@@ -144,7 +109,7 @@ def test_inputs_are_not_modified():
     volume, label = stored(phantom(), (0, 1, 2), (False, False, False))
     volume.array[:, :3] = 0
     before = volume.array.copy(), label.copy()
-    case = preprocess(volume, label, plan(scheme="zscore", within_mask=True), configuration((3.0, 0.8, 1.2)))
+    case = preprocess(volume, label, small_plan(scheme="zscore", within_mask=True), small_configuration((3.0, 0.8, 1.2)))
     logits = logits_of(case.label, 4)
     kept = logits.clone()
     segmentation_from_logits(logits, case.history, LABELS)
@@ -157,7 +122,7 @@ def test_intensities_are_normalized_before_they_are_resampled():
     array = np.zeros((1, 8, 40, 40), np.float32)
     array[:, :, 8:32, 8:32] = rng.normal(50, 10, (8, 24, 24))
     volume = Volume(array=array, geometry=Geometry(shape=array.shape[1:], spacing=(1.0, 1.0, 1.0)))
-    case = preprocess(volume, None, plan(scheme="zscore"), configuration((1.0, 0.5, 0.5)))
+    case = preprocess(volume, None, small_plan(scheme="zscore"), small_configuration((1.0, 0.5, 0.5)))
     inside = array[0, :, 8:32, 8:32]
     wanted = resize(((inside - inside.mean()) / inside.std()).astype(np.float64), (8, 48, 48), 3, mode="edge", anti_aliasing=False)
     np.testing.assert_allclose(case.image[0], wanted, atol=1e-4)
@@ -172,15 +137,15 @@ def test_outside_is_marked_only_where_a_channel_is_normalized_within_the_mask():
     array[:, :, 2:11, 3:10] = np.random.default_rng(0).normal(5, 1, (4, 9, 7))
     array[:, 0, 0, 0] = array[:, 3, 11, 11] = 1  # the box is the whole image
     volume = Volume(array=array, geometry=Geometry(shape=(4, 12, 12), spacing=(1.0, 1.0, 1.0)))
-    marked = preprocess(volume, label, plan(scheme="zscore", within_mask=True), configuration((1.0, 1.0, 1.0))).label
+    marked = preprocess(volume, label, small_plan(scheme="zscore", within_mask=True), small_configuration((1.0, 1.0, 1.0))).label
     np.testing.assert_array_equal(marked == OUTSIDE, (array[0] == 0) & (label == 0))
     np.testing.assert_array_equal(np.where(marked == OUTSIDE, 0, marked), label)
-    assert preprocess(volume, label, plan(scheme="zscore"), configuration((1.0, 1.0, 1.0))).label.min() == 0
+    assert preprocess(volume, label, small_plan(scheme="zscore"), small_configuration((1.0, 1.0, 1.0))).label.min() == 0
 
 
 def test_a_2d_configuration_keeps_the_slices_of_a_volume():
     volume, label = stored(phantom(), (0, 1, 2), (False, True, False))
-    case = preprocess(volume, label, plan(), configuration((99.0, 0.8, 1.2), dimensions=2))
+    case = preprocess(volume, label, small_plan(), small_configuration((99.0, 0.8, 1.2), dimensions=2))
     assert case.label.shape == (14, round(36 / 0.8), round(28 * 1.5 / 1.2)) and case.history.spacing_after_resample == (3.0, 0.8, 1.2)
     back = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
     assert back.shape == label.shape and min(dice(back, label, value) for value in (1, 2, 3)) > 0.95
@@ -192,7 +157,7 @@ def test_a_2d_image_is_interpolated_along_both_sides_whatever_its_pixel_size(pix
     label = phantom((1, 36, 28))
     image = np.random.default_rng(0).normal(10, 1, (1, 1, 36, 28)).astype(np.float32)
     geometry = Geometry(shape=(1, 36, 28), spacing=(1.0, *pixel), planar=True)
-    case = preprocess(Volume(array=image, geometry=geometry), label, plan(), configuration((1.0, *new_pixel), dimensions=2))
+    case = preprocess(Volume(array=image, geometry=geometry), label, small_plan(), small_configuration((1.0, *new_pixel), dimensions=2))
     shape = tuple(round(n * old / new) for n, old, new in zip((36, 28), pixel, new_pixel, strict=True))
     np.testing.assert_allclose(case.image[0, 0], resize(image[0, 0].astype(np.float64), shape, 3, mode="edge", anti_aliasing=False), atol=1e-4)
     ramp = torch.linspace(-1, 1, shape[0])[None, :, None].expand(1, *shape)  # positive in the lower half
@@ -204,7 +169,7 @@ def test_a_2d_image_is_interpolated_along_both_sides_whatever_its_pixel_size(pix
 
 def unresampled(shape=(2, 3, 4)):
     volume = Volume(array=np.ones((1, *shape), np.float32), geometry=Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)))
-    return preprocess(volume, None, plan(), configuration((1.0, 1.0, 1.0))).history
+    return preprocess(volume, None, small_plan(), small_configuration((1.0, 1.0, 1.0))).history
 
 
 @pytest.mark.parametrize("order,expected", [([1, 2, 3], [0, 1, 2, 3, 2]), ([3, 2, 1], [0, 3, 2, 1, 2])])
@@ -239,7 +204,7 @@ def test_many_classes_take_two_bytes():
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_are_exported(kind):
     volume, label = stored(phantom(), (0, 1, 2), (False, False, False))
-    case = preprocess(volume, label, plan(), configuration((3.0, 0.8, 1.2)))
+    case = preprocess(volume, label, small_plan(), small_configuration((3.0, 0.8, 1.2)))
     full = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
     np.testing.assert_array_equal(segmentation_from_logits(logits_of(case.label, 4).to(kind), case.history, LABELS), full)
 
@@ -249,7 +214,7 @@ def test_probabilities_sum_to_one_and_are_background_outside():
     array = np.zeros((1, 10, 20, 16), np.float32)
     array[:, 2:9, 3:19, 1:14] = 7.0
     volume = Volume(array=array, geometry=Geometry(shape=(10, 20, 16), spacing=SPACING))
-    case = preprocess(volume, label, plan((1, 2, 0)), configuration((0.7, 1.5, 2.0)))
+    case = preprocess(volume, label, small_plan(transpose=(1, 2, 0)), small_configuration((0.7, 1.5, 2.0)))
     logits = torch.from_numpy(np.random.default_rng(0).normal(0, 3, (4, *case.image.shape[1:])).astype(np.float32))
     probabilities = probabilities_from_logits(logits, case.history, LABELS)
     assert probabilities.shape == (4, 10, 20, 16) and probabilities.dtype == np.float32

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from samples import small_configuration, small_plan, untouched
 
 from samunet import storage
 from samunet.core.dataset import read_dataset_json, training_cases
 from samunet.core.geometry import Geometry
-from samunet.core.history import SpatialHistory
 from samunet.core.labels import parse_labels
-from samunet.core.plan import Configuration, Plan, Topology
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import reader_for
@@ -30,15 +29,7 @@ PATCH = (8, 16, 16)
 
 def made(seed=0, shape=(10, 40, 30)) -> PreprocessedCase:
     rng = np.random.default_rng(seed)
-    history = SpatialHistory(
-        geometry=Geometry(shape=shape, spacing=(2.0, 1.0, 1.0), origin=(1.0, 2.5, -3.0)),
-        transpose=(0, 1, 2),
-        crop=tuple((0, n) for n in shape),
-        shape_after_crop=shape,
-        spacing_after_transpose=(2.0, 1.0, 1.0),
-        shape_after_resample=shape,
-        spacing_after_resample=(2.0, 1.0, 1.0),
-    )
+    history = untouched(Geometry(shape=shape, spacing=(2.0, 1.0, 1.0), origin=(1.0, 2.5, -3.0)))
     label = np.zeros(shape, np.int16)
     label[2:5, 3:9, 4:8] = 1
     return PreprocessedCase(image=rng.normal(size=(2, *shape)).astype(np.float32), label=label, history=history)
@@ -166,37 +157,7 @@ def test_objects_in_a_locations_file_are_not_unpickled(tmp_path):
 def raw(tmp_path):
     folder = write_tiny_dataset(tmp_path / "raw", cases=3)
     spec = read_dataset_json(folder / "dataset.json")
-    configuration = Configuration(
-        variant="sam_unet",
-        dimensions=3,
-        data_identifier="p_3d",
-        spacing=(2.5, 1.1, 1.1),
-        median_shape=(6.0, 32.0, 40.0),
-        patch_size=PATCH,
-        batch_size=2,
-        backbone="vit_nano",
-        weights=None,
-        encoder_scale=1.0,
-        topology=Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,)),
-        mirror_axes=(0, 1, 2),
-        variant_options={},
-    )
-    from samunet.core.fingerprint import IntensityStatistics
-    from samunet.core.plan import ChannelPlan
-
-    figures = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
-    channel = ChannelPlan(name="channel0", scheme="zscore", within_mask=False, intensities=figures)
-    plan = Plan(
-        dataset=spec.name,
-        plans_name="p",
-        reader="SimpleITKIO",
-        memory_gib=8.0,
-        asked_spacing=None,
-        transpose=(0, 1, 2),
-        channels=(channel,),
-        configurations={},
-        reasons={},
-    )
+    plan, configuration = small_plan(dataset=spec.name, scheme="zscore"), small_configuration((2.5, 1.1, 1.1))
     return spec, training_cases(folder, spec), plan, configuration, reader_for(spec.file_ending)
 
 

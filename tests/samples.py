@@ -1,0 +1,56 @@
+"""Small plans, configurations and histories that several tests start from."""
+
+from __future__ import annotations
+
+from samunet.core.fingerprint import IntensityStatistics
+from samunet.core.geometry import Geometry
+from samunet.core.history import SpatialHistory
+from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
+
+
+def untouched(geometry: Geometry) -> SpatialHistory:
+    """The history of a case that was neither transposed, cropped nor resampled."""
+    return SpatialHistory(
+        geometry=geometry,
+        transpose=(0, 1, 2),
+        crop=tuple((0, n) for n in geometry.shape),
+        shape_after_crop=geometry.shape,
+        spacing_after_transpose=geometry.spacing,
+        shape_after_resample=geometry.shape,
+        spacing_after_resample=geometry.spacing,
+    )
+
+
+def small_plan(*, dataset="Dataset001_X", transpose=(0, 1, 2), scheme="none", within_mask=False) -> Plan:
+    """A plan of one channel without configurations."""
+    figures = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
+    return Plan(
+        dataset=dataset,
+        plans_name="p",
+        reader="SimpleITKIO",
+        memory_gib=8.0,
+        asked_spacing=None,
+        transpose=transpose,
+        channels=(ChannelPlan(name="channel0", scheme=scheme, within_mask=within_mask, intensities=figures),),
+        configurations={},
+        reasons={},
+    )
+
+
+def small_configuration(spacing, dimensions=3) -> Configuration:
+    """A configuration of one stage on the smallest backbone."""
+    return Configuration(
+        variant="sam_unet",
+        dimensions=dimensions,
+        data_identifier="p_3d",
+        spacing=spacing,
+        median_shape=(8.0, 32.0, 32.0),
+        patch_size=(8, 16, 16),
+        batch_size=2,
+        backbone="vit_nano",
+        weights=None,
+        encoder_scale=1.0,
+        topology=Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,)),
+        mirror_axes=(0, 1, 2),
+        variant_options={},
+    )
