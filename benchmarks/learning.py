@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import torch
+from machine import processor_name
 
 from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import read_json, write_json
@@ -72,7 +73,7 @@ def main() -> None:
     shutil.copyfile(fold / "progress.png", RESULTS / f"learning_{arguments.name}.png")
     result = {
         "commands": [" ".join(command).replace(str(work), "WORK").replace(str(dataset.folder.parent), "nnUNet_raw") for command in steps.values()],
-        "machine": {"cpu_threads": torch.get_num_threads(), "cpu": _cpu_name(), "torch": torch.__version__},
+        "machine": {"cpu_threads": torch.get_num_threads(), "cpu": processor_name(), "torch": torch.__version__},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "training_minutes": round(_training_seconds(fold) / 60, 2),
         "steps": state.step,
@@ -119,11 +120,6 @@ def _union_dice(dataset, identifiers: list[str], labels: Path, predictions: Path
         )
         scores.append(2 * (reference & prediction).sum() / max(1, reference.sum() + prediction.sum()))
     return round(float(sum(scores) / len(scores)), 4)
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,213 @@
+"""Train variants of a configuration for equal minutes and compare them case by case.
+
+    python benchmarks/study.py sam_unet_ranking            # the rows of STUDIES below, two single-thread jobs side by side
+
+Each row is one training: an entry of the plan with some keys replaced, the same split and seed, and a schedule that ends
+at the budget (two short epochs are timed first). Its validation cases are predicted whole and scored. A row whose key
+(dataset, fold, plan entry, code, budget, seed) is already in benchmarks/results/study_<name>.json is not run again, and every row is
+written when it ends, so a study can be interrupted. Reads nnUNet_raw; the rest goes to the work folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from machine import processor_name
+
+from samunet import pipeline
+from samunet.core.codec import encode, read_json, write_json
+from samunet.core.plan import save_plan
+from samunet.core.workspace import Workspace, workspace_from_environment
+from samunet.evaluation.score import names_from_labels, score_case, targets_from_labels
+from samunet.evaluation.summary import summarize, target_key
+from samunet.inference.files import predict_cases
+from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.planning.splits import split_for_fold
+from samunet.training.config import TrainingConfig
+
+RESULTS = Path(__file__).parent / "results"
+TRAINED_BY = ("core", "data", "inference", "models", "ops", "planning", "preprocessing", "sam", "training", "variants", "network.py", "storage.py")
+SHORT = {"epochs": 2, "iterations": 15}
+ITERATIONS = 50  # an epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One training of a study."""
+
+    name: str
+    dataset: int
+    minutes: float
+    configuration: str = "3d_adapter"
+    memory_gib: float = 8.0
+    spacing: tuple[float, float, float] | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Keys of the plan's configuration that are replaced."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of the variant's Config."""
+    training: dict[str, Any] = field(default_factory=lambda: {"batch_size": 2})
+    """Training settings."""
+    fold: str = "0"
+    seed: int = 0
+
+
+def _ranking(dataset: int, minutes: float, **common: Any) -> tuple[Row, ...]:
+    variants: dict[str, dict[str, Any]] = {
+        "default": {},
+        "control: no SAM path": {"options": {"sam_path": False}},
+        "injection at one stage": {"options": {"injection": "one"}},
+        "no depth adapters": {"options": {"depth_adapters": False}},
+        "no class tokens": {"options": {"class_tokens": False}},
+        "tokens from patches": {"options": {"token_source": "patches"}},
+        "half the token pitch": {"changes": {"encoder_scale": 4.0}},
+        "no deep supervision": {"options": {"deep_supervision": False}},
+    }
+    return tuple(Row(name=name, dataset=dataset, minutes=minutes, **common, **changes) for name, changes in variants.items())
+
+
+STUDIES = {
+    "sam_unet_ranking": _ranking(4, 6.0),
+    "sam_unet_try": _ranking(4, 0.2)[:2],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--work", type=Path, help="folder for plans, cases and models (default: a temporary one)")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
+    parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    work = arguments.work or Path(tempfile.mkdtemp(prefix="samunet-study-"))
+    rows = STUDIES[arguments.study]
+    if arguments.row is not None:
+        row = rows[arguments.row]
+        print(json.dumps(run(row, work)))
+        return
+    target = RESULTS / f"study_{arguments.study}.json"
+    known = read_json(target)["rows"] if target.is_file() else []
+    code, lock = code_hash(), Lock()
+    for row in {(row.dataset, row.memory_gib, row.spacing, row.configuration): row for row in rows}.values():
+        prepare(row, work)
+
+    def finish(row: Row) -> None:
+        key = key_of(row, code)
+        if any(done["key"] == key for done in known):
+            return
+        command = [sys.executable, __file__, arguments.study, "--work", str(work), "--row", str(rows.index(row))]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        result = {"key": key, **json.loads(done.stdout.splitlines()[-1])}
+        with lock:
+            known[:] = [old for old in known if old["row"]["name"] != row.name or old["row"]["dataset"] != row.dataset] + [result]
+            write_json(target, {"machine": {"cpu": processor_name(), "threads_a_job": 1, "jobs": arguments.jobs}, "code": code, "rows": known})
+        print(f"{row.name}: Dice {result['dice']:.4f} after {result['minutes']:.2f} min, {result['steps']} steps", flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(finish, rows))
+
+
+def code_hash() -> str:
+    """Hash the sources that a training's result depends on."""
+    root = Path(pipeline.__file__).parent
+    files = sorted(path for part in TRAINED_BY for path in ([root / part] if part.endswith(".py") else (root / part).rglob("*.py")))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def key_of(row: Row, code: str) -> str:
+    return hashlib.sha256(json.dumps([asdict(row), code], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def place(row: Row, work: Path) -> Workspace:
+    """One workspace a plan, so that jobs side by side never write one file."""
+    name = hashlib.sha256(json.dumps([row.dataset, row.memory_gib, row.spacing]).encode()).hexdigest()[:8]
+    return Workspace(raw_folder=workspace_from_environment().raw, preprocessed_folder=work / name, results_folder=work / f"{name}-results")
+
+
+def prepare(row: Row, work: Path) -> None:
+    """Measure, plan and preprocess once for all rows that share a plan."""
+    workspace = place(row, work)
+    dataset = pipeline.open_dataset(workspace, row.dataset)
+    fingerprint = pipeline.extract(workspace, dataset, threads=2, verify=False, clean=False, quiet=True)
+    plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=row.memory_gib, spacing=row.spacing))
+    plan = pipeline.resolve(workspace, plan, row.configuration)
+    folder = workspace.preprocessed / dataset.spec.name / plan.configuration(row.configuration).data_identifier
+    if not (folder / "dataset.json").is_file():
+        pipeline.preprocess(workspace, dataset, plan, row.configuration, threads=2, quiet=True)
+
+
+def run(row: Row, work: Path) -> dict[str, Any]:
+    """Train one row for its minutes, predict and score its validation cases."""
+    shared = place(row, work)
+    dataset = pipeline.open_dataset(shared, row.dataset)
+    plan = pipeline.resolve(shared, pipeline.open_plan(shared, dataset.spec.name, "samunetPlans"), row.configuration)
+    entry = replace(plan.configuration(row.configuration), variant_options=row.options, **row.changes)
+    own = f"samunetPlans_{key_of(row, '')}"
+    save_plan(shared.preprocessed / dataset.spec.name / f"{own}.json", replace(plan, plans_name=own, configurations={row.configuration: entry}))
+    workspace = replace(shared, results_folder=work / own)
+    options = pipeline.TrainOptions(configuration=row.configuration, fold=row.fold, plans_name=own, device="cpu", validate=False)
+    settings = {"seed": row.seed, "workers": 0, **row.training}
+    fold = pipeline.train(workspace, dataset.spec.name, TrainingConfig(**SHORT, **settings), options)
+    seconds_a_step = epoch_seconds(fold)[-1] / SHORT["iterations"]
+    epochs = max(1, round(60 * row.minutes / (seconds_a_step * ITERATIONS)))
+    shutil.rmtree(fold)
+    before = cpu_seconds()
+    config = TrainingConfig(epochs=epochs, iterations=ITERATIONS, **settings)
+    fold = pipeline.train(workspace, dataset.spec.name, config, options)
+    used = cpu_seconds() - before
+    split = split_for_fold(shared.preprocessed / dataset.spec.name, tuple(case.identifier for case in dataset.cases), row.fold)
+    cases = [case for case in dataset.cases if case.identifier in set(split.val)]
+    predictor = Predictor.from_folder(fold.parent, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True))
+    predictions = work / own / "predictions"
+    if failures := predict_cases(predictor, cases, predictions, quiet=True):
+        raise RuntimeError(str(failures))
+    labels, names = dataset.spec.labels, names_from_labels(dataset.spec.labels)
+    targets = targets_from_labels(labels)
+    scores = [
+        score_case(
+            case.label, predictions / f"{case.identifier}{dataset.spec.file_ending}", targets=targets, ignore=labels.ignore, reader=dataset.reader
+        )
+        for case in cases
+    ]
+    summary = summarize(scores)
+    per_case = [float(np.nanmean([metrics.dice for metrics in score.metrics.values()])) for score in scores]
+    return {
+        "row": asdict(row),
+        "minutes": round(sum(epoch_seconds(fold)) / 60, 3),
+        "cpu_seconds": round(used, 1),
+        "seconds_a_step": round(seconds_a_step, 4),
+        "steps": config.steps,
+        "dice": round(summary.foreground_mean.dice, 4),
+        "dice_by_class": {names[target_key(target)]: round(metrics.dice, 4) for target, metrics in summary.mean.items()},
+        "dice_by_case": {case.identifier: round(value, 4) for case, value in zip(cases, per_case, strict=True)},
+        "configuration": encode(entry),
+    }
+
+
+def epoch_seconds(fold: Path) -> list[float]:
+    """Seconds of each epoch, with its validation, from the training's log."""
+    lines = (fold / "training_log.txt").read_text().splitlines()
+    return [float(line.split(" s, ")[0].rsplit(" ", 1)[1]) for line in lines if line.startswith("epoch ")]
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    main()
