@@ -58,19 +58,24 @@ class Checkpoint:
     """State of torch's CPU generator."""
 
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes: parameters that require gradients, and buffers."""
-    kept = {name for name, parameter in model.named_parameters() if parameter.requires_grad} | {name for name, _ in model.named_buffers()}
+def trainable_state(model: nn.Module, *, pretrained: bool) -> dict[str, Tensor]:
+    """Return what building the model anew does not give back: parameters that train, and buffers.
+
+    Args:
+        pretrained: frozen parameters come from a file; otherwise they are random and belong to the state too.
+    """
+    kept = {name for name, parameter in model.named_parameters() if parameter.requires_grad or not pretrained}
+    kept |= {name for name, _ in model.named_buffers()}
     return {name: tensor.detach() for name, tensor in model.state_dict().items() if name in kept}
 
 
-def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: Path) -> None:
-    """Put a trainable state into a model built from the same plan.
+def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: Path, *, pretrained: bool) -> None:
+    """Put a trainable state into a model built from the same plan; `pretrained` as for `trainable_state`.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape.
     """
-    wanted = trainable_state(model)
+    wanted = trainable_state(model, pretrained=pretrained)
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     misfits = [name for name in wanted if name in state and wanted[name].shape != state[name].shape]
     if missing or unexpected or misfits:

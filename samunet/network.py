@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from samunet.checkpoint import CheckpointState
@@ -14,11 +16,16 @@ from samunet.models.inputs import encoder_size
 from samunet.models.segmenter import NetworkSpec, SlabSegmenter
 from samunet.planning.topology import divisors
 from samunet.sam.build import TOKEN_PIXELS, backbone_named, build_sam
-from samunet.sam.weights import file_sha256, load_weights
+from samunet.sam.checkpoints import file_sha256, find_weights
+from samunet.sam.weights import load_weights
+
+logger = logging.getLogger(__name__)
 
 
-def build_network(plan: Plan, configuration: Configuration, labels: Labels) -> SlabSegmenter:
+def build_network(plan: Plan, configuration: Configuration, labels: Labels, weights_folders: Sequence[Path] = ()) -> SlabSegmenter:
     """Build a network with the plan's pretrained weights, or random ones from torch's global generator.
+
+    The weights file is looked for at the plan's path and then, by its name, in `weights_folders`.
 
     Raises:
         ConfigError: the variant, the backbone or a variant option is unknown, or the topology does not divide the patch.
@@ -36,7 +43,15 @@ def build_network(plan: Plan, configuration: Configuration, labels: Labels) -> S
     one_window = not pretrained and max(size) // TOKEN_PIXELS <= backbone.window
     sam = build_sam(backbone, size, window=0 if one_window else None)
     if configuration.weights is not None:
-        load_weights(sam, backbone, Path(configuration.weights))
+        path = find_weights(configuration.weights, weights_folders)
+        if configuration.weights_sha256 is None:
+            raise ConfigError(f"The plan names the weights {configuration.weights} but no weights_sha256; plan again.")
+        if file_sha256(path) != configuration.weights_sha256:
+            raise CheckpointError(
+                f"Weights file {path} is not the one that the plan was made with (SHA-256 {configuration.weights_sha256}). "
+                "Put that file back, or plan again."
+            )
+        logger.info("%s: %s", path.name, load_weights(sam, backbone, path))
     spec = NetworkSpec(
         schemes=tuple(channel.scheme for channel in plan.channels),
         labels=labels,
@@ -51,9 +66,8 @@ def build_network(plan: Plan, configuration: Configuration, labels: Labels) -> S
 
 def check_frozen_weights(state: CheckpointState, configuration: Configuration, where: Path) -> None:
     """Raise CheckpointError when a checkpoint sits on other pretrained weights than the plan names."""
-    found = file_sha256(Path(configuration.weights)) if configuration.weights else None
-    if state.weights_sha256 != found:
+    if state.weights_sha256 != configuration.weights_sha256:
         raise CheckpointError(
-            f"{where} was trained on pretrained weights with SHA-256 {state.weights_sha256}; the plan's file {configuration.weights} has {found}. "
-            "Put the same file there."
+            f"{where} was trained on pretrained weights with SHA-256 {state.weights_sha256}; the plan names {configuration.weights} with "
+            f"{configuration.weights_sha256}. Plan with the same file."
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import samunet
+from samunet import exchange
 from samunet.checkpoint import Checkpoint, load_checkpoint
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, group_channels, read_dataset_json, training_cases
@@ -27,14 +28,14 @@ from samunet.core.workspace import Workspace
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.loader import PatchSource, batches
-from samunet.errors import CheckpointError, ConfigError, DatasetError, WeightsAbsentError
+from samunet.errors import CheckpointError, ConfigError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
 from samunet.evaluation.summary import CaseScore, Summary, summarize, write_summary
 from samunet.hardware import choose_device, choose_precision, choose_workers
 from samunet.imageio import ImageReader, reader_for
 from samunet.inference.files import Failure, predict_cases
 from samunet.inference.predictor import PredictionOptions, Predictor, finished_folds
-from samunet.models.segmenter import NetworkSpec
+from samunet.models.segmenter import NetworkSpec, SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
 from samunet.ops.normalize import scheme_for
 from samunet.planning.extract import describes, extract_fingerprint
@@ -45,7 +46,8 @@ from samunet.planning.splits import split_for_fold
 from samunet.preprocessing.run import preprocess_dataset
 from samunet.progress import each
 from samunet.sam.build import Backbone, backbone_named
-from samunet.sam.weights import check_weights, file_sha256
+from samunet.sam.checkpoints import find_weights, trusted_sha256
+from samunet.sam.weights import check_weights
 from samunet.storage import stored_cases
 from samunet.training.config import TrainingConfig
 from samunet.training.trainer import BEST, FINAL, LATEST, Job, SAMTrainer, make_optimizer
@@ -78,8 +80,10 @@ class PlanOptions:
     spacing: Triple | None = None
     """mm, in the files' axis order; overrides the rule."""
     backbone: str = "auto"
-    weights: Path | None = None
-    """SAM checkpoint in the official layout."""
+    weights: str | None = None
+    """SAM checkpoint in the official layout: a path, or the name of an official one."""
+    sha256: str | None = None
+    """Of a checkpoint that is none of the official ones."""
 
     def __post_init__(self) -> None:
         check_plans_name(self.plans_name)
@@ -115,10 +119,11 @@ def plan(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, op
     """Plan the default configurations and save the plan.
 
     Raises:
-        WeightsAbsentError: the backbone exists only with pretrained weights, and none are given.
+        WeightsAbsentError: the weights that are given, or that the backbone needs, are not on this machine.
+        CheckpointError: the weights do not fit, or nothing says that their file can be trusted.
     """
     names = tuple(name for name in DEFAULT_CONFIGURATIONS if not (fingerprint.planar and name.startswith("3d")))
-    made = _plan(dataset.spec, fingerprint, options, names, dataset.reader.name)
+    made = _plan(workspace, dataset.spec, fingerprint, options, names, dataset.reader.name)
     save_plan(plan_path(workspace, dataset.spec.name, options.plans_name), made)
     return made
 
@@ -157,10 +162,11 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
         memory_gib=saved.memory_gib,
         spacing=saved.asked_spacing,
         backbone=known.backbone,
-        weights=Path(known.weights) if known.weights else None,
+        weights=known.weights,
+        sha256=known.weights_sha256,
     )
     spec = read_dataset_json(workspace.raw / saved.dataset / "dataset.json")
-    made = _plan(spec, fingerprint, options, (name,), saved.reader)
+    made = _plan(workspace, spec, fingerprint, options, (name,), saved.reader)
     own_reasons = {decision: reason for decision, reason in made.reasons.items() if decision.startswith(f"{name}:")}
     return replace(saved, configurations={**saved.configurations, **made.configurations}, reasons={**saved.reasons, **own_reasons})
 
@@ -209,7 +215,9 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
         resume = _resumable(folder) if options.resume else None
         if resume is not None:
             _check_resume(resume, config, folder, configuration, options.configuration)
-        trainer = _trainer(plan, configuration, spec, split.train, split.val, data, folder, config, options, device, resume)
+        torch.manual_seed(config.seed)
+        model = build_network(plan, configuration, spec.labels, workspace.weights_folders).to(device)
+        trainer = _trainer(model, plan, configuration, spec, split.train, split.val, data, folder, config, options, device, resume)
         _prepare_folder(folder, plan, spec, config, fresh=resume is None)  # only now: a training that cannot begin removes nothing
         trainer.log.line(_describe(plan, options, configuration, device, trainer, len(split.train), len(split.val)))
         trainer.run()
@@ -222,7 +230,9 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
 def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers: Sequence[str], options: TrainOptions) -> Summary:
     """Predict whole cases from the raw images with a trained fold, score them, and write validation/summary.json."""
     checkpoint = BEST if options.validate_best else FINAL
-    predictor = Predictor.from_folder(folder.parent, folds=[options.fold], checkpoint=checkpoint, device=options.device)
+    predictor = Predictor.from_folder(
+        folder.parent, folds=[options.fold], checkpoint=checkpoint, device=options.device, weights_folders=workspace.weights_folders
+    )
     dataset = open_dataset(workspace, dataset_name)
     chosen = [case for case in dataset.cases if case.identifier in set(identifiers)]
     target = folder / ("validation_best" if options.validate_best else "validation")
@@ -293,37 +303,85 @@ def prediction_options(*, step_size: float, flips: bool, device: torch.device, q
     return PredictionOptions(step_size=step_size, flips=flips, tile_batch=1 if device.type == "cpu" else 4, quiet=quiet)
 
 
-def _plan(spec: DatasetSpec, fingerprint: Fingerprint, options: PlanOptions, names: Sequence[str], reader: str) -> Plan:
-    backbone, reason = _choose_backbone(options)
+def import_ma_sam(workspace: Workspace, dataset_name: str, source: Path, *, configuration: str, plans_name: str, fold: str) -> Path:
+    """Make a fold from a checkpoint of the MA-SAM authors' code; returns the checkpoint's path."""
+    plan = resolve(workspace, open_plan(workspace, dataset_name, plans_name), configuration)
+    spec = read_dataset_json(workspace.raw / dataset_name / "dataset.json")
+    # The authors trained on pixels in [0, 1]; the weights mean nothing on others.
+    entry = plan.configuration(configuration)
+    entry = replace(entry, variant_options={**entry.variant_options, "pixel_range": "unit"})
+    plan = replace(plan, configurations={**plan.configurations, configuration: entry})
+    folder = model_folder(workspace, dataset_name, plans_name, configuration)
+    checkpoint = folder / f"fold_{fold}" / FINAL
+    if checkpoint.exists():
+        raise CheckpointError(f"{checkpoint} exists already; remove it, or give another fold with -f.")
+    if (folder / "plans.json").is_file() and load_plan(folder / "plans.json").configuration(configuration) != entry:
+        raise CheckpointError(
+            f"{folder} holds folds of another plan; an imported fold cannot stand beside them. Plan under a name of its own "
+            "(-overwrite_plans_name), and import with -p."
+        )
+    exchange.import_ma_sam(
+        source,
+        checkpoint,
+        plan=plan,
+        name=configuration,
+        labels=spec.labels,
+        trainer=DEFAULT_TRAINER,
+        training=encode(TrainingConfig()),
+        weights_folders=workspace.weights_folders,
+    )
+    write_json(folder / "dataset.json", spec.raw)
+    save_plan(folder / "plans.json", plan)
+    return checkpoint
+
+
+def export_ma_sam(workspace: Workspace, dataset_name: str, target: Path, *, configuration: str, plans_name: str, fold: str) -> Path:
+    """Write a fold as the MA-SAM authors' code saves its own; returns the file's path."""
+    folder = model_folder(workspace, dataset_name, plans_name, configuration)
+    checkpoint = folder / f"fold_{fold}" / FINAL
+    if not checkpoint.is_file():
+        raise CheckpointError(f"{checkpoint} does not exist; train first: samunet_train {dataset_name} {configuration} {fold}")
+    exchange.export_ma_sam(
+        checkpoint,
+        target,
+        plan=load_plan(folder / "plans.json"),
+        labels=read_dataset_json(folder / "dataset.json").labels,
+        weights_folders=workspace.weights_folders,
+    )
+    return target
+
+
+def _plan(workspace: Workspace, spec: DatasetSpec, fingerprint: Fingerprint, options: PlanOptions, names: Sequence[str], reader: str) -> Plan:
+    backbone, weights, sha256, reason = _choose_backbone(options, workspace.weights_folders)
     target = Target(
         memory_gib=options.memory_gib,
         backbone=backbone.name,
         backbone_reason=reason,
-        weights=None if options.weights is None else str(options.weights),
+        weights=None if weights is None else str(weights),
+        weights_sha256=sha256,
         spacing=options.spacing,
         plans_name=options.plans_name,
         reader=reader,
     )
-    methods = {name: _method(name, spec, backbone, pretrained=options.weights is not None) for name in names}
+    methods = {name: _method(name, spec, backbone, pretrained=weights is not None) for name in names}
     return make_plan(fingerprint, spec, target, methods)
 
 
-def _choose_backbone(options: PlanOptions) -> tuple[Backbone, str]:
+def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Backbone, Path | None, str | None, str]:
+    """Return the backbone, its weights file and that file's hash, and the reason."""
     if options.backbone == "auto" and options.weights is None:
-        return backbone_named(EMBEDDED_BACKBONE), (
-            f"{EMBEDDED_BACKBONE}, without pretrained weights, so everything trains; to start from SAM plan again with "
-            "-backbone vit_b -weights sam_vit_b_01ec64.pth, the official checkpoint"
+        reason = (
+            f"{EMBEDDED_BACKBONE}, without pretrained weights; to start from SAM plan again with "
+            "-backbone vit_b (samunet_weights download sam_vit_b gets its checkpoint)"
         )
+        return backbone_named(EMBEDDED_BACKBONE), None, None, reason
     backbone = backbone_named("vit_b" if options.backbone == "auto" else options.backbone)
-    if options.weights is None:
-        if backbone.pretrained:
-            raise WeightsAbsentError(
-                f"Backbone {backbone.name} needs SAM's official checkpoint: give it with -weights FILE, or use -backbone {EMBEDDED_BACKBONE}, "
-                "which trains without one."
-            )
-        return backbone, f"{backbone.name} as asked for, without pretrained weights, so everything trains"
-    check_weights(backbone, options.weights)
-    return backbone, f"{backbone.name} with the pretrained weights {options.weights.name}, which stay frozen"
+    if options.weights is None and not backbone.pretrained:
+        return backbone, None, None, f"{backbone.name} as asked for, without pretrained weights"
+    weights = find_weights(options.weights or f"sam_{backbone.name}", folders)
+    sha256 = trusted_sha256(weights, options.sha256, folders)
+    check_weights(backbone, weights)
+    return backbone, weights, sha256, f"{backbone.name} with the pretrained weights {weights.name}"
 
 
 def _method(name: str, spec: DatasetSpec, backbone: Backbone, *, pretrained: bool) -> Method:
@@ -347,6 +405,7 @@ def _method(name: str, spec: DatasetSpec, backbone: Backbone, *, pretrained: boo
 
 
 def _trainer(
+    model: SlabSegmenter,
     plan: Plan,
     configuration: Configuration,
     spec: DatasetSpec,
@@ -359,8 +418,6 @@ def _trainer(
     device: torch.device,
     resume: Checkpoint | None,
 ) -> SAMTrainer:
-    torch.manual_seed(config.seed)
-    model = build_network(plan, configuration, spec.labels).to(device)
     augmentation = Augmentation(
         patch_size=configuration.patch_size,
         mirror_axes=configuration.mirror_axes,
@@ -384,7 +441,7 @@ def _trainer(
         job=Job(
             configuration=options.configuration,
             trainer=DEFAULT_TRAINER,
-            weights_sha256=file_sha256(Path(configuration.weights)) if configuration.weights else None,
+            weights_sha256=configuration.weights_sha256,
         ),
         folder=folder,
         device=device,
@@ -421,7 +478,8 @@ def _check_resume(resume: Checkpoint, config: TrainingConfig, folder: Path, conf
         was = ", ".join(f"{key} {encode(before)[key]} (now {encode(config)[key]})" for key in changed)
         raise CheckpointError(f"{folder} was trained with other settings: {was}. Continue with the same settings, or start anew without --c.")
     earlier = load_plan(folder.parent / "plans.json").configuration(name)
-    if replace(earlier, weights=None) != replace(configuration, weights=None):  # the weights may have moved; their content is compared below
+    without = {"weights": None, "weights_sha256": None}  # the file may have moved; its content is compared below
+    if replace(earlier, **without) != replace(configuration, **without):
         raise CheckpointError(
             f"{folder} was trained by another plan: configuration {name} has changed since. Restore the plan, or start anew without --c."
         )
@@ -431,13 +489,13 @@ def _check_resume(resume: Checkpoint, config: TrainingConfig, folder: Path, conf
 def _describe(
     plan: Plan, options: TrainOptions, configuration: Configuration, device: torch.device, trainer: SAMTrainer, train_count: int, val_count: int
 ) -> str:
-    count = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    train, frozen = (sum(p.numel() for p in trainer.model.parameters() if p.requires_grad == wanted) for wanted in (True, False))
     precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.precision]
-    weights = "SAM weights frozen" if configuration.weights else "no pretrained weights: everything trains"
+    weights = "pretrained weights" if configuration.weights else "no pretrained weights"
     return (
         f"{plan.dataset} {options.configuration} fold {options.fold}: {train_count} training and {val_count} validation cases, "
         f"patch {' x '.join(map(str, configuration.patch_size))}, {configuration.backbone} ({weights}), "
-        f"{count / 1e6:.1f} M trainable parameters, {device.type} in {precision}"
+        f"{train / 1e6:.1f} M parameters train, {frozen / 1e6:.1f} M are frozen, {device.type} in {precision}"
     )
 
 

@@ -49,6 +49,7 @@ def small_configuration(spacing, dimensions=3) -> Configuration:
         batch_size=2,
         backbone="vit_nano",
         weights=None,
+        weights_sha256=None,
         encoder_scale=1.0,
         topology=Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,)),
         mirror_axes=(0, 1, 2),

@@ -23,7 +23,7 @@ ROWS = (
     ("variants",),
     ("checkpoint",),
     ("network",),
-    ("training", "inference"),
+    ("training", "inference", "exchange"),
     ("pipeline",),
     ("cli",),
 )

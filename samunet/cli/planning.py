@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,7 +41,10 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-backbone", default="auto", metavar="NAME", help="SAM encoder: auto, vit_tiny, vit_b, vit_l, vit_h, vit_nano (default: %(default)s)"
     )
-    parser.add_argument("-weights", type=Path, metavar="FILE", help="SAM checkpoint in the official layout; it stays frozen and adapters train")
+    parser.add_argument(
+        "-weights", metavar="FILE", help="SAM checkpoint in the official layout, or the name of an official one (samunet_weights list)"
+    )
+    parser.add_argument("--sha256", metavar="HASH", help="hash of a checkpoint that is none of the official ones")
 
 
 def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +72,8 @@ def plan_options(arguments: argparse.Namespace) -> PlanOptions:
         memory_gib=arguments.gpu_memory_target,
         spacing=tuple(spacing) if spacing else None,
         backbone=arguments.backbone,
-        weights=arguments.weights.resolve() if arguments.weights else None,
+        weights=arguments.weights,
+        sha256=arguments.sha256,
     )
 
 

@@ -51,6 +51,7 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
 def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts: int = 1, part_id: int = 0) -> int:
     """Load a model folder and predict; returns 3 when some cases failed."""
     from samunet import pipeline
+    from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.hardware import choose_device, keep_freed_memory
     from samunet.inference.predictor import Predictor
@@ -64,7 +65,14 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         device=choose_device(arguments.device),
         quiet=arguments.disable_progress_bar,
     )
-    predictor = Predictor.from_folder(folder, folds=arguments.f, checkpoint=arguments.chk, device=arguments.device, options=options)
+    predictor = Predictor.from_folder(
+        folder,
+        folds=arguments.f,
+        checkpoint=arguments.chk,
+        device=arguments.device,
+        options=options,
+        weights_folders=workspace_from_environment().weights_folders,
+    )
     cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, arguments.o)[part_id::num_parts]
     print(f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s)")
     failures = pipeline.predict(

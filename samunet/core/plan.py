@@ -45,6 +45,18 @@ class Topology:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preference:
+    """What an adaptation method asks of a plan."""
+
+    scale: float
+    """Encoder pixels per voxel in the plane."""
+    reason: str
+    """Of the scale, in one sentence."""
+    depth: int | None = None
+    """Slices of a slab where the method was published with few; None takes what fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Configuration:
     """One trainable setup. Shapes and spacings are (D, H, W) after the transpose."""
 
@@ -65,6 +77,8 @@ class Configuration:
     """Name of the SAM encoder, e.g. vit_tiny or vit_b."""
     weights: str | None
     """Path of the pretrained weights, or null when there are none and everything trains."""
+    weights_sha256: str | None
+    """Of that file; another file is refused."""
     encoder_scale: float
     """Encoder pixels per voxel in the plane; a 16-pixel token covers 16 / encoder_scale voxels."""
     topology: Topology

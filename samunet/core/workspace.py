@@ -15,6 +15,7 @@ PURPOSE = {
     "nnUNet_preprocessed": "plans and preprocessed cases",
     "nnUNet_results": "trained models",
 }
+WEIGHTS_VARIABLE = "SAMUNET_WEIGHTS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Workspace:
     raw_folder: Path | None = None
     preprocessed_folder: Path | None = None
     results_folder: Path | None = None
+    weights_folders: tuple[Path, ...] = ()
+    """Where SAM's checkpoints are looked for; new ones go to the first."""
 
     @property
     def raw(self) -> Path:
@@ -71,10 +74,15 @@ class Workspace:
 
 
 def workspace_from_environment(environment: Mapping[str, str] | None = None) -> Workspace:
-    """Read nnUNet_raw, nnUNet_preprocessed and nnUNet_results once; unset ones raise only when used."""
+    """Read nnUNet_raw, nnUNet_preprocessed and nnUNet_results once; unset ones raise only when used.
+
+    SAM's checkpoints lie in the folder SAMUNET_WEIGHTS, where it is set, and in the user's cache.
+    """
     values = os.environ if environment is None else environment
     raw, preprocessed, results = (Path(values[name]) if values.get(name) else None for name in PURPOSE)
-    return Workspace(raw_folder=raw, preprocessed_folder=preprocessed, results_folder=results)
+    cache = Path(values.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # stays as it is where there is no home
+    own = (Path(values[WEIGHTS_VARIABLE]),) if values.get(WEIGHTS_VARIABLE) else ()
+    return Workspace(raw_folder=raw, preprocessed_folder=preprocessed, results_folder=results, weights_folders=(*own, cache / "samunet"))
 
 
 def expand_path(text: str) -> Path:

@@ -69,6 +69,7 @@ class Predictor:
         checkpoint: str = DEFAULT_CHECKPOINT,
         device: str | None = None,
         options: PredictionOptions | None = None,
+        weights_folders: Sequence[Path] = (),
     ) -> Predictor:
         """Load a model folder `<Trainer>__<plans>__<configuration>`.
 
@@ -76,6 +77,7 @@ class Predictor:
             folds: fold names such as ("0", "1"); None takes every fold that has the checkpoint.
             checkpoint: file name, with or without its ending.
             device: cuda, mps or cpu; None takes the best one present.
+            weights_folders: where the frozen weights are looked for when they are not at the plan's path.
 
         Raises:
             CheckpointError: the folder holds no such model, or a fold is not trained.
@@ -101,8 +103,9 @@ class Predictor:
             stored = load_checkpoint(path, with_optimizer=False)
             configuration = plan.configuration(stored.state.configuration)
             check_frozen_weights(stored.state, configuration, path)
-            network = build_network(plan, configuration, dataset.labels)
-            load_trainable_state(network, stored.model, path)
+            network = build_network(plan, configuration, dataset.labels, weights_folders)
+            load_trainable_state(network, stored.model, path, pretrained=configuration.weights is not None)
+            network.merge()
             networks.append(network.to(on).eval())
         return cls(
             plan=plan,

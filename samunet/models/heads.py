@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from samunet.sam.decoder import dense_positions, run_two_way
+
 
 class ClassTokenHead(nn.Module):
     """Class tokens attend to each slice's embedding; a hypernetwork turns each into weights over full-resolution features.
@@ -40,8 +42,8 @@ class ClassTokenHead(nn.Module):
         """(B, D', C, h, w) embedding and (B, F, D, H, W) features to (B, K, D, H, W) logits."""
         planes = embedding.flatten(0, 1) + self.no_mask.weight.view(1, -1, 1, 1)
         tokens = torch.cat((self.iou_token.weight, self.class_tokens.weight)).expand(len(planes), -1, -1)
-        positions = self.positions(planes.shape[2:]).unsqueeze(0).to(planes.dtype).expand(len(planes), -1, -1, -1)
-        queries, _ = self.transformer(planes, positions, tokens)
+        positions = dense_positions(self.positions, tuple(planes.shape[2:])).to(planes.dtype)
+        queries, _ = run_two_way(self.transformer, planes, positions, tokens)
         weights = self.hypernetwork(queries[:, 1:]).unflatten(0, embedding.shape[:2])
         depth = features.shape[2]
         if weights.shape[1] != depth:

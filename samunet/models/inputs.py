@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samunet.errors import ConfigError
 from samunet.sam.build import PIXEL_MEAN, PIXEL_STD, TOKEN_PIXELS
 
+PIXEL_RANGES = ("sam", "unit")
+FLAT = 1e-8  # a slab without contrast stays at zero
 UNIT_RANGE_SCHEMES = ("rgb_to_0_1", "rescale_to_0_1")
 
 
@@ -27,11 +30,17 @@ class SAMPixels(nn.Module):
         schemes: normalization scheme of each input channel.
         scale: encoder pixels per voxel in the plane.
         encoder_size: (H, W) pixels; planes are zero-padded at the bottom and right to it, as SAM pads.
+        pixel_range: "sam" as above; "unit" stretches every slab and channel to [0, 1] instead, as MA-SAM and SAMed were trained.
+
+    Raises:
+        ConfigError: `pixel_range` is neither.
     """
 
-    def __init__(self, schemes: Sequence[str], scale: float, encoder_size: tuple[int, int]) -> None:
+    def __init__(self, schemes: Sequence[str], scale: float, encoder_size: tuple[int, int], pixel_range: str = "sam") -> None:
         super().__init__()
-        self.scale, self.encoder_size = scale, encoder_size
+        if pixel_range not in PIXEL_RANGES:
+            raise ConfigError(f"pixel_range must be one of {', '.join(PIXEL_RANGES)}; got '{pixel_range}'.")
+        self.scale, self.encoder_size, self.pixel_range = scale, encoder_size, pixel_range
         channels = len(schemes)
         self.mix = None if channels in (1, 3) else nn.Conv3d(channels, 3, 1, bias=False)
         if self.mix is not None:
@@ -44,7 +53,11 @@ class SAMPixels(nn.Module):
         self.register_buffer("factor", torch.where(unit, 255 / std, 1.0).view(1, -1, 1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        image = (image - self.shift) * self.factor
+        if self.pixel_range == "unit":
+            lowest, highest = image.amin((2, 3, 4), keepdim=True), image.amax((2, 3, 4), keepdim=True)
+            image = (image - lowest) / (highest - lowest).clamp_min(FLAT)
+        else:
+            image = (image - self.shift) * self.factor
         image = image.expand(-1, 3, -1, -1, -1) if image.shape[1] == 1 else image if self.mix is None else self.mix(image)
         planes = image.movedim(1, 2).flatten(0, 1)
         if self.scale != 1:

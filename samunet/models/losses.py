@@ -1,6 +1,7 @@
 """Segmentation losses on (B, K, D, H, W) logits.
 
-Source: Dice with cross-entropy, deep supervision weights and the ignore label follow nnU-Net (Isensee et al., 2021).
+Source: Dice with cross-entropy, deep supervision weights and the ignore label follow nnU-Net (Isensee et al., 2021); the
+batch-wise loss follows SAMed (Zhang and Liu, 2023) and MA-SAM (Chen et al., 2024).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from samunet.core.labels import Labels
 
-SMOOTH = 1e-5  # nnU-Net's
+SMOOTH = 1e-5  # nnU-Net's, and SAMed's
+ENTROPY_SHARE = 0.2  # SAMed's and MA-SAM's
 
 
 def segmentation_terms(logits: Tensor, label: Tensor, labels: Labels, *, batch_dice: bool) -> dict[str, Tensor]:
@@ -65,6 +67,48 @@ def deep_supervision_terms(outputs: Sequence[Tensor], label: Tensor, labels: Lab
 def nearest(label: Tensor, shape: Sequence[int]) -> Tensor:
     """Bring (B, D, H, W) integer labels to another (D, H, W) by nearest neighbour."""
     return F.interpolate(label.unsqueeze(1).float(), size=tuple(shape), mode="nearest-exact").squeeze(1).to(label.dtype)
+
+
+def slab_sums(logits: Tensor, label: Tensor, labels: Labels) -> dict[str, Tensor]:
+    """Return the sums over voxels and batch that `slab_terms` needs; sums of several batches add up to those of all of them.
+
+    Args:
+        logits: (B, K, D, H, W), any float type.
+        label: (B, D, H, W) integers.
+        labels: what the integers mean; voxels with the ignore value count for nothing.
+
+    Returns:
+        "entropy" and "voxels", scalars; "overlap", "predicted" and "reference", (K,): sums of p*y, p*p and y*y.
+    """
+    logits = logits if logits.dtype is torch.float64 else logits.float()
+    known = torch.ones_like(label, dtype=torch.bool) if labels.ignore is None else (label != labels.ignore)
+    if labels.has_regions:
+        target = region_targets(label, labels)
+        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+        probabilities = logits.sigmoid()
+    else:
+        index = label.long().masked_fill(~known, 0)
+        entropy = F.cross_entropy(logits, index, reduction="none")
+        target, probabilities = F.one_hot(index, logits.shape[1]).movedim(-1, 1).to(logits.dtype), logits.softmax(1)
+    probabilities, target = probabilities * known.unsqueeze(1), target * known.unsqueeze(1)
+    axes = (0, 2, 3, 4)
+    return {
+        "entropy": (entropy * known).sum(),
+        "voxels": known.sum().to(logits.dtype),
+        "overlap": (probabilities * target).sum(axes),
+        "predicted": (probabilities * probabilities).sum(axes),
+        "reference": target.sum(axes),
+    }
+
+
+def slab_terms(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return 0.2 cross-entropy and 0.8 Dice loss from the sums of a whole batch, the objective of SAMed and MA-SAM.
+
+    Dice is taken over the batch with squared denominators, and averaged over all K channels, background included. A class
+    that is absent from the batch pushes its probability down, so small batches train another objective.
+    """
+    dice = (2 * sums["overlap"] + SMOOTH) / (sums["predicted"] + sums["reference"] + SMOOTH)
+    return {"ce": ENTROPY_SHARE * sums["entropy"] / sums["voxels"].clamp_min(1), "dice": (1 - ENTROPY_SHARE) * (1 - dice.mean())}
 
 
 def _dice_loss(probabilities: Tensor, target: Tensor, known: Tensor | None, batch_dice: bool) -> Tensor:

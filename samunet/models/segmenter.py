@@ -29,6 +29,17 @@ class NetworkSpec:
     """True when the SAM handed to `build` holds pretrained weights."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that train alike."""
+
+    part: str
+    """"head" or "backbone": which of the two peak learning rates."""
+    parameters: tuple[nn.Parameter, ...]
+    scale: float = 1.0
+    """Factor on that rate."""
+
+
 class SlabSegmenter(nn.Module):
     """A network on slabs of slices."""
 
@@ -38,8 +49,44 @@ class SlabSegmenter(nn.Module):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return named scalar loss terms; the total is their sum."""
+        return self.terms(self.sums(batch))
+
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        """Return sums over the batch from which `terms` computes the loss.
+
+        A method whose loss looks at the whole batch at once gives these two instead of `loss`: then a batch may be split
+        into parts, on one device or several, and trains the same objective (samunet.training.accumulate).
+        """
         raise NotImplementedError
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the trainable parameters by group: "backbone" and "head"; each parameter once."""
+    def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the named loss terms of a batch from its sums."""
         raise NotImplementedError
+
+    def merge(self) -> None:
+        """Fold what training kept apart into fewer operations, for prediction only; logits stay equal to rounding."""
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        """Return the trainable parameters, each once."""
+        raise NotImplementedError
+
+
+def groups_around(network: nn.Module, encoder: nn.Module | None, *, layer_decay: float = 1.0) -> tuple[ParameterGroup, ...]:
+    """Split a network's trainable parameters into its SAM encoder's and the rest.
+
+    Args:
+        encoder: None for a network without one.
+        layer_decay: learning rate of an encoder block as a share of the next block's; patches and positions count as the block
+            before the first.
+    """
+    depth = len(encoder.blocks) if encoder is not None else 0
+    by_layer: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in encoder.named_parameters() if encoder is not None else ():
+        if parameter.requires_grad:
+            words = name.split(".")
+            below = depth - int(words[1]) if words[0] == "blocks" else 0 if words[0] == "neck" else depth + 1
+            by_layer.setdefault(below if layer_decay < 1 else 0, []).append(parameter)
+    of_encoder = {id(parameter) for parameters in by_layer.values() for parameter in parameters}
+    head = tuple(parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in of_encoder)
+    backbone = (ParameterGroup(part="backbone", parameters=tuple(layer), scale=layer_decay**below) for below, layer in by_layer.items())
+    return (ParameterGroup(part="head", parameters=head), *backbone)

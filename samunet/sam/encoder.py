@@ -10,17 +10,20 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Block, get_rel_pos, window_partition, window_unpartition
+from segment_anything.modeling.image_encoder import Block, window_partition, window_unpartition
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from samunet.sam.attention import relative_attention
 
 
 class Sites(nn.Module):
     """What is attached to one transformer block; this base attaches nothing.
 
     The order in a block is: x += before_attention(x); x += attention(norm(x)), where qkv_update adds to the q, k
-    and v of every token; x += after_attention(x); x += mlp(norm(x)).
+    and v of every token; x += after_attention(x); y = norm(x);
+    x += mlp(y) + beside_mlp(y).
     """
 
     def before_attention(self, tokens: Tensor) -> Tensor | None:
@@ -32,7 +35,11 @@ class Sites(nn.Module):
         return None
 
     def after_attention(self, tokens: Tensor) -> Tensor | None:
-        """(B, D, h, w, E) to an increment of the same shape, or None."""
+        """(B, D, h, w, E) to an increment of the same shape, before the MLP's norm, or None."""
+        return None
+
+    def beside_mlp(self, tokens: Tensor) -> Tensor | None:
+        """(B, D, h, w, E) normalized tokens, as the MLP gets them, to an increment of the same shape, or None."""
         return None
 
 
@@ -50,7 +57,7 @@ def embed_patches(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
     return encoder.patch_embed(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
 
 
-def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], taps: Sequence[int] = ()) -> Encoded:
+def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], taps: Sequence[int] = (), *, checkpointing: bool = False) -> Encoded:
     """Run position embedding, blocks and neck on embedded tokens.
 
     Args:
@@ -58,13 +65,17 @@ def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], tap
         tokens: (B, D, h, w, E) from `embed_patches` or another source of the same width.
         sites: one entry a block.
         taps: indices of blocks whose output is wanted.
+        checkpointing: keep only each block's input for the backward pass and run the block again there.
 
     Numerically the package's own forward pass when the sites attach nothing.
     """
     tokens = tokens + encoder.pos_embed
     tapped = []
     for index, (block, attached) in enumerate(zip(encoder.blocks, sites, strict=True)):
-        tokens = _run_block(block, tokens, attached)
+        if checkpointing and torch.is_grad_enabled():
+            tokens = checkpoint(_run_block, block, tokens, attached, use_reentrant=False)
+        else:
+            tokens = _run_block(block, tokens, attached)
         if index in taps:
             tapped.append(tokens)
     planes = encoder.neck(tokens.flatten(0, 1).permute(0, 3, 1, 2))
@@ -82,7 +93,8 @@ def _run_block(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
         planes = _attend(block.attn, planes, sites)
     tokens = tokens + planes.unflatten(0, tokens.shape[:2])
     tokens = _add(tokens, sites.after_attention(tokens))
-    return tokens + block.mlp(block.norm2(tokens))
+    normalized = block.norm2(tokens)
+    return tokens + _add(block.mlp(normalized), sites.beside_mlp(normalized))
 
 
 def _attend(attention: nn.Module, planes: Tensor, sites: Sites) -> Tensor:
@@ -90,12 +102,15 @@ def _attend(attention: nn.Module, planes: Tensor, sites: Sites) -> Tensor:
     height, width = planes.shape[1:3]
     qkv = _add(attention.qkv(planes), sites.qkv_update(planes))
     query, key, value = qkv.flatten(1, 2).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    by_place = query.unflatten(2, (height, width))
-    rows = torch.einsum("nahwc,hkc->nahwk", by_place, get_rel_pos(height, height, attention.rel_pos_h).to(query.dtype))
-    columns = torch.einsum("nahwc,wkc->nahwk", by_place, get_rel_pos(width, width, attention.rel_pos_w).to(query.dtype))
-    bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(2, 3).flatten(3, 4)
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+    rows, columns = _by_difference(attention.rel_pos_h, height), _by_difference(attention.rel_pos_w, width)
+    mixed = relative_attention(query.unflatten(2, (height, width)), key, value, rows, columns)
     return attention.proj(mixed.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
+
+
+def _by_difference(table: Tensor, size: int) -> Tensor:
+    """(2n-1, c) table of relative positions to (n, n, c) by query and key position."""
+    places = torch.arange(size, device=table.device)
+    return table[places.unsqueeze(1) - places + size - 1]
 
 
 def _add(tokens: Tensor, increment: Tensor | None) -> Tensor:

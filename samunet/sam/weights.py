@@ -6,7 +6,7 @@ global blocks, align_corners=False, no antialiasing (SAMed, MA-SAM).
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -19,50 +19,68 @@ from samunet.errors import CheckpointError, WeightsAbsentError
 from samunet.sam.build import BACKBONES, Backbone
 
 
-def load_weights(sam: Sam, backbone: Backbone, path: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What became of every tensor; the names are the model's, `unexpected` the file's."""
+
+    loaded: tuple[str, ...]
+    resized: tuple[str, ...]
+    """Loaded after resizing: position tables."""
+    missing: tuple[str, ...]
+    """In the model and not in the file."""
+    unexpected: tuple[str, ...]
+    """In the file and not in the model."""
+    misfitting: tuple[str, ...]
+    """In both with shapes that no resizing brings together."""
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded) + len(self.resized)} tensors loaded, {len(self.resized)} of them resized to the plan's token grid"]
+        for title, names in (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.misfitting)):
+            if names:
+                parts.append(f"{len(names)} {title} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+        return "; ".join(parts)
+
+
+def load_weights(sam: Sam, backbone: Backbone, path: Path) -> LoadReport:
     """Fill a SAM with the weights of a file in the official layout (.pth, or .safetensors with the same names).
 
     Raises:
         WeightsAbsentError: the file does not exist.
         CheckpointError: the file is damaged, is another backbone's, or has missing or unexpected tensors.
     """
-    stored = _read(path)
+    stored = read_tensors(path)
     _check_backbone(stored, backbone, path)
     wanted = sam.state_dict()
-    fitted = {name: _fit(name, tensor, wanted[name].shape) if name in wanted else tensor for name, tensor in stored.items()}
-    missing, unexpected = sorted(set(wanted) - set(fitted)), sorted(set(fitted) - set(wanted))
-    if missing or unexpected:
-        raise CheckpointError(
-            f"Weights file {path} is not a SAM {backbone.name} checkpoint: {len(missing)} tensors are missing ({', '.join(missing[:3])}), "
-            f"{len(unexpected)} are unexpected ({', '.join(unexpected[:3])}). Use the official file."
-        )
-    misfits = [name for name, tensor in fitted.items() if tensor.shape != wanted[name].shape]
-    if misfits:
-        name = misfits[0]
-        raise CheckpointError(
-            f"Weights file {path}: tensor '{name}' has shape {tuple(fitted[name].shape)}, the model needs {tuple(wanted[name].shape)}. "
-            "Use the official file."
-        )
+    fitted = {name: _fit(name, tensor, wanted[name].shape) for name, tensor in stored.items() if name in wanted}
+    misfitting = tuple(name for name, tensor in fitted.items() if tensor.shape != wanted[name].shape)
+    resized = tuple(name for name in fitted if fitted[name] is not stored[name])
+    report = LoadReport(
+        loaded=tuple(name for name in fitted if name not in {*resized, *misfitting}),
+        resized=resized,
+        missing=tuple(sorted(set(wanted) - set(stored))),
+        unexpected=tuple(sorted(set(stored) - set(wanted))),
+        misfitting=misfitting,
+    )
+    if report.missing or report.unexpected or report.misfitting:
+        raise CheckpointError(f"Weights file {path} is not a SAM {backbone.name} checkpoint: {report}. Use the official file.")
     sam.load_state_dict(fitted)
+    return report
 
 
 def check_weights(backbone: Backbone, path: Path) -> None:
     """Raise the errors of `load_weights` that need no model: an absent or damaged file, or another backbone's."""
-    _check_backbone(_read(path), backbone, path)
+    _check_backbone(read_tensors(path), backbone, path)
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file that holds a flat table of tensors and nothing else, .pth or .safetensors, to the CPU.
 
-
-def _read(path: Path) -> dict[str, Tensor]:
+    Raises:
+        WeightsAbsentError: the file does not exist.
+        CheckpointError: the file is damaged, or holds anything but tensors.
+    """
     if not path.is_file():
-        raise WeightsAbsentError(f"Weights file {path} does not exist. Put SAM's official checkpoint there, or correct the path where it is given.")
+        raise WeightsAbsentError(f"Weights file {path} does not exist. Put the file there, or correct the path.")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -73,7 +91,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"Weights file {path} cannot be read ({reason}); it is damaged or no checkpoint. Download it again.") from None
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise CheckpointError(f"Weights file {path} does not hold a plain table of tensors; use SAM's official checkpoint.")
+        raise CheckpointError(f"Weights file {path} does not hold a plain table of tensors; use a checkpoint in the official layout.")
     return stored
 
 

@@ -21,6 +21,8 @@ class TrainingConfig:
     """Validation batches an epoch; at most a fifth of the iterations. The same patches each epoch."""
     batch_size: int = 0
     """Patches a step; 0 takes the plan's."""
+    accumulate: int = 1
+    """Parts into which a batch is split, one after the other, to save memory; exact where the loss is made of sums, as ma_sam's."""
     learning_rate: float = 1e-3
     """Peak, for adapters, heads and the convolutional path."""
     backbone_learning_rate: float = 5e-4
@@ -41,7 +43,7 @@ class TrainingConfig:
     """"auto": bf16 where the hardware has it, else fp16 on CUDA, else fp32."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations", "validation_iterations"):
+        for name in ("epochs", "iterations", "validation_iterations", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Training setting {name} must be 1 or more; got {getattr(self, name)}.")
         for name in ("learning_rate", "backbone_learning_rate", "gradient_clip"):

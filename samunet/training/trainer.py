@@ -28,6 +28,7 @@ from samunet.errors import SamunetError
 from samunet.hardware import autocast
 from samunet.models.losses import region_targets
 from samunet.models.segmenter import SlabSegmenter
+from samunet.training.accumulate import backward, split
 from samunet.training.config import TrainingConfig
 from samunet.training.log import TrainingLog
 from samunet.training.schedule import rate_factor
@@ -82,7 +83,7 @@ class SAMTrainer:
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.epoch, self.best_dice = 0, -1.0
         if resume is not None:
-            load_trainable_state(model, resume.model, folder)
+            load_trainable_state(model, resume.model, folder, pretrained=job.weights_sha256 is not None)
             load_optimizer_state(optimizer, self.names, resume.optimizer)
             self.epoch, self.best_dice = resume.state.epoch, resume.state.best_dice
             self.scaler.load_state_dict(resume.state.scaler)
@@ -125,14 +126,17 @@ class SAMTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device, self.precision):
-            loss = torch.stack(list(self.model.loss(batch).values())).sum()
-        self.scaler.scale(loss).backward()
+        loss = backward(
+            self.model,
+            split(batch, self.config.accumulate),
+            autocast=lambda: autocast(self.device, self.precision),
+            scale=self.scaler.scale,
+        )
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], self.config.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach()
+        return loss
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, list[float]]:
@@ -198,7 +202,7 @@ class SAMTrainer:
             self.folder / name,
             Checkpoint(
                 state=state,
-                model=trainable_state(self.model),
+                model=trainable_state(self.model, pretrained=self.job.weights_sha256 is not None),
                 optimizer=optimizer_state(self.optimizer, self.names),
                 random=torch.get_rng_state(),
             ),
@@ -212,9 +216,10 @@ def make_optimizer(model: SlabSegmenter, config: TrainingConfig) -> torch.optim.
     """Return AdamW with one peak rate a parameter group; biases and norms are not decayed."""
     peaks = {"head": config.learning_rate, "backbone": config.backbone_learning_rate}
     groups = []
-    for name, parameters in model.parameter_groups().items():
+    for group in model.parameter_groups():
+        peak = peaks[group.part] * group.scale
         for decayed in (True, False):
-            chosen = [parameter for parameter in parameters if (parameter.ndim > 1) == decayed]
+            chosen = [parameter for parameter in group.parameters if (parameter.ndim > 1) == decayed]
             if chosen:
-                groups.append({"params": chosen, "peak": peaks[name], "lr": peaks[name], "weight_decay": config.weight_decay * decayed})
+                groups.append({"params": chosen, "peak": peak, "lr": peak, "weight_decay": config.weight_decay * decayed})
     return torch.optim.AdamW(groups, fused=True)

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from samunet.core.batch import Batch
 from samunet.core.geometry import Shape
-from samunet.core.plan import Topology
+from samunet.core.plan import Preference, Topology
 from samunet.errors import ConfigError, PlanningError
-from samunet.models.adapters import MASAMSites, SharedFactors
+from samunet.models.adapters import MASAMSites, SharedFactors, merge_updates
 from samunet.models.heads import ClassTokenHead
 from samunet.models.inputs import SAMPixels, encoder_size
 from samunet.models.losses import deep_supervision_terms, segmentation_terms
-from samunet.models.segmenter import NetworkSpec, SlabSegmenter
+from samunet.models.segmenter import NetworkSpec, ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.unet import Decoder, Encoder
 from samunet.sam.build import TOKEN_PIXELS, Backbone
 from samunet.sam.encoder import embed_patches, encode
@@ -33,8 +33,10 @@ SOURCE = (
     "MA-SAM's adapters (Chen et al., Medical Image Analysis 2024) and nnSAM's idea of a U-Net that takes SAM features (Li et al., 2023)."
 )
 STARTS_AS = "unet"
+SLICES_MEET = True
 WITHOUT_GRADIENT: dict[str, str] = {}
 WIDEST_TOKEN = 2.0  # a token may be this many times as wide as the smallest class: a first rule, not yet studied
+INJECTIONS = ("deep", "one")
 TOKEN_SOURCES = ("auto", "patches", "features")
 
 
@@ -51,10 +53,22 @@ class Config:
     """Rank of the low-rank updates of q and v of a frozen backbone (MA-SAM's); not used when the backbone trains."""
     deep_supervision: bool = True
     """Take the loss at every decoder level but the lowest in training."""
+    injection: str = "deep"
+    """"deep": SAM's features go to the stage of the token pitch and all deeper ones; "one": to that stage only."""
+    depth_adapters: bool = True
+    """3D adapters in every block; without them slices meet only in the convolutions."""
+    class_tokens: bool = True
+    """Add the logits of SAM's mask decoder with class tokens to the U-Net's."""
+    checkpointing: bool = False
+    """Run each of SAM's blocks again in the backward pass instead of keeping its activations."""
+    sam_path: bool = True
+    """False leaves SAM out altogether: the plain U-Net, the control of this method."""
 
     def __post_init__(self) -> None:
         if self.token_source not in TOKEN_SOURCES:
             raise ConfigError(f"sam_unet: token_source must be one of {', '.join(TOKEN_SOURCES)}; got '{self.token_source}'.")
+        if self.injection not in INJECTIONS:
+            raise ConfigError(f"sam_unet: injection must be one of {', '.join(INJECTIONS)}; got '{self.injection}'.")
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
@@ -62,16 +76,13 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     return SAMUNet(sam, spec, config)
 
 
-def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[float, str]:
+def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
     """Choose the encoder scale m so that tokens coincide with one U-Net stage where the pixels are about square.
 
     Args:
         topology: the convolutional path.
         patch_size: (D, H, W) voxels.
         smallest_class_voxels: typical in-plane diameter of the smallest class, in voxels.
-
-    Returns:
-        Encoder pixels per voxel, and the reason in one sentence.
 
     Raises:
         PlanningError: the patch is so small in the plane that no stage halves it.
@@ -87,17 +98,18 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
         else "the smallest U-Net stride, still more than twice as wide as"
     )
     grid = [-(-side // pitch) for side in patch_size[1:]]
-    return TOKEN_PIXELS / pitch, (
+    reason = (
         f"a token covers {pitch} x {pitch} voxels, {rule} the smallest class ({smallest_class_voxels:.0f} voxels across); "
         f"the convolutions see every voxel; a slice has {grid[0]} x {grid[1]} tokens"
     )
+    return (Preference(scale=TOKEN_PIXELS / pitch, reason=reason),)
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
     """Estimate the memory of one mixed-precision training step in GiB.
 
     The convolutional path needs 7 bytes a feature (nnU-Net's reference: 5.6e8 features of 2 samples in 8 GB); a token
-    needs about 18 embeddings a block for its own layers and 8 adapter widths, 4 bytes each, and its row of attention.
+    needs about 18 embeddings a block for its own layers and 8 adapter widths, 4 bytes each, and its relative positions.
     """
     config = config or Config()
     strides = _cumulative(spec.topology)
@@ -110,7 +122,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     depth = spec.patch_size[0]
     if _token_source(spec, config) == "features":
         depth = -(-depth // strides[_injection_stage(spec)][0])
-    per_token = 18 * backbone.width + 8 * config.adapter_ratio * backbone.width + 2 * backbone.heads * height * width
+    per_token = 18 * backbone.width + 8 * config.adapter_ratio * backbone.width + 3 * backbone.heads * (height + width)
     tokens = depth * height * width * backbone.depth * per_token * 4
     weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
     weights += 16 * sum(9 * a * (a + b) for a, b in zip(spec.topology.widths, (*spec.topology.widths[1:], 0), strict=True))
@@ -124,33 +136,22 @@ class SAMUNet(SlabSegmenter):
         super().__init__()
         self.labels = spec.labels
         self.batch_dice = spec.patch_size[0] == 1  # nnU-Net's rule: over the batch in 2D, per sample in 3D
-        self.frozen = spec.pretrained
         widths, outputs = spec.topology.widths, spec.labels.outputs
         self.convolutions = Encoder(len(spec.schemes), spec.topology)
         self.decoder = Decoder(spec.topology)
         levels = max(1, len(widths) - 2) if config.deep_supervision else 1  # nnU-Net gives the lowest level no weight
         self.outputs = nn.ModuleList(nn.Conv3d(width, outputs, 1) for width in widths[:levels])
-
+        if not config.sam_path:
+            self.sam, self.gates, self.head = None, nn.ModuleList(), None
+            return
         self.stage = _injection_stage(spec)
-        self.backbone = sam.image_encoder.requires_grad_(not self.frozen)
-        width = self.backbone.pos_embed.shape[-1]
-        self.tokens: nn.Module
-        if _token_source(spec, config) == "patches":
-            self.tokens = SAMPixels(spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale))
-        else:
-            self.tokens = nn.Linear(widths[self.stage], width)
-            self.backbone.patch_embed = nn.Identity()  # its place is taken by self.tokens
-        bottleneck = max(1, round(config.adapter_ratio * width))
-        factors = SharedFactors(width, config.rank) if self.frozen and config.rank > 0 else None
-        self.sites = nn.ModuleList(MASAMSites(width, bottleneck, factors) for _ in self.backbone.blocks)
-        self.taps = tuple(len(self.backbone.blocks) * quarter // 4 - 1 for quarter in (1, 2, 3, 4))  # where ViT-B, L and H attend globally
-        sources = [width] * len(self.taps) + [sam.mask_decoder.transformer_dim]
-        self.source_norms = nn.ModuleList(nn.LayerNorm(source) for source in sources)
-        self.gates = nn.ModuleList(nn.Conv3d(sum(sources), stage_width, 1) for stage_width in widths[self.stage :])
+        self.sam = SAMPath(sam, spec, config, self.stage)
+        injected = widths[self.stage :] if config.injection == "deep" else widths[self.stage : self.stage + 1]
+        self.gates = nn.ModuleList(nn.Conv3d(self.sam.features, stage_width, 1) for stage_width in injected)
         for gate in self.gates:
             nn.init.zeros_(gate.weight)
             nn.init.zeros_(gate.bias)
-        self.head = ClassTokenHead(sam, outputs, widths[0])
+        self.head = ClassTokenHead(sam, outputs, widths[0]) if config.class_tokens else None
 
     def forward(self, image: Tensor) -> Tensor:
         return self._logits(image)[0]
@@ -161,11 +162,12 @@ class SAMUNet(SlabSegmenter):
             return segmentation_terms(logits[0], batch.label, self.labels, batch_dice=self.batch_dice)
         return deep_supervision_terms(logits, batch.label, self.labels, batch_dice=self.batch_dice)
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        backbone = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-        of_backbone = {id(parameter) for parameter in backbone}
-        head = [parameter for parameter in self.parameters() if parameter.requires_grad and id(parameter) not in of_backbone]
-        return {"head": head, "backbone": backbone}
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        return groups_around(self, self.sam.backbone if self.sam is not None else None)
+
+    def merge(self) -> None:
+        if self.sam is not None:
+            merge_updates(self.sam.backbone, self.sam.sites)
 
     def _logits(self, image: Tensor) -> list[Tensor]:
         """Logits of every supervised level, full resolution first."""
@@ -173,24 +175,61 @@ class SAMUNet(SlabSegmenter):
         features = image
         for index, stage in enumerate(self.convolutions.stages):
             features = stage(features)
-            if index == self.stage:
-                embedding, injected = self._see(image, features)
-            if index >= self.stage:
+            if self.sam is not None and index == self.stage:
+                embedding, injected = self.sam(image, features)
+            if self.sam is not None and 0 <= index - self.stage < len(self.gates):
                 features = features + self.gates[index - self.stage](_resize(injected, features.shape[2:]))
             skips.append(features)
         decoded = self.decoder(skips)
         levels = [output(level) for output, level in zip(self.outputs, decoded, strict=False)]
-        levels[0] = levels[0] + self.head(embedding, decoded[0])
+        if self.head is not None:
+            levels[0] = levels[0] + self.head(embedding, decoded[0])
         return levels if self.training else levels[:1]
 
-    def _see(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """SAM's (B, D', C, h, w) embedding, and all tapped features as (B, F, D', h, w) cut to the unpadded plane."""
-        from_image = isinstance(self.tokens, SAMPixels)
-        grid = (features.shape[2], *self.backbone.pos_embed.shape[1:3])
-        tokens = embed_patches(self.backbone, self.tokens(image)) if from_image else self.tokens(_resize(features, grid).movedim(1, -1))
-        encoded = encode(self.backbone, tokens, self.sites, self.taps)
+
+class SAMPath(nn.Module):
+    """The adapted SAM encoder and what is taken from it.
+
+    Args:
+        sam: for the token grid of `spec`; its encoder is used, not copied.
+        stage: index of the U-Net stage whose in-plane stride is the token pitch.
+    """
+
+    def __init__(self, sam: Sam, spec: NetworkSpec, config: Config, stage: int) -> None:
+        super().__init__()
+        self.backbone = sam.image_encoder.requires_grad_(not spec.pretrained)
+        width = self.backbone.pos_embed.shape[-1]
+        self.tokens: nn.Module
+        if _token_source(spec, config) == "patches":
+            self.tokens = SAMPixels(spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale))
+        else:
+            self.tokens = nn.Linear(spec.topology.widths[stage], width)
+            self.backbone.patch_embed = nn.Identity()  # its place is taken by self.tokens
+        bottleneck = max(1, round(config.adapter_ratio * width)) if config.depth_adapters else 0
+        factors = SharedFactors(width, config.rank) if spec.pretrained and config.rank > 0 else None
+        self.sites = nn.ModuleList(MASAMSites(width, bottleneck, factors) for _ in self.backbone.blocks)
+        self.taps = tuple(len(self.backbone.blocks) * quarter // 4 - 1 for quarter in (1, 2, 3, 4))  # where ViT-B, L and H attend globally
+        sources = [width] * len(self.taps) + [sam.mask_decoder.transformer_dim]
+        self.norms = nn.ModuleList(nn.LayerNorm(source) for source in sources)
+        self.checkpointing = config.checkpointing
+        self.features = sum(sources)
+        """Channels F of what `forward` gives for injection."""
+
+    def forward(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (B, D', C, h, w) embedding, and all tapped features as (B, F, D', h, w) cut to the unpadded plane.
+
+        Args:
+            image: (B, C, D, H, W) normalized image.
+            features: (B, F', D', h', w') of the U-Net's stage.
+        """
+        if isinstance(self.tokens, SAMPixels):
+            tokens = embed_patches(self.backbone, self.tokens(image))
+        else:
+            grid = (features.shape[2], *self.backbone.pos_embed.shape[1:3])
+            tokens = self.tokens(_resize(features, grid).movedim(1, -1))
+        encoded = encode(self.backbone, tokens, self.sites, self.taps, checkpointing=self.checkpointing)
         sources = (*encoded.global_blocks, encoded.neck.movedim(2, -1))
-        joined = torch.cat([norm(source) for norm, source in zip(self.source_norms, sources, strict=True)], dim=-1)
+        joined = torch.cat([norm(source) for norm, source in zip(self.norms, sources, strict=True)], dim=-1)
         height, width = features.shape[3:]
         return encoded.neck, joined.movedim(-1, 1)[..., :height, :width]
 

@@ -19,9 +19,11 @@ def call(command: str, *arguments: str) -> int:
 
 
 @pytest.fixture
-def environment(project, monkeypatch):
+def environment(project, monkeypatch, tmp_path):
     for name, value in project.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # whoever runs the tests may have SAM's checkpoints
+    monkeypatch.delenv("SAMUNET_WEIGHTS", raising=False)
     return project
 
 
@@ -148,17 +150,34 @@ def test_a_wrong_trainer_names_the_one_there_is(environment, capsys):
 
 def test_official_backbones_without_weights_end_with_4(environment, capsys):
     assert call("plan_experiment", "-d", 901, "-backbone", "vit_b") == 4
-    assert "Backbone vit_b needs SAM's official checkpoint: give it with -weights FILE" in capsys.readouterr().err
+    assert "Get it with: samunet_weights download sam_vit_b" in capsys.readouterr().err
 
 
-def test_weights_of_another_backbone_are_refused_at_planning(environment, capsys, tmp_path):
+def test_weights_that_nobody_vouches_for_need_their_hash(environment, capsys, tmp_path):
     import torch
 
     from samunet.sam.build import backbone_named, build_sam
 
     path = tmp_path / "nano.pth"
     torch.save(build_sam(backbone_named("vit_nano"), (64, 64)).state_dict(), path)
-    assert call("plan_experiment", "-d", 901, "-backbone", "vit_b", "-weights", path) == 2
+    plan = ("plan_experiment", "-d", 901, "-backbone", "vit_nano", "-overwrite_plans_name", "samunetPlansNano", "-weights", path)
+    assert call(*plan) == 2
+    advice = capsys.readouterr().err
+    assert "is none of SAM's official checkpoints" in advice
+    assert call(*plan, "--sha256", "0" * 64) == 2
+    assert "It is damaged or another file" in capsys.readouterr().err
+    assert call(*plan, "--sha256", advice.split()[-1]) == 0
+
+
+def test_weights_of_another_backbone_are_refused_at_planning(environment, capsys, tmp_path):
+    import torch
+
+    from samunet.sam.build import backbone_named, build_sam
+    from samunet.sam.checkpoints import file_sha256
+
+    path = tmp_path / "nano.pth"
+    torch.save(build_sam(backbone_named("vit_nano"), (64, 64)).state_dict(), path)
+    assert call("plan_experiment", "-d", 901, "-backbone", "vit_b", "-weights", path, "--sha256", file_sha256(path)) == 2
     assert "holds backbone vit_nano (width 48, 4 blocks); the plan asks for vit_b" in capsys.readouterr().err
 
 

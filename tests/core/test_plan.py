@@ -22,6 +22,7 @@ CONFIGURATION = {
     "batch_size": 2,
     "backbone": "vit_nano",
     "weights": None,
+    "weights_sha256": None,
     "encoder_scale": 2.0,
     "topology": {"strides": [[1, 1, 1], [1, 2, 2]], "kernels": [[1, 3, 3], [3, 3, 3]], "widths": [24, 48]},
     "mirror_axes": [0, 1, 2],

@@ -15,7 +15,7 @@ from samunet.core.geometry import Geometry
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError
 from samunet.inference.predictor import PredictionOptions, Predictor, finished_folds
-from samunet.sam.weights import file_sha256
+from samunet.sam.checkpoints import file_sha256
 
 QUICK = PredictionOptions(flips=False, quiet=True)
 

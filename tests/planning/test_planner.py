@@ -15,6 +15,7 @@ from samunet.core.codec import encode
 from samunet.core.dataset import DatasetSpec
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.labels import parse_labels
+from samunet.core.plan import Preference
 from samunet.errors import PlanningError
 from samunet.planning.planners.default import Method, Target, plan
 from samunet.planning.topology import divisors
@@ -53,7 +54,7 @@ def voxels_cost(topology, patch, scale, batch):
     return batch * math.prod(patch) * GIB_A_VOXEL
 
 
-def methods(*, cost=voxels_cost, preferred=lambda topology, patch, smallest: (2.0, "two is enough")):
+def methods(*, cost=voxels_cost, preferred=lambda topology, patch, smallest: (Preference(scale=2.0, reason="two is enough"),)):
     return {f"{dimensions}d_adapter": Method(variant="sam_unet", dimensions=dimensions, preferred=preferred, cost=cost) for dimensions in (3, 2)}
 
 
@@ -153,7 +154,7 @@ def test_a_patch_is_cut_to_the_memory_one_stride_at_a_time_from_the_side_that_st
 
 @pytest.mark.parametrize("name", ["3d_adapter", "2d_adapter"])
 def test_more_memory_never_gives_a_smaller_patch_and_the_estimate_stays_below_the_target(name):
-    fingerprint = measured([(2.5, 0.8, 0.8)] * 10, [(120, 700, 700)] * 10)
+    fingerprint = measured([(2.5, 0.8, 0.8)] * 10, [(120, 1400, 1400)] * 10)
     sizes = []
     for memory_gib in (4.0, 24.0):
         found, cost = sam_unet(memory_gib, fingerprint)
@@ -208,7 +209,7 @@ def test_the_method_is_told_the_smallest_class_in_voxels():
 
     def preferred(topology, patch, smallest):
         told.append(smallest)
-        return 2.0, "x"
+        return (Preference(scale=2.0, reason="x"),)
 
     made(measured([(2, 0.5, 2)], [(64, 64, 64)], diameter_mm=20.0), preferred=preferred)
     assert told == pytest.approx([20 / math.sqrt(0.5 * 2)] * 2)
@@ -246,3 +247,24 @@ def test_the_default_method_refuses_no_ordinary_scan():
     for spacing, shape in (((5.0, 0.8, 0.8), (30, 512, 512)), ((1.0, 1.0, 1.0), (35, 50, 35)), ((1.0, 0.5, 0.6), (200, 400, 300))):
         found, _ = sam_unet(8.0, measured([spacing] * 20, [shape] * 20))
         assert set(found.configurations) == {"3d_adapter", "2d_adapter"}
+
+
+def test_a_coarser_encoder_is_taken_before_the_patch_is_cut():
+    choices = tuple(Preference(scale=scale, reason=f"scale {scale}") for scale in (4.0, 2.0, 1.0))
+
+    def cost(topology, patch, scale, batch):
+        return scale * batch * math.prod(patch) / 64**3
+
+    whole = measured([(1, 1, 1)], [(64, 64, 64)])
+    plan = made(whole, aim=target(memory_gib=4.5), cost=cost, preferred=lambda *_: choices)
+    assert plan.configuration("3d_adapter").patch_size == (64, 64, 64) and plan.configuration("3d_adapter").encoder_scale == 2.0
+    assert "scale 2.0" in plan.reasons["3d_adapter: encoder grid"]
+    small = made(whole, aim=target(memory_gib=1.0), cost=cost, preferred=lambda *_: choices).configuration("3d_adapter")
+    assert math.prod(small.patch_size) <= 64**3 / 2 and small.encoder_scale == 1.0
+
+
+def test_a_method_published_with_few_slices_gets_them():
+    few = (Preference(scale=1.0, reason="x", depth=5),)
+    plan = made(measured([(1, 1, 1)], [(64, 64, 64)]), preferred=lambda *_: few)
+    assert plan.configuration("3d_adapter").patch_size[0] == 5 and plan.configuration("2d_adapter").patch_size[0] == 1
+    assert "published with 5" in plan.reasons["3d_adapter: slab depth"]

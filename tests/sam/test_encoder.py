@@ -9,7 +9,7 @@ from segment_anything.modeling import ImageEncoderViT
 
 from samunet.errors import CheckpointError, ConfigError, ShapeError, WeightsAbsentError
 from samunet.sam.build import BACKBONES, Backbone, backbone_named, build_sam
-from samunet.sam.encoder import Sites, embed_patches, encode
+from samunet.sam.encoder import Sites, _run_block, embed_patches, encode
 from samunet.sam.weights import load_weights
 
 NANO = backbone_named("vit_nano")
@@ -136,7 +136,7 @@ def test_truncated_and_foreign_files_are_refused(official, tmp_path):
         load_weights(build_sam(NANO, (64, 64)), NANO, broken)
     foreign = tmp_path / "foreign.pth"
     torch.save({"image_encoder.pos_embed": torch.zeros(1, 4, 4, 48)} | {f"image_encoder.blocks.{i}.x": torch.zeros(1) for i in range(4)}, foreign)
-    with pytest.raises(CheckpointError, match="tensors are missing"):
+    with pytest.raises(CheckpointError, match=r"201 missing .*; 4 unexpected"):
         load_weights(build_sam(NANO, (64, 64)), NANO, foreign)
 
 
@@ -158,3 +158,90 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
 def test_backbone_names_are_unique():
     assert len({backbone.name for backbone in BACKBONES}) == len(BACKBONES)
+
+
+@pytest.mark.parametrize("side", [512, 1024])
+def test_vit_b_equals_segment_anything(side):
+    # Three blocks of ViT-B's width, two windowed and one global, keep this within seconds; benchmarks/encoder.py checks all twelve.
+    backbone = Backbone(name="vit_b", width=768, depth=3, heads=12, global_blocks=(2,))
+    sam = build_sam(backbone, (side, side))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in sam.image_encoder.named_parameters():
+            if "rel_pos" in name or "pos_embed" in name:
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        pixels = torch.randn(1, 3, side, side, generator=generator)
+        expected = sam.image_encoder(pixels)
+        assert (encode_pixels(sam.image_encoder, pixels) - expected).abs().max() <= 2e-5
+    assert (encode_pixels(sam.image_encoder, pixels) - expected).abs().max() <= 2e-5  # with gradients attention takes another form
+
+
+def test_checkpointing_changes_no_gradient():
+    sam = build_sam(NANO, (96, 64))
+    randomize(sam)
+    pixels = torch.randn(1, 2, 3, 96, 64)
+    slopes = []
+    for checkpointing in (False, True):
+        tokens = embed_patches(sam.image_encoder, pixels)
+        result = encode(sam.image_encoder, tokens, [Sites() for _ in sam.image_encoder.blocks], checkpointing=checkpointing).neck
+        slopes.append(torch.autograd.grad(result.square().sum(), list(sam.image_encoder.parameters())))
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*slopes, strict=True))
+
+
+def test_the_encoder_compiles_into_one_graph():
+    sam = build_sam(NANO, (64, 64))
+    sites = [Sites() for _ in sam.image_encoder.blocks]
+    tokens = torch.randn(1, 2, 4, 4, 48)
+
+    def run(tokens):
+        return encode(sam.image_encoder, tokens, sites).neck
+
+    compiled = torch.compile(run, backend="eager", fullgraph=True)
+    for mode in (torch.no_grad, torch.enable_grad):
+        with mode():
+            assert torch.allclose(compiled(tokens), run(tokens), atol=1e-6)
+
+
+class Everywhere(Sites):
+    """Adds a known increment at every site."""
+
+    def before_attention(self, tokens):
+        return 0.1 * tokens
+
+    def qkv_update(self, tokens):
+        return torch.cat((tokens, 0 * tokens, tokens), dim=-1)
+
+    def after_attention(self, tokens):
+        return 0.2 * tokens
+
+    def beside_mlp(self, tokens):
+        return 0.3 * tokens
+
+
+def test_sites_act_where_their_names_say():
+    # Windows of one block are 14 wide and the grid is 4: with window 0 the block can be written out in the package's own modules.
+    sam = build_sam(NANO, (64, 64), window=0)
+    randomize(sam)
+    tokens = torch.randn(1, 1, 4, 4, 48)
+    block = sam.image_encoder.blocks[0]
+    with torch.no_grad():
+        given = _run_block(block, tokens, Everywhere())[:, 0]
+        x = 1.1 * tokens[:, 0]
+        plain, y = block.attn.qkv, block.norm1(x)
+        identity = torch.eye(48)
+        update = torch.cat((identity, torch.zeros(48, 48), identity))
+        weight = plain.weight.clone()
+        plain.weight += update
+        x = 1.2 * (x + block.attn(y))
+        plain.weight.copy_(weight)
+        y = block.norm2(x)
+        assert torch.allclose(given, x + block.mlp(y) + 0.3 * y, atol=2e-5)
+
+
+def test_a_load_report_counts_every_tensor(official):
+    sam = build_sam(NANO, (512, 512))
+    report = load_weights(sam, NANO, official)
+    # One absolute table, and two relative tables in each of the two global blocks.
+    assert len(report.resized) == 5 and len(report.loaded) == len(sam.state_dict()) - 5
+    assert not report.missing and not report.unexpected and not report.misfitting
+    assert str(report) == f"{len(sam.state_dict())} tensors loaded, 5 of them resized to the plan's token grid"

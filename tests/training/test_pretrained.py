@@ -15,7 +15,7 @@ from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError
 from samunet.inference.predictor import Predictor
 from samunet.phantom import write_tiny_dataset
 from samunet.sam.build import backbone_named, build_sam
-from samunet.sam.weights import file_sha256
+from samunet.sam.checkpoints import file_sha256
 from samunet.training.config import TrainingConfig
 
 SHORT = {"epochs": 1, "iterations": 1, "batch_size": 2, "workers": 0, "precision": "fp32"}
@@ -33,7 +33,7 @@ def setup(tmp_path_factory):
     write_tiny_dataset(workspace.raw, name="Dataset904_Pretrained", cases=4, size=(6, 48, 40))
     dataset = pipeline.open_dataset(workspace, 904)
     fingerprint = pipeline.extract(workspace, dataset, threads=1, verify=False, clean=False, quiet=True)
-    options = pipeline.PlanOptions(backbone="vit_nano", weights=weights, spacing=(3.0, 1.5, 1.5), memory_gib=2.0)
+    options = pipeline.PlanOptions(backbone="vit_nano", weights=str(weights), sha256=file_sha256(weights), spacing=(3.0, 1.5, 1.5), memory_gib=2.0)
     plan = pipeline.plan(workspace, dataset, fingerprint, options)
     pipeline.preprocess(workspace, dataset, plan, "3d_adapter", threads=1, quiet=True)
     fold = train(workspace)
@@ -49,9 +49,9 @@ def test_the_checkpoint_names_the_frozen_weights_and_holds_none_of_them(setup):
     _, _, weights, fold = setup
     checkpoint = load_checkpoint(fold / "checkpoint_final.safetensors")
     assert checkpoint.state.weights_sha256 == file_sha256(weights)
-    assert not any(name.startswith("backbone.") for name in checkpoint.model)
+    assert not any(name.startswith("sam.backbone.") for name in checkpoint.model)
     assert any("factors" in name for name in checkpoint.model)  # low-rank updates of the frozen q and v
-    assert "SAM weights frozen" in (fold / "training_log.txt").read_text()
+    assert " M are frozen" in (fold / "training_log.txt").read_text()
 
 
 def test_other_weights_or_none_at_the_path_are_refused_at_prediction(setup):
@@ -60,11 +60,15 @@ def test_other_weights_or_none_at_the_path_are_refused_at_prediction(setup):
     try:
         torch.manual_seed(2)
         torch.save(build_sam(backbone_named("vit_nano"), (1024, 1024)).state_dict(), weights)
-        with pytest.raises(CheckpointError, match="was trained on pretrained weights with SHA-256"):
+        with pytest.raises(CheckpointError, match="is not the one that the plan was made with"):
             Predictor.from_folder(fold.parent, device="cpu")
         weights.unlink()
-        with pytest.raises((WeightsAbsentError, FileNotFoundError)):
+        with pytest.raises(WeightsAbsentError, match=r"sam_vit_nano.pth does not exist"):
             Predictor.from_folder(fold.parent, device="cpu")
+        moved = weights.parent / "moved"
+        moved.mkdir()
+        (moved / weights.name).write_bytes(kept)
+        assert Predictor.from_folder(fold.parent, device="cpu", weights_folders=(moved,)).folds == ("0",)
     finally:
         weights.write_bytes(kept)
     assert Predictor.from_folder(fold.parent, device="cpu").folds == ("0",)

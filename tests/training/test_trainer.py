@@ -30,7 +30,7 @@ def test_a_fold_gets_what_nnunet_gives(trained):
     assert {"plans.json", "dataset.json"} <= {path.name for path in trained.parent.iterdir()}
     assert (trained / "progress.png").read_bytes().startswith(b"\x89PNG")
     log = (trained / "training_log.txt").read_text().splitlines()
-    assert "no pretrained weights: everything trains" in log[0] and len(log) == 3
+    assert "(no pretrained weights), 3.1 M parameters train, 0.0 M are frozen" in log[0] and len(log) == 3
     summary = json.loads((trained / "validation" / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == 2 and 0 <= summary["foreground_mean"]["Dice"] <= 1
 

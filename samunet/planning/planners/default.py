@@ -5,7 +5,7 @@ Axes are (D, H, W) after the transpose unless a name says otherwise. Sources: Is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from samunet.core.dataset import DatasetSpec
 from samunet.core.fingerprint import Fingerprint
 from samunet.core.geometry import Shape, Triple, shape3, triple
 from samunet.core.history import Axes
-from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
+from samunet.core.plan import ChannelPlan, Configuration, Plan, Preference, Topology
 from samunet.errors import PlanningError
 from samunet.ops.normalize import scheme_for
 from samunet.planning.topology import divisors, topology_for
@@ -37,6 +37,7 @@ class Target:
     backbone_reason: str
     weights: str | None = None
     """Path of the pretrained weights."""
+    weights_sha256: str | None = None
     spacing: Triple | None = None
     """mm, in the files' axis order; overrides the rule."""
     plans_name: str
@@ -49,8 +50,8 @@ class Method:
 
     variant: str
     dimensions: int
-    preferred: Callable[[Topology, Shape, float], tuple[float, str]]
-    """(topology, patch, smallest class in voxels) to encoder scale and reason."""
+    preferred: Callable[[Topology, Shape, float], Sequence[Preference]]
+    """(topology, patch, smallest class in voxels) to what the method asks for, the best first; the first that fits the memory is taken."""
     cost: Callable[[Topology, Shape, float, int], float]
     """(topology, patch, encoder scale, batch size) to GiB of one training step."""
 
@@ -128,7 +129,8 @@ def _configure(
     name: str, method: Method, fingerprint: Fingerprint, spacing: Triple, median_shape: Triple, target: Target, reasons: dict[str, str]
 ) -> Configuration:
     smallest = _smallest_class(fingerprint, spacing)
-    topology, patch, scale, why_scale = _largest_patch(method, spacing, median_shape, smallest, target)
+    topology, patch, preference = _largest_patch(method, spacing, median_shape, smallest, target)
+    scale = preference.scale
     share = LARGEST_SHARE * float(np.prod(median_shape)) * len(fingerprint.cases) / float(np.prod(patch))
     batch = SMALLEST_BATCH
     while batch + 1 <= round(share) and method.cost(topology, patch, scale, batch + 1) <= target.memory_gib:
@@ -144,8 +146,10 @@ def _configure(
     reasons[f"{name}: patch"] = f"{_times(patch)} voxels, {whole} within {target.memory_gib:g} GiB (estimated need {cost:.1f} GiB at batch {batch})"
     if method.dimensions == 3:
         reasons[f"{name}: slab depth"] = f"{patch[0]} slices of {spacing[0]:.3g} mm; the median case has {median_shape[0]:.0f}"
+        if preference.depth is not None:
+            reasons[f"{name}: slab depth"] += f"; {method.variant} was published with {preference.depth}"
     reasons[f"{name}: batch"] = f"{batch}: at least {SMALLEST_BATCH}, at most 5 % of the training voxels a batch, and what fits the memory"
-    reasons[f"{name}: encoder grid"] = f"{scale:g} encoder pixels a voxel: {why_scale}"
+    reasons[f"{name}: encoder grid"] = f"{scale:g} encoder pixels a voxel: {preference.reason}"
     return Configuration(
         variant=method.variant,
         dimensions=method.dimensions,
@@ -156,6 +160,7 @@ def _configure(
         batch_size=batch,
         backbone=target.backbone,
         weights=target.weights,
+        weights_sha256=target.weights_sha256,
         encoder_scale=scale,
         topology=topology,
         mirror_axes=(0, 1, 2) if method.dimensions == 3 else (1, 2),
@@ -163,7 +168,7 @@ def _configure(
     )
 
 
-def _largest_patch(method: Method, spacing: Triple, median_shape: Triple, smallest: float, target: Target) -> tuple[Topology, Shape, float, str]:
+def _largest_patch(method: Method, spacing: Triple, median_shape: Triple, smallest: float, target: Target) -> tuple[Topology, Shape, Preference]:
     """Start from nnU-Net's cube cut to the median case; take from the axis that sticks out most until a batch of two fits."""
     base_width = 32 if target.memory_gib >= WIDE_FROM_GIB else 24
     axes = [0, 1, 2] if method.dimensions == 3 else [1, 2]
@@ -174,15 +179,20 @@ def _largest_patch(method: Method, spacing: Triple, median_shape: Triple, smalle
         wanted[axis] = max(1, int(min(length, np.ceil(median_shape[axis]))))
     while True:
         topology, patch = topology_for(wanted, spacing, base_width=base_width, max_width=MAX_WIDTH[method.dimensions])
-        scale, reason = method.preferred(topology, patch, smallest)
-        if method.cost(topology, patch, scale, SMALLEST_BATCH) <= target.memory_gib:
-            return topology, patch, scale, reason
+        preferences = method.preferred(topology, patch, smallest)
+        depth = preferences[0].depth
+        if depth is not None and wanted[0] > depth:
+            wanted[0] = depth
+            continue
+        for preference in preferences:
+            if method.cost(topology, patch, preference.scale, SMALLEST_BATCH) <= target.memory_gib:
+                return topology, patch, preference
         step = divisors(topology)
         candidates = [axis for axis in axes if patch[axis] > 2 * step[axis]]
         if not candidates:
             raise PlanningError(
                 f"No patch fits {target.memory_gib:g} GiB: {_times(patch)} voxels at batch {SMALLEST_BATCH} need about "
-                f"{method.cost(topology, patch, scale, SMALLEST_BATCH):.1f} GiB. Raise -gpu_memory_target, or choose a smaller -backbone."
+                f"{method.cost(topology, patch, preference.scale, SMALLEST_BATCH):.1f} GiB. Raise -gpu_memory_target, or choose a smaller -backbone."
             )
         axis = max(candidates, key=lambda candidate: patch[candidate] / median_shape[candidate])
         wanted = [size - step[a] if a == axis else size for a, size in enumerate(patch)]

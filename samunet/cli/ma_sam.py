@@ -1,0 +1,40 @@
+"""samunet_ma_sam: read and write checkpoints of the MA-SAM authors' code."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from samunet.cli.common import make_parser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = make_parser(
+        "samunet_ma_sam",
+        "Read a checkpoint of the MA-SAM authors' code into a fold of samunet, or write a fold as such a checkpoint.",
+        "Next, after import: samunet_predict -i IMAGES -o PREDICTIONS",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    bring = actions.add_parser("import", help="authors' file to a fold that can predict")
+    bring.add_argument("file", type=Path, metavar="FILE", help="checkpoint of the authors' code")
+    bring.add_argument("-d", required=True, metavar="DATASET", help="id or name of a planned dataset with the same classes")
+    export = actions.add_parser("export", help="trained fold to an authors' file")
+    export.add_argument("file", type=Path, metavar="FILE", help="file to write, .pth")
+    export.add_argument("-d", required=True, metavar="DATASET", help="id or name")
+    for action in (bring, export):
+        action.add_argument("-c", default="3d_ma_sam", metavar="CONFIGURATION", help="default: %(default)s")
+        action.add_argument("-p", default="samunetPlans", metavar="PLANS", help="default: %(default)s")
+        action.add_argument("-f", default="all", metavar="FOLD", help="default: %(default)s")
+    return run(parser, _command, argv)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    from samunet import pipeline
+    from samunet.core.workspace import workspace_from_environment
+
+    workspace = workspace_from_environment()
+    name = workspace.dataset_name(arguments.d)
+    act = pipeline.import_ma_sam if arguments.action == "import" else pipeline.export_ma_sam
+    print(f"Wrote {act(workspace, name, arguments.file, configuration=arguments.c, plans_name=arguments.p, fold=arguments.f)}")

@@ -1,0 +1,157 @@
+"""SAM without prompts: adapted encoder, class tokens, one mask a class; what MA-SAM, SAMed and full fine-tuning share.
+
+Axes: B batch, C channels, D H W voxels, h w token rows and columns, K outputs. Slices meet only in the encoder's sites.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from samunet.core.batch import Batch
+from samunet.core.geometry import Shape
+from samunet.core.plan import Preference, Topology
+from samunet.models.adapters import merge_updates
+from samunet.models.inputs import SAMPixels, encoder_size
+from samunet.models.losses import nearest, slab_sums, slab_terms
+from samunet.models.segmenter import NetworkSpec, ParameterGroup, SlabSegmenter, groups_around
+from samunet.models.slab import slicewise
+from samunet.sam.build import TOKEN_PIXELS, Backbone
+from samunet.sam.encoder import Sites, embed_patches, encode
+
+PUBLISHED_SIDE = 512  # encoder pixels, MA-SAM's and SAMed's
+DECODER_WEIGHTS = 6e6  # of SAM's mask decoder with a dozen class tokens
+TOKENS_ACROSS = 2.0  # tokens that the smallest class should span: a first rule, not yet studied
+
+
+class PromptFreeSAM(SlabSegmenter):
+    """A SAM encoder and a head that gives one mask a class.
+
+    The encoder is frozen when its weights are pretrained, unless `train_encoder` says otherwise; sites and head train.
+
+    Args:
+        sam: for the token grid of `spec`.
+        spec: data and plan.
+        sites: one a block, or None for SAM's plain blocks.
+        head: (N, C, h, w) embeddings to (N, K, f*h, f*w) logits; see `samunet.models.decoders`.
+        pixel_range: see `SAMPixels`.
+        train_encoder: None trains it when its weights are random.
+        layer_decay: see `groups_around`.
+        low_resolution_loss: take the loss on the decoder's logits against labels brought there by nearest neighbor (SAMed),
+            instead of on the patch's grid.
+        checkpointing: see `samunet.sam.encoder.encode`.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        spec: NetworkSpec,
+        sites: Sequence[Sites] | None,
+        *,
+        head: nn.Module,
+        pixel_range: str = "sam",
+        train_encoder: bool | None = None,
+        layer_decay: float = 1.0,
+        low_resolution_loss: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.labels, self.scale = spec.labels, spec.encoder_scale
+        self.low_resolution_loss, self.layer_decay, self.checkpointing = low_resolution_loss, layer_decay, checkpointing
+        self.pixels = SAMPixels(spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale), pixel_range)
+        self.image_encoder = sam.image_encoder.requires_grad_(not spec.pretrained if train_encoder is None else train_encoder)
+        self.sites = nn.ModuleList(sites if sites is not None else [Sites() for _ in self.image_encoder.blocks])
+        self.head = head
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._fit(self._planes(image), image.shape[2:])
+
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        logits, plane = self._planes(batch.image), batch.label.shape[2:]
+        if not self.low_resolution_loss:
+            return slab_sums(self._fit(logits, batch.label.shape[1:]), batch.label, self.labels)
+        # Labels go to the resolution of the logits, on the part of the padded plane that the image covers.
+        logits = self._cut(logits, plane)
+        return slab_sums(logits, nearest(batch.label, logits.shape[2:]), self.labels)
+
+    def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return slab_terms(sums)
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        return groups_around(self, self.image_encoder, layer_decay=self.layer_decay)
+
+    def merge(self) -> None:
+        merge_updates(self.image_encoder, self.sites)
+
+    def _planes(self, image: Tensor) -> Tensor:
+        """(B, C, D, H, W) to (B, K, D, f*h, f*w) logits of the padded encoder plane."""
+        tokens = embed_patches(self.image_encoder, self.pixels(image))
+        embedding = encode(self.image_encoder, tokens, self.sites, checkpointing=self.checkpointing).neck
+        return slicewise(self.head, embedding).movedim(2, 1)
+
+    def _cut(self, logits: Tensor, plane: Sequence[int]) -> Tensor:
+        """Take the padding of the encoder's plane away; `plane` is the patch's (H, W) in voxels."""
+        used = [
+            max(1, round(side * self.scale * have / whole))
+            for side, have, whole in zip(plane, logits.shape[3:], self.pixels.encoder_size, strict=True)
+        ]
+        return logits[..., : used[0], : used[1]]
+
+    def _fit(self, logits: Tensor, shape: Sequence[int]) -> Tensor:
+        """Bring logits of the padded encoder plane to the patch's (D, H, W)."""
+        planes = logits.movedim(1, 2).flatten(0, 1)
+        if planes.shape[2:] != self.pixels.encoder_size:
+            planes = F.interpolate(planes, size=self.pixels.encoder_size, mode="bilinear", align_corners=False)
+        planes = planes[..., : round(shape[1] * self.scale), : round(shape[2] * self.scale)]
+        if self.scale > 1:
+            planes = F.adaptive_avg_pool2d(planes, tuple(shape[1:]))  # every logit of the decoder has a part in the loss
+        elif planes.shape[2:] != tuple(shape[1:]):
+            planes = F.interpolate(planes, size=tuple(shape[1:]), mode="bilinear", align_corners=False)
+        return planes.unflatten(0, (logits.shape[0], shape[0])).movedim(2, 1)
+
+
+def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
+    """Choose the encoder scale so that the smallest class spans two tokens, within the side that the publications used.
+
+    Coarser scales follow, for when memory is short: these methods lose more by a cut plane than by coarser tokens.
+
+    Args:
+        topology: not used; these methods have no convolutional path.
+        patch_size: (D, H, W) voxels.
+        smallest_class_voxels: typical in-plane diameter of the smallest class, in voxels.
+    """
+    best = max(1.0, math.floor(4 * min(TOKENS_ACROSS * TOKEN_PIXELS / smallest_class_voxels, PUBLISHED_SIDE / max(patch_size[1:]))) / 4)
+    choices = []
+    for quarters in range(round(4 * best), 3, -1):
+        scale = quarters / 4
+        grid = [side // TOKEN_PIXELS for side in encoder_size(patch_size[1:], scale)]
+        reason = (
+            f"the smallest class ({smallest_class_voxels:.0f} voxels across) spans {smallest_class_voxels * scale / TOKEN_PIXELS:.1f} tokens; wanted "
+            f"are {TOKENS_ACROSS:g}, where memory and {PUBLISHED_SIDE} encoder pixels a side allow; a slice has {grid[0]} x {grid[1]} tokens"
+        )
+        choices.append(Preference(scale=scale, reason=reason))
+    return tuple(choices)
+
+
+def step_gib(spec: NetworkSpec, backbone: Backbone, batch_size: int, *, adapter_width: int, upsampling: int, checkpointing: bool = False) -> float:
+    """Estimate the memory of one mixed-precision training step in GiB.
+
+    A token needs about 18 embeddings a block for its own layers, 8 adapter widths, and its row of relative positions; the
+    decoder about 3 feature maps of each resolution; logits and label sums about 6 maps of the patch a class.
+    """
+    height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
+    slices = batch_size * spec.patch_size[0]
+    per_token = 18 * backbone.width + 8 * adapter_width + 3 * backbone.heads * (height + width)
+    blocks = 1 + backbone.depth / 18 if checkpointing else backbone.depth
+    tokens = slices * height * width * blocks * per_token * 4
+    maps = sum((4**level) * backbone.decoder_width / 2**level for level in range(1, 5 if upsampling == 16 else 3))
+    decoder = slices * height * width * 3 * maps * 4
+    outputs = 6 * slices * spec.labels.outputs * spec.patch_size[1] * spec.patch_size[2] * 4
+    adapters = 2 * backbone.depth * adapter_width * (2 * backbone.width + 3 * adapter_width)
+    weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
+    weights += 16 * (adapters + DECODER_WEIGHTS * (backbone.decoder_width / 256) ** 2)
+    return (tokens + decoder + outputs + weights) / 2**30

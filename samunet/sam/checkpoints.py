@@ -1,0 +1,153 @@
+"""SAM's official checkpoints: where they come from, where they lie on this machine, and which files are trusted.
+
+A file is trusted when its SHA-256 is in the table below or is given by the user. For official files without a published hash the accepted one is
+recorded in `<file>.sha256` (the format of sha256sum). Nothing here uses the network; see `samunet.sam.download`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samunet.core.codec import write_text
+from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError, did_you_mean
+
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficialCheckpoint:
+    """A checkpoint that its authors publish."""
+
+    name: str
+    backbone: str
+    url: str
+    size: int
+    """Bytes."""
+    sha256: str | None
+    """None where no hash is known."""
+
+    @property
+    def file(self) -> str:
+        return self.url.rsplit("/", 1)[1]
+
+
+META = "https://dl.fbaipublicfiles.com/segment_anything/"
+CHECKPOINTS = (
+    OfficialCheckpoint(
+        name="sam_vit_b",
+        backbone="vit_b",
+        url=META + "sam_vit_b_01ec64.pth",
+        size=375_042_383,
+        sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    OfficialCheckpoint(
+        name="sam_vit_l",
+        backbone="vit_l",
+        url=META + "sam_vit_l_0b3195.pth",
+        size=1_249_524_607,
+        sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    OfficialCheckpoint(
+        name="sam_vit_h",
+        backbone="vit_h",
+        url=META + "sam_vit_h_4b8939.pth",
+        size=2_564_550_879,
+        sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    # Address and size of MedSAM as its users give them; its authors link a shared folder and publish no hash.
+    OfficialCheckpoint(
+        name="medsam_vit_b",
+        backbone="vit_b",
+        url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
+        size=375_049_145,
+        sha256=None,
+    ),
+)
+
+
+def checkpoint_named(name: str) -> OfficialCheckpoint:
+    """Return a checkpoint by its name or file name; raises ConfigError that names the nearest one."""
+    for checkpoint in CHECKPOINTS:
+        if name in (checkpoint.name, checkpoint.file):
+            return checkpoint
+    raise ConfigError(f"There is no official checkpoint '{name}'.{did_you_mean(name, [checkpoint.name for checkpoint in CHECKPOINTS])}")
+
+
+def find_checkpoint(checkpoint: OfficialCheckpoint, folders: Sequence[Path]) -> Path | None:
+    """Return the first file of that name in the folders, or None."""
+    return next((folder / checkpoint.file for folder in folders if (folder / checkpoint.file).is_file()), None)
+
+
+def find_weights(wanted: str, folders: Sequence[Path]) -> Path:
+    """Turn what a user or a plan gives, a path or the name of an official checkpoint, into an existing file's absolute path.
+
+    Args:
+        wanted: a path, or a name of `CHECKPOINTS`.
+        folders: where a file of that name is looked for when the path does not exist, in this order.
+
+    Raises:
+        WeightsAbsentError: there is no such file.
+    """
+    path = Path(wanted).expanduser()
+    known = next((checkpoint for checkpoint in CHECKPOINTS if path.name in (checkpoint.name, checkpoint.file)), None)
+    name = known.file if known else path.name
+    for candidate in (path, *(folder / name for folder in folders)):
+        if candidate.is_file():
+            return candidate.resolve()
+    looked = f"looked for {name} in {', '.join(map(str, folders))}" if folders else "no folder of checkpoints is known"
+    if known is None:
+        names = ", ".join(checkpoint.name for checkpoint in CHECKPOINTS)
+        raise WeightsAbsentError(f"Weights file {wanted} does not exist ({looked}). Put it there, or give another path or one of {names}.")
+    raise WeightsAbsentError(f"Checkpoint {known.name} is not on this machine ({looked}). Get it with: samunet_weights download {known.name}")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path] = ()) -> str:
+    """Return the SHA-256 of a weights file that may be used.
+
+    A published hash decides for a file of an official name. Where none is published, the hash that the user gives decides, or the one that
+    was recorded when the file came into one of `folders`.
+
+    Raises:
+        CheckpointError: the file has another hash, or there is none to compare with.
+    """
+    found = file_sha256(path)
+    official = next((checkpoint for checkpoint in CHECKPOINTS if path.name == checkpoint.file), None)
+    recorded = recorded_sha256(path) if official is not None and path.parent in [folder.resolve() for folder in folders] else None
+    expected = (official.sha256 if official is not None else None) or given or recorded
+    if expected is not None and expected.lower() != found:
+        raise CheckpointError(f"Weights file {path} has SHA-256 {found}, expected {expected}. It is damaged or another file; get it again.")
+    if expected is None and found not in {checkpoint.sha256 for checkpoint in CHECKPOINTS}:
+        raise CheckpointError(
+            f"Weights file {path} is none of SAM's official checkpoints (SHA-256 {found}). If you trust it, say so by giving its hash: "
+            f"--sha256 {found}"
+        )
+    return found
+
+
+def record_of(path: Path) -> Path:
+    """Return the file that records the hash of a weights file."""
+    return path.with_name(path.name + ".sha256")
+
+
+def recorded_sha256(path: Path) -> str | None:
+    """Return the recorded hash of a weights file, or None."""
+    record = record_of(path)
+    words = record.read_text(encoding="utf-8").split() if record.is_file() else []
+    return words[0].lower() if words else None
+
+
+def record_sha256(path: Path, sha256: str) -> None:
+    """Record the hash of a weights file beside it, as sha256sum writes it."""
+    write_text(record_of(path), f"{sha256}  {path.name}\n")

@@ -1,0 +1,114 @@
+"""SAM's two-way transformer as a function over the package's modules, with sites where adapters attach.
+
+Axes: N slices, T tokens, L = h*w places of the plane, C decoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import TwoWayTransformer
+from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
+from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+from torch import Tensor, nn
+
+SELF, TOKEN_TO_IMAGE, IMAGE_TO_TOKEN = "self", "token_to_image", "image_to_token"
+"""The attentions of a layer; the one after the last layer is a TOKEN_TO_IMAGE alone."""
+
+
+class DecoderSites(nn.Module):
+    """What is attached to one layer of the two-way transformer; this base attaches nothing.
+
+    The order in a layer is: tokens attend to themselves, tokens to the image, the MLP of the tokens, the image to the tokens. A norm
+    follows each; increments come before it.
+    """
+
+    def before_attention(self, tokens: Tensor) -> Tensor | None:
+        """(N, T, C) tokens as they enter the layer, to an increment of the same shape, or None."""
+        return None
+
+    def update(self, attention: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Increments to the projected q, k and v of one attention from what goes into its projections, (N, T or L, C) each, or None."""
+        return None, None, None
+
+    def after_self_attention(self, tokens: Tensor) -> Tensor | None:
+        """(N, T, C) to an increment of the same shape, or None."""
+        return None
+
+    def after_token_to_image(self, tokens: Tensor) -> Tensor | None:
+        """(N, T, C) to an increment of the same shape, or None."""
+        return None
+
+    def beside_mlp(self, tokens: Tensor) -> Tensor | None:
+        """(N, T, C) tokens, as the MLP gets them, to an increment of the same shape, or None."""
+        return None
+
+    def after_image_to_token(self, image: Tensor) -> Tensor | None:
+        """(N, L, C) to an increment of the same shape, or None."""
+        return None
+
+
+NOTHING = DecoderSites()
+
+
+def dense_positions(encoding: PositionEmbeddingRandom, plane: tuple[int, int]) -> Tensor:
+    """Return SAM's (1, C, h, w) positions of a plane's places, in fp32 also under autocast: phases do not bear rounding."""
+    with torch.autocast(encoding.positional_encoding_gaussian_matrix.device.type, enabled=False):
+        return encoding(plane).unsqueeze(0)
+
+
+def run_two_way(
+    transformer: TwoWayTransformer, planes: Tensor, positions: Tensor, tokens: Tensor, sites: Sequence[DecoderSites] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run SAM's two-way transformer.
+
+    Args:
+        transformer: the package's.
+        planes: (N, C, h, w) embedding with its dense prompt.
+        positions: (1, C, h, w) of the plane's places.
+        tokens: (N, T, C).
+        sites: one entry a layer, and a last one for the attention after the layers.
+
+    Returns:
+        (N, T, C) tokens and (N, L, C) places. Numerically the package's own forward pass when the sites attach nothing.
+    """
+    sites = sites or [NOTHING] * (len(transformer.layers) + 1)
+    image, places = planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
+    queries = tokens
+    for layer, attached in zip(transformer.layers, sites[:-1], strict=True):
+        queries, image = _run_layer(layer, queries, image, tokens, places, attached)
+    attended = _attend(transformer.final_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites[-1])
+    return transformer.norm_final_attn(queries + attended), image
+
+
+def _run_layer(
+    layer: TwoWayAttentionBlock, queries: Tensor, image: Tensor, tokens: Tensor, places: Tensor, sites: DecoderSites
+) -> tuple[Tensor, Tensor]:
+    queries = _add(queries, sites.before_attention(queries))
+    if layer.skip_first_layer_pe:  # SAM's first layer has neither positions nor a residual here
+        queries = _attend(layer.self_attn, queries, queries, queries, SELF, sites)
+    else:
+        placed = queries + tokens
+        queries = queries + _attend(layer.self_attn, placed, placed, queries, SELF, sites)
+    queries = layer.norm1(_add(queries, sites.after_self_attention(queries)))
+    queries = queries + _attend(layer.cross_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites)
+    queries = layer.norm2(_add(queries, sites.after_token_to_image(queries)))
+    queries = layer.norm3(queries + _add(layer.mlp(queries), sites.beside_mlp(queries)))
+    image = image + _attend(layer.cross_attn_image_to_token, image + places, queries + tokens, queries, IMAGE_TO_TOKEN, sites)
+    return queries, layer.norm4(_add(image, sites.after_image_to_token(image)))
+
+
+def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor, name: str, sites: DecoderSites) -> Tensor:
+    updates = sites.update(name, query, key, value)
+    projections = (attention.q_proj(query), attention.k_proj(key), attention.v_proj(value))
+    heads = [
+        _add(projected, update).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for projected, update in zip(projections, updates, strict=True)
+    ]
+    return attention.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
+def _add(value: Tensor, increment: Tensor | None) -> Tensor:
+    return value if increment is None else value + increment

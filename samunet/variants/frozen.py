@@ -1,0 +1,73 @@
+"""A frozen SAM encoder under a head that trains alone: class tokens, a small convolutional decoder, or one linear map.
+
+See documentation/methods/frozen.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segment_anything.modeling import Sam
+
+from samunet.errors import ConfigError
+from samunet.models.decoders import ClassTokenMasks, convolutional_head, linear_head
+from samunet.models.promptfree import PromptFreeSAM, preferred, step_gib
+from samunet.models.segmenter import NetworkSpec, SlabSegmenter
+from samunet.sam.build import Backbone
+from samunet.variants.ma_sam import WITHOUT_GRADIENT
+
+__all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
+
+SOURCE = (
+    "Probing of a frozen encoder (Alain and Bengio, ICLR workshop 2017) with heads on Segment Anything (Kirillov et al., ICCV 2023); with a "
+    "convolutional head the setting of AutoSAM (Hu et al., 2023)."
+)
+STARTS_AS = "sam"
+SLICES_MEET = False
+HEADS = ("class_tokens", "cnn", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of this method."""
+
+    head: str = "class_tokens"
+    """"class_tokens": SAM's mask decoder with one token a class; "cnn": a small convolutional decoder; "linear": one linear map a token."""
+    upsampling: int = 16
+    """Of the class-token decoder: 16, progressive (MA-SAM's); 4 as in SAM."""
+    pixel_range: str = "sam"
+    """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]."""
+    random_encoder: bool = False
+    """Accept an encoder without pretrained weights, as a control; it stays frozen too."""
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise ConfigError(f"frozen: head must be one of {', '.join(HEADS)}; got '{self.head}'.")
+
+
+def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
+    """Compose the network around a SAM whose token grid fits `spec`.
+
+    Raises:
+        ConfigError: the encoder has no pretrained weights, and `random_encoder` does not accept that.
+    """
+    if not spec.pretrained and not config.random_encoder:
+        raise ConfigError(
+            "frozen: an encoder without pretrained weights would stay random. Plan with pretrained weights (-backbone vit_b), choose another "
+            'method, or set "random_encoder": true in variant_options for a control.'
+        )
+    width, outputs = sam.mask_decoder.transformer_dim, spec.labels.outputs
+    if config.head == "class_tokens":
+        head = ClassTokenMasks(sam, outputs, config.upsampling)
+    else:
+        head = (convolutional_head if config.head == "cnn" else linear_head)(width, outputs)
+    network = PromptFreeSAM(sam, spec, None, head=head, pixel_range=config.pixel_range, train_encoder=False)
+    network.pixels.requires_grad_(False)  # channels other than 1 or 3 enter as their mean
+    return network
+
+
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
+    """Estimate the memory of one mixed-precision training step in GiB; no activation of the encoder is kept for long."""
+    config = config or Config()
+    upsampling = config.upsampling if config.head == "class_tokens" else 4
+    return step_gib(spec, backbone, batch_size, adapter_width=0, upsampling=upsampling, checkpointing=True)

@@ -1,0 +1,65 @@
+"""Full fine-tuning: every weight of SAM trains, early layers more slowly, with a decoder of class tokens.
+
+See documentation/methods/full.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segment_anything.modeling import Sam
+
+from samunet.errors import ConfigError
+from samunet.models.decoders import ClassTokenMasks
+from samunet.models.promptfree import PromptFreeSAM, preferred, step_gib
+from samunet.models.segmenter import NetworkSpec, SlabSegmenter
+from samunet.sam.build import Backbone
+from samunet.variants.ma_sam import WITHOUT_GRADIENT
+
+__all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
+
+SOURCE = (
+    "Fine-tuning of all of Segment Anything (Kirillov et al., ICCV 2023), the usual comparison of the adapter papers; layer-wise learning "
+    "rates: Clark et al., ELECTRA, ICLR 2020, and Bao et al., BEiT, ICLR 2022."
+)
+STARTS_AS = "sam"
+SLICES_MEET = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of this method."""
+
+    layer_decay: float = 0.8
+    """Learning rate of a block as a share of the next block's; 1 trains all blocks alike."""
+    upsampling: int = 16
+    """Of the decoder: 16, progressive, to the encoder's resolution (MA-SAM's); 4 as in SAM."""
+    pixel_range: str = "sam"
+    """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]."""
+    checkpointing: bool = False
+    """Run each block again in the backward pass instead of keeping its activations."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"full: layer_decay must be above 0 and at most 1; got {self.layer_decay}.")
+
+
+def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
+    """Compose the network around a SAM whose token grid fits `spec`."""
+    return PromptFreeSAM(
+        sam,
+        spec,
+        None,
+        head=ClassTokenMasks(sam, spec.labels.outputs, config.upsampling),
+        pixel_range=config.pixel_range,
+        train_encoder=True,
+        layer_decay=config.layer_decay,
+        checkpointing=config.checkpointing,
+    )
+
+
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
+    """Estimate the memory of one mixed-precision training step in GiB."""
+    config = config or Config()
+    trained = 12 * backbone.depth * backbone.width**2 * 12 / 2**30 if spec.pretrained else 0.0  # gradients and both moments of what else is frozen
+    return trained + step_gib(spec, backbone, batch_size, adapter_width=0, upsampling=config.upsampling, checkpointing=config.checkpointing)

@@ -1,0 +1,68 @@
+"""SAMed: a frozen SAM encoder with LoRA on q and v, and a decoder with class tokens; slices are segmented one by one.
+
+See documentation/methods/samed.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segment_anything.modeling import Sam
+
+from samunet.errors import ConfigError
+from samunet.models.adapters import LoRASites, decoder_lora
+from samunet.models.decoders import ClassTokenMasks
+from samunet.models.promptfree import PromptFreeSAM, preferred, step_gib
+from samunet.models.segmenter import NetworkSpec, SlabSegmenter
+from samunet.sam.build import Backbone
+from samunet.variants.ma_sam import WITHOUT_GRADIENT
+
+__all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
+
+SOURCE = "Zhang and Liu, Customized Segment Anything Model for medical image segmentation (SAMed), arXiv 2304.13785, 2023."
+STARTS_AS = "sam"
+SLICES_MEET = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of this method; the defaults are the authors'."""
+
+    rank: int = 4
+    """Rank of LoRA on q and v."""
+    pixel_range: str = "sam"
+    """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]; the authors scaled whole volumes."""
+    adapt_decoder: bool = False
+    """SAMed_s: freeze the decoder's two-way transformer as well, with LoRA on its q and v."""
+    low_resolution_loss: bool = True
+    """Take the loss on the decoder's logits, a quarter of the encoder's resolution, instead of on the patch's grid."""
+    checkpointing: bool = False
+    """Run each block again in the backward pass instead of keeping its activations."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"samed: rank must be 1 or more; got {self.rank}.")
+
+
+def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
+    """Compose the network around a SAM whose token grid fits `spec`."""
+    width = sam.image_encoder.pos_embed.shape[-1]
+    transformer = sam.mask_decoder.transformer
+    decoder_sites = decoder_lora(transformer, config.rank) if config.adapt_decoder else None
+    if config.adapt_decoder and spec.pretrained:
+        transformer.requires_grad_(False)
+    return PromptFreeSAM(
+        sam,
+        spec,
+        [LoRASites(width, config.rank) for _ in sam.image_encoder.blocks],
+        head=ClassTokenMasks(sam, spec.labels.outputs, 4, decoder_sites),
+        pixel_range=config.pixel_range,
+        low_resolution_loss=config.low_resolution_loss,
+        checkpointing=config.checkpointing,
+    )
+
+
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
+    """Estimate the memory of one mixed-precision training step in GiB."""
+    config = config or Config()
+    return step_gib(spec, backbone, batch_size, adapter_width=config.rank, upsampling=4, checkpointing=config.checkpointing)

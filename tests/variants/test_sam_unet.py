@@ -1,0 +1,66 @@
+"""sam_unet's options: each leaves out what it names, and the control is the U-Net alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samunet.core.batch import Batch
+from samunet.core.labels import parse_labels
+from samunet.core.plan import Topology
+from samunet.errors import ConfigError
+from samunet.models.inputs import encoder_size
+from samunet.models.segmenter import NetworkSpec
+from samunet.sam.build import backbone_named, build_sam
+from samunet.variants import sam_unet
+
+SPEC = NetworkSpec(
+    schemes=("zscore",),
+    labels=parse_labels({"background": 0, "a": 1}),
+    spacing=(3.0, 1.0, 1.0),
+    patch_size=(4, 32, 32),
+    encoder_scale=4.0,
+    topology=Topology(strides=((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3),) * 4, widths=(4, 8, 12, 16)),
+    pretrained=False,
+)
+
+
+def network_of(**options):
+    torch.manual_seed(0)
+    return sam_unet.build(build_sam(backbone_named("vit_nano"), encoder_size((32, 32), 4.0)), SPEC, sam_unet.Config(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "absent"),
+    [
+        ({"class_tokens": False}, "head."),
+        ({"depth_adapters": False}, "sam.sites."),
+        ({"injection": "one"}, "gates.1."),
+        ({"sam_path": False}, "sam."),
+        ({"deep_supervision": False}, "outputs.1."),
+    ],
+)
+def test_an_option_leaves_out_what_it_names_and_the_rest_trains(options, absent):
+    whole, network = network_of(), network_of(**options)
+    assert any(name.startswith(absent) for name, _ in whole.named_parameters())
+    assert not any(name.startswith(absent) for name, _ in network.named_parameters())
+    batch = Batch(image=torch.randn(1, 1, 4, 32, 32), label=torch.ones(1, 4, 32, 32).short())
+    sum(network.loss(batch).values()).backward()
+    grouped = [parameter for group in network.parameter_groups() for parameter in group.parameters]
+    assert len(grouped) == len(list(network.parameters()))
+    assert network.eval()(batch.image).shape == (1, 2, 4, 32, 32)
+
+
+def test_the_control_is_the_network_at_its_start():
+    whole, control = network_of().eval(), network_of(sam_path=False).eval()
+    control.load_state_dict({name: tensor for name, tensor in whole.state_dict().items() if not name.startswith(("sam.", "gates.", "head."))})
+    image = torch.randn(1, 1, 4, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(whole(image), control(image))
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(ConfigError, match="injection must be one of deep, one"):
+        sam_unet.Config(injection="two")
+    with pytest.raises(ConfigError, match="token_source must be one of"):
+        sam_unet.Config(token_source="image")
