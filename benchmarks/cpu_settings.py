@@ -1,10 +1,10 @@
-"""Time one CPU training step of the default model with and without the settings that the commands make.
+"""Time one CPU training step of the default model with and without two settings of the process.
 
-    python benchmarks/cpu_settings.py
+    python benchmarks/cpu_settings.py small     # a patch of the Hippocampus plan: many short operations
+    python benchmarks/cpu_settings.py large     # a patch of thick slices: few long ones
 
-Two settings: freed memory is kept (samunet.hardware.keep_freed_memory), and waiting OpenMP threads spin briefly
-(GOMP_SPINCOUNT in samunet.cli.common), the latter alone on the machine and beside one busy process of the lowest
-priority. Writes benchmarks/results/cpu_settings.json. Nothing else should run meanwhile.
+Freed memory is kept (samunet.hardware.keep_freed_memory), which the commands do; waiting OpenMP threads spin more briefly
+(GOMP_SPINCOUNT), which they do not: timed alone on the machine and beside one busy process of the same priority. Writes its part of benchmarks/results/cpu_settings.json. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -15,30 +15,37 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-from samunet.core.codec import write_json
+from samunet.core.codec import read_json, write_json
 
 RESULT = Path(__file__).parent / "results" / "cpu_settings.json"
+PATCHES = {  # voxels, spacing in mm, encoder pixels a voxel, steps that are timed
+    "small": ((40, 56, 40), (1.0, 1.0, 1.0), 2.0, 10),
+    "large": ((24, 192, 192), (3.0, 0.625, 0.625), 1.0, 2),
+}
 LIMIT_S = 120.0  # a step that takes longer is reported as this
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("patch", choices=PATCHES)
     parser.add_argument("--step", choices=["keep", "return"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
-        print(_seconds_a_step(keep=arguments.step == "keep"))
+        print(_seconds_a_step(PATCHES[arguments.patch], keep=arguments.step == "keep"))
         return
-    returned, kept = _run("return", {}), _run("keep", {})
-    spinning, brief = _run("keep", {}), _run("keep", {"GOMP_SPINCOUNT": "100000"})
-    burner = subprocess.Popen(["nice", "-n", "19", sys.executable, "-c", "while True: pass"])
+    run = partial(_run, arguments.patch)
+    returned, kept = run("return", {}), run("keep", {})
+    spinning, brief = run("keep", {}), run("keep", {"GOMP_SPINCOUNT": "100000"})
+    burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        spinning_beside, brief_beside = _run("keep", {}), _run("keep", {"GOMP_SPINCOUNT": "100000"})
+        spinning_beside, brief_beside = run("keep", {}), run("keep", {"GOMP_SPINCOUNT": "100000"})
     finally:
         burner.kill()
     result = {
-        "patch": [24, 192, 192],
+        "patch": PATCHES[arguments.patch][0],
         "seconds_a_step": {
             "memory returned": returned,
             "memory kept": kept,
@@ -54,13 +61,13 @@ def main() -> None:
         },
         "limit_s": LIMIT_S,
     }
-    write_json(RESULT, result)
+    write_json(RESULT, {**(read_json(RESULT) if RESULT.is_file() else {}), arguments.patch: result})
     print(json.dumps(result, indent=2))
 
 
-def _run(step: str, environment: dict[str, str]) -> float:
+def _run(patch: str, step: str, environment: dict[str, str]) -> float:
     clean = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    command = [sys.executable, __file__, "--step", step]
+    command = [sys.executable, __file__, patch, "--step", step]
     try:
         done = subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=True, timeout=4 * LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -68,7 +75,7 @@ def _run(step: str, environment: dict[str, str]) -> float:
     return round(min(LIMIT_S, float(done.stdout.split()[-1])), 3)
 
 
-def _seconds_a_step(*, keep: bool) -> float:
+def _seconds_a_step(patch_of: tuple[tuple[int, int, int], tuple[float, float, float], float, int], *, keep: bool) -> float:
     import torch
 
     from samunet.core.batch import Batch
@@ -82,8 +89,8 @@ def _seconds_a_step(*, keep: bool) -> float:
 
     if keep:
         keep_freed_memory()
-    spacing, scale = (3.0, 0.625, 0.625), 1.0
-    topology, patch = topology_for((24, 192, 192), spacing, base_width=24, max_width=320)
+    wanted, spacing, scale, repeats = patch_of
+    topology, patch = topology_for(wanted, spacing, base_width=24, max_width=320)
     labels = parse_labels({"background": 0, "a": 1, "b": 2})
     spec = NetworkSpec(
         schemes=("zscore",), labels=labels, spacing=spacing, patch_size=patch, encoder_scale=scale, topology=topology, pretrained=False
@@ -100,9 +107,9 @@ def _seconds_a_step(*, keep: bool) -> float:
 
     step()
     began = time.perf_counter()
-    for _ in range(2):
+    for _ in range(repeats):
         step()
-    return (time.perf_counter() - began) / 2
+    return (time.perf_counter() - began) / repeats
 
 
 if __name__ == "__main__":

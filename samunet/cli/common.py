@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -30,9 +29,6 @@ def make_parser(name: str, summary: str, next_step: str = "") -> argparse.Argume
 def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None) -> int:
     """Parse, run the command and return the exit code; deliberate errors become one line on stderr."""
     arguments = parser.parse_args(argv)
-    # A waiting thread of GNU OpenMP spins, by default for so long that two of them starve each other when anything else
-    # runs on the machine (benchmarks/cpu_settings.py). It reads this when torch loads, which is later.
-    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("samunet").setLevel(logging.INFO)
     try:
