@@ -4,7 +4,8 @@
     python benchmarks/cpu_settings.py large     # a patch of thick slices: few long ones
 
 Freed memory is kept (samunet.hardware.keep_freed_memory), which the commands do; waiting OpenMP threads spin more briefly
-(GOMP_SPINCOUNT), which they do not: timed alone on the machine and beside one busy process of the same priority. Writes its part of benchmarks/results/cpu_settings.json. Nothing else should run meanwhile.
+(GOMP_SPINCOUNT), which they do not: timed alone on the machine and beside one busy process of the same priority. Writes
+its part of benchmarks/results/cpu_settings.json. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
