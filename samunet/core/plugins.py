@@ -7,6 +7,7 @@ import pkgutil
 from importlib.metadata import entry_points
 from types import ModuleType
 
+from samunet.core.plan import ALIASES
 from samunet.errors import ConfigError, did_you_mean
 
 PACKAGE = "samunet.variants"
@@ -29,5 +30,7 @@ def load_variant(name: str) -> ModuleType:
         if point.name == name:
             return importlib.import_module(point.value)
     if name not in variant_names():
-        raise ConfigError(f"There is no adaptation method '{name}'.{did_you_mean(name, variant_names())}")
+        known = {*variant_names(), *ALIASES}
+        way_out = "; nnU-Net's fullres is adapter here" if name == "fullres" else ""
+        raise ConfigError(f"There is no adaptation method '{name}'{way_out}.{did_you_mean(name, known)}")
     return importlib.import_module(f"{PACKAGE}.{name}")

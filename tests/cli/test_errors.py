@@ -136,11 +136,11 @@ def test_a_hand_edited_plan_with_a_misspelt_key_names_the_nearest(fresh, capsys,
 
 def test_wrong_configurations_name_what_exists(environment, capsys):
     assert call("train", 901, "3d_adaptre", 0) == 2
-    assert "no adaptation method 'adaptre'" in capsys.readouterr().err
+    assert "no adaptation method 'adaptre'. Did you mean 'adapter'" in capsys.readouterr().err
     assert call("train", 901, "3d_lowres", 0) == 2
     assert "use 3d_adapter instead" in capsys.readouterr().err
     assert call("preprocess", "-d", 901, "-c", "3d_fullres") == 2
-    assert "no adaptation method 'fullres'" in capsys.readouterr().err
+    assert "no adaptation method 'fullres'; nnU-Net's fullres is adapter here" in capsys.readouterr().err
 
 
 def test_a_wrong_trainer_names_the_one_there_is(environment, capsys):
