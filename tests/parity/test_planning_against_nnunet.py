@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from samunet import pipeline
-from samunet.core.plan import Configuration, Plan, Topology
+from samunet.core.plan import Configuration, Plan, Preference, Topology
 from samunet.core.preprocessed import OUTSIDE, PreprocessedCase
 from samunet.core.workspace import Workspace
 from samunet.imageio.case import read_case
@@ -167,7 +167,10 @@ class Compared:
 
 
 def our_plan(dataset: pipeline.RawDataset) -> Plan:
-    methods = {f"{n}d_adapter": Method(variant="sam_unet", dimensions=n, preferred=lambda *_: (2.0, ""), cost=lambda *_: 1.0) for n in (2, 3)}
+    methods = {
+        f"{n}d_adapter": Method(variant="sam_unet", dimensions=n, preferred=lambda *_: (Preference(scale=2.0, reason=""),), cost=lambda *_: 1.0)
+        for n in (2, 3)
+    }
     aim = Target(backbone="vit_nano", backbone_reason="", plans_name="samunetPlans", reader=dataset.reader.name)
     fingerprint = extract.extract_fingerprint(dataset.spec, dataset.cases, dataset.reader, threads=1, quiet=True)
     return make_plan(fingerprint, dataset.spec, aim, methods)
