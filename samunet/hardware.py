@@ -70,8 +70,8 @@ def choose_workers(wanted: int, device: torch.device) -> int:
 def keep_freed_memory() -> None:
     """Tell glibc's allocator to reuse freed memory instead of giving it back to the system; elsewhere do nothing.
 
-    Large tensors are otherwise mapped and zeroed anew at every step, which took a tenth to a quarter of a CPU training
-    step (benchmarks/cpu_settings.py). A setting of the whole process, so only commands call it.
+    Large tensors are otherwise mapped and zeroed anew at every step; benchmarks/cpu_settings.py measures what that costs.
+    A setting of the whole process, so only commands call it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

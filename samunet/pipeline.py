@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 import samunet
-from samunet import exchange
 from samunet.checkpoint import Checkpoint, load_checkpoint
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, group_channels, read_dataset_json, training_cases
@@ -301,54 +300,6 @@ def predict(
 def prediction_options(*, step_size: float, flips: bool, device: torch.device, quiet: bool) -> PredictionOptions:
     """Return sliding-window options with a tile batch that suits the device."""
     return PredictionOptions(step_size=step_size, flips=flips, tile_batch=1 if device.type == "cpu" else 4, quiet=quiet)
-
-
-def import_ma_sam(workspace: Workspace, dataset_name: str, source: Path, *, configuration: str, plans_name: str, fold: str) -> Path:
-    """Make a fold from a checkpoint of the MA-SAM authors' code; returns the checkpoint's path."""
-    plan = resolve(workspace, open_plan(workspace, dataset_name, plans_name), configuration)
-    spec = read_dataset_json(workspace.raw / dataset_name / "dataset.json")
-    # The authors trained on pixels in [0, 1]; the weights mean nothing on others.
-    entry = plan.configuration(configuration)
-    entry = replace(entry, variant_options={**entry.variant_options, "pixel_range": "unit"})
-    plan = replace(plan, configurations={**plan.configurations, configuration: entry})
-    folder = model_folder(workspace, dataset_name, plans_name, configuration)
-    checkpoint = folder / f"fold_{fold}" / FINAL
-    if checkpoint.exists():
-        raise CheckpointError(f"{checkpoint} exists already; remove it, or give another fold with -f.")
-    if (folder / "plans.json").is_file() and load_plan(folder / "plans.json").configuration(configuration) != entry:
-        raise CheckpointError(
-            f"{folder} holds folds of another plan; an imported fold cannot stand beside them. Plan under a name of its own "
-            "(-overwrite_plans_name), and import with -p."
-        )
-    exchange.import_ma_sam(
-        source,
-        checkpoint,
-        plan=plan,
-        name=configuration,
-        labels=spec.labels,
-        trainer=DEFAULT_TRAINER,
-        training=encode(TrainingConfig()),
-        weights_folders=workspace.weights_folders,
-    )
-    write_json(folder / "dataset.json", spec.raw)
-    save_plan(folder / "plans.json", plan)
-    return checkpoint
-
-
-def export_ma_sam(workspace: Workspace, dataset_name: str, target: Path, *, configuration: str, plans_name: str, fold: str) -> Path:
-    """Write a fold as the MA-SAM authors' code saves its own; returns the file's path."""
-    folder = model_folder(workspace, dataset_name, plans_name, configuration)
-    checkpoint = folder / f"fold_{fold}" / FINAL
-    if not checkpoint.is_file():
-        raise CheckpointError(f"{checkpoint} does not exist; train first: samunet_train {dataset_name} {configuration} {fold}")
-    exchange.export_ma_sam(
-        checkpoint,
-        target,
-        plan=load_plan(folder / "plans.json"),
-        labels=read_dataset_json(folder / "dataset.json").labels,
-        weights_folders=workspace.weights_folders,
-    )
-    return target
 
 
 def _plan(workspace: Workspace, spec: DatasetSpec, fingerprint: Fingerprint, options: PlanOptions, names: Sequence[str], reader: str) -> Plan:

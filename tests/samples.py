@@ -1,11 +1,20 @@
-"""Small plans, configurations and histories that several tests start from."""
+"""Small plans, configurations, histories and datasets that several tests start from."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
+from samunet import pipeline
 from samunet.core.fingerprint import IntensityStatistics
 from samunet.core.geometry import Geometry
 from samunet.core.history import SpatialHistory
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
+from samunet.core.workspace import Workspace
+from samunet.phantom import write_tiny_dataset
+from samunet.sam.build import backbone_named, build_sam
+from samunet.sam.checkpoints import file_sha256
 
 
 def untouched(geometry: Geometry) -> SpatialHistory:
@@ -55,3 +64,17 @@ def small_configuration(spacing, dimensions=3) -> Configuration:
         mirror_axes=(0, 1, 2),
         variant_options={},
     )
+
+
+def planned_with_weights(root: Path, name: str, *, size, side: int, **options) -> tuple[Workspace, pipeline.RawDataset, Path, Plan]:
+    """A dataset of four cases in a workspace under `root`, planned with random weights of the smallest backbone for `side` pixels."""
+    weights = root / "sam_vit_nano.pth"
+    torch.manual_seed(1)
+    torch.save(build_sam(backbone_named("vit_nano"), (side, side)).state_dict(), weights)
+    workspace = Workspace(raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results")
+    workspace.raw.mkdir()
+    write_tiny_dataset(workspace.raw, name=name, cases=4, size=size)
+    dataset = pipeline.open_dataset(workspace, name)
+    fingerprint = pipeline.extract(workspace, dataset, threads=1, verify=False, clean=False, quiet=True)
+    asked = pipeline.PlanOptions(backbone="vit_nano", weights=str(weights), sha256=file_sha256(weights), **options)
+    return workspace, dataset, weights, pipeline.plan(workspace, dataset, fingerprint, asked)

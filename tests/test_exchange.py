@@ -6,17 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from samples import planned_with_weights
 
-from samunet import pipeline
+from samunet import exchange, pipeline
 from samunet.checkpoint import load_checkpoint
 from samunet.cli import ma_sam as command
 from samunet.core.plan import load_plan, save_plan
-from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError
 from samunet.inference.predictor import PredictionOptions, Predictor
-from samunet.phantom import write_tiny_dataset
-from samunet.sam.build import backbone_named, build_sam
-from samunet.sam.checkpoints import file_sha256
 from samunet.training.config import TrainingConfig
 
 NAME = "Dataset905_Exchange"
@@ -24,17 +21,8 @@ NAME = "Dataset905_Exchange"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    root = tmp_path_factory.mktemp("exchange")
-    weights = root / "sam_vit_nano.pth"
-    torch.manual_seed(1)
-    torch.save(build_sam(backbone_named("vit_nano"), (256, 256)).state_dict(), weights)
-    workspace = Workspace(raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results")
-    workspace.raw.mkdir()
-    write_tiny_dataset(workspace.raw, name=NAME, cases=4, size=(6, 40, 32))
-    dataset = pipeline.open_dataset(workspace, NAME)
-    fingerprint = pipeline.extract(workspace, dataset, threads=1, verify=False, clean=False, quiet=True)
-    options = pipeline.PlanOptions(backbone="vit_nano", weights=str(weights), sha256=file_sha256(weights))
-    plan = pipeline.resolve(workspace, pipeline.plan(workspace, dataset, fingerprint, options), "3d_ma_sam")
+    workspace, dataset, _, plan = planned_with_weights(tmp_path_factory.mktemp("exchange"), NAME, size=(6, 40, 32), side=256)
+    plan = pipeline.resolve(workspace, plan, "3d_ma_sam")
     entry = replace(plan.configuration("3d_ma_sam"), variant_options={"pixel_range": "unit"})  # as the authors' weights want it
     plan = replace(plan, configurations={**plan.configurations, "3d_ma_sam": entry})
     save_plan(pipeline.plan_path(workspace, NAME, "samunetPlans"), plan)
@@ -83,4 +71,4 @@ def test_a_fold_leaves_and_comes_back(trained, tmp_path, monkeypatch, capsys):
 def test_another_method_is_refused(trained, tmp_path):
     workspace, _ = trained
     with pytest.raises(ConfigError, match="fit the method ma_sam only; the configuration has sam_unet"):
-        pipeline.import_ma_sam(workspace, NAME, tmp_path / "x.pth", configuration="3d_adapter", plans_name="samunetPlans", fold="0")
+        exchange.import_ma_sam(workspace, NAME, tmp_path / "x.pth", configuration="3d_adapter", plans_name="samunetPlans", fold="0")

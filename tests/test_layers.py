@@ -23,8 +23,9 @@ ROWS = (
     ("variants",),
     ("checkpoint",),
     ("network",),
-    ("training", "inference", "exchange"),
+    ("training", "inference"),
     ("pipeline",),
+    ("exchange",),
     ("cli",),
 )
 ROW_OF = {room: index for index, row in enumerate(ROWS) for room in row}

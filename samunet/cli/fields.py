@@ -28,15 +28,16 @@ def from_arguments(kind: type[T], arguments: argparse.Namespace) -> T:
 
 
 def field_texts(kind: type) -> dict[str, str]:
-    """Return the string literal below each field of a dataclass."""
-    body = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(kind)).body[0]).body
+    """Return the string literal below each field of a dataclass, inherited fields included."""
     texts = {}
-    for field, text in zip(body, body[1:], strict=False):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-        ):
-            texts[field.target.id] = " ".join(str(text.value.value).split())
+    for part in reversed([part for part in kind.__mro__ if dataclasses.is_dataclass(part)]):
+        body = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(part)).body[0]).body
+        for field, text in zip(body, body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
+                texts[field.target.id] = " ".join(str(text.value.value).split())
     return texts

@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> None:
-    from samunet import pipeline
+    from samunet import exchange
     from samunet.core.workspace import workspace_from_environment
 
     workspace = workspace_from_environment()
     name = workspace.dataset_name(arguments.d)
-    act = pipeline.import_ma_sam if arguments.action == "import" else pipeline.export_ma_sam
+    act = exchange.import_ma_sam if arguments.action == "import" else exchange.export_ma_sam
     print(f"Wrote {act(workspace, name, arguments.file, configuration=arguments.c, plans_name=arguments.p, fold=arguments.f)}")

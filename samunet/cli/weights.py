@@ -6,8 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samunet.cli.common import make_parser, run
+
+if TYPE_CHECKING:
+    from samunet.sam.checkpoints import OfficialCheckpoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,28 +73,13 @@ def _import(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
     from samunet.core.codec import atomic_path
     from samunet.errors import CheckpointError, WeightsAbsentError
     from samunet.sam.build import backbone_named
-    from samunet.sam.checkpoints import CHECKPOINTS, file_sha256, record_sha256
+    from samunet.sam.checkpoints import file_sha256, record_sha256
     from samunet.sam.weights import check_weights
 
     if not arguments.file.is_file():
         raise WeightsAbsentError(f"Weights file {arguments.file} does not exist.")
     found = file_sha256(arguments.file)
-    checkpoint = next((known for known in CHECKPOINTS if known.sha256 == found), None)
-    if checkpoint is None:
-        known = [known for known in CHECKPOINTS if (arguments.name or arguments.file.name) in (known.name, known.file)]
-        if not known or known[0].sha256 is not None:
-            raise CheckpointError(
-                f"Weights file {arguments.file} (SHA-256 {found}) is none of the official files with a published hash; it is damaged or another. "
-                "Get it again, or add --name where its authors publish none (samunet_weights list), or use it where it lies: "
-                f"samunet_plan_experiment -d DATASET -weights FILE --sha256 {found}"
-            )
-        checkpoint = known[0]
-        if arguments.sha256 is not None and arguments.sha256.lower() != found:
-            raise CheckpointError(f"Weights file {arguments.file} has SHA-256 {found}; --sha256 says {arguments.sha256}. It is another file.")
-        if arguments.sha256 is None and not _accepted(found, arguments):
-            raise CheckpointError(
-                f"No SHA-256 of {checkpoint.name} is published, and that of {arguments.file}, {found}, was not accepted. Add --yes to use it."
-            )
+    checkpoint = _recognized(arguments, found)
     if arguments.file.suffix == ".safetensors":
         raise CheckpointError(f"{arguments.file}: official files are .pth; use this one where it lies, with -weights FILE --sha256 {found}.")
     check_weights(backbone_named(checkpoint.backbone), arguments.file)
@@ -100,6 +89,31 @@ def _import(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
     if checkpoint.sha256 is None:
         record_sha256(target, found)
     print(f"{checkpoint.name}: {target}, SHA-256 {found}")
+
+
+def _recognized(arguments: argparse.Namespace, found: str) -> OfficialCheckpoint:
+    """Tell which official checkpoint a file with the SHA-256 `found` is: by its hash, or by name and consent where none is published."""
+    from samunet.errors import CheckpointError
+    from samunet.sam.checkpoints import CHECKPOINTS
+
+    by_hash = [known for known in CHECKPOINTS if known.sha256 == found]
+    if by_hash:
+        return by_hash[0]
+    by_name = [known for known in CHECKPOINTS if (arguments.name or arguments.file.name) in (known.name, known.file)]
+    if not by_name or by_name[0].sha256 is not None:
+        raise CheckpointError(
+            f"Weights file {arguments.file} (SHA-256 {found}) is none of the official files with a published hash; it is damaged or another. "
+            "Get it again, or add --name where its authors publish none (samunet_weights list), or use it where it lies: "
+            f"samunet_plan_experiment -d DATASET -weights FILE --sha256 {found}"
+        )
+    checkpoint = by_name[0]
+    if arguments.sha256 is not None and arguments.sha256.lower() != found:
+        raise CheckpointError(f"Weights file {arguments.file} has SHA-256 {found}; --sha256 says {arguments.sha256}. It is another file.")
+    if arguments.sha256 is None and not _accepted(found, arguments):
+        raise CheckpointError(
+            f"No SHA-256 of {checkpoint.name} is published, and that of {arguments.file}, {found}, was not accepted. Add --yes to use it."
+        )
+    return checkpoint
 
 
 def _verify(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:

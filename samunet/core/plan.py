@@ -17,6 +17,7 @@ DEFAULT_PLANS_NAME = "samunetPlans"
 ALIASES = {"adapter": "sam_unet"}
 PLANS_NAME = re.compile(r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")  # never nnU-Net's, and never "__", which separates names in folders
 NO_LOW_RESOLUTION = "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter instead."
+NNUNET_ONLY = {"3d_lowres": NO_LOW_RESOLUTION, "3d_cascade_fullres": NO_LOW_RESOLUTION, "3d_fullres": "its place has 3d_adapter here."}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class Plan:
         """Return a configuration by name; raises ConfigError that names the nearest one."""
         if name in self.configurations:
             return self.configurations[name]
-        refuse_low_resolution(name)
+        refuse_nnunet_names(name)
         raise ConfigError(f"Plan '{self.plans_name}' of {self.dataset} has no configuration '{name}'.{did_you_mean(name, self.configurations)}")
 
 
@@ -123,19 +124,19 @@ def check_plans_name(name: str) -> None:
         )
 
 
-def refuse_low_resolution(name: str) -> None:
-    """Raise ConfigError for nnU-Net's cascade and low-resolution configurations, which have no twin here."""
-    if name in ("3d_lowres", "3d_cascade_fullres"):
-        raise ConfigError(f"Configuration '{name}' does not exist: {NO_LOW_RESOLUTION}")
+def refuse_nnunet_names(name: str) -> None:
+    """Raise ConfigError for nnU-Net's configurations that have no twin here, or one of another name."""
+    if name in NNUNET_ONLY:
+        raise ConfigError(f"Configuration '{name}' does not exist: {NNUNET_ONLY[name]}")
 
 
 def parse_configuration_name(name: str) -> tuple[int, str]:
     """Split `<2d|3d>_<variant>` into dimensions and variant module name; `adapter` stands for sam_unet.
 
     Raises:
-        ConfigError: the name does not have that form, or is a low-resolution configuration of nnU-Net.
+        ConfigError: the name does not have that form, or is a configuration that only nnU-Net has.
     """
-    refuse_low_resolution(name)
+    refuse_nnunet_names(name)
     match = re.fullmatch(r"([23])d_([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)", name)
     if match is None:
         raise ConfigError(f"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter or 2d_adapter.")

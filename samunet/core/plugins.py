@@ -30,7 +30,5 @@ def load_variant(name: str) -> ModuleType:
         if point.name == name:
             return importlib.import_module(point.value)
     if name not in variant_names():
-        known = {*variant_names(), *ALIASES}
-        way_out = "; nnU-Net's fullres is adapter here" if name == "fullres" else ""
-        raise ConfigError(f"There is no adaptation method '{name}'{way_out}.{did_you_mean(name, known)}")
+        raise ConfigError(f"There is no adaptation method '{name}'.{did_you_mean(name, {*variant_names(), *ALIASES})}")
     return importlib.import_module(f"{PACKAGE}.{name}")

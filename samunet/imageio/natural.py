@@ -27,7 +27,22 @@ class NaturalImage2DIO(ImageReader):
 
     def load(self, path: Path) -> LoadedFile:
         """See ImageReader; an RGB file gives three channels."""
-        return _load(path)
+        if not path.is_file():
+            raise ImageFileError(f"Image file {path} does not exist.")
+        if path.suffix.lower() in (".tif", ".tiff"):
+            array, axes = read_tiff(path)
+            if axes == "YX":
+                array = array[None]
+            elif axes == "YXS":
+                array = np.moveaxis(array, -1, 0)
+            elif axes != "SYX":
+                raise ImageFileError(f"{path} has axes {axes} of lengths {array.shape}, expected one 2D image; read stacks with Tiff3DIO.")
+            if len(array) not in (1, 3):
+                raise ImageFileError(f"{path} has {len(array)} channels a pixel, expected 1 or 3; remove the alpha channel.")
+        else:
+            array = _read_picture(path)
+        array = array[:, None]
+        return array, Geometry(shape=(1, array.shape[2], array.shape[3]), spacing=(1.0, 1.0, 1.0), planar=True)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; BMP holds 8 bits only."""
@@ -41,25 +56,6 @@ class NaturalImage2DIO(ImageReader):
             raise ImageFileError(f"{path}: BMP holds 8 bits a pixel, the segmentation needs 16; use .png or .tif files.")
         with atomic_path(path) as temporary:
             Image.fromarray(segmentation[0]).save(temporary)
-
-
-def _load(path: Path) -> LoadedFile:
-    if not path.is_file():
-        raise ImageFileError(f"Image file {path} does not exist.")
-    if path.suffix.lower() in (".tif", ".tiff"):
-        array, axes = read_tiff(path)
-        if axes == "YX":
-            array = array[None]
-        elif axes == "YXS":
-            array = np.moveaxis(array, -1, 0)
-        elif axes != "SYX":
-            raise ImageFileError(f"{path} has axes {axes} of lengths {array.shape}, expected one 2D image; read stacks with Tiff3DIO.")
-        if len(array) not in (1, 3):
-            raise ImageFileError(f"{path} has {len(array)} channels a pixel, expected 1 or 3; remove the alpha channel.")
-    else:
-        array = _read_picture(path)
-    array = array[:, None]
-    return array, Geometry(shape=(1, array.shape[2], array.shape[3]), spacing=(1.0, 1.0, 1.0), planar=True)
 
 
 def _read_picture(path: Path) -> np.ndarray:

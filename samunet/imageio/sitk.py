@@ -26,7 +26,44 @@ class SimpleITKIO(ImageReader):
 
     def load(self, path: Path) -> LoadedFile:
         """See ImageReader; a 4D or multi-component file gives several channels."""
-        return _load(path)
+        check_file(path)
+        # Beside scan.nii, ITK takes the voxels of scan.nii for scan.nii.gz too (ITK issue 2243; measured with SimpleITK 2.5.7).
+        if path.name.lower().endswith(".nii.gz") and path.with_suffix("").exists():
+            return nibabel_reader.load(path)
+        try:
+            image = sitk.ReadImage(str(path))
+        except RuntimeError as error:
+            if is_nifti(path):  # ITK refuses NIfTI-2 and axes that are not orthogonal; nibabel repairs the latter with a warning
+                logger.info("SimpleITK refuses %s (%s); nibabel is asked instead.", path, _reason(error))
+                return nibabel_reader.load(path)
+            raise ImageFileError(f"{path} cannot be read: {_reason(error)} Export it again, or convert it to .nii.gz.") from None
+        if "complex" in image.GetPixelIDTypeAsString():
+            raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.")
+        array = sitk.GetArrayFromImage(image)
+        dimensions = image.GetDimension()
+        if image.GetNumberOfComponentsPerPixel() > 1:
+            array = np.moveaxis(array, -1, 0)
+        if dimensions == 2:
+            array = array[..., None, :, :]
+        array = as_channels(array, path)
+        directions = np.array(image.GetDirection()).reshape(dimensions, dimensions)
+        depth, height, width = array.shape[1:]
+        if dimensions == 2:
+            (x, y), (column_x, column_y) = image.GetSpacing(), directions.T
+            return array, Geometry(
+                shape=(depth, height, width),
+                spacing=(1.0, y, x),
+                origin=(*image.GetOrigin(), 0.0),
+                direction=((0.0, 0.0, 1.0), (*column_y.tolist(), 0.0), (*column_x.tolist(), 0.0)),
+                planar=True,
+            )
+        x, y, z = image.GetSpacing()[:3]
+        return array, Geometry(
+            shape=(depth, height, width),
+            spacing=(z, y, x),
+            origin=image.GetOrigin()[:3],
+            direction=(_column(directions, 2), _column(directions, 1), _column(directions, 0)),
+        )
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; a planar grid is written as a 2D image. GIPL holds no direction, so it takes identity only."""
@@ -44,47 +81,6 @@ class SimpleITKIO(ImageReader):
                 sitk.WriteImage(image, str(temporary), useCompression=True)
             except RuntimeError as error:
                 raise ImageFileError(f"{path} cannot be written: {_reason(error)}") from None
-
-
-def _load(path: Path) -> LoadedFile:
-    check_file(path)
-    # Beside scan.nii, ITK takes the voxels of scan.nii for scan.nii.gz too (ITK issue 2243; measured with SimpleITK 2.5.7).
-    if path.name.lower().endswith(".nii.gz") and path.with_suffix("").exists():
-        return nibabel_reader.load(path)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        if is_nifti(path):  # ITK refuses NIfTI-2 and axes that are not orthogonal; nibabel repairs the latter with a warning
-            logger.info("SimpleITK refuses %s (%s); nibabel is asked instead.", path, _reason(error))
-            return nibabel_reader.load(path)
-        raise ImageFileError(f"{path} cannot be read: {_reason(error)} Export it again, or convert it to .nii.gz.") from None
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.")
-    array = sitk.GetArrayFromImage(image)
-    dimensions = image.GetDimension()
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)
-    if dimensions == 2:
-        array = array[..., None, :, :]
-    array = as_channels(array, path)
-    directions = np.array(image.GetDirection()).reshape(dimensions, dimensions)
-    depth, height, width = array.shape[1:]
-    if dimensions == 2:
-        (x, y), (column_x, column_y) = image.GetSpacing(), directions.T
-        return array, Geometry(
-            shape=(depth, height, width),
-            spacing=(1.0, y, x),
-            origin=(*image.GetOrigin(), 0.0),
-            direction=((0.0, 0.0, 1.0), (*column_y.tolist(), 0.0), (*column_x.tolist(), 0.0)),
-            planar=True,
-        )
-    x, y, z = image.GetSpacing()[:3]
-    return array, Geometry(
-        shape=(depth, height, width),
-        spacing=(z, y, x),
-        origin=image.GetOrigin()[:3],
-        direction=(_column(directions, 2), _column(directions, 1), _column(directions, 0)),
-    )
 
 
 def _column(matrix: np.ndarray, index: int) -> Vector3:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
@@ -26,6 +27,23 @@ from samunet.sam.encoder import Sites, embed_patches, encode
 PUBLISHED_SIDE = 512  # encoder pixels, MA-SAM's and SAMed's
 DECODER_WEIGHTS = 6e6  # of SAM's mask decoder with a dozen class tokens
 TOKENS_ACROSS = 2.0  # tokens that the smallest class should span: a first rule, not yet studied
+WITHOUT_GRADIENT = {
+    "head.mask_decoder.iou_prediction_head": "SAM's quality head has no loss",
+    "head.prompt_encoder.point_embeddings": "there are no points and no boxes",
+    "head.prompt_encoder.not_a_point_embed": "there are no points and no boxes",
+    "head.prompt_encoder.mask_downscaling": "there is no mask prompt",
+}
+"""Parameters of a class-token head that no loss reaches, and why; kept for the published checkpoint formats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptFreeConfig:
+    """Options that these methods share."""
+
+    pixel_range: str = "sam"
+    """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]."""
+    checkpointing: bool = False
+    """Run each block again in the backward pass instead of keeping its activations."""
 
 
 class PromptFreeSAM(SlabSegmenter):

@@ -63,10 +63,10 @@ def choose_form(query: Tensor) -> str:
     """
     if query.device.type == "cuda":
         return "folded"
-    if not (torch.is_grad_enabled() and query.requires_grad):
-        return "chunked"
     count, heads, height, width, _ = query.shape
-    return "bias" if count * heads * (height * width) ** 2 <= CHUNK_LOGITS else "folded"
+    if count * heads * (height * width) ** 2 <= CHUNK_LOGITS:
+        return "bias"
+    return "folded" if torch.is_grad_enabled() and query.requires_grad else "chunked"
 
 
 def _biased(query: Tensor, key: Tensor, value: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:

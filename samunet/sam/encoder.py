@@ -31,7 +31,10 @@ class Sites(nn.Module):
         return None
 
     def qkv_update(self, tokens: Tensor) -> Tensor | None:
-        """(..., E) normalized tokens, windowed where the block is, to an increment (..., 3E) ordered q, k, v, or None."""
+        """(..., E) normalized tokens to an increment (..., 3E) ordered q, k, v, or None; token by token, with none lost to windows.
+
+        Where the plane is padded to whole windows, it is also asked for the increment of one zero token.
+        """
         return None
 
     def after_attention(self, tokens: Tensor) -> Tensor | None:
@@ -84,27 +87,46 @@ def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], tap
 
 def _run_block(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
     tokens = _add(tokens, sites.before_attention(tokens))
-    planes = block.norm1(tokens).flatten(0, 1)
-    if block.window_size > 0:
-        windows, padded = window_partition(planes, block.window_size)
-        windows = _attend(block.attn, windows, sites)
-        planes = window_unpartition(windows, block.window_size, padded, planes.shape[1:3])
-    else:
-        planes = _attend(block.attn, planes, sites)
-    tokens = tokens + planes.unflatten(0, tokens.shape[:2])
+    tokens = tokens + _attend(block, block.norm1(tokens), sites)
     tokens = _add(tokens, sites.after_attention(tokens))
     normalized = block.norm2(tokens)
     return tokens + _add(block.mlp(normalized), sites.beside_mlp(normalized))
 
 
-def _attend(attention: nn.Module, planes: Tensor, sites: Sites) -> Tensor:
-    """Multi-head attention with SAM's decomposed relative positions; (N, h, w, E) to the same shape."""
-    height, width = planes.shape[1:3]
-    qkv = _add(attention.qkv(planes), sites.qkv_update(planes))
+def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
+    """Attention of a block, windowed or global; (B, D, h, w, E) normalized tokens to the same shape.
+
+    SAM pads the plane with zero tokens to whole windows and lets them through the linear layers. All of them get the same q, k
+    and v there, so those are computed once, and only real tokens go through the output layer.
+    """
+    qkv = _add(block.attn.qkv(tokens), sites.qkv_update(tokens)).flatten(0, 1)
+    if block.window_size == 0:
+        mixed = _mix(block.attn, qkv)
+    else:
+        plane, zero = qkv.shape[1:3], tokens.new_zeros(1, tokens.shape[-1])
+        padding = _add(block.attn.qkv(zero), sites.qkv_update(zero))
+        windows, padded = window_partition(_pad(qkv, padding, block.window_size), block.window_size)
+        mixed = window_unpartition(_mix(block.attn, windows), block.window_size, padded, plane)
+    return block.attn.proj(mixed).unflatten(0, tokens.shape[:2])
+
+
+def _pad(planes: Tensor, values: Tensor, window: int) -> Tensor:
+    """Extend (N, h, w, C) planes to whole windows at the bottom and right with (1, C) values."""
+    down, right = (-size % window for size in planes.shape[1:3])
+    if right:
+        planes = torch.cat((planes, values.expand(*planes.shape[:2], right, -1)), dim=2)
+    if down:
+        planes = torch.cat((planes, values.expand(len(planes), down, planes.shape[2], -1)), dim=1)
+    return planes
+
+
+def _mix(attention: nn.Module, qkv: Tensor) -> Tensor:
+    """Multi-head attention with SAM's decomposed relative positions; (N, h, w, 3E) q, k and v to (N, h, w, E)."""
+    height, width = qkv.shape[1:3]
     query, key, value = qkv.flatten(1, 2).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     rows, columns = _by_difference(attention.rel_pos_h, height), _by_difference(attention.rel_pos_w, width)
     mixed = relative_attention(query.unflatten(2, (height, width)), key, value, rows, columns)
-    return attention.proj(mixed.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
+    return mixed.transpose(1, 2).flatten(2).unflatten(1, (height, width))
 
 
 def _by_difference(table: Tensor, size: int) -> Tensor:

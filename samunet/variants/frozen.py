@@ -11,10 +11,9 @@ from segment_anything.modeling import Sam
 
 from samunet.errors import ConfigError
 from samunet.models.decoders import ClassTokenMasks, convolutional_head, linear_head
-from samunet.models.promptfree import PromptFreeSAM, preferred, step_gib
+from samunet.models.promptfree import WITHOUT_GRADIENT, PromptFreeSAM, preferred, step_gib
 from samunet.models.segmenter import NetworkSpec, SlabSegmenter
 from samunet.sam.build import Backbone
-from samunet.variants.ma_sam import WITHOUT_GRADIENT
 
 __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
 

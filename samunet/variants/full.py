@@ -11,10 +11,9 @@ from segment_anything.modeling import Sam
 
 from samunet.errors import ConfigError
 from samunet.models.decoders import ClassTokenMasks
-from samunet.models.promptfree import PromptFreeSAM, preferred, step_gib
+from samunet.models.promptfree import WITHOUT_GRADIENT, PromptFreeConfig, PromptFreeSAM, preferred, step_gib
 from samunet.models.segmenter import NetworkSpec, SlabSegmenter
 from samunet.sam.build import Backbone
-from samunet.variants.ma_sam import WITHOUT_GRADIENT
 
 __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
 
@@ -27,17 +26,13 @@ SLICES_MEET = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PromptFreeConfig):
     """Options of this method."""
 
     layer_decay: float = 0.8
     """Learning rate of a block as a share of the next block's; 1 trains all blocks alike."""
     upsampling: int = 16
     """Of the decoder: 16, progressive, to the encoder's resolution (MA-SAM's); 4 as in SAM."""
-    pixel_range: str = "sam"
-    """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]."""
-    checkpointing: bool = False
-    """Run each block again in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:

@@ -18,7 +18,7 @@ from samunet.errors import CheckpointError, ConfigError
 from samunet.models import promptfree
 from samunet.models.adapters import MASAMSites, SharedFactors
 from samunet.models.decoders import ClassTokenMasks
-from samunet.models.promptfree import PromptFreeSAM, step_gib
+from samunet.models.promptfree import WITHOUT_GRADIENT, PromptFreeConfig, PromptFreeSAM, step_gib
 from samunet.models.segmenter import NetworkSpec, SlabSegmenter
 from samunet.sam.build import Backbone
 
@@ -27,18 +27,12 @@ __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "
 SOURCE = "Chen et al., MA-SAM: Modality-agnostic SAM adaptation for 3D medical image segmentation, Medical Image Analysis 2024."
 STARTS_AS = None  # the authors start the adapters at random; initialization="zero" starts as SAM
 SLICES_MEET = True
-WITHOUT_GRADIENT = {
-    "head.mask_decoder.iou_prediction_head": "SAM's quality head has no loss",
-    "head.prompt_encoder.point_embeddings": "there are no points and no boxes",
-    "head.prompt_encoder.not_a_point_embed": "there are no points and no boxes",
-    "head.prompt_encoder.mask_downscaling": "there is no mask prompt",
-}
 SLAB_DEPTH = 5  # the authors'
 INITIALIZATIONS = ("official", "zero")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PromptFreeConfig):
     """Options of this method; the defaults are the authors'."""
 
     rank: int = 32
@@ -51,10 +45,6 @@ class Config:
     """"official": adapters start at random, so the encoder does not start as SAM; "zero": their up projections start at zero."""
     upsampling: int = 16
     """Of the decoder: 16, progressive, to the encoder's resolution; 4 as in SAM."""
-    pixel_range: str = "sam"
-    """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1], as the authors ran it."""
-    checkpointing: bool = False
-    """Run each block again in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
         if self.initialization not in INITIALIZATIONS:

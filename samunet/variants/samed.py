@@ -12,10 +12,9 @@ from segment_anything.modeling import Sam
 from samunet.errors import ConfigError
 from samunet.models.adapters import LoRASites, decoder_lora
 from samunet.models.decoders import ClassTokenMasks
-from samunet.models.promptfree import PromptFreeSAM, preferred, step_gib
+from samunet.models.promptfree import WITHOUT_GRADIENT, PromptFreeConfig, PromptFreeSAM, preferred, step_gib
 from samunet.models.segmenter import NetworkSpec, SlabSegmenter
 from samunet.sam.build import Backbone
-from samunet.variants.ma_sam import WITHOUT_GRADIENT
 
 __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
 
@@ -25,19 +24,15 @@ SLICES_MEET = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PromptFreeConfig):
     """Options of this method; the defaults are the authors'."""
 
     rank: int = 4
     """Rank of LoRA on q and v."""
-    pixel_range: str = "sam"
-    """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]; the authors scaled whole volumes."""
     adapt_decoder: bool = False
     """SAMed_s: freeze the decoder's two-way transformer as well, with LoRA on its q and v."""
     low_resolution_loss: bool = True
     """Take the loss on the decoder's logits, a quarter of the encoder's resolution, instead of on the patch's grid."""
-    checkpointing: bool = False
-    """Run each block again in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:

@@ -140,7 +140,7 @@ def test_wrong_configurations_name_what_exists(environment, capsys):
     assert call("train", 901, "3d_lowres", 0) == 2
     assert "use 3d_adapter instead" in capsys.readouterr().err
     assert call("preprocess", "-d", 901, "-c", "3d_fullres") == 2
-    assert "no adaptation method 'fullres'; nnU-Net's fullres is adapter here" in capsys.readouterr().err
+    assert "'3d_fullres' does not exist: its place has 3d_adapter here" in capsys.readouterr().err
 
 
 def test_a_wrong_trainer_names_the_one_there_is(environment, capsys):

@@ -71,6 +71,11 @@ def batch_for(spec: NetworkSpec, size: int = 2) -> Batch:
     return Batch(image=image, label=label.to(torch.int16))
 
 
+def predict(network, image: torch.Tensor, spec: NetworkSpec, **options) -> torch.Tensor:
+    settings = {"step": 1.0, "mirror_axes": (), "tile_batch": 2, "device": torch.device("cpu"), **options}
+    return sliding_window(network.eval(), image, outputs=spec.labels.outputs, tile=spec.patch_size, **settings)
+
+
 @pytest.fixture(params=variant_names())
 def name(request) -> str:
     return request.param
@@ -91,9 +96,22 @@ def test_logits_have_the_size_of_the_patch_and_one_channel_a_class(name, classes
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@PRETRAINED
-def test_any_number_of_channels_gives_a_finite_loss(name, channels, pretrained):
-    spec = spec_for(channels=channels, pretrained=pretrained)
+@pytest.mark.parametrize("classes", [1, 2, 5, 40])
+@pytest.mark.parametrize("depth", [1, 4], ids=["2D", "3D"])
+def test_any_number_of_classes_and_channels_takes_a_step_and_predicts(name, depth, classes, channels):
+    spec = spec_for((depth, 16, 24), classes=classes, channels=channels)
+    network = network_for(name, spec)
+    loss = sum(network.loss(batch_for(spec)).values())
+    loss.backward()
+    torch.optim.AdamW(network.parameters(), lr=1e-3).step()
+    image = torch.randn(channels, depth, 20, 24, generator=torch.Generator().manual_seed(5))
+    logits = predict(network, image, spec)
+    assert loss.isfinite() and logits.isfinite().all() and logits.shape == (classes + 1, *image.shape[1:])
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_several_channels_enter_a_frozen_encoder(name, channels):
+    spec = spec_for(channels=channels, pretrained=True)
     assert all(term.isfinite() for term in network_for(name, spec).loss(batch_for(spec)).values())
 
 
@@ -200,16 +218,7 @@ def test_two_steps_and_a_sliding_window_prediction_run(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[1] < losses[0]
-    logits = sliding_window(
-        network.eval(),
-        torch.randn(1, 9, 30, 50),
-        outputs=3,
-        tile=spec.patch_size,
-        step=0.5,
-        mirror_axes=(1, 2),
-        tile_batch=2,
-        device=torch.device("cpu"),
-    )
+    logits = predict(network, torch.randn(1, 9, 30, 50), spec, step=0.5, mirror_axes=(1, 2))
     assert logits.shape == (3, 9, 30, 50) and logits.isfinite().all()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from samples import planned_with_weights
 
 from samunet import pipeline
 from samunet.checkpoint import load_checkpoint
@@ -13,7 +14,6 @@ from samunet.core.codec import write_json
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError
 from samunet.inference.predictor import Predictor
-from samunet.phantom import write_tiny_dataset
 from samunet.sam.build import backbone_named, build_sam
 from samunet.sam.checkpoints import file_sha256
 from samunet.training.config import TrainingConfig
@@ -24,17 +24,8 @@ SHORT = {"epochs": 1, "iterations": 1, "batch_size": 2, "workers": 0, "precision
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
     """A dataset planned with a random checkpoint of the smallest backbone at SAM's own 1024 pixels, and one trained fold."""
-    root = tmp_path_factory.mktemp("pretrained")
-    weights = root / "sam_vit_nano.pth"
-    torch.manual_seed(1)
-    torch.save(build_sam(backbone_named("vit_nano"), (1024, 1024)).state_dict(), weights)
-    workspace = Workspace(raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results")
-    workspace.raw.mkdir()
-    write_tiny_dataset(workspace.raw, name="Dataset904_Pretrained", cases=4, size=(6, 48, 40))
-    dataset = pipeline.open_dataset(workspace, 904)
-    fingerprint = pipeline.extract(workspace, dataset, threads=1, verify=False, clean=False, quiet=True)
-    options = pipeline.PlanOptions(backbone="vit_nano", weights=str(weights), sha256=file_sha256(weights), spacing=(3.0, 1.5, 1.5), memory_gib=2.0)
-    plan = pipeline.plan(workspace, dataset, fingerprint, options)
+    root, asked = tmp_path_factory.mktemp("pretrained"), {"spacing": (3.0, 1.5, 1.5), "memory_gib": 2.0}
+    workspace, dataset, weights, plan = planned_with_weights(root, "Dataset904_Pretrained", size=(6, 48, 40), side=1024, **asked)
     pipeline.preprocess(workspace, dataset, plan, "3d_adapter", threads=1, quiet=True)
     fold = train(workspace)
     return workspace, dataset, weights, fold
