@@ -4,8 +4,9 @@
     python benchmarks/encoder.py --only vit_b:512
 
 Both sides run in turns in one process and the fastest of the repeats counts; peak memory is taken in a process of its own a
-side. Also prints the time of each form of attention, from which `samunet.sam.attention.choose_form` was made, and the largest
-difference between the sides. Writes benchmarks/results/encoder_<device>.json. Nothing else should run meanwhile.
+side. Also prints the largest difference between the sides, the time of each form of attention, from which
+`samunet.sam.attention.choose_form` was made, and that of linear layers as such and as `samunet.sam.encoder.linear` does them. Writes
+benchmarks/results/encoder_<device>.json. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from machine import peak_mib, processor_name, start_peak
 from samunet.core.codec import write_json
 from samunet.sam.attention import FORMS, relative_attention
 from samunet.sam.build import backbone_named, build_sam
-from samunet.sam.encoder import Sites, embed_patches, encode
+from samunet.sam.encoder import Sites, embed_patches, encode, linear
 
 RESULTS = Path(__file__).parent / "results"
 CASES = [(name, side) for name in ("vit_tiny", "vit_b") for side in (512, 1024)]
@@ -49,6 +50,7 @@ def main() -> None:
         "precision": "bf16" if device.type == "cuda" else "fp32",
         "encoder": [row for name, side in cases for row in compare(name, int(side), device, arguments.repeats)],
         "attention_ms": attention_forms(device, arguments.repeats),
+        "linear_ms": linear_forms(device, arguments.repeats),
     }
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / f"encoder_{device.type}.json", result)
@@ -185,6 +187,27 @@ def attention_forms(device: torch.device, repeats: int) -> list[dict]:
                         torch.cuda.synchronize()
                     times[form] = min(times[form], time.perf_counter() - began)
             rows.append({"size": label, "mode": mode} | {form: round(1e3 * value, 2) for form, value in times.items()})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def linear_forms(device: torch.device, repeats: int) -> list[dict]:
+    """Time the layers of vit_tiny's and vit_b's MLPs without a gradient, as linear layers and as `linear` does them."""
+    rows = []
+    for width in (192, 768):
+        for inputs, outputs in ((width, 4 * width), (4 * width, width)):
+            torch.manual_seed(0)
+            layer, tokens = torch.nn.Linear(inputs, outputs).to(device), torch.randn(1, 1, 32, 32, inputs, device=device)
+            times = {"linear": float("inf"), "ours": float("inf")}
+            with torch.no_grad():
+                for _ in range(5 * repeats):
+                    for key, run in (("linear", layer), ("ours", lambda tokens, layer=layer: linear(layer, tokens))):
+                        began = time.perf_counter()
+                        run(tokens)
+                        if device.type == "cuda":
+                            torch.cuda.synchronize()
+                        times[key] = min(times[key], time.perf_counter() - began)
+            rows.append({"inputs": inputs, "outputs": outputs} | {key: round(1e3 * value, 2) for key, value in times.items()})
             print(json.dumps(rows[-1]), flush=True)
     return rows
 

@@ -40,8 +40,8 @@ def relative_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, 
         (N, a, L, c).
     """
     form = form or choose_form(query)
-    by_row = torch.einsum("nahwc,hkc->nahwk", query, rows.to(query.dtype))
-    by_column = torch.einsum("nahwc,wkc->nahwk", query, columns.to(query.dtype))
+    by_row = torch.einsum("nahwc,hkc->nahwk", query, rows.to(query.dtype)).contiguous()  # or their sum, which is large, would be copied
+    by_column = torch.einsum("nahwc,wkc->nahwk", query, columns.to(query.dtype)).contiguous()
     if form == "folded":
         return _folded(query, key, value, by_row, by_column)
     if form == "bias":

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Block, window_partition, window_unpartition
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from samunet.sam.attention import relative_attention
+
+CONVOLVED_WIDTH = 512  # smallest side of a weight for which `linear` uses a convolution
 
 
 class Sites(nn.Module):
@@ -72,7 +75,7 @@ def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], tap
 
     Numerically the package's own forward pass when the sites attach nothing.
     """
-    tokens = tokens + encoder.pos_embed
+    tokens = (tokens + encoder.pos_embed).contiguous()  # the patch embedding's strides would last through all blocks
     tapped = []
     for index, (block, attached) in enumerate(zip(encoder.blocks, sites, strict=True)):
         if checkpointing and torch.is_grad_enabled():
@@ -90,7 +93,8 @@ def _run_block(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
     tokens = tokens + _attend(block, block.norm1(tokens), sites)
     tokens = _add(tokens, sites.after_attention(tokens))
     normalized = block.norm2(tokens)
-    return tokens + _add(block.mlp(normalized), sites.beside_mlp(normalized))
+    hidden = block.mlp.act(linear(block.mlp.lin1, normalized))
+    return tokens + _add(linear(block.mlp.lin2, hidden), sites.beside_mlp(normalized))
 
 
 def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
@@ -99,7 +103,7 @@ def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
     SAM pads the plane with zero tokens to whole windows and lets them through the linear layers. All of them get the same q, k
     and v there, so those are computed once, and only real tokens go through the output layer.
     """
-    qkv = _add(block.attn.qkv(tokens), sites.qkv_update(tokens)).flatten(0, 1)
+    qkv = _add(linear(block.attn.qkv, tokens), sites.qkv_update(tokens)).flatten(0, 1)
     if block.window_size == 0:
         mixed = _mix(block.attn, qkv)
     else:
@@ -107,7 +111,7 @@ def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
         padding = _add(block.attn.qkv(zero), sites.qkv_update(zero))
         windows, padded = window_partition(_pad(qkv, padding, block.window_size), block.window_size)
         mixed = window_unpartition(_mix(block.attn, windows), block.window_size, padded, plane)
-    return block.attn.proj(mixed).unflatten(0, tokens.shape[:2])
+    return linear(block.attn.proj, mixed).unflatten(0, tokens.shape[:2])
 
 
 def _pad(planes: Tensor, values: Tensor, window: int) -> Tensor:
@@ -127,6 +131,19 @@ def _mix(attention: nn.Module, qkv: Tensor) -> Tensor:
     rows, columns = _by_difference(attention.rel_pos_h, height), _by_difference(attention.rel_pos_w, width)
     mixed = relative_attention(query.unflatten(2, (height, width)), key, value, rows, columns)
     return mixed.transpose(1, 2).flatten(2).unflatten(1, (height, width))
+
+
+def linear(layer: nn.Linear, tokens: Tensor) -> Tensor:
+    """Apply a linear layer to (..., E) tokens.
+
+    On some CPUs, AMD's among them, the convolutions of oneDNN multiply large fp32 matrices faster than the BLAS behind torch's
+    linear layers (benchmarks/encoder.py times both), so without a gradient a 1x1 convolution does it.
+    """
+    plain = tokens.device.type != "cpu" or tokens.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    if plain or torch.is_grad_enabled() or min(layer.weight.shape) < CONVOLVED_WIDTH:
+        return layer(tokens)
+    pixels = tokens.reshape(1, -1, 1, tokens.shape[-1]).permute(0, 3, 1, 2)  # channels last
+    return F.conv2d(pixels, layer.weight[:, :, None, None], layer.bias).permute(0, 2, 3, 1).reshape(*tokens.shape[:-1], -1)
 
 
 def _by_difference(table: Tensor, size: int) -> Tensor:

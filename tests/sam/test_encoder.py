@@ -9,7 +9,7 @@ from segment_anything.modeling import ImageEncoderViT
 
 from samunet.errors import CheckpointError, ConfigError, ShapeError, WeightsAbsentError
 from samunet.sam.build import BACKBONES, Backbone, backbone_named, build_sam
-from samunet.sam.encoder import Sites, _run_block, embed_patches, encode
+from samunet.sam.encoder import Sites, _run_block, embed_patches, encode, linear
 from samunet.sam.weights import load_weights
 
 NANO = backbone_named("vit_nano")
@@ -245,3 +245,18 @@ def test_a_load_report_counts_every_tensor(official):
     assert len(report.resized) == 5 and len(report.loaded) == len(sam.state_dict()) - 5
     assert not report.missing and not report.unexpected and not report.misfitting
     assert str(report) == f"{len(sam.state_dict())} tensors loaded, 5 of them resized to the plan's token grid"
+
+
+@pytest.mark.parametrize("shape", [(3, 512), (2, 3, 5, 4, 512), (1, 7, 6, 512)])
+@pytest.mark.parametrize("outputs", [512, 640])
+def test_a_wide_layer_gives_the_same_without_a_gradient_and_in_half_precision_too(shape, outputs):
+    layer, tokens = torch.nn.Linear(512, outputs), torch.randn(shape)
+    wanted = layer(tokens)
+    assert torch.equal(linear(layer, tokens), wanted)
+    with torch.no_grad():
+        given = linear(layer, tokens)
+        assert given.shape == wanted.shape and torch.allclose(given, wanted, atol=1e-5)
+        strided = torch.randn(*shape[:-1], 1024)[..., ::2]
+        assert torch.allclose(linear(layer, strided), layer(strided), atol=1e-5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(linear(layer, tokens), layer(tokens)) and linear(layer, tokens).dtype is torch.bfloat16
