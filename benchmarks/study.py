@@ -3,7 +3,8 @@
     python benchmarks/study.py sam_unet_ranking            # the rows of STUDIES below, two single-thread jobs side by side
 
 Each row is one training: an entry of the plan with some keys replaced, the same split and seed, and a schedule that ends
-at the budget (two short epochs are timed first). Its validation cases are predicted whole and scored. A row whose key
+at the budget (short epochs are timed first). A row may be nnU-Net instead (extra "nnunet"), with the same split, batch size, memory
+target and target spacing. Validation cases are predicted whole, without mirroring, and scored. A row whose key
 (dataset, fold, plan entry, code, budget, seed) is already in benchmarks/results/study_<name>.json is not run again, and every row is
 written when it ends, so a study can be interrupted. Reads nnUNet_raw; the rest goes to the work folder.
 """
@@ -14,22 +15,24 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import nnunet_run
 import numpy as np
 from machine import processor_name
 
 from samunet import pipeline
 from samunet.core.codec import encode, read_json, write_json
+from samunet.core.dataset import Case
 from samunet.core.plan import save_plan
 from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.evaluation.score import names_from_labels, score_case, targets_from_labels
@@ -41,8 +44,9 @@ from samunet.training.config import TrainingConfig
 
 RESULTS = Path(__file__).parent / "results"
 TRAINED_BY = ("core", "data", "inference", "models", "ops", "planning", "preprocessing", "sam", "training", "variants", "network.py", "storage.py")
-SHORT = {"epochs": 2, "iterations": 15}
+SHORT = {"epochs": 3, "iterations": 10}
 ITERATIONS = 50  # an epoch
+NNUNET = "nnU-Net as shipped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +83,10 @@ def _ranking(dataset: int, minutes: float, **common: Any) -> tuple[Row, ...]:
     return tuple(Row(name=name, dataset=dataset, minutes=minutes, **common, **changes) for name, changes in variants.items())
 
 
+PROSTATE = {"dataset": 35, "memory_gib": 1.5, "spacing": (3.0, 1.25, 1.25)}  # whole planes in the patch
 STUDIES = {
     "sam_unet_ranking": _ranking(4, 6.0),
-    "sam_unet_try": _ranking(4, 0.2)[:2],
+    "sam_unet_try": (*_ranking(4, 0.2)[:2], Row(name=NNUNET, dataset=4, minutes=0.2)),
 }
 
 
@@ -101,7 +106,7 @@ def main() -> None:
     target = RESULTS / f"study_{arguments.study}.json"
     known = read_json(target)["rows"] if target.is_file() else []
     code, lock = code_hash(), Lock()
-    for row in {(row.dataset, row.memory_gib, row.spacing, row.configuration): row for row in rows}.values():
+    for row in {(row.dataset, row.memory_gib, row.spacing, row.configuration, row.name == NNUNET): row for row in rows}.values():
         prepare(row, work)
 
     def finish(row: Row) -> None:
@@ -138,6 +143,12 @@ def place(row: Row, work: Path) -> Workspace:
     return Workspace(raw_folder=workspace_from_environment().raw, preprocessed_folder=work / name, results_folder=work / f"{name}-results")
 
 
+def nnunet_place(row: Row, work: Path) -> Workspace:
+    """nnU-Net's own folders beside those of the same plan."""
+    shared = place(row, work)
+    return replace(shared, preprocessed_folder=shared.preprocessed / "nnunet", results_folder=shared.results / "nnunet")
+
+
 def prepare(row: Row, work: Path) -> None:
     """Measure, plan and preprocess once for all rows that share a plan."""
     workspace = place(row, work)
@@ -148,12 +159,49 @@ def prepare(row: Row, work: Path) -> None:
     folder = workspace.preprocessed / dataset.spec.name / plan.configuration(row.configuration).data_identifier
     if not (folder / "dataset.json").is_file():
         pipeline.preprocess(workspace, dataset, plan, row.configuration, threads=2, quiet=True)
+    if row.name == NNUNET:
+        validation_cases(row, workspace, dataset)  # makes the split, where there is none yet
+        split_file, batch_size = workspace.preprocessed / dataset.spec.name / "splits_final.json", row.training["batch_size"]
+        settings = {"memory_gib": row.memory_gib, "spacing": row.spacing, "batch_size": batch_size, "split_file": split_file}
+        nnunet_run.prepare(nnunet_place(row, work), dataset.spec.name, **settings)
 
 
 def run(row: Row, work: Path) -> dict[str, Any]:
     """Train one row for its minutes, predict and score its validation cases."""
     shared = place(row, work)
     dataset = pipeline.open_dataset(shared, row.dataset)
+    cases = validation_cases(row, shared, dataset)
+    predictions = work / f"predictions_{key_of(row, '')}"
+    if row.name == NNUNET:
+        cost = nnunet_run.train_and_predict(
+            nnunet_place(row, work), dataset.spec.name, cases, predictions, fold=int(row.fold), minutes=row.minutes, seed=row.seed
+        )
+    else:
+        cost = train_and_predict(row, work, shared, dataset, cases, predictions)
+    labels, names = dataset.spec.labels, names_from_labels(dataset.spec.labels)
+    targets, ending = targets_from_labels(labels), dataset.spec.file_ending
+    scores = [
+        score_case(case.label, predictions / f"{case.identifier}{ending}", targets=targets, ignore=labels.ignore, reader=dataset.reader)
+        for case in cases
+    ]
+    summary = summarize(scores)
+    per_case = [float(np.nanmean([metrics.dice for metrics in score.metrics.values()])) for score in scores]
+    return {
+        "row": asdict(row),
+        "dice": round(summary.foreground_mean.dice, 4),
+        "dice_by_class": {names[target_key(target)]: round(metrics.dice, 4) for target, metrics in summary.mean.items()},
+        "dice_by_case": {case.identifier: round(value, 4) for case, value in zip(cases, per_case, strict=True)},
+        **cost,
+    }
+
+
+def validation_cases(row: Row, shared: Workspace, dataset: pipeline.RawDataset) -> list[Case]:
+    split = split_for_fold(shared.preprocessed / dataset.spec.name, tuple(case.identifier for case in dataset.cases), row.fold)
+    return [case for case in dataset.cases if case.identifier in set(split.val)]
+
+
+def train_and_predict(row: Row, work: Path, shared: Workspace, dataset: pipeline.RawDataset, cases: list[Case], predictions: Path) -> dict[str, Any]:
+    """Train one of samunet's rows and write a segmentation of every case; returns what the training cost, with the plan's entry."""
     plan = pipeline.resolve(shared, pipeline.open_plan(shared, dataset.spec.name, "samunetPlans"), row.configuration)
     entry = replace(plan.configuration(row.configuration), variant_options=row.options, **row.changes)
     own = f"samunetPlans_{key_of(row, '')}"
@@ -162,38 +210,21 @@ def run(row: Row, work: Path) -> dict[str, Any]:
     options = pipeline.TrainOptions(configuration=row.configuration, fold=row.fold, plans_name=own, device="cpu", validate=False)
     settings = {"seed": row.seed, "workers": 0, **row.training}
     fold = pipeline.train(workspace, dataset.spec.name, TrainingConfig(**SHORT, **settings), options)
-    seconds_a_step = epoch_seconds(fold)[-1] / SHORT["iterations"]
+    seconds_a_step = min(epoch_seconds(fold)[1:]) / SHORT["iterations"]
     epochs = max(1, round(60 * row.minutes / (seconds_a_step * ITERATIONS)))
     shutil.rmtree(fold)
-    before = cpu_seconds()
     config = TrainingConfig(epochs=epochs, iterations=ITERATIONS, **settings)
+    before = time.process_time()
     fold = pipeline.train(workspace, dataset.spec.name, config, options)
-    used = cpu_seconds() - before
-    split = split_for_fold(shared.preprocessed / dataset.spec.name, tuple(case.identifier for case in dataset.cases), row.fold)
-    cases = [case for case in dataset.cases if case.identifier in set(split.val)]
+    used = time.process_time() - before
     predictor = Predictor.from_folder(fold.parent, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True))
-    predictions = work / own / "predictions"
     if failures := predict_cases(predictor, cases, predictions, quiet=True):
         raise RuntimeError(str(failures))
-    labels, names = dataset.spec.labels, names_from_labels(dataset.spec.labels)
-    targets = targets_from_labels(labels)
-    scores = [
-        score_case(
-            case.label, predictions / f"{case.identifier}{dataset.spec.file_ending}", targets=targets, ignore=labels.ignore, reader=dataset.reader
-        )
-        for case in cases
-    ]
-    summary = summarize(scores)
-    per_case = [float(np.nanmean([metrics.dice for metrics in score.metrics.values()])) for score in scores]
     return {
-        "row": asdict(row),
         "minutes": round(sum(epoch_seconds(fold)) / 60, 3),
         "cpu_seconds": round(used, 1),
         "seconds_a_step": round(seconds_a_step, 4),
         "steps": config.steps,
-        "dice": round(summary.foreground_mean.dice, 4),
-        "dice_by_class": {names[target_key(target)]: round(metrics.dice, 4) for target, metrics in summary.mean.items()},
-        "dice_by_case": {case.identifier: round(value, 4) for case, value in zip(cases, per_case, strict=True)},
         "configuration": encode(entry),
     }
 
@@ -202,11 +233,6 @@ def epoch_seconds(fold: Path) -> list[float]:
     """Seconds of each epoch, with its validation, from the training's log."""
     lines = (fold / "training_log.txt").read_text().splitlines()
     return [float(line.split(" s, ")[0].rsplit(" ", 1)[1]) for line in lines if line.startswith("epoch ")]
-
-
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from scipy import stats
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 STUDY = RESULTS / "study_sam_unet_ranking.json"
+ENCODER, STEP = RESULTS / "encoder_cpu.json", RESULTS / "slab_step_cpu.json"
 BEGIN, END = "<!-- learning: written by benchmarks/tables.py -->", "<!-- end of learning -->"
 TITLES = {
     "hippocampus": "Hippocampus MR (Medical Segmentation Decathlon), 3D",
@@ -96,19 +97,72 @@ def _difference(result: dict, default: dict) -> str:
     return f"{difference.mean():+.4f} ({difference.mean() - reach:+.4f} to {difference.mean() + reach:+.4f})"
 
 
+def encoder_page(encoder: dict, step: dict) -> str:
+    """The page of benchmarks/encoder.py and benchmarks/slab_step.py."""
+    machine, (depth, height, width) = encoder["machine"], step["slab"]
+    sections = [
+        "# SAM's encoder: time and memory",
+        f"{machine['name']}, {machine['cpu_threads']} threads, torch {machine['torch']}, {encoder['precision']}. Both sides run in turns in one",
+        "process on the same random weights and one image; memory is the growth of a fresh process's peak over one step, gradients of all weights",
+        "included. Made by `benchmarks/encoder.py` and `benchmarks/slab_step.py`; this page is written by `benchmarks/tables.py`.\n",
+        "## Against the segment_anything package\n",
+        _row(
+            "backbone",
+            "pixels",
+            "pass",
+            "package, s",
+            "ours, s",
+            "faster",
+            "checkpointed, s",
+            "package, MiB",
+            "ours, MiB",
+            "checkpointed, MiB",
+            "difference",
+        ),
+        "|---" * 11 + "|",
+    ]
+    for row in encoder["encoder"]:
+        (package, ours), again = list(row["seconds"].values())[:2], row["seconds"].get("ours_checkpointed", "-")
+        memory = row["peak_mib"]
+        megabytes = memory["segment_anything"], memory["ours"], memory.get("ours_checkpointed", "-")
+        sections.append(
+            _row(row["backbone"], row["side"], row["mode"], package, ours, row["speedup"], again, *megabytes, f"{row['largest_difference']:.1e}")
+        )
+    sections += ["\n## Forms of relative attention, ms\n", _row("size", "pass", "bias", "chunked", "folded"), "|---" * 5 + "|"]
+    sections += [_row(*row.values()) for row in encoder["attention_ms"]]
+    sections += ["\n## Linear layers on 1024 tokens without a gradient, ms\n", _row("inputs", "outputs", "torch's", "ours"), "|---" * 4 + "|"]
+    sections += [_row(*row.values()) for row in encoder["linear_ms"]]
+    sections.append(f"\n## One MA-SAM training step on a slab of {depth} x {height} x {width}, {step['classes']} classes\n")
+    sections += [_row("backbone", "s", "MiB", "checkpointed, s", "checkpointed, MiB"), "|---" * 5 + "|"]
+    sections += [_row(row["backbone"], *row["eager"].values(), *row["checkpointing"].values()) for row in step["steps"]]
+    return "\n".join(sections) + "\n"
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
 def with_table(readme: str, results: dict[str, dict]) -> str:
     """Return the README with the table between its two marks replaced."""
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{rest.split(END)[1]}"
 
 
-def main() -> None:
-    results = load()
-    (ROOT / "documentation" / "results" / "learning.md").write_text(page(results))
+def pages() -> dict[str, str]:
+    """Every page of documentation/results/ for which there are results."""
+    texts = {"learning.md": page(load())}
     if STUDY.is_file():
-        (ROOT / "documentation" / "results" / "sam_unet.md").write_text(study_page(json.loads(STUDY.read_text())))
+        texts["sam_unet.md"] = study_page(json.loads(STUDY.read_text()))
+    if ENCODER.is_file() and STEP.is_file():
+        texts["encoder.md"] = encoder_page(json.loads(ENCODER.read_text()), json.loads(STEP.read_text()))
+    return texts
+
+
+def main() -> None:
+    for name, text in pages().items():
+        (ROOT / "documentation" / "results" / name).write_text(text)
     readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text(), results))
+    readme.write_text(with_table(readme.read_text(), load()))
 
 
 if __name__ == "__main__":

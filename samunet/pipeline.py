@@ -380,8 +380,12 @@ def _trainer(
         PatchSource(
             cases=PreprocessedDataset(data, cases), augmentation=augmentation, batch_size=batch_size, seed=config.seed + offset, augmented=augmented
         )
-        for cases, offset, augmented in ((train_cases, 0, True), (val_cases, 1, False))
+        for cases, offset, augmented in ((train_cases, 0, config.augmentation == "default"), (val_cases, 1, False))
     ]
+    if config.augmentation == "none" and all(source.cases.planes_fit(configuration.patch_size) for source in sources):
+        embeddings = data.with_name(f"{data.name}_embeddings")
+        if model.keep_embeddings(embeddings):
+            logger.info("The encoder is frozen and every slice is seen whole: embeddings are computed once and kept in %s.", embeddings)
     return SAMTrainer(
         model=model,
         optimizer=make_optimizer(model, config),

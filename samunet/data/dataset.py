@@ -44,6 +44,10 @@ class PreprocessedDataset:
             self._shapes[identifier] = open_array(self.folder / f"{identifier}_seg.b2nd").shape[1:]
         return self._shapes[identifier]
 
+    def planes_fit(self, patch_size: Shape) -> bool:
+        """Tell whether a patch holds the whole plane of every case, so that it is always cut at the same place of the plane."""
+        return all(self.shape(name)[axis] <= patch_size[axis] for name in self.identifiers for axis in (1, 2))
+
     def locations(self, identifier: str) -> Locations:
         """Sampled voxels of each foreground class or region, and of the annotated part."""
         return self._locations(identifier)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
@@ -17,6 +18,7 @@ from samunet.core.batch import Batch
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
 from samunet.models.adapters import merge_updates
+from samunet.models.embeddings import EmbeddingCache
 from samunet.models.inputs import SAMPixels, encoder_size
 from samunet.models.losses import nearest, slab_sums, slab_terms
 from samunet.models.segmenter import NetworkSpec, ParameterGroup, SlabSegmenter, groups_around
@@ -84,6 +86,7 @@ class PromptFreeSAM(SlabSegmenter):
         self.image_encoder = sam.image_encoder.requires_grad_(not spec.pretrained if train_encoder is None else train_encoder)
         self.sites = nn.ModuleList(sites if sites is not None else [Sites() for _ in self.image_encoder.blocks])
         self.head = head
+        self.embeddings: EmbeddingCache | None = None
 
     def forward(self, image: Tensor) -> Tensor:
         return self._fit(self._planes(image), image.shape[2:])
@@ -105,11 +108,22 @@ class PromptFreeSAM(SlabSegmenter):
     def merge(self) -> None:
         merge_updates(self.image_encoder, self.sites)
 
+    def keep_embeddings(self, folder: Path) -> bool:
+        if any(parameter.requires_grad for part in (self.pixels, self.image_encoder, self.sites) for parameter in part.parameters()):
+            return False
+        self.embeddings = EmbeddingCache(folder, self.image_encoder)
+        return True
+
     def _planes(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) to (B, K, D, f*h, f*w) logits of the padded encoder plane."""
-        tokens = embed_patches(self.image_encoder, self.pixels(image))
-        embedding = encode(self.image_encoder, tokens, self.sites, checkpointing=self.checkpointing).neck
+        pixels = self.pixels(image)
+        embedding = self._encode(pixels) if self.embeddings is None else self.embeddings.embed(pixels, self._encode)
         return slicewise(self.head, embedding).movedim(2, 1)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """(B, D, 3, H, W) pixels to (B, D, C, h, w) embeddings."""
+        tokens = embed_patches(self.image_encoder, pixels)
+        return encode(self.image_encoder, tokens, self.sites, checkpointing=self.checkpointing).neck
 
     def _cut(self, logits: Tensor, plane: Sequence[int]) -> Tensor:
         """Take the padding of the encoder's plane away; `plane` is the patch's (H, W) in voxels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -65,6 +66,13 @@ class SlabSegmenter(nn.Module):
 
     def merge(self) -> None:
         """Fold what training kept apart into fewer operations, for prediction only; logits stay equal to rounding."""
+
+    def keep_embeddings(self, folder: Path) -> bool:
+        """Keep on disk what a frozen encoder gives for each slice; returns False, and does nothing, where the encoder trains.
+
+        Worth its disk space only where the same slices come again, as they do without augmentation.
+        """
+        return False
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         """Return the trainable parameters, each once."""

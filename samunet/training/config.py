@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from samunet.errors import ConfigError
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+AUGMENTATIONS = ("default", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class TrainingConfig:
     """After the warm-up the rate is peak * (1 - progress)^power (nnU-Net's 0.9)."""
     gradient_clip: float = 1.0
     """Largest gradient norm."""
+    augmentation: str = "default"
+    """"default": nnU-Net's; "none": patches as they are, and a frozen encoder's embeddings are kept on disk where whole planes fit the patch."""
     seed: int = 0
     """Of weights, patches and augmentation."""
     workers: int = -1
@@ -51,8 +54,9 @@ class TrainingConfig:
                 raise ConfigError(f"Training setting {name} must be above 0; got {getattr(self, name)}.")
         if self.batch_size < 0 or not 0 <= self.warmup < 1:
             raise ConfigError(f"Training settings: batch_size must be 0 or more and warmup in [0, 1); got {self.batch_size} and {self.warmup}.")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"Training setting precision must be one of {', '.join(PRECISIONS)}; got '{self.precision}'.")
+        for name, known in (("precision", PRECISIONS), ("augmentation", AUGMENTATIONS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"Training setting {name} must be one of {', '.join(known)}; got '{getattr(self, name)}'.")
 
     @property
     def steps(self) -> int:

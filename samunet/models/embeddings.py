@@ -1,0 +1,52 @@
+"""A frozen encoder's embeddings on disk, so that a slice that comes again costs a read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from samunet.core.codec import atomic_path
+
+NAME = "embedding"
+
+
+class EmbeddingCache:
+    """Embeddings of one encoder, found by the content of the pixels that went in.
+
+    Args:
+        folder: where encoders have a folder each, named by a hash of their weights.
+        encoder: must not change while the cache is used.
+    """
+
+    def __init__(self, folder: Path, encoder: nn.Module) -> None:
+        weights = hashlib.sha256()
+        for name, tensor in sorted(encoder.state_dict().items()):
+            weights.update(name.encode() + _bytes(tensor))
+        self.folder = folder / weights.hexdigest()[:16]
+
+    def embed(self, pixels: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the (B, D, C, h, w) embeddings of (B, D, 3, H, W) pixels.
+
+        Args:
+            encode: computes (N, 1, C, h, w) embeddings of (N, 1, 3, H, W) pixels; called for slices that are not known yet.
+        """
+        kind = torch.get_autocast_dtype(pixels.device.type) if torch.is_autocast_enabled(pixels.device.type) else pixels.dtype
+        planes = pixels.flatten(0, 1)
+        names = [hashlib.sha256(_bytes(plane)).hexdigest()[:32] for plane in planes]
+        files = [self.folder / str(kind).removeprefix("torch.") / name[:2] / f"{name}.safetensors" for name in names]
+        absent = [index for index, file in enumerate(files) if not file.is_file()]
+        if absent:
+            for index, embedding in zip(absent, encode(planes[absent].unsqueeze(1)).flatten(0, 1).cpu(), strict=True):
+                with atomic_path(files[index]) as temporary:
+                    save_file({NAME: embedding.contiguous()}, temporary)
+        known = [load_file(file, device=str(pixels.device))[NAME] for file in files]
+        return torch.stack(known).unflatten(0, pixels.shape[:2])
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,81 @@
+"""Embeddings of a frozen encoder come from disk when a slice comes again, and only then."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from samples import planned_with_weights
+
+from samunet import pipeline
+from samunet.checkpoint import load_checkpoint
+from samunet.models import promptfree
+from samunet.models.embeddings import EmbeddingCache
+from samunet.storage import open_array, stored_cases
+from samunet.training.config import TrainingConfig
+
+
+class Counting:
+    """Stands for an encoder; remembers how many slices it was asked for."""
+
+    def __init__(self) -> None:
+        self.slices = 0
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.slices += len(pixels)
+        return pixels.mean((3, 4), keepdim=True) * torch.arange(1.0, 3).view(2, 1)
+
+
+def test_known_slices_are_read_and_only_new_ones_computed(tmp_path):
+    cache, encode = EmbeddingCache(tmp_path, torch.nn.Linear(2, 2)), Counting()
+    first, second = torch.randn(2, 3, 3, 4, 5), torch.randn(1, 3, 3, 4, 5)
+    second[0, 1] = first[1, 2]
+    wanted = encode(first.flatten(0, 1).unsqueeze(1)).reshape(2, 3, 3, 2, 1)
+    encode.slices = 0
+    assert torch.equal(cache.embed(first, encode), wanted) and encode.slices == 6
+    assert torch.equal(cache.embed(first, encode), wanted) and encode.slices == 6
+    assert torch.equal(cache.embed(second, encode)[0, 1], wanted[1, 2]) and encode.slices == 8
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 8
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cache.embed(first, encode)
+    assert encode.slices == 14  # another number format has embeddings of its own
+    EmbeddingCache(tmp_path, torch.nn.Linear(2, 2)).embed(first, encode)
+    assert encode.slices == 20  # and so have other weights
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """Frozen random weights under a linear head, planned for slices that are whole in the patch."""
+    workspace, dataset, _, plan = planned_with_weights(tmp_path_factory.mktemp("frozen"), "Dataset906_Frozen", size=(6, 40, 32), side=256)
+    plan = pipeline.resolve(workspace, plan, "2d_frozen")
+    folder = pipeline.preprocess(workspace, dataset, plan, "2d_frozen", threads=1, quiet=True)
+    return workspace, dataset.spec.name, folder
+
+
+def train(workspace, name, *, configuration="2d_frozen", fold="all", **settings):
+    config = TrainingConfig(epochs=1, iterations=12, batch_size=4, workers=0, precision="fp32", **settings)
+    chosen = pipeline.TrainOptions(configuration=configuration, fold=fold, device="cpu", validate=False)
+    return load_checkpoint(pipeline.train(workspace, name, config, chosen) / "checkpoint_final.safetensors").model
+
+
+def test_training_without_augmentation_keeps_each_slice_once_and_learns_the_same(frozen, monkeypatch):
+    workspace, name, folder = frozen
+    kept = folder.with_name(f"{folder.name}_embeddings")
+    train(workspace, name)
+    assert not kept.exists()  # augmented slices never come again
+    with monkeypatch.context() as patch:
+        patch.setattr(promptfree.PromptFreeSAM, "keep_embeddings", lambda *_: False)
+        computed = train(workspace, name, augmentation="none")
+    first = train(workspace, name, augmentation="none")
+    files = {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}
+    slices = sum(open_array(folder / f"{case}.b2nd").shape[1] for case in stored_cases(folder))
+    assert 0 < len(files) <= slices
+    again = train(workspace, name, augmentation="none")
+    assert files == {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}
+    assert all(torch.equal(first[key], again[key]) and torch.allclose(first[key], computed[key], atol=1e-5) for key in first)
+
+
+def test_an_encoder_that_trains_keeps_nothing(frozen):
+    workspace, name, _ = frozen
+    before = set(workspace.preprocessed.rglob("*.safetensors"))
+    train(workspace, name, configuration="2d_samed", augmentation="none")
+    assert set(workspace.preprocessed.rglob("*.safetensors")) == before
