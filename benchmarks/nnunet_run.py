@@ -32,9 +32,9 @@ def prepare(workspace: Workspace, dataset: str, *, memory_gib: float, spacing: S
 
     number, folder = int(dataset[len("Dataset") :].split("_")[0]), workspace.preprocessed / dataset
     if not (folder / "splits_final.json").is_file():
-        extract_fingerprints([number], num_processes=1)
+        extract_fingerprints([number], num_processes=1, show_progress_bar=False)
         plan_experiments([number], gpu_memory_target_in_gb=memory_gib, overwrite_target_spacing=spacing)
-        preprocess([number], configurations=[CONFIGURATION], num_processes=[1])
+        preprocess([number], configurations=[CONFIGURATION], num_processes=[1], show_progress_bar=False)
         plans = json.loads((folder / "nnUNetPlans.json").read_text())
         plans["configurations"][CONFIGURATION]["batch_size"] = batch_size
         (folder / "nnUNetPlans.json").write_text(json.dumps(plans, indent=2))
@@ -46,6 +46,7 @@ def train_and_predict(
 ) -> dict[str, Any]:
     """Train one fold, write a segmentation of every case, and return what the training cost with nnU-Net's plan."""
     _set_variables(workspace)
+    os.environ.update(nnUNet_n_proc_DA="0", nnUNet_compile="f")  # augmentation in the training process, as ours
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.run.run_training import get_trainer_from_args
 
@@ -87,4 +88,3 @@ def _set_variables(workspace: Workspace) -> None:
         folder: Path = getattr(workspace, name)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{name}"] = str(folder)
-    os.environ.update(nnUNet_n_proc_DA="0", nnUNet_compile="f")

@@ -69,24 +69,27 @@ class Row:
     seed: int = 0
 
 
-def _ranking(dataset: int, minutes: float, **common: Any) -> tuple[Row, ...]:
-    variants: dict[str, dict[str, Any]] = {
-        "default": {},
-        "control: no SAM path": {"options": {"sam_path": False}},
-        "injection at one stage": {"options": {"injection": "one"}},
-        "no depth adapters": {"options": {"depth_adapters": False}},
-        "no class tokens": {"options": {"class_tokens": False}},
-        "tokens from patches": {"options": {"token_source": "patches"}},
-        "half the token pitch": {"changes": {"encoder_scale": 4.0}},
-        "no deep supervision": {"options": {"deep_supervision": False}},
-    }
-    return tuple(Row(name=name, dataset=dataset, minutes=minutes, **common, **changes) for name, changes in variants.items())
-
-
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "control: no SAM path": {"options": {"sam_path": False}},
+    "injection at one stage": {"options": {"injection": "one"}},
+    "no depth adapters": {"options": {"depth_adapters": False}},
+    "no class tokens": {"options": {"class_tokens": False}},
+    "tokens from patches": {"options": {"token_source": "patches"}},
+    "half the token pitch": {"changes": {"encoder_scale": 4.0}},
+    "no deep supervision": {"options": {"deep_supervision": False}},
+}
+HIPPOCAMPUS = {"dataset": 4}
 PROSTATE = {"dataset": 35, "memory_gib": 1.5, "spacing": (3.0, 1.25, 1.25)}  # whole planes in the patch
+
+
+def rows_of(data: dict[str, Any], minutes: float, *names: str) -> tuple[Row, ...]:
+    return tuple(Row(name=name, minutes=minutes, **data, **VARIANTS.get(name, {})) for name in names)
+
+
 STUDIES = {
-    "sam_unet_ranking": _ranking(4, 6.0),
-    "sam_unet_try": (*_ranking(4, 0.2)[:2], Row(name=NNUNET, dataset=4, minutes=0.2)),
+    "sam_unet_ranking": rows_of(HIPPOCAMPUS, 6.0, *VARIANTS),
+    "sam_unet_try": rows_of(HIPPOCAMPUS, 0.2, "default", NNUNET),
 }
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-STUDY = RESULTS / "study_sam_unet_ranking.json"
+STUDIES = [RESULTS / f"study_sam_unet_{part}.json" for part in ("ranking", "final")]
 ENCODER, STEP = RESULTS / "encoder_cpu.json", RESULTS / "slab_step_cpu.json"
 BEGIN, END = "<!-- learning: written by benchmarks/tables.py -->", "<!-- end of learning -->"
 TITLES = {
@@ -64,9 +64,9 @@ def page(results: dict[str, dict]) -> str:
     return "\n".join(sections) + "\n"
 
 
-def study_page(study: dict) -> str:
-    """The page of a study of sam_unet: every row against the default, case by case."""
-    machine = study["machine"]
+def study_page(studies: list[dict]) -> str:
+    """The page of the studies of sam_unet: every row against the default, case by case."""
+    machine = studies[0]["machine"]
     sections = [
         "# Which parts of sam_unet help",
         "Every row is the default model with one thing changed, trained for equal minutes from the same seed on the same split, without",
@@ -75,7 +75,7 @@ def study_page(study: dict) -> str:
         f"{machine['cpu']}, {machine['jobs']} trainings side by side with {machine['threads_a_job']} thread each.",
     ]
     groups: dict[tuple[int, float], list[dict]] = {}
-    for result in study["rows"]:
+    for result in (row for study in studies for row in study["rows"]):
         groups.setdefault((result["row"]["dataset"], result["row"]["minutes"]), []).append(result)
     for (dataset, minutes), rows in groups.items():
         default = next(result for result in rows if result["row"]["name"] == "default")
@@ -151,8 +151,8 @@ def with_table(readme: str, results: dict[str, dict]) -> str:
 def pages() -> dict[str, str]:
     """Every page of documentation/results/ for which there are results."""
     texts = {"learning.md": page(load())}
-    if STUDY.is_file():
-        texts["sam_unet.md"] = study_page(json.loads(STUDY.read_text()))
+    if studies := [json.loads(study.read_text()) for study in STUDIES if study.is_file()]:
+        texts["sam_unet.md"] = study_page(studies)
     if ENCODER.is_file() and STEP.is_file():
         texts["encoder.md"] = encoder_page(json.loads(ENCODER.read_text()), json.loads(STEP.read_text()))
     return texts
