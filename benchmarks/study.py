@@ -156,7 +156,7 @@ def prepare(row: Row, work: Path) -> None:
     """Measure, plan and preprocess once for all rows that share a plan."""
     workspace = place(row, work)
     dataset = pipeline.open_dataset(workspace, row.dataset)
-    fingerprint = pipeline.extract(workspace, dataset, threads=2, verify=False, clean=False, quiet=True)
+    fingerprint = pipeline.extract(workspace, dataset, threads=2, clean=False, quiet=True)
     plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=row.memory_gib, spacing=row.spacing))
     plan = pipeline.resolve(workspace, plan, row.configuration)
     folder = workspace.preprocessed / dataset.spec.name / plan.configuration(row.configuration).data_identifier

@@ -29,7 +29,16 @@ class ConfigError(SamunetError):
 
 
 class DatasetError(SamunetError):
-    """A dataset, case or label is missing or inconsistent."""
+    """A dataset, case or label is missing or inconsistent.
+
+    Args:
+        message: what the user reads.
+        code: kind of fault, a key of samunet.checking.findings.KINDS.
+    """
+
+    def __init__(self, message: str, code: str = "unreadable") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ImageFileError(DatasetError):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samunet.checkpoint import CheckpointState
-from samunet.core.codec import decode
+from samunet.core.codec import decode, file_sha256
 from samunet.core.labels import Labels
 from samunet.core.plan import Configuration, Plan
 from samunet.core.plugins import load_variant
@@ -16,7 +16,7 @@ from samunet.models.inputs import encoder_size
 from samunet.models.segmenter import NetworkSpec, SlabSegmenter
 from samunet.planning.topology import divisors
 from samunet.sam.build import TOKEN_PIXELS, backbone_named, build_sam
-from samunet.sam.checkpoints import file_sha256, find_weights
+from samunet.sam.checkpoints import find_weights
 from samunet.sam.weights import load_weights
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import samunet
+from samunet.checking.run import CheckReport, check_dataset
 from samunet.checkpoint import Checkpoint, load_checkpoint
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, group_channels, read_dataset_json, training_cases
@@ -38,7 +39,6 @@ from samunet.models.segmenter import NetworkSpec, SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
 from samunet.ops.normalize import scheme_for
 from samunet.planning.extract import describes, extract_fingerprint
-from samunet.planning.integrity import verify_dataset
 from samunet.planning.planners.default import Method, Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.planning.splits import split_for_fold
@@ -97,11 +97,13 @@ def open_dataset(workspace: Workspace, wanted: str | int) -> RawDataset:
     return RawDataset(folder=folder, spec=spec, cases=cases, reader=reader_for(spec.file_ending, spec.reader, cases[0].images[0]))
 
 
-def extract(workspace: Workspace, dataset: RawDataset, *, threads: int, verify: bool, clean: bool, quiet: bool = False) -> Fingerprint:
+def check(workspace: Workspace, wanted: str | int, *, threads: int, quiet: bool = False) -> CheckReport:
+    """Find everything that is wrong with a raw dataset, before anything of it is used."""
+    return check_dataset(workspace.raw / workspace.dataset_name(wanted), threads=threads, quiet=quiet)
+
+
+def extract(workspace: Workspace, dataset: RawDataset, *, threads: int, clean: bool, quiet: bool = False) -> Fingerprint:
     """Measure a dataset and keep the result; an existing fingerprint of the very same files is used unless `clean`."""
-    if verify:
-        verify_dataset(dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet)
-        logger.info("%s: %d cases checked, nothing wrong.", dataset.spec.name, len(dataset.cases))
     path = workspace.preprocessed / dataset.spec.name / FINGERPRINT_FILE
     if path.is_file() and not clean:
         known = decode(Fingerprint, read_json(path), path.name)

@@ -45,7 +45,7 @@ def make_project(root: Path, **dataset) -> Project:
     name = dataset.setdefault("name", TINY)
     write_tiny_dataset(workspace.raw, **dataset)
     raw = pipeline.open_dataset(workspace, name)
-    fingerprint = pipeline.extract(workspace, raw, threads=1, verify=False, clean=False, quiet=True)
+    fingerprint = pipeline.extract(workspace, raw, threads=1, clean=False, quiet=True)
     plan = pipeline.plan(workspace, raw, fingerprint, pipeline.PlanOptions(backbone="vit_nano"))
     for configuration in plan.configurations:
         pipeline.preprocess(workspace, raw, plan, configuration, threads=1, quiet=True)

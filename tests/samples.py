@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from samunet import pipeline
+from samunet.core.codec import file_sha256
 from samunet.core.fingerprint import IntensityStatistics
 from samunet.core.geometry import Geometry
 from samunet.core.history import SpatialHistory
@@ -14,7 +15,6 @@ from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
 from samunet.core.workspace import Workspace
 from samunet.phantom import write_tiny_dataset
 from samunet.sam.build import backbone_named, build_sam
-from samunet.sam.checkpoints import file_sha256
 
 
 def untouched(geometry: Geometry) -> SpatialHistory:
@@ -75,6 +75,6 @@ def planned_with_weights(root: Path, name: str, *, size, side: int, **options) -
     workspace.raw.mkdir()
     write_tiny_dataset(workspace.raw, name=name, cases=4, size=size)
     dataset = pipeline.open_dataset(workspace, name)
-    fingerprint = pipeline.extract(workspace, dataset, threads=1, verify=False, clean=False, quiet=True)
+    fingerprint = pipeline.extract(workspace, dataset, threads=1, clean=False, quiet=True)
     asked = pipeline.PlanOptions(backbone="vit_nano", weights=str(weights), sha256=file_sha256(weights), **options)
     return workspace, dataset, weights, pipeline.plan(workspace, dataset, fingerprint, asked)

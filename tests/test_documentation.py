@@ -56,6 +56,13 @@ def test_every_option_is_documented():
         assert not missing, f"samunet_{name}: {missing}"
 
 
+def test_every_kind_of_finding_is_documented():
+    from samunet.checking.findings import KINDS
+
+    text = (ROOT / "documentation" / "reference" / "dataset-checks.md").read_text()
+    assert all(f"| `{code}` | {severity} | {fix} |" in text for code, (severity, fix) in KINDS.items())
+
+
 def test_no_file_names_a_place_of_one_machine():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     for name in tracked:

@@ -20,7 +20,7 @@ ROWS = (
     ("progress",),
     ("imageio", "ops", "sam", "hardware", "storage"),
     ("planning", "preprocessing", "models", "data", "evaluation", "phantom"),
-    ("variants",),
+    ("variants", "checking"),
     ("checkpoint",),
     ("network",),
     ("training", "inference"),

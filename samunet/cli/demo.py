@@ -66,7 +66,8 @@ def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace
     keep_freed_memory()
     _step(2, "Fingerprint and plan: measure the images, then decide spacing, slab depth, patch and encoder grid, and say why")
     dataset = pipeline.open_dataset(workspace, SEED)
-    fingerprint = pipeline.extract(workspace, dataset, threads=DEFAULT_THREADS, verify=True, clean=False)
+    pipeline.check(workspace, dataset.spec.name, threads=DEFAULT_THREADS).refuse_errors()
+    fingerprint = pipeline.extract(workspace, dataset, threads=DEFAULT_THREADS, clean=False)
     plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=MEMORY_GIB))
     print_plan(plan, explain=True)
     _step(3, "Preprocessing: transpose, crop, normalize, resample")
@@ -108,7 +109,8 @@ def _evaluate(dataset: RawDataset, predictions: Path) -> Summary:
 
 def _write_page(page: Path, dataset: RawDataset, predictions: Path, summary: Summary, curve: Path, reasons: dict[str, str], commands: str) -> None:
     from samunet.core.dataset import group_channels
-    from samunet.evaluation.report import case_picture, write_report
+    from samunet.evaluation.picture import draw_case
+    from samunet.evaluation.report import write_report
     from samunet.evaluation.score import names_from_labels
 
     names = names_from_labels(dataset.spec.labels)
@@ -117,7 +119,8 @@ def _write_page(page: Path, dataset: RawDataset, predictions: Path, summary: Sum
         volume = dataset.reader.read_image(files)
         file_name = f"{identifier}{dataset.spec.file_ending}"
         reference, prediction = (dataset.reader.read_label(folder / file_name)[0] for folder in (dataset.folder / "labelsTs", predictions))
-        pictures.append(case_picture(identifier, volume.array[0], reference, prediction, volume.geometry.spacing, names))
+        overlays = {"reference": reference, "prediction": prediction}
+        pictures.append(draw_case(identifier, volume.array[0], overlays, volume.geometry.spacing, names))
     write_report(
         page,
         title="samunet demo: phantom abdomen",

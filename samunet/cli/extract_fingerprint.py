@@ -28,6 +28,5 @@ def _command(arguments: argparse.Namespace) -> None:
 
     workspace = workspace_from_environment()
     for wanted in arguments.d:
-        dataset = pipeline.open_dataset(workspace, wanted)
-        planning.measure(workspace, dataset, arguments)
+        dataset, _ = planning.open_and_measure(workspace, wanted, arguments)
         print(f"Measured {len(dataset.cases)} cases: {workspace.preprocessed / dataset.spec.name / pipeline.FINGERPRINT_FILE}")

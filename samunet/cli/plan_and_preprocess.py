@@ -34,8 +34,7 @@ def _command(arguments: argparse.Namespace) -> None:
     workspace = workspace_from_environment()
     _ = workspace.raw, workspace.preprocessed  # complain before work begins
     for wanted in arguments.d:
-        dataset = pipeline.open_dataset(workspace, wanted)
-        fingerprint = planning.measure(workspace, dataset, arguments)
+        dataset, fingerprint = planning.open_and_measure(workspace, wanted, arguments)
         plan = pipeline.plan(workspace, dataset, fingerprint, options)
         planning.print_plan(plan, explain=arguments.verbose)
         if not arguments.no_pp:

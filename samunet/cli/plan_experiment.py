@@ -33,7 +33,7 @@ def _command(arguments: argparse.Namespace) -> None:
     workspace = workspace_from_environment()
     for wanted in arguments.d:
         dataset = pipeline.open_dataset(workspace, wanted)
-        fingerprint = pipeline.extract(workspace, dataset, threads=planning.DEFAULT_THREADS, verify=False, clean=False)
+        fingerprint = pipeline.extract(workspace, dataset, threads=planning.DEFAULT_THREADS, clean=False)
         path = pipeline.plan_path(workspace, dataset.spec.name, options.plans_name)
         only_explain = arguments.explain and path.is_file() and options == pipeline.PlanOptions(plans_name=options.plans_name)
         plan = load_plan(path) if only_explain else pipeline.plan(workspace, dataset, fingerprint, options)

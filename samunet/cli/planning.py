@@ -97,18 +97,16 @@ def print_plan(plan: Plan, *, explain: bool) -> None:
             print(f"  {decision:<{width}}  {reason}")
 
 
-def measure(workspace: Workspace, dataset: RawDataset, arguments: argparse.Namespace) -> Fingerprint:
-    """Take the fingerprint as the options of add_fingerprint_options say."""
+def open_and_measure(workspace: Workspace, wanted: str, arguments: argparse.Namespace) -> tuple[RawDataset, Fingerprint]:
+    """Check a dataset where that is asked for, open it, and take its fingerprint, as the options of add_fingerprint_options say."""
     from samunet import pipeline
 
-    return pipeline.extract(
-        workspace,
-        dataset,
-        threads=arguments.npfp,
-        verify=arguments.verify_dataset_integrity,
-        clean=arguments.clean,
-        quiet=arguments.no_pbar,
-    )
+    if arguments.verify_dataset_integrity:
+        report = pipeline.check(workspace, wanted, threads=arguments.npfp, quiet=arguments.no_pbar)
+        report.refuse_errors()
+        print("\n".join(line for line in report.lines() if not line.startswith("ok")) or report.summary())
+    dataset = pipeline.open_dataset(workspace, wanted)
+    return dataset, pipeline.extract(workspace, dataset, threads=arguments.npfp, clean=arguments.clean, quiet=arguments.no_pbar)
 
 
 def preprocess_configurations(workspace: Workspace, dataset: RawDataset, plan: Plan, arguments: argparse.Namespace) -> None:

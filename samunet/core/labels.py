@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ from samunet.errors import DatasetError
 
 IGNORE_NAME = "ignore"  # nnU-Net's reserved key
 BACKGROUND_NAME = "background"
+SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
+
+Named = tuple[str, tuple[int, ...]]
+"""Name of a class or region, and its label values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +94,17 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
     if ignore is not None and ignore != known[-1] + 1:
         raise DatasetError(f"dataset.json: the ignore label must be {known[-1] + 1}, one above all others; got {ignore}.")
     return Labels(values=tuple(values), ignore=ignore, regions_order=_regions_order(values, regions_order))
+
+
+def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
+    """Return the (left, right) pairs among the foreground: names that differ only in a word for the side, as kidney_left and kidney_right."""
+    found: dict[tuple[str, ...], dict[str, Named]] = {}
+    for name, values in labels.foreground:
+        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
+        sides = [SIDES[word] for word in words if word in SIDES]
+        if len(sides) == 1:
+            found.setdefault(tuple("" if word in SIDES else word for word in words), {})[sides[0]] = (name, values)
+    return tuple((pair["left"], pair["right"]) for pair in found.values() if len(pair) == 2)
 
 
 def _regions_order(values: list[tuple[str, tuple[int, ...]]], raw: object) -> tuple[int, ...]:

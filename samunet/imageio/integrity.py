@@ -42,7 +42,7 @@ def check_file(path: Path) -> None:
         ImageFileError: the file is absent, truncated, or fails its checksum.
     """
     if not path.is_file():
-        raise ImageFileError(f"Image file {path} does not exist.")
+        raise ImageFileError(f"Image file {path} does not exist.", "missing-file")
     name = path.name.lower()
     try:
         if is_nifti(path):
@@ -52,8 +52,10 @@ def check_file(path: Path) -> None:
         elif name.endswith(".gipl"):
             _check_gipl(path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        hint = _gzip_hint(path)
-        raise ImageFileError(f"{path} is damaged, its compressed data end early or fail their checksum ({error}); {hint}.") from None
+        plain = name.endswith(".gz") and not _is_gzip(path)
+        hint = "it is not compressed at all, so rename it to .nii" if plain else "copy or export it again"
+        code = "not-gzip" if plain else "truncated" if isinstance(error, EOFError) else "corrupted" if isinstance(error, zlib.error) else "checksum"
+        raise ImageFileError(f"{path} is damaged, its compressed data end early or fail their checksum ({error}); {hint}.", code) from None
 
 
 def _check_nifti(path: Path, *, compressed: bool) -> None:
@@ -68,7 +70,7 @@ def _check_nifti(path: Path, *, compressed: bool) -> None:
             length += len(chunk)
         length = offset + length if compressed else path.stat().st_size
     if length < offset + size:
-        raise ImageFileError(f"{path} is truncated: its header promises {offset + size} bytes, {length} are there; copy it again.")
+        raise ImageFileError(f"{path} is truncated: its header promises {offset + size} bytes, {length} are there; copy it again.", "truncated")
     refuse_not_finite(not_finite, path)
 
 
@@ -77,23 +79,23 @@ def _nifti_layout(head: bytes, path: Path) -> tuple[int, int, np.dtype]:
     sizes = {struct.unpack(order + "i", head[:4])[0] for order in "<>"} if len(head) >= 4 else set()
     size = next(iter(sizes & set(NIFTI_HEADERS)), 0)
     if not 0 < size <= len(head):
-        raise ImageFileError(f"{path} does not begin with a NIfTI header; it may be another format under this name; export it again.")
+        raise ImageFileError(f"{path} does not begin with a NIfTI header; it may be another format under this name; export it again.", "header")
     header = NIFTI_HEADERS[size](head[:size], check=False)
     if header["magic"].item() not in (b"n+1", b"n+2"):
-        raise ImageFileError(f"{path} is a NIfTI header whose data lie in another file; save header and data as one .nii.gz file.")
+        raise ImageFileError(f"{path} is a NIfTI header whose data lie in another file; save header and data as one .nii.gz file.", "header")
     axes = int(header["dim"][0])
     lengths = [int(n) for n in header["dim"][1 : 1 + max(axes, 0)]]
     if not 2 <= axes <= 7 or min(lengths) < 1:
-        raise ImageFileError(f"{path} has {axes} axes of lengths {lengths}, expected 2 to 7 axes of at least 1; export it again.")
+        raise ImageFileError(f"{path} has {axes} axes of lengths {lengths}, expected 2 to 7 axes of at least 1; export it again.", "header")
     offset = float(header["vox_offset"])
     if not 0 <= offset <= MAX_OFFSET:
-        raise ImageFileError(f"{path} does not say where its data begin (vox_offset is {offset}); export it again.")
+        raise ImageFileError(f"{path} does not say where its data begin (vox_offset is {offset}); export it again.", "header")
     try:
         kind = header.get_data_dtype()
     except (HeaderDataError, KeyError) as error:
-        raise ImageFileError(f"{path} has an unknown data type ({error}); export it again.") from None
+        raise ImageFileError(f"{path} has an unknown data type ({error}); export it again.", "header") from None
     if kind.kind == "c":
-        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.")
+        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
     return max(int(offset), size + EXTENSION_FLAG), math.prod(lengths) * kind.itemsize, kind
 
 
@@ -122,16 +124,14 @@ def _check_gipl(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(GIPL_HEADER)
     if len(head) < GIPL_HEADER:
-        raise ImageFileError(f"{path} is truncated: a GIPL header has {GIPL_HEADER} bytes, {len(head)} are there; copy it again.")
+        raise ImageFileError(f"{path} is truncated: a GIPL header has {GIPL_HEADER} bytes, {len(head)} are there; copy it again.", "truncated")
     *lengths, kind = struct.unpack(">5H", head[:10])
     needed = GIPL_HEADER + math.prod(max(n, 1) for n in lengths) * GIPL_BYTES.get(kind, 0)
     if path.stat().st_size < needed:
-        raise ImageFileError(f"{path} is truncated: its header promises {needed} bytes, {path.stat().st_size} are there; copy or export it again.")
+        there = path.stat().st_size
+        raise ImageFileError(f"{path} is truncated: its header promises {needed} bytes, {there} are there; copy or export it again.", "truncated")
 
 
-def _gzip_hint(path: Path) -> str:
-    if path.name.lower().endswith(".gz"):
-        with path.open("rb") as file:
-            if file.read(2) != b"\x1f\x8b":
-                return "it is not compressed at all, so rename it to .nii"
-    return "copy or export it again"
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"

@@ -88,7 +88,7 @@ def _geometry(header: nibabel.Nifti1Header, shape: tuple[int, int, int], planar:
     x, y, z = (float(abs(value)) * unit for value in header["pixdim"][1:4])
     spacing = (1.0, y, x) if planar else (z, y, x)
     if not all(np.isfinite(spacing)) or min(spacing) <= 0:
-        raise ImageFileError(f"{path} has spacing {spacing} mm (D, H, W), expected positive numbers; write its header anew.")
+        raise ImageFileError(f"{path} has spacing {spacing} mm (D, H, W), expected positive numbers; write its header anew.", "header")
     axes, origin = _axes(header, path)
     origin = origin * unit
     if planar:
@@ -117,14 +117,14 @@ def _axes(header: nibabel.Nifti1Header, path: Path) -> tuple[np.ndarray, np.ndar
     try:
         return _unit_axes(header.get_qform(), path)
     except (HeaderDataError, ValueError) as error:
-        raise ImageFileError(f"{path} has a qform that is no rotation ({error}); write its header anew.") from None
+        raise ImageFileError(f"{path} has a qform that is no rotation ({error}); write its header anew.", "header") from None
 
 
 def _unit_axes(affine: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Split a RAS affine into LPS unit axes and origin."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or lengths.min() == 0:
-        raise ImageFileError(f"{path} has an affine that is singular or not finite; write its header anew.")
+        raise ImageFileError(f"{path} has an affine that is singular or not finite; write its header anew.", "axes-singular")
     return RAS_TO_LPS @ (affine[:3, :3] / lengths), RAS_TO_LPS @ affine[:3, 3]
 
 
@@ -137,7 +137,9 @@ def _orthonormal(axes: np.ndarray, path: Path) -> np.ndarray:
     """Return the orthonormal axes nearest to the given ones (polar decomposition)."""
     left, sizes, right = np.linalg.svd(axes)
     if sizes.min() < SINGULAR:
-        raise ImageFileError(f"{path} has axes that do not span the space; write its header anew, a single slice as a 3D image of depth 1.")
+        raise ImageFileError(
+            f"{path} has axes that do not span the space; write its header anew, a single slice as a 3D image of depth 1.", "axes-singular"
+        )
     nearest = left @ right
     if _skew(axes) >= ORTHOGONAL:
         cosines = np.clip((axes * nearest).sum(axis=0) / np.linalg.norm(axes, axis=0), -1, 1)

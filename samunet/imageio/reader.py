@@ -81,12 +81,14 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
         if geometry.shape != first.shape or geometry.planar != first.planar:
             raise DatasetError(
                 f"Channel files of one case must share one shape: {paths[0]} has {first.shape}, {path} has {geometry.shape}. "
-                "Resample one onto the other."
+                "Resample one onto the other.",
+                "shape",
             )
         if not np.allclose(geometry.spacing, first.spacing):
             raise DatasetError(
                 f"Channel files of one case must share one spacing: {paths[0]} has {first.spacing} mm, {path} has {geometry.spacing} mm. "
-                "Resample one onto the other."
+                "Resample one onto the other.",
+                "spacing",
             )
         if not first.same_grid(geometry, GRID_TOLERANCE_MM):
             logger.warning(
@@ -115,7 +117,9 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
     array, geometry = file
     _check_grid(geometry, path)
     if len(array) != 1:
-        raise ImageFileError(f"Label file {path} has {len(array)} channels, expected one; save the label values as one grey channel.")
+        raise ImageFileError(
+            f"Label file {path} has {len(array)} channels, expected one; save the label values as one grey channel.", "label-channels"
+        )
     values = array[0]
     if values.dtype.kind == "f":
         refuse_not_finite(count_not_finite(values), path)
@@ -125,14 +129,15 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
             example = values.flat[int(worst.argmax())]
             raise ImageFileError(
                 f"Label file {path} holds {example:.6g}, expected whole numbers; it may have been resampled with interpolation, "
-                "so make it anew with nearest-neighbor interpolation."
+                "so make it anew with nearest-neighbor interpolation.",
+                "label-fraction",
             )
         values = rounded
     lowest, highest = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     for kind in (np.int16, np.int32):
         if np.iinfo(kind).min <= lowest and highest <= np.iinfo(kind).max:
             return values.astype(kind), geometry
-    raise ImageFileError(f"Label file {path} holds values from {lowest:.0f} to {highest:.0f}, beyond 32 bits; renumber the labels.")
+    raise ImageFileError(f"Label file {path} holds values from {lowest:.0f} to {highest:.0f}, beyond 32 bits; renumber the labels.", "label-values")
 
 
 def as_channels(array: np.ndarray, path: Path) -> np.ndarray:
@@ -158,7 +163,7 @@ def check_segmentation(segmentation: np.ndarray, geometry: Geometry, path: Path)
 def _check_grid(geometry: Geometry, path: Path) -> None:
     numbers = np.concatenate([geometry.spacing, geometry.origin, np.ravel(geometry.direction)])
     if not np.isfinite(numbers).all():
-        raise ImageFileError(f"{path} has a spacing, origin or direction that is not a number; write its header anew.")
+        raise ImageFileError(f"{path} has a spacing, origin or direction that is not a number; write its header anew.", "header")
 
 
 def count_not_finite(array: np.ndarray) -> int:
@@ -173,4 +178,4 @@ def count_not_finite(array: np.ndarray) -> int:
 def refuse_not_finite(count: int, path: Path) -> None:
     """Raise ImageFileError when a file holds such values."""
     if count:
-        raise ImageFileError(f"{path} holds {count} values that are NaN or infinite; replace them, for example by the smallest value.")
+        raise ImageFileError(f"{path} holds {count} values that are NaN or infinite; replace them, for example by the smallest value.", "not-finite")

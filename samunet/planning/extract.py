@@ -6,13 +6,13 @@ Unlike nnU-Net, voxels with the ignore label do not count as foreground.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
+from samunet.core.codec import file_sha256
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.geometry import Triple, shape3
@@ -167,4 +167,4 @@ def _statistics(values: np.ndarray, counts: np.ndarray) -> IntensityStatistics:
 
 def _hashes(case: Case) -> dict[str, str]:
     files = (*case.images, case.label) if case.label else case.images
-    return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {f"{path.parent.name}/{path.name}": file_sha256(path) for path in files}

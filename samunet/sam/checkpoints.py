@@ -6,15 +6,12 @@ recorded in `<file>.sha256` (the format of sha256sum). Nothing here uses the net
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samunet.core.codec import write_text
+from samunet.core.codec import file_sha256, write_text
 from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError, did_you_mean
-
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +99,6 @@ def find_weights(wanted: str, folders: Sequence[Path]) -> Path:
         names = ", ".join(checkpoint.name for checkpoint in CHECKPOINTS)
         raise WeightsAbsentError(f"Weights file {wanted} does not exist ({looked}). Put it there, or give another path or one of {names}.")
     raise WeightsAbsentError(f"Checkpoint {known.name} is not on this machine ({looked}). Get it with: samunet_weights download {known.name}")
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path] = ()) -> str:

@@ -12,8 +12,9 @@ from urllib.error import HTTPError
 
 from tqdm import tqdm
 
+from samunet.core.codec import file_sha256
 from samunet.errors import CheckpointError, WeightsAbsentError
-from samunet.sam.checkpoints import BLOCK, OfficialCheckpoint, file_sha256, record_sha256
+from samunet.sam.checkpoints import OfficialCheckpoint, record_sha256
 
 TIMEOUT_S = 30.0
 NOTHING_MORE = 416  # HTTP: the range asked for begins at or beyond the end
@@ -89,7 +90,7 @@ def _fetch(checkpoint: OfficialCheckpoint, part: Path, quiet: bool) -> None:
             raise OSError(f"{part.parent} has {free / 1e6:.0f} MB free, {(total - start) / 1e6:.0f} MB are needed")
         progress = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=checkpoint.file, disable=True if quiet else None)
         with open(part, "ab" if resumed else "wb") as file, progress:
-            while block := response.read(BLOCK):
+            while block := response.read(1 << 20):
                 file.write(block)
                 progress.update(len(block))
             file.flush()

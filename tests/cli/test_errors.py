@@ -118,7 +118,7 @@ def test_verifying_lists_every_problem_at_once(fresh, capsys):
     description["numTraining"] = 9
     (fresh / "dataset.json").write_text(json.dumps(description))
     error = plan_fails(capsys, "--verify_dataset_integrity")
-    assert "3 problem(s)" in error and "numTraining is 9, but 3" in error and "tiny_001" in error and "tiny_002" in error
+    assert "3 error(s)" in error and "numTraining is 9; 3 training cases" in error and "tiny_001" in error and "tiny_002" in error
 
 
 def test_a_broken_dataset_json_is_named(fresh, capsys):
@@ -172,8 +172,8 @@ def test_weights_that_nobody_vouches_for_need_their_hash(environment, capsys, tm
 def test_weights_of_another_backbone_are_refused_at_planning(environment, capsys, tmp_path):
     import torch
 
+    from samunet.core.codec import file_sha256
     from samunet.sam.build import backbone_named, build_sam
-    from samunet.sam.checkpoints import file_sha256
 
     path = tmp_path / "nano.pth"
     torch.save(build_sam(backbone_named("vit_nano"), (64, 64)).state_dict(), path)

@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 
 from samunet.errors import ConfigError, ShapeError
-from samunet.evaluation.report import CasePicture, case_picture, label_color, write_report
+from samunet.evaluation.picture import CasePicture, draw_case, label_color
+from samunet.evaluation.report import write_report
 from samunet.evaluation.summary import CaseScore, Metrics, summarize
 
 NAMES = {"1": "liver & bile", "2": "<script>alert(1)</script>"}
+
+
+def case_picture(identifier, image, reference, prediction, spacing, names) -> CasePicture:
+    return draw_case(identifier, image, {"reference": reference, "prediction": prediction}, spacing, names)
 
 
 def metrics(dice: float) -> Metrics:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from samunet import pipeline
+from samunet.core.codec import file_sha256
 from samunet.core.dataset import Case
 from samunet.core.geometry import Geometry
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError
 from samunet.inference.predictor import PredictionOptions, Predictor, finished_folds
-from samunet.sam.checkpoints import file_sha256
 
 QUICK = PredictionOptions(flips=False, quiet=True)
 

@@ -325,7 +325,7 @@ def test_running_samunet_leaves_every_file_of_nnunet_as_it_was_and_the_other_way
     assert any(path.endswith(".pkl") for path in before) and any(path.endswith("_seg.b2nd") for path in before)
 
     dataset = pipeline.open_dataset(workspace, 5)
-    fingerprint = pipeline.extract(workspace, dataset, threads=1, verify=True, clean=True, quiet=True)
+    fingerprint = pipeline.extract(workspace, dataset, threads=1, clean=True, quiet=True)
     plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(backbone="vit_nano"))
     for configuration in plan.configurations:
         pipeline.preprocess(workspace, dataset, plan, configuration, threads=1, quiet=True)

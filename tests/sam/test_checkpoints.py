@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from samunet.cli import weights as command
+from samunet.core.codec import file_sha256
 from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError
 from samunet.sam import checkpoints
 from samunet.sam.build import backbone_named, build_sam
-from samunet.sam.checkpoints import CHECKPOINTS, checkpoint_named, file_sha256, find_weights, record_sha256, recorded_sha256, trusted_sha256
+from samunet.sam.checkpoints import CHECKPOINTS, checkpoint_named, find_weights, record_sha256, recorded_sha256, trusted_sha256
 from samunet.sam.download import download
 
 NANO = backbone_named("vit_nano")

@@ -10,12 +10,11 @@ from samples import planned_with_weights
 
 from samunet import pipeline
 from samunet.checkpoint import load_checkpoint
-from samunet.core.codec import write_json
+from samunet.core.codec import file_sha256, write_json
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError
 from samunet.inference.predictor import Predictor
 from samunet.sam.build import backbone_named, build_sam
-from samunet.sam.checkpoints import file_sha256
 from samunet.training.config import TrainingConfig
 
 SHORT = {"epochs": 1, "iterations": 1, "batch_size": 2, "workers": 0, "precision": "fp32"}
@@ -106,7 +105,7 @@ def test_plan_names_cannot_take_the_place_of_nnunets_files():
 def test_a_changed_file_makes_the_fingerprint_anew(setup, caplog):
     workspace, dataset, *_ = setup
     with caplog.at_level("INFO", logger="samunet"):
-        pipeline.extract(workspace, dataset, threads=1, verify=False, clean=False, quiet=True)
+        pipeline.extract(workspace, dataset, threads=1, clean=False, quiet=True)
         assert "Using the fingerprint" in caplog.text
         image = dataset.cases[0].images[0]
         kept = image.read_bytes()
@@ -115,12 +114,12 @@ def test_a_changed_file_makes_the_fingerprint_anew(setup, caplog):
             image_label = dataset.cases[0].label
             label_kept = image_label.read_bytes()
             image_label.write_bytes(dataset.cases[1].label.read_bytes())
-            pipeline.extract(workspace, dataset, threads=1, verify=False, clean=False, quiet=True)
+            pipeline.extract(workspace, dataset, threads=1, clean=False, quiet=True)
             assert "The dataset has changed" in caplog.text
         finally:
             image.write_bytes(kept)
             image_label.write_bytes(label_kept)
-            pipeline.extract(workspace, dataset, threads=1, verify=False, clean=True, quiet=True)
+            pipeline.extract(workspace, dataset, threads=1, clean=True, quiet=True)
 
 
 def test_splits_of_the_raw_folder_are_followed(setup, tmp_path):

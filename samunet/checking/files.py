@@ -1,0 +1,85 @@
+"""Which files a raw dataset has, without opening an image: what belongs to which case, and what belongs to none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samunet.checking.findings import Finding, relative
+from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, training_cases
+from samunet.errors import DatasetError
+
+SIDECAR = ".json"  # of TIFF stacks
+TIFF = (".tif", ".tiff")
+
+
+def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Finding]]:
+    """List the cases that can be opened, and everything that is wrong with names and numbers of files.
+
+    Args:
+        folder: DatasetXXX_Name in the raw folder.
+    """
+    if "dataset" in spec.raw:  # dataset.json names the files itself
+        try:
+            cases = list(training_cases(folder, spec))
+        except DatasetError as error:
+            return [], [Finding(case="", file="dataset.json", code="missing-file", message=str(error))]
+        return cases, _count(spec, cases)
+    findings = [
+        Finding(case="", file=name, code="missing-folder", message=f"Folder {name} does not exist.")
+        for name in ("imagesTr", "labelsTr")
+        if not (folder / name).is_dir()
+    ]
+    if findings:
+        return [], findings
+    images = _images(folder, spec, findings)
+    labels = {path.name.removesuffix(spec.file_ending): path for path in _files(folder / "labelsTr", spec, findings)}
+    cases = []
+    for name, files in sorted(images.items()):
+        if name not in labels:
+            message = f"Case '{name}' has images, but labelsTr holds no {name}{spec.file_ending}."
+            findings.append(Finding(case=name, file="", code="missing-label", message=message))
+        cases.append(Case(identifier=name, images=files, label=labels.pop(name, None)))
+    for name, label in labels.items():
+        message = f"labelsTr holds {label.name}, but imagesTr has no image of case '{name}'."
+        findings.append(Finding(case=name, file=relative(label, folder), code="missing-image", message=message))
+    if not cases:
+        message = f"imagesTr holds no file named <case>_0000{spec.file_ending}; file_ending in dataset.json may be wrong."
+        findings.append(Finding(case="", file="imagesTr", code="missing-file", message=message))
+    return cases, findings + _count(spec, cases)
+
+
+def _images(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> dict[str, tuple[Path, ...]]:
+    grouped: dict[str, dict[int, Path]] = {}
+    for path in _files(folder / "imagesTr", spec, findings):
+        match = CHANNEL_FILE.fullmatch(path.name.removesuffix(spec.file_ending))
+        if match is None:
+            message = f"{path.name} is not named <case>_<4-digit channel>{spec.file_ending}, for example case1_0000{spec.file_ending}."
+            findings.append(Finding(case="", file=relative(path, folder), code="file-name", message=message))
+        else:
+            grouped.setdefault(match["case"], {})[int(match["channel"])] = path
+    for name, files in grouped.items():
+        if sorted(files) != list(range(len(files))):
+            message = f"Case '{name}' has the channels {sorted(files)}; they must count up from 0 without a gap."
+            findings.append(Finding(case=name, file="", code="channel-gap", message=message))
+    return {name: tuple(files[channel] for channel in sorted(files)) for name, files in grouped.items()}
+
+
+def _files(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> list[Path]:
+    """Files with the dataset's ending; others are stray, but for what belongs to a TIFF stack."""
+    kept = []
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith(spec.file_ending) and not path.name.startswith("."):
+            kept.append(path)
+        elif not (spec.file_ending in TIFF and path.suffix == SIDECAR):
+            what = "folder" if path.is_dir() else "hidden file" if path.name.startswith(".") else f"file that does not end in {spec.file_ending}"
+            message = f"{folder.name} holds the {what} {path.name}."
+            findings.append(Finding(case="", file=f"{folder.name}/{path.name}", code="stray-file", message=message))
+    return kept
+
+
+def _count(spec: DatasetSpec, cases: list[Case]) -> list[Finding]:
+    if "numTraining" in spec.raw and spec.num_training == len(cases):
+        return []
+    said = f"numTraining is {spec.num_training}" if "numTraining" in spec.raw else "numTraining is missing"
+    message = f"{said}; {len(cases)} training cases were found."
+    return [Finding(case="", file="dataset.json", code="number-of-cases", message=message)]

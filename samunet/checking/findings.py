@@ -1,0 +1,86 @@
+"""What can be wrong with a dataset: one entry a kind, with its severity and the way out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from samunet.errors import DatasetError
+
+ERROR, WARNING = "error", "warning"
+COPY = "Copy the file again from its source, or export it again."
+REGRID = "Resample the one onto the other, or correct the header that is wrong."
+KINDS: dict[str, tuple[str, str]] = {
+    "dataset-json": (ERROR, "Correct dataset.json as nnU-Net's dataset format describes."),
+    "number-of-cases": (ERROR, "Set numTraining in dataset.json to the number of cases."),
+    "missing-folder": (ERROR, "Keep training images in imagesTr and their labels in labelsTr."),
+    "missing-file": (ERROR, "Put the file back, or remove its case."),
+    "missing-label": (ERROR, "Add the label file, or remove the case's images."),
+    "missing-image": (WARNING, "Add the images, or remove the label file; it is not used."),
+    "file-name": (ERROR, "Rename the file to <case>_<4-digit channel><ending>."),
+    "stray-file": (WARNING, "Move the file elsewhere; it is not used."),
+    "channel-gap": (ERROR, "Add the missing channel file, or renumber the files from 0000 without a gap."),
+    "channel-count": (ERROR, "Add the missing files, or correct channel_names in dataset.json."),
+    "channel-order": (WARNING, "Compare the channels of this case with others; rename its files if two have changed places."),
+    "duplicate-image": (WARNING, "Keep one of the two; a case in training and validation makes scores too good."),
+    "mixed-dimensions": (ERROR, "Keep 2D and 3D images in two datasets."),
+    "truncated": (ERROR, COPY),
+    "corrupted": (ERROR, COPY),
+    "checksum": (ERROR, COPY),
+    "not-gzip": (ERROR, "Rename the file to .nii, or compress it."),
+    "header": (ERROR, "Export the file again, or write its header anew."),
+    "unreadable": (ERROR, COPY),
+    "number-type": (ERROR, "Save real numbers; magnitude and phase as two channels."),
+    "not-finite": (ERROR, "Replace NaN and infinite values, for example by the smallest value of the image."),
+    "constant-image": (ERROR, "Export the image again, or remove its case; every voxel has one value."),
+    "axes-singular": (ERROR, "Write the header anew; two of the file's axes coincide."),
+    "axes-sheared": (WARNING, "Resample the image onto orthogonal axes; readers turn the axes to the nearest orthogonal ones."),
+    "qform-sform": (WARNING, "Make both affines of the NIfTI header equal; programs differ in which one they take."),
+    "shape": (ERROR, REGRID),
+    "spacing": (ERROR, REGRID),
+    "position": (ERROR, REGRID),
+    "channel-position": (WARNING, "Correct the headers if the channels are aligned, else register them; the first channel's grid is used."),
+    "label-channels": (ERROR, "Save the label values as one grey channel."),
+    "label-fraction": (ERROR, "Make the label anew with nearest-neighbor interpolation."),
+    "label-values": (ERROR, "Correct the label file, or the labels in dataset.json."),
+    "no-foreground": (WARNING, "Check that the label belongs to this image; a case without any structure is allowed."),
+    "left-right": (WARNING, "Check the orientation of image and label, or which label is left."),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One fault."""
+
+    case: str
+    """Identifier, or an empty string where it is none of one case."""
+    file: str
+    """Relative to the dataset's folder, or an empty string."""
+    code: str
+    """A key of KINDS."""
+    message: str
+    """What was measured, in one or two sentences."""
+
+    @property
+    def severity(self) -> str:
+        return KINDS[self.code][0]
+
+    @property
+    def fix(self) -> str:
+        return KINDS[self.code][1]
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "severity": self.severity, "fix": self.fix}
+
+
+def finding_of(error: DatasetError, case: str, file: Path | None, root: Path) -> Finding:
+    """Turn what a reader refused into a finding."""
+    return Finding(case=case, file=relative(file, root), code=error.code, message=str(error))
+
+
+def relative(file: Path | None, root: Path) -> str:
+    """Return a file's name as findings give it."""
+    if file is None:
+        return ""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)

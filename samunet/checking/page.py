@@ -1,0 +1,63 @@
+"""The findings of a dataset as one HTML file, with pictures of the worst cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from samunet.checking.run import CheckReport, worst_cases
+from samunet.core.codec import write_text
+from samunet.core.dataset import Case
+from samunet.errors import SamunetError
+from samunet.evaluation.page import render
+from samunet.evaluation.picture import CasePicture, draw_case
+from samunet.evaluation.score import names_from_labels
+from samunet.imageio import ImageReader
+
+PICTURES = 6
+
+
+def write_page(path: Path, report: CheckReport) -> None:
+    """Write the page, whole or not at all; it needs no other file."""
+    pictures, unreadable = [], []
+    if report.spec is not None and report.reader is not None:
+        names = names_from_labels(report.spec.labels)
+        for case in worst_cases(report, PICTURES):
+            picture = _picture(case, report.reader, names)
+            if picture is None:
+                unreadable.append(case.identifier)
+            else:
+                pictures.append(picture)
+    bad = {finding.case for finding in report.findings}
+    html = render(
+        "checking",
+        "check.html.j2",
+        title=f"Check of {report.dataset}",
+        errors=len(report.errors),
+        warnings=len(report.findings) - len(report.errors),
+        num_cases=len(report.cases),
+        clean=sum(case.identifier not in bad for case in report.cases),
+        findings=report.findings,
+        pictures=pictures,
+        unreadable=unreadable,
+    )
+    write_text(path, html)
+
+
+def _picture(case: Case, reader: ImageReader, names: dict[str, str]) -> CasePicture | None:
+    """The first channel with the label on it, as far as both can be read and fit; None where the image cannot."""
+    try:
+        volume = reader.read_image(case.images[:1])
+    except SamunetError:
+        return None
+    overlays = {}
+    if case.label is not None:
+        try:
+            label, _ = reader.read_label(case.label)
+        except SamunetError:
+            pass
+        else:
+            if label.shape == volume.geometry.shape:
+                overlays["label"] = np.maximum(label, 0)
+    return draw_case(case.identifier, volume.array[0], overlays, volume.geometry.spacing, names)

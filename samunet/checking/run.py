@@ -1,0 +1,125 @@
+"""Check a raw dataset: one pass over all files, all findings at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samunet.checking.across import check_across
+from samunet.checking.case import CheckedCase, check_case
+from samunet.checking.files import list_cases
+from samunet.checking.findings import ERROR, Finding
+from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
+from samunet.errors import DatasetError, SamunetError
+from samunet.imageio import ImageReader, reader_for
+from samunet.progress import each
+
+SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """Everything that was found in one dataset."""
+
+    dataset: str
+    cases: tuple[Case, ...]
+    """Cases that could be listed, sorted by identifier."""
+    findings: tuple[Finding, ...]
+    """Of the dataset first, then case by case."""
+    spec: DatasetSpec | None
+    """None where dataset.json cannot be read."""
+    reader: ImageReader | None
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity == ERROR)
+
+    def of_case(self, identifier: str) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.case == identifier)
+
+    def lines(self) -> list[str]:
+        """One line a finding, and one for each case without any."""
+        own = [_line(finding) for finding in self.of_case("")]
+        listed = sorted({case.identifier for case in self.cases} | {finding.case for finding in self.findings if finding.case})
+        for name in listed:
+            own += [_line(finding) for finding in self.of_case(name)] or [f"ok       {name}"]
+        return own
+
+    def summary(self) -> str:
+        bad = {finding.case for finding in self.findings if finding.case}
+        warnings = len(self.findings) - len(self.errors)
+        clean = sum(case.identifier not in bad for case in self.cases)
+        return f"{self.dataset}: {len(self.cases)} cases, {clean} of them without findings; {len(self.errors)} error(s), {warnings} warning(s)."
+
+    def as_json(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "cases": len(self.cases), "findings": [finding.as_json() for finding in self.findings]}
+
+    def refuse_errors(self) -> None:
+        """Raise DatasetError with the first errors, one line each, if there are any."""
+        if self.errors:
+            more = f"\n... and {len(self.errors) - SHOWN} more (samunet_check_dataset lists all)" if len(self.errors) > SHOWN else ""
+            raise DatasetError(f"{self.dataset} has {len(self.errors)} error(s):\n" + "\n".join(map(_line, self.errors[:SHOWN])) + more)
+
+
+def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckReport:
+    """Check every file of a dataset's training cases.
+
+    Args:
+        folder: DatasetXXX_Name in the raw folder.
+        threads: cases read at a time.
+    """
+    try:
+        spec = read_dataset_json(folder / "dataset.json")
+    except SamunetError as error:
+        finding = Finding(case="", file="dataset.json", code="dataset-json", message=str(error))
+        return CheckReport(dataset=folder.name, cases=(), findings=(finding,), spec=None, reader=None)
+    cases, findings = list_cases(folder, spec)
+    reader = None
+    if cases:
+        try:
+            reader = _choose_reader(spec, cases)
+        except SamunetError as error:
+            findings.append(Finding(case="", file="dataset.json", code="dataset-json", message=str(error)))
+    if reader is not None:
+        opened = each(lambda case: _checked(case, spec, reader, folder), cases, threads=threads, title="Checking cases", quiet=quiet)
+        findings += [*(finding for case in opened for finding in case.findings), *check_across(opened)]
+    findings.sort(key=lambda finding: finding.case)
+    return CheckReport(dataset=folder.name, cases=tuple(cases), findings=tuple(findings), spec=spec, reader=reader)
+
+
+def _choose_reader(spec: DatasetSpec, cases: Sequence[Case]) -> ImageReader:
+    """Choose by the first image that some reader opens; where none opens, by the ending."""
+    for case in cases:
+        try:
+            return reader_for(spec.file_ending, spec.reader, case.images[0])
+        except DatasetError:
+            continue
+    return reader_for(spec.file_ending, spec.reader)
+
+
+def _checked(case: Case, spec: DatasetSpec, reader: ImageReader, folder: Path) -> CheckedCase:
+    """Check a case; whatever a damaged file makes a library raise is a finding too, and the other cases go on."""
+    try:
+        return check_case(case, spec, reader, folder)
+    except Exception as error:
+        message = f"The case cannot be read: {type(error).__name__}: {error}."
+        finding = Finding(case=case.identifier, file="", code="unreadable", message=message)
+        return CheckedCase(identifier=case.identifier, findings=(finding,))
+
+
+def _line(finding: Finding) -> str:
+    where = " ".join(part for part in (finding.case, finding.file) if part)
+    return f"{finding.severity:<8} {where}  {finding.code}: {finding.message}"
+
+
+def worst_cases(report: CheckReport, count: int) -> list[Case]:
+    """Return the cases with most errors, then most findings, that have any."""
+    weight = {case.identifier: _weight(report.of_case(case.identifier)) for case in report.cases}
+    bad = [case for case in report.cases if weight[case.identifier] > (0, 0)]
+    return sorted(bad, key=lambda case: weight[case.identifier], reverse=True)[:count]
+
+
+def _weight(findings: Sequence[Finding]) -> tuple[int, int]:
+    return sum(finding.severity == ERROR for finding in findings), len(findings)

@@ -1,0 +1,308 @@
+"""Every kind of fault is planted in a sound dataset and must be found, in the right case and nowhere else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from samunet.checking.findings import KINDS
+from samunet.checking.run import check_dataset
+from samunet.cli import check_dataset as command
+from samunet.errors import DatasetError
+from samunet.phantom import write_tiny_dataset
+
+IMAGE, LABEL = "imagesTr/tiny_001_0000.nii.gz", "labelsTr/tiny_001.nii.gz"
+
+
+def check(folder):
+    return check_dataset(folder, threads=2, quiet=True)
+
+
+def found(folder):
+    return {(finding.case, finding.code) for finding in check(folder).findings}
+
+
+def change(path, *, array=None, affine=None, header=None):
+    """Write a NIfTI file anew with some things changed by functions."""
+    image = nibabel.load(path)
+    values = np.asarray(image.dataobj).copy()
+    values = values if array is None else array(values)
+    new = nibabel.Nifti1Image(values, image.affine if affine is None else affine(image.affine.copy()))
+    if header is not None:
+        header(new)
+    nibabel.save(new, path)
+
+
+def describe(folder, **changes):
+    description = json.loads((folder / "dataset.json").read_text()) | changes
+    (folder / "dataset.json").write_text(json.dumps({key: value for key, value in description.items() if value is not None}))
+
+
+def put(value):
+    def function(array):
+        array[2, 3, 1] = value
+        return array
+
+    return function
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def break_checksum(path):
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 0xFF  # CRC and length end a gzip stream
+    path.write_bytes(content)
+
+
+def claim(*lengths):
+    """Write other axis lengths into a NIfTI header."""
+
+    def function(path):
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        content[40:56] = np.array([3, *lengths, 1][:8], "<i2").tobytes().ljust(16, b"\0")[:16]
+        path.write_bytes(gzip.compress(bytes(content)))
+
+    return function
+
+
+def shear(affine):
+    affine[:3, 1] += 0.2 * affine[:3, 0]
+    return affine
+
+
+def collapse(path):
+    """Let the second axis of a NIfTI header's sform equal the first, with no qform beside it."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[252:256] = np.array([0, 1], "<i2").tobytes()
+    rows = np.frombuffer(bytes(content[280:328]), "<f4").reshape(3, 4).copy()
+    rows[:, 1] = rows[:, 0]
+    content[280:328] = rows.tobytes()
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+def two_affines(image):
+    moved = image.affine.copy()
+    moved[0, 3] += 3
+    image.set_sform(image.affine, code=1)
+    image.set_qform(moved, code=1)
+
+
+def shifted(affine):
+    affine[:3, 3] += 5
+    return affine
+
+
+def turned(affine):
+    angle = np.radians(4)
+    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine[:3, :3] = rotation @ affine[:3, :3]
+    return affine
+
+
+def both(path, **changes):
+    change(path / IMAGE, **changes)
+    change(path / LABEL, **changes)
+
+
+FAULTS = {
+    "truncated": lambda root: (root / IMAGE).write_bytes((root / IMAGE).read_bytes()[:-400]),
+    "checksum": lambda root: break_checksum(root / IMAGE),
+    "not-gzip": lambda root: (root / IMAGE).write_bytes(gzip.decompress((root / IMAGE).read_bytes())),
+    "header": lambda root: claim(-1, 2, 2)(root / IMAGE),
+    "not-finite": lambda root: change(root / IMAGE, array=put(np.inf)),
+    "constant-image": lambda root: change(root / IMAGE, array=np.zeros_like),
+    "label-values": lambda root: change(root / LABEL, array=put(9)),
+    "label-fraction": lambda root: change(root / LABEL, array=lambda array: put(0.5)(array.astype(np.float32))),
+    "no-foreground": lambda root: change(root / LABEL, array=np.zeros_like),
+    "shape": lambda root: change(root / LABEL, array=lambda array: array[:-1]),
+    "spacing": lambda root: change(root / LABEL, affine=lambda affine: affine @ np.diag([1.1, 1, 1, 1])),
+    "position": lambda root: change(root / LABEL, affine=shifted),
+    "axes-sheared": lambda root: both(root, affine=shear),
+    "axes-singular": lambda root: collapse(root / IMAGE),
+    "qform-sform": lambda root: change(root / IMAGE, header=two_affines),
+    "missing-label": lambda root: (root / LABEL).unlink(),
+    "missing-image": lambda root: (root / IMAGE).unlink(),
+    "channel-gap": lambda root: shutil.copy(root / IMAGE, (root / IMAGE).with_name("tiny_001_0002.nii.gz")),
+    "duplicate-image": lambda root: shutil.copy(root / "imagesTr/tiny_000_0000.nii.gz", root / IMAGE),
+    "label-channels": lambda root: change(root / LABEL, array=lambda array: np.stack([array, array], axis=-1)),
+}
+BESIDES = {
+    "channel-gap": {"channel-count", "duplicate-image"},
+    "missing-image": {"number-of-cases"},
+    "duplicate-image": {"shape", "spacing", "position"},
+}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_tiny_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_a_planted_fault_is_found_in_its_case(dataset, code):
+    FAULTS[code](dataset)
+    findings = found(dataset)
+    assert ("tiny_001", code) in findings
+    assert {other for _, other in findings} <= {code} | BESIDES.get(code, set())
+    assert {case for case, _ in findings} <= {"tiny_001", ""}
+
+
+def test_a_flipped_bit_is_found_whatever_it_hits(dataset):
+    original = (dataset / IMAGE).read_bytes()
+    for place in np.linspace(len(original) * 0.2, len(original) - 20, 12).astype(int):
+        content = bytearray(original)
+        content[place] ^= 0x10
+        (dataset / IMAGE).write_bytes(content)
+        assert found(dataset) & {("tiny_001", code) for code in ("checksum", "corrupted", "truncated")}, place
+
+
+def test_a_header_that_claims_more_than_there_is_costs_no_memory(dataset):
+    claim(3000, 3000, 1000)(dataset / IMAGE)
+    report = check(dataset)
+    assert [finding.code for finding in report.findings] == ["truncated"] and "promises" in report.findings[0].message
+
+
+def test_turned_axes_and_moved_origins_are_measured(dataset):
+    change(dataset / LABEL, affine=lambda affine: turned(shifted(affine)))
+    (finding,) = check(dataset).findings
+    assert finding.code == "position" and "origin 8.66 mm and axes 4 degrees apart" in finding.message
+
+
+def test_channels_of_one_case_are_compared(tmp_path):
+    folder = write_tiny_dataset(tmp_path, channels=2)
+    change(folder / "imagesTr/tiny_002_0001.nii.gz", affine=shifted)
+    change(folder / "imagesTr/tiny_003_0001.nii.gz", array=lambda array: array[:, :-1])
+    (folder / "imagesTr/tiny_001_0001.nii.gz").unlink()
+    assert found(folder) == {("tiny_001", "channel-count"), ("tiny_002", "channel-position"), ("tiny_003", "shape")}
+
+
+def test_channels_that_changed_places_are_noticed(tmp_path):
+    folder = write_tiny_dataset(tmp_path, channels=2, cases=7)
+    for path in (folder / "imagesTr").glob("*_0001.nii.gz"):
+        change(path, array=lambda array: 40 + 10 * array)
+    assert found(folder) == set()
+    first, second = (folder / f"imagesTr/tiny_004_000{channel}.nii.gz" for channel in (0, 1))
+    spare = first.with_name("spare")
+    first.rename(spare), second.rename(first), spare.rename(second)
+    (finding,) = check(folder).findings
+    assert (finding.case, finding.code) == ("tiny_004", "channel-order") and "0000 looks like 0001" in finding.message
+
+
+def test_left_and_right_must_lie_where_the_orientation_says(tmp_path):
+    folder = write_tiny_dataset(tmp_path, labels={"background": 0, "kidney_left": 1, "kidney_right": 2})
+
+    def sided(path, left, right):
+        grows_rightward = nibabel.load(path).affine[0, 0] > 0  # nibabel's x grows to the patient's right
+
+        def function(array):
+            array[:] = 0
+            low, high = (left, right) if grows_rightward else (right, left)
+            array[2, 5:9], array[-3, 5:9] = low, high
+            return array
+
+        change(path, array=function)
+
+    for path in (folder / "labelsTr").iterdir():
+        sided(path, *((2, 1) if path.name == "tiny_001.nii.gz" else (1, 2)))
+    (finding,) = check(folder).findings
+    assert (finding.case, finding.code) == ("tiny_001", "left-right") and "'kidney_left' lies" in finding.message
+
+
+def test_two_dimensions_among_three_are_named(dataset):
+    for path in (dataset / IMAGE, dataset / LABEL):
+        change(path, array=lambda array: array[:, :, 2])
+    assert ("tiny_001", "mixed-dimensions") in found(dataset)
+
+
+def test_names_folders_and_counts(dataset):
+    (dataset / "imagesTr/notes.txt").write_text("x")
+    (dataset / "imagesTr/._tiny_000_0000.nii.gz").write_bytes(b"x")
+    shutil.copy(dataset / IMAGE, dataset / "imagesTr/tiny_001.nii.gz")
+    describe(dataset, numTraining=9)
+    findings = check(dataset).findings
+    assert [(finding.code, finding.file) for finding in findings] == [
+        ("stray-file", "imagesTr/._tiny_000_0000.nii.gz"),
+        ("stray-file", "imagesTr/notes.txt"),
+        ("file-name", "imagesTr/tiny_001.nii.gz"),
+        ("number-of-cases", "dataset.json"),
+    ]
+    describe(dataset, numTraining=None)
+    assert "numTraining is missing; 4 training cases were found." in {finding.message for finding in check(dataset).findings}
+    shutil.rmtree(dataset / "labelsTr")
+    assert found(dataset) == {("", "missing-folder")}
+    (dataset / "dataset.json").write_text("{")
+    assert found(dataset) == {("", "dataset-json")}
+
+
+def test_files_that_dataset_json_names_are_checked_too(dataset):
+    listed = {f"case{index}": {"images": [f"imagesTr/tiny_00{index}_0000.nii.gz"], "label": f"labelsTr/tiny_00{index}.nii.gz"} for index in range(4)}
+    describe(dataset, dataset=listed)
+    assert found(dataset) == set()
+    change(dataset / LABEL, array=put(7))
+    assert found(dataset) == {("case1", "label-values")}
+    (dataset / LABEL).unlink()
+    assert found(dataset) == {("", "missing-file")}
+
+
+def test_a_sound_dataset_has_no_findings_in_any_form(tmp_path):
+    for index, options in enumerate(
+        (
+            {"channels": 2, "labels": {"background": 0, "a": 1, "ignore": 2}},
+            {"dimensions": 2, "size": (1, 32, 40), "channels": 3, "file_ending": ".png"},
+            {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2], "file_ending": ".mha"},
+        )
+    ):
+        folder = write_tiny_dataset(tmp_path, name=f"Dataset99{index}_Sound", **options)
+        assert found(folder) == set()
+
+
+def test_errors_are_refused_together_and_warnings_are_not(dataset):
+    for code in ("no-foreground", "qform-sform"):
+        FAULTS[code](dataset)
+    check(dataset).refuse_errors()
+    (dataset / "imagesTr/tiny_000_0000.nii.gz").write_bytes(b"")
+    FAULTS["label-values"](dataset)
+    with pytest.raises(
+        DatasetError, match=r"has 2 error\(s\):\nerror .*tiny_000_0000.*\nerror .*tiny_001.nii.gz  label-values: Values 9 \(1 voxels\)"
+    ):
+        check(dataset).refuse_errors()
+
+
+def test_more_than_twenty_errors_are_counted(tmp_path):
+    folder = write_tiny_dataset(tmp_path, cases=23, size=(2, 16, 16))
+    for path in (folder / "imagesTr").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"has 23 error\(s\):(?s:.*)\n\.\.\. and 3 more"):
+        check(folder).refuse_errors()
+
+
+def test_the_command_writes_lines_json_and_a_page(dataset, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_raw", str(dataset.parent))
+    assert command.main(["-d", "999", "--no_pbar"]) == 0
+    assert "ok       tiny_000" in capsys.readouterr().out
+    FAULTS["truncated"](dataset)
+    change(dataset / "labelsTr/tiny_002.nii.gz", array=put(9))
+    out, page = tmp_path / "out.json", tmp_path / "out.html"
+    assert command.main(["-d", "999", "--no_pbar", "--json", str(out), "--html", str(page)]) == 2
+    text = capsys.readouterr().out
+    assert "error    tiny_001 imagesTr/tiny_001_0000.nii.gz  truncated: " in text and "ok       tiny_003" in text
+    assert "Dataset999_Tiny: 4 cases, 2 of them without findings; 2 error(s), 0 warning(s)." in text
+    findings = json.loads(out.read_text())["findings"]
+    assert [sorted(finding) for finding in findings] == [["case", "code", "file", "fix", "message", "severity"]] * 2
+    html = page.read_text()
+    assert html.count("<img") == 1 and "Without a picture, because the image cannot be read: tiny_001." in html and "http" not in html
+    assert command.main(["-d", "999", "998", "--json", str(out)]) == 2
+    assert "--json and --html hold one dataset; got 2" in capsys.readouterr().err
+
+
+def test_every_kind_has_a_way_out():
+    assert all(severity in ("error", "warning") and fix.endswith(".") for severity, fix in KINDS.values())
