@@ -105,15 +105,25 @@ def check(workspace: Workspace, wanted: str | int, *, threads: int, quiet: bool 
 def extract(workspace: Workspace, dataset: RawDataset, *, threads: int, clean: bool, quiet: bool = False) -> Fingerprint:
     """Measure a dataset and keep the result; an existing fingerprint of the very same files is used unless `clean`."""
     path = workspace.preprocessed / dataset.spec.name / FINGERPRINT_FILE
-    if path.is_file() and not clean:
-        known = decode(Fingerprint, read_json(path), path.name)
-        if describes(known, dataset.spec, dataset.cases, threads=threads, quiet=quiet):
-            logger.info("Using the fingerprint %s (--clean measures anew).", path)
-            return known
-        logger.info("The dataset has changed since %s was made; measuring anew.", path)
+    if path.is_file() and not clean and (known := _kept_fingerprint(path, dataset, threads=threads, quiet=quiet)) is not None:
+        return known
     fingerprint = extract_fingerprint(dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet)
     write_json(path, fingerprint)
     return fingerprint
+
+
+def _kept_fingerprint(path: Path, dataset: RawDataset, *, threads: int, quiet: bool) -> Fingerprint | None:
+    """Return a saved fingerprint if it has today's form and is of the very same files."""
+    try:
+        known = decode(Fingerprint, read_json(path), path.name)
+    except ConfigError as error:
+        logger.info("%s The dataset is measured anew.", error)
+        return None
+    if not describes(known, dataset.spec, dataset.cases, threads=threads, quiet=quiet):
+        logger.info("The dataset has changed since %s was made; measuring anew.", path)
+        return None
+    logger.info("Using the fingerprint %s (--clean measures anew).", path)
+    return known
 
 
 def plan(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, options: PlanOptions) -> Plan:

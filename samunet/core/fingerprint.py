@@ -30,6 +30,10 @@ class CaseFingerprint:
     """Voxels of the file."""
     shape_after_crop: Shape
     """Voxels after cropping to nonzero."""
+    orientation: str
+    """See Geometry.orientation; of the file's axes."""
+    foreground_slices: int
+    """Slices across the axis of largest spacing that hold foreground."""
     labels_present: tuple[int, ...]
     """Foreground label values found, sorted."""
     sha256: dict[str, str]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -17,6 +18,7 @@ Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Vector3 = tuple[float, float, float]
 GRID_TOLERANCE_MM = 1e-2  # ours: a NIfTI header keeps single precision, so equal grids differ by about 1e-4 mm
+SIDES = (("R", "L"), ("A", "P"), ("I", "S"))  # where the world axes x, y, z come from, and where they grow to
 IDENTITY_DIRECTION: tuple[Vector3, Vector3, Vector3] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 
@@ -53,6 +55,13 @@ class Geometry:
     def corner_distance_mm(self, other: Geometry) -> float:
         """Return the largest distance in mm between equal corners of two grids of one shape."""
         return float(max(np.linalg.norm(a - b) for a, b in zip(self._corners(), other._corners(), strict=True)))
+
+    @property
+    def orientation(self) -> str:
+        """Letter of the side of the patient toward which each array axis (D, H, W) grows, e.g. "SPL"; of the nearest side where oblique."""
+        cosines = np.array(self.direction)
+        nearest = max(permutations(range(3)), key=lambda order: sum(abs(cosines[axis, world]) for axis, world in enumerate(order)))
+        return "".join(SIDES[world][int(cosines[axis, world] > 0)] for axis, world in enumerate(nearest))
 
     def _corners(self) -> list[np.ndarray]:
         steps = np.array(self.direction) * np.array(self.spacing)[:, None]

@@ -86,17 +86,19 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
     voxels, random = image[:, foreground], np.random.RandomState(SEED)
     counts = np.stack([_draw(random, voxels.shape[1], draws) for _ in voxels])
     drawn = counts.any(axis=0)
+    axis = 0 if volume.geometry.planar else int(np.argmax(spacing))
     diameters, extents = {}, {}
     for name, values in spec.labels.foreground:
         mask = np.isin(label, values)
         if mask.any():
-            axis = 0 if volume.geometry.planar else int(np.argmax(spacing))
             diameters[name], extents[name] = _sizes(mask, spacing, axis)
     return _Measured(
         fingerprint=CaseFingerprint(
             spacing=spacing,
             shape=volume.geometry.shape,
             shape_after_crop=shape3(image.shape[1:]),
+            orientation=volume.geometry.orientation,
+            foreground_slices=int(np.moveaxis(foreground, axis, 0).any(axis=(1, 2)).sum()),
             labels_present=tuple(int(value) for value in np.unique(label[foreground])),
             sha256=_hashes(case),
         ),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from nibabel.orientations import aff2axcodes
 
 from samunet.core.geometry import Geometry, shape3, triple
 from samunet.core.history import SpatialHistory
@@ -81,3 +84,15 @@ def test_a_history_knows_its_transposed_shape_and_the_way_back():
     assert history.transposed_shape == (5, 3, 4) == array.transpose(history.transpose).shape
     assert array.transpose(history.transpose).transpose(history.transpose_back).shape == (3, 4, 5)
     assert history.transpose_back == (1, 2, 0)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)))
+def test_an_orientation_is_that_of_nibabel_also_when_oblique(order, signs):
+    angle = np.radians(20)
+    tilt = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    for turn in (np.eye(3), tilt):
+        axes = (turn @ (np.eye(3)[list(order)] * np.array(signs)[:, None]).T).T  # LPS unit vector of each array axis
+        affine = np.eye(4)
+        affine[:3, :3] = np.diag([-1, -1, 1]) @ axes.T  # nibabel's world is RAS
+        assert grid(direction=tuple(map(tuple, axes))).orientation == "".join(aff2axcodes(affine))

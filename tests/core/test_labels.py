@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samunet.core.labels import Labels, parse_labels
+from samunet.core.labels import Labels, left_right_pairs, parse_labels
 from samunet.errors import DatasetError
 
 BRATS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
@@ -77,3 +77,26 @@ def test_labels_that_contradict_nnunets_rules_are_refused_in_one_sentence(raw, o
 
 def test_an_order_without_regions_is_not_needed_and_not_used():
     assert parse_labels({"background": 0, "liver": 1}, [1]) == Labels(values=(("background", (0,)), ("liver", (1,))))
+
+
+def test_left_and_right_are_read_from_names():
+    names = [
+        "Left Lung",
+        "Right Lung",
+        "kidney_l",
+        "kidney_r",
+        "lh-amygdala",
+        "rh-amygdala",
+        "LeftEye",
+        "RightEye",
+        "heart",
+        "left atrium",
+        "leftover",
+    ]
+    pairs = left_right_pairs(parse_labels({"background": 0} | {name: value for value, name in enumerate(names, 1)}))
+    assert [(left[0], right[0]) for left, right in pairs] == [
+        ("Left Lung", "Right Lung"),
+        ("kidney_l", "kidney_r"),
+        ("lh-amygdala", "rh-amygdala"),
+        ("LeftEye", "RightEye"),
+    ]

@@ -65,6 +65,7 @@ def test_shapes_spacings_crop_and_class_sizes_are_those_worked_out_by_hand(tmp_p
     first, second = found.cases["c0"], found.cases["c1"]
     assert found.dataset == "Dataset001_Drawn" and not found.planar
     assert first.spacing == (4.0, 1.0, 2.0) and first.shape == (6, 10, 12) and first.shape_after_crop == (4, 6, 8)
+    assert (first.orientation, first.foreground_slices, second.foreground_slices) == ("SPL", 3, 0)
     assert first.labels_present == (1, 2) and second.labels_present == () and second.shape_after_crop == (4, 5, 5)
     assert found.median_relative_size_after_crop == pytest.approx((4 * 6 * 8 / (6 * 10 * 12) + 1) / 2)
     square, dot = found.classes

@@ -24,9 +24,17 @@ STATISTICS = IntensityStatistics(mean=1.0, median=1.0, std=1.0, minimum=0.0, max
 GIB_A_VOXEL = 1e-6
 
 
-def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_mm=20.0) -> Fingerprint:
+def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_mm=20.0, orientation="SPL") -> Fingerprint:
     cases = {
-        f"c{i}": CaseFingerprint(spacing=tuple(spacing), shape=tuple(shape), shape_after_crop=tuple(shape), labels_present=(1,), sha256={})
+        f"c{i}": CaseFingerprint(
+            spacing=tuple(spacing),
+            shape=tuple(shape),
+            shape_after_crop=tuple(shape),
+            orientation=orientation,
+            foreground_slices=1,
+            labels_present=(1,),
+            sha256={},
+        )
         for i, (spacing, shape) in enumerate(zip(spacings, shapes, strict=True))
     }
     size = ClassSize(name="a", cases=len(cases), in_plane_mm=(diameter_mm / 2, diameter_mm, diameter_mm * 2), extent_mm=(5.0, 10.0, 20.0))
@@ -41,8 +49,8 @@ def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_m
     )
 
 
-def dataset(*channels: str) -> DatasetSpec:
-    labels = parse_labels({"background": 0, "a": 1, "b": 2})
+def dataset(*channels: str, names=("a", "b")) -> DatasetSpec:
+    labels = parse_labels({"background": 0} | {name: value for value, name in enumerate(names, 1)})
     return DatasetSpec(name="Dataset001_X", channels=channels or ("CT",), labels=labels, file_ending=".nii.gz", num_training=1, reader=None, raw={})
 
 
@@ -227,6 +235,7 @@ def test_every_decision_has_its_reason():
     assert set(found.reasons) == {
         "spacing",
         "slicing axis",
+        "mirroring",
         "normalization",
         "backbone",
         *(f"3d_adapter: {what}" for what in ("patch", "slab depth", "batch", "encoder grid")),
@@ -268,3 +277,16 @@ def test_a_method_published_with_few_slices_gets_them():
     plan = made(measured([(1, 1, 1)], [(64, 64, 64)]), preferred=lambda *_: few)
     assert plan.configuration("3d_adapter").patch_size[0] == 5 and plan.configuration("2d_adapter").patch_size[0] == 1
     assert "published with 5" in plan.reasons["3d_adapter: slab depth"]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "spacing", "expected"), [("SPL", (3.0, 1.0, 1.0), (0, 1)), ("LSA", (1.0, 1.0, 3.0), (0, 2)), ("RAI", (4.0, 1.0, 1.0), (1, 2))]
+)
+def test_labels_for_left_and_right_keep_the_axis_between_them_from_being_flipped(orientation, spacing, expected):
+    fingerprint = measured([spacing] * 3, [(30, 60, 60)] * 3, orientation=orientation)
+    made = plan(fingerprint, dataset(names=("kidney_left", "kidney_right")), target(), methods())
+    full, plane = made.configurations["3d_adapter"].mirror_axes, made.configurations["2d_adapter"].mirror_axes
+    assert full == expected and plane == tuple(axis for axis in expected if axis > 0)
+    assert "'kidney_left' would become 'kidney_right'" in made.reasons["mirroring"]
+    free = plan(fingerprint, dataset(names=("kidney", "liver")), target(), methods())
+    assert free.configurations["3d_adapter"].mirror_axes == (0, 1, 2) and "every axis" in free.reasons["mirroring"]

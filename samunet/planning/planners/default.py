@@ -14,6 +14,7 @@ from samunet.core.dataset import DatasetSpec
 from samunet.core.fingerprint import Fingerprint
 from samunet.core.geometry import Shape, Triple, shape3, triple
 from samunet.core.history import Axes
+from samunet.core.labels import left_right_pairs
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Preference, Topology
 from samunet.errors import PlanningError
 from samunet.ops.normalize import scheme_for
@@ -70,8 +71,9 @@ def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods
     transpose = _transpose(file_spacing, fingerprint.planar, reasons)
     spacing = triple([file_spacing[axis] for axis in transpose])
     median_shape = _median_shape(fingerprint, file_spacing, transpose)
+    mirrored = _mirrored_axes(fingerprint, dataset, transpose, reasons)
     configurations = {
-        name: _configure(name, method, fingerprint, spacing, median_shape, target, reasons)
+        name: _configure(name, method, fingerprint, spacing, median_shape, target, mirrored, reasons)
         for name, method in methods.items()
         if not (fingerprint.planar and method.dimensions == 3)
     }
@@ -125,8 +127,27 @@ def _median_shape(fingerprint: Fingerprint, spacing: Triple, transpose: Axes) ->
     return triple(np.median(shapes, axis=0)[list(transpose)].tolist())
 
 
+def _mirrored_axes(fingerprint: Fingerprint, dataset: DatasetSpec, transpose: Axes, reasons: dict[str, str]) -> tuple[int, ...]:
+    """Return the axes after the transpose along which a flipped image is as good as the image itself."""
+    pairs = left_right_pairs(dataset.labels)
+    if not pairs:
+        reasons["mirroring"] = "along every axis; no two labels differ only in their side"
+        return (0, 1, 2)
+    sided = {axis for axis in range(3) for case in fingerprint.cases.values() if case.orientation[transpose[axis]] in "LR"}
+    (left, _), (right, _) = pairs[0]
+    reasons["mirroring"] = f"not along {', '.join('DHW'[axis] for axis in sorted(sided))}, from left to right: '{left}' would become '{right}'"
+    return tuple(axis for axis in range(3) if axis not in sided)
+
+
 def _configure(
-    name: str, method: Method, fingerprint: Fingerprint, spacing: Triple, median_shape: Triple, target: Target, reasons: dict[str, str]
+    name: str,
+    method: Method,
+    fingerprint: Fingerprint,
+    spacing: Triple,
+    median_shape: Triple,
+    target: Target,
+    mirrored: tuple[int, ...],
+    reasons: dict[str, str],
 ) -> Configuration:
     smallest = _smallest_class(fingerprint, spacing)
     topology, patch, preference = _largest_patch(method, spacing, median_shape, smallest, target)
@@ -163,7 +184,7 @@ def _configure(
         weights_sha256=target.weights_sha256,
         encoder_scale=scale,
         topology=topology,
-        mirror_axes=(0, 1, 2) if method.dimensions == 3 else (1, 2),
+        mirror_axes=tuple(axis for axis in mirrored if axis >= 3 - method.dimensions),
         variant_options={},
     )
 
