@@ -3,7 +3,8 @@
     python benchmarks/study.py sam_unet_ranking            # the rows of STUDIES below, two single-thread jobs side by side
 
 Each row is one training: an entry of the plan with some keys replaced, the same split and seed, and a schedule that ends
-at the budget (short epochs are timed first). A row may be nnU-Net instead (extra "nnunet"), with the same split, batch size, memory
+at the budget. Minutes are CPU time of the training process, which has one thread, so that what else the machine does changes little;
+short trainings are timed first and tell how many steps fit. A row may be nnU-Net instead (extra "nnunet"), with the same split, batch size, memory
 target and target spacing. Validation cases are predicted whole, without mirroring, and scored. A row whose key
 (dataset, fold, plan entry, code, budget, seed) is already in benchmarks/results/study_<name>.json is not run again, and every row is
 written when it ends, so a study can be interrupted. Reads nnUNet_raw; the rest goes to the work folder.
@@ -15,7 +16,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,6 +37,7 @@ from samunet.core.plan import save_plan
 from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.evaluation.score import names_from_labels, score_case, targets_from_labels
 from samunet.evaluation.summary import summarize, target_key
+from samunet.hardware import keep_freed_memory
 from samunet.inference.files import predict_cases
 from samunet.inference.predictor import PredictionOptions, Predictor
 from samunet.planning.splits import split_for_fold
@@ -44,8 +45,8 @@ from samunet.training.config import TrainingConfig
 
 RESULTS = Path(__file__).parent / "results"
 TRAINED_BY = ("core", "data", "inference", "models", "ops", "planning", "preprocessing", "sam", "training", "variants", "network.py", "storage.py")
-SHORT = {"epochs": 3, "iterations": 10}
-ITERATIONS = 50  # an epoch
+SHORT = ({"epochs": 1, "iterations": 10}, {"epochs": 4, "iterations": 10})  # the second less the first: without start and end
+EPOCHS = 10
 NNUNET = "nnU-Net as shipped"
 
 
@@ -103,6 +104,7 @@ def main() -> None:
     work = arguments.work or Path(tempfile.mkdtemp(prefix="samunet-study-"))
     rows = STUDIES[arguments.study]
     if arguments.row is not None:
+        keep_freed_memory()  # as the commands do; here for nnU-Net too
         row = rows[arguments.row]
         print(json.dumps(run(row, work)))
         return
@@ -123,7 +125,7 @@ def main() -> None:
         with lock:
             known[:] = [old for old in known if old["row"]["name"] != row.name or old["row"]["dataset"] != row.dataset] + [result]
             write_json(target, {"machine": {"cpu": processor_name(), "threads_a_job": 1, "jobs": arguments.jobs}, "code": code, "rows": known})
-        print(f"{row.name}: Dice {result['dice']:.4f} after {result['minutes']:.2f} min, {result['steps']} steps", flush=True)
+        print(f"{row.name}: Dice {result['dice']:.4f} after {result['cpu_minutes']:.2f} min of CPU time, {result['steps']} steps", flush=True)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(finish, rows))
@@ -212,30 +214,25 @@ def train_and_predict(row: Row, work: Path, shared: Workspace, dataset: pipeline
     workspace = replace(shared, results_folder=work / own)
     options = pipeline.TrainOptions(configuration=row.configuration, fold=row.fold, plans_name=own, device="cpu", validate=False)
     settings = {"seed": row.seed, "workers": 0, **row.training}
-    fold = pipeline.train(workspace, dataset.spec.name, TrainingConfig(**SHORT, **settings), options)
-    seconds_a_step = min(epoch_seconds(fold)[1:]) / SHORT["iterations"]
-    epochs = max(1, round(60 * row.minutes / (seconds_a_step * ITERATIONS)))
-    shutil.rmtree(fold)
-    config = TrainingConfig(epochs=epochs, iterations=ITERATIONS, **settings)
-    before = time.process_time()
-    fold = pipeline.train(workspace, dataset.spec.name, config, options)
-    used = time.process_time() - before
+
+    def train(config: TrainingConfig) -> tuple[Path, float]:
+        before = time.process_time()
+        return pipeline.train(workspace, dataset.spec.name, config, options), time.process_time() - before
+
+    configs = [TrainingConfig(**short, **settings) for short in SHORT]
+    seconds = [train(config)[1] for config in configs]
+    seconds_a_step = (seconds[1] - seconds[0]) / (configs[1].steps - configs[0].steps)
+    config = TrainingConfig(epochs=EPOCHS, iterations=max(1, round(60 * row.minutes / seconds_a_step / EPOCHS)), **settings)
+    fold, used = train(config)
     predictor = Predictor.from_folder(fold.parent, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True))
     if failures := predict_cases(predictor, cases, predictions, quiet=True):
         raise RuntimeError(str(failures))
     return {
-        "minutes": round(sum(epoch_seconds(fold)) / 60, 3),
-        "cpu_seconds": round(used, 1),
+        "cpu_minutes": round(used / 60, 2),
         "seconds_a_step": round(seconds_a_step, 4),
         "steps": config.steps,
         "configuration": encode(entry),
     }
-
-
-def epoch_seconds(fold: Path) -> list[float]:
-    """Seconds of each epoch, with its validation, from the training's log."""
-    lines = (fold / "training_log.txt").read_text().splitlines()
-    return [float(line.split(" s, ")[0].rsplit(" ", 1)[1]) for line in lines if line.startswith("epoch ")]
 
 
 if __name__ == "__main__":

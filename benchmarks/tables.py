@@ -69,7 +69,7 @@ def study_page(studies: list[dict]) -> str:
     machine = studies[0]["machine"]
     sections = [
         "# Which parts of sam_unet help",
-        "Every row is the default model with one thing changed, trained for equal minutes from the same seed on the same split, without",
+        "Every row is the default model with one thing changed, trained for equal CPU minutes from the same seed on the same split, without",
         "pretrained weights. Whole validation cases, no test-time flips. The interval is that of the mean difference from the default over",
         "cases (95 %, paired t); it says nothing about other seeds. Made by `benchmarks/study.py`; this page is written by `benchmarks/tables.py`.",
         f"{machine['cpu']}, {machine['jobs']} trainings side by side with {machine['threads_a_job']} thread each.",
@@ -80,10 +80,10 @@ def study_page(studies: list[dict]) -> str:
     for (dataset, minutes), rows in groups.items():
         default = next(result for result in rows if result["row"]["name"] == "default")
         sections.append(f"\n## Dataset{dataset:03d}, {minutes:g} minutes\n")
-        sections.append("| row | minutes | steps | Dice | minus default | CPU seconds |\n|---|---|---|---|---|---|")
+        sections.append("| row | CPU minutes | steps | Dice | minus default |\n|---|---|---|---|---|")
         for result in sorted(rows, key=lambda result: -result["dice"]):
-            figures = f"{result['minutes']:.1f} | {result['steps']} | {result['dice']:.4f}"
-            sections.append(f"| {result['row']['name']} | {figures} | {_difference(result, default)} | {result['cpu_seconds']:.0f} |")
+            figures = f"{result['cpu_minutes']:.1f} | {result['steps']} | {result['dice']:.4f}"
+            sections.append(f"| {result['row']['name']} | {figures} | {_difference(result, default)} |")
     return "\n".join(sections) + "\n"
 
 
