@@ -47,10 +47,10 @@ def test_every_option_is_documented():
     import io
 
     text = (ROOT / "documentation" / "reference" / "commands.md").read_text()
-    for name in re.findall(r"^samunet_(\w+) = ", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE):
+    for name, module in re.findall(r'^samunet_(\w+) = "([\w.]+):main"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE):
         output = io.StringIO()
         with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
-            importlib.import_module(f"samunet.cli.{name}").main(["--help"])
+            importlib.import_module(module).main(["--help"])
         options = set(re.findall(r"(?<![\w-])(--?[a-z]\w*)", output.getvalue().split("options:")[1]))
         missing = sorted(option for option in options - {"-h", "--help", "--version"} if f"`{option}" not in text)
         assert not missing, f"samunet_{name}: {missing}"

@@ -19,7 +19,7 @@ ROWS = (
     ("core",),
     ("progress",),
     ("imageio", "ops", "sam", "hardware", "storage"),
-    ("planning", "preprocessing", "models", "data", "evaluation", "phantom"),
+    ("planning", "preprocessing", "models", "data", "evaluation", "phantom", "importing"),
     ("variants", "checking"),
     ("checkpoint",),
     ("network",),

@@ -1,0 +1,77 @@
+"""samunet_import: bring images and labels of other layouts into nnUNet_raw."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samunet.cli.common import make_parser, run
+
+if TYPE_CHECKING:
+    from samunet.importing.dataset import FoundCase
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = make_parser(
+        "samunet_import",
+        "Copy images and labels into nnUNet_raw under nnU-Net's names. What is copied stays as it is.",
+        "Next: samunet_check_dataset -d DATASET",
+    )
+    layouts = parser.add_subparsers(dest="layout", required=True, metavar="LAYOUT")
+    folders = layouts.add_parser("folders", help="one folder of images a channel and one of labels, matched by file name")
+    folders.add_argument("-i", type=Path, nargs="+", required=True, metavar="FOLDER", help="images, one folder a channel in their order")
+    folders.add_argument("-l", type=Path, required=True, metavar="FOLDER", help="labels; an image without one becomes a test case")
+    table = layouts.add_parser("csv", help="a table with the columns case, image (or image_0, image_1, ...) and label")
+    table.add_argument("-i", type=Path, required=True, metavar="FILE", help="the table; paths are relative to it")
+    datalist = layouts.add_parser("datalist", help="a MONAI datalist")
+    datalist.add_argument("-i", type=Path, required=True, metavar="FILE", help="the list")
+    datalist.add_argument("--root", type=Path, metavar="FOLDER", help="folder the files are relative to (default: the list's own)")
+    bids = layouts.add_parser("bids", help="a BIDS dataset with labels among its derivatives")
+    bids.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="the dataset")
+    bids.add_argument("--suffixes", nargs="+", required=True, metavar="SUFFIX", help="of one image a channel, e.g. T1w FLAIR")
+    bids.add_argument("--label_suffix", default="dseg", metavar="SUFFIX", help="of the labels (default: %(default)s)")
+    for layout in (folders, table, datalist, bids):
+        layout.add_argument("-d", required=True, metavar="NAME", help="name to give: DatasetXXX_Name")
+        layout.add_argument("--channels", nargs="+", required=True, metavar="NAME", help="in order; CT is normalized as CT, others as MR")
+        layout.add_argument("--labels", nargs="+", required=True, metavar="NAME=VALUE", help="structures, e.g. liver=1 tumor=2")
+        layout.add_argument("-np", type=int, default=min(8, os.cpu_count() or 1), metavar="N", help="cases copied at a time (default: %(default)s)")
+        layout.add_argument("--no_pbar", action="store_true", help="no progress bar")
+    return run(parser, _command, argv)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    from samunet.core.workspace import workspace_from_environment
+    from samunet.importing.dataset import write_dataset
+
+    raw, cases = workspace_from_environment().raw, _cases(arguments)
+    labels = _labels(arguments.labels)
+    folder = write_dataset(raw, arguments.d, cases, channels=arguments.channels, labels=labels, threads=arguments.np, quiet=arguments.no_pbar)
+    print(f"Wrote {len(cases)} cases, {sum(case.training for case in cases)} of them with a label, to {folder}")
+
+
+def _cases(arguments: argparse.Namespace) -> list[FoundCase]:
+    from samunet.importing import layouts
+
+    if arguments.layout == "folders":
+        return layouts.from_folders(arguments.i, arguments.l)
+    if arguments.layout == "csv":
+        return layouts.from_table(arguments.i)
+    if arguments.layout == "datalist":
+        return layouts.from_datalist(arguments.i, arguments.root)
+    return layouts.from_bids(arguments.i, arguments.suffixes, arguments.label_suffix)
+
+
+def _labels(pairs: Sequence[str]) -> dict[str, int]:
+    from samunet.errors import ConfigError
+
+    labels = {"background": 0}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if not name or not value.isdecimal():
+            raise ConfigError(f"--labels needs NAME=VALUE with a whole number, e.g. liver=1; got '{pair}'.")
+        labels[name] = int(value)
+    return labels

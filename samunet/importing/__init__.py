@@ -1,0 +1,1 @@
+"""Datasets of other layouts, brought into nnU-Net's raw folder."""

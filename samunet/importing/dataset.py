@@ -1,0 +1,148 @@
+"""Write a dataset of nnUNet_raw from cases that were found in another layout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+
+from samunet.core.codec import write_json
+from samunet.core.labels import parse_labels
+from samunet.errors import ConfigError, DatasetError
+from samunet.imageio import READERS
+from samunet.imageio.integrity import check_file, is_nifti
+from samunet.progress import each
+
+NAME = re.compile(r"Dataset\d{3,}_[A-Za-z0-9]+")
+IDENTIFIER = re.compile(r"[^A-Za-z0-9.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundCase:
+    """A case in its own layout."""
+
+    identifier: str
+    images: tuple[Path, ...]
+    """One file a channel, or one file with all channels."""
+    label: Path | None
+    """None for a case without reference, which becomes a test case."""
+    training: bool = True
+
+
+def write_dataset(
+    raw_folder: Path,
+    name: str,
+    cases: Sequence[FoundCase],
+    *,
+    channels: Sequence[str],
+    labels: Mapping[str, object],
+    threads: int,
+    quiet: bool = False,
+) -> Path:
+    """Copy cases into raw_folder/name under nnU-Net's names; NIfTI files of several channels become one file a channel.
+
+    The folder appears when all of it is written, and not before.
+
+    Args:
+        name: DatasetXXX_Name.
+        channels: names in order; they choose the normalization.
+        labels: the `labels` of dataset.json, background included.
+
+    Raises:
+        ConfigError: the name is none of a dataset.
+        DatasetError: the folder exists, the labels are wrong, or the files differ in ending or number of channels.
+    """
+    if NAME.fullmatch(name) is None:
+        raise ConfigError(f"'{name}' is no name of a dataset; expected DatasetXXX_Name with three digits or more, e.g. Dataset017_Liver.")
+    target = raw_folder / name
+    if target.exists():
+        raise DatasetError(f"{target} exists already; remove it, or give another name.")
+    parse_labels(labels)
+    ending = _common_ending(cases)
+    training = [case for case in cases if case.training]
+    if not training:
+        raise DatasetError(f"{name}: none of the {len(cases)} cases found has a label, so there is nothing to train on.")
+    repeated = sorted({case.identifier for case in cases if sum(other.identifier == case.identifier for other in cases) > 1})
+    if repeated:
+        raise DatasetError(f"{name}: {len(repeated)} identifiers stand for several cases, first '{repeated[0]}'; rename the files.")
+    partial = raw_folder / f".{name}.{os.getpid()}.partial"
+    try:
+        for part in ("imagesTr", "labelsTr", *(["imagesTs"] if len(training) < len(cases) else [])):
+            (partial / part).mkdir(parents=True)
+        each(lambda case: _write_case(partial, case, ending, len(channels)), cases, threads=threads, title="Copying cases", quiet=quiet)
+        description = {
+            "channel_names": {str(index): channel for index, channel in enumerate(channels)},
+            "labels": dict(labels),
+            "numTraining": len(training),
+            "file_ending": ending,
+        }
+        write_json(partial / "dataset.json", description)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def identifier_of(text: str) -> str:
+    """Turn a name into a case identifier: letters, digits, '.', '-' and '_' only."""
+    return IDENTIFIER.sub("_", text).strip("_") or "case"
+
+
+def ending_of(path: Path) -> str:
+    """Return the ending of an image file as the readers know it, or an empty string."""
+    known = sorted({ending for reader in READERS for ending in reader.endings}, key=len, reverse=True)
+    return next((ending for ending in known if path.name.lower().endswith(ending)), "")
+
+
+def _common_ending(cases: Sequence[FoundCase]) -> str:
+    files = [path for case in cases for path in (*case.images, *([case.label] if case.label else []))]
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise DatasetError(f"{len(missing)} files do not exist, first {missing[0]}; correct the list, or add the files.")
+    endings = sorted({ending_of(path) for path in files})
+    if len(endings) != 1 or not endings[0]:
+        example = next((path for path in files if not ending_of(path)), files[0] if files else None)
+        raise DatasetError(
+            f"The files must share one known ending; found {', '.join(ending or f'that of {example}' for ending in endings) or 'no file'}. "
+            "Convert them to one format, e.g. .nii.gz."
+        )
+    return endings[0]
+
+
+def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> None:
+    images = folder / ("imagesTr" if case.training else "imagesTs")
+    if len(case.images) == channels:
+        for channel, path in enumerate(case.images):
+            if channels > 1 or not _several_channels(path):
+                shutil.copyfile(path, images / f"{case.identifier}_{channel:04d}{ending}")
+            else:
+                raise DatasetError(f"Case '{case.identifier}': {path} holds several channels, but one is named; name them all.")
+    elif len(case.images) == 1 and is_nifti(case.images[0]):
+        _split(case.images[0], images, case.identifier, ending, channels)
+    else:
+        raise DatasetError(f"Case '{case.identifier}' has {len(case.images)} image files; {channels} channels are named.")
+    if case.training and case.label is not None:
+        shutil.copyfile(case.label, folder / "labelsTr" / f"{case.identifier}{ending}")
+
+
+def _several_channels(path: Path) -> bool:
+    if not is_nifti(path):
+        return False
+    check_file(path)
+    return len(nibabel.load(path).shape) > 3 and nibabel.load(path).shape[3] > 1  # type: ignore[attr-defined]
+
+
+def _split(path: Path, folder: Path, identifier: str, ending: str, channels: int) -> None:
+    """Write each volume of a 4D NIfTI file to a file of its own, values and header as they are."""
+    check_file(path)
+    image = nibabel.load(path)
+    shape = image.shape  # type: ignore[attr-defined]
+    if len(shape) != 4 or shape[3] != channels:
+        raise DatasetError(f"Case '{identifier}': {path} has shape {shape}, expected {channels} channels along its fourth axis.")
+    for channel, part in enumerate(nibabel.four_to_three(image)):
+        nibabel.save(part, folder / f"{identifier}_{channel:04d}{ending}")

@@ -1,0 +1,176 @@
+"""Datasets of other layouts arrive whole, value for value, and pass the check; wrong ones are refused in one sentence."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from samunet.checking.run import check_dataset
+from samunet.cli import convert_msd_dataset, import_dataset
+from samunet.errors import DatasetError
+from samunet.importing import layouts
+from samunet.importing.dataset import FoundCase, identifier_of, write_dataset
+from samunet.phantom import write_tiny_dataset
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_tiny_dataset(tmp_path / "source", channels=2, cases=3)
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    monkeypatch.setenv("nnUNet_raw", str(folder))
+    return folder
+
+
+def same(made, original):
+    a, b = nibabel.load(made), nibabel.load(original)
+    return a.get_data_dtype() == b.get_data_dtype() and np.array_equal(a.dataobj, b.dataobj) and np.allclose(a.affine, b.affine)
+
+
+def assert_equals_source(folder, source, names):
+    report = check_dataset(folder, threads=1, quiet=True)
+    assert report.findings == () and len(report.cases) == 3
+    for name, original in names.items():
+        assert all(same(folder / f"imagesTr/{name}_000{c}.nii.gz", source / f"imagesTr/{original}_000{c}.nii.gz") for c in (0, 1))
+        assert same(folder / f"labelsTr/{name}.nii.gz", source / f"labelsTr/{original}.nii.gz")
+
+
+def task_of(source, folder):
+    """The source as a task of the Decathlon: both channels in one file, labels by value."""
+    for part in ("imagesTr", "labelsTr", "imagesTs"):
+        (folder / part).mkdir(parents=True)
+    for first in sorted(source.glob("images*/*_0000.nii.gz")):
+        parts = [nibabel.load(first), nibabel.load(str(first).replace("_0000", "_0001"))]
+        nibabel.save(nibabel.concat_images(parts), folder / first.parent.name / first.name.replace("_0000", ""))
+    for label in (source / "labelsTr").iterdir():
+        shutil.copy(label, folder / "labelsTr")
+    (folder / "imagesTr" / "._tiny_000.nii.gz").write_bytes(b"a Mac was here")
+    description = {"modality": {"0": "T2", "1": "ADC"}, "labels": {"0": "background", "1": "large", "2": "small"}}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+NAMES = {f"tiny_00{index}": f"tiny_00{index}" for index in range(3)}
+
+
+def test_a_decathlon_task_becomes_one_file_a_channel(source, raw, tmp_path, capsys):
+    task = task_of(source, tmp_path / "Task07_Two_Words")
+    assert convert_msd_dataset.main(["-i", str(task), "--no_pbar"]) == 0
+    assert "Wrote 4 cases" in capsys.readouterr().out
+    folder = raw / "Dataset007_TwoWords"
+    assert_equals_source(folder, source, NAMES)
+    assert len(list((folder / "imagesTs").iterdir())) == 2
+    description = json.loads((folder / "dataset.json").read_text())
+    assert description["channel_names"] == {"0": "T2", "1": "ADC"} and description["labels"] == {"background": 0, "large": 1, "small": 2}
+    assert convert_msd_dataset.main(["-i", str(task), "-overwrite_id", "41", "--no_pbar"]) == 0 and (raw / "Dataset041_TwoWords").is_dir()
+    assert convert_msd_dataset.main(["-i", str(task), "--no_pbar"]) == 2 and "exists already" in capsys.readouterr().err
+    assert convert_msd_dataset.main(["-i", str(source), "--no_pbar"]) == 2 and "not named TaskXX_Name" in capsys.readouterr().err
+
+
+COMMON = ["--channels", "T2", "ADC", "--labels", "large=1", "small=2", "--no_pbar"]
+
+
+def test_folders_are_matched_by_file_name(source, raw, tmp_path, capsys):
+    for channel in (0, 1):
+        (tmp_path / f"c{channel}").mkdir()
+        for path in source.glob(f"images*/*_000{channel}.nii.gz"):
+            shutil.copy(path, tmp_path / f"c{channel}" / path.name.replace(f"_000{channel}", ""))
+    command = ["folders", "-i", str(tmp_path / "c0"), str(tmp_path / "c1"), "-l", str(source / "labelsTr"), "-d", "Dataset050_Folders", *COMMON]
+    assert import_dataset.main(command) == 0
+    assert "Wrote 4 cases, 3 of them with a label" in capsys.readouterr().out
+    assert_equals_source(raw / "Dataset050_Folders", source, NAMES)
+    (tmp_path / "c1" / "tiny_001.nii.gz").unlink()
+    assert import_dataset.main([*command, "-d", "Dataset051_Folders"]) == 2 and "has no image of case 'tiny_001'" in capsys.readouterr().err
+    (tmp_path / "c0" / "tiny_002.nii.gz").unlink()
+    assert import_dataset.main([*command, "-d", "Dataset051_Folders"]) == 2 and "first 'tiny_002'; rename" in capsys.readouterr().err
+    assert [path.name for path in raw.iterdir()] == ["Dataset050_Folders"]
+
+
+def test_a_table_names_every_file(source, raw, capsys):
+    table = source / "table.csv"
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["case", "image_0", "image_1", "label"])
+        rows.writerows(
+            [f"patient {i}", f"imagesTr/tiny_00{i}_0000.nii.gz", f"imagesTr/tiny_00{i}_0001.nii.gz", f"labelsTr/tiny_00{i}.nii.gz"] for i in range(3)
+        )
+    assert import_dataset.main(["csv", "-i", str(table), "-d", "Dataset052_Table", *COMMON]) == 0
+    assert_equals_source(raw / "Dataset052_Table", source, {f"patient_{i}": f"tiny_00{i}" for i in range(3)})
+    table.write_text("name,image\na,b\n")
+    assert import_dataset.main(["csv", "-i", str(table), "-d", "Dataset053_Table", *COMMON]) == 2
+    assert "needs the columns case, image (or image_0, image_1, ...) and label; it has image, name" in capsys.readouterr().err
+
+
+def test_a_monai_datalist_is_read(source, raw, capsys):
+    entries = [{"image": [f"imagesTr/tiny_00{i}_000{c}.nii.gz" for c in (0, 1)], "label": f"labelsTr/tiny_00{i}.nii.gz"} for i in range(3)]
+    listed = source / "list.json"
+    listed.write_text(json.dumps({"training": entries, "testing": [{"image": [f"imagesTs/tiny_003_000{c}.nii.gz" for c in (0, 1)]}]}))
+    assert import_dataset.main(["datalist", "-i", str(listed), "-d", "Dataset054_List", *COMMON]) == 0
+    assert_equals_source(raw / "Dataset054_List", source, NAMES)
+    listed.write_text(json.dumps({"training": [{"label": "x"}]}))
+    assert import_dataset.main(["datalist", "-i", str(listed), "-d", "Dataset055_List", *COMMON]) == 2
+    assert "entry 0 of 'training' has no image" in capsys.readouterr().err
+
+
+def test_a_bids_dataset_is_read_with_its_derivatives(source, raw, tmp_path, capsys):
+    bids = tmp_path / "bids"
+    for index in range(3):
+        anatomy, derived = bids / f"sub-{index}/ses-1/anat", bids / f"derivatives/manual/sub-{index}/ses-1/anat"
+        anatomy.mkdir(parents=True), derived.mkdir(parents=True)
+        for channel, suffix in enumerate(("T2w", "FLAIR")):
+            shutil.copy(source / f"imagesTr/tiny_00{index}_000{channel}.nii.gz", anatomy / f"sub-{index}_ses-1_{suffix}.nii.gz")
+        shutil.copy(source / f"labelsTr/tiny_00{index}.nii.gz", derived / f"sub-{index}_ses-1_label-organ_dseg.nii.gz")
+    command = ["bids", "-i", str(bids), "--suffixes", "T2w", "FLAIR", "-d", "Dataset056_Bids", *COMMON]
+    assert import_dataset.main(command) == 0
+    assert_equals_source(raw / "Dataset056_Bids", source, {f"sub-{i}_ses-1": f"tiny_00{i}" for i in range(3)})
+    (bids / "sub-1/ses-1/anat/sub-1_ses-1_FLAIR.nii.gz").unlink()
+    assert import_dataset.main([*command, "-d", "Dataset057_Bids"]) == 2
+    assert "holds 0 files sub-1_ses-1_FLAIR.nii.gz, expected one" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
+    image, label = source / "imagesTr/tiny_000_0000.nii.gz", source / "labelsTr/tiny_000.nii.gz"
+
+    def write(*cases, name="Dataset060_X", labels=None, channels=("T2",)):
+        return write_dataset(raw, name, cases, channels=channels, labels=labels or {"background": 0, "a": 1, "b": 2}, threads=1, quiet=True)
+
+    good = FoundCase(identifier="a", images=(image,), label=label)
+    for cases, options, message in (
+        ([good, good], {}, "identifiers stand for several cases, first 'a'"),
+        ([good], {"labels": {"background": 0, "a": 5}}, "label values must be consecutive"),
+        ([good], {"name": "Liver"}, "'Liver' is no name of a dataset"),
+        ([good], {"channels": ("T2", "ADC")}, "expected 2 channels along its fourth axis"),
+        ([FoundCase(identifier="a", images=(image,), label=None, training=False)], {}, "none of the 1 cases found has a label"),
+        ([FoundCase(identifier="a", images=(image.with_name("absent.nii.gz"),), label=label)], {}, "1 files do not exist, first"),
+        ([FoundCase(identifier="a", images=(image,), label=source / "dataset.json")], {}, "must share one known ending"),
+    ):
+        with pytest.raises(Exception, match=message):
+            write(*cases, **options)
+    assert list(raw.iterdir()) == []
+    assert import_dataset.main(["csv", "-i", "x", "-d", "Dataset060_X", "--channels", "a", "--labels", "liver"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_file_with_several_channels_is_not_taken_for_one(source, raw, tmp_path):
+    task = task_of(source, tmp_path / "Task07_X")
+    case = FoundCase(identifier="a", images=(task / "imagesTr/tiny_000.nii.gz",), label=task / "labelsTr/tiny_000.nii.gz")
+    with pytest.raises(DatasetError, match="holds several channels, but one is named"):
+        write_dataset(raw, "Dataset061_X", [case], channels=["T2"], labels={"background": 0, "a": 1}, threads=1, quiet=True)
+
+
+def test_identifiers_hold_only_what_file_systems_and_nnunet_like():
+    assert [identifier_of(text) for text in ("patient 1", "a/b\\c", "é", "x.y-z_1")] == ["patient_1", "a_b_c", "case", "x.y-z_1"]
+
+
+def test_a_list_is_no_table():
+    with pytest.raises(DatasetError, match="does not exist"):
+        layouts.from_folders([layouts.Path("/nowhere")], layouts.Path("/nowhere"))
