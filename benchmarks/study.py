@@ -30,6 +30,7 @@ import nnunet_run
 import numpy as np
 from machine import processor_name
 
+import samunet
 from samunet import pipeline
 from samunet.core.codec import encode, read_json, write_json
 from samunet.core.dataset import Case
@@ -133,7 +134,7 @@ def main() -> None:
 
 def code_hash() -> str:
     """Hash the sources that a training's result depends on."""
-    root = Path(pipeline.__file__).parent
+    root = Path(samunet.__file__).parent
     files = sorted(path for part in TRAINED_BY for path in ([root / part] if part.endswith(".py") else (root / part).rglob("*.py")))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 

@@ -15,6 +15,7 @@ from samunet.core.dataset import Case
 from samunet.core.geometry import Geometry
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError
+from samunet.imageio import reader_for
 from samunet.inference.predictor import PredictionOptions, Predictor, finished_folds
 
 QUICK = PredictionOptions(flips=False, quiet=True)
@@ -85,7 +86,7 @@ def test_two_folds_are_averaged(trained, tmp_path, images):
         for parameter in both.networks[1].head.hypernetwork[-1].parameters():
             parameter.zero_()
     one = Predictor.from_folder(model, folds=["0"], device="cpu", options=QUICK)
-    reader = pipeline.reader_for(".nii.gz")
+    reader = reader_for(".nii.gz")
     case = one.preprocess(reader.read_image(sorted(images.glob("*"))[:2]))
     assert torch.allclose(both.logits(case), one.logits(case) / 2, atol=1e-5)
 

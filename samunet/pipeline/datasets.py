@@ -1,0 +1,68 @@
+"""A raw dataset, checked and measured."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from samunet.checking.run import CheckReport, check_dataset
+from samunet.core.codec import decode, read_json, write_json
+from samunet.core.dataset import Case, DatasetSpec, read_dataset_json, training_cases
+from samunet.core.fingerprint import Fingerprint
+from samunet.core.workspace import Workspace
+from samunet.errors import ConfigError
+from samunet.imageio import ImageReader, reader_for
+from samunet.planning.extract import describes, extract_fingerprint
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT_FILE = "samunet_fingerprint.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawDataset:
+    """A dataset of nnUNet_raw, ready to be read."""
+
+    folder: Path
+    spec: DatasetSpec
+    cases: tuple[Case, ...]
+    reader: ImageReader
+
+
+def open_dataset(workspace: Workspace, wanted: str | int) -> RawDataset:
+    """Find a raw dataset by id or name and read its description; raises DatasetError when something is missing."""
+    name = workspace.dataset_name(wanted)
+    folder = workspace.raw / name
+    spec = read_dataset_json(folder / "dataset.json")
+    cases = training_cases(folder, spec)
+    return RawDataset(folder=folder, spec=spec, cases=cases, reader=reader_for(spec.file_ending, spec.reader, cases[0].images[0]))
+
+
+def check(workspace: Workspace, wanted: str | int, *, threads: int, quiet: bool = False) -> CheckReport:
+    """Find everything that is wrong with a raw dataset, before anything of it is used."""
+    return check_dataset(workspace.raw / workspace.dataset_name(wanted), threads=threads, quiet=quiet)
+
+
+def extract(workspace: Workspace, dataset: RawDataset, *, threads: int, clean: bool, quiet: bool = False) -> Fingerprint:
+    """Measure a dataset and keep the result; an existing fingerprint of the very same files is used unless `clean`."""
+    path = workspace.preprocessed / dataset.spec.name / FINGERPRINT_FILE
+    if path.is_file() and not clean and (known := _kept_fingerprint(path, dataset, threads=threads, quiet=quiet)) is not None:
+        return known
+    fingerprint = extract_fingerprint(dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet)
+    write_json(path, fingerprint)
+    return fingerprint
+
+
+def _kept_fingerprint(path: Path, dataset: RawDataset, *, threads: int, quiet: bool) -> Fingerprint | None:
+    """Return a saved fingerprint if it has today's form and is of the very same files."""
+    try:
+        known = decode(Fingerprint, read_json(path), path.name)
+    except ConfigError as error:
+        logger.info("%s The dataset is measured anew.", error)
+        return None
+    if not describes(known, dataset.spec, dataset.cases, threads=threads, quiet=quiet):
+        logger.info("The dataset has changed since %s was made; measuring anew.", path)
+        return None
+    logger.info("Using the fingerprint %s (--clean measures anew).", path)
+    return known

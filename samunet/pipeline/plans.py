@@ -1,0 +1,203 @@
+"""Fingerprint to plan, and plan to preprocessed cases."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from samunet.core.codec import decode, read_json
+from samunet.core.dataset import DatasetSpec, read_dataset_json
+from samunet.core.fingerprint import Fingerprint
+from samunet.core.geometry import Shape, Triple
+from samunet.core.labels import left_right_pairs
+from samunet.core.plan import DEFAULT_PLANS_NAME, Plan, Topology, check_plans_name, load_plan, parse_configuration_name, save_plan
+from samunet.core.plugins import load_variant
+from samunet.core.workspace import Workspace
+from samunet.errors import ConfigError, DatasetError
+from samunet.models.segmenter import NetworkSpec
+from samunet.ops.normalize import scheme_for
+from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, open_dataset
+from samunet.planning.planners.default import Method, Target
+from samunet.planning.planners.default import plan as make_plan
+from samunet.preprocessing.run import preprocess_dataset
+from samunet.sam.build import Backbone, backbone_named
+from samunet.sam.checkpoints import find_weights, trusted_sha256
+from samunet.sam.weights import check_weights
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CONFIGURATIONS = ("3d_adapter", "2d_adapter")
+EMBEDDED_BACKBONE = "vit_tiny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What a user may ask of a plan."""
+
+    plans_name: str = DEFAULT_PLANS_NAME
+    memory_gib: float = 8.0
+    """Of the GPU to plan for."""
+    spacing: Triple | None = None
+    """mm, in the files' axis order; overrides the rule."""
+    backbone: str = "auto"
+    weights: str | None = None
+    """SAM checkpoint in the official layout: a path, or the name of an official one."""
+    sha256: str | None = None
+    """Of a checkpoint that is none of the official ones."""
+
+    def __post_init__(self) -> None:
+        check_plans_name(self.plans_name)
+
+
+def plan(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, options: PlanOptions) -> Plan:
+    """Plan the default configurations and save the plan.
+
+    Raises:
+        WeightsAbsentError: the weights that are given, or that the backbone needs, are not on this machine.
+        CheckpointError: the weights do not fit, or nothing says that their file can be trusted.
+    """
+    names = tuple(name for name in DEFAULT_CONFIGURATIONS if not (fingerprint.planar and name.startswith("3d")))
+    made = _plan(workspace, dataset.spec, fingerprint, options, names, dataset.reader.name)
+    save_plan(plan_path(workspace, dataset.spec.name, options.plans_name), made)
+    return made
+
+
+def plan_path(workspace: Workspace, dataset: str, plans_name: str) -> Path:
+    """Return where a dataset's plan lies."""
+    return workspace.preprocessed / dataset / f"{plans_name}.json"
+
+
+def open_plan(workspace: Workspace, dataset: str, plans_name: str) -> Plan:
+    """Read a saved plan; raises ConfigError that says how to make it when it is absent."""
+    path = plan_path(workspace, dataset, plans_name)
+    if not path.is_file():
+        number = dataset[len("Dataset") :].split("_")[0].lstrip("0") or "0"
+        raise ConfigError(f"{dataset} has no plan '{plans_name}' ({path}). Make it first: samunet_plan_and_preprocess -d {number}")
+    return load_plan(path)
+
+
+def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: str, target_plans: str) -> Path:
+    """Save a dataset's plan as one of another dataset, so that a model of the one can be trained further on the other.
+
+    Everything is kept, intensity statistics too, but for the dataset's name, the reader and the names of plan and data.
+
+    Raises:
+        ConfigError: the source has no such plan, or the target has one of that name.
+        DatasetError: the two datasets differ in their number of channels.
+    """
+    check_plans_name(target_plans)
+    moved, spec = open_plan(workspace, source, source_plans), open_dataset(workspace, target)
+    if len(moved.channels) != len(spec.spec.channels):
+        raise DatasetError(
+            f"The plan of {source} is for {len(moved.channels)} channels; {target} has {len(spec.spec.channels)}. Plan {target} itself."
+        )
+    path = plan_path(workspace, target, target_plans)
+    if path.exists():
+        raise ConfigError(f"{path} exists already; give another name with -tp.")
+    sided = left_right_pairs(spec.spec.labels)
+    if sided and any(configuration.mirror_axes for configuration in moved.configurations.values()):
+        logger.warning(
+            "%s has labels for left and right ('%s', '%s'), and the moved plan allows flips; take the axis between them out of mirror_axes in %s.",
+            target,
+            sided[0][0][0],
+            sided[0][1][0],
+            path,
+        )
+    configurations = {
+        name: replace(configuration, data_identifier=f"{target_plans}_{configuration.dimensions}d")
+        for name, configuration in moved.configurations.items()
+    }
+    save_plan(path, replace(moved, dataset=target, plans_name=target_plans, reader=spec.reader.name, configurations=configurations))
+    return path
+
+
+def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
+    """Return a plan that holds the configuration `name`, computed from the fingerprint when the saved one lacks it.
+
+    Raises:
+        ConfigError: the name is no configuration; the nearest one is named.
+    """
+    if name in saved.configurations:
+        return saved
+    dimensions, variant = parse_configuration_name(name)
+    load_variant(variant)
+    path = workspace.preprocessed / saved.dataset / FINGERPRINT_FILE
+    fingerprint = decode(Fingerprint, read_json(path), path.name)
+    if fingerprint.planar and dimensions == 3:
+        raise ConfigError(f"{saved.dataset} holds 2D images, so configuration '{name}' does not exist; use 2d_adapter.")
+    known = next(iter(saved.configurations.values()))
+    options = PlanOptions(
+        plans_name=saved.plans_name,
+        memory_gib=saved.memory_gib,
+        spacing=saved.asked_spacing,
+        backbone=known.backbone,
+        weights=known.weights,
+        sha256=known.weights_sha256,
+    )
+    spec = read_dataset_json(workspace.raw / saved.dataset / "dataset.json")
+    made = _plan(workspace, spec, fingerprint, options, (name,), saved.reader)
+    own_reasons = {decision: reason for decision, reason in made.reasons.items() if decision.startswith(f"{name}:")}
+    return replace(saved, configurations={**saved.configurations, **made.configurations}, reasons={**saved.reasons, **own_reasons})
+
+
+def preprocess(workspace: Workspace, dataset: RawDataset, plan: Plan, name: str, *, threads: int, quiet: bool = False) -> Path:
+    """Preprocess every training case for one configuration; returns the folder."""
+    configuration = plan.configuration(name)
+    folder = workspace.preprocessed / plan.dataset / configuration.data_identifier
+    preprocess_dataset(folder, dataset.spec, dataset.cases, plan, configuration, dataset.reader, threads=threads, quiet=quiet)
+    return folder
+
+
+def _plan(workspace: Workspace, spec: DatasetSpec, fingerprint: Fingerprint, options: PlanOptions, names: Sequence[str], reader: str) -> Plan:
+    backbone, weights, sha256, reason = _choose_backbone(options, workspace.weights_folders)
+    target = Target(
+        memory_gib=options.memory_gib,
+        backbone=backbone.name,
+        backbone_reason=reason,
+        weights=None if weights is None else str(weights),
+        weights_sha256=sha256,
+        spacing=options.spacing,
+        plans_name=options.plans_name,
+        reader=reader,
+    )
+    methods = {name: _method(name, spec, backbone, pretrained=weights is not None) for name in names}
+    return make_plan(fingerprint, spec, target, methods)
+
+
+def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Backbone, Path | None, str | None, str]:
+    """Return the backbone, its weights file and that file's hash, and the reason."""
+    if options.backbone == "auto" and options.weights is None:
+        reason = (
+            f"{EMBEDDED_BACKBONE}, without pretrained weights; to start from SAM plan again with "
+            "-backbone vit_b (samunet_weights download sam_vit_b gets its checkpoint)"
+        )
+        return backbone_named(EMBEDDED_BACKBONE), None, None, reason
+    backbone = backbone_named("vit_b" if options.backbone == "auto" else options.backbone)
+    if options.weights is None and not backbone.pretrained:
+        return backbone, None, None, f"{backbone.name} as asked for, without pretrained weights"
+    weights = find_weights(options.weights or f"sam_{backbone.name}", folders)
+    sha256 = trusted_sha256(weights, options.sha256, folders)
+    check_weights(backbone, weights)
+    return backbone, weights, sha256, f"{backbone.name} with the pretrained weights {weights.name}"
+
+
+def _method(name: str, spec: DatasetSpec, backbone: Backbone, *, pretrained: bool) -> Method:
+    dimensions, variant_name = parse_configuration_name(name)
+    variant = load_variant(variant_name)
+    schemes = tuple(scheme_for(channel) for channel in spec.channels)
+
+    def cost(topology: Topology, patch: Shape, scale: float, batch: int) -> float:
+        network = NetworkSpec(
+            schemes=schemes,
+            labels=spec.labels,
+            spacing=(1.0, 1.0, 1.0),
+            patch_size=patch,
+            encoder_scale=scale,
+            topology=topology,
+            pretrained=pretrained,
+        )
+        return variant.cost(network, backbone, batch)
+
+    return Method(variant=variant_name, dimensions=dimensions, preferred=variant.preferred, cost=cost)
