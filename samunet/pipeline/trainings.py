@@ -31,7 +31,7 @@ from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
 from samunet.pipeline.datasets import open_dataset
 from samunet.pipeline.plans import open_plan, resolve
-from samunet.planning.splits import split_for_fold
+from samunet.planning.splits import groups_from, split_for_fold
 from samunet.progress import each
 from samunet.storage import stored_cases
 from samunet.training.config import TrainingConfig
@@ -71,7 +71,9 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
             f"Run first: samunet_preprocess -d {dataset_name} -c {options.configuration}"
         )
     spec = replace(read_dataset_json(data / "dataset.json"), name=dataset_name)
-    split = split_for_fold(workspace.preprocessed / dataset_name, stored_cases(data), options.fold, raw_folder=workspace.raw / dataset_name)
+    cases = stored_cases(data)
+    groups = groups_from(spec.raw.get("groups"), cases)
+    split = split_for_fold(workspace.preprocessed / dataset_name, cases, options.fold, raw_folder=workspace.raw / dataset_name, groups=groups)
     folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}"
     device = choose_device(options.device)
     if not options.only_validate:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +26,62 @@ class Split:
     val: tuple[str, ...]
 
 
-def make_splits(identifiers: Sequence[str]) -> tuple[Split, ...]:
-    """Split cases into five folds as nnU-Net does; fewer than five cases give one fold a case.
+def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | None:
+    """Return the group, usually the patient, of every case; cases of one group stay together in every split. None without groups.
+
+    Args:
+        given: what dataset.json says under `groups`: a regular expression whose first group is the name, found in the identifier; a
+            table of identifier to name; or None.
 
     Raises:
-        DatasetError: there is only one case, so nothing is left to validate on.
+        DatasetError: the expression is wrong or does not match a case, or the table lacks one.
     """
-    names = np.sort(list(identifiers))
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        lacking = [name for name in identifiers if name not in given]
+        if lacking:
+            raise DatasetError(f"dataset.json: groups lacks {len(lacking)} cases, first '{lacking[0]}'; give every case its group.")
+        return {name: str(given[name]) for name in identifiers}
+    try:
+        pattern = re.compile(given) if isinstance(given, str) else None
+    except re.error as error:
+        raise DatasetError(f"dataset.json: groups is no regular expression ({error}): {given!r}.") from None
+    if pattern is None or not pattern.groups:
+        raise DatasetError(rf'dataset.json: groups must be an expression with a group, e.g. "^(patient\d+)_", or a table of cases; got {given!r}.')
+    found = {name: pattern.search(name) for name in identifiers}
+    unmatched = [name for name, match in found.items() if match is None]
+    if unmatched:
+        raise DatasetError(f"dataset.json: the expression {given!r} of groups does not match {len(unmatched)} cases, first '{unmatched[0]}'.")
+    return {name: match[1] for name, match in found.items() if match is not None}
+
+
+def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | None = None) -> tuple[Split, ...]:
+    """Split cases into five folds as nnU-Net does; fewer than five cases, or groups, give one fold each.
+
+    Args:
+        groups: case to group, see `groups_from`; None makes every case its own.
+
+    Raises:
+        DatasetError: there is only one case or group, so nothing is left to validate on.
+    """
+    groups = groups or {name: name for name in identifiers}
+    names = np.sort(list(set(groups.values())))
     if len(names) < 2:
-        raise DatasetError(f"Cross-validation needs two cases or more; the dataset has {len(names)}. Train with fold 'all'.")
+        what = "cases" if len(identifiers) < 2 else "groups of cases"
+        raise DatasetError(f"Cross-validation needs two {what} or more; the dataset has {len(names)}. Train with fold 'all'.")
     folds = KFold(n_splits=min(FOLDS, len(names)), shuffle=True, random_state=SEED)
-    return tuple(Split(train=tuple(map(str, names[train])), val=tuple(map(str, names[val]))) for train, val in folds.split(names))
+    return tuple(Split(train=_members(names[train], groups), val=_members(names[val], groups)) for train, val in folds.split(names))
 
 
-def load_or_make_splits(folder: Path, identifiers: Sequence[str], raw_folder: Path | None = None) -> tuple[Split, ...]:
+def _members(chosen: Sequence[str], groups: Mapping[str, str]) -> tuple[str, ...]:
+    wanted = set(map(str, chosen))
+    return tuple(sorted(name for name, group in groups.items() if group in wanted))
+
+
+def load_or_make_splits(
+    folder: Path, identifiers: Sequence[str], raw_folder: Path | None = None, groups: Mapping[str, str] | None = None
+) -> tuple[Split, ...]:
     """Read splits_final.json of a preprocessed dataset folder; when it is absent, copy the raw folder's or make it by nnU-Net's rule.
 
     The file is nnU-Net's, so a fold may hold further keys beside train and val.
@@ -46,32 +89,37 @@ def load_or_make_splits(folder: Path, identifiers: Sequence[str], raw_folder: Pa
     path = folder / FILE_NAME
     if not path.is_file():
         given = None if raw_folder is None else raw_folder / FILE_NAME
-        write_json(path, read_json(given) if given is not None and given.is_file() else make_splits(identifiers))
+        write_json(path, read_json(given) if given is not None and given.is_file() else make_splits(identifiers, groups))
     raw = read_json(path)
     if isinstance(raw, list):
         raw = [{key: fold[key] for key in ("train", "val") if key in fold} if isinstance(fold, dict) else fold for fold in raw]
     return decode(tuple[Split, ...], raw, path.name)
 
 
-def split_for_fold(folder: Path, identifiers: Sequence[str], fold: str, *, raw_folder: Path | None = None) -> Split:
+def split_for_fold(
+    folder: Path, identifiers: Sequence[str], fold: str, *, raw_folder: Path | None = None, groups: Mapping[str, str] | None = None
+) -> Split:
     """Return the cases of a fold: "all" trains and validates on everything.
 
     A fold number beyond the file's folds gives nnU-Net's random 80:20 split, seeded by the fold.
 
+    Args:
+        groups: see `make_splits`.
+
     Raises:
         ConfigError: the fold is neither "all" nor a number.
-        DatasetError: the file names cases that are not preprocessed, or a fold without cases.
+        DatasetError: the file names cases that are not preprocessed, a fold without cases, or one with a group in both halves.
     """
     if fold == "all":
         return Split(train=tuple(sorted(identifiers)), val=tuple(sorted(identifiers)))
     if not fold.isdigit():
         raise ConfigError(f"Fold must be a number from 0 up, or 'all'; got '{fold}'.")
-    splits = load_or_make_splits(folder, identifiers, raw_folder)
+    splits = load_or_make_splits(folder, identifiers, raw_folder, groups)
     if int(fold) >= len(splits):
-        names = np.sort(list(identifiers))
+        group_of = groups or {name: name for name in identifiers}
+        names = np.sort(list(set(group_of.values())))
         train = np.random.RandomState(SEED + int(fold)).choice(len(names), int(len(names) * 0.8), replace=False)
-        chosen = {str(names[i]) for i in train}
-        split = Split(train=tuple(sorted(chosen)), val=tuple(sorted({str(name) for name in names} - chosen)))
+        split = Split(train=_members(names[train], group_of), val=_members(np.delete(names, train), group_of))
     else:
         split = splits[int(fold)]
     unknown = sorted((set(split.train) | set(split.val)) - set(identifiers))
@@ -79,6 +127,12 @@ def split_for_fold(folder: Path, identifiers: Sequence[str], fold: str, *, raw_f
         raise DatasetError(
             f"{folder / FILE_NAME}: fold {fold} names {len(unknown)} cases that are not preprocessed, first '{unknown[0]}'. "
             "Preprocess again, or correct the file."
+        )
+    both = sorted({groups[name] for name in split.train} & {groups[name] for name in split.val}) if groups else []
+    if both:
+        raise DatasetError(
+            f"{folder / FILE_NAME}: fold {fold} has {len(both)} groups in training and in validation, first '{both[0]}'. "
+            "Remove the file to have it made anew with the groups of dataset.json, or correct it."
         )
     if not split.train or not split.val:
         raise DatasetError(f"{folder / FILE_NAME}: fold {fold} has {len(split.train)} training and {len(split.val)} validation cases; it needs both.")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from samunet.errors import ConfigError, DatasetError
-from samunet.planning.splits import load_or_make_splits, make_splits, split_for_fold
+from samunet.planning.splits import groups_from, load_or_make_splits, make_splits, split_for_fold
 
 NAMES = tuple(f"case_{i:02d}" for i in range(12))
 
@@ -91,3 +91,44 @@ def test_a_file_of_another_form_is_refused_by_name(tmp_path, raw):
     (tmp_path / "splits_final.json").write_text(raw)
     with pytest.raises(ConfigError, match=r"splits_final\.json"):
         split_for_fold(tmp_path, NAMES, "0")
+
+
+VISITS = tuple(f"p{patient}_visit{visit}" for patient in range(7) for visit in range(1 + patient % 3))
+
+
+@pytest.mark.parametrize("given", [r"^(p\d)_", {name: name[:2] for name in VISITS}])
+def test_a_patient_is_never_in_both_halves(tmp_path, given):
+    groups = groups_from(given, VISITS)
+    assert groups == {name: name[:2] for name in VISITS}
+    for fold in range(8):  # the last three are beyond the file
+        split = split_for_fold(tmp_path, VISITS, str(fold), groups=groups)
+        assert set(split.train) | set(split.val) == set(VISITS) and split.train and split.val
+        assert not {name[:2] for name in split.train} & {name[:2] for name in split.val}
+    assert sorted(name for split in make_splits(VISITS, groups) for name in split.val) == sorted(VISITS)
+
+
+def test_a_file_that_parts_a_patient_is_refused(tmp_path):
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["p1_visit0", "p3_visit0"], "val": ["p1_visit1"]}]))
+    assert split_for_fold(tmp_path, VISITS, "0").val == ("p1_visit1",)
+    with pytest.raises(DatasetError, match="fold 0 has 1 groups in training and in validation, first 'p1'"):
+        split_for_fold(tmp_path, VISITS, "0", groups=groups_from(r"(p\d)", VISITS))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("(p", "is no regular expression"),
+        ("p.", "must be an expression with a group"),
+        (3, "must be an expression with a group"),
+        ("(x)", "does not match 13 cases, first 'p0_visit0'"),
+        ({"p0_visit0": "a"}, "groups lacks 12 cases, first 'p1_visit0'"),
+    ],
+)
+def test_wrong_groups_are_named(given, message):
+    with pytest.raises(DatasetError, match=message):
+        groups_from(given, VISITS)
+
+
+def test_one_patient_cannot_be_split():
+    with pytest.raises(DatasetError, match="needs two groups of cases or more; the dataset has 1"):
+        make_splits(("a", "b"), {"a": "p", "b": "p"})
