@@ -21,9 +21,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from machine import peak_mib, processor_name, start_peak
+from machine import processor_name
 
 from samunet.core.codec import write_json
+from samunet.memory import peak_mib, start_peak
 from samunet.sam.attention import FORMS, relative_attention
 from samunet.sam.build import backbone_named, build_sam
 from samunet.sam.encoder import Sites, embed_patches, encode, linear

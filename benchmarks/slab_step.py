@@ -17,13 +17,14 @@ import time
 from pathlib import Path
 
 import torch
-from machine import peak_mib, processor_name, start_peak
+from machine import processor_name
 
 from samunet.core.batch import Batch
 from samunet.core.codec import write_json
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.hardware import autocast, choose_precision
+from samunet.memory import peak_mib, start_peak
 from samunet.models.segmenter import NetworkSpec
 from samunet.sam.build import backbone_named, build_sam
 from samunet.variants import ma_sam

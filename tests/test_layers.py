@@ -24,6 +24,7 @@ ROWS = (
     ("checkpoint",),
     ("network",),
     ("training", "inference"),
+    ("memory",),
     ("pipeline",),
     ("exchange",),
     ("cli",),

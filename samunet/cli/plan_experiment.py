@@ -21,6 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--explain", action="store_true", help="print the reason of every decision; without further options, of the plan that is there"
     )
+    parser.add_argument(
+        "--measure", action="store_true", help="run a training step of every configuration; plan smaller where it needs more than -gpu_memory_target"
+    )
+    parser.add_argument("-device", metavar="NAME", help="where to measure: cuda or cpu (default: the best one present)")
     return run(parser, _command, argv)
 
 
@@ -28,6 +32,7 @@ def _command(arguments: argparse.Namespace) -> None:
     from samunet import pipeline
     from samunet.core.plan import load_plan
     from samunet.core.workspace import workspace_from_environment
+    from samunet.hardware import choose_device
 
     options = planning.plan_options(arguments)
     workspace = workspace_from_environment()
@@ -35,7 +40,10 @@ def _command(arguments: argparse.Namespace) -> None:
         dataset = pipeline.open_dataset(workspace, wanted)
         fingerprint = pipeline.extract(workspace, dataset, threads=planning.DEFAULT_THREADS, clean=False)
         path = pipeline.plan_path(workspace, dataset.spec.name, options.plans_name)
-        only_explain = arguments.explain and path.is_file() and options == pipeline.PlanOptions(plans_name=options.plans_name)
+        plain = options == pipeline.PlanOptions(plans_name=options.plans_name) and not arguments.measure
+        only_explain = arguments.explain and path.is_file() and plain
         plan = load_plan(path) if only_explain else pipeline.plan(workspace, dataset, fingerprint, options)
+        if arguments.measure:
+            plan = pipeline.measured(workspace, dataset, fingerprint, plan, options, choose_device(arguments.device))
         planning.print_plan(plan, explain=arguments.explain)
         print(f"{'Read' if only_explain else 'Wrote'} {path}")

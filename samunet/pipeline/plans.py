@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from samunet.core.codec import decode, read_json
 from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.fingerprint import Fingerprint
@@ -15,7 +17,8 @@ from samunet.core.labels import left_right_pairs
 from samunet.core.plan import DEFAULT_PLANS_NAME, Plan, Topology, check_plans_name, load_plan, parse_configuration_name, save_plan
 from samunet.core.plugins import load_variant
 from samunet.core.workspace import Workspace
-from samunet.errors import ConfigError, DatasetError
+from samunet.errors import ConfigError, DatasetError, PlanningError
+from samunet.memory import measure_step
 from samunet.models.segmenter import NetworkSpec
 from samunet.ops.normalize import scheme_for
 from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, open_dataset
@@ -23,13 +26,14 @@ from samunet.planning.planners.default import Method, Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.preprocessing.run import preprocess_dataset
 from samunet.sam.build import Backbone, backbone_named
-from samunet.sam.checkpoints import find_weights, trusted_sha256
+from samunet.sam.checkpoints import checkpoint_named, find_checkpoint, find_weights, trusted_sha256
 from samunet.sam.weights import check_weights
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIGURATIONS = ("3d_adapter", "2d_adapter")
-EMBEDDED_BACKBONE = "vit_tiny"
+EMBEDDED_BACKBONE, OFFICIAL_BACKBONE = "vit_tiny", "vit_b"  # what -backbone auto chooses between
+MOST_MEASUREMENTS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,33 @@ def plan(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, op
     """
     names = tuple(name for name in DEFAULT_CONFIGURATIONS if not (fingerprint.planar and name.startswith("3d")))
     made = _plan(workspace, dataset.spec, fingerprint, options, names, dataset.reader.name)
+    save_plan(plan_path(workspace, dataset.spec.name, options.plans_name), made)
+    return made
+
+
+def measured(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, made: Plan, options: PlanOptions, device: torch.device) -> Plan:
+    """Run a training step of every configuration, plan those again that need more memory than was asked for, and save the plan.
+
+    Raises:
+        PlanningError: a configuration still needs too much after a few plans, or a step ran out of memory.
+        ConfigError: a step cannot be measured here.
+    """
+    for name in made.configurations:
+        budget = options.memory_gib
+        for _ in range(MOST_MEASUREMENTS):
+            step = measure_step(made, name, dataset.spec.labels, device, workspace.weights_folders)
+            if step.gib <= options.memory_gib:
+                break
+            budget *= 0.95 * options.memory_gib / step.gib
+            smaller = _plan(workspace, dataset.spec, fingerprint, replace(options, memory_gib=budget), (name,), dataset.reader.name)
+            made = _merged(made, smaller, name)
+        else:
+            raise PlanningError(
+                f"{name} needs {step.gib:.2f} GiB a training step on {device.type} even after planning {MOST_MEASUREMENTS} times for "
+                f"{options.memory_gib:g} GiB. Raise -gpu_memory_target, or choose a smaller -backbone."
+            )
+        reason = f"a training step needs {step.gib:.2f} GiB and takes {step.seconds:.2f} s, measured on {device.type}"
+        made = replace(made, reasons={**made.reasons, f"{name}: memory": reason})
     save_plan(plan_path(workspace, dataset.spec.name, options.plans_name), made)
     return made
 
@@ -138,8 +169,7 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     )
     spec = read_dataset_json(workspace.raw / saved.dataset / "dataset.json")
     made = _plan(workspace, spec, fingerprint, options, (name,), saved.reader)
-    own_reasons = {decision: reason for decision, reason in made.reasons.items() if decision.startswith(f"{name}:")}
-    return replace(saved, configurations={**saved.configurations, **made.configurations}, reasons={**saved.reasons, **own_reasons})
+    return _merged(saved, made, name)
 
 
 def preprocess(workspace: Workspace, dataset: RawDataset, plan: Plan, name: str, *, threads: int, quiet: bool = False) -> Path:
@@ -148,6 +178,12 @@ def preprocess(workspace: Workspace, dataset: RawDataset, plan: Plan, name: str,
     folder = workspace.preprocessed / plan.dataset / configuration.data_identifier
     preprocess_dataset(folder, dataset.spec, dataset.cases, plan, configuration, dataset.reader, threads=threads, quiet=quiet)
     return folder
+
+
+def _merged(saved: Plan, made: Plan, name: str) -> Plan:
+    """Put one configuration of a plan, with its reasons, into another."""
+    own_reasons = {decision: reason for decision, reason in made.reasons.items() if decision.startswith(f"{name}:")}
+    return replace(saved, configurations={**saved.configurations, **made.configurations}, reasons={**saved.reasons, **own_reasons})
 
 
 def _plan(workspace: Workspace, spec: DatasetSpec, fingerprint: Fingerprint, options: PlanOptions, names: Sequence[str], reader: str) -> Plan:
@@ -168,19 +204,22 @@ def _plan(workspace: Workspace, spec: DatasetSpec, fingerprint: Fingerprint, opt
 
 def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Backbone, Path | None, str | None, str]:
     """Return the backbone, its weights file and that file's hash, and the reason."""
-    if options.backbone == "auto" and options.weights is None:
+    automatic = options.backbone == "auto" and options.weights is None
+    official = checkpoint_named(f"sam_{OFFICIAL_BACKBONE}")
+    if automatic and find_checkpoint(official, folders) is None:
         reason = (
-            f"{EMBEDDED_BACKBONE}, without pretrained weights; to start from SAM plan again with "
-            "-backbone vit_b (samunet_weights download sam_vit_b gets its checkpoint)"
+            f"{EMBEDDED_BACKBONE}, without pretrained weights, chosen from {OFFICIAL_BACKBONE} and {EMBEDDED_BACKBONE}: the checkpoint of "
+            f"{OFFICIAL_BACKBONE} is not on this machine (samunet_weights download {official.name} gets it; then plan again)"
         )
         return backbone_named(EMBEDDED_BACKBONE), None, None, reason
-    backbone = backbone_named("vit_b" if options.backbone == "auto" else options.backbone)
-    if options.weights is None and not backbone.pretrained:
+    backbone = backbone_named(OFFICIAL_BACKBONE if options.backbone == "auto" else options.backbone)
+    if options.weights is None and not (automatic or backbone.pretrained):
         return backbone, None, None, f"{backbone.name} as asked for, without pretrained weights"
     weights = find_weights(options.weights or f"sam_{backbone.name}", folders)
     sha256 = trusted_sha256(weights, options.sha256, folders)
     check_weights(backbone, weights)
-    return backbone, weights, sha256, f"{backbone.name} with the pretrained weights {weights.name}"
+    choice = f", chosen from {OFFICIAL_BACKBONE} and {EMBEDDED_BACKBONE} because its checkpoint is at hand" if automatic else ""
+    return backbone, weights, sha256, f"{backbone.name} with the pretrained weights {weights.name}{choice}"
 
 
 def _method(name: str, spec: DatasetSpec, backbone: Backbone, *, pretrained: bool) -> Method:

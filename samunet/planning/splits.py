@@ -71,11 +71,11 @@ def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | None = N
         what = "cases" if len(identifiers) < 2 else "groups of cases"
         raise DatasetError(f"Cross-validation needs two {what} or more; the dataset has {len(names)}. Train with fold 'all'.")
     folds = KFold(n_splits=min(FOLDS, len(names)), shuffle=True, random_state=SEED)
-    return tuple(Split(train=_members(names[train], groups), val=_members(names[val], groups)) for train, val in folds.split(names))
+    return tuple(Split(train=_members(names[train].tolist(), groups), val=_members(names[val].tolist(), groups)) for train, val in folds.split(names))
 
 
 def _members(chosen: Sequence[str], groups: Mapping[str, str]) -> tuple[str, ...]:
-    wanted = set(map(str, chosen))
+    wanted = set(chosen)
     return tuple(sorted(name for name, group in groups.items() if group in wanted))
 
 
@@ -119,7 +119,7 @@ def split_for_fold(
         group_of = groups or {name: name for name in identifiers}
         names = np.sort(list(set(group_of.values())))
         train = np.random.RandomState(SEED + int(fold)).choice(len(names), int(len(names) * 0.8), replace=False)
-        split = Split(train=_members(names[train], group_of), val=_members(np.delete(names, train), group_of))
+        split = Split(train=_members(names[train].tolist(), group_of), val=_members(np.delete(names, train).tolist(), group_of))
     else:
         split = splits[int(fold)]
     unknown = sorted((set(split.train) | set(split.val)) - set(identifiers))
