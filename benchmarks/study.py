@@ -160,7 +160,7 @@ def prepare(row: Row, work: Path) -> None:
     workspace = place(row, work)
     dataset = pipeline.open_dataset(workspace, row.dataset)
     fingerprint = pipeline.extract(workspace, dataset, threads=2, clean=False, quiet=True)
-    plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=row.memory_gib, spacing=row.spacing))
+    plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=row.memory_gib, spacing=row.spacing, backbone="vit_tiny"))
     plan = pipeline.resolve(workspace, plan, row.configuration)
     folder = workspace.preprocessed / dataset.spec.name / plan.configuration(row.configuration).data_identifier
     if not (folder / "dataset.json").is_file():

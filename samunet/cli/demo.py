@@ -68,7 +68,7 @@ def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace
     dataset = pipeline.open_dataset(workspace, SEED)
     pipeline.check(workspace, dataset.spec.name, threads=DEFAULT_THREADS).refuse_errors()
     fingerprint = pipeline.extract(workspace, dataset, threads=DEFAULT_THREADS, clean=False)
-    plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=MEMORY_GIB))
+    plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=MEMORY_GIB, backbone="vit_tiny"))
     print_plan(plan, explain=True)
     _step(3, "Preprocessing: transpose, crop, normalize, resample")
     pipeline.preprocess(workspace, dataset, plan, CONFIGURATION, threads=DEFAULT_THREADS)
