@@ -6,15 +6,18 @@ structure is invented between slices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-from skimage.transform import resize
+from scipy import ndimage
 
-from samunet.core.geometry import Shape, Triple
+from samunet.core.geometry import Shape, Triple, shape3
 from samunet.errors import ShapeError
 
 ANISOTROPY = 3.0  # nnU-Net's threshold of largest over smallest spacing
+TIE = 1e-5  # shares of a voxel that differ by less are equal but for rounding
 
 
 def target_shape(shape: Shape, spacing: Triple, new_spacing: Triple) -> Shape:
@@ -55,9 +58,15 @@ def resample_image(array: np.ndarray, new_shape: Shape, *, axis: int | None, ord
         raise ShapeError(f"An image is (C, D, H, W); got shape {array.shape}.")
     if array.shape[1:] == tuple(new_shape):
         return array
+    if axis is None:
+        return np.stack([_spline(channel.astype(np.float32, copy=False), new_shape, order, sliced=False) for channel in array])
     result = np.empty((len(array), *new_shape), dtype=np.float32)
+    origins = nearest_indices(array.shape[1 + axis], new_shape[axis])
+    used, places = np.unique(origins, return_inverse=True)
+    plane = tuple(size for other, size in enumerate(new_shape) if other != axis)
     for source, target in zip(array, result, strict=True):
-        _resample(source, target, axis, lambda part, shape: _resize(part.astype(np.float32, copy=False), shape, order))
+        slices = np.moveaxis(source, axis, 0)[used].astype(np.float32, copy=False)
+        np.moveaxis(target, axis, 0)[...] = _spline(slices, shape3((len(used), *plane)), order, sliced=True)[places]
     return result
 
 
@@ -81,9 +90,13 @@ def resample_label(array: np.ndarray, new_shape: Shape, *, axis: int | None) -> 
         raise ShapeError(f"A label is (D, H, W); got shape {array.shape}.")
     if array.shape == tuple(new_shape):
         return array
-    result = np.empty(new_shape, dtype=array.dtype)
-    _resample(array, result, axis, _resize_label)
-    return result
+    if axis is None:
+        return _resize_label(array, new_shape)
+    origins = nearest_indices(array.shape[axis], new_shape[axis])
+    used, places = np.unique(origins, return_inverse=True)
+    plane = tuple(size for other, size in enumerate(new_shape) if other != axis)
+    resized = _resize_label(np.moveaxis(array, axis, 0)[used], shape3((len(used), *plane)))
+    return np.ascontiguousarray(np.moveaxis(resized[places], 0, axis))
 
 
 def nearest_indices(size: int, new_size: int) -> np.ndarray:
@@ -92,37 +105,92 @@ def nearest_indices(size: int, new_size: int) -> np.ndarray:
     return np.clip(np.floor(centers + 0.5).astype(int), 0, size - 1)
 
 
-def _resample(source: np.ndarray, target: np.ndarray, axis: int | None, resized: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]) -> None:
-    """Fill `target` (D', H', W') from `source` (D, H, W), slice by slice when there is a thick axis."""
-    if axis is None:
-        target[...] = resized(source, target.shape)
-        return
-    source, target = np.moveaxis(source, axis, 0), np.moveaxis(target, axis, 0)
-    origins = nearest_indices(len(source), len(target))
-    for index in np.unique(origins):
-        target[origins == index] = resized(source[index], target.shape[1:])
+def _spline(array: np.ndarray, shape: Shape, order: int, *, sliced: bool) -> np.ndarray:
+    """Resize (D, H, W) by spline interpolation, as `skimage.transform.resize` does without anti-aliasing.
+
+    Interpolation is linear in the voxels and separable, so it is a product with one small matrix an axis. Results are cut to the
+    range of the input, of each slice where slices are apart.
+
+    Args:
+        sliced: D is an axis of slices, which keep their number.
+    """
+    axes = (1, 2) if sliced else (0, 1, 2)
+    lowest, highest = (extreme(array, axis=axes, keepdims=True) for extreme in (np.min, np.max))
+    for axis in sorted(axes, key=lambda axis: shape[axis] / array.shape[axis]):  # shrink first
+        if array.shape[axis] != shape[axis]:
+            array = _along(spline_matrix(array.shape[axis], shape[axis], order), array, axis)
+    return np.clip(array, lowest, highest)
 
 
-def _resize(array: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
-    if array.shape == shape:
-        return array
-    return resize(array, shape, order, mode="edge", anti_aliasing=False)
+def _along(matrix: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
+    """Multiply an axis of (D, H, W) by an (n', n) matrix."""
+    if axis == 2:
+        return array @ matrix.T
+    if axis == 1:
+        return matrix @ array
+    return (matrix @ array.reshape(len(array), -1)).reshape(len(matrix), *array.shape[1:])
 
 
-def _resize_label(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+@lru_cache(maxsize=256)
+def spline_matrix(size: int, new_size: int, order: int) -> np.ndarray:
+    """Return the (new_size, size) float32 matrix that resizes a line of voxels: scipy's own answer to each unit vector."""
+    units = np.eye(size)
+    matrix = np.stack([ndimage.zoom(unit, new_size / size, order=order, mode="nearest", grid_mode=True) for unit in units], axis=1)
+    matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+class _Line(NamedTuple):
+    """Linear interpolation along one axis: value = (1 - weight) * first + weight * second."""
+
+    first: np.ndarray
+    second: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def between(cls, size: int, new_size: int) -> _Line:
+        if size == new_size:
+            return cls(np.arange(size), np.arange(size), np.zeros(size, np.float32))
+        centers = np.clip((np.arange(new_size) + 0.5) * (size / new_size) - 0.5, 0, size - 1)
+        first = np.minimum(centers.astype(int), max(size - 2, 0))
+        return cls(first, np.minimum(first + 1, size - 1), (centers - first).astype(np.float32))
+
+    def touching(self, low: int, high: int) -> slice:
+        """Return the new voxels to which the old voxels low .. high - 1 may contribute; empty where all of them are skipped."""
+        inside = np.flatnonzero((self.second >= low) & (self.first < high))
+        return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
+
+def _share(mask: np.ndarray, lines: Sequence[_Line], part: tuple[slice, ...]) -> np.ndarray:
+    """Resize a boolean (D, H, W) mask linearly; returns float32 in [0, 1] for a part of the new grid."""
+    share = mask.astype(np.float32)
+    for axis, (line, inside) in enumerate(zip(lines, part, strict=True)):
+        near = share.take(line.first[inside], axis=axis)
+        if line.weight[inside].any():
+            far = share.take(line.second[inside], axis=axis)
+            far -= near
+            far *= np.expand_dims(line.weight[inside], tuple(other for other in range(3) if other != axis))
+            near += far
+        share = near
+    return share
+
+
+def _resize_label(array: np.ndarray, shape: Shape) -> np.ndarray:
     values = np.unique(array)
     if len(values) == 1 or array.shape == shape:
         return np.full(shape, values[0], dtype=array.dtype) if len(values) == 1 else array
+    lines = [_Line.between(old, new) for old, new in zip(array.shape, shape, strict=True)]
     nearest = array[np.ix_(*(nearest_indices(old, new) for old, new in zip(array.shape, shape, strict=True)))]
     winner = np.full(shape, values[0], dtype=array.dtype)
-    best = np.zeros(shape)
-    nearest_leads = np.zeros(shape, dtype=bool)  # the nearest voxel's label has the largest share so far
+    largest, of_nearest = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
     for value in values:
-        share = _resize((array == value).astype(np.float64), shape, order=1)
-        here = nearest == value
-        wins = share > best
-        nearest_leads = np.where(wins, here, nearest_leads | (here & (share == best) & (share > 0)))
-        winner[wins] = value
-        np.maximum(best, share, out=best)
-    winner[nearest_leads] = nearest[nearest_leads]
+        mask = array == value
+        boxes = [np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+        part = tuple(line.touching(int(box[0]), int(box[-1]) + 1) for line, box in zip(lines, boxes, strict=True))
+        share = _share(mask, lines, part)
+        np.copyto(winner[part], value, where=share > largest[part])
+        np.maximum(largest[part], share, out=largest[part])
+        np.copyto(of_nearest[part], share, where=nearest[part] == value)
+    np.copyto(winner, nearest, where=of_nearest >= largest - TIE)
     return winner

@@ -99,6 +99,13 @@ def test_image_resampling_is_nnunets(shape, spacing, new_spacing, order):
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
 
 
+def ties(label: np.ndarray, new_shape, axis) -> np.ndarray:
+    """Voxels whose two largest shares are equal but for rounding: there either label is right."""
+    shares = np.stack([resample_image((label == value)[None].astype(np.float32), new_shape, axis=axis, order=1)[0] for value in np.unique(label)])
+    second, first = np.sort(shares, axis=0)[-2:] if len(shares) > 1 else (np.zeros(new_shape), np.ones(new_shape))
+    return first - second < 1e-5
+
+
 @pytest.mark.parametrize("shape,spacing,new_spacing", GRIDS)
 def test_label_resampling_is_nnunets(shape, spacing, new_spacing):
     label = blobs(shape)
@@ -107,7 +114,8 @@ def test_label_resampling_is_nnunets(shape, spacing, new_spacing):
         label[None].copy(), new_shape, spacing, new_spacing, is_seg=True, order=1, order_z=0, force_separate_z=None
     )[0]
     result = resample_label(label, new_shape, axis=thick_axis(spacing, new_spacing))
-    assert (result == expected).mean() >= 0.999
+    assert (result == expected)[~ties(label, new_shape, thick_axis(spacing, new_spacing))].all()
+    assert (result == expected).mean() >= 0.995
     assert set(np.unique(result)) <= {0, 1, 2, 5}
 
 
