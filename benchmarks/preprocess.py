@@ -68,12 +68,12 @@ def resampling(dataset: pipeline.RawDataset) -> dict:
         new_spacing = tuple(value * ZOOM for value in spacing)
         new_shape = target_shape(volume.geometry.shape, spacing, new_spacing)
         axis = 0 if volume.geometry.planar else thick_axis(spacing, new_spacing)
-        grids = (new_shape, spacing, new_spacing)
-        theirs = {"order_z": 0, "force_separate_z": None}
-        image_theirs, a = timed(lambda: resample_data_or_seg_to_shape(volume.array.copy(), *grids, is_seg=False, order=3, **theirs))
-        image_ours, b = timed(lambda: resample_image(volume.array, new_shape, axis=axis))
-        label_theirs, c = timed(lambda: resample_data_or_seg_to_shape(label[None].copy(), *grids, is_seg=True, order=1, **theirs)[0])
-        label_ours, d = timed(lambda: resample_label(label, new_shape, axis=axis))
+        grids, rule = (new_shape, spacing, new_spacing), {"order_z": 0, "force_separate_z": None}
+        image_theirs, a = timed(resample_data_or_seg_to_shape, volume.array.copy(), *grids, is_seg=False, order=3, **rule)
+        image_ours, b = timed(resample_image, volume.array, new_shape, axis=axis)
+        label_theirs, c = timed(resample_data_or_seg_to_shape, label[None].copy(), *grids, is_seg=True, order=1, **rule)
+        label_ours, d = timed(resample_label, label, new_shape, axis=axis)
+        label_theirs = label_theirs[0]
         worst = max(worst, float(np.abs(image_theirs - image_ours).max() / np.ptp(volume.array)))
         equal, voxels = equal + int((label_theirs == label_ours).sum()), voxels + label_ours.size
         if number:
@@ -90,9 +90,9 @@ def resampling(dataset: pipeline.RawDataset) -> dict:
     }
 
 
-def timed(function):
+def timed(function, *given, **named):
     began = time.perf_counter()
-    result = function()
+    result = function(*given, **named)
     return result, time.perf_counter() - began
 
 
