@@ -64,9 +64,7 @@ def test_a_plan_that_needs_too_much_is_planned_smaller(planned, monkeypatch):
     asked = {"backbone": "vit_nano", "weights": str(weights), "sha256": file_sha256(weights)}
 
     def estimate(plan, name):
-        configuration = plan.configuration(name)
-        method = plans._method(name, dataset.spec, plans.backbone_named("vit_nano"), pretrained=True)
-        return method.cost(configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size)
+        return plans.estimate_gib(plan.configuration(name), dataset.spec)
 
     generous = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(**asked))
     options = pipeline.PlanOptions(**asked, memory_gib=1.01 * max(estimate(generous, name) for name in generous.configurations))

@@ -14,7 +14,7 @@ from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.fingerprint import Fingerprint
 from samunet.core.geometry import Shape, Triple
 from samunet.core.labels import left_right_pairs
-from samunet.core.plan import DEFAULT_PLANS_NAME, Plan, Topology, check_plans_name, load_plan, parse_configuration_name, save_plan
+from samunet.core.plan import DEFAULT_PLANS_NAME, Configuration, Plan, Topology, check_plans_name, load_plan, parse_configuration_name, save_plan
 from samunet.core.plugins import load_variant
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError, PlanningError
@@ -178,6 +178,17 @@ def preprocess(workspace: Workspace, dataset: RawDataset, plan: Plan, name: str,
     folder = workspace.preprocessed / plan.dataset / configuration.data_identifier
     preprocess_dataset(folder, dataset.spec, dataset.cases, plan, configuration, dataset.reader, threads=threads, quiet=quiet)
     return folder
+
+
+def estimate_gib(configuration: Configuration, spec: DatasetSpec) -> float:
+    """Return the planner's estimate of the memory of one training step in GiB."""
+    method = _method(
+        f"{configuration.dimensions}d_{configuration.variant}",
+        spec,
+        backbone_named(configuration.backbone),
+        pretrained=configuration.weights is not None,
+    )
+    return method.cost(configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size)
 
 
 def _merged(saved: Plan, made: Plan, name: str) -> Plan:

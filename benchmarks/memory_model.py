@@ -1,0 +1,70 @@
+"""The planner's estimate of a training step's memory against the measured peak.
+
+    python benchmarks/memory_model.py          # CPU; nnUNet_raw holds the datasets of CONFIGURATIONS
+
+Every configuration is planned for its memory target with the embedded backbone, and one step is measured in a process of its own. Writes
+benchmarks/results/memory_model_<device>.json. Timings mean nothing here, so other work may run beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from machine import processor_name
+
+from samunet import pipeline
+from samunet.core.codec import write_json
+from samunet.core.workspace import workspace_from_environment
+from samunet.memory import measure_step
+from samunet.pipeline.plans import estimate_gib
+
+RESULTS = Path(__file__).parent / "results"
+CONFIGURATIONS = (
+    (4, "3d_adapter", 2.0),
+    (4, "3d_ma_sam", 2.0),
+    (35, "3d_adapter", 2.0),
+    (35, "3d_adapter", 4.0),
+    (35, "2d_samed", 2.0),
+    (45, "2d_adapter", 2.0),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    device, rows = torch.device(arguments.device), []
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = replace(workspace_from_environment(), preprocessed_folder=Path(folder))
+        for number, name, memory in CONFIGURATIONS:
+            dataset = pipeline.open_dataset(workspace, number)
+            fingerprint = pipeline.extract(workspace, dataset, threads=1, clean=False, quiet=True)
+            options = pipeline.PlanOptions(memory_gib=memory, backbone="vit_tiny")
+            plan = pipeline.resolve(workspace, pipeline.plan(workspace, dataset, fingerprint, options), name)
+            configuration = plan.configuration(name)
+            estimate = estimate_gib(configuration, dataset.spec)
+            measured = measure_step(plan, name, dataset.spec.labels, device)
+            rows.append(
+                {
+                    "dataset": dataset.spec.name,
+                    "configuration": name,
+                    "target_gib": memory,
+                    "patch": configuration.patch_size,
+                    "batch": configuration.batch_size,
+                    "encoder_scale": configuration.encoder_scale,
+                    "estimated_gib": round(estimate, 3),
+                    "measured_gib": round(measured.gib, 3),
+                    "estimate_over_measured": round(estimate / measured.gib, 2),
+                }
+            )
+            print(rows[-1], flush=True)
+    machine = {"device": device.type, "name": processor_name(device.type), "torch": torch.__version__}
+    write_json(RESULTS / f"memory_model_{device.type}.json", {"machine": machine, "steps": rows})
+
+
+if __name__ == "__main__":
+    main()
