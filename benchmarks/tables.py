@@ -59,6 +59,7 @@ def page(results: dict[str, dict]) -> str:
             f"{machine['cpu']}, {machine['cpu_threads']} threads, torch {machine['torch']}; seconds of each command: "
             + ", ".join(f"{command} {seconds:.0f}" for command, seconds in result["seconds"].items())
             + f"\n\n```console\n{commands}\n```\n",
+            *([result["note"] + "\n"] if "note" in result else []),
             f"![Learning curve of {name}](../../benchmarks/results/learning_{name}.png)",
         ]
     return "\n".join(sections) + "\n"

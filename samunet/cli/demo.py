@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from samunet.pipeline import RawDataset
 
 CONFIGURATION = "3d_adapter"
-MEMORY_GIB = 0.4  # a small patch, so that many steps fit into minutes on two cores
+MEMORY_GIB = 0.6  # a small patch, so that many steps fit into minutes on two cores
 SEED = 17
 
 

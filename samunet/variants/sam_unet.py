@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -36,6 +37,7 @@ STARTS_AS = "unet"
 SLICES_MEET = True
 WITHOUT_GRADIENT: dict[str, str] = {}
 WIDEST_TOKEN = 2.0  # a token may be this many times as wide as the smallest class: a first rule, not yet studied
+FEATURE_BYTES, OVERHEAD_GIB = 8.5, 0.1  # fitted to measured steps on a CPU in bf16
 INJECTIONS = ("deep", "one")
 TOKEN_SOURCES = ("auto", "patches", "features")
 
@@ -108,8 +110,9 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
     """Estimate the memory of one mixed-precision training step in GiB.
 
-    The convolutional path needs 7 bytes a feature (nnU-Net's reference: 5.6e8 features of 2 samples in 8 GB); a token
-    needs about 18 embeddings a block for its own layers and 8 adapter widths, 4 bytes each, and its relative positions.
+    A feature of the convolutional path needs about FEATURE_BYTES; a token about 18 embeddings a block for its own layers and
+    8 adapter widths, 4 bytes each, and its relative positions; a weight that trains 16 bytes with its gradient and the optimizer's state.
+    benchmarks/memory_model.py compares with measured steps.
     """
     config = config or Config()
     strides = _cumulative(spec.topology)
@@ -125,8 +128,14 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     per_token = 18 * backbone.width + 8 * config.adapter_ratio * backbone.width + 3 * backbone.heads * (height + width)
     tokens = depth * height * width * backbone.depth * per_token * 4
     weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
-    weights += 16 * sum(9 * a * (a + b) for a, b in zip(spec.topology.widths, (*spec.topology.widths[1:], 0), strict=True))
-    return (batch_size * (7 * features + tokens) + weights) / 2**30
+    weights += 16 * _convolution_weights(len(spec.schemes), spec.topology)
+    return OVERHEAD_GIB + (batch_size * (FEATURE_BYTES * features + tokens) + weights) / 2**30
+
+
+@lru_cache(maxsize=256)
+def _convolution_weights(channels: int, topology: Topology) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for path in (Encoder(channels, topology), Decoder(topology)) for parameter in path.parameters())
 
 
 class SAMUNet(SlabSegmenter):
