@@ -89,8 +89,10 @@ def rows_of(data: dict[str, Any], minutes: float, *names: str) -> tuple[Row, ...
     return tuple(Row(name=name, minutes=minutes, **data, **VARIANTS.get(name, {})) for name in names)
 
 
+FINAL = ("no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)  # the best two of the ranking, and what to hold them against
 STUDIES = {
     "sam_unet_ranking": rows_of(HIPPOCAMPUS, 6.0, *VARIANTS),
+    "sam_unet_final": rows_of(HIPPOCAMPUS, 20.0, *FINAL) + rows_of(PROSTATE, 20.0, *FINAL),
     "sam_unet_try": rows_of(HIPPOCAMPUS, 0.2, "default", NNUNET),
 }
 
