@@ -17,6 +17,8 @@ from samunet.core.geometry import Shape, Triple, shape3
 from samunet.errors import ShapeError
 
 ANISOTROPY = 3.0  # nnU-Net's threshold of largest over smallest spacing
+BLOCK = 64  # new voxels at a time; splines reach about a dozen voxels, so the matrix of a long line is mostly zeros
+NEGLIGIBLE = 1e-8  # weights; their sum stays below the rounding of float32
 TIE = 1e-5  # shares of a voxel that differ by less are equal but for rounding
 
 
@@ -118,27 +120,53 @@ def _spline(array: np.ndarray, shape: Shape, order: int, *, sliced: bool) -> np.
     lowest, highest = (extreme(array, axis=axes, keepdims=True) for extreme in (np.min, np.max))
     for axis in sorted(axes, key=lambda axis: shape[axis] / array.shape[axis]):  # shrink first
         if array.shape[axis] != shape[axis]:
-            array = _along(spline_matrix(array.shape[axis], shape[axis], order), array, axis)
+            array = _along(_spline_blocks(array.shape[axis], shape[axis], order), array, axis, shape[axis])
     return np.clip(array, lowest, highest)
 
 
-def _along(matrix: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
-    """Multiply an axis of (D, H, W) by an (n', n) matrix."""
-    if axis == 2:
-        return array @ matrix.T
-    if axis == 1:
-        return matrix @ array
-    return (matrix @ array.reshape(len(array), -1)).reshape(len(matrix), *array.shape[1:])
+class _Block(NamedTuple):
+    """Some new voxels of a line, and the old ones they are made of."""
+
+    new: slice
+    old: slice
+    weights: np.ndarray
+    """(new, old) float32."""
 
 
-@lru_cache(maxsize=256)
+def _along(blocks: Sequence[_Block], array: np.ndarray, axis: int, new_size: int) -> np.ndarray:
+    """Resize one axis of (D, H, W)."""
+    shape = list(array.shape)
+    shape[axis] = new_size
+    result = np.empty(shape, dtype=np.float32)
+    for block in blocks:
+        part = array[(slice(None),) * axis + (block.old,)]
+        target = result[(slice(None),) * axis + (block.new,)]
+        if axis == 2:
+            np.matmul(part, block.weights.T, out=target)
+        elif axis == 1:
+            np.matmul(block.weights, part, out=target)
+        else:
+            np.matmul(block.weights, part.reshape(len(part), -1), out=target.reshape(len(target), -1))
+    return result
+
+
+@lru_cache(maxsize=64)
+def _spline_blocks(size: int, new_size: int, order: int) -> tuple[_Block, ...]:
+    """Return the matrix that resizes a line of voxels, in blocks without the columns that are zero but for rounding."""
+    matrix = spline_matrix(size, new_size, order)
+    blocks = []
+    for first in range(0, new_size, BLOCK):
+        rows = matrix[first : first + BLOCK]
+        used = np.flatnonzero(np.abs(rows).max(axis=0) > NEGLIGIBLE)
+        old = slice(int(used[0]), int(used[-1]) + 1)
+        blocks.append(_Block(slice(first, first + len(rows)), old, np.ascontiguousarray(rows[:, old], dtype=np.float32)))
+    return tuple(blocks)
+
+
 def spline_matrix(size: int, new_size: int, order: int) -> np.ndarray:
-    """Return the (new_size, size) float32 matrix that resizes a line of voxels: scipy's own answer to each unit vector."""
+    """Return the (new_size, size) matrix that resizes a line of voxels: scipy's own answer to each unit vector."""
     units = np.eye(size)
-    matrix = np.stack([ndimage.zoom(unit, new_size / size, order=order, mode="nearest", grid_mode=True) for unit in units], axis=1)
-    matrix = np.ascontiguousarray(matrix, dtype=np.float32)
-    matrix.setflags(write=False)
-    return matrix
+    return np.stack([ndimage.zoom(unit, new_size / size, order=order, mode="nearest", grid_mode=True) for unit in units], axis=1)
 
 
 class _Line(NamedTuple):

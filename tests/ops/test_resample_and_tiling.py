@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.transform import resize
 
 from samunet.core.history import Box
 from samunet.errors import ShapeError
@@ -162,3 +163,13 @@ def test_padding_centers_the_image_in_zeros(shape, wanted):
 def test_padding_returns_a_box_of_plain_numbers():
     expected: Box = ((1, 3), (0, 2), (0, 5))
     assert pad_to(np.zeros((1, 2, 2, 5)), (5, 2, 4))[1] == expected
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize(("shape", "new_shape"), [((3, 150, 130), (3, 201, 97)), ((300, 2, 1), (431, 3, 2)), ((70, 65, 64), (64, 65, 300))])
+def test_lines_of_several_blocks_are_skimages(shape, new_shape, order):
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    image[:, :, : shape[1] // 2] = 7.0  # a flat part must stay flat
+    result = resample_image(image, new_shape, axis=None, order=order)
+    expected = resize(image[0].astype(np.float64), new_shape, order, mode="edge", anti_aliasing=False)
+    np.testing.assert_allclose(result[0], expected, rtol=0, atol=2e-6 * np.ptp(image))
