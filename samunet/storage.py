@@ -29,6 +29,7 @@ CHUNK_BYTES = 6 * 1024 * 1024  # nnU-Net's, about a core's share of L3
 SEED = 1234  # nnU-Net's
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01  # nnU-Net's: this many voxels a class, or 1 % of a large one
 ANNOTATED = "annotated"
+SUFFIXES = ("_seg.b2nd", ".b2nd", "_locations.npz", ".json")  # of a case's files; the history last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,17 @@ def load_locations(folder: Path, identifier: str) -> Locations:
             return Locations(classes=classes, annotated=stored[ANNOTATED] if ANNOTATED in stored.files else None)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from None
+
+
+def remove_case(folder: Path, identifier: str) -> None:
+    """Remove a stored case, or what there is of it; the history goes first, so that the rest never looks whole."""
+    for suffix in reversed(SUFFIXES):
+        (folder / f"{identifier}{suffix}").unlink(missing_ok=True)
+
+
+def case_of(path: Path) -> str | None:
+    """Return the case that a file of a preprocessed folder belongs to; None for other files."""
+    return next((path.name.removesuffix(suffix) for suffix in SUFFIXES if path.name.endswith(suffix)), None)
 
 
 def stored_cases(folder: Path) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from samunet.phantom import write_tiny_dataset
 from samunet.preprocessing import run
 from samunet.preprocessing.forward import preprocess
 from samunet.preprocessing.run import preprocess_dataset
-from samunet.storage import load_history, load_locations, open_array, read_part, sample_locations, save_case, stored_cases
+from samunet.storage import case_of, load_history, load_locations, open_array, read_part, sample_locations, save_case, stored_cases
 
 LABELS = parse_labels({"background": 0, "a": 1, "b": 2})
 PATCH = (8, 16, 16)
@@ -193,6 +193,44 @@ def test_an_interrupted_run_does_not_look_whole(tmp_path, raw, monkeypatch):
         real(where, identifier, *given)
 
     monkeypatch.setattr(run, "save_case", stops)
-    with pytest.raises(OSError, match="disk full"):
-        preprocess_dataset(folder, spec, cases, *rest, threads=1, quiet=True)
-    assert not (folder / "dataset.json").exists() and "tiny_001" not in stored_cases(folder)
+    changed = replace(rest[1], spacing=(2.5, 1.2, 1.2))
+    with pytest.raises(DatasetError, match="1 of 3 cases could not be preprocessed; the others are done(?s:.*)case 'tiny_001': disk full"):
+        preprocess_dataset(folder, spec, cases, rest[0], changed, *rest[2:], threads=1, quiet=True)
+    assert not (folder / "dataset.json").exists() and stored_cases(folder) == ("tiny_000", "tiny_002")
+
+
+def written(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("tiny*")}
+
+
+def test_only_what_has_changed_is_done_again(tmp_path, raw, monkeypatch):
+    spec, cases, plan, configuration, reader = raw
+    folder = tmp_path / "out"
+
+    def again(settings=configuration, given=cases):
+        before = written(folder) if folder.is_dir() else {}
+        preprocess_dataset(folder, spec, given, plan, settings, reader, threads=2, quiet=True)
+        after = written(folder)
+        return {case_of(folder / name) for name, time in after.items() if before.get(name) != time}
+
+    everything = {case.identifier for case in cases}
+    assert again() == everything and again() == set()
+    image = cases[1].images[0]
+    image.write_bytes(cases[0].images[0].read_bytes())
+    cases[1].label.write_bytes(cases[0].label.read_bytes())
+    assert again() == {"tiny_001"}
+    (folder / "tiny_002.json").unlink()  # as after an interruption
+    assert again() == {"tiny_002"}
+    assert again(replace(configuration, patch_size=(4, 16, 16))) == set()  # says how files are laid out, not what is in them
+    assert again(replace(configuration, spacing=(2.5, 1.2, 1.2))) == everything
+    assert again(replace(configuration, spacing=(2.5, 1.2, 1.2)), cases[:2]) == set() and not list(folder.glob("tiny_002*"))
+    (folder / "made_from.json").write_text("{")
+    assert again(replace(configuration, spacing=(2.5, 1.2, 1.2)), cases[:2]) == {"tiny_000", "tiny_001"}
+
+
+def test_one_broken_case_does_not_keep_the_others_from_being_done(tmp_path, raw):
+    spec, cases, *rest = raw
+    cases[0].images[0].write_bytes(b"")
+    with pytest.raises(DatasetError, match="1 of 3 cases could not be preprocessed(?s:.*)case 'tiny_000'"):
+        preprocess_dataset(tmp_path / "out", spec, cases, *rest, threads=2, quiet=True)
+    assert stored_cases(tmp_path / "out") == ("tiny_001", "tiny_002")
