@@ -157,7 +157,7 @@ def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
             write(*cases, **options)
     assert list(raw.iterdir()) == []
     assert import_dataset.main(["csv", "-i", "x", "-d", "Dataset060_X", "--channels", "a", "--labels", "liver"]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "--labels needs NAME=VALUE" in capsys.readouterr().err
 
 
 def test_a_file_with_several_channels_is_not_taken_for_one(source, raw, tmp_path):

@@ -1,0 +1,27 @@
+"""samunet_frames: write predictions of videos as frames."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from samunet.cli.common import make_parser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = make_parser(
+        "samunet_frames",
+        "Write predicted volumes of videos, brought in by 'samunet_import video', as one PNG a frame.",
+    )
+    parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="predictions, one volume a clip")
+    parser.add_argument("--frames", type=Path, required=True, metavar="FOLDER", help="frames that the volumes were made from, one folder a clip")
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the frames")
+    return run(parser, _command, argv)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    from samunet.importing.video import write_frames
+
+    print(f"Wrote {write_frames(arguments.i, arguments.frames, arguments.o)} frames to {arguments.o}")
