@@ -19,6 +19,7 @@ from machine import processor_name
 from samunet import pipeline
 from samunet.core.codec import write_json
 from samunet.core.workspace import workspace_from_environment
+from samunet.hardware import choose_precision
 from samunet.memory import measure_step
 from samunet.pipeline.plans import estimate_gib
 
@@ -62,7 +63,8 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-    machine = {"device": device.type, "name": processor_name(device.type), "torch": torch.__version__}
+    precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[choose_precision("auto", device)]
+    machine = {"device": device.type, "name": processor_name(device.type), "torch": torch.__version__, "precision": precision}
     write_json(RESULTS / f"memory_model_{device.type}.json", {"machine": machine, "steps": rows})
 
 

@@ -5,7 +5,8 @@
 Two measurements. Resampling: nnU-Net's function and ours, in turns in one process, on the dataset's own images and labels brought to
 another spacing; largest difference of images as a share of their range, and share of equal label voxels. The whole: both
 plan_and_preprocess commands, each into an empty folder, wall time and the peak of the memory of all its processes together.
-Writes benchmarks/results/preprocess_<dataset>.json. Nothing else should run meanwhile.
+All sides compute with one thread a worker, and every raw file is read once before. Writes benchmarks/results/preprocess_<dataset>.json.
+Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -39,8 +40,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--resampling-only", action="store_true")
     arguments = parser.parse_args()
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # read when numpy loads
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     workspace = workspace_from_environment()
     dataset = pipeline.open_dataset(workspace, arguments.dataset)
+    for case in dataset.cases:
+        for path in (*case.images, case.label):
+            path.read_bytes()
     result = {
         "machine": {"cpu": processor_name(), "cpus": os.cpu_count()},
         "dataset": dataset.spec.name,

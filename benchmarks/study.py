@@ -45,7 +45,7 @@ from samunet.planning.splits import split_for_fold
 from samunet.training.config import TrainingConfig
 
 RESULTS = Path(__file__).parent / "results"
-TRAINED_BY = ("core", "data", "inference", "models", "ops", "planning", "preprocessing", "sam", "training", "variants", "network.py", "storage.py")
+NOT_TRAINED_BY = ("cli", "checking", "importing", "phantom.py")
 SHORT = ({"epochs": 1, "iterations": 10}, {"epochs": 4, "iterations": 10})  # the second less the first: without start and end
 EPOCHS = 10
 NNUNET = "nnU-Net as shipped"
@@ -124,10 +124,10 @@ def main() -> None:
         command = [sys.executable, __file__, arguments.study, "--work", str(work), "--row", str(rows.index(row))]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        result = {"key": key, **json.loads(done.stdout.splitlines()[-1])}
+        result = {"key": key, "code": code, **json.loads(done.stdout.splitlines()[-1])}
         with lock:
             known[:] = [old for old in known if old["row"]["name"] != row.name or old["row"]["dataset"] != row.dataset] + [result]
-            write_json(target, {"machine": {"cpu": processor_name(), "threads_a_job": 1, "jobs": arguments.jobs}, "code": code, "rows": known})
+            write_json(target, {"machine": {"cpu": processor_name(), "threads_a_job": 1, "jobs": arguments.jobs}, "rows": known})
         print(f"{row.name}: Dice {result['dice']:.4f} after {result['cpu_minutes']:.2f} min of CPU time, {result['steps']} steps", flush=True)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
@@ -137,7 +137,8 @@ def main() -> None:
 def code_hash() -> str:
     """Hash the sources that a training's result depends on."""
     root = Path(samunet.__file__).parent
-    files = sorted(path for part in TRAINED_BY for path in ([root / part] if part.endswith(".py") else (root / part).rglob("*.py")))
+    files = [path for path in sorted(root.rglob("*.py")) if path.relative_to(root).parts[0] not in NOT_TRAINED_BY]
+    files += [Path(__file__), Path(nnunet_run.__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
@@ -164,9 +165,7 @@ def prepare(row: Row, work: Path) -> None:
     fingerprint = pipeline.extract(workspace, dataset, threads=2, clean=False, quiet=True)
     plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=row.memory_gib, spacing=row.spacing, backbone="vit_tiny"))
     plan = pipeline.resolve(workspace, plan, row.configuration)
-    folder = workspace.preprocessed / dataset.spec.name / plan.configuration(row.configuration).data_identifier
-    if not (folder / "dataset.json").is_file():
-        pipeline.preprocess(workspace, dataset, plan, row.configuration, threads=2, quiet=True)
+    pipeline.preprocess(workspace, dataset, plan, row.configuration, threads=2, quiet=True)
     if row.name == NNUNET:
         validation_cases(row, workspace, dataset)  # makes the split, where there is none yet
         split_file, batch_size = workspace.preprocessed / dataset.spec.name / "splits_final.json", row.training["batch_size"]

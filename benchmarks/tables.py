@@ -71,12 +71,13 @@ def study_page(studies: list[dict]) -> str:
     machine = studies[0]["machine"]
     sections = [
         "# Which parts of sam_unet help",
-        "Every row is the model with one thing changed, trained for equal CPU minutes from the same seed on the same split, without pretrained",
-        "weights. Whole validation cases, no test-time flips. Intervals are those of the mean difference over cases (95 %, paired t); they say",
-        "nothing about other seeds. The default of the tables is that of the time: all parts in. nnU-Net has our batch size, memory target and",
-        "target spacing, its own schedule shortened to the budget, and computes in fp32, its only precision on CPUs; ours takes bf16 where the CPU",
-        f"has it. Made by `benchmarks/study.py`; this page is written by `benchmarks/tables.py`. {machine['cpu']}, {machine['jobs']} trainings",
-        f"side by side with {machine['threads_a_job']} thread each. What follows from it: [sam_unet](../methods/sam_unet.md#what-was-measured).",
+        "Every row is the model with one thing changed, trained for about equal CPU minutes, as listed, from the same seed on the same split,",
+        "without pretrained weights. Whole validation cases, no test-time flips. Intervals are those of the mean difference over cases (95 %,",
+        "paired t); they say nothing about other seeds. The default of the tables is that of the time: all parts in. nnU-Net has our batch size,",
+        "memory target and target spacing, its own schedule shortened to the budget, and computes in fp32, its only precision on CPUs; ours takes",
+        "bf16 where the CPU has it. Made by `benchmarks/study.py`; this page is written by `benchmarks/tables.py`.",
+        f"{machine['cpu']}, {machine['jobs']} trainings side by side with {machine['threads_a_job']} thread each.",
+        "What follows from it: [sam_unet](../methods/sam_unet.md#what-was-measured).",
     ]
     groups: dict[tuple[int, float], list[dict]] = {}
     for result in (row for study in studies for row in study["rows"]):

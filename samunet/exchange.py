@@ -49,7 +49,7 @@ def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configura
     checkpoint = folder / f"fold_{fold}" / FINAL
     if checkpoint.exists():
         raise CheckpointError(f"{checkpoint} exists already; remove it, or give another fold with -f.")
-    if (folder / "plans.json").is_file() and load_plan(folder / "plans.json").configuration(configuration) != entry:
+    if (folder / "plans.json").is_file() and load_plan(folder / "plans.json") != plan:
         raise CheckpointError(
             f"{folder} holds folds of another plan; an imported fold cannot stand beside them. Plan under a name of its own "
             "(-overwrite_plans_name), and import with -p."

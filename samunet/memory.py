@@ -81,9 +81,9 @@ def _run_step(plan: Plan, configuration: Configuration, labels: Labels, device: 
         backward(network, [Batch(image=image, label=label)], autocast=lambda: autocast(device, precision), scale=lambda loss: loss)
         optimizer.step()
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
     seconds = time.perf_counter() - began
-    mib = peak_mib() - before if device.type == "cpu" else torch.cuda.max_memory_reserved() / 2**20
+    mib = peak_mib() - before if device.type == "cpu" else torch.cuda.max_memory_reserved(device) / 2**20
     return MeasuredStep(gib=mib / 1024, seconds=seconds)
 
 

@@ -13,7 +13,7 @@ from samunet.checking.findings import Finding
 
 LEAST_CASES = 5  # fewer say nothing about what a channel usually looks like
 CLEARLY_NEARER = 0.5  # channels count as swapped when that brings them this much nearer to the others' channels, of the distance as they stand
-FAR = 3.0  # and when they stand this many spreads of the dataset away
+FAR = 3.0  # and when they stand more than this many spreads of the dataset away, and would be within it
 
 
 def check_across(cases: Sequence[CheckedCase]) -> list[Finding]:
@@ -28,7 +28,7 @@ def _duplicates(cases: Sequence[CheckedCase]) -> list[Finding]:
         for file, digest in case.sha256:
             if digest in first:
                 other_case, other_file = first[digest]
-                message = f"The file is equal, byte for byte, to {other_file} of case '{other_case}'."
+                message = f"Every voxel equals that of {other_file} of case '{other_case}'."
                 findings.append(Finding(case=case.identifier, file=file, code="duplicate-image", message=message))
             else:
                 first[digest] = (case.identifier, file)
@@ -59,6 +59,7 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
     if len(comparable) < LEAST_CASES:
         return []
     quartiles = np.array([case.quartiles for case in comparable])  # (cases, channels, 3)
+    quartiles /= np.maximum(np.abs(quartiles).mean(axis=(1, 2), keepdims=True), 1e-6)  # scanners differ in gain from case to case
     center = np.median(quartiles, axis=0)
     spread = np.median(np.abs(quartiles - center), axis=0)
     spread = np.maximum(spread, 1e-3 * np.abs(center) + 1e-6)
@@ -67,7 +68,7 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
         distances = (np.abs(own[:, None] - center) / spread).mean(axis=2)  # own channel against the dataset's
         rows, columns = linear_sum_assignment(distances)
         standing, best = distances.trace() / len(own), distances[rows, columns].mean()
-        if standing > FAR and best < CLEARLY_NEARER * standing:
+        if standing > FAR > best and best < CLEARLY_NEARER * standing:
             moved = ", ".join(f"{row:04d} looks like {column:04d}" for row, column in zip(rows, columns, strict=True) if row != column)
             message = f"By their intensities channel {moved} of the other cases ({standing:.1f} spreads away as they stand, {best:.1f} if swapped)."
             findings.append(Finding(case=case.identifier, file="", code="channel-order", message=message))

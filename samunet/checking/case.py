@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import nibabel
 import numpy as np
 
 from samunet.checking.findings import Finding, finding_of, relative
-from samunet.core.codec import file_sha256
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
 from samunet.core.labels import left_right_pairs
@@ -20,6 +20,7 @@ from samunet.imageio.integrity import is_nifti
 
 SHEAR = 1e-4  # cosine between two axes from which ITK refuses a NIfTI file
 SPACING_TOLERANCE = 1e-5  # relative, numpy's own for nearly equal numbers
+PIXEL_TOLERANCE = 1e-3  # relative; headers hold rounded numbers
 SAMPLED = 200_000  # voxels of a channel whose quartiles are taken
 
 
@@ -32,7 +33,7 @@ class CheckedCase:
     planar: bool | None = None
     """None when no image could be read."""
     sha256: tuple[tuple[str, str], ...] = ()
-    """(file, hash) of every image file there is."""
+    """(file, hash of its voxels) of every image that could be read."""
     quartiles: tuple[tuple[float, float, float], ...] = ()
     """Of the intensities of each channel that are not the lowest; empty unless all channels could be read."""
 
@@ -69,15 +70,18 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
     if complete and channels != len(spec.channels):
         add("channel-count", None, f"{channels} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)}.")
     for path, volume in images:
-        if any(channel.min() == channel.max() for channel in volume.array):
-            add("constant-image", path, f"Every voxel of a channel has the value {volume.array.flat[0]:g}.")
+        flat = [index for index, channel in enumerate(volume.array) if channel.min() == channel.max()]
+        for index in flat:
+            every = len(flat) == len(volume.array)
+            where = "" if len(volume.array) == 1 else f" of channel {index}"
+            add("constant-image" if every else "constant-channel", path, f"Every voxel{where} has the value {volume.array[index].flat[0]:g}.")
     if images:
         first_path, first = images[0][0].name, images[0][1].geometry
         for path, volume in images[1:]:
             for code, message in _grid_faults(volume.geometry, first, first_path):
                 add("channel-position" if code == "position" else code, path, message)
         if label is not None:
-            for code, message in _grid_faults(label[1], first, first_path):
+            for code, message in _grid_faults(label[1], first, first_path, label=True):
                 add(code, case.label, message)
     if label is not None:
         for code, message in _label_faults(*label, spec):
@@ -86,16 +90,21 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
         identifier=case.identifier,
         findings=tuple(findings),
         planar=images[0][1].geometry.planar if images else None,
-        sha256=tuple((relative(path, root), file_sha256(path)) for path in case.images if path.is_file()),
+        sha256=tuple((relative(path, root), hashlib.sha256(volume.array.tobytes()).hexdigest()) for path, volume in images),
         quartiles=tuple(_quartiles(channel) for _, volume in images for channel in volume.array) if complete else (),
     )
 
 
-def _grid_faults(geometry: Geometry, first: Geometry, name: str) -> list[tuple[str, str]]:
-    """Compare a file's grid with that of the case's first image."""
-    if geometry.shape != first.shape or geometry.planar != first.planar:
+def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool = False) -> list[tuple[str, str]]:
+    """Compare a file's grid with that of the case's first image, as strictly as planning does: a label only by where its corners lie."""
+    if geometry.shape != first.shape:
         apart = [have - want for have, want in zip(geometry.shape, first.shape, strict=True)]
         return [("shape", f"Shape {geometry.shape}, {name} has {first.shape}: {apart} voxels apart on D, H, W.")]
+    if not label and geometry.planar != first.planar:
+        own, other = ("2D", "3D") if geometry.planar else ("3D", "2D")
+        return [("shape", f"The image is {own}, {name} is {other}.")]
+    if label and geometry.corner_distance_mm(first) <= GRID_TOLERANCE_MM:
+        return []
     if not np.allclose(geometry.spacing, first.spacing, rtol=SPACING_TOLERANCE):
         apart = [round(abs(have - want), 6) for have, want in zip(geometry.spacing, first.spacing, strict=True)]
         return [("spacing", f"Spacing {geometry.spacing} mm, {name} has {first.spacing} mm: {apart} mm apart on D, H, W.")]
@@ -149,6 +158,11 @@ def _header_faults(path: Path) -> list[tuple[str, str]]:
         cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
         if SHEAR <= cosine < 1:
             faults.append(("axes-sheared", f"Two axes meet at {np.degrees(np.arccos(cosine)):.3f} degrees, not 90."))
+    if affines[0] is not None and (lengths := np.linalg.norm(affines[0][:3, :3], axis=0)).min() > 0:
+        pixels = np.abs(np.array(header["pixdim"][1:4], dtype=float))
+        if not np.allclose(lengths, pixels, rtol=PIXEL_TOLERANCE):
+            given, other = ([round(float(value), 4) for value in values] for values in (pixels, lengths))
+            faults.append(("pixdim-sform", f"pixdim gives {given} mm a voxel (x, y, z), the affine {other} mm."))
     if affines[0] is not None and affines[1] is not None:
         corners = np.indices((2, 2, 2)).reshape(3, -1).T * (shape - 1)
         between = (affines[0] - affines[1])[:3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from samunet.checking.findings import Finding, relative
-from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, training_cases
+from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, listed_case
 from samunet.errors import DatasetError
 
 SIDECAR = ".json"  # of TIFF stacks
@@ -18,12 +18,8 @@ def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Findin
     Args:
         folder: DatasetXXX_Name in the raw folder.
     """
-    if "dataset" in spec.raw:  # dataset.json names the files itself
-        try:
-            cases = list(training_cases(folder, spec))
-        except DatasetError as error:
-            return [], [Finding(case="", file="dataset.json", code="missing-file", message=str(error))]
-        return cases, _count(spec, cases)
+    if "dataset" in spec.raw:
+        return _listed_cases(folder, spec)
     findings = [
         Finding(case="", file=name, code="missing-folder", message=f"Folder {name} does not exist.")
         for name in ("imagesTr", "labelsTr")
@@ -45,6 +41,20 @@ def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Findin
     if not cases:
         message = f"imagesTr holds no file named <case>_0000{spec.file_ending}; file_ending in dataset.json may be wrong."
         findings.append(Finding(case="", file="imagesTr", code="missing-file", message=message))
+    return cases, findings + _count(spec, cases)
+
+
+def _listed_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Finding]]:
+    """Cases whose files dataset.json names itself; files that are absent are found when the case is opened."""
+    listed, cases, findings = spec.raw["dataset"], [], []
+    if not isinstance(listed, dict) or not listed:
+        message = "dataset must map case identifiers to their files."
+        return [], [Finding(case="", file="dataset.json", code="dataset-json", message=message)]
+    for name, files in sorted(listed.items()):
+        try:
+            cases.append(listed_case(folder, name, files))
+        except DatasetError as error:
+            findings.append(Finding(case=name, file="dataset.json", code="dataset-json", message=str(error)))
     return cases, findings + _count(spec, cases)
 
 

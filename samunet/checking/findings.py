@@ -13,6 +13,7 @@ COPY = "Copy the file again from its source, or export it again."
 REGRID = "Resample the one onto the other, or correct the header that is wrong."
 KINDS: dict[str, tuple[str, str]] = {
     "dataset-json": (ERROR, "Correct dataset.json as nnU-Net's dataset format describes."),
+    "splits": (ERROR, "Correct the splits file, or remove it; it is then made anew."),
     "number-of-cases": (ERROR, "Set numTraining in dataset.json to the number of cases."),
     "missing-folder": (ERROR, "Keep training images in imagesTr and their labels in labelsTr."),
     "missing-file": (ERROR, "Put the file back, or remove its case."),
@@ -22,7 +23,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "stray-file": (WARNING, "Move the file elsewhere; it is not used."),
     "channel-gap": (ERROR, "Add the missing channel file, or renumber the files from 0000 without a gap."),
     "channel-count": (ERROR, "Add the missing files, or correct channel_names in dataset.json."),
-    "channel-order": (WARNING, "Compare the channels of this case with others; rename its files if two have changed places."),
+    "channel-order": (WARNING, "Compare the channels of this case with those of others; put them in order if two have changed places."),
     "duplicate-image": (WARNING, "Keep one of the two; a case in training and validation makes scores too good."),
     "mixed-dimensions": (ERROR, "Keep 2D and 3D images in two datasets."),
     "truncated": (ERROR, COPY),
@@ -34,9 +35,11 @@ KINDS: dict[str, tuple[str, str]] = {
     "number-type": (ERROR, "Save real numbers; magnitude and phase as two channels."),
     "not-finite": (ERROR, "Replace NaN and infinite values, for example by the smallest value of the image."),
     "constant-image": (ERROR, "Export the image again, or remove its case; every voxel has one value."),
+    "constant-channel": (WARNING, "Check the export of that channel; every voxel of it has one value."),
     "axes-singular": (ERROR, "Write the header anew; two of the file's axes coincide."),
     "axes-sheared": (WARNING, "Resample the image onto orthogonal axes; readers turn the axes to the nearest orthogonal ones."),
     "qform-sform": (WARNING, "Make both affines of the NIfTI header equal; programs differ in which one they take."),
+    "pixdim-sform": (ERROR, "Write the header anew; readers take the spacing from pixdim, other programs from the affine."),
     "shape": (ERROR, REGRID),
     "spacing": (ERROR, REGRID),
     "position": (ERROR, REGRID),

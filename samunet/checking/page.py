@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy as np
 from samunet.checking.run import CheckReport, worst_cases
 from samunet.core.codec import write_text
 from samunet.core.dataset import Case
-from samunet.errors import SamunetError
 from samunet.evaluation.page import render
 from samunet.evaluation.picture import CasePicture, draw_case
 from samunet.evaluation.score import names_from_labels
@@ -23,8 +23,9 @@ def write_page(path: Path, report: CheckReport) -> None:
     pictures, unreadable = [], []
     if report.spec is not None and report.reader is not None:
         names = names_from_labels(report.spec.labels)
+        names[str(max(report.spec.labels.expected_in_files) + 1)] = "unexpected value"
         for case in worst_cases(report, PICTURES):
-            picture = _picture(case, report.reader, names)
+            picture = _picture(case, report.reader, names, report.spec.labels.expected_in_files)
             if picture is None:
                 unreadable.append(case.identifier)
             else:
@@ -45,19 +46,19 @@ def write_page(path: Path, report: CheckReport) -> None:
     write_text(path, html)
 
 
-def _picture(case: Case, reader: ImageReader, names: dict[str, str]) -> CasePicture | None:
+def _picture(case: Case, reader: ImageReader, names: dict[str, str], expected_values: Sequence[int]) -> CasePicture | None:
     """The first channel with the label on it, as far as both can be read and fit; None where the image cannot."""
     try:
         volume = reader.read_image(case.images[:1])
-    except SamunetError:
+    except Exception:  # damaged files make libraries raise anything
         return None
     overlays = {}
     if case.label is not None:
         try:
             label, _ = reader.read_label(case.label)
-        except SamunetError:
-            pass
-        else:
-            if label.shape == volume.geometry.shape:
-                overlays["label"] = np.maximum(label, 0)
+        except Exception:
+            label = None
+        if label is not None and label.shape == volume.geometry.shape:
+            expected = np.isin(label, expected_values)
+            overlays["label"] = np.where(expected, label, max(expected_values) + 1)  # all unexpected values as one
     return draw_case(case.identifier, volume.array[0], overlays, volume.geometry.spacing, names)

@@ -14,6 +14,8 @@ from samunet.checking.findings import ERROR, Finding
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.errors import DatasetError, SamunetError
 from samunet.imageio import ImageReader, reader_for
+from samunet.planning.splits import FILE_NAME as SPLITS_FILE
+from samunet.planning.splits import groups_from, read_splits
 from samunet.progress import each
 
 SHOWN = 20
@@ -76,6 +78,7 @@ def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckRe
         finding = Finding(case="", file="dataset.json", code="dataset-json", message=str(error))
         return CheckReport(dataset=folder.name, cases=(), findings=(finding,), spec=None, reader=None)
     cases, findings = list_cases(folder, spec)
+    findings += _split_faults(folder, spec, cases)
     reader = None
     if cases:
         try:
@@ -89,12 +92,31 @@ def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckRe
     return CheckReport(dataset=folder.name, cases=tuple(cases), findings=tuple(findings), spec=spec, reader=reader)
 
 
+def _split_faults(folder: Path, spec: DatasetSpec, cases: Sequence[Case]) -> list[Finding]:
+    """What is wrong with `groups` of dataset.json and with a splits file of the dataset's own."""
+    faults, names = [], [case.identifier for case in cases]
+    try:
+        groups_from(spec.raw.get("groups"), names)
+    except SamunetError as error:
+        faults.append(Finding(case="", file="dataset.json", code="dataset-json", message=str(error)))
+    if (folder / SPLITS_FILE).is_file():
+        try:
+            unknown = sorted({name for split in read_splits(folder / SPLITS_FILE) for name in (*split.train, *split.val)} - set(names))
+            if unknown:
+                faults.append(
+                    Finding(case="", file=SPLITS_FILE, code="splits", message=f"It names {len(unknown)} cases that are not there: {unknown[:3]}.")
+                )
+        except SamunetError as error:
+            faults.append(Finding(case="", file=SPLITS_FILE, code="splits", message=str(error)))
+    return faults
+
+
 def _choose_reader(spec: DatasetSpec, cases: Sequence[Case]) -> ImageReader:
     """Choose by the first image that some reader opens; where none opens, by the ending."""
     for case in cases:
         try:
             return reader_for(spec.file_ending, spec.reader, case.images[0])
-        except DatasetError:
+        except Exception:  # whatever a damaged file makes a library raise is named when the case is checked
             continue
     return reader_for(spec.file_ending, spec.reader)
 

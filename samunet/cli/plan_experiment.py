@@ -36,14 +36,13 @@ def _command(arguments: argparse.Namespace) -> None:
 
     options = planning.plan_options(arguments)
     workspace = workspace_from_environment()
+    measure_on = choose_device(arguments.device) if arguments.measure else None
     for wanted in arguments.d:
         dataset = pipeline.open_dataset(workspace, wanted)
         fingerprint = pipeline.extract(workspace, dataset, threads=planning.DEFAULT_THREADS, clean=False)
         path = pipeline.plan_path(workspace, dataset.spec.name, options.plans_name)
         plain = options == pipeline.PlanOptions(plans_name=options.plans_name) and not arguments.measure
         only_explain = arguments.explain and path.is_file() and plain
-        plan = load_plan(path) if only_explain else pipeline.plan(workspace, dataset, fingerprint, options)
-        if arguments.measure:
-            plan = pipeline.measured(workspace, dataset, fingerprint, plan, options, choose_device(arguments.device))
+        plan = load_plan(path) if only_explain else pipeline.plan(workspace, dataset, fingerprint, options, measure_on=measure_on)
         planning.print_plan(plan, explain=arguments.explain)
         print(f"{'Read' if only_explain else 'Wrote'} {path}")

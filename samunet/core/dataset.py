@@ -87,7 +87,12 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
         listed = spec.raw["dataset"]
         if not isinstance(listed, dict) or not listed:
             raise DatasetError(f"{folder / 'dataset.json'}: dataset must map case identifiers to their files; got {str(listed)[:80]}.")
-        return tuple(_listed_case(folder, name, files) for name, files in sorted(listed.items()))
+        found = tuple(listed_case(folder, name, files) for name, files in sorted(listed.items()))
+        for case in found:
+            for path in (*case.images, *([case.label] if case.label else [])):
+                if not path.is_file():
+                    raise DatasetError(f"Case '{case.identifier}': file {path} named in dataset.json does not exist.")
+        return found
     images, labels = folder / "imagesTr", folder / "labelsTr"
     for needed in (images, labels):
         if not needed.is_dir():
@@ -124,14 +129,12 @@ def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]
     return {identifier: tuple(files) for identifier, files in sorted(found.items())}
 
 
-def _listed_case(folder: Path, identifier: str, files: Any) -> Case:
-    if not isinstance(files, dict) or not isinstance(files.get("images"), list) or not isinstance(files.get("label"), str):
+def listed_case(folder: Path, identifier: str, files: Any) -> Case:
+    """Return a case as the `dataset` entry of dataset.json lists it; raises DatasetError for another form. Files need not exist."""
+    images = files.get("images") if isinstance(files, dict) else None
+    if not isinstance(images, list) or not images or not isinstance(files.get("label"), str):
         raise DatasetError(
             f'Case \'{identifier}\' in dataset.json must have the form {{"images": [one file a channel], "label": file}}; got {str(files)[:80]}.'
         )
-    images = tuple(folder / expand_path(str(name)) for name in files["images"])
-    label = folder / expand_path(files["label"])
-    for path in (*images, label):
-        if not path.is_file():
-            raise DatasetError(f"Case '{identifier}': file {path} named in dataset.json does not exist.")
-    return Case(identifier=identifier, images=images, label=label)
+    paths = tuple(folder / expand_path(str(name)) for name in images)
+    return Case(identifier=identifier, images=paths, label=folder / expand_path(files["label"]))

@@ -115,4 +115,9 @@ def _regions_order(values: list[tuple[str, tuple[int, ...]]], raw: object) -> tu
         raise DatasetError(
             f"dataset.json: labels hold regions, so regions_class_order must list {expected} label values, one for each region in turn; got {raw!r}."
         )
+    unknown = sorted(set(raw) - {part for _, parts in values for part in parts})
+    if unknown:
+        raise DatasetError(
+            f"dataset.json: regions_class_order holds {unknown}, which no label has; it lists the values that are written for the regions."
+        )
     return tuple(raw)

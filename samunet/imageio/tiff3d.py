@@ -61,7 +61,9 @@ def read_tiff(path: Path) -> tuple[np.ndarray, str]:
                 raise ImageFileError(f"{path} has a color palette, expected grey or RGB; save a label's indices as grey values.")
             series = file.series[0]
             return series.asarray(), series.axes
-    except (tifffile.TiffFileError, OSError, ValueError, RuntimeError, struct.error) as error:
+    except ImageFileError:
+        raise
+    except Exception as error:  # of damaged files tifffile raises anything, a MemoryError for absurd sizes too
         raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
+import numpy as np
 
 from samunet.core.codec import write_json
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
-from samunet.imageio import READERS
-from samunet.imageio.integrity import check_file, is_nifti
+from samunet.imageio import READERS, reader_for
+from samunet.imageio.integrity import is_nifti
 from samunet.progress import each
 
 NAME = re.compile(r"Dataset\d{3,}_[A-Za-z0-9]+")
@@ -116,33 +117,31 @@ def _common_ending(cases: Sequence[FoundCase]) -> str:
 
 def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> None:
     images = folder / ("imagesTr" if case.training else "imagesTs")
-    if len(case.images) == channels:
-        for channel, path in enumerate(case.images):
-            if channels > 1 or not _several_channels(path):
-                shutil.copyfile(path, images / f"{case.identifier}_{channel:04d}{ending}")
-            else:
-                raise DatasetError(f"Case '{case.identifier}': {path} holds several channels, but one is named; name them all.")
-    elif len(case.images) == 1 and is_nifti(case.images[0]):
-        _split(case.images[0], images, case.identifier, ending, channels)
-    else:
+    if len(case.images) == 1:
+        held = _channels_of(case.images[0], ending)
+        if held != channels:
+            raise DatasetError(f"Case '{case.identifier}': {case.images[0]} holds {held} channel(s), {channels} are named; name them all.")
+    elif len(case.images) != channels:
         raise DatasetError(f"Case '{case.identifier}' has {len(case.images)} image files; {channels} channels are named.")
+    if len(case.images) == 1 and channels > 1 and is_nifti(case.images[0]):
+        _split(case.images[0], images, case.identifier, ending)
+    else:
+        for channel, path in enumerate(case.images):
+            shutil.copyfile(path, images / f"{case.identifier}_{channel:04d}{ending}")
     if case.training and case.label is not None:
         shutil.copyfile(case.label, folder / "labelsTr" / f"{case.identifier}{ending}")
 
 
-def _several_channels(path: Path) -> bool:
-    if not is_nifti(path):
-        return False
-    check_file(path)
-    return len(nibabel.load(path).shape) > 3 and nibabel.load(path).shape[3] > 1  # type: ignore[attr-defined]
+def _channels_of(path: Path, ending: str) -> int:
+    """Count the channels of a file; the reader refuses damaged ones."""
+    return len(reader_for(ending, example=path).read_image([path]).array)
 
 
-def _split(path: Path, folder: Path, identifier: str, ending: str, channels: int) -> None:
-    """Write each volume of a 4D NIfTI file to a file of its own, values and header as they are."""
-    check_file(path)
+def _split(path: Path, folder: Path, identifier: str, ending: str) -> None:
+    """Write each volume of a 4D NIfTI file to a file of its own, stored numbers and header as they are."""
     image = nibabel.load(path)
-    shape = image.shape  # type: ignore[attr-defined]
-    if len(shape) != 4 or shape[3] != channels:
-        raise DatasetError(f"Case '{identifier}': {path} has shape {shape}, expected {channels} channels along its fourth axis.")
+    stored = np.asanyarray(image.dataobj.get_unscaled())  # type: ignore[attr-defined]
     for channel, part in enumerate(nibabel.four_to_three(image)):
-        nibabel.save(part, folder / f"{identifier}_{channel:04d}{ending}")
+        whole = type(part)(stored[..., channel], part.affine, part.header)
+        whole.header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)  # type: ignore[attr-defined]
+        nibabel.save(whole, folder / f"{identifier}_{channel:04d}{ending}")

@@ -68,8 +68,9 @@ def from_table(table: Path) -> list[FoundCase]:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"Table {table} cannot be read: {error}.") from None
-    columns = sorted(rows[0]) if rows else []
-    images = [IMAGE_COLUMN] if IMAGE_COLUMN in columns else sorted(name for name in columns if re.fullmatch(rf"{IMAGE_COLUMN}_\d+", name))
+    columns = sorted(name for name in rows[0] if name) if rows else []
+    numbered = [name for name in columns if re.fullmatch(rf"{IMAGE_COLUMN}_\d+", name)]
+    images = [IMAGE_COLUMN] if IMAGE_COLUMN in columns else sorted(numbered, key=lambda name: int(name.rsplit("_", 1)[1]))
     if not rows or CASE_COLUMN not in columns or LABEL_COLUMN not in columns or not images:
         raise DatasetError(
             f"Table {table} needs the columns case, image (or image_0, image_1, ...) and label; it has {', '.join(columns) or 'none'}."
@@ -91,11 +92,13 @@ def from_datalist(path: Path, root: Path | None = None) -> list[FoundCase]:
         raise DatasetError(f'{path} is no MONAI datalist; expected {{"training": [{{"image": ..., "label": ...}}, ...]}}.')
     cases = []
     for part, training in (("training", True), ("validation", True), ("testing", False), ("test", False)):
-        for index, entry in enumerate(raw.get(part, [])):
+        for index, entry in enumerate(raw.get(part) or []):
             entry = {"image": entry} if isinstance(entry, str) else entry
             if not isinstance(entry, Mapping) or "image" not in entry:
                 raise DatasetError(f"{path}: entry {index} of '{part}' has no image; got {str(entry)[:80]}.")
-            images = [entry["image"]] if isinstance(entry["image"], str) else list(entry["image"])
+            images = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
+            if not isinstance(images, list) or not images or not isinstance(images[0], str):
+                raise DatasetError(f"{path}: entry {index} of '{part}' must name one image or a list of them; got {str(entry['image'])[:80]}.")
             label = entry.get("label") if training else None
             cases.append(_listed(folder, _stem(Path(images[0])).removesuffix("_0000"), images, label, f"{path}, entry {index} of '{part}'"))
     return cases
@@ -108,27 +111,35 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
         suffixes: of one image a channel, e.g. T1w and FLAIR.
         label_suffix: of the labels, e.g. dseg or mask.
     """
+    firsts = {_entities(path, suffixes[0]): path for path in sorted(folder.glob(f"sub-*/**/*_{suffixes[0]}.nii*")) if not path.name.startswith(".")}
+    labels: dict[str, list[Path]] = {}
+    for path in sorted({*folder.glob(f"derivatives/**/*{label_suffix}.nii*"), *folder.glob(f"sub-*/**/*{label_suffix}.nii*")}):
+        # A label may have more entities than its image; where several images fit, it belongs to the one that says most.
+        fitting = [stem for stem in firsts if path.name.startswith(f"{stem}_")]
+        if fitting:
+            labels.setdefault(max(fitting, key=len), []).append(path)
     cases = []
-    for first in sorted(folder.glob(f"sub-*/**/*_{suffixes[0]}.nii*")):
-        stem = first.name.split(".")[0].removesuffix(f"_{suffixes[0]}")
-        subject = first.relative_to(folder).parts[0]
+    for stem, first in firsts.items():
         images = []
         for suffix in suffixes:
             found = sorted(first.parent.glob(f"{stem}_{suffix}.nii*"))
             if len(found) != 1:
                 raise DatasetError(f"{first.parent} holds {len(found)} files {stem}_{suffix}.nii.gz, expected one; every channel needs one.")
             images.append(found[0])
-        labels = sorted(folder.glob(f"derivatives/**/{subject}/**/{stem}_*{label_suffix}.nii*")) or sorted(
-            first.parent.glob(f"{stem}_*{label_suffix}.nii*")
-        )
-        if len(labels) > 1:
+        own = labels.get(stem, [])
+        if len(own) > 1:
             raise DatasetError(
-                f"{stem} has {len(labels)} labels that end in {label_suffix}, first {labels[0]} and {labels[1]}; give a longer suffix."
+                f"{stem} has {len(own)} labels that end in {label_suffix}: {own[0]} and {own[1]}; give a --label_suffix that only one has."
             )
-        cases.append(FoundCase(identifier=identifier_of(stem), images=tuple(images), label=labels[0] if labels else None, training=bool(labels)))
+        cases.append(FoundCase(identifier=identifier_of(stem), images=tuple(images), label=own[0] if own else None, training=bool(own)))
     if not cases:
         raise DatasetError(f"{folder} holds no file sub-*/.../*_{suffixes[0]}.nii.gz; check the folder and --suffixes.")
     return cases
+
+
+def _entities(path: Path, suffix: str) -> str:
+    """The part of a BIDS name before the suffix."""
+    return path.name.split(".")[0].removesuffix(f"_{suffix}")
 
 
 def _listed(folder: Path, name: str, images: Sequence[Any], label: Any, where: str) -> FoundCase:

@@ -24,10 +24,8 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: Path, encoder: nn.Module) -> None:
-        weights = hashlib.sha256()
-        for name, tensor in sorted(encoder.state_dict().items()):
-            weights.update(name.encode() + _bytes(tensor))
-        self.folder = folder / weights.hexdigest()[:16]
+        self.root, self.encoder = folder, encoder
+        self.folder: Path | None = None  # named when the first slice comes: a checkpoint may still be loaded before
 
     def embed(self, pixels: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the (B, D, C, h, w) embeddings of (B, D, 3, H, W) pixels.
@@ -35,10 +33,13 @@ class EmbeddingCache:
         Args:
             encode: computes (N, 1, C, h, w) embeddings of (N, 1, 3, H, W) pixels; called for slices that are not known yet.
         """
+        if self.folder is None:
+            self.folder = self.root / _fingerprint(self.encoder)
         kind = torch.get_autocast_dtype(pixels.device.type) if torch.is_autocast_enabled(pixels.device.type) else pixels.dtype
         planes = pixels.flatten(0, 1)
         names = [hashlib.sha256(_bytes(plane)).hexdigest()[:32] for plane in planes]
-        files = [self.folder / str(kind).removeprefix("torch.") / name[:2] / f"{name}.safetensors" for name in names]
+        folder = self.folder / str(kind).removeprefix("torch.")
+        files = [folder / name[:2] / f"{name}.safetensors" for name in names]
         absent = [index for index, file in enumerate(files) if not file.is_file()]
         if absent:
             for index, embedding in zip(absent, encode(planes[absent].unsqueeze(1)).flatten(0, 1).cpu(), strict=True):
@@ -46,6 +47,13 @@ class EmbeddingCache:
                     save_file({NAME: embedding.contiguous()}, temporary)
         known = [load_file(file, device=str(pixels.device))[NAME] for file in files]
         return torch.stack(known).unflatten(0, pixels.shape[:2])
+
+
+def _fingerprint(encoder: nn.Module) -> str:
+    weights = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        weights.update(name.encode() + _bytes(tensor))
+    return weights.hexdigest()[:16]
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -86,6 +86,7 @@ class PromptFreeSAM(SlabSegmenter):
         self.image_encoder = sam.image_encoder.requires_grad_(not spec.pretrained if train_encoder is None else train_encoder)
         self.sites = nn.ModuleList(sites if sites is not None else [Sites() for _ in self.image_encoder.blocks])
         self.head = head
+        self.slab_depth = spec.patch_size[0]
         self.embeddings: EmbeddingCache | None = None
 
     def forward(self, image: Tensor) -> Tensor:
@@ -109,6 +110,8 @@ class PromptFreeSAM(SlabSegmenter):
         merge_updates(self.image_encoder, self.sites)
 
     def keep_embeddings(self, folder: Path) -> bool:
+        if self.pixels.pixel_range == "unit" and self.slab_depth > 1:
+            return False  # a slice's pixels depend on the slab that it lies in
         if any(parameter.requires_grad for part in (self.pixels, self.image_encoder, self.sites) for parameter in part.parameters()):
             return False
         self.embeddings = EmbeddingCache(folder, self.image_encoder)
@@ -169,7 +172,16 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     return tuple(choices)
 
 
-def step_gib(spec: NetworkSpec, backbone: Backbone, batch_size: int, *, adapter_width: int, upsampling: int, checkpointing: bool = False) -> float:
+def step_gib(
+    spec: NetworkSpec,
+    backbone: Backbone,
+    batch_size: int,
+    *,
+    adapter_width: int,
+    upsampling: int,
+    checkpointing: bool = False,
+    encoder_learns: bool = True,
+) -> float:
     """Estimate the memory of one mixed-precision training step in GiB.
 
     A token needs about 18 embeddings a block for its own layers, 8 adapter widths, and its row of relative positions; the
@@ -178,12 +190,12 @@ def step_gib(spec: NetworkSpec, backbone: Backbone, batch_size: int, *, adapter_
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     slices = batch_size * spec.patch_size[0]
     per_token = 18 * backbone.width + 8 * adapter_width + 3 * backbone.heads * (height + width)
-    blocks = 1 + backbone.depth / 18 if checkpointing else backbone.depth
+    blocks = 0.5 if not encoder_learns else 1 + backbone.depth / 18 if checkpointing else backbone.depth
     tokens = slices * height * width * blocks * per_token * 4
     maps = sum((4**level) * backbone.decoder_width / 2**level for level in range(1, 5 if upsampling == 16 else 3))
     decoder = slices * height * width * 3 * maps * 4
     outputs = 6 * slices * spec.labels.outputs * spec.patch_size[1] * spec.patch_size[2] * 4
     adapters = 2 * backbone.depth * adapter_width * (2 * backbone.width + 3 * adapter_width)
-    weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
+    weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained or not encoder_learns else 16)
     weights += 16 * (adapters + DECODER_WEIGHTS * (backbone.decoder_width / 256) ** 2)
     return (tokens + decoder + outputs + weights) / 2**30

@@ -6,7 +6,7 @@ dataset -> fingerprint -> plan -> preprocessed cases -> checkpoint -> prediction
 from __future__ import annotations
 
 from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, check, extract, open_dataset
-from samunet.pipeline.plans import PlanOptions, measured, move_plan, open_plan, plan, plan_path, preprocess, resolve
+from samunet.pipeline.plans import PlanOptions, move_plan, open_plan, plan, plan_path, preprocess, resolve
 from samunet.pipeline.predictions import cases_to_predict, predict, prediction_options, trained_models
 from samunet.pipeline.trainings import DEFAULT_TRAINER, TrainOptions, model_folder, train, validate
 
@@ -19,7 +19,6 @@ __all__ = [
     "cases_to_predict",
     "check",
     "extract",
-    "measured",
     "model_folder",
     "move_plan",
     "open_dataset",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,43 +56,50 @@ class PlanOptions:
         check_plans_name(self.plans_name)
 
 
-def plan(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, options: PlanOptions) -> Plan:
+def plan(
+    workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, options: PlanOptions, *, measure_on: torch.device | None = None
+) -> Plan:
     """Plan the default configurations and save the plan.
+
+    Args:
+        measure_on: device on which a training step of every configuration is run first; those that need more memory than was asked
+            for are planned again, smaller.
 
     Raises:
         WeightsAbsentError: the weights that are given, or that the backbone needs, are not on this machine.
         CheckpointError: the weights do not fit, or nothing says that their file can be trusted.
+        PlanningError: no plan fits the memory, by estimate or as measured.
+        ConfigError: a step cannot be measured on that device.
     """
     names = tuple(name for name in DEFAULT_CONFIGURATIONS if not (fingerprint.planar and name.startswith("3d")))
     made = _plan(workspace, dataset.spec, fingerprint, options, names, dataset.reader.name)
+    if measure_on is not None:
+        made = _measured(workspace, dataset, fingerprint, made, options, measure_on)
     save_plan(plan_path(workspace, dataset.spec.name, options.plans_name), made)
     return made
 
 
-def measured(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, made: Plan, options: PlanOptions, device: torch.device) -> Plan:
-    """Run a training step of every configuration, plan those again that need more memory than was asked for, and save the plan.
-
-    Raises:
-        PlanningError: a configuration still needs too much after a few plans, or a step ran out of memory.
-        ConfigError: a step cannot be measured here.
-    """
+def _measured(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, made: Plan, options: PlanOptions, device: torch.device) -> Plan:
+    """Run a training step of every configuration, and plan those again that need more memory than was asked for."""
     for name in made.configurations:
         budget = options.memory_gib
-        for _ in range(MOST_MEASUREMENTS):
+        for again in range(MOST_MEASUREMENTS, -1, -1):
             step = measure_step(made, name, dataset.spec.labels, device, workspace.weights_folders)
             if step.gib <= options.memory_gib:
                 break
             budget *= 0.95 * options.memory_gib / step.gib
-            smaller = _plan(workspace, dataset.spec, fingerprint, replace(options, memory_gib=budget), (name,), dataset.reader.name)
+            try:
+                if not again:
+                    raise PlanningError(f"{MOST_MEASUREMENTS} smaller plans were tried.")
+                smaller = _plan(workspace, dataset.spec, fingerprint, replace(options, memory_gib=budget), (name,), dataset.reader.name)
+            except PlanningError as error:
+                raise PlanningError(
+                    f"A training step of {name} needs {step.gib:.2f} GiB on {device.type}, {options.memory_gib:g} GiB were asked for, and no smaller "
+                    f"plan helps ({error}) Raise -gpu_memory_target, or choose a smaller -backbone."
+                ) from None
             made = _merged(made, smaller, name)
-        else:
-            raise PlanningError(
-                f"{name} needs {step.gib:.2f} GiB a training step on {device.type} even after planning {MOST_MEASUREMENTS} times for "
-                f"{options.memory_gib:g} GiB. Raise -gpu_memory_target, or choose a smaller -backbone."
-            )
         reason = f"a training step needs {step.gib:.2f} GiB and takes {step.seconds:.2f} s, measured on {device.type}"
         made = replace(made, reasons={**made.reasons, f"{name}: memory": reason})
-    save_plan(plan_path(workspace, dataset.spec.name, options.plans_name), made)
     return made
 
 
@@ -116,7 +124,7 @@ def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: s
 
     Raises:
         ConfigError: the source has no such plan, or the target has one of that name.
-        DatasetError: the two datasets differ in their number of channels.
+        DatasetError: the two datasets differ in their number of channels, or the plan is for volumes and the target holds 2D images.
     """
     check_plans_name(target_plans)
     moved, spec = open_plan(workspace, source, source_plans), open_dataset(workspace, target)
@@ -124,6 +132,9 @@ def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: s
         raise DatasetError(
             f"The plan of {source} is for {len(moved.channels)} channels; {target} has {len(spec.spec.channels)}. Plan {target} itself."
         )
+    planar = spec.reader.read_image(spec.cases[0].images).geometry.planar
+    if planar and any(configuration.dimensions == 3 for configuration in moved.configurations.values()):
+        raise DatasetError(f"The plan of {source} is for volumes, and {target} holds 2D images. Plan {target} itself.")
     path = plan_path(workspace, target, target_plans)
     if path.exists():
         raise ConfigError(f"{path} exists already; give another name with -tp.")
@@ -137,7 +148,7 @@ def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: s
             path,
         )
     configurations = {
-        name: replace(configuration, data_identifier=f"{target_plans}_{configuration.dimensions}d")
+        name: replace(configuration, data_identifier=target_plans + configuration.data_identifier.removeprefix(source_plans))
         for name, configuration in moved.configurations.items()
     }
     save_plan(path, replace(moved, dataset=target, plans_name=target_plans, reader=spec.reader.name, configurations=configurations))
@@ -181,13 +192,9 @@ def preprocess(workspace: Workspace, dataset: RawDataset, plan: Plan, name: str,
 
 
 def estimate_gib(configuration: Configuration, spec: DatasetSpec) -> float:
-    """Return the planner's estimate of the memory of one training step in GiB."""
-    method = _method(
-        f"{configuration.dimensions}d_{configuration.variant}",
-        spec,
-        backbone_named(configuration.backbone),
-        pretrained=configuration.weights is not None,
-    )
+    """Return the planner's estimate of the memory of one mixed-precision training step in GiB; fp32 needs up to twice as much."""
+    name, backbone = f"{configuration.dimensions}d_{configuration.variant}", backbone_named(configuration.backbone)
+    method = _method(name, spec, backbone, pretrained=configuration.weights is not None, options=configuration.variant_options)
     return method.cost(configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size)
 
 
@@ -233,9 +240,10 @@ def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Bac
     return backbone, weights, sha256, f"{backbone.name} with the pretrained weights {weights.name}{choice}"
 
 
-def _method(name: str, spec: DatasetSpec, backbone: Backbone, *, pretrained: bool) -> Method:
+def _method(name: str, spec: DatasetSpec, backbone: Backbone, *, pretrained: bool, options: Mapping[str, Any] = {}) -> Method:
     dimensions, variant_name = parse_configuration_name(name)
     variant = load_variant(variant_name)
+    config = decode(variant.Config, dict(options), f"configuration option variant_options of {variant_name}")
     schemes = tuple(scheme_for(channel) for channel in spec.channels)
 
     def cost(topology: Topology, patch: Shape, scale: float, batch: int) -> float:
@@ -248,6 +256,6 @@ def _method(name: str, spec: DatasetSpec, backbone: Backbone, *, pretrained: boo
             topology=topology,
             pretrained=pretrained,
         )
-        return variant.cost(network, backbone, batch)
+        return variant.cost(network, backbone, batch, config)
 
     return Method(variant=variant_name, dimensions=dimensions, preferred=variant.preferred, cost=cost)

@@ -72,14 +72,15 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
         )
     spec = replace(read_dataset_json(data / "dataset.json"), name=dataset_name)
     cases = stored_cases(data)
-    groups = groups_from(spec.raw.get("groups"), cases)
+    raw = workspace.raw / dataset_name / "dataset.json"  # groups may have been added after preprocessing
+    groups = groups_from((read_dataset_json(raw) if raw.is_file() else spec).raw.get("groups"), cases)
     split = split_for_fold(workspace.preprocessed / dataset_name, cases, options.fold, raw_folder=workspace.raw / dataset_name, groups=groups)
     folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}"
     device = choose_device(options.device)
     if not options.only_validate:
         resume = _resumable(folder) if options.resume else None
         if resume is not None:
-            _check_resume(resume, config, folder, configuration, options.configuration)
+            _check_resume(resume, config, folder, plan, options.configuration)
         torch.manual_seed(config.seed)
         model = build_network(plan, configuration, spec.labels, workspace.weights_folders).to(device)
         trainer = _trainer(model, plan, configuration, spec, split.train, split.val, data, folder, config, options, device, resume)
@@ -192,13 +193,18 @@ def _resumable(folder: Path) -> Checkpoint | None:
     return None
 
 
-def _check_resume(resume: Checkpoint, config: TrainingConfig, folder: Path, configuration: Configuration, name: str) -> None:
+def _check_resume(resume: Checkpoint, config: TrainingConfig, folder: Path, plan: Plan, name: str) -> None:
     before = decode(TrainingConfig, resume.state.training, f"{folder.name}: training settings")
     changed = [key for key, value in encode(config).items() if value != encode(before)[key] and key != "workers"]
     if changed:
         was = ", ".join(f"{key} {encode(before)[key]} (now {encode(config)[key]})" for key in changed)
         raise CheckpointError(f"{folder} was trained with other settings: {was}. Continue with the same settings, or start anew without --c.")
-    earlier = load_plan(folder.parent / "plans.json").configuration(name)
+    before_plan = load_plan(folder.parent / "plans.json")
+    if (before_plan.transpose, before_plan.channels) != (plan.transpose, plan.channels):
+        raise CheckpointError(
+            f"{folder} was trained by another plan: slicing axis or normalization has changed since. Restore the plan, or start anew without --c."
+        )
+    earlier, configuration = before_plan.configuration(name), plan.configuration(name)
     without = {"weights": None, "weights_sha256": None}  # the file may have moved; its content is compared below
     if replace(earlier, **without) != replace(configuration, **without):
         raise CheckpointError(

@@ -30,7 +30,7 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
     """Return the group, usually the patient, of every case; cases of one group stay together in every split. None without groups.
 
     Args:
-        given: what dataset.json says under `groups`: a regular expression whose first group is the name, found in the identifier; a
+        given: what dataset.json says under `groups`: a regular expression whose first group that matches is the name, found in the identifier; a
             table of identifier to name; or None.
 
     Raises:
@@ -42,6 +42,9 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
         lacking = [name for name in identifiers if name not in given]
         if lacking:
             raise DatasetError(f"dataset.json: groups lacks {len(lacking)} cases, first '{lacking[0]}'; give every case its group.")
+        unnamed = [name for name in identifiers if not isinstance(given[name], (str, int))]
+        if unnamed:
+            raise DatasetError(f"dataset.json: groups gives '{unnamed[0]}' the group {given[unnamed[0]]!r}; expected a name.")
         return {name: str(given[name]) for name in identifiers}
     try:
         pattern = re.compile(given) if isinstance(given, str) else None
@@ -49,11 +52,12 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
         raise DatasetError(f"dataset.json: groups is no regular expression ({error}): {given!r}.") from None
     if pattern is None or not pattern.groups:
         raise DatasetError(rf'dataset.json: groups must be an expression with a group, e.g. "^(patient\d+)_", or a table of cases; got {given!r}.')
-    found = {name: pattern.search(name) for name in identifiers}
-    unmatched = [name for name, match in found.items() if match is None]
+    matches = {name: pattern.search(name) for name in identifiers}
+    found = {name: next((group for group in match.groups() if group is not None), None) if match else None for name, match in matches.items()}
+    unmatched = [name for name, group in found.items() if group is None]
     if unmatched:
         raise DatasetError(f"dataset.json: the expression {given!r} of groups does not match {len(unmatched)} cases, first '{unmatched[0]}'.")
-    return {name: match[1] for name, match in found.items() if match is not None}
+    return {name: group for name, group in found.items() if group is not None}
 
 
 def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | None = None) -> tuple[Split, ...]:
@@ -90,6 +94,11 @@ def load_or_make_splits(
     if not path.is_file():
         given = None if raw_folder is None else raw_folder / FILE_NAME
         write_json(path, read_json(given) if given is not None and given.is_file() else make_splits(identifiers, groups))
+    return read_splits(path)
+
+
+def read_splits(path: Path) -> tuple[Split, ...]:
+    """Read a splits_final.json; raises ConfigError when it has another form."""
     raw = read_json(path)
     if isinstance(raw, list):
         raw = [{key: fold[key] for key in ("train", "val") if key in fold} if isinstance(fold, dict) else fold for fold in raw]

@@ -107,9 +107,11 @@ def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
     if block.window_size == 0:
         mixed = _mix(block.attn, qkv)
     else:
-        plane, zero = qkv.shape[1:3], tokens.new_zeros(1, tokens.shape[-1])
-        padding = _add(block.attn.qkv(zero), sites.qkv_update(zero))
-        windows, padded = window_partition(_pad(qkv, padding, block.window_size), block.window_size)
+        plane = qkv.shape[1:3]
+        if any(size % block.window_size for size in plane):
+            zero = tokens.new_zeros(1, tokens.shape[-1])
+            qkv = _pad(qkv, _add(block.attn.qkv(zero), sites.qkv_update(zero)), block.window_size)
+        windows, padded = window_partition(qkv, block.window_size)
         mixed = window_unpartition(_mix(block.attn, windows), block.window_size, padded, plane)
     return linear(block.attn.proj, mixed).unflatten(0, tokens.shape[:2])
 
@@ -140,7 +142,8 @@ def linear(layer: nn.Linear, tokens: Tensor) -> Tensor:
     linear layers (benchmarks/encoder.py times both), so without a gradient a 1x1 convolution does it.
     """
     plain = tokens.device.type != "cpu" or tokens.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if plain or torch.is_grad_enabled() or min(layer.weight.shape) < CONVOLVED_WIDTH:
+    learns = torch.is_grad_enabled() and (tokens.requires_grad or layer.weight.requires_grad)
+    if plain or learns or min(layer.weight.shape) < CONVOLVED_WIDTH:
         return layer(tokens)
     pixels = tokens.reshape(1, -1, 1, tokens.shape[-1]).permute(0, 3, 1, 2)  # channels last
     return F.conv2d(pixels, layer.weight[:, :, None, None], layer.bias).permute(0, 2, 3, 1).reshape(*tokens.shape[:-1], -1)

@@ -69,4 +69,4 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     """Estimate the memory of one mixed-precision training step in GiB; no activation of the encoder is kept for long."""
     config = config or Config()
     upsampling = config.upsampling if config.head == "class_tokens" else 4
-    return step_gib(spec, backbone, batch_size, adapter_width=0, upsampling=upsampling, checkpointing=True)
+    return step_gib(spec, backbone, batch_size, adapter_width=0, upsampling=upsampling, encoder_learns=False)

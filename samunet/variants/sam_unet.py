@@ -121,15 +121,19 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     features = sum(count * width * size for count, width, size in zip(convolutions, spec.topology.widths, voxels, strict=True))
     features += sum(2 * width * size for width, size in zip(spec.topology.widths[:-1], voxels[:-1], strict=True))
     features += spec.labels.outputs * voxels[0]
+    convolutions_gib = OVERHEAD_GIB + (batch_size * FEATURE_BYTES * features + 16 * _convolution_weights(len(spec.schemes), spec.topology)) / 2**30
+    if not config.sam_path:
+        return convolutions_gib
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     depth = spec.patch_size[0]
     if _token_source(spec, config) == "features":
         depth = -(-depth // strides[_injection_stage(spec)][0])
-    per_token = 18 * backbone.width + 8 * config.adapter_ratio * backbone.width + 3 * backbone.heads * (height + width)
-    tokens = depth * height * width * backbone.depth * per_token * 4
+    adapter_width = config.adapter_ratio * backbone.width if config.depth_adapters else 0
+    per_token = 18 * backbone.width + 8 * adapter_width + 3 * backbone.heads * (height + width)
+    blocks = 1 + backbone.depth / 18 if config.checkpointing else backbone.depth
+    tokens = depth * height * width * blocks * per_token * 4
     weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
-    weights += 16 * _convolution_weights(len(spec.schemes), spec.topology)
-    return OVERHEAD_GIB + (batch_size * (FEATURE_BYTES * features + tokens) + weights) / 2**30
+    return convolutions_gib + (batch_size * tokens + weights) / 2**30
 
 
 @lru_cache(maxsize=256)

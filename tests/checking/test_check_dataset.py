@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import tracemalloc
 
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
+from samunet.checking import run as checking_run
 from samunet.checking.findings import KINDS
 from samunet.checking.run import check_dataset
 from samunet.cli import check_dataset as command
@@ -89,6 +92,14 @@ def collapse(path):
     path.write_bytes(gzip.compress(bytes(content)))
 
 
+def stretch(path):
+    """Let pixdim say twice the spacing of the sform, with no qform beside it."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[252:256] = np.array([0, 1], "<i2").tobytes()
+    content[80:92] = (2 * np.frombuffer(bytes(content[80:92]), "<f4")).astype("<f4").tobytes()
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
 def two_affines(image):
     moved = image.affine.copy()
     moved[0, 3] += 3
@@ -128,6 +139,7 @@ FAULTS = {
     "position": lambda root: change(root / LABEL, affine=shifted),
     "axes-sheared": lambda root: both(root, affine=shear),
     "axes-singular": lambda root: collapse(root / IMAGE),
+    "pixdim-sform": lambda root: stretch(root / IMAGE),
     "qform-sform": lambda root: change(root / IMAGE, header=two_affines),
     "missing-label": lambda root: (root / LABEL).unlink(),
     "missing-image": lambda root: (root / IMAGE).unlink(),
@@ -135,9 +147,11 @@ FAULTS = {
     "duplicate-image": lambda root: shutil.copy(root / "imagesTr/tiny_000_0000.nii.gz", root / IMAGE),
     "label-channels": lambda root: change(root / LABEL, array=lambda array: np.stack([array, array], axis=-1)),
 }
-BESIDES = {
+BESIDES = {  # one fault may show in several ways
+    "axes-singular": {"pixdim-sform"},
     "channel-gap": {"channel-count", "duplicate-image"},
     "missing-image": {"number-of-cases"},
+    "pixdim-sform": {"spacing"},  # the label keeps its own
     "duplicate-image": {"shape", "spacing", "position"},
 }
 
@@ -167,7 +181,11 @@ def test_a_flipped_bit_is_found_whatever_it_hits(dataset):
 
 def test_a_header_that_claims_more_than_there_is_costs_no_memory(dataset):
     claim(3000, 3000, 1000)(dataset / IMAGE)
+    tracemalloc.start()
     report = check(dataset)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
     assert [finding.code for finding in report.findings] == ["truncated"] and "promises" in report.findings[0].message
 
 
@@ -187,8 +205,9 @@ def test_channels_of_one_case_are_compared(tmp_path):
 
 def test_channels_that_changed_places_are_noticed(tmp_path):
     folder = write_tiny_dataset(tmp_path, channels=2, cases=7)
-    for path in (folder / "imagesTr").glob("*_0001.nii.gz"):
-        change(path, array=lambda array: 40 + 10 * array)
+    for gain, path in enumerate(sorted((folder / "imagesTr").glob("*_0001.nii.gz")), 1):  # every scan has its own scale
+        change(path, array=lambda array, gain=gain: gain * (40 + 10 * array))
+        change(path.with_name(path.name.replace("_0001", "_0000")), array=lambda array, gain=gain: gain * array)
     assert found(folder) == set()
     first, second = (folder / f"imagesTr/tiny_004_000{channel}.nii.gz" for channel in (0, 1))
     spare = first.with_name("spare")
@@ -250,7 +269,12 @@ def test_files_that_dataset_json_names_are_checked_too(dataset):
     change(dataset / LABEL, array=put(7))
     assert found(dataset) == {("case1", "label-values")}
     (dataset / LABEL).unlink()
-    assert found(dataset) == {("", "missing-file")}
+    FAULTS["truncated"](dataset)
+    (dataset / "imagesTr/tiny_002_0000.nii.gz").write_bytes(b"")
+    listed["case3"] = {"images": [], "label": "x"}
+    describe(dataset, dataset=listed)
+    findings = {("case1", "missing-file"), ("case1", "truncated"), ("case2", "header"), ("case3", "dataset-json"), ("", "number-of-cases")}
+    assert found(dataset) == findings
 
 
 def test_a_sound_dataset_has_no_findings_in_any_form(tmp_path):
@@ -306,3 +330,50 @@ def test_the_command_writes_lines_json_and_a_page(dataset, capsys, monkeypatch, 
 
 def test_every_kind_has_a_way_out():
     assert all(severity in ("error", "warning") and fix.endswith(".") for severity, fix in KINDS.values())
+
+
+def test_labels_are_compared_as_strictly_as_planning_does(dataset):
+    change(dataset / LABEL, affine=lambda affine: affine @ np.diag([1 + 3e-5, 1, 1, 1]))
+    assert found(dataset) == set()
+
+
+def test_one_flat_channel_is_a_warning_with_its_own_value(tmp_path):
+    folder = write_tiny_dataset(tmp_path, dimensions=2, size=(1, 32, 40), channels=3, file_ending=".png")
+    path = folder / "imagesTr/tiny_001_0000.png"
+    with Image.open(path) as image:
+        pixels = np.array(image)
+    pixels[..., 2] = 7
+    Image.fromarray(pixels).save(path)
+    (finding,) = check(folder).findings
+    assert (finding.code, finding.severity) == ("constant-channel", "warning") and "of channel 2 has the value 7" in finding.message
+
+
+def test_an_image_that_is_there_twice_is_found_however_it_is_compressed(dataset):
+    other = dataset / "imagesTr/tiny_000_0000.nii.gz"
+    shutil.copy(dataset / "labelsTr/tiny_000.nii.gz", dataset / LABEL)
+    (dataset / IMAGE).write_bytes(gzip.compress(gzip.decompress(other.read_bytes()), 1))
+    assert found(dataset) == {("tiny_001", "duplicate-image")}
+
+
+def test_groups_and_splits_are_looked_at(dataset):
+    describe(dataset, groups="(x")
+    (dataset / "splits_final.json").write_text(json.dumps([{"train": ["tiny_000"], "val": ["gone"]}]))
+    assert found(dataset) == {("", "dataset-json"), ("", "splits")}
+    (dataset / "splits_final.json").write_text("[")
+    describe(dataset, groups=r"tiny_(\d+)")
+    assert found(dataset) == {("", "splits")}
+    describe(dataset, labels={"background": 0, "whole": [1, 2], "core": 2}, regions_class_order=[1, 9])
+    assert [finding.code for finding in check(dataset).findings] == ["dataset-json"]
+
+
+def test_whatever_a_library_raises_of_a_damaged_file_is_a_finding(tmp_path, monkeypatch):
+    folder = write_tiny_dataset(tmp_path, file_ending=".mha")
+    real = checking_run.check_case
+
+    def breaks(case, *given):
+        if case.identifier == "tiny_001":
+            raise ZeroDivisionError("of a library")
+        return real(case, *given)
+
+    monkeypatch.setattr(checking_run, "check_case", breaks)
+    assert found(folder) == {("tiny_001", "unreadable")}

@@ -27,6 +27,7 @@ def test_a_moved_plan_preprocesses_the_target(tmp_path, monkeypatch, capsys):
     assert moved.dataset == "Dataset802_Target" and moved.plans_name == "samunetPlans_moved" and moved.channels == source.channels
     assert moved.configuration("3d_adapter").patch_size == source.configuration("3d_adapter").patch_size
     assert preprocess.main(["-d", "802", "-plans_name", "samunetPlans_moved", "-c", "3d_adapter", "--no_pbar"]) == 0
+    assert moved.configuration("2d_adapter").data_identifier == "samunetPlans_moved_2d"
     assert len(list((path.parent / "samunetPlans_moved_3d").glob("*_seg.b2nd"))) == 4
     capsys.readouterr()
     assert command.main(["-s", "801", "-t", "802", "-sp", NAME, "-tp", "samunetPlans_moved"]) == 2

@@ -148,7 +148,7 @@ def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
         ([good, good], {}, "identifiers stand for several cases, first 'a'"),
         ([good], {"labels": {"background": 0, "a": 5}}, "label values must be consecutive"),
         ([good], {"name": "Liver"}, "'Liver' is no name of a dataset"),
-        ([good], {"channels": ("T2", "ADC")}, "expected 2 channels along its fourth axis"),
+        ([good], {"channels": ("T2", "ADC")}, "holds 1 channel.*, 2 are named"),
         ([FoundCase(identifier="a", images=(image,), label=None, training=False)], {}, "none of the 1 cases found has a label"),
         ([FoundCase(identifier="a", images=(image.with_name("absent.nii.gz"),), label=label)], {}, "1 files do not exist, first"),
         ([FoundCase(identifier="a", images=(image,), label=source / "dataset.json")], {}, "must share one known ending"),
@@ -163,7 +163,7 @@ def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
 def test_a_file_with_several_channels_is_not_taken_for_one(source, raw, tmp_path):
     task = task_of(source, tmp_path / "Task07_X")
     case = FoundCase(identifier="a", images=(task / "imagesTr/tiny_000.nii.gz",), label=task / "labelsTr/tiny_000.nii.gz")
-    with pytest.raises(DatasetError, match="holds several channels, but one is named"):
+    with pytest.raises(DatasetError, match="holds 2 channel.*, 1 are named"):
         write_dataset(raw, "Dataset061_X", [case], channels=["T2"], labels={"background": 0, "a": 1}, threads=1, quiet=True)
 
 
@@ -174,3 +174,51 @@ def test_identifiers_hold_only_what_file_systems_and_nnunet_like():
 def test_a_list_is_no_table():
     with pytest.raises(DatasetError, match="does not exist"):
         layouts.from_folders([layouts.Path("/nowhere")], layouts.Path("/nowhere"))
+
+
+def test_scaled_integers_keep_their_stored_numbers(raw, tmp_path):
+    stored = np.random.default_rng(0).integers(0, 1000, (5, 6, 4, 2)).astype(np.int16)
+    image = nibabel.Nifti1Image(stored, np.eye(4))
+    image.header.set_slope_inter(0.37, 5)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.ones((5, 6, 4), np.uint8), np.eye(4)), tmp_path / "label.nii.gz")
+    case = FoundCase(identifier="a", images=(tmp_path / "a.nii.gz",), label=tmp_path / "label.nii.gz")
+    folder = write_dataset(raw, "Dataset062_X", [case], channels=["T2", "ADC"], labels={"background": 0, "a": 1}, threads=1, quiet=True)
+    for channel in (0, 1):
+        proxy = nibabel.load(folder / f"imagesTr/a_000{channel}.nii.gz").dataobj
+        assert np.array_equal(proxy.get_unscaled(), stored[..., channel]) and proxy.slope == pytest.approx(0.37) and proxy.inter == 5
+
+
+def test_color_pictures_are_one_file_of_three_channels(raw, tmp_path):
+    source = write_tiny_dataset(tmp_path / "rgb", dimensions=2, size=(1, 32, 40), channels=3, file_ending=".png", num_test=0)
+    for path in (source / "imagesTr").iterdir():
+        path.rename(path.with_name(path.name.replace("_0000", "")))
+    command = ["folders", "-i", str(source / "imagesTr"), "-l", str(source / "labelsTr"), "--labels", "large=1", "small=2", "--no_pbar"]
+    assert import_dataset.main([*command, "--channels", "R", "G", "B", "-d", "Dataset063_Rgb"]) == 0
+    assert check_dataset(raw / "Dataset063_Rgb", threads=1, quiet=True).findings == ()
+    assert import_dataset.main([*command, "--channels", "grey", "-d", "Dataset064_Rgb"]) == 2
+
+
+def test_a_bids_label_belongs_to_the_image_that_says_most(source, tmp_path):
+    anatomy = tmp_path / "bids/sub-1/anat"
+    anatomy.mkdir(parents=True)
+    (tmp_path / "bids/derivatives/sub-1").mkdir(parents=True)
+    for name in ("sub-1_T1w", "sub-1_ce-GAD_T1w", "._sub-1_T1w"):
+        shutil.copy(source / "imagesTr/tiny_000_0000.nii.gz", anatomy / f"{name}.nii.gz")
+    shutil.copy(source / "labelsTr/tiny_000.nii.gz", tmp_path / "bids/derivatives/sub-1/sub-1_ce-GAD_dseg.nii.gz")
+    cases = {case.identifier: case for case in layouts.from_bids(tmp_path / "bids", ["T1w"], "dseg")}
+    assert set(cases) == {"sub-1", "sub-1_ce-GAD"} and cases["sub-1"].label is None and cases["sub-1_ce-GAD"].label is not None
+
+
+def test_tables_count_channels_by_number_and_forgive_a_trailing_comma(tmp_path):
+    columns = [f"image_{index}" for index in range(11)]
+    (tmp_path / "t.csv").write_text(",".join(["case", *columns, "label", ""]) + "\n" + ",".join(["a", *columns, "l", "", ""]) + "\n")
+    (case,) = layouts.from_table(tmp_path / "t.csv")
+    assert [path.name for path in case.images] == columns
+
+
+@pytest.mark.parametrize("image", [[], None, [None], 3])
+def test_a_datalist_entry_without_a_usable_image_is_named(tmp_path, image):
+    (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": image, "label": "x"}], "test": None}))
+    with pytest.raises(DatasetError, match="entry 0 of 'training'"):
+        layouts.from_datalist(tmp_path / "list.json")

@@ -8,6 +8,7 @@ from samples import planned_with_weights
 
 from samunet import pipeline
 from samunet.checkpoint import load_checkpoint
+from samunet.data.dataset import PreprocessedDataset
 from samunet.models import promptfree
 from samunet.models.embeddings import EmbeddingCache
 from samunet.storage import open_array, stored_cases
@@ -76,6 +77,16 @@ def test_training_without_augmentation_keeps_each_slice_once_and_learns_the_same
 
 def test_an_encoder_that_trains_keeps_nothing(frozen):
     workspace, name, _ = frozen
-    before = set(workspace.preprocessed.rglob("*.safetensors"))
+    for path in workspace.preprocessed.rglob("*.safetensors"):
+        path.unlink()
     train(workspace, name, configuration="2d_samed", augmentation="none")
-    assert set(workspace.preprocessed.rglob("*.safetensors")) == before
+    assert not list(workspace.preprocessed.rglob("*.safetensors"))
+
+
+def test_planes_wider_than_the_patch_keep_nothing(frozen):
+    _, _, folder = frozen
+    cases = PreprocessedDataset(folder, stored_cases(folder))
+    widest = [max(cases.shape(name)[axis] for name in cases.identifiers) for axis in (1, 2)]
+    assert (
+        cases.planes_fit((1, *widest)) and not cases.planes_fit((1, widest[0] - 1, widest[1])) and not cases.planes_fit((1, widest[0], widest[1] - 1))
+    )

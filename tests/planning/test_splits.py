@@ -121,6 +121,8 @@ def test_a_file_that_parts_a_patient_is_refused(tmp_path):
         ("p.", "must be an expression with a group"),
         (3, "must be an expression with a group"),
         ("(x)", "does not match 13 cases, first 'p0_visit0'"),
+        (r"^(p[0-5])_|^(q)", "does not match 1 cases"),
+        (dict.fromkeys(VISITS), "the group None; expected a name"),
         ({"p0_visit0": "a"}, "groups lacks 12 cases, first 'p1_visit0'"),
     ],
 )
@@ -132,3 +134,7 @@ def test_wrong_groups_are_named(given, message):
 def test_one_patient_cannot_be_split():
     with pytest.raises(DatasetError, match="needs two groups of cases or more; the dataset has 1"):
         make_splits(("a", "b"), {"a": "p", "b": "p"})
+
+
+def test_an_expression_may_have_alternatives():
+    assert groups_from(r"^(a\d)_|^(b\d)_", ("a1_x", "b2_y")) == {"a1_x": "a1", "b2_y": "b2"}
