@@ -24,6 +24,22 @@ CHUNK = 1 << 20
 EXTENSION_FLAG = 4  # bytes between header and data
 MAX_OFFSET = 1 << 31  # bytes; real files begin at 352, or later by the length of their header extensions
 NIFTI_HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # by header length in bytes
+MHA_BYTES = {
+    f"MET_{name}".encode(): size
+    for size, names in {1: ("CHAR", "UCHAR"), 2: ("SHORT", "USHORT"), 4: ("INT", "UINT", "FLOAT"), 8: ("DOUBLE",)}.items()
+    for name in names
+}
+NRRD_BYTES = {
+    name.encode(): size
+    for size, names in {
+        1: ("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"),
+        2: ("short", "short int", "signed short", "int16", "int16_t", "ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+        4: ("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"),
+        8: ("double", "longlong", "long long", "int64", "int64_t", "ulonglong", "unsigned long long", "uint64", "uint64_t"),
+    }.items()
+    for name in names
+}
+"""Bytes a voxel by the type names of MetaImage and NRRD headers."""
 GIPL_HEADER = 256  # bytes
 GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}  # bytes a voxel by GIPL's image type
 
@@ -36,7 +52,7 @@ def is_nifti(path: Path) -> bool:
 def check_file(path: Path) -> None:
     """Read a file's header and compressed stream and compare its length with what the header promises.
 
-    Covers NIfTI (plain and .gz), MetaImage and GIPL; ITK itself refuses damaged NRRD files.
+    Covers NIfTI (plain and .gz), MetaImage, NRRD and GIPL.
 
     Raises:
         ImageFileError: the file is absent, truncated, or fails its checksum.
@@ -49,8 +65,12 @@ def check_file(path: Path) -> None:
             _check_nifti(path, compressed=name.endswith(".gz"))
         elif name.endswith(".mha"):
             _check_mha(path)
+        elif name.endswith(".nrrd"):
+            _check_nrrd(path)
         elif name.endswith(".gipl"):
             _check_gipl(path)
+    except (KeyError, ValueError) as error:
+        raise ImageFileError(f"{path} has a header that cannot be read ({error!r}); export it again.", "header") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         plain = name.endswith(".gz") and not _is_gzip(path)
         hint = "it is not compressed at all, so rename it to .nii" if plain else "copy or export it again"
@@ -101,23 +121,51 @@ def _nifti_layout(head: bytes, path: Path) -> tuple[int, int, np.dtype]:
 
 def _check_mha(path: Path) -> None:
     with path.open("rb") as file:
-        compressed = False
+        header: dict[bytes, bytes] = {}
         for _ in range(1000):  # a MetaImage header has some 20 lines and ends with ElementDataFile
             key, _, value = file.readline(65536).partition(b"=")
-            if key.strip() == b"CompressedData":
-                compressed = value.strip().lower() == b"true"
+            header[key.strip()] = value.strip()
             if key.strip() == b"ElementDataFile":
                 break
-        if not compressed or value.strip() != b"LOCAL":
+        if header.get(b"CompressedData", b"").lower() != b"true" or header.get(b"ElementDataFile") != b"LOCAL":
             return
-        stream = zlib.decompressobj()
+        stream, length = zlib.decompressobj(), 0
         while chunk := file.read(CHUNK):
             while chunk:
-                stream.decompress(chunk, CHUNK)
+                length += len(stream.decompress(chunk, CHUNK))
                 chunk = stream.unconsumed_tail
-        stream.flush()
+        length += len(stream.flush())
         if not stream.eof:
             raise EOFError("the stream has no end")
+    size = MHA_BYTES.get(header.get(b"ElementType", b""))
+    if size is not None:
+        channels = int(header.get(b"ElementNumberOfChannels", b"1"))
+        _compare_length(path, length, math.prod(map(int, header[b"DimSize"].split())) * channels * size)
+
+
+def _check_nrrd(path: Path) -> None:
+    """Read the compressed stream of an NRRD file to its checksum; uncompressed data ITK compares with the header itself."""
+    with path.open("rb") as file:
+        fields: dict[bytes, bytes] = {}
+        while (line := file.readline(65536)).strip():
+            key, _, value = line.partition(b":")
+            fields[key.strip().lower()] = value.strip()
+        if fields.get(b"encoding", b"").lower() not in (b"gzip", b"gz") or b"data file" in fields or b"datafile" in fields:
+            return
+        with gzip.GzipFile(fileobj=file) as stream:
+            length = 0
+            while chunk := stream.read(CHUNK):
+                length += len(chunk)
+    size = NRRD_BYTES.get(fields.get(b"type", b"").lower())
+    if size is not None:
+        _compare_length(path, length, math.prod(map(int, fields[b"sizes"].split())) * size)
+
+
+def _compare_length(path: Path, there: int, needed: int) -> None:
+    if there < needed:
+        raise ImageFileError(
+            f"{path} is truncated: its header promises {needed} bytes of data, {there} are there; copy or export it again.", "truncated"
+        )
 
 
 def _check_gipl(path: Path) -> None:

@@ -433,3 +433,36 @@ def test_components_of_an_mha_are_channels_and_2d_stays_2d(tmp_path):
         flat.GetOrigin(),
         flat.GetDirection(),
     )
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, np.float64])
+def test_a_compressed_mha_whose_header_promises_more_is_refused(kind, tmp_path):
+    path = tmp_path / "in.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(7 * 5 * 6).reshape(7, 5, 6).astype(kind)), path, useCompression=True)
+    assert SITK.read_image([path]).array.shape == (1, 7, 5, 6)
+    path.write_bytes(path.read_bytes().replace(b"DimSize = 6 5 7", b"DimSize = 6 5 9"))
+    with pytest.raises(ImageFileError, match="truncated: its header promises"):
+        SITK.read_image([path])
+
+
+def test_no_flipped_bit_of_a_compressed_nrrd_passes(tmp_path):
+    path = tmp_path / "in.nrrd"
+    array = np.random.default_rng(0).integers(0, 9, (5, 20, 20)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(array), path, useCompression=True)
+    content = path.read_bytes()
+    np.testing.assert_array_equal(SITK.read_image([path]).array[0], array)
+    start = content.index(b"\n\n") + 12  # behind the gzip header, whose date and name mean nothing
+    for place in np.linspace(start, len(content) - 1, 60).astype(int):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(place) % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ImageFileError):
+            SITK.read_image([path])
+
+
+def test_a_header_without_numbers_is_refused(tmp_path):
+    path = tmp_path / "in.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((2, 3, 4), np.int16)), path, useCompression=True)
+    path.write_bytes(path.read_bytes().replace(b"sizes: 4 3 2", b"sizes: 4 x 2"))
+    with pytest.raises(ImageFileError, match="header that cannot be read"):
+        SITK.read_image([path])
