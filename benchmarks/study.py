@@ -101,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--work", type=Path, help="folder for plans, cases and models (default: a temporary one)")
+    parser.add_argument("--datasets", type=int, nargs="+", help="run the rows of these datasets only")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -114,7 +115,8 @@ def main() -> None:
     target = RESULTS / f"study_{arguments.study}.json"
     known = read_json(target)["rows"] if target.is_file() else []
     code, lock = code_hash(), Lock()
-    for row in {(row.dataset, row.memory_gib, row.spacing, row.configuration, row.name == NNUNET): row for row in rows}.values():
+    wanted = [row for row in rows if arguments.datasets is None or row.dataset in arguments.datasets]
+    for row in {(row.dataset, row.memory_gib, row.spacing, row.configuration, row.name == NNUNET): row for row in wanted}.values():
         prepare(row, work)
 
     def finish(row: Row) -> None:
@@ -131,7 +133,7 @@ def main() -> None:
         print(f"{row.name}: Dice {result['dice']:.4f} after {result['cpu_minutes']:.2f} min of CPU time, {result['steps']} steps", flush=True)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(finish, rows))
+        list(pool.map(finish, wanted))
 
 
 def code_hash() -> str:
