@@ -41,7 +41,6 @@ from samunet.evaluation.summary import summarize, target_key
 from samunet.hardware import keep_freed_memory
 from samunet.inference.files import predict_cases
 from samunet.inference.predictor import PredictionOptions, Predictor
-from samunet.planning.splits import split_for_fold
 from samunet.training.config import TrainingConfig
 
 RESULTS = Path(__file__).parent / "results"
@@ -97,16 +96,17 @@ STUDIES = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=STUDIES)
+def main(studies: dict[str, tuple[Row, ...]] = STUDIES, description: str | None = __doc__) -> None:
+    """Run the study that the command line names; other scripts hand in their own."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=studies)
     parser.add_argument("--work", type=Path, help="folder for plans, cases and models (default: a temporary one)")
     parser.add_argument("--datasets", type=int, nargs="+", help="run the rows of these datasets only")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp(prefix="samunet-study-"))
-    rows = STUDIES[arguments.study]
+    rows = studies[arguments.study]
     if arguments.row is not None:
         keep_freed_memory()  # as the commands do; here for nnU-Net too
         row = rows[arguments.row]
@@ -123,7 +123,7 @@ def main() -> None:
         key = key_of(row, code)
         if any(done["key"] == key for done in known):
             return
-        command = [sys.executable, __file__, arguments.study, "--work", str(work), "--row", str(rows.index(row))]
+        command = [sys.executable, sys.argv[0], arguments.study, "--work", str(work), "--row", str(rows.index(row))]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         result = {"key": key, "code": code, **json.loads(done.stdout.splitlines()[-1])}
@@ -205,7 +205,7 @@ def run(row: Row, work: Path) -> dict[str, Any]:
 
 
 def validation_cases(row: Row, shared: Workspace, dataset: pipeline.RawDataset) -> list[Case]:
-    split = split_for_fold(shared.preprocessed / dataset.spec.name, tuple(case.identifier for case in dataset.cases), row.fold)
+    split = pipeline.fold_split(shared, dataset.spec, tuple(case.identifier for case in dataset.cases), row.fold)
     return [case for case in dataset.cases if case.identifier in set(split.val)]
 
 

@@ -49,11 +49,7 @@ def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configura
     checkpoint = folder / f"fold_{fold}" / FINAL
     if checkpoint.exists():
         raise CheckpointError(f"{checkpoint} exists already; remove it, or give another fold with -f.")
-    if (folder / "plans.json").is_file() and load_plan(folder / "plans.json") != plan:
-        raise CheckpointError(
-            f"{folder} holds folds of another plan; an imported fold cannot stand beside them. Plan under a name of its own "
-            "(-overwrite_plans_name), and import with -p."
-        )
+    pipeline.check_other_folds(checkpoint.parent, plan, spec, configuration)
     network = _network(plan, entry, spec.labels, workspace.weights_folders)
     ma_sam.load_official(network, read_tensors(source))
     state = CheckpointState(
@@ -68,9 +64,9 @@ def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configura
         training=encode(TrainingConfig()),
         history={},
     )
-    save_checkpoint(checkpoint, Checkpoint(state=state, model=trainable_state(network, pretrained=True), optimizer={}, random=None))
     write_json(folder / "dataset.json", spec.raw)
     save_plan(folder / "plans.json", plan)
+    save_checkpoint(checkpoint, Checkpoint(state=state, model=trainable_state(network, pretrained=True), optimizer={}, random=None))
     return checkpoint
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import re
 import sys
@@ -17,7 +18,7 @@ import torch
 from samunet.core.batch import Batch
 from samunet.core.labels import Labels
 from samunet.core.plan import Configuration, Plan
-from samunet.errors import ConfigError, PlanningError
+from samunet.errors import ConfigError
 from samunet.hardware import autocast, choose_precision, keep_freed_memory
 from samunet.network import build_network
 from samunet.training.accumulate import backward
@@ -37,21 +38,18 @@ class MeasuredStep:
 
 
 def measure_step(plan: Plan, name: str, labels: Labels, device: torch.device, weights_folders: Sequence[Path] = ()) -> MeasuredStep:
-    """Run a configuration's training step on random data in a process of its own.
+    """Run a configuration's training step on random data in a process of its own; one that runs out of memory needs infinitely much.
 
     Raises:
         ConfigError: this system does not tell the peak of a process (only Linux does), or the device is neither cpu nor cuda.
-        PlanningError: the process died, which is what running out of memory looks like, or the GPU's memory did not suffice.
     """
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and sys.platform != "linux"):
         raise ConfigError(f"A training step cannot be measured on {device.type} of {sys.platform}; plan without --measure.")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_run_step, plan, plan.configuration(name), labels, device, tuple(weights_folders)).result()
-        except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError):
-            raise PlanningError(
-                f"A training step of {name} ran out of memory on {device.type}; lower -gpu_memory_target, or choose a smaller -backbone."
-            ) from None
+        except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError):  # a killed process breaks the pool
+            return MeasuredStep(gib=math.inf, seconds=math.inf)
 
 
 def start_peak() -> float:

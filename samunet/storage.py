@@ -2,7 +2,7 @@
 
 <case>.b2nd              (C, D, H, W) float32
 <case>_seg.b2nd          (1, D, H, W) int16
-<case>.json              SpatialHistory
+<case>.json              what the case was made from, and its SpatialHistory
 <case>_locations.npz     sampled (N, 3) voxel indices of each class or region, by its position among the foreground;
                          of annotated voxels too, where the dataset has an ignore label
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,25 @@ CHUNK_BYTES = 6 * 1024 * 1024  # nnU-Net's, about a core's share of L3
 SEED = 1234  # nnU-Net's
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01  # nnU-Net's: this many voxels a class, or 1 % of a large one
 ANNOTATED = "annotated"
-SUFFIXES = ("_seg.b2nd", ".b2nd", "_locations.npz", ".json")  # of a case's files; the history last
+SUFFIXES = ("_seg.b2nd", ".b2nd", "_locations.npz", ".json")  # of a case's files; the record last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a stored case was made from."""
+
+    settings: str
+    """Hash of everything but the files."""
+    files: str
+    """Hash of the content of its files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is known of a stored case besides its voxels."""
+
+    origin: Origin
+    history: SpatialHistory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +60,8 @@ class Locations:
     """Voxels without the ignore label; None where the dataset has none."""
 
 
-def save_case(folder: Path, identifier: str, case: PreprocessedCase, labels: Labels, patch_size: Sequence[int]) -> None:
-    """Write one labelled case; the history file comes last, so a case that has it is whole.
+def save_case(folder: Path, identifier: str, case: PreprocessedCase, labels: Labels, patch_size: Sequence[int], origin: Origin) -> None:
+    """Write one labelled case; the record comes last, so a case that has it is whole.
 
     Raises:
         DatasetError: the case has no label.
@@ -56,7 +74,7 @@ def save_case(folder: Path, identifier: str, case: PreprocessedCase, labels: Lab
         found = sample_locations(case.label, labels)
         arrays = {str(i): voxels for i, voxels in enumerate(found.classes)}
         np.savez(file, **(arrays if found.annotated is None else {**arrays, ANNOTATED: found.annotated}))
-    write_json(folder / f"{identifier}.json", case.history)
+    write_json(folder / f"{identifier}.json", Record(origin=origin, history=case.history))
 
 
 def open_array(path: Path) -> blosc2.NDArray:
@@ -75,9 +93,9 @@ def read_part(path: Path, part: tuple[int | slice, ...]) -> np.ndarray:
         raise _unreadable(path, error) from None
 
 
-def load_history(folder: Path, identifier: str) -> SpatialHistory:
-    """Read what preprocessing did to a stored case."""
-    return decode(SpatialHistory, read_json(folder / f"{identifier}.json"), f"{identifier}.json")
+def load_record(folder: Path, identifier: str) -> Record:
+    """Read what preprocessing did to a stored case, and to what; raises ConfigError when the file is absent or of another form."""
+    return decode(Record, read_json(folder / f"{identifier}.json"), f"{identifier}.json")
 
 
 def load_locations(folder: Path, identifier: str) -> Locations:
@@ -91,15 +109,23 @@ def load_locations(folder: Path, identifier: str) -> Locations:
         raise _unreadable(path, error) from None
 
 
+def file_names(identifier: str) -> tuple[str, ...]:
+    """Names of the files that a case is stored in, in the order in which they are written."""
+    return tuple(f"{identifier}{suffix}" for suffix in SUFFIXES)
+
+
 def remove_case(folder: Path, identifier: str) -> None:
-    """Remove a stored case, or what there is of it; the history goes first, so that the rest never looks whole."""
-    for suffix in reversed(SUFFIXES):
-        (folder / f"{identifier}{suffix}").unlink(missing_ok=True)
+    """Remove a stored case, or what there is of it; the record goes first, so that the rest never looks whole."""
+    for name in reversed(file_names(identifier)):
+        (folder / name).unlink(missing_ok=True)
 
 
-def case_of(path: Path) -> str | None:
-    """Return the case that a file of a preprocessed folder belongs to; None for other files."""
-    return next((path.name.removesuffix(suffix) for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+def remove_all_but(folder: Path, cases: Iterable[str]) -> None:
+    """Remove what is stored of all cases but those given, and any other file of such an ending."""
+    kept = {name for case in cases for name in file_names(case)}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.endswith(SUFFIXES) and path.name not in kept:
+            path.unlink()
 
 
 def stored_cases(folder: Path) -> tuple[str, ...]:

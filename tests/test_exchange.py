@@ -60,7 +60,7 @@ def test_a_fold_leaves_and_comes_back(trained, tmp_path, monkeypatch, capsys):
     kept = plans.read_text()
     plans.write_text(kept.replace('"unit"', '"sam"'))
     assert command.main(["import", str(file), "-d", "905", "-f", "2"]) == 2
-    assert "holds folds of another plan" in capsys.readouterr().err
+    assert "which was trained by another plan: " in capsys.readouterr().err
     plans.write_text(kept)
     assert command.main(["import", str(tmp_path / "absent.pth"), "-d", "905", "-f", "1"]) == 4
     assert not (model / "fold_1").exists()

@@ -28,8 +28,9 @@ def _duplicates(cases: Sequence[CheckedCase]) -> list[Finding]:
         for file, digest in case.sha256:
             if digest in first:
                 other_case, other_file = first[digest]
+                code = "duplicate-channel" if other_case == case.identifier else "duplicate-image"
                 message = f"Every voxel equals that of {other_file} of case '{other_case}'."
-                findings.append(Finding(case=case.identifier, file=file, code="duplicate-image", message=message))
+                findings.append(Finding(case=case.identifier, file=file, code=code, message=message))
             else:
                 first[digest] = (case.identifier, file)
     return findings

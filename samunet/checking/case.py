@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import nibabel
 import numpy as np
 
-from samunet.checking.findings import Finding, finding_of, relative
+from samunet.checking.findings import Finding, relative
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
 from samunet.core.labels import left_right_pairs
-from samunet.core.volume import Volume
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.integrity import is_nifti
+from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_that_counts, skew
+from samunet.imageio.reader import same_spacing
+from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 
-SHEAR = 1e-4  # cosine between two axes from which ITK refuses a NIfTI file
-SPACING_TOLERANCE = 1e-5  # relative, numpy's own for nearly equal numbers
+Loaded = TypeVar("Loaded")
 PIXEL_TOLERANCE = 1e-3  # relative; headers hold rounded numbers
 SAMPLED = 200_000  # voxels of a channel whose quartiles are taken
 
@@ -49,50 +53,58 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
     def add(code: str, file: Path | None, message: str) -> None:
         findings.append(Finding(case=case.identifier, file=relative(file, root), code=code, message=message))
 
-    images: list[tuple[Path, Volume]] = []
-    for path in case.images:
+    def opened(path: Path, read: Callable[[], Loaded]) -> Loaded | None:
         try:
-            images.append((path, reader.read_image([path])))
+            return read()
         except DatasetError as error:
-            findings.append(finding_of(error, case.identifier, path, root))
-    label: tuple[np.ndarray, Geometry] | None = None
-    if case.label is not None:
-        try:
-            label = reader.read_label(case.label)
-        except DatasetError as error:
-            findings.append(finding_of(error, case.identifier, case.label, root))
-    for path in (*case.images, *([case.label] if case.label else [])):
-        if is_nifti(path) and path.is_file():
-            for code, message in _header_faults(path):
-                add(code, path, message)
-    channels = sum(len(volume.array) for _, volume in images)
+            add(error.code, path, str(error))
+        except Exception as error:  # whatever a damaged file makes a library raise
+            add("unreadable", path, f"The file cannot be read: {type(error).__name__}: {error}.")
+        return None
+
+    found = [(path, opened(path, partial(reader.read_image, [path]))) for path in case.images]
+    images = [(path, volume) for path, volume in found if volume is not None]
+    label = opened(case.label, partial(reader.read_label, case.label)) if case.label is not None else None
+    channels = [(path, channel) for path, volume in images for channel in volume.array]
     complete = len(images) == len(case.images)
-    if complete and channels != len(spec.channels):
-        add("channel-count", None, f"{channels} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)}.")
-    for path, volume in images:
-        flat = [index for index, channel in enumerate(volume.array) if channel.min() == channel.max()]
-        for index in flat:
-            every = len(flat) == len(volume.array)
-            where = "" if len(volume.array) == 1 else f" of channel {index}"
-            add("constant-image" if every else "constant-channel", path, f"Every voxel{where} has the value {volume.array[index].flat[0]:g}.")
+    if complete and len(channels) != len(spec.channels):
+        add("channel-count", None, f"{len(channels)} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)}.")
+    faults = [(path, code, message) for path in (*case.images, *([case.label] if case.label else [])) for code, message in _beside(path, reader)]
+    faults += _constant(channels)
     if images:
-        first_path, first = images[0][0].name, images[0][1].geometry
+        name, first = images[0][0].name, images[0][1].geometry
         for path, volume in images[1:]:
-            for code, message in _grid_faults(volume.geometry, first, first_path):
-                add("channel-position" if code == "position" else code, path, message)
-        if label is not None:
-            for code, message in _grid_faults(label[1], first, first_path, label=True):
-                add(code, case.label, message)
-    if label is not None:
-        for code, message in _label_faults(*label, spec):
-            add(code, case.label, message)
+            faults += [(path, code, message) for code, message in _grid_faults(volume.geometry, first, name)]
+    if case.label is not None and label is not None:
+        if images:
+            faults += [(case.label, code, message) for code, message in _grid_faults(label[1], first, name, label=True)]
+        faults += [(case.label, code, message) for code, message in _label_faults(*label, spec)]
+    for path, code, message in faults:
+        add(code, path, message)
     return CheckedCase(
         identifier=case.identifier,
         findings=tuple(findings),
         planar=images[0][1].geometry.planar if images else None,
         sha256=tuple((relative(path, root), hashlib.sha256(volume.array.tobytes()).hexdigest()) for path, volume in images),
-        quartiles=tuple(_quartiles(channel) for _, volume in images for channel in volume.array) if complete else (),
+        quartiles=tuple(_quartiles(channel) for _, channel in channels) if complete else (),
     )
+
+
+def _beside(path: Path, reader: ImageReader) -> list[tuple[str, str]]:
+    """What a file says of its grid besides what readers take from it."""
+    if not path.is_file():
+        return []
+    if isinstance(reader, Tiff3DIO) and reader.files(path) == (path,):
+        return [("no-spacing", f"There is no {spacing_file(path).name} beside the stack.")]
+    return _header_faults(path) if is_nifti(path) else []
+
+
+def _constant(channels: Sequence[tuple[Path, np.ndarray]]) -> list[tuple[Path, str, str]]:
+    """Channels of one value; a case of nothing else has no image at all."""
+    flat = [(path, index) for index, (path, channel) in enumerate(channels) if channel.min() == channel.max()]
+    code = "constant-image" if len(flat) == len(channels) else "constant-channel"
+    where = {index: f" of channel {index}" if len(channels) > 1 else "" for _, index in flat}
+    return [(path, code, f"Every voxel{where[index]} has the value {channels[index][1].flat[0]:g}.") for path, index in flat]
 
 
 def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool = False) -> list[tuple[str, str]]:
@@ -105,15 +117,16 @@ def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool 
         return [("shape", f"The image is {own}, {name} is {other}.")]
     if label and geometry.corner_distance_mm(first) <= GRID_TOLERANCE_MM:
         return []
-    if not np.allclose(geometry.spacing, first.spacing, rtol=SPACING_TOLERANCE):
+    if not same_spacing(geometry, first):
         apart = [round(abs(have - want), 6) for have, want in zip(geometry.spacing, first.spacing, strict=True)]
         return [("spacing", f"Spacing {geometry.spacing} mm, {name} has {first.spacing} mm: {apart} mm apart on D, H, W.")]
     if (distance := geometry.corner_distance_mm(first)) <= GRID_TOLERANCE_MM:
         return []
+    code = "position" if label else "channel-position"
     origin = float(np.linalg.norm(np.subtract(geometry.origin, first.origin)))
     cosines = np.clip((np.array(geometry.direction) * np.array(first.direction)).sum(axis=1), -1, 1)
     turned = float(np.degrees(np.arccos(cosines)).max())
-    return [("position", f"A corner lies {distance:.4g} mm from that of {name}: origin {origin:.4g} mm and axes {turned:.3g} degrees apart.")]
+    return [(code, f"A corner lies {distance:.4g} mm from that of {name}: origin {origin:.4g} mm and axes {turned:.3g} degrees apart.")]
 
 
 def _label_faults(label: np.ndarray, geometry: Geometry, spec: DatasetSpec) -> list[tuple[str, str]]:
@@ -143,32 +156,27 @@ def _leftward_mm(left: np.ndarray, right: np.ndarray, geometry: Geometry) -> flo
 
 
 def _header_faults(path: Path) -> list[tuple[str, str]]:
-    """What NIfTI headers say of the grid besides what readers take from them."""
+    """What a NIfTI header says of the grid besides what readers take from it."""
     try:
         header = nibabel.load(path).header
-        codes = int(header["sform_code"]), int(header["qform_code"])
-        affines = [header.get_sform() if codes[0] else None, header.get_qform() if codes[1] else None]
-        shape = np.array([max(int(n), 1) for n in header["dim"][1:4]])
-    except Exception:
+        affine = affine_that_counts(header, path)  # type: ignore[arg-type]
+        both = int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0
+        apart = header.get_sform() - header.get_qform() if both else np.zeros((4, 4))
+    except Exception:  # what it cannot be read for is a finding already
         return []
     faults = []
-    chosen = affines[0] if affines[0] is not None else affines[1]
-    if chosen is not None and np.isfinite(chosen).all() and (lengths := np.linalg.norm(chosen[:3, :3], axis=0)).min() > 0:
-        axes = chosen[:3, :3] / lengths
-        cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
-        if SHEAR <= cosine < 1:
+    if affine is not None and np.isfinite(affine).all() and (lengths := np.linalg.norm(affine[:3, :3], axis=0)).min() > 0:
+        cosine = skew(affine[:3, :3] / lengths)
+        if ORTHOGONAL <= cosine < 1:
             faults.append(("axes-sheared", f"Two axes meet at {np.degrees(np.arccos(cosine)):.3f} degrees, not 90."))
-    if affines[0] is not None and (lengths := np.linalg.norm(affines[0][:3, :3], axis=0)).min() > 0:
         pixels = np.abs(np.array(header["pixdim"][1:4], dtype=float))
         if not np.allclose(lengths, pixels, rtol=PIXEL_TOLERANCE):
             given, other = ([round(float(value), 4) for value in values] for values in (pixels, lengths))
             faults.append(("pixdim-sform", f"pixdim gives {given} mm a voxel (x, y, z), the affine {other} mm."))
-    if affines[0] is not None and affines[1] is not None:
-        corners = np.indices((2, 2, 2)).reshape(3, -1).T * (shape - 1)
-        between = (affines[0] - affines[1])[:3]
-        distance = float(np.linalg.norm(corners @ between[:, :3].T + between[:, 3], axis=1).max())
-        if not distance <= GRID_TOLERANCE_MM:
-            faults.append(("qform-sform", f"The two affines put a corner {distance:.4g} mm apart."))
+    corners = np.indices((2, 2, 2)).reshape(3, -1).T * (np.maximum(header["dim"][1:4], 1) - 1)
+    distance = float(np.linalg.norm(corners @ apart[:3, :3].T + apart[:3, 3], axis=1).max())
+    if not distance <= GRID_TOLERANCE_MM:
+        faults.append(("qform-sform", f"The two affines put a corner {distance:.4g} mm apart."))
     return faults
 
 

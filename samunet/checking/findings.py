@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from samunet.errors import DatasetError
-
 ERROR, WARNING = "error", "warning"
 COPY = "Copy the file again from its source, or export it again."
 REGRID = "Resample the one onto the other, or correct the header that is wrong."
@@ -25,13 +23,15 @@ KINDS: dict[str, tuple[str, str]] = {
     "channel-count": (ERROR, "Add the missing files, or correct channel_names in dataset.json."),
     "channel-order": (WARNING, "Compare the channels of this case with those of others; put them in order if two have changed places."),
     "duplicate-image": (WARNING, "Keep one of the two; a case in training and validation makes scores too good."),
+    "duplicate-channel": (WARNING, "Export the channel that is missing; two channels of this case are one image."),
     "mixed-dimensions": (ERROR, "Keep 2D and 3D images in two datasets."),
     "truncated": (ERROR, COPY),
     "corrupted": (ERROR, COPY),
     "checksum": (ERROR, COPY),
-    "not-gzip": (ERROR, "Rename the file to .nii, or compress it."),
+    "not-gzip": (ERROR, "Compress the file with gzip."),
     "header": (ERROR, "Export the file again, or write its header anew."),
     "unreadable": (ERROR, COPY),
+    "pixel-form": (ERROR, "Save the image as grey or RGB, a label's indices as grey; 3D stacks as grey."),
     "number-type": (ERROR, "Save real numbers; magnitude and phase as two channels."),
     "not-finite": (ERROR, "Replace NaN and infinite values, for example by the smallest value of the image."),
     "constant-image": (ERROR, "Export the image again, or remove its case; every voxel has one value."),
@@ -43,6 +43,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "shape": (ERROR, REGRID),
     "spacing": (ERROR, REGRID),
     "position": (ERROR, REGRID),
+    "no-spacing": (WARNING, 'Put {"spacing": [D, H, W]} in mm into a file <case>.json beside the stack; 1 mm is assumed.'),
     "channel-position": (WARNING, "Correct the headers if the channels are aligned, else register them; the first channel's grid is used."),
     "label-channels": (ERROR, "Save the label values as one grey channel."),
     "label-fraction": (ERROR, "Make the label anew with nearest-neighbor interpolation."),
@@ -75,11 +76,6 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "severity": self.severity, "fix": self.fix}
-
-
-def finding_of(error: DatasetError, case: str, file: Path | None, root: Path) -> Finding:
-    """Turn what a reader refused into a finding."""
-    return Finding(case=case, file=relative(file, root), code=error.code, message=str(error))
 
 
 def relative(file: Path | None, root: Path) -> str:

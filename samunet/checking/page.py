@@ -30,15 +30,14 @@ def write_page(path: Path, report: CheckReport) -> None:
                 unreadable.append(case.identifier)
             else:
                 pictures.append(picture)
-    bad = {finding.case for finding in report.findings}
     html = render(
         "checking",
         "check.html.j2",
         title=f"Check of {report.dataset}",
         errors=len(report.errors),
-        warnings=len(report.findings) - len(report.errors),
+        warnings=report.warnings,
         num_cases=len(report.cases),
-        clean=sum(case.identifier not in bad for case in report.cases),
+        clean=report.clean,
         findings=report.findings,
         pictures=pictures,
         unreadable=unreadable,

@@ -49,11 +49,19 @@ class CheckReport:
             own += [_line(finding) for finding in self.of_case(name)] or [f"ok       {name}"]
         return own
 
+    @property
+    def warnings(self) -> int:
+        return len(self.findings) - len(self.errors)
+
+    @property
+    def clean(self) -> int:
+        """How many cases have no finding."""
+        found = {finding.case for finding in self.findings}
+        return sum(case.identifier not in found for case in self.cases)
+
     def summary(self) -> str:
-        bad = {finding.case for finding in self.findings if finding.case}
-        warnings = len(self.findings) - len(self.errors)
-        clean = sum(case.identifier not in bad for case in self.cases)
-        return f"{self.dataset}: {len(self.cases)} cases, {clean} of them without findings; {len(self.errors)} error(s), {warnings} warning(s)."
+        counts = f"{len(self.errors)} error(s), {self.warnings} warning(s)"
+        return f"{self.dataset}: {len(self.cases)} cases, {self.clean} of them without findings; {counts}."
 
     def as_json(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "cases": len(self.cases), "findings": [finding.as_json() for finding in self.findings]}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samunet.cli import planning
-from samunet.cli.common import make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, make_parser, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Next, when nothing is wrong: samunet_plan_and_preprocess -d DATASET",
     )
     planning.add_dataset(parser)
-    parser.add_argument("-np", type=int, default=planning.DEFAULT_THREADS, metavar="N", help="cases read at a time (default: %(default)s)")
+    parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases read at a time (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file; for one dataset")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures of the worst cases; for one dataset")
     parser.add_argument("--no_pbar", action="store_true", help="no progress bar")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from samunet import __version__
 from samunet.errors import SamunetError
 
+DEFAULT_THREADS = min(8, os.cpu_count() or 1)  # nnU-Net's default is 8 processes
 EXIT_CODES = "Exit codes: 0 done, 2 refused input, 3 some cases failed, 4 weights absent."
 
 
@@ -37,5 +39,5 @@ def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace],
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; finished cases are kept, unfinished files were removed.", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; what is finished is kept, unfinished files were removed.", file=sys.stderr)
         return 130

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from samunet.cli.common import make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, make_parser, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="TaskXX_Name with dataset.json, imagesTr, labelsTr")
     parser.add_argument("-overwrite_id", type=int, metavar="ID", help="dataset id to use instead of the task's number")
-    parser.add_argument("-np", type=int, default=min(8, os.cpu_count() or 1), metavar="N", help="cases copied at a time (default: %(default)s)")
+    parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases copied at a time (default: %(default)s)")
     parser.add_argument("--no_pbar", action="store_true", help="no progress bar")
     return run(parser, _command, argv)
 

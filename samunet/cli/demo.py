@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samunet.cli.common import make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, make_parser, run
 
 if TYPE_CHECKING:
     from samunet.core.workspace import Workspace
@@ -58,7 +58,7 @@ def _command(arguments: argparse.Namespace) -> None:
 
 def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace) -> tuple[Path, Summary]:
     from samunet import pipeline
-    from samunet.cli.planning import DEFAULT_THREADS, print_plan
+    from samunet.cli.planning import print_plan
     from samunet.hardware import choose_device, keep_freed_memory
     from samunet.inference.predictor import Predictor
     from samunet.training.config import TrainingConfig

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samunet.cli.common import make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, make_parser, run
 
 if TYPE_CHECKING:
     from samunet.evaluation.summary import Summary
-
-DEFAULT_THREADS = min(8, os.cpu_count() or 1)  # nnU-Net's default is 8 processes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samunet.cli.common import make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, make_parser, run
 
 if TYPE_CHECKING:
     from samunet.importing.dataset import FoundCase
@@ -36,15 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     bids.add_argument("--suffixes", nargs="+", required=True, metavar="SUFFIX", help="of one image a channel, e.g. T1w FLAIR")
     bids.add_argument("--label_suffix", default="dseg", metavar="SUFFIX", help="of the labels (default: %(default)s)")
     video = layouts.add_parser("video", help="folders of frames, one a clip, which become volumes of time, height and width")
-    video.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="frames, one folder a clip")
+    video.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="frames, one folder a clip, in the order of the numbers in their names")
     video.add_argument("-l", type=Path, required=True, metavar="FOLDER", help="masks, one folder a clip, files named as the frames")
-    video.set_defaults(channels=["R", "G", "B"])
     for layout in (folders, table, datalist, bids, video):
         layout.add_argument("-d", required=True, metavar="NAME", help="name to give: DatasetXXX_Name")
         if layout is not video:
             layout.add_argument("--channels", nargs="+", required=True, metavar="NAME", help="in order; CT is normalized as CT, others as MR")
         layout.add_argument("--labels", nargs="+", required=True, metavar="NAME=VALUE", help="structures, e.g. liver=1 tumor=2")
-        layout.add_argument("-np", type=int, default=min(8, os.cpu_count() or 1), metavar="N", help="cases copied at a time (default: %(default)s)")
+        layout.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases copied at a time (default: %(default)s)")
         layout.add_argument("--no_pbar", action="store_true", help="no progress bar")
     return run(parser, _command, argv)
 
@@ -52,11 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(arguments: argparse.Namespace) -> None:
     from samunet.core.workspace import workspace_from_environment
     from samunet.importing.dataset import write_dataset
+    from samunet.importing.video import CHANNELS
 
     raw, labels = workspace_from_environment().raw, _labels(arguments.labels)
+    channels = CHANNELS if arguments.layout == "video" else arguments.channels
     with tempfile.TemporaryDirectory() as scratch:
         cases = _cases(arguments, Path(scratch))
-        folder = write_dataset(raw, arguments.d, cases, channels=arguments.channels, labels=labels, threads=arguments.np, quiet=arguments.no_pbar)
+        folder = write_dataset(raw, arguments.d, cases, channels=channels, labels=labels, threads=arguments.np, quiet=arguments.no_pbar)
     print(f"Wrote {len(cases)} cases, {sum(case.training for case in cases)} of them with a label, to {folder}")
 
 
@@ -65,7 +65,6 @@ def _cases(arguments: argparse.Namespace, scratch: Path) -> list[FoundCase]:
 
     if arguments.layout == "video":
         return video.stack_clips(arguments.i, arguments.l, scratch)
-
     if arguments.layout == "folders":
         return layouts.from_folders(arguments.i, arguments.l)
     if arguments.layout == "csv":

@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-t", required=True, metavar="DATASET", help="id or name of the dataset that gets it")
     parser.add_argument("-sp", required=True, metavar="NAME", help="the plan")
     parser.add_argument("-tp", metavar="NAME", help="its name there (default: the same)")
+    parser.add_argument("-c", nargs="+", default=[], metavar="CONFIGURATION", help="configurations to move besides those in the plan, e.g. 3d_ma_sam")
     return run(parser, _command, argv)
 
 
@@ -28,4 +29,5 @@ def _command(arguments: argparse.Namespace) -> None:
 
     workspace = workspace_from_environment()
     source, target = workspace.dataset_name(arguments.s), workspace.dataset_name(arguments.t)
-    print(f"Wrote {pipeline.move_plan(workspace, source, target, source_plans=arguments.sp, target_plans=arguments.tp or arguments.sp)}")
+    names = {"source_plans": arguments.sp, "target_plans": arguments.tp or arguments.sp, "configurations": arguments.c}
+    print(f"Wrote {pipeline.move_plan(workspace, source, target, **names)}")

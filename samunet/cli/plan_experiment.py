@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from samunet.cli import planning
-from samunet.cli.common import make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, make_parser, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,14 +32,17 @@ def _command(arguments: argparse.Namespace) -> None:
     from samunet import pipeline
     from samunet.core.plan import load_plan
     from samunet.core.workspace import workspace_from_environment
+    from samunet.errors import ConfigError
     from samunet.hardware import choose_device
 
+    if arguments.device is not None and not arguments.measure:
+        raise ConfigError("-device says where --measure runs a step; give both, or neither.")
     options = planning.plan_options(arguments)
     workspace = workspace_from_environment()
     measure_on = choose_device(arguments.device) if arguments.measure else None
     for wanted in arguments.d:
         dataset = pipeline.open_dataset(workspace, wanted)
-        fingerprint = pipeline.extract(workspace, dataset, threads=planning.DEFAULT_THREADS, clean=False)
+        fingerprint = pipeline.extract(workspace, dataset, threads=DEFAULT_THREADS, clean=False)
         path = pipeline.plan_path(workspace, dataset.spec.name, options.plans_name)
         plain = options == pipeline.PlanOptions(plans_name=options.plans_name) and not arguments.measure
         only_explain = arguments.explain and path.is_file() and plain

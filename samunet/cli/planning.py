@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
+
+from samunet.cli.common import DEFAULT_THREADS
 
 if TYPE_CHECKING:
     from samunet.core.fingerprint import Fingerprint
     from samunet.core.plan import Plan
     from samunet.core.workspace import Workspace
     from samunet.pipeline import PlanOptions, RawDataset
-
-DEFAULT_THREADS = min(8, os.cpu_count() or 1)
 
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:

@@ -70,10 +70,10 @@ def _download(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
 def _import(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
     import shutil
 
-    from samunet.core.codec import atomic_path
+    from samunet.core.codec import atomic_path, file_sha256
     from samunet.errors import CheckpointError, WeightsAbsentError
     from samunet.sam.build import backbone_named
-    from samunet.sam.checkpoints import file_sha256, record_sha256
+    from samunet.sam.checkpoints import record_sha256
     from samunet.sam.weights import check_weights
 
     if not arguments.file.is_file():

@@ -45,6 +45,8 @@ class ClassSize:
     """How large one foreground class or region is, over the cases that hold it."""
 
     name: str
+    values: tuple[int, ...]
+    """Label values that make it up."""
     cases: int
     """Number of cases that hold the class."""
     in_plane_mm: Triple
@@ -70,3 +72,7 @@ class Fingerprint:
     """Median over cases of voxels after crop / voxels before."""
     classes: tuple[ClassSize, ...]
     """One entry a foreground class or region, in the order of dataset.json."""
+    ignore: int | None
+    """Label value that counts nowhere."""
+    format: int
+    """Of the measurements; another one is measured anew."""

@@ -100,7 +100,7 @@ def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
     """Return the (left, right) pairs among the foreground: names that differ only in a word for the side, as kidney_left and kidney_right."""
     found: dict[tuple[str, ...], dict[str, Named]] = {}
     for name, values in labels.foreground:
-        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
+        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W_A-Za-z\d]+", name)]
         sides = [SIDES[word] for word in words if word in SIDES]
         if len(sides) == 1:
             found.setdefault(tuple("" if word in SIDES else word for word in words), {})[sides[0]] = (name, values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from samunet.errors import ConfigError, did_you_mean
 DEFAULT_PLANS_NAME = "samunetPlans"
 ALIASES = {"adapter": "sam_unet"}
 PLANS_NAME = re.compile(r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")  # never nnU-Net's, and never "__", which separates names in folders
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NO_LOW_RESOLUTION = "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter instead."
 NNUNET_ONLY = {"3d_lowres": NO_LOW_RESOLUTION, "3d_cascade_fullres": NO_LOW_RESOLUTION, "3d_fullres": "its place has 3d_adapter here."}
 
@@ -88,6 +89,10 @@ class Configuration:
     variant_options: dict[str, Any]
     """Fields of the variant's Config that differ from their defaults."""
 
+    def __post_init__(self) -> None:
+        if FOLDER_NAME.fullmatch(self.data_identifier) is None:
+            raise ConfigError(f"data_identifier must be the name of a folder, of letters, digits, '.', '-' and '_'; got '{self.data_identifier}'.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -154,6 +159,18 @@ def load_plan(path: Path) -> Plan:
         configurations = raw["configurations"]
         raw = {**raw, "configurations": {name: _inherit(configurations, name, path, ()) for name in configurations}}
     return decode(Plan, raw, path.name)
+
+
+def changed_for_training(before: Plan, now: Plan, name: str) -> str | None:
+    """Say what of two plans a trained configuration cannot survive: "slicing axis or normalization", or the configuration; None if nothing.
+
+    Where the weights lie does not count; that they are the same is checked by their content.
+    """
+    if (before.transpose, before.channels) != (now.transpose, now.channels):
+        return "slicing axis or normalization"
+    without: dict[str, Any] = {"weights": None, "weights_sha256": None}
+    same = replace(before.configuration(name), **without) == replace(now.configuration(name), **without)
+    return None if same else f"configuration {name}"
 
 
 def save_plan(path: Path, plan: Plan) -> None:

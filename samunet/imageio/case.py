@@ -21,8 +21,7 @@ def read_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> Volume:
     if len(volume.array) != len(spec.channels):
         raise DatasetError(
             f"Case '{case.identifier}' has {len(volume.array)} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)} "
-            f"({', '.join(spec.channels)}). Add the missing files, or correct channel_names.",
-            "channel-count",
+            f"({', '.join(spec.channels)}). Add the missing files, or correct channel_names."
         )
     return volume
 
@@ -38,26 +37,23 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
     """
     volume = read_image(case, spec, reader)
     if case.label is None:
-        raise DatasetError(f"Case '{case.identifier}' has no label file.", "missing-label")
+        raise DatasetError(f"Case '{case.identifier}' has no label file.")
     label, geometry = reader.read_label(case.label)
     if label.shape != volume.geometry.shape:
         raise DatasetError(
             f"Case '{case.identifier}': label has shape {label.shape}, image has {volume.geometry.shape}. "
-            "They must share one grid; resample the label, or remove the case from the dataset.",
-            "shape",
+            "They must share one grid; resample the label, or remove the case from the dataset."
         )
     apart = volume.geometry.corner_distance_mm(geometry)
     if apart > GRID_TOLERANCE_MM:
         raise DatasetError(
             f"Case '{case.identifier}': label and image lie {apart:.1f} mm apart at a corner (label spacing {geometry.spacing}, image spacing "
-            f"{volume.geometry.spacing} mm). They must share one grid; correct the headers, or resample the label.",
-            "position",
+            f"{volume.geometry.spacing} mm). They must share one grid; correct the headers, or resample the label."
         )
     unexpected = sorted(set(np.unique(label).tolist()) - set(spec.labels.expected_in_files))
     if unexpected:
         raise DatasetError(
             f"Case '{case.identifier}': label file {case.label.name} holds the values {unexpected[:5]}, which dataset.json does not name "
-            f"(it names {list(spec.labels.expected_in_files)}). Correct the file, or the labels in dataset.json.",
-            "label-values",
+            f"(it names {list(spec.labels.expected_in_files)}). Correct the file, or the labels in dataset.json."
         )
     return volume, label

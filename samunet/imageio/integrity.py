@@ -40,6 +40,7 @@ NRRD_BYTES = {
     for name in names
 }
 """Bytes a voxel by the type names of MetaImage and NRRD headers."""
+GZIP_MAGIC = b"\x1f\x8b"
 GIPL_HEADER = 256  # bytes
 GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}  # bytes a voxel by GIPL's image type
 
@@ -72,10 +73,11 @@ def check_file(path: Path) -> None:
     except (KeyError, ValueError) as error:
         raise ImageFileError(f"{path} has a header that cannot be read ({error!r}); export it again.", "header") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        plain = name.endswith(".gz") and not _is_gzip(path)
-        hint = "it is not compressed at all, so rename it to .nii" if plain else "copy or export it again"
-        code = "not-gzip" if plain else "truncated" if isinstance(error, EOFError) else "corrupted" if isinstance(error, zlib.error) else "checksum"
-        raise ImageFileError(f"{path} is damaged, its compressed data end early or fail their checksum ({error}); {hint}.", code) from None
+        if name.endswith(".gz"):
+            _check_begins_as_gzip(path)
+        code = "truncated" if isinstance(error, EOFError) else "corrupted" if isinstance(error, zlib.error) else "checksum"
+        message = f"{path} is damaged, its compressed data end early or fail their checksum ({error}); copy or export it again."
+        raise ImageFileError(message, code) from None
 
 
 def _check_nifti(path: Path, *, compressed: bool) -> None:
@@ -180,6 +182,12 @@ def _check_gipl(path: Path) -> None:
         raise ImageFileError(f"{path} is truncated: its header promises {needed} bytes, {there} are there; copy or export it again.", "truncated")
 
 
-def _is_gzip(path: Path) -> bool:
+def _check_begins_as_gzip(path: Path) -> None:
     with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+        head = file.read(4)
+    if head[:2] == GZIP_MAGIC:
+        return
+    if len(head) == 4 and any(struct.unpack(order + "i", head)[0] in NIFTI_HEADERS for order in "<>"):
+        raise ImageFileError(f"{path} is not compressed, although its name says so; compress it with gzip.", "not-gzip") from None
+    message = f"{path} is no gzip file, it begins with {head!r}; it may be a placeholder or another format under this name; copy it again."
+    raise ImageFileError(message, "header") from None

@@ -1,4 +1,8 @@
-"""Read and write 2D PNG, BMP and TIFF images, grey or RGB."""
+"""Read and write 2D PNG, BMP and TIFF images.
+
+Grey gives one channel, RGB three. Alpha is dropped where every pixel is opaque and refused elsewhere. A palette gives its colors in an
+image and its indices in a label.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,14 @@ from PIL import Image
 from samunet.core.codec import atomic_path
 from samunet.core.geometry import Geometry
 from samunet.errors import ImageFileError
-from samunet.imageio.reader import ImageReader, LoadedFile, check_segmentation
+from samunet.imageio.reader import ImageReader, LoadedFile, as_label, check_segmentation
 from samunet.imageio.tiff3d import read_tiff, write_tiff
 
 GREY_MODES = ("1", "L", "I;16", "I;16B", "I", "F")
+COLOR_MODES = ("RGB", "RGBA", "LA")
+PALETTE_MODES = ("P", "PA")
 PNG_BIT_DEPTH = 24  # byte of a PNG's header; the color type follows
-PNG_GREY, PNG_RGB = 0, 2
+PNG_GREY, PNG_RGB, PNG_RGBA = 0, 2, 6
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -26,23 +32,12 @@ class NaturalImage2DIO(ImageReader):
     endings: tuple[str, ...] = (".png", ".bmp", ".tif")
 
     def load(self, path: Path) -> LoadedFile:
-        """See ImageReader; an RGB file gives three channels."""
-        if not path.is_file():
-            raise ImageFileError(f"Image file {path} does not exist.")
-        if path.suffix.lower() in (".tif", ".tiff"):
-            array, axes = read_tiff(path)
-            if axes == "YX":
-                array = array[None]
-            elif axes == "YXS":
-                array = np.moveaxis(array, -1, 0)
-            elif axes != "SYX":
-                raise ImageFileError(f"{path} has axes {axes} of lengths {array.shape}, expected one 2D image; read stacks with Tiff3DIO.")
-            if len(array) not in (1, 3):
-                raise ImageFileError(f"{path} has {len(array)} channels a pixel, expected 1 or 3; remove the alpha channel.")
-        else:
-            array = _read_picture(path)
-        array = array[:, None]
-        return array, Geometry(shape=(1, array.shape[2], array.shape[3]), spacing=(1.0, 1.0, 1.0), planar=True)
+        """See ImageReader; colors give three channels."""
+        return _load(path, indices=False)
+
+    def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
+        """See ImageReader; of a palette the indices count."""
+        return as_label(_load(path, indices=True), path)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; BMP holds 8 bits only."""
@@ -58,27 +53,63 @@ class NaturalImage2DIO(ImageReader):
             Image.fromarray(segmentation[0]).save(temporary)
 
 
-def _read_picture(path: Path) -> np.ndarray:
-    """Return a PNG or BMP as (C, H, W) with C = 1 or 3."""
+def _load(path: Path, *, indices: bool) -> LoadedFile:
+    if not path.is_file():
+        raise ImageFileError(f"Image file {path} does not exist.", "missing-file")
+    array = _read_flat_tiff(path, indices) if path.suffix.lower() in (".tif", ".tiff") else _read_picture(path, indices)
+    array = _without_alpha(array, path)[:, None]
+    return array, Geometry(shape=(1, array.shape[2], array.shape[3]), spacing=(1.0, 1.0, 1.0), planar=True)
+
+
+def _read_flat_tiff(path: Path, indices: bool) -> np.ndarray:
+    """Return a TIFF as (C, H, W)."""
+    array, axes, palette = read_tiff(path)
+    if axes == "YX":
+        if palette is None or indices:
+            return array[None]
+        return np.ascontiguousarray(palette[:, array] >> 8).astype(np.uint8)  # TIFF's palettes have 16 bits, made of 8 by all programs
+    if axes == "YXS":
+        return np.moveaxis(array, -1, 0)
+    if axes != "SYX":
+        message = f"{path} has axes {axes} of lengths {array.shape}, expected one 2D image; read stacks with Tiff3DIO."
+        raise ImageFileError(message, "pixel-form")
+    return array
+
+
+def _read_picture(path: Path, indices: bool) -> np.ndarray:
+    """Return any other image as (C, H, W)."""
     try:
         with Image.open(path) as image:
             image.verify()  # checksums; the image must be opened anew afterwards
         with Image.open(path) as image:
-            mode, array = image.mode, np.asarray(image)
+            mode = image.mode
+            if mode in PALETTE_MODES and not indices:
+                image = image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB")
+            array = np.asarray(image)
     except READ_ERRORS as error:
         raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
-    if mode in ("P", "PA"):
-        raise ImageFileError(f"{path} has a color palette, expected grey or RGB; save a label's indices as grey, an image as RGB.")
-    if mode not in (*GREY_MODES, "RGB"):
-        raise ImageFileError(f"{path} has pixel form {mode}, expected grey or RGB; remove the alpha channel or convert it to RGB.")
+    if mode not in (*GREY_MODES, *COLOR_MODES, *PALETTE_MODES):
+        raise ImageFileError(f"{path} has pixel form {mode}, expected grey, RGB or a palette; convert it to RGB.", "pixel-form")
     if path.suffix.lower() == ".png":
         _check_bit_depth(path)
-    return np.moveaxis(array, -1, 0) if mode == "RGB" else array[None]
+    return np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]
+
+
+def _without_alpha(array: np.ndarray, path: Path) -> np.ndarray:
+    """Drop the last of two or four channels of (C, H, W), an opaque alpha."""
+    if len(array) in (1, 3):
+        return array
+    opaque = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
+    if len(array) not in (2, 4) or (array[-1] != opaque).any():
+        message = f"{path} has {len(array)} channels a pixel, the last of them no opaque alpha; expected grey or RGB, so remove the alpha channel."
+        raise ImageFileError(message, "pixel-form")
+    return array[:-1]
 
 
 def _check_bit_depth(path: Path) -> None:
-    """Refuse the PNG forms whose values Pillow changes: it halves 16-bit RGB to 8 bits and stretches 2- and 4-bit grey."""
+    """Refuse the PNG forms whose values Pillow changes: it halves 16-bit color to 8 bits and stretches 2- and 4-bit grey."""
     with path.open("rb") as file:
         depth, color = file.read(PNG_BIT_DEPTH + 2)[PNG_BIT_DEPTH:]
-    if (color == PNG_RGB and depth == 16) or (color == PNG_GREY and depth in (2, 4)):
-        raise ImageFileError(f"{path} has {depth} bits a channel, which would be read with other values; save it with 8 bits, or as TIFF.")
+    if (color in (PNG_RGB, PNG_RGBA) and depth == 16) or (color == PNG_GREY and depth in (2, 4)):
+        message = f"{path} has {depth} bits a channel, which would be read with other values; save it with 8 bits, or as TIFF."
+        raise ImageFileError(message, "pixel-form")

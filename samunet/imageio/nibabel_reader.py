@@ -107,29 +107,40 @@ def _geometry(header: nibabel.Nifti1Header, shape: tuple[int, int, int], planar:
 
 def _axes(header: nibabel.Nifti1Header, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the LPS direction of the file's axes (columns x, y, z; unit length) and the origin in the file's unit."""
+    affine = affine_that_counts(header, path)
+    if affine is None:
+        return np.eye(3), np.zeros(3)
+    return RAS_TO_LPS @ _unit_axes(affine, path), RAS_TO_LPS @ affine[:3, 3]
+
+
+def affine_that_counts(header: nibabel.Nifti1Header, path: Path) -> np.ndarray | None:
+    """Return the one of a header's affines (4, 4, RAS) that the readers take; None where it has none.
+
+    Raises:
+        ImageFileError: that affine is singular, not finite or no rotation.
+    """
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if sform_code > 0 and (qform_code == 0 or sform_code == 1):
-        axes, origin = _unit_axes(header.get_sform(), path)
-        if qform_code == 0 or _skew(axes) < ORTHOGONAL:
-            return axes, origin
+        affine = header.get_sform()
+        if qform_code == 0 or skew(_unit_axes(affine, path)) < ORTHOGONAL:
+            return affine
     if qform_code == 0:
-        return np.eye(3), np.zeros(3)
+        return None
     try:
-        return _unit_axes(header.get_qform(), path)
+        return header.get_qform()
     except (HeaderDataError, ValueError) as error:
         raise ImageFileError(f"{path} has a qform that is no rotation ({error}); write its header anew.", "header") from None
 
 
-def _unit_axes(affine: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Split a RAS affine into LPS unit axes and origin."""
+def _unit_axes(affine: np.ndarray, path: Path) -> np.ndarray:
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or lengths.min() == 0:
         raise ImageFileError(f"{path} has an affine that is singular or not finite; write its header anew.", "axes-singular")
-    return RAS_TO_LPS @ (affine[:3, :3] / lengths), RAS_TO_LPS @ affine[:3, 3]
+    return affine[:3, :3] / lengths
 
 
-def _skew(axes: np.ndarray) -> float:
-    """Return the largest cosine between two axes."""
+def skew(axes: np.ndarray) -> float:
+    """Return the largest cosine between two of three unit axes (columns)."""
     return float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
@@ -141,7 +152,7 @@ def _orthonormal(axes: np.ndarray, path: Path) -> np.ndarray:
             f"{path} has axes that do not span the space; write its header anew, a single slice as a 3D image of depth 1.", "axes-singular"
         )
     nearest = left @ right
-    if _skew(axes) >= ORTHOGONAL:
+    if skew(axes) >= ORTHOGONAL:
         cosines = np.clip((axes * nearest).sum(axis=0) / np.linalg.norm(axes, axis=0), -1, 1)
         logger.warning(
             "%s has axes that are not orthogonal; they were turned by up to %.3g degrees to the nearest orthogonal ones. "

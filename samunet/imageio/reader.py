@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from samunet.core.dataset import Case
 from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError, ImageFileError, ShapeError
@@ -46,6 +47,10 @@ class ImageReader(ABC):
             ImageFileError: the format cannot hold the values or the grid.
         """
 
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """Return every file that reading `path` takes into account, itself first."""
+        return (path,)
+
     def read_image(self, paths: Sequence[Path]) -> Volume:
         """Read the channel files of one case and stack their channels, float32; a file may hold several.
 
@@ -62,6 +67,11 @@ class ImageReader(ABC):
             ImageFileError: the file is damaged, has several channels, or holds values that are not whole numbers.
         """
         return as_label(self.load(path), path)
+
+
+def files_of(case: Case, reader: ImageReader) -> tuple[Path, ...]:
+    """Return every file that reading a case takes into account."""
+    return tuple(file for path in (*case.images, *([case.label] if case.label else [])) for file in reader.files(path))
 
 
 def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume:
@@ -81,14 +91,12 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
         if geometry.shape != first.shape or geometry.planar != first.planar:
             raise DatasetError(
                 f"Channel files of one case must share one shape: {paths[0]} has {first.shape}, {path} has {geometry.shape}. "
-                "Resample one onto the other.",
-                "shape",
+                "Resample one onto the other."
             )
-        if not np.allclose(geometry.spacing, first.spacing):
+        if not same_spacing(geometry, first):
             raise DatasetError(
                 f"Channel files of one case must share one spacing: {paths[0]} has {first.spacing} mm, {path} has {geometry.spacing} mm. "
-                "Resample one onto the other.",
-                "spacing",
+                "Resample one onto the other."
             )
         if not first.same_grid(geometry, GRID_TOLERANCE_MM):
             logger.warning(
@@ -106,6 +114,11 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
         refuse_not_finite(count_not_finite(part), path)
         position += len(array)
     return Volume(array=stacked, geometry=first)
+
+
+def same_spacing(first: Geometry, second: Geometry) -> bool:
+    """Tell whether two grids count as equally spaced; headers hold rounded numbers."""
+    return np.allclose(first.spacing, second.spacing)
 
 
 def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
@@ -148,7 +161,7 @@ def as_channels(array: np.ndarray, path: Path) -> np.ndarray:
     """
     leading = array.shape[:-3]
     if array.ndim < 3 or sum(length > 1 for length in leading) > 1:
-        raise ImageFileError(f"{path} has axes of lengths {array.shape}, expected one channel axis and three of space; split the file.")
+        raise ImageFileError(f"{path} has axes of lengths {array.shape}, expected one channel axis and three of space; split the file.", "pixel-form")
     return array.reshape(-1, *array.shape[-3:])
 
 

@@ -38,7 +38,7 @@ class SimpleITKIO(ImageReader):
                 return nibabel_reader.load(path)
             raise ImageFileError(f"{path} cannot be read: {_reason(error)} Export it again, or convert it to .nii.gz.") from None
         if "complex" in image.GetPixelIDTypeAsString():
-            raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.")
+            raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
         array = sitk.GetArrayFromImage(image)
         dimensions = image.GetDimension()
         if image.GetNumberOfComponentsPerPixel() > 1:

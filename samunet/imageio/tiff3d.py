@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ import tifffile
 
 from samunet.core.codec import atomic_path, read_json, write_json
 from samunet.core.geometry import Geometry, Triple, triple
-from samunet.core.volume import Volume
 from samunet.errors import ConfigError, ImageFileError, ShapeError
-from samunet.imageio.reader import ImageReader, LoadedFile, check_segmentation, stack_channels
+from samunet.imageio.reader import ImageReader, LoadedFile, check_segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +28,18 @@ class Tiff3DIO(ImageReader):
 
     def load(self, path: Path) -> LoadedFile:
         """See ImageReader."""
-        return _load(path, path.stem)
+        array, axes, palette = read_tiff(path)
+        if array.ndim != 3 or "S" in axes or palette is not None:
+            color = ", with a palette" if palette is not None else ""
+            message = f"{path} has axes {axes} of lengths {array.shape}{color}, expected a grey stack; NaturalImage2DIO reads 2D images."
+            raise ImageFileError(message, "pixel-form")
+        depth, height, width = array.shape
+        return array[None], Geometry(shape=(depth, height, width), spacing=_spacing(path))
 
-    def read_image(self, paths: Sequence[Path]) -> Volume:
-        """See ImageReader; the spacing file's name has no channel number."""
-        return stack_channels([_load(path, CHANNEL_SUFFIX.sub("", path.stem)) for path in paths], paths)
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """See ImageReader; the spacing file belongs to a stack."""
+        beside = spacing_file(path)
+        return (path, beside) if beside.is_file() else (path,)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; the spacing file is written beside the stack. TIFF holds no origin and no direction."""
@@ -43,24 +48,31 @@ class Tiff3DIO(ImageReader):
         write_json(path.with_suffix(".json"), {"spacing": geometry.spacing})
 
 
-def read_tiff(path: Path) -> tuple[np.ndarray, str]:
-    """Read a TIFF and its axes as tifffile names them: YX, YXS or SYX (S: color), anything else in three axes a stack.
+def spacing_file(path: Path) -> Path:
+    """Return where the spacing of a stack lies, whether there is such a file or not: <case>.json, for <case>.tif and <case>_0000.tif."""
+    own = path.with_suffix(".json")
+    return own if own.is_file() else path.with_name(f"{CHANNEL_SUFFIX.sub('', path.stem)}.json")
+
+
+def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None]:
+    """Read a TIFF, its axes as tifffile names them, and its palette.
+
+    Returns:
+        The stored numbers; YX, YXS or SYX (S: color), anything else in three axes a stack; (3, colors) uint16 or None.
 
     Raises:
-        ImageFileError: the file is absent, damaged, has a color palette, or holds several images of unequal form.
+        ImageFileError: the file is absent, damaged, or holds several images of unequal form.
     """
     if not path.is_file():
-        raise ImageFileError(f"Image file {path} does not exist.")
+        raise ImageFileError(f"Image file {path} does not exist.", "missing-file")
     try:
         with tifffile.TiffFile(path) as file:
             if _page_chain_is_cut(file):
-                raise ImageFileError(f"{path} is truncated: pages are missing after page {len(file.pages)}; copy or export it again.")
+                raise ImageFileError(f"{path} is truncated: pages are missing after page {len(file.pages)}; copy or export it again.", "truncated")
             if len(file.series) != 1:
-                raise ImageFileError(f"{path} holds {len(file.series)} images of unequal form, expected one; save the image alone.")
-            if file.pages.first.photometric == tifffile.PHOTOMETRIC.PALETTE:
-                raise ImageFileError(f"{path} has a color palette, expected grey or RGB; save a label's indices as grey values.")
-            series = file.series[0]
-            return series.asarray(), series.axes
+                raise ImageFileError(f"{path} holds {len(file.series)} images of unequal form, expected one; save the image alone.", "pixel-form")
+            series, first = file.series[0], file.pages.first
+            return series.asarray(), series.axes, first.colormap if first.photometric == tifffile.PHOTOMETRIC.PALETTE else None
     except ImageFileError:
         raise
     except Exception as error:  # of damaged files tifffile raises anything, a MemoryError for absurd sizes too
@@ -83,15 +95,8 @@ def _page_chain_is_cut(file: tifffile.TiffFile) -> bool:
     return bool(following)
 
 
-def _load(path: Path, case: str) -> LoadedFile:
-    array, axes = read_tiff(path)
-    if array.ndim != 3 or "S" in axes:
-        raise ImageFileError(f"{path} has axes {axes} of lengths {array.shape}, expected a grey stack; NaturalImage2DIO reads 2D images.")
-    depth, height, width = array.shape
-    return array[None], Geometry(shape=(depth, height, width), spacing=_spacing(path, path.with_name(f"{case}.json")))
-
-
-def _spacing(image: Path, path: Path) -> Triple:
+def _spacing(image: Path) -> Triple:
+    path = spacing_file(image)
     if not path.is_file():
         logger.warning("%s has no spacing file %s; 1 mm is assumed on every axis.", image, path.name)
         return (1.0, 1.0, 1.0)
@@ -101,5 +106,5 @@ def _spacing(image: Path, path: Path) -> Triple:
     except (ConfigError, ShapeError, KeyError, TypeError, ValueError):
         numbers = (0.0, 0.0, 0.0)
     if not all(0 < value < np.inf for value in numbers):
-        raise ImageFileError(f'{path} must hold {{"spacing": [D, H, W]}} with three positive numbers in mm; correct it.')
+        raise ImageFileError(f'{path} must hold {{"spacing": [D, H, W]}} with three positive numbers in mm; correct it.', "header")
     return numbers

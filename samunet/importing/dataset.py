@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +14,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from samunet.core.codec import write_json
+from samunet.core.codec import read_json, write_json
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import READERS, reader_for
 from samunet.imageio.integrity import is_nifti
+from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 from samunet.progress import each
 
-NAME = re.compile(r"Dataset\d{3,}_[A-Za-z0-9]+")
+NAME = re.compile(r"Dataset(\d{3,})_[A-Za-z0-9]+")
 IDENTIFIER = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -32,7 +35,10 @@ class FoundCase:
     """One file a channel, or one file with all channels."""
     label: Path | None
     """None for a case without reference, which becomes a test case."""
-    training: bool = True
+
+    @property
+    def training(self) -> bool:
+        return self.label is not None
 
 
 def write_dataset(
@@ -56,20 +62,18 @@ def write_dataset(
 
     Raises:
         ConfigError: the name is none of a dataset.
-        DatasetError: the folder exists, the labels are wrong, or the files differ in ending or number of channels.
+        DatasetError: the folder or another of that number exists, the labels are wrong, two cases have one name, or the files differ in ending
+            or number of channels.
     """
-    if NAME.fullmatch(name) is None:
-        raise ConfigError(f"'{name}' is no name of a dataset; expected DatasetXXX_Name with three digits or more, e.g. Dataset017_Liver.")
     target = raw_folder / name
-    if target.exists():
-        raise DatasetError(f"{target} exists already; remove it, or give another name.")
+    _refuse_taken(target)
     parse_labels(labels)
     ending = _common_ending(cases)
     training = [case for case in cases if case.training]
     if not training:
         raise DatasetError(f"{name}: none of the {len(cases)} cases found has a label, so there is nothing to train on.")
-    repeated = sorted({case.identifier for case in cases if sum(other.identifier == case.identifier for other in cases) > 1})
-    if repeated:
+    repeated = sorted(identifier for identifier, count in Counter(case.identifier.casefold() for case in cases).items() if count > 1)
+    if repeated:  # in capitals or not: some file systems do not tell them apart
         raise DatasetError(f"{name}: {len(repeated)} identifiers stand for several cases, first '{repeated[0]}'; rename the files.")
     partial = raw_folder / f".{name}.{os.getpid()}.partial"
     try:
@@ -87,6 +91,18 @@ def write_dataset(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _refuse_taken(target: Path) -> None:
+    match = NAME.fullmatch(target.name)
+    if match is None:
+        raise ConfigError(f"'{target.name}' is no name of a dataset; expected DatasetXXX_Name with three digits or more, e.g. Dataset017_Liver.")
+    if target.exists():
+        raise DatasetError(f"{target} exists already; remove it, or give another name.")
+    folders = sorted(target.parent.iterdir()) if target.parent.is_dir() else []
+    taken = [folder.name for folder in folders if (other := NAME.fullmatch(folder.name)) and int(other[1]) == int(match[1])]
+    if taken:
+        raise DatasetError(f"The number {match[1]} belongs to {taken[0]} already; give another one.")
 
 
 def identifier_of(text: str) -> str:
@@ -128,8 +144,19 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
     else:
         for channel, path in enumerate(case.images):
             shutil.copyfile(path, images / f"{case.identifier}_{channel:04d}{ending}")
-    if case.training and case.label is not None:
+    _copy_spacing(case.images, images / f"{case.identifier}.json")
+    if case.label is not None:
         shutil.copyfile(case.label, folder / "labelsTr" / f"{case.identifier}{ending}")
+        _copy_spacing([case.label], folder / "labelsTr" / f"{case.identifier}.json")
+
+
+def _copy_spacing(stacks: Sequence[Path], target: Path) -> None:
+    """Copy the spacing file of TIFF stacks, where there is one; all channels share it."""
+    found = [beside for path in stacks if path.suffix.lower() in Tiff3DIO.endings and (beside := spacing_file(path)).is_file()]
+    if len({json.dumps(read_json(path)) for path in found}) > 1:
+        raise DatasetError(f"The spacing files of one case differ: {', '.join(map(str, found))}; make them equal.")
+    if found:
+        shutil.copyfile(found[0], target)
 
 
 def _channels_of(path: Path, ending: str) -> int:
@@ -138,10 +165,13 @@ def _channels_of(path: Path, ending: str) -> int:
 
 
 def _split(path: Path, folder: Path, identifier: str, ending: str) -> None:
-    """Write each volume of a 4D NIfTI file to a file of its own, stored numbers and header as they are."""
+    """Write each channel of a NIfTI file to a file of its own, stored numbers and header as they are."""
     image = nibabel.load(path)
     stored = np.asanyarray(image.dataobj.get_unscaled())  # type: ignore[attr-defined]
-    for channel, part in enumerate(nibabel.four_to_three(image)):
-        whole = type(part)(stored[..., channel], part.affine, part.header)
+    if stored.dtype.names:
+        raise DatasetError(f"{path} holds colors as one number type; save red, green and blue as three files.")
+    stored = stored.reshape(*stored.shape[:3], -1)  # the reader found one long axis behind those of space
+    for channel in range(stored.shape[-1]):
+        whole = type(image)(stored[..., channel], image.affine, image.header)  # type: ignore[call-arg]
         whole.header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)  # type: ignore[attr-defined]
         nibabel.save(whole, folder / f"{identifier}_{channel:04d}{ending}")

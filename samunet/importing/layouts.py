@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from samunet.core.codec import read_json
 from samunet.errors import DatasetError
 from samunet.importing.dataset import FoundCase, ending_of, identifier_of
+
+logger = logging.getLogger(__name__)
 
 MSD_NAME = re.compile(r"Task(\d{2,})_(\w+)")
 CASE_COLUMN, LABEL_COLUMN, IMAGE_COLUMN = "case", "label", "image"
@@ -29,36 +32,37 @@ def from_msd(folder: Path) -> tuple[str, list[FoundCase], list[str], dict[str, i
     if match is None:
         raise DatasetError(f"{folder} is not named TaskXX_Name, as tasks of the Medical Segmentation Decathlon are.")
     raw = read_json(folder / "dataset.json")
-    channels, meaning = raw.get("modality", raw.get("channel_names")), raw.get("labels")
-    if not isinstance(channels, dict) or not isinstance(meaning, dict):
-        raise DatasetError(f"{folder / 'dataset.json'} lacks 'modality' or 'labels'; it is no task of the Medical Segmentation Decathlon.")
+    channels, meaning = (raw.get(key) if isinstance(raw, dict) else None for key in ("modality", "labels"))
+    if not _counts(channels) or not _counts(meaning):
+        raise DatasetError(
+            f"{folder / 'dataset.json'} is none of the Medical Segmentation Decathlon: 'modality' and 'labels' must map \"0\", \"1\", ... to names."
+        )
     labels = {str(name): int(value) for value, name in meaning.items()}
-    cases = [FoundCase(identifier=_stem(image), images=(image,), label=folder / "labelsTr" / image.name) for image in _visible(folder / "imagesTr")]
+    images = _by_stem(folder / "imagesTr")
+    cases = [FoundCase(identifier=name, images=(image,), label=folder / "labelsTr" / image.name) for name, image in images.items()]
     if (folder / "imagesTs").is_dir():
-        cases += [FoundCase(identifier=_stem(image), images=(image,), label=None, training=False) for image in _visible(folder / "imagesTs")]
+        cases += [FoundCase(identifier=name, images=(image,), label=None) for name, image in _by_stem(folder / "imagesTs").items()]
     return f"Dataset{int(match[1]):03d}_{match[2].replace('_', '')}", cases, [str(channels[str(index)]) for index in range(len(channels))], labels
+
+
+def _counts(mapping: object) -> TypeGuard[dict[str, Any]]:
+    """Tell whether the keys of a mapping are "0", "1", ... without a gap."""
+    return isinstance(mapping, dict) and bool(mapping) and set(mapping) == {str(index) for index in range(len(mapping))}
 
 
 def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
     """Match one folder of images a channel with a folder of labels by file name; a case without label becomes a test case."""
-    for folder in (*images, labels):
-        if not folder.is_dir():
-            raise DatasetError(f"Folder {folder} does not exist.")
-    channels = [{_stem(path): path for path in _visible(folder)} for folder in images]
-    known = {_stem(path): path for path in _visible(labels)}
-    strangers = sorted(set(known) - set(channels[0]))
-    if strangers:
-        raise DatasetError(
-            f"{labels} holds {len(strangers)} files without an image of the same name in {images[0]}, first '{strangers[0]}'; rename them."
-        )
-    cases = []
-    for name in sorted(channels[0]):
-        absent = next((folder for folder, files in zip(images, channels, strict=True) if name not in files), None)
-        if absent is not None:
-            raise DatasetError(f"{absent} has no image of case '{name}'; every channel needs one.")
-        files = tuple(channel[name] for channel in channels)
-        cases.append(FoundCase(identifier=identifier_of(name), images=files, label=known.get(name), training=name in known))
-    return cases
+    channels, known = [_by_stem(folder) for folder in images], _by_stem(labels)
+    for folder, files in ((labels, known), *zip(images[1:], channels[1:], strict=True)):
+        if strangers := sorted(set(files) - set(channels[0])):
+            raise DatasetError(
+                f"{folder} holds {len(strangers)} files without an image of the same name in {images[0]}, first '{strangers[0]}'; rename them."
+            )
+        if folder is not labels and (lacking := sorted(set(channels[0]) - set(files))):
+            raise DatasetError(f"{folder} has no image of case '{lacking[0]}'; every channel needs one.")
+    return [
+        FoundCase(identifier=identifier_of(name), images=tuple(channel[name] for channel in channels), label=known.get(name)) for name in channels[0]
+    ]
 
 
 def from_table(table: Path) -> list[FoundCase]:
@@ -76,13 +80,15 @@ def from_table(table: Path) -> list[FoundCase]:
             f"Table {table} needs the columns case, image (or image_0, image_1, ...) and label; it has {', '.join(columns) or 'none'}."
         )
     return [
-        _listed(table.parent, row[CASE_COLUMN], [row[name] for name in images], row[LABEL_COLUMN], f"{table}, case {row[CASE_COLUMN]}")
-        for row in rows
+        _listed(table.parent, row[CASE_COLUMN], [row[name] for name in images], row[LABEL_COLUMN], f"{table}, row {number}")
+        for number, row in enumerate(rows, start=2)
     ]
 
 
 def from_datalist(path: Path, root: Path | None = None) -> list[FoundCase]:
     """Read a MONAI datalist: {"training": [{"image": file or files, "label": file}], "testing"/"test": [...]}.
+
+    Entries of "validation" become training cases too; their `fold` is not taken over.
 
     Args:
         root: folder the files are relative to; None takes the list's own.
@@ -111,13 +117,22 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
         suffixes: of one image a channel, e.g. T1w and FLAIR.
         label_suffix: of the labels, e.g. dseg or mask.
     """
-    firsts = {_entities(path, suffixes[0]): path for path in sorted(folder.glob(f"sub-*/**/*_{suffixes[0]}.nii*")) if not path.name.startswith(".")}
+    firsts = _with_suffix(folder, suffixes[0])
+    for suffix in suffixes[1:]:
+        if alone := sorted(set(_with_suffix(folder, suffix)) - set(firsts)):
+            raise DatasetError(f"{alone[0]}_{suffix} has no {alone[0]}_{suffixes[0]} beside it; every channel needs one.")
     labels: dict[str, list[Path]] = {}
-    for path in sorted({*folder.glob(f"derivatives/**/*{label_suffix}.nii*"), *folder.glob(f"sub-*/**/*{label_suffix}.nii*")}):
+    unused = []
+    for path in sorted({*folder.glob(f"derivatives/**/*_{label_suffix}.nii*"), *folder.glob(f"sub-*/**/*_{label_suffix}.nii*")}):
         # A label may have more entities than its image; where several images fit, it belongs to the one that says most.
         fitting = [stem for stem in firsts if path.name.startswith(f"{stem}_")]
         if fitting:
             labels.setdefault(max(fitting, key=len), []).append(path)
+        else:
+            unused.append(path)
+    if unused:
+        text = "%d labels that end in _%s belong to no %s image and are left out, first %s."
+        logger.warning(text, len(unused), label_suffix, suffixes[0], unused[0])
     cases = []
     for stem, first in firsts.items():
         images = []
@@ -131,31 +146,39 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
             raise DatasetError(
                 f"{stem} has {len(own)} labels that end in {label_suffix}: {own[0]} and {own[1]}; give a --label_suffix that only one has."
             )
-        cases.append(FoundCase(identifier=identifier_of(stem), images=tuple(images), label=own[0] if own else None, training=bool(own)))
+        cases.append(FoundCase(identifier=identifier_of(stem), images=tuple(images), label=own[0] if own else None))
     if not cases:
         raise DatasetError(f"{folder} holds no file sub-*/.../*_{suffixes[0]}.nii.gz; check the folder and --suffixes.")
     return cases
 
 
-def _entities(path: Path, suffix: str) -> str:
-    """The part of a BIDS name before the suffix."""
-    return path.name.split(".")[0].removesuffix(f"_{suffix}")
+def _with_suffix(folder: Path, suffix: str) -> dict[str, Path]:
+    """Images of a BIDS dataset by the part of the name before the suffix."""
+    found = sorted(path for path in folder.glob(f"sub-*/**/*_{suffix}.nii*") if not path.name.startswith("."))
+    return {path.name.split(".")[0].removesuffix(f"_{suffix}"): path for path in found}
 
 
-def _listed(folder: Path, name: str, images: Sequence[Any], label: Any, where: str) -> FoundCase:
+def _listed(folder: Path, name: str | None, images: Sequence[Any], label: Any, where: str) -> FoundCase:
+    if not name:
+        raise DatasetError(f"{where}: the case has no name; give it one.")
     if not all(isinstance(image, str) and image for image in images):
         raise DatasetError(f"{where}: every channel needs a file; got {list(images)}.")
-    reference = folder / label if isinstance(label, str) and label else None
-    return FoundCase(
-        identifier=identifier_of(name), images=tuple(folder / image for image in images), label=reference, training=reference is not None
-    )
+    if not isinstance(label, str | None):
+        raise DatasetError(f"{where}: a label is one file; got {label}.")
+    return FoundCase(identifier=identifier_of(name), images=tuple(folder / image for image in images), label=folder / label if label else None)
 
 
-def _visible(folder: Path) -> list[Path]:
-    """Image files of a folder, by name."""
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Image files of a folder by their names without ending, sorted."""
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist.")
-    return sorted(path for path in folder.iterdir() if path.is_file() and ending_of(path) and not path.name.startswith("."))
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and ending_of(path) and not path.name.startswith("."):
+            other = found.setdefault(_stem(path), path)
+            if other != path:
+                raise DatasetError(f"{other} and {path.name} would be one case; rename or remove one of them.")
+    return found
 
 
 def _stem(path: Path) -> str:

@@ -5,7 +5,8 @@ Source: MA-SAM treats surgical video that way (Chen et al., Medical Image Analys
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -13,31 +14,34 @@ import numpy as np
 from PIL import Image
 
 from samunet.core.codec import atomic_path
-from samunet.errors import DatasetError, ImageFileError
+from samunet.errors import DatasetError
 from samunet.imageio import reader_for
+from samunet.imageio.natural import NaturalImage2DIO
 from samunet.importing.dataset import FoundCase, identifier_of
 
 FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 CHANNELS = ("R", "G", "B")
 VOLUME_ENDING = ".nii.gz"
-READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def stack_clips(frames: Path, masks: Path, target: Path) -> list[FoundCase]:
     """Stack every clip's frames into one volume a color, and its masks into a label.
 
     Args:
-        frames: a folder a clip, frames in the order of their names.
+        frames: a folder a clip, frames in the order of the numbers in their names; a grey frame gives three equal channels.
         masks: a folder a clip that has masks, files named as the frames; grey or palette images whose pixels are label values. A clip
             without masks becomes a test case.
         target: folder for the volumes.
 
     Raises:
-        DatasetError: there is no clip, frames of a clip differ in size, or a clip has masks for some frames only.
+        DatasetError: there is no clip, frames of a clip differ in size, frames and masks do not belong together one to one, or a file
+            cannot be read as it is.
     """
-    clips = sorted(folder for folder in frames.iterdir() if folder.is_dir()) if frames.is_dir() else []
+    clips = _folders(frames)
     if not clips:
         raise DatasetError(f"{frames} holds no folder of frames; it needs one folder a clip.")
+    if strangers := sorted({folder.name for folder in _folders(masks)} - {clip.name for clip in clips}):
+        raise DatasetError(f"{masks} holds {len(strangers)} folders without a clip in {frames}, first '{strangers[0]}'; rename them.")
     return [_stack_clip(clip, masks / clip.name, target) for clip in clips]
 
 
@@ -50,69 +54,77 @@ def write_frames(predictions: Path, frames: Path, target: Path) -> int:
         target: gets a folder a clip.
 
     Raises:
-        DatasetError: no prediction belongs to a clip, or a prediction has another number of frames than its clip.
+        DatasetError: no prediction belongs to a clip, a prediction has another number of frames than its clip, or a file to write exists.
     """
-    clips = {identifier_of(folder.name): folder for folder in sorted(frames.iterdir()) if folder.is_dir()} if frames.is_dir() else {}
-    reader, written = reader_for(VOLUME_ENDING), 0
-    for path in sorted(predictions.glob(f"*{VOLUME_ENDING}")):
-        clip = clips.get(path.name.removesuffix(VOLUME_ENDING))
-        if clip is None:
-            continue
-        label, _ = reader.read_label(path)
-        names = _frame_files(clip)
-        if len(names) != len(label):
-            raise DatasetError(f"{path} has {len(label)} frames, {clip} has {len(names)}; give the folder that the volumes were stacked from.")
-        for plane, frame in zip(label, names, strict=True):
-            with atomic_path(target / clip.name / f"{frame.stem}.png") as temporary:
-                Image.fromarray(plane.astype(np.uint8 if plane.max() < 256 else np.uint16)).save(temporary, format="PNG")
-            written += 1
-    if not written:
+    reader, found = reader_for(VOLUME_ENDING), []
+    for clip in _folders(frames):
+        volume = predictions / f"{identifier_of(clip.name)}{VOLUME_ENDING}"
+        if volume.is_file():
+            found.append((volume, clip, [target / clip.name / f"{name}.png" for name in _frames(clip)]))
+    if not found:
         raise DatasetError(f"{predictions} holds no <clip>{VOLUME_ENDING} of a clip in {frames}.")
-    return written
+    if existing := next((path for _, _, paths in found for path in paths if path.exists()), None):
+        raise DatasetError(f"{existing} exists already; give a folder without frames.")
+    for volume, clip, paths in found:
+        label, _ = reader.read_label(volume)
+        if len(paths) != len(label):
+            raise DatasetError(f"{volume} has {len(label)} frames, {clip} has {len(paths)}; give the folder that the volumes were stacked from.")
+        for plane, path in zip(label, paths, strict=True):
+            with atomic_path(path) as temporary:
+                Image.fromarray(plane.astype(np.uint8 if plane.max() < 256 else np.uint16)).save(temporary, format="PNG")
+    return sum(len(paths) for _, _, paths in found)
 
 
 def _stack_clip(clip: Path, masks: Path, target: Path) -> FoundCase:
-    files, name = _frame_files(clip), identifier_of(clip.name)
+    files, name, reader = _frames(clip), identifier_of(clip.name), NaturalImage2DIO()
     if not files:
         raise DatasetError(f"{clip} holds no frame; frames end in {', '.join(FRAME_ENDINGS)}.")
-    pixels = _stacked(files, "RGB")
+    pixels = _stacked(list(files.values()), lambda path: reader.load(path)[0][:, 0])  # (T, C, H, W)
     images = []
     for channel in range(len(CHANNELS)):
         images.append(target / f"{name}_{channel:04d}{VOLUME_ENDING}")
-        _save(pixels[..., channel], images[-1])
+        _save(pixels[:, min(channel, pixels.shape[1] - 1)], images[-1])
     if not masks.is_dir():
-        return FoundCase(identifier=name, images=tuple(images), label=None, training=False)
-    found = {path.stem: path for path in _frame_files(masks)}
-    lacking = [path.stem for path in files if path.stem not in found]
-    if lacking:
-        raise DatasetError(f"{masks} has no mask for {len(lacking)} of {len(files)} frames, first '{lacking[0]}'; every frame of a clip needs one.")
-    labels = _stacked([found[path.stem] for path in files], None)
-    if labels.ndim != 3 or labels.shape != pixels.shape[:3]:
-        raise DatasetError(f"{masks}: masks have shape {labels.shape[1:]}, frames {pixels.shape[1:3]}; masks are grey images of the frames' size.")
+        return FoundCase(identifier=name, images=tuple(images), label=None)
+    found = _frames(masks)
+    for folder, other, what in ((masks, clip, "frame"), (clip, masks, "mask")):
+        if alone := sorted(set(_frames(folder)) - set(_frames(other))):
+            raise DatasetError(f"{other} has no {what} for {len(alone)} files of {folder}, first '{alone[0]}'; every frame of a clip needs a mask.")
+    labels = _stacked([found[frame] for frame in files], lambda path: reader.read_label(path)[0][0])
+    if labels.shape[1:] != pixels.shape[2:]:
+        raise DatasetError(f"{masks}: masks have shape {labels.shape[1:]}, frames {pixels.shape[2:]}; masks have the frames' size.")
     label = target / f"{name}{VOLUME_ENDING}"
     _save(labels, label)
     return FoundCase(identifier=name, images=tuple(images), label=label)
 
 
-def _stacked(files: Sequence[Path], mode: str | None) -> np.ndarray:
-    """Read images of one size as (T, H, W[, C]); `mode` None takes the stored values, of a palette its indices."""
+def _stacked(files: Sequence[Path], read: Callable[[Path], np.ndarray]) -> np.ndarray:
+    """Read images of one size and stack them along a new first axis."""
     planes = []
     for path in files:
-        try:
-            with Image.open(path) as image:
-                planes.append(np.asarray(image if mode is None else image.convert(mode)))
-        except READ_ERRORS as error:
-            raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
+        planes.append(read(path))
         if planes[-1].shape != planes[0].shape:
             raise DatasetError(f"{path} has shape {planes[-1].shape}, {files[0]} has {planes[0].shape}; frames of a clip must share one size.")
     return np.stack(planes)
 
 
-def _frame_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in FRAME_ENDINGS and not path.name.startswith("."))
+def _folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+
+def _frames(folder: Path) -> dict[str, Path]:
+    """Images of a folder by their names without ending; numbers in names count as numbers, so frame 10 follows frame 9."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]):
+        if path.suffix.lower() in FRAME_ENDINGS and not path.name.startswith("."):
+            other = found.setdefault(path.stem, path)
+            if other != path:
+                raise DatasetError(f"{other} and {path.name} would be one frame; rename or remove one of them.")
+    return found
 
 
 def _save(volume: np.ndarray, path: Path) -> None:
-    """Write (T, H, W) with W, H, T as the file's x, y, z, 1 mm each."""
-    kind = np.uint8 if volume.dtype in (np.uint8, bool) else np.int16
+    """Write (T, H, W) with W, H, T as the file's x, y, z, 1 mm each; values stay as they are."""
+    smallest = np.result_type(np.min_scalar_type(volume.min()), np.min_scalar_type(volume.max())) if volume.dtype.kind in "iu" else volume.dtype
+    kind = np.uint8 if volume.dtype == bool else smallest
     nibabel.save(nibabel.Nifti1Image(volume.T.astype(kind), np.diag([-1.0, -1.0, 1.0, 1.0])), path)

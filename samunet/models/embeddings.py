@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from samunet.core.codec import atomic_path
 
 NAME = "embedding"
+FORMAT = b"1"  # raise it when the encoder gives other embeddings for the same weights
 
 
 class EmbeddingCache:
@@ -40,17 +42,26 @@ class EmbeddingCache:
         names = [hashlib.sha256(_bytes(plane)).hexdigest()[:32] for plane in planes]
         folder = self.folder / str(kind).removeprefix("torch.")
         files = [folder / name[:2] / f"{name}.safetensors" for name in names]
-        absent = [index for index, file in enumerate(files) if not file.is_file()]
+        known = {index: embedding for index, file in enumerate(files) if (embedding := _read(file)) is not None}
+        absent = [index for index in range(len(files)) if index not in known]
         if absent:
             for index, embedding in zip(absent, encode(planes[absent].unsqueeze(1)).flatten(0, 1).cpu(), strict=True):
+                known[index] = embedding.contiguous()
                 with atomic_path(files[index]) as temporary:
-                    save_file({NAME: embedding.contiguous()}, temporary)
-        known = [load_file(file, device=str(pixels.device))[NAME] for file in files]
-        return torch.stack(known).unflatten(0, pixels.shape[:2])
+                    save_file({NAME: known[index]}, temporary)
+        return torch.stack([known[index] for index in range(len(files))]).to(pixels.device).unflatten(0, pixels.shape[:2])
+
+
+def _read(file: Path) -> Tensor | None:
+    """Return a stored embedding, or None where there is none that can be read."""
+    try:
+        return load_file(file)[NAME] if file.is_file() else None
+    except (SafetensorError, KeyError, OSError):
+        return None
 
 
 def _fingerprint(encoder: nn.Module) -> str:
-    weights = hashlib.sha256()
+    weights = hashlib.sha256(FORMAT)
     for name, tensor in sorted(encoder.state_dict().items()):
         weights.update(name.encode() + _bytes(tensor))
     return weights.hexdigest()[:16]

@@ -61,7 +61,7 @@ def _kept_fingerprint(path: Path, dataset: RawDataset, *, threads: int, quiet: b
     except ConfigError as error:
         logger.info("%s The dataset is measured anew.", error)
         return None
-    if not describes(known, dataset.spec, dataset.cases, threads=threads, quiet=quiet):
+    if not describes(known, dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet):
         logger.info("The dataset has changed since %s was made; measuring anew.", path)
         return None
     logger.info("Using the fingerprint %s (--clean measures anew).", path)

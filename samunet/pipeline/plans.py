@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_CONFIGURATIONS = ("3d_adapter", "2d_adapter")
 EMBEDDED_BACKBONE, OFFICIAL_BACKBONE = "vit_tiny", "vit_b"  # what -backbone auto chooses between
 MOST_MEASUREMENTS = 4
+WHERE_IT_RAN_OUT = 0.75  # share of the estimate to plan for next, when a step ran out of memory and nobody knows by how much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +84,20 @@ def plan(
 def _measured(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, made: Plan, options: PlanOptions, device: torch.device) -> Plan:
     """Run a training step of every configuration, and plan those again that need more memory than was asked for."""
     for name in made.configurations:
-        budget = options.memory_gib
         for again in range(MOST_MEASUREMENTS, -1, -1):
             step = measure_step(made, name, dataset.spec.labels, device, workspace.weights_folders)
             if step.gib <= options.memory_gib:
                 break
-            budget *= 0.95 * options.memory_gib / step.gib
+            share = 0.95 * options.memory_gib / step.gib if math.isfinite(step.gib) else WHERE_IT_RAN_OUT
+            budget = share * estimate_gib(made.configuration(name), dataset.spec)
             try:
                 if not again:
                     raise PlanningError(f"{MOST_MEASUREMENTS} smaller plans were tried.")
                 smaller = _plan(workspace, dataset.spec, fingerprint, replace(options, memory_gib=budget), (name,), dataset.reader.name)
             except PlanningError as error:
+                need = f"{step.gib:.2f} GiB" if math.isfinite(step.gib) else "more than there is"
                 raise PlanningError(
-                    f"A training step of {name} needs {step.gib:.2f} GiB on {device.type}, {options.memory_gib:g} GiB were asked for, and no smaller "
+                    f"A training step of {name} needs {need} on {device.type}, {options.memory_gib:g} GiB were asked for, and no smaller "
                     f"plan helps ({error}) Raise -gpu_memory_target, or choose a smaller -backbone."
                 ) from None
             made = _merged(made, smaller, name)
@@ -117,17 +120,22 @@ def open_plan(workspace: Workspace, dataset: str, plans_name: str) -> Plan:
     return load_plan(path)
 
 
-def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: str, target_plans: str) -> Path:
+def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: str, target_plans: str, configurations: Sequence[str] = ()) -> Path:
     """Save a dataset's plan as one of another dataset, so that a model of the one can be trained further on the other.
 
     Everything is kept, intensity statistics too, but for the dataset's name, the reader and the names of plan and data.
 
+    Args:
+        configurations: names that the plan is to hold besides its own, computed from the source's data.
+
     Raises:
-        ConfigError: the source has no such plan, or the target has one of that name.
+        ConfigError: the source has no such plan, the target has one of that name, or there is no such configuration.
         DatasetError: the two datasets differ in their number of channels, or the plan is for volumes and the target holds 2D images.
     """
     check_plans_name(target_plans)
     moved, spec = open_plan(workspace, source, source_plans), open_dataset(workspace, target)
+    for name in configurations:
+        moved = resolve(workspace, moved, name)
     if len(moved.channels) != len(spec.spec.channels):
         raise DatasetError(
             f"The plan of {source} is for {len(moved.channels)} channels; {target} has {len(spec.spec.channels)}. Plan {target} itself."
@@ -147,11 +155,11 @@ def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: s
             sided[0][1][0],
             path,
         )
-    configurations = {
+    renamed = {
         name: replace(configuration, data_identifier=target_plans + configuration.data_identifier.removeprefix(source_plans))
         for name, configuration in moved.configurations.items()
     }
-    save_plan(path, replace(moved, dataset=target, plans_name=target_plans, reader=spec.reader.name, configurations=configurations))
+    save_plan(path, replace(moved, dataset=target, plans_name=target_plans, reader=spec.reader.name, configurations=renamed))
     return path
 
 
@@ -159,13 +167,19 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     """Return a plan that holds the configuration `name`, computed from the fingerprint when the saved one lacks it.
 
     Raises:
-        ConfigError: the name is no configuration; the nearest one is named.
+        ConfigError: the name is no configuration; the nearest one is named. Or the saved plan was made from other data than the fingerprint.
     """
     if name in saved.configurations:
         return saved
     dimensions, variant = parse_configuration_name(name)
     load_variant(variant)
+    other_data = ConfigError(
+        f"Plan '{saved.plans_name}' of {saved.dataset} lacks '{name}' and was made from other data than are there now. Plan again; "
+        "if the plan was moved from another dataset, move it with -c."
+    )
     path = workspace.preprocessed / saved.dataset / FINGERPRINT_FILE
+    if not path.is_file():
+        raise other_data
     fingerprint = decode(Fingerprint, read_json(path), path.name)
     if fingerprint.planar and dimensions == 3:
         raise ConfigError(f"{saved.dataset} holds 2D images, so configuration '{name}' does not exist; use 2d_adapter.")
@@ -180,6 +194,10 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     )
     spec = read_dataset_json(workspace.raw / saved.dataset / "dataset.json")
     made = _plan(workspace, spec, fingerprint, options, (name,), saved.reader)
+    entry = made.configuration(name)
+    shared = [other.spacing for other in saved.configurations.values() if other.data_identifier == entry.data_identifier]
+    if (made.transpose, made.channels) != (saved.transpose, saved.channels) or any(spacing != entry.spacing for spacing in shared):
+        raise other_data
     return _merged(saved, made, name)
 
 

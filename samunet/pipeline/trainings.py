@@ -16,7 +16,7 @@ import samunet
 from samunet.checkpoint import Checkpoint, load_checkpoint
 from samunet.core.codec import decode, encode, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
-from samunet.core.plan import DEFAULT_PLANS_NAME, Configuration, Plan, load_plan, save_plan
+from samunet.core.plan import DEFAULT_PLANS_NAME, Configuration, Plan, changed_for_training, load_plan, save_plan
 from samunet.core.workspace import Workspace
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
@@ -31,7 +31,8 @@ from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
 from samunet.pipeline.datasets import open_dataset
 from samunet.pipeline.plans import open_plan, resolve
-from samunet.planning.splits import groups_from, split_for_fold
+from samunet.planning.splits import Split, groups_from, split_for_fold
+from samunet.preprocessing.run import check_made_by
 from samunet.progress import each
 from samunet.storage import stored_cases
 from samunet.training.config import TrainingConfig
@@ -71,26 +72,54 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
             f"Run first: samunet_preprocess -d {dataset_name} -c {options.configuration}"
         )
     spec = replace(read_dataset_json(data / "dataset.json"), name=dataset_name)
-    cases = stored_cases(data)
-    raw = workspace.raw / dataset_name / "dataset.json"  # groups may have been added after preprocessing
-    groups = groups_from((read_dataset_json(raw) if raw.is_file() else spec).raw.get("groups"), cases)
-    split = split_for_fold(workspace.preprocessed / dataset_name, cases, options.fold, raw_folder=workspace.raw / dataset_name, groups=groups)
+    split = fold_split(workspace, spec, stored_cases(data), options.fold)
+    check_made_by(data, sorted({*split.train, *split.val}), spec, plan, configuration)
     folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}"
     device = choose_device(options.device)
     if not options.only_validate:
         resume = _resumable(folder) if options.resume else None
         if resume is not None:
             _check_resume(resume, config, folder, plan, options.configuration)
+        check_other_folds(folder, plan, spec, options.configuration)
         torch.manual_seed(config.seed)
         model = build_network(plan, configuration, spec.labels, workspace.weights_folders).to(device)
         trainer = _trainer(model, plan, configuration, spec, split.train, split.val, data, folder, config, options, device, resume)
-        _prepare_folder(folder, plan, spec, config, fresh=resume is None)  # only now: a training that cannot begin removes nothing
+        _prepare_folder(
+            folder, plan, spec, config, fresh=resume is None and options.save_checkpoints
+        )  # only now: a training that cannot begin removes nothing
         trainer.log.line(_describe(plan, options, configuration, device, trainer, len(split.train), len(split.val)))
         trainer.run()
     if options.only_validate or (options.validate and options.save_checkpoints):
         summary = validate(workspace, dataset_name, folder, split.val, options)
         logger.info("Mean foreground Dice of %d validation cases: %.4f", len(split.val), summary.foreground_mean.dice)
     return folder
+
+
+def fold_split(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], fold: str) -> Split:
+    """Return a fold's cases, by the split and the groups that the raw dataset gives, if any.
+
+    Args:
+        spec: of the preprocessed cases; the raw dataset's groups come first, for they may have been added later.
+    """
+    raw = workspace.raw / spec.name
+    groups = groups_from((read_dataset_json(raw / "dataset.json") if (raw / "dataset.json").is_file() else spec).raw.get("groups"), cases)
+    return split_for_fold(workspace.preprocessed / spec.name, cases, fold, raw_folder=raw, groups=groups)
+
+
+def check_other_folds(folder: Path, plan: Plan, spec: DatasetSpec, name: str) -> None:
+    """Raise CheckpointError when trained folds beside `folder` are of another plan or other labels: all folds of a model share both."""
+    others = [path.parent.name for path in sorted(folder.parent.glob("fold_*/checkpoint_*")) if path.parent != folder]
+    saved = folder.parent / "plans.json"
+    if not others or not saved.is_file():
+        return
+    changed = changed_for_training(load_plan(saved), plan, name)
+    if changed is None and read_dataset_json(folder.parent / "dataset.json").labels != spec.labels:
+        changed = "labels"
+    if changed is not None:
+        raise CheckpointError(
+            f"{folder.parent} holds {others[0]}, which was trained by another plan: {changed} changed since. Folds of one model share a plan; "
+            "restore it, move the trained folds away, or plan under a name of its own (-overwrite_plans_name)."
+        )
 
 
 def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers: Sequence[str], options: TrainOptions) -> Summary:
@@ -199,18 +228,10 @@ def _check_resume(resume: Checkpoint, config: TrainingConfig, folder: Path, plan
     if changed:
         was = ", ".join(f"{key} {encode(before)[key]} (now {encode(config)[key]})" for key in changed)
         raise CheckpointError(f"{folder} was trained with other settings: {was}. Continue with the same settings, or start anew without --c.")
-    before_plan = load_plan(folder.parent / "plans.json")
-    if (before_plan.transpose, before_plan.channels) != (plan.transpose, plan.channels):
-        raise CheckpointError(
-            f"{folder} was trained by another plan: slicing axis or normalization has changed since. Restore the plan, or start anew without --c."
-        )
-    earlier, configuration = before_plan.configuration(name), plan.configuration(name)
-    without = {"weights": None, "weights_sha256": None}  # the file may have moved; its content is compared below
-    if replace(earlier, **without) != replace(configuration, **without):
-        raise CheckpointError(
-            f"{folder} was trained by another plan: configuration {name} has changed since. Restore the plan, or start anew without --c."
-        )
-    check_frozen_weights(resume.state, configuration, folder)
+    what = changed_for_training(load_plan(folder.parent / "plans.json"), plan, name)
+    if what is not None:
+        raise CheckpointError(f"{folder} was trained by another plan: {what} changed since. Restore the plan, or start anew without --c.")
+    check_frozen_weights(resume.state, plan.configuration(name), folder)
 
 
 def _describe(

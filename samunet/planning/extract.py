@@ -19,9 +19,11 @@ from samunet.core.geometry import Triple, shape3
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.case import read_case
+from samunet.imageio.reader import files_of
 from samunet.ops.crop import bounding_box, crop, nonzero_mask
 from samunet.progress import each
 
+FORMAT = 1  # of a fingerprint; raise it when the same files give other measurements
 SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels a channel
 SEED = 1234  # nnU-Net's
 DRAWS_AT_A_TIME = 10_000_000  # bounds the memory of the drawn indices at 80 MB a thread
@@ -60,18 +62,22 @@ def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageR
         cases={case.identifier: m.fingerprint for case, m in zip(cases, measured, strict=True)},
         intensities=tuple(_statistics(*channel) for channel in zip(values, counts, strict=True)),
         median_relative_size_after_crop=float(np.median(ratios)),
-        classes=tuple(_class_size(name, measured) for name, _ in spec.labels.foreground),
+        classes=tuple(_class_size(name, values, measured) for name, values in spec.labels.foreground),
+        ignore=spec.labels.ignore,
+        format=FORMAT,
     )
 
 
-def describes(fingerprint: Fingerprint, spec: DatasetSpec, cases: Sequence[Case], *, threads: int, quiet: bool = False) -> bool:
-    """Tell whether a fingerprint was made from these very files, channels and labels."""
-    names = tuple(size.name for size in fingerprint.classes)
-    if len(fingerprint.intensities) != len(spec.channels) or names != tuple(name for name, _ in spec.labels.foreground):
+def describes(fingerprint: Fingerprint, spec: DatasetSpec, cases: Sequence[Case], reader: ImageReader, *, threads: int, quiet: bool = False) -> bool:
+    """Tell whether a fingerprint was made from these very files, channels and labels, in today's way."""
+    classes = tuple((size.name, size.values) for size in fingerprint.classes)
+    if (fingerprint.format, len(fingerprint.intensities), classes) != (FORMAT, len(spec.channels), spec.labels.foreground):
+        return False
+    if fingerprint.ignore != spec.labels.ignore:
         return False
     if set(fingerprint.cases) != {case.identifier for case in cases}:
         return False
-    hashes = each(_hashes, cases, threads=threads, title="Comparing files", quiet=quiet)
+    hashes = each(lambda case: _hashes(case, reader), cases, threads=threads, title="Comparing files", quiet=quiet)
     return all(fingerprint.cases[case.identifier].sha256 == found for case, found in zip(cases, hashes, strict=True))
 
 
@@ -100,7 +106,7 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
             orientation=volume.geometry.orientation,
             foreground_slices=int(np.moveaxis(foreground, axis, 0).any(axis=(1, 2)).sum()),
             labels_present=tuple(int(value) for value in np.unique(label[foreground])),
-            sha256=_hashes(case),
+            sha256=_hashes(case, reader),
         ),
         planar=volume.geometry.planar,
         values=voxels[:, drawn],
@@ -123,10 +129,10 @@ def _sizes(mask: np.ndarray, spacing: Triple, axis: int) -> tuple[list[float], f
     return diameters, float((filled[-1] - filled[0] + 1) * spacing[axis])
 
 
-def _class_size(name: str, measured: Sequence[_Measured]) -> ClassSize:
-    diameters = [value for case in measured for value in case.diameters.get(name, [])]
+def _class_size(name: str, values: tuple[int, ...], measured: Sequence[_Measured]) -> ClassSize:
+    diameters = [diameter for case in measured for diameter in case.diameters.get(name, [])]
     extents = [case.extents[name] for case in measured if name in case.extents]
-    return ClassSize(name=name, cases=len(extents), in_plane_mm=_percentiles(diameters), extent_mm=_percentiles(extents))
+    return ClassSize(name=name, values=values, cases=len(extents), in_plane_mm=_percentiles(diameters), extent_mm=_percentiles(extents))
 
 
 def _percentiles(values: Sequence[float]) -> Triple:
@@ -167,6 +173,5 @@ def _statistics(values: np.ndarray, counts: np.ndarray) -> IntensityStatistics:
     )
 
 
-def _hashes(case: Case) -> dict[str, str]:
-    files = (*case.images, case.label) if case.label else case.images
-    return {f"{path.parent.name}/{path.name}": file_sha256(path) for path in files}
+def _hashes(case: Case, reader: ImageReader) -> dict[str, str]:
+    return {f"{path.parent.name}/{path.name}": file_sha256(path) for path in files_of(case, reader)}

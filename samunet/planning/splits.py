@@ -93,7 +93,11 @@ def load_or_make_splits(
     path = folder / FILE_NAME
     if not path.is_file():
         given = None if raw_folder is None else raw_folder / FILE_NAME
-        write_json(path, read_json(given) if given is not None and given.is_file() else make_splits(identifiers, groups))
+        if given is not None and given.is_file():
+            read_splits(given)
+            write_json(path, read_json(given))
+        else:
+            write_json(path, make_splits(identifiers, groups))
     return read_splits(path)
 
 
@@ -102,7 +106,7 @@ def read_splits(path: Path) -> tuple[Split, ...]:
     raw = read_json(path)
     if isinstance(raw, list):
         raw = [{key: fold[key] for key in ("train", "val") if key in fold} if isinstance(fold, dict) else fold for fold in raw]
-    return decode(tuple[Split, ...], raw, path.name)
+    return decode(tuple[Split, ...], raw, str(path))
 
 
 def split_for_fold(
@@ -141,7 +145,7 @@ def split_for_fold(
     if both:
         raise DatasetError(
             f"{folder / FILE_NAME}: fold {fold} has {len(both)} groups in training and in validation, first '{both[0]}'. "
-            "Remove the file to have it made anew with the groups of dataset.json, or correct it."
+            "Correct it, or remove it, and any in the raw folder, to have it made anew with the groups of dataset.json."
         )
     if not split.train or not split.val:
         raise DatasetError(f"{folder / FILE_NAME}: fold {fold} has {len(split.train)} training and {len(split.val)} validation cases; it needs both.")

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from samunet.core.codec import encode, file_sha256, read_json, write_json
+from samunet.core.codec import encode, file_sha256, write_json
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.plan import Configuration, Plan
 from samunet.errors import DatasetError, SamunetError
 from samunet.imageio import ImageReader
 from samunet.imageio.case import read_case
+from samunet.imageio.reader import files_of
 from samunet.preprocessing.forward import preprocess
 from samunet.progress import each
-from samunet.storage import case_of, remove_case, save_case, stored_cases
+from samunet.storage import Origin, file_names, load_record, remove_all_but, remove_case, save_case
 
-logger = logging.getLogger(__name__)
-
-RECORD, DESCRIPTION = "made_from.json", "dataset.json"
+DESCRIPTION = "dataset.json"
+NNUNET_CASES = "*.pkl"  # what nnU-Net keeps beside its cases, and we never do
 SHOWN = 20  # failures in a message
 FORMAT = 1  # of what is stored; raise it when preprocessing gives other values
 
@@ -43,28 +41,26 @@ def preprocess_dataset(
     Cases that lie there already, made from the same files in the same way, are left alone; others that lie there are removed.
 
     Raises:
-        DatasetError: some cases cannot be read or written; they are named, and the others are done.
+        DatasetError: the folder is nnU-Net's; two cases would be stored in one file; or some cases cannot be read or written, which are
+            named while the others are done.
     """
-    settings = _settings(spec, plan, configuration, reader)
-    record = _read_record(folder)
-    done: dict[str, str] = record.get("cases", {}) if record.get("settings") == settings else {}
+    if next(folder.glob(NNUNET_CASES), None) is not None:
+        raise DatasetError(f"{folder} holds cases that nnU-Net has preprocessed; give the configuration a data_identifier of its own.")
+    _refuse_shared_names(cases)
+    settings = settings_hash(spec, plan, configuration)
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    _remove_others(folder, {case.identifier for case in cases} & set(done))
-    there, lock = set(stored_cases(folder)), Lock()
+    remove_all_but(folder, (case.identifier for case in cases))
 
     def run(case: Case) -> str | None:
         try:
-            files = _digest([file_sha256(path) for path in (*case.images, *([case.label] if case.label else []))])
-            if case.identifier in there and done.get(case.identifier) == files:
+            origin = Origin(settings=settings, files=_digest([reader.name, *(file_sha256(path) for path in files_of(case, reader))]))
+            if _origin_of(folder, case.identifier) == origin:
                 return None
             remove_case(folder, case.identifier)
             volume, label = read_case(case, spec, reader)
-            save_case(folder, case.identifier, preprocess(volume, label, plan, configuration), spec.labels, configuration.patch_size)
+            save_case(folder, case.identifier, preprocess(volume, label, plan, configuration), spec.labels, configuration.patch_size, origin)
         except (SamunetError, OSError, MemoryError) as error:
-            return f"case '{case.identifier}': {error or 'out of memory'}"
-        with lock:
-            done[case.identifier] = files
-            write_json(folder / RECORD, {"settings": settings, "cases": dict(sorted(done.items()))})
+            return f"case '{case.identifier}': {str(error) or 'out of memory'}"
         return None
 
     failures = [failure for failure in each(run, cases, threads=threads, title=f"Preprocessing {folder.name}", quiet=quiet) if failure]
@@ -76,29 +72,42 @@ def preprocess_dataset(
     write_json(folder / DESCRIPTION, spec.raw)  # last, so a folder that has it is whole
 
 
-def _remove_others(folder: Path, kept: set[str]) -> None:
-    """Remove what lies in the folder of all cases but those to keep."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        name = case_of(path)
-        if name is not None and name not in kept and path.name != RECORD:
-            path.unlink()
-
-
-def _settings(spec: DatasetSpec, plan: Plan, configuration: Configuration, reader: ImageReader) -> str:
+def settings_hash(spec: DatasetSpec, plan: Plan, configuration: Configuration) -> str:
     """Hash everything but the files that a preprocessed case depends on."""
-    decided = [reader.name, encode(plan.transpose), encode(plan.channels), configuration.dimensions, encode(configuration.spacing)]
+    decided = [encode(plan.transpose), encode(plan.channels), configuration.dimensions, encode(configuration.spacing)]
     return _digest([FORMAT, *decided, spec.raw["labels"]])
+
+
+def check_made_by(folder: Path, cases: Sequence[str], spec: DatasetSpec, plan: Plan, configuration: Configuration) -> None:
+    """Raise DatasetError unless preprocessed cases were made with the settings of a plan."""
+    settings = settings_hash(spec, plan, configuration)
+    others = [case for case in cases if (origin := _origin_of(folder, case)) is None or origin.settings != settings]
+    if others:
+        raise DatasetError(
+            f"{len(others)} of {len(cases)} cases in {folder} were preprocessed by another plan, first '{others[0]}'. "
+            f"Run first: samunet_preprocess -d {plan.dataset} -plans_name {plan.plans_name}"
+        )
+
+
+def _origin_of(folder: Path, identifier: str) -> Origin | None:
+    """What a stored case was made from; None where nothing whole of today's form is stored."""
+    if not all((folder / name).is_file() for name in file_names(identifier)):
+        return None
+    try:
+        return load_record(folder, identifier).origin
+    except SamunetError:
+        return None
+
+
+def _refuse_shared_names(cases: Sequence[Case]) -> None:
+    """Refuse identifiers whose stored files have one name, as those of 'a' and 'a_seg'."""
+    owners = {DESCRIPTION: DESCRIPTION}
+    for case in cases:
+        for name in file_names(case.identifier):
+            if name in owners:
+                raise DatasetError(f"Case '{case.identifier}' would be stored in {name}, which belongs to '{owners[name]}'; rename its files.")
+            owners[name] = case.identifier
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    """What an earlier run noted; nothing where it is absent or unreadable, so that everything is made anew."""
-    try:
-        record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
-    except SamunetError as error:
-        logger.info("%s All cases are preprocessed again.", error)
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -10,6 +10,7 @@ import tracemalloc
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from samunet.checking import run as checking_run
@@ -149,7 +150,7 @@ FAULTS = {
 }
 BESIDES = {  # one fault may show in several ways
     "axes-singular": {"pixdim-sform"},
-    "channel-gap": {"channel-count", "duplicate-image"},
+    "channel-gap": {"channel-count", "duplicate-channel"},
     "missing-image": {"number-of-cases"},
     "pixdim-sform": {"spacing"},  # the label keeps its own
     "duplicate-image": {"shape", "spacing", "position"},
@@ -193,6 +194,54 @@ def test_turned_axes_and_moved_origins_are_measured(dataset):
     change(dataset / LABEL, affine=lambda affine: turned(shifted(affine)))
     (finding,) = check(dataset).findings
     assert finding.code == "position" and "origin 8.66 mm and axes 4 degrees apart" in finding.message
+
+
+def test_the_affine_that_readers_take_is_the_one_that_is_judged(dataset):
+    def templated(image):
+        template = 2 * shear(image.affine.copy())
+        template[3, 3] = 1
+        image.set_qform(image.affine, code=1)
+        image.set_sform(template, code=4)  # where a registration put the scan; readers take the qform
+
+    both(dataset, header=templated)
+    assert {finding.code for finding in check(dataset).findings} == {"qform-sform"}
+
+
+def test_a_placeholder_and_an_empty_channel_are_called_so(tmp_path):
+    folder = write_tiny_dataset(tmp_path, channels=2)
+    change(folder / "imagesTr/tiny_002_0001.nii.gz", array=np.zeros_like)
+    shutil.copy(folder / "imagesTr/tiny_000_0000.nii.gz", folder / "imagesTr/tiny_000_0001.nii.gz")
+    (folder / IMAGE).write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    findings = {finding.case: finding for finding in check(folder).findings}
+    assert findings["tiny_002"].code == "constant-channel" and findings["tiny_000"].code == "duplicate-channel"
+    assert findings["tiny_001"].code == "header" and "placeholder" in findings["tiny_001"].message
+
+
+def test_whatever_one_file_makes_a_library_raise_the_others_are_checked(dataset, monkeypatch):
+    original = checking_run.ImageReader.read_image
+
+    def refuse(self, paths):
+        if "tiny_001" in paths[0].name:
+            raise PermissionError(f"denied: {paths[0].name}")
+        return original(self, paths)
+
+    change(dataset / LABEL, array=put(9))
+    monkeypatch.setattr(checking_run.ImageReader, "read_image", refuse)
+    findings = {finding.code: finding for finding in check(dataset).findings}
+    assert findings["unreadable"].file == IMAGE and "PermissionError: denied" in findings["unreadable"].message
+    assert findings["label-values"].file == LABEL
+
+
+def test_a_stack_without_spacing_file_is_found(tmp_path):
+    folder = tmp_path / "Dataset905_Stacks"
+    for part, name in (("imagesTr", "a_0000.tif"), ("labelsTr", "a.tif")):
+        (folder / part).mkdir(parents=True)
+        tifffile.imwrite(folder / part / name, np.arange(240, dtype=np.uint8).reshape(5, 6, 8) % 2, photometric="minisblack")
+    (folder / "labelsTr/a.json").write_text('{"spacing": [1, 1, 1]}')
+    description = {"channel_names": {"0": "x"}, "labels": {"background": 0, "a": 1}, "numTraining": 1, "file_ending": ".tif"}
+    (folder / "dataset.json").write_text(json.dumps(description | {"overwrite_image_reader_writer": "Tiff3DIO"}))
+    (finding,) = check(folder).findings
+    assert (finding.code, finding.file) == ("no-spacing", "imagesTr/a_0000.tif") and "no a.json beside" in finding.message
 
 
 def test_channels_of_one_case_are_compared(tmp_path):

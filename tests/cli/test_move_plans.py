@@ -32,6 +32,11 @@ def test_a_moved_plan_preprocesses_the_target(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert command.main(["-s", "801", "-t", "802", "-sp", NAME, "-tp", "samunetPlans_moved"]) == 2
     assert "exists already; give another name with -tp" in capsys.readouterr().err
+    assert preprocess.main(["-d", "802", "-plans_name", "samunetPlans_moved", "-c", "2d_samed", "--no_pbar"]) == 2
+    assert "lacks '2d_samed' and was made from other data" in capsys.readouterr().err
+    assert command.main(["-s", "801", "-t", "802", "-sp", NAME, "-tp", "samunetPlans_more", "-c", "2d_samed"]) == 0
+    assert "2d_samed" in load_plan(path.with_name("samunetPlans_more.json")).configurations
+    capsys.readouterr()
     assert command.main(["-s", "801", "-t", "803", "-sp", NAME]) == 2
     assert "is for 1 channels; Dataset803_Two has 2" in capsys.readouterr().err
     assert command.main(["-s", "803", "-t", "801", "-sp", NAME]) == 2 and "has no plan 'samunetPlans_small'" in capsys.readouterr().err

@@ -93,6 +93,7 @@ def test_left_and_right_are_read_from_names():
         "left atrium",
         "leftover",
     ]
+    assert left_right_pairs(parse_labels({"background": 0, "肾_left": 1, "肝_right": 2})) == ()
     pairs = left_right_pairs(parse_labels({"background": 0} | {name: value for value, name in enumerate(names, 1)}))
     assert [(left[0], right[0]) for left, right in pairs] == [
         ("Left Lung", "Right Lung"),

@@ -61,12 +61,35 @@ def test_grey_and_rgb_files_of_one_case_stack(tmp_path):
     assert NATURAL.read_image([tmp_path / "case_0000.png", tmp_path / "case_0001.png"]).array.shape == (4, 1, 6, 8)
 
 
-@pytest.mark.parametrize("mode,word", [("P", "palette"), ("RGBA", "alpha"), ("LA", "alpha")])
+@ENDINGS
+def test_a_palette_gives_colors_in_an_image_and_indices_in_a_label(ending, tmp_path):
+    picture = Image.fromarray(rgb()).convert("P", palette=Image.Palette.ADAPTIVE, colors=20)
+    picture.save(tmp_path / f"in{ending}")
+    volume = NATURAL.read_image([tmp_path / f"in{ending}"])
+    np.testing.assert_array_equal(volume.array[:, 0], np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0))
+    label, _ = NATURAL.read_label(tmp_path / f"in{ending}")
+    np.testing.assert_array_equal(label[0], np.asarray(picture))
+
+
+@pytest.mark.parametrize("mode,channels", [("RGBA", 3), ("LA", 1)])
 @pytest.mark.parametrize("ending", [".png", ".tif"])
-def test_palette_and_alpha_are_refused_by_name(mode, word, ending, tmp_path):
-    Image.fromarray(rgb()).convert(mode).save(tmp_path / f"in{ending}")
-    with pytest.raises(ImageFileError, match=f"in{ending}.*{word}"):
+def test_an_opaque_alpha_is_dropped_and_another_refused(mode, channels, ending, tmp_path):
+    picture = Image.fromarray(rgb()).convert(mode)
+    picture.save(tmp_path / f"in{ending}")
+    volume = NATURAL.read_image([tmp_path / f"in{ending}"])
+    np.testing.assert_array_equal(volume.array[:, 0], np.moveaxis(np.asarray(picture), -1, 0)[:channels])
+    picture.putalpha(Image.fromarray(grey()))
+    picture.save(tmp_path / f"in{ending}")
+    with pytest.raises(ImageFileError, match=f"in{ending} has {channels + 1} channels a pixel.*remove the alpha"):
         NATURAL.read_image([tmp_path / f"in{ending}"])
+
+
+def test_a_stack_with_a_palette_is_refused(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "in.tif", np.zeros((5, 6, 8), np.uint8), photometric="palette", colormap=np.zeros((3, 256), np.uint16), metadata={"axes": "ZYX"}
+    )
+    with pytest.raises(ImageFileError, match="with a palette, expected a grey stack"):
+        TIFF3D.read_image([tmp_path / "in.tif"])
 
 
 def test_black_and_white_png_holds_zero_and_one(tmp_path):

@@ -195,7 +195,15 @@ def test_truncated_plain_nifti_is_refused(reader, tmp_path):
 @BOTH
 def test_plain_nifti_named_gz_is_refused_with_the_way_out(reader, tmp_path):
     path = save(tmp_path / "in.nii", phantom(), np.eye(4)).rename(tmp_path / "in.nii.gz")
-    with pytest.raises(ImageFileError, match=r"rename it to \.nii"):
+    with pytest.raises(ImageFileError, match="is not compressed, although its name says so; compress it with gzip"):
+        reader.read_image([path])
+
+
+@BOTH
+def test_a_placeholder_named_gz_is_refused_as_what_it_is(reader, tmp_path):
+    path = tmp_path / "in.nii.gz"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ImageFileError, match="is no gzip file, it begins with b'vers'; it may be a placeholder"):
         reader.read_image([path])
 
 

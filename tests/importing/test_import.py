@@ -9,10 +9,12 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 
 from samunet.checking.run import check_dataset
 from samunet.cli import convert_msd_dataset, import_dataset
 from samunet.errors import DatasetError
+from samunet.imageio import reader_for
 from samunet.importing import layouts
 from samunet.importing.dataset import FoundCase, identifier_of, write_dataset
 from samunet.phantom import write_tiny_dataset
@@ -149,7 +151,7 @@ def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
         ([good], {"labels": {"background": 0, "a": 5}}, "label values must be consecutive"),
         ([good], {"name": "Liver"}, "'Liver' is no name of a dataset"),
         ([good], {"channels": ("T2", "ADC")}, "holds 1 channel.*, 2 are named"),
-        ([FoundCase(identifier="a", images=(image,), label=None, training=False)], {}, "none of the 1 cases found has a label"),
+        ([FoundCase(identifier="a", images=(image,), label=None)], {}, "none of the 1 cases found has a label"),
         ([FoundCase(identifier="a", images=(image.with_name("absent.nii.gz"),), label=label)], {}, "1 files do not exist, first"),
         ([FoundCase(identifier="a", images=(image,), label=source / "dataset.json")], {}, "must share one known ending"),
     ):
@@ -222,3 +224,67 @@ def test_a_datalist_entry_without_a_usable_image_is_named(tmp_path, image):
     (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": image, "label": "x"}], "test": None}))
     with pytest.raises(DatasetError, match="entry 0 of 'training'"):
         layouts.from_datalist(tmp_path / "list.json")
+
+
+def test_nothing_is_left_out_without_a_word(source, raw, tmp_path, capsys, caplog):
+    images, labels = source / "imagesTr", source / "labelsTr"
+    shutil.copy(images / "tiny_000_0000.nii.gz", tmp_path)
+    table = tmp_path / "t.csv"
+    table.write_text("image,label,case\ntiny_000_0000.nii.gz\n")
+    with pytest.raises(DatasetError, match="row 2: the case has no name"):
+        layouts.from_table(table)
+    (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": "tiny_000_0000.nii.gz", "label": ["a", "b"]}]}))
+    with pytest.raises(DatasetError, match="entry 0 of 'training': a label is one file"):
+        layouts.from_datalist(tmp_path / "list.json")
+    (tmp_path / "c").mkdir(), (tmp_path / "d").mkdir()
+    shutil.copy(images / "tiny_000_0000.nii.gz", tmp_path / "c/tiny_000.nii.gz")
+    shutil.copy(images / "tiny_000_0000.nii.gz", tmp_path / "d/tiny_009.nii.gz")
+    with pytest.raises(DatasetError, match="holds 2 files without an image|first 'tiny_001'"):
+        layouts.from_folders([tmp_path / "c"], labels)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="d holds 1 files without an image of the same name in .*first 'tiny_009'"):
+        layouts.from_folders([tmp_path / "c", tmp_path / "d"], tmp_path / "empty")
+    shutil.copy(tmp_path / "c/tiny_000.nii.gz", tmp_path / "c/tiny_000.mha")
+    with pytest.raises(DatasetError, match="tiny_000.mha and tiny_000.nii.gz would be one case"):
+        layouts.from_folders([tmp_path / "c"], tmp_path / "empty")
+    anatomy = tmp_path / "bids/sub-1/anat"
+    anatomy.mkdir(parents=True)
+    for name in ("sub-1_acq-fine_T1w", "sub-1_dseg", "sub-1_brainmask"):
+        shutil.copy(images / "tiny_000_0000.nii.gz", anatomy / f"{name}.nii.gz")
+    (case,) = layouts.from_bids(tmp_path / "bids", ["T1w"], "dseg")
+    assert case.label is None and "1 labels that end in _dseg belong to no T1w image and are left out" in caplog.text
+    assert layouts.from_bids(tmp_path / "bids", ["T1w"], "mask")[0].label is None
+    shutil.copy(images / "tiny_000_0000.nii.gz", anatomy / "sub-1_FLAIR.nii.gz")
+    with pytest.raises(DatasetError, match="sub-1_FLAIR has no sub-1_T1w beside it"):
+        layouts.from_bids(tmp_path / "bids", ["T1w", "FLAIR"], "dseg")
+    task = task_of(source, tmp_path / "Task07_X")
+    (task / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T2"}, "labels": {"background": 0}}))
+    assert convert_msd_dataset.main(["-i", str(task)]) == 2 and "is none of the Medical Segmentation Decathlon" in capsys.readouterr().err
+
+
+def test_a_number_or_an_identifier_that_is_taken_is_refused(source, raw):
+    image, label = source / "imagesTr/tiny_000_0000.nii.gz", source / "labelsTr/tiny_000.nii.gz"
+    cases = [FoundCase(identifier=name, images=(image,), label=label) for name in ("a", "A")]
+    options = {"channels": ["T2"], "labels": {"background": 0, "a": 1, "b": 2}, "threads": 1, "quiet": True}
+    with pytest.raises(DatasetError, match="1 identifiers stand for several cases, first 'a'"):
+        write_dataset(raw, "Dataset071_X", cases, **options)
+    write_dataset(raw, "Dataset071_X", cases[:1], **options)
+    with pytest.raises(DatasetError, match="The number 0071 belongs to Dataset071_X already"):
+        write_dataset(raw, "Dataset0071_Y", cases[:1], **options)
+
+
+def test_stacks_keep_their_spacing(raw, tmp_path):
+    for name, values in (("a_0000", 200), ("a_0001", 100), ("label", 2)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.arange(240, dtype=np.uint8).reshape(5, 6, 8) % values, photometric="minisblack")
+    (tmp_path / "a.json").write_text('{"spacing": [5, 0.5, 0.5]}')
+    (tmp_path / "label.json").write_text('{"spacing": [5.0, 0.5, 0.5]}')
+    case = FoundCase(identifier="a", images=(tmp_path / "a_0000.tif", tmp_path / "a_0001.tif"), label=tmp_path / "label.tif")
+    options = {"channels": ["x", "y"], "labels": {"background": 0, "a": 1}, "threads": 1, "quiet": True}
+    folder = write_dataset(raw, "Dataset072_Stacks", [case], **options)
+    assert check_dataset(folder, threads=1, quiet=True).findings == ()
+    reader = reader_for(".tif", "Tiff3DIO")
+    assert reader.read_image(sorted((folder / "imagesTr").glob("*.tif"))).geometry.spacing == (5, 0.5, 0.5)
+    assert reader.read_label(folder / "labelsTr/a.tif")[1].spacing == (5, 0.5, 0.5)
+    (tmp_path / "a_0001.json").write_text('{"spacing": [4, 0.5, 0.5]}')
+    with pytest.raises(DatasetError, match="The spacing files of one case differ"):
+        write_dataset(raw, "Dataset073_Stacks", [case], **options)

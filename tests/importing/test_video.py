@@ -10,6 +10,7 @@ from samunet.checking.run import check_dataset
 from samunet.cli import frames as back
 from samunet.cli import import_dataset
 from samunet.imageio import reader_for
+from samunet.importing import video
 
 
 @pytest.fixture
@@ -62,14 +63,38 @@ def test_predictions_become_frames_again(clips, capsys):
     assert back.main(arguments) == 0 and "Wrote 10 frames" in capsys.readouterr().out
     for path in (clips / "masks").rglob("*.png"):
         assert np.array_equal(pixels(clips / "out" / path.relative_to(clips / "masks")), pixels(path))
+    assert back.main(arguments) == 2 and "f000.png exists already; give a folder without frames" in capsys.readouterr().err
+    assert back.main([*arguments[:4], "-o", str(clips / "frames")]) == 2 and "exists already" in capsys.readouterr().err
     (clips / "frames/op 1/f003.png").unlink()
-    assert back.main(arguments) == 2 and "has 4 frames" in capsys.readouterr().err
+    assert back.main([*arguments[:4], "-o", str(clips / "other")]) == 2 and "has 4 frames" in capsys.readouterr().err
     assert back.main(["-i", str(clips), *arguments[2:]]) == 2 and "holds no <clip>.nii.gz" in capsys.readouterr().err
 
 
+def test_frames_count_by_their_numbers_and_keep_their_values(tmp_path):
+    frames, masks = tmp_path / "frames/a", tmp_path / "masks/a"
+    frames.mkdir(parents=True), masks.mkdir(parents=True)
+    for number in (1, 2, 10):
+        Image.fromarray(np.full((4, 6), 1000 * number, np.uint16)).save(frames / f"f{number}.png")
+        Image.fromarray(np.full((4, 6), 4000 * number, np.uint16)).save(masks / f"f{number}.png")
+    (case,) = video.stack_clips(frames.parent, masks.parent, tmp_path)
+    reader = reader_for(".nii.gz")
+    assert reader.read_image(case.images).array[:, :, 0, 0].tolist() == 3 * [[1000, 2000, 10000]]
+    assert reader.read_label(case.label)[0][:, 0, 0].tolist() == [4000, 8000, 40000]
+
+
 def test_clips_that_do_not_fit_are_refused(clips, capsys):
-    (clips / "masks/op 1/f002.png").unlink()
-    assert command(clips) == 2 and "has no mask for 1 of 4 frames, first 'f002'" in capsys.readouterr().err
+    (clips / "masks/op 1/f002.png").rename(clips / "masks/op 1/g002.png")
+    assert command(clips) == 2 and "has no frame for 1 files of" in capsys.readouterr().err
+    (clips / "masks/op 1/g002.png").unlink()
+    assert command(clips) == 2 and "op 1 has no mask for 1 files of" in capsys.readouterr().err
+    (clips / "masks/op 3").mkdir()
+    assert command(clips) == 2 and "holds 1 folders without a clip" in capsys.readouterr().err
+    (clips / "masks/op 3").rmdir()
+    Image.new("L", (24, 20)).save(clips / "frames/op 1/f001.bmp")
+    assert command(clips) == 2 and "f001.bmp and f001.png would be one frame" in capsys.readouterr().err
+    (clips / "frames/op 1/f001.bmp").unlink()
+    Image.new("RGBA", (24, 20)).save(clips / "frames/op 1/f001.png")
+    assert command(clips) == 2 and "remove the alpha channel" in capsys.readouterr().err
     Image.new("RGB", (9, 9)).save(clips / "frames/op 1/f001.png")
     assert command(clips) == 2 and "frames of a clip must share one size" in capsys.readouterr().err
     (clips / "frames/op 1/f000.png").write_bytes(b"no picture")

@@ -72,6 +72,10 @@ def test_training_without_augmentation_keeps_each_slice_once_and_learns_the_same
     assert 0 < len(files) <= slices
     again = train(workspace, name, augmentation="none")
     assert files == {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}
+    damaged, size = next(iter(files)), next(iter(files)).stat().st_size
+    damaged.write_bytes(b"cut off")  # as by a full disk
+    train(workspace, name, augmentation="none")
+    assert damaged.stat().st_size == size
     assert all(torch.equal(first[key], again[key]) and torch.allclose(first[key], computed[key], atol=1e-5) for key in first)
 
 

@@ -346,10 +346,10 @@ def test_running_samunet_leaves_every_file_of_nnunet_as_it_was_and_the_other_way
 def test_nnunet_can_open_what_samunet_stores(compared, tmp_path):
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-    from samunet.storage import save_case
+    from samunet.storage import Origin, save_case
 
     case, _, configuration = compared.preprocessed("c1", "3d_fullres")
-    save_case(tmp_path, "c1", case, compared.dataset.spec.labels, configuration.patch_size)
+    save_case(tmp_path, "c1", case, compared.dataset.spec.labels, configuration.patch_size, Origin(settings="", files=""))
     (tmp_path / "c1.pkl").write_bytes(b"\x80\x04}\x94.")  # an empty dict; nnU-Net's properties are not ours to write
     data, seg, _, _ = nnUNetDatasetBlosc2(str(tmp_path), ["c1"]).load_case("c1")
     np.testing.assert_array_equal(data[:], case.image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from samunet.errors import DatasetError
 from samunet.imageio import reader_for
 from samunet.phantom import write_tiny_dataset
 from samunet.planning import extract
-from samunet.planning.extract import extract_fingerprint
+from samunet.planning.extract import describes, extract_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +120,24 @@ def test_files_are_hashed_by_folder_and_name(tmp_path):
     hashes = fingerprint_of(folder).cases["tiny_000"].sha256
     assert sorted(hashes) == ["imagesTr/tiny_000_0000.nii.gz", "imagesTr/tiny_000_0001.nii.gz", "labelsTr/tiny_000.nii.gz"]
     assert hashes["labelsTr/tiny_000.nii.gz"] == hashlib.sha256((folder / "labelsTr" / "tiny_000.nii.gz").read_bytes()).hexdigest()
+
+
+def test_a_fingerprint_describes_only_the_files_labels_and_form_it_was_made_from(tmp_path):
+    folder = write_tiny_dataset(tmp_path, cases=2, labels={"background": 0, "whole": [1, 2], "core": 2}, regions_class_order=[1, 2])
+    found = fingerprint_of(folder)
+
+    def still(fingerprint=found, **changes):
+        text = (folder / "dataset.json").read_text()
+        (folder / "dataset.json").write_text(json.dumps(json.loads(text) | changes))
+        spec = read_dataset_json(folder / "dataset.json")
+        answer = describes(fingerprint, spec, training_cases(folder, spec), reader_for(spec.file_ending), threads=1, quiet=True)
+        (folder / "dataset.json").write_text(text)
+        return answer
+
+    assert still() and not still(labels={"background": 0, "whole": [1, 2], "core": 1})
+    assert not still(labels={"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}) and not still(replace(found, format=0))
+    (folder / "labelsTr/tiny_000.nii.gz").write_bytes((folder / "labelsTr/tiny_001.nii.gz").read_bytes())
+    assert not still()
 
 
 def test_the_result_does_not_depend_on_threads_and_survives_json(tmp_path):

@@ -37,8 +37,10 @@ def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_m
         )
         for i, (spacing, shape) in enumerate(zip(spacings, shapes, strict=True))
     }
-    size = ClassSize(name="a", cases=len(cases), in_plane_mm=(diameter_mm / 2, diameter_mm, diameter_mm * 2), extent_mm=(5.0, 10.0, 20.0))
-    absent = ClassSize(name="b", cases=0, in_plane_mm=(0.0, 0.0, 0.0), extent_mm=(0.0, 0.0, 0.0))
+    size = ClassSize(
+        name="a", values=(1,), cases=len(cases), in_plane_mm=(diameter_mm / 2, diameter_mm, diameter_mm * 2), extent_mm=(5.0, 10.0, 20.0)
+    )
+    absent = ClassSize(name="b", values=(2,), cases=0, in_plane_mm=(0.0, 0.0, 0.0), extent_mm=(0.0, 0.0, 0.0))
     return Fingerprint(
         dataset="Dataset001_X",
         planar=planar,
@@ -46,6 +48,8 @@ def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_m
         intensities=(STATISTICS,) * channels,
         median_relative_size_after_crop=crop,
         classes=(size, absent),
+        ignore=None,
+        format=1,
     )
 
 

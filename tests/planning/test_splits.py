@@ -24,6 +24,16 @@ def test_the_order_in_which_cases_are_given_does_not_matter():
     assert make_splits(NAMES[::-1]) == make_splits(NAMES)
 
 
+def test_a_wrong_file_of_the_raw_folder_is_named_and_not_kept(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "splits_final.json").write_text('{"train": []}')
+    with pytest.raises(ConfigError, match="raw/splits_final.json"):
+        load_or_make_splits(tmp_path, NAMES, raw)
+    (raw / "splits_final.json").write_text(json.dumps([{"train": NAMES[1:], "val": NAMES[:1]}]))
+    assert load_or_make_splits(tmp_path, NAMES, raw)[0].val == NAMES[:1]
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_fewer_than_five_cases_give_one_fold_a_case(count):
     splits = make_splits(NAMES[:count])

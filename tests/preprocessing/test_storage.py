@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 from samples import small_configuration, small_plan, untouched
 
 from samunet import storage
@@ -20,11 +22,12 @@ from samunet.imageio.case import read_case
 from samunet.phantom import write_tiny_dataset
 from samunet.preprocessing import run
 from samunet.preprocessing.forward import preprocess
-from samunet.preprocessing.run import preprocess_dataset
-from samunet.storage import case_of, load_history, load_locations, open_array, read_part, sample_locations, save_case, stored_cases
+from samunet.preprocessing.run import check_made_by, preprocess_dataset
+from samunet.storage import Origin, file_names, load_locations, load_record, open_array, read_part, sample_locations, save_case, stored_cases
 
 LABELS = parse_labels({"background": 0, "a": 1, "b": 2})
 PATCH = (8, 16, 16)
+ORIGIN = Origin(settings="s", files="f")
 
 
 def made(seed=0, shape=(10, 40, 30)) -> PreprocessedCase:
@@ -37,16 +40,16 @@ def made(seed=0, shape=(10, 40, 30)) -> PreprocessedCase:
 
 def save(folder, *names):
     for name in names:
-        save_case(folder, name, made(), LABELS, PATCH)
+        save_case(folder, name, made(), LABELS, PATCH, ORIGIN)
 
 
 def test_a_case_comes_back_bit_for_bit(tmp_path):
     case = made()
-    save_case(tmp_path, "x", case, LABELS, PATCH)
+    save_case(tmp_path, "x", case, LABELS, PATCH, ORIGIN)
     image, label = open_array(tmp_path / "x.b2nd"), open_array(tmp_path / "x_seg.b2nd")
     np.testing.assert_array_equal(image[:], case.image)
     np.testing.assert_array_equal(label[0], case.label)
-    assert image.dtype == np.float32 and label.dtype == np.int16 and load_history(tmp_path, "x") == case.history
+    assert image.dtype == np.float32 and label.dtype == np.int16 and load_record(tmp_path, "x").history == case.history
     found = load_locations(tmp_path, "x")
     np.testing.assert_array_equal(np.unique(found.classes[0], axis=0), np.argwhere(case.label == 1))
     assert found.classes[1].shape == (0, 3) and found.annotated is None
@@ -55,7 +58,7 @@ def test_a_case_comes_back_bit_for_bit(tmp_path):
 
 def test_a_part_is_read_without_the_rest(tmp_path):
     case = made()
-    save_case(tmp_path, "x", case, LABELS, PATCH)
+    save_case(tmp_path, "x", case, LABELS, PATCH, ORIGIN)
     part = (slice(None), slice(2, 7), slice(0, 9), slice(11, 30))
     np.testing.assert_array_equal(read_part(tmp_path / "x.b2nd", part), case.image[part])
 
@@ -65,7 +68,7 @@ def test_annotated_voxels_are_kept_where_there_is_an_ignore_label(tmp_path):
     case = made(shape=(2, 6, 6))
     label = np.full((2, 6, 6), 2, np.int16)
     label[0, 1, 1:3], label[1, 4, 4] = 0, 1
-    save_case(tmp_path, "x", replace(case, label=label), labels, PATCH)
+    save_case(tmp_path, "x", replace(case, label=label), labels, PATCH, ORIGIN)
     found = load_locations(tmp_path, "x")
     assert found.classes[0].tolist() == [[1, 4, 4]] and sorted(found.annotated.tolist()) == [[0, 1, 1], [0, 1, 2], [1, 4, 4]]
 
@@ -85,7 +88,7 @@ def test_regions_are_located_as_wholes():
 
 def test_a_case_without_label_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(DatasetError, match="Case 'x' has no label"):
-        save_case(tmp_path, "x", replace(made(), label=None), LABELS, PATCH)
+        save_case(tmp_path, "x", replace(made(), label=None), LABELS, PATCH, ORIGIN)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +111,7 @@ def test_a_case_whose_writing_stopped_is_not_listed(tmp_path, monkeypatch, fails
     monkeypatch.setattr(storage, "atomic_path", stops)
     monkeypatch.setattr("samunet.core.codec.atomic_path", stops)
     with pytest.raises(OSError, match="disk full"):
-        save_case(tmp_path, "half", made(), LABELS, PATCH)
+        save_case(tmp_path, "half", made(), LABELS, PATCH, ORIGIN)
     assert stored_cases(tmp_path) == ("good",) and not list(tmp_path.glob(".part-*"))
 
 
@@ -144,7 +147,7 @@ def test_absent_and_damaged_companions_are_named(tmp_path):
             load_locations(tmp_path, "x")
     (tmp_path / "x.json").write_text('{"crop": [')
     with pytest.raises(ConfigError, match=r"x\.json is not valid JSON"):
-        load_history(tmp_path, "x")
+        load_record(tmp_path, "x")
 
 
 def test_objects_in_a_locations_file_are_not_unpickled(tmp_path):
@@ -211,7 +214,9 @@ def test_only_what_has_changed_is_done_again(tmp_path, raw, monkeypatch):
         before = written(folder) if folder.is_dir() else {}
         preprocess_dataset(folder, spec, given, plan, settings, reader, threads=2, quiet=True)
         after = written(folder)
-        return {case_of(folder / name) for name, time in after.items() if before.get(name) != time}
+        return {
+            case.identifier for case in cases if any(after.get(name) != before.get(name) for name in file_names(case.identifier) if name in after)
+        }
 
     everything = {case.identifier for case in cases}
     assert again() == everything and again() == set()
@@ -224,8 +229,60 @@ def test_only_what_has_changed_is_done_again(tmp_path, raw, monkeypatch):
     assert again(replace(configuration, patch_size=(4, 16, 16))) == set()  # says how files are laid out, not what is in them
     assert again(replace(configuration, spacing=(2.5, 1.2, 1.2))) == everything
     assert again(replace(configuration, spacing=(2.5, 1.2, 1.2)), cases[:2]) == set() and not list(folder.glob("tiny_002*"))
-    (folder / "made_from.json").write_text("{")
-    assert again(replace(configuration, spacing=(2.5, 1.2, 1.2)), cases[:2]) == {"tiny_000", "tiny_001"}
+    (folder / "tiny_000.json").write_text("{")
+    assert again(replace(configuration, spacing=(2.5, 1.2, 1.2)), cases[:2]) == {"tiny_000"}
+
+
+def test_cases_of_an_interrupted_run_with_other_settings_are_never_taken_for_those_of_this_one(tmp_path, raw, monkeypatch):
+    spec, cases, plan, configuration, reader = raw
+    other, folder, real = replace(configuration, spacing=(2.5, 2.0, 2.0)), tmp_path / "out", run.save_case
+    preprocess_dataset(folder, spec, cases, plan, configuration, reader, threads=1, quiet=True)
+    shapes = {case.identifier: open_array(folder / f"{case.identifier}.b2nd").shape for case in cases}
+
+    def stops(where, identifier, *given):
+        if identifier == "tiny_001":
+            raise KeyboardInterrupt
+        real(where, identifier, *given)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "save_case", stops)
+        preprocess_dataset(folder, spec, cases, plan, other, reader, threads=1, quiet=True)
+    with pytest.raises(DatasetError, match=r"\d of 3 cases in .* were preprocessed by another plan, first 'tiny_000'. Run first: samunet_preprocess"):
+        check_made_by(folder, sorted(shapes), spec, plan, configuration)
+    preprocess_dataset(folder, spec, cases, plan, configuration, reader, threads=1, quiet=True)
+    assert shapes == {case.identifier: open_array(folder / f"{case.identifier}.b2nd").shape for case in cases}
+    check_made_by(folder, sorted(shapes), spec, plan, configuration)
+
+
+def test_the_spacing_file_of_a_stack_is_one_of_the_files_a_case_is_made_from(tmp_path):
+    folder = tmp_path / "Dataset906_Stacks"
+    for part, name in (("imagesTr", "a_0000.tif"), ("labelsTr", "a.tif")):
+        (folder / part).mkdir(parents=True)
+        stack = np.indices((5, 12, 16)).sum(axis=0).astype(np.uint8) % 2 + (part == "imagesTr")
+        tifffile.imwrite(folder / part / name, stack, photometric="minisblack")
+    description = {"channel_names": {"0": "x"}, "labels": {"background": 0, "a": 1}, "numTraining": 1, "file_ending": ".tif"}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    spec = read_dataset_json(folder / "dataset.json")
+    given = spec, training_cases(folder, spec), small_plan(dataset=spec.name, scheme="zscore"), small_configuration((2.0, 1.0, 1.0))
+    for spacing, shape in (([2, 1, 1], (5, 12, 16)), ([2, 2, 1], (5, 24, 16))):
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part / "a.json").write_text(json.dumps({"spacing": spacing}))
+        preprocess_dataset(tmp_path / "out", *given, reader_for(".tif", "Tiff3DIO"), threads=1, quiet=True)
+        assert open_array(tmp_path / "out/a.b2nd").shape[1:] == shape
+
+
+def test_names_that_would_share_a_file_and_a_folder_of_nnunet_are_refused(tmp_path, raw):
+    spec, cases, *rest = raw
+    pair = [cases[0], replace(cases[1], identifier="tiny_000_seg")]
+    with pytest.raises(DatasetError, match="'tiny_000_seg' would be stored in tiny_000_seg.b2nd, which belongs to 'tiny_000'"):
+        preprocess_dataset(tmp_path / "out", spec, pair, *rest, threads=1, quiet=True)
+    alone = [replace(case, identifier=f"{case.identifier}_seg") for case in cases]
+    for _ in range(2):
+        preprocess_dataset(tmp_path / "out", spec, alone, *rest, threads=1, quiet=True)
+        assert stored_cases(tmp_path / "out") == tuple(case.identifier for case in alone) and (tmp_path / "out/tiny_000_seg.b2nd").is_file()
+    (tmp_path / "out/tiny_000_seg.pkl").write_bytes(b"")
+    with pytest.raises(DatasetError, match="holds cases that nnU-Net has preprocessed"):
+        preprocess_dataset(tmp_path / "out", spec, cases, *rest, threads=1, quiet=True)
 
 
 def test_one_broken_case_does_not_keep_the_others_from_being_done(tmp_path, raw):

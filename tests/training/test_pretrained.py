@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from samunet import pipeline
 from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import file_sha256, write_json
 from samunet.core.workspace import Workspace
-from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError
+from samunet.errors import CheckpointError, ConfigError, DatasetError, WeightsAbsentError
 from samunet.inference.predictor import Predictor
 from samunet.sam.build import backbone_named, build_sam
 from samunet.training.config import TrainingConfig
@@ -73,16 +75,54 @@ def test_a_configuration_made_on_demand_follows_the_options_of_the_plan(setup):
     assert extended.reasons["spacing"] == saved.reasons["spacing"]
 
 
+@contextmanager
+def edited(path: Path, old: str, new: str):
+    """Replace text in a file for a while."""
+    kept = path.read_text()
+    assert old in kept
+    path.write_text(kept.replace(old, new))
+    yield
+    path.write_text(kept)
+
+
 def test_continuing_under_a_changed_plan_is_refused(setup):
     workspace, *_ = setup
     path = pipeline.plan_path(workspace, "Dataset904_Pretrained", "samunetPlans")
-    kept = path.read_text()
-    try:
-        path.write_text(kept.replace('"batch_size": 2', '"batch_size": 3'))
-        with pytest.raises(CheckpointError, match="another plan: configuration 3d_adapter has changed"):
-            train(workspace, resume=True)
-    finally:
-        path.write_text(kept)
+    with edited(path, '"batch_size": 2', '"batch_size": 3'), pytest.raises(CheckpointError, match="plan: configuration 3d_adapter changed"):
+        train(workspace, resume=True)
+
+
+def test_a_fold_of_another_plan_or_other_labels_is_not_put_beside_trained_ones(setup):
+    workspace, dataset, _, fold = setup
+    path, kept = pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans"), (fold.parent / "plans.json").read_text()
+    message = "holds fold_0, which was trained by another plan: configuration 3d_adapter changed since"
+    with edited(path, '"batch_size": 2', '"batch_size": 3'), pytest.raises(CheckpointError, match=message):
+        train(workspace, fold="1")
+    with edited(fold.parent / "dataset.json", "small", "tiny"), pytest.raises(CheckpointError, match="by another plan: labels changed since"):
+        train(workspace, fold="1")
+    assert (fold.parent / "plans.json").read_text() == kept and not (fold.parent / "fold_1").exists()
+
+
+def test_cases_that_another_plan_made_are_not_trained_on(setup):
+    workspace, dataset, *_ = setup
+    path = pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans")
+    message = "were preprocessed by another plan, first 'tiny_000'. Run first: samunet_preprocess -d Dataset904"
+    with edited(path, "        3.0,\n        1.5,", "        3.0,\n        1.25,"), pytest.raises(DatasetError, match=message):
+        train(workspace, fold="1")
+
+
+def test_a_training_that_keeps_nothing_removes_nothing(setup):
+    workspace, _, _, fold = setup
+    before = (fold / "checkpoint_final.safetensors").stat().st_mtime_ns
+    train(workspace, save_checkpoints=False, validate=False)
+    assert (fold / "checkpoint_final.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_configuration_is_not_added_to_a_plan_of_other_data(setup):
+    workspace, dataset, *_ = setup
+    saved = pipeline.open_plan(workspace, dataset.spec.name, "samunetPlans")
+    with pytest.raises(ConfigError, match="lacks '3d_sam_unet' and was made from other data than are there now. Plan again"):
+        pipeline.resolve(workspace, replace(saved, transpose=(2, 0, 1)), "3d_sam_unet")
 
 
 def test_a_patch_that_the_strides_do_not_divide_is_refused(setup):

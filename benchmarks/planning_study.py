@@ -1,0 +1,42 @@
+"""Vary the encoder grid and the slab depth of the plan, one at a time, and train every choice for equal minutes.
+
+    python benchmarks/planning_study.py planning            # two single-thread jobs side by side
+
+The planner's rules for the token pitch and the slab depth rest on this. Trained, predicted and scored as benchmarks/study.py says;
+results go to benchmarks/results/study_planning.json.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from study import HIPPOCAMPUS, PROSTATE, Row, main
+
+from samunet.sam.build import TOKEN_PIXELS
+
+MINUTES = 6.0
+NUCLEI: dict[str, Any] = {"dataset": 45, "configuration": "2d_adapter"}
+
+
+def pitch_row(data: dict[str, Any], pitch: int) -> Row:
+    """A token every `pitch` voxels."""
+    return Row(name=f"token pitch {pitch}", minutes=MINUTES, changes={"encoder_scale": TOKEN_PIXELS / pitch}, **data)
+
+
+def depth_row(data: dict[str, Any], patch: tuple[int, int, int]) -> Row:
+    """A slab of fewer slices."""
+    return Row(name=f"slab depth {patch[0]}", minutes=MINUTES, changes={"patch_size": patch}, **data)
+
+
+STUDIES = {
+    "planning": (
+        *(pitch_row(HIPPOCAMPUS, pitch) for pitch in (8, 4)),
+        *(depth_row(HIPPOCAMPUS, (depth, 56, 40)) for depth in (24, 16, 8)),
+        *(pitch_row(PROSTATE, pitch) for pitch in (16, 8, 32)),
+        *(depth_row(PROSTATE, (depth, 160, 160)) for depth in (12, 4)),
+        *(pitch_row(NUCLEI, pitch) for pitch in (16, 8, 32)),
+    )
+}
+
+if __name__ == "__main__":
+    main(STUDIES, __doc__)
