@@ -71,10 +71,10 @@ class Row:
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "all parts": {"options": {"depth_adapters": "yes"}},
     "control: no SAM path": {"options": {"sam_path": False}},
     "injection at one stage": {"options": {"injection": "one"}},
-    "no depth adapters": {"options": {"depth_adapters": False}},
+    "no depth adapters": {"options": {"depth_adapters": "no"}},
     "no class tokens": {"options": {"class_tokens": False}},
     "tokens from patches": {"options": {"token_source": "patches"}},
     "half the token pitch": {"changes": {"encoder_scale": 4.0}},

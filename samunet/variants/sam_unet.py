@@ -40,6 +40,7 @@ WIDEST_TOKEN = 2.0  # a token may be this many times as wide as the smallest cla
 FEATURE_BYTES, OVERHEAD_GIB = 8.5, 0.1  # fitted to measured steps on a CPU in bf16
 INJECTIONS = ("deep", "one")
 TOKEN_SOURCES = ("auto", "patches", "features")
+DEPTH_ADAPTERS = ("auto", "yes", "no")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,8 @@ class Config:
     """Take the loss at every decoder level but the lowest in training."""
     injection: str = "deep"
     """"deep": SAM's features go to the stage of the token pitch and all deeper ones; "one": to that stage only."""
-    depth_adapters: bool = True
-    """3D adapters in every block; without them slices meet only in the convolutions."""
+    depth_adapters: str = "auto"
+    """3D adapters in every block, "yes" or "no"; "auto": with pretrained weights. Without them slices meet only in the convolutions."""
     class_tokens: bool = True
     """Add the logits of SAM's mask decoder with class tokens to the U-Net's."""
     checkpointing: bool = False
@@ -71,6 +72,8 @@ class Config:
             raise ConfigError(f"sam_unet: token_source must be one of {', '.join(TOKEN_SOURCES)}; got '{self.token_source}'.")
         if self.injection not in INJECTIONS:
             raise ConfigError(f"sam_unet: injection must be one of {', '.join(INJECTIONS)}; got '{self.injection}'.")
+        if self.depth_adapters not in DEPTH_ADAPTERS:
+            raise ConfigError(f"sam_unet: depth_adapters must be one of {', '.join(DEPTH_ADAPTERS)}; got '{self.depth_adapters}'.")
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
@@ -128,8 +131,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     depth = spec.patch_size[0]
     if _token_source(spec, config) == "features":
         depth = -(-depth // strides[_injection_stage(spec)][0])
-    adapter_width = config.adapter_ratio * backbone.width if config.depth_adapters else 0
-    per_token = 18 * backbone.width + 8 * adapter_width + 3 * backbone.heads * (height + width)
+    per_token = 18 * backbone.width + 8 * _adapter_width(backbone.width, spec, config) + 3 * backbone.heads * (height + width)
     blocks = 1 + backbone.depth / 18 if config.checkpointing else backbone.depth
     tokens = depth * height * width * blocks * per_token * 4
     weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
@@ -218,7 +220,7 @@ class SAMPath(nn.Module):
         else:
             self.tokens = nn.Linear(spec.topology.widths[stage], width)
             self.backbone.patch_embed = nn.Identity()  # its place is taken by self.tokens
-        bottleneck = max(1, round(config.adapter_ratio * width)) if config.depth_adapters else 0
+        bottleneck = _adapter_width(width, spec, config)
         factors = SharedFactors(width, config.rank) if spec.pretrained and config.rank > 0 else None
         self.sites = nn.ModuleList(MASAMSites(width, bottleneck, factors) for _ in self.backbone.blocks)
         self.taps = tuple(len(self.backbone.blocks) * quarter // 4 - 1 for quarter in (1, 2, 3, 4))  # where ViT-B, L and H attend globally
@@ -260,6 +262,11 @@ def _token_source(spec: NetworkSpec, config: Config) -> str:
     if config.token_source != "auto":
         return config.token_source
     return "patches" if spec.pretrained else "features"
+
+
+def _adapter_width(width: int, spec: NetworkSpec, config: Config) -> int:
+    wanted = spec.pretrained if config.depth_adapters == "auto" else config.depth_adapters == "yes"
+    return max(1, round(config.adapter_ratio * width)) if wanted else 0
 
 
 def _cumulative(topology: Topology) -> list[Shape]:

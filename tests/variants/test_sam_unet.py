@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
+from samunet.models.adapters import DepthAdapter
 from samunet.models.inputs import encoder_size
 from samunet.models.segmenter import NetworkSpec
 from samunet.sam.build import backbone_named, build_sam
@@ -25,23 +28,23 @@ SPEC = NetworkSpec(
 )
 
 
-def network_of(**options):
+def network_of(spec=SPEC, **options):
     torch.manual_seed(0)
-    return sam_unet.build(build_sam(backbone_named("vit_nano"), encoder_size((32, 32), 4.0)), SPEC, sam_unet.Config(**options))
+    return sam_unet.build(build_sam(backbone_named("vit_nano"), encoder_size((32, 32), 4.0)), spec, sam_unet.Config(**options))
 
 
 @pytest.mark.parametrize(
     ("options", "absent"),
     [
         ({"class_tokens": False}, "head."),
-        ({"depth_adapters": False}, "sam.sites."),
+        ({"depth_adapters": "no"}, "sam.sites."),
         ({"injection": "one"}, "gates.1."),
         ({"sam_path": False}, "sam."),
         ({"deep_supervision": False}, "outputs.1."),
     ],
 )
 def test_an_option_leaves_out_what_it_names_and_the_rest_trains(options, absent):
-    whole, network = network_of(), network_of(**options)
+    whole, network = network_of(depth_adapters="yes"), network_of(**{"depth_adapters": "yes", **options})
     assert any(name.startswith(absent) for name, _ in whole.named_parameters())
     assert not any(name.startswith(absent) for name, _ in network.named_parameters())
     batch = Batch(image=torch.randn(1, 1, 4, 32, 32), label=torch.ones(1, 4, 32, 32).short())
@@ -59,7 +62,18 @@ def test_the_control_is_the_network_at_its_start():
         assert torch.equal(whole(image), control(image))
 
 
+def test_adapters_come_with_a_frozen_encoder_unless_told_otherwise():
+    def adapted(pretrained, **options):
+        network = network_of(replace(SPEC, pretrained=pretrained), **options)
+        return any(isinstance(module, DepthAdapter) for module in network.modules())
+
+    assert adapted(True) and not adapted(False)
+    assert adapted(False, depth_adapters="yes") and not adapted(True, depth_adapters="no")
+
+
 def test_wrong_options_are_refused():
+    with pytest.raises(ConfigError, match="depth_adapters must be one of auto, yes, no"):
+        sam_unet.Config(depth_adapters="maybe")
     with pytest.raises(ConfigError, match="injection must be one of deep, one"):
         sam_unet.Config(injection="two")
     with pytest.raises(ConfigError, match="token_source must be one of"):
