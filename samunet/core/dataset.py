@@ -90,7 +90,7 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
         found = tuple(listed_case(folder, name, files) for name, files in sorted(listed.items()))
         for case in found:
             for path in (*case.images, *([case.label] if case.label else [])):
-                if not path.is_file():
+                if not path.exists():
                     raise DatasetError(f"Case '{case.identifier}': file {path} named in dataset.json does not exist.")
         return found
     images, labels = folder / "imagesTr", folder / "labelsTr"
@@ -118,12 +118,12 @@ def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]
     for path in sorted(folder.iterdir()):
         if not path.name.endswith(file_ending) or path.name.startswith("."):
             continue
-        match = CHANNEL_FILE.fullmatch(path.name[: -len(file_ending)])
+        match = CHANNEL_FILE.fullmatch(path.name.removesuffix(file_ending))
         if match is None:
             raise DatasetError(f"File {path} is not named <case>_<4-digit channel>{file_ending}; rename it, e.g. case1_0000{file_ending}.")
         found.setdefault(match["case"], []).append(path)
     for identifier, files in found.items():
-        numbers = [int(path.name[: -len(file_ending)][-4:]) for path in files]
+        numbers = [int(path.name.removesuffix(file_ending)[-4:]) for path in files]
         if numbers != list(range(len(numbers))):
             raise DatasetError(f"Case '{identifier}' in {folder} has channels {numbers}; they must count up from 0000 without a gap.")
     return {identifier: tuple(files) for identifier, files in sorted(found.items())}

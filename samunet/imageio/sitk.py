@@ -1,4 +1,4 @@
-"""Read and write NIfTI, NRRD, MetaImage and GIPL through SimpleITK."""
+"""Read and write NIfTI, NRRD, MetaImage and GIPL through SimpleITK; read folders of DICOM files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from samunet.core.codec import atomic_path
 from samunet.core.geometry import IDENTITY_DIRECTION, Geometry, Vector3
 from samunet.errors import ImageFileError
-from samunet.imageio import nibabel_reader
+from samunet.imageio import dicom, nibabel_reader
 from samunet.imageio.integrity import check_file, is_nifti
 from samunet.imageio.reader import ImageReader, LoadedFile, as_channels, check_segmentation
 
@@ -25,7 +25,9 @@ class SimpleITKIO(ImageReader):
     endings: tuple[str, ...] = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
 
     def load(self, path: Path) -> LoadedFile:
-        """See ImageReader; a 4D or multi-component file gives several channels."""
+        """See ImageReader; a 4D or multi-component file gives several channels, a folder the DICOM series in it."""
+        if path.is_dir():
+            return _from_itk(dicom.read_series(path), path)
         check_file(path)
         # Beside scan.nii, ITK takes the voxels of scan.nii for scan.nii.gz too (ITK issue 2243; measured with SimpleITK 2.5.7).
         if path.name.lower().endswith(".nii.gz") and path.with_suffix("").exists():
@@ -37,33 +39,11 @@ class SimpleITKIO(ImageReader):
                 logger.info("SimpleITK refuses %s (%s); nibabel is asked instead.", path, _reason(error))
                 return nibabel_reader.load(path)
             raise ImageFileError(f"{path} cannot be read: {_reason(error)} Export it again, or convert it to .nii.gz.") from None
-        if "complex" in image.GetPixelIDTypeAsString():
-            raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
-        array = sitk.GetArrayFromImage(image)
-        dimensions = image.GetDimension()
-        if image.GetNumberOfComponentsPerPixel() > 1:
-            array = np.moveaxis(array, -1, 0)
-        if dimensions == 2:
-            array = array[..., None, :, :]
-        array = as_channels(array, path)
-        directions = np.array(image.GetDirection()).reshape(dimensions, dimensions)
-        depth, height, width = array.shape[1:]
-        if dimensions == 2:
-            (x, y), (column_x, column_y) = image.GetSpacing(), directions.T
-            return array, Geometry(
-                shape=(depth, height, width),
-                spacing=(1.0, y, x),
-                origin=(*image.GetOrigin(), 0.0),
-                direction=((0.0, 0.0, 1.0), (*column_y.tolist(), 0.0), (*column_x.tolist(), 0.0)),
-                planar=True,
-            )
-        x, y, z = image.GetSpacing()[:3]
-        return array, Geometry(
-            shape=(depth, height, width),
-            spacing=(z, y, x),
-            origin=image.GetOrigin()[:3],
-            direction=(_column(directions, 2), _column(directions, 1), _column(directions, 0)),
-        )
+        return _from_itk(image, path)
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """See ImageReader."""
+        return dicom.series_files(path) if path.is_dir() else (path,)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; a planar grid is written as a 2D image. GIPL holds no direction, so it takes identity only."""
@@ -81,6 +61,36 @@ class SimpleITKIO(ImageReader):
                 sitk.WriteImage(image, str(temporary), useCompression=True)
             except RuntimeError as error:
                 raise ImageFileError(f"{path} cannot be written: {_reason(error)}") from None
+
+
+def _from_itk(image: sitk.Image, path: Path) -> LoadedFile:
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
+    array = sitk.GetArrayFromImage(image)
+    dimensions = image.GetDimension()
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    if dimensions == 2:
+        array = array[..., None, :, :]
+    array = as_channels(array, path)
+    directions = np.array(image.GetDirection()).reshape(dimensions, dimensions)
+    depth, height, width = array.shape[1:]
+    if dimensions == 2:
+        (x, y), (column_x, column_y) = image.GetSpacing(), directions.T
+        return array, Geometry(
+            shape=(depth, height, width),
+            spacing=(1.0, y, x),
+            origin=(*image.GetOrigin(), 0.0),
+            direction=((0.0, 0.0, 1.0), (*column_y.tolist(), 0.0), (*column_x.tolist(), 0.0)),
+            planar=True,
+        )
+    x, y, z = image.GetSpacing()[:3]
+    return array, Geometry(
+        shape=(depth, height, width),
+        spacing=(z, y, x),
+        origin=image.GetOrigin()[:3],
+        direction=(_column(directions, 2), _column(directions, 1), _column(directions, 0)),
+    )
 
 
 def _column(matrix: np.ndarray, index: int) -> Vector3:

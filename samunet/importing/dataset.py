@@ -13,16 +13,18 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import SimpleITK as sitk
 
 from samunet.core.codec import read_json, write_json
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
-from samunet.imageio import READERS, reader_for
+from samunet.imageio import READERS, dicom, reader_for
 from samunet.imageio.integrity import is_nifti
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 from samunet.progress import each
 
 NAME = re.compile(r"Dataset(\d{3,})_[A-Za-z0-9]+")
+SERIES_ENDING = ".nii.gz"  # what DICOM series become
 IDENTIFIER = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -118,10 +120,10 @@ def ending_of(path: Path) -> str:
 
 def _common_ending(cases: Sequence[FoundCase]) -> str:
     files = [path for case in cases for path in (*case.images, *([case.label] if case.label else []))]
-    missing = [path for path in files if not path.is_file()]
+    missing = [path for path in files if not path.exists()]
     if missing:
         raise DatasetError(f"{len(missing)} files do not exist, first {missing[0]}; correct the list, or add the files.")
-    endings = sorted({ending_of(path) for path in files})
+    endings = sorted({SERIES_ENDING if path.is_dir() else ending_of(path) for path in files})
     if len(endings) != 1 or not endings[0]:
         example = next((path for path in files if not ending_of(path)), files[0] if files else None)
         raise DatasetError(
@@ -143,11 +145,19 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
         _split(case.images[0], images, case.identifier, ending)
     else:
         for channel, path in enumerate(case.images):
-            shutil.copyfile(path, images / f"{case.identifier}_{channel:04d}{ending}")
+            _copy_image(path, images / f"{case.identifier}_{channel:04d}{ending}")
     _copy_spacing(case.images, images / f"{case.identifier}.json")
     if case.label is not None:
         shutil.copyfile(case.label, folder / "labelsTr" / f"{case.identifier}{ending}")
         _copy_spacing([case.label], folder / "labelsTr" / f"{case.identifier}.json")
+
+
+def _copy_image(source: Path, target: Path) -> None:
+    """Copy a file as it is; a folder's DICOM series becomes a NIfTI file with the same numbers on the same grid."""
+    if source.is_dir():
+        sitk.WriteImage(dicom.read_series(source), str(target))
+    else:
+        shutil.copyfile(source, target)
 
 
 def _copy_spacing(stacks: Sequence[Path], target: Path) -> None:

@@ -169,12 +169,12 @@ def _listed(folder: Path, name: str | None, images: Sequence[Any], label: Any, w
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by their names without ending, sorted."""
+    """Image files, and folders of DICOM files, of a folder by their names without ending, sorted."""
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and ending_of(path) and not path.name.startswith("."):
+        if (path.is_dir() or ending_of(path)) and not path.name.startswith("."):
             other = found.setdefault(_stem(path), path)
             if other != path:
                 raise DatasetError(f"{other} and {path.name} would be one case; rename or remove one of them.")
@@ -182,5 +182,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 def _stem(path: Path) -> str:
+    if path.is_dir():
+        return path.name
     ending = ending_of(path)
     return path.name[: len(path.name) - len(ending)] if ending else path.stem

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from samunet.core.codec import write_json
-from samunet.core.dataset import Case, DatasetSpec, group_channels
+from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
 from samunet.core.plan import save_plan
 from samunet.core.workspace import Workspace
 from samunet.errors import DatasetError
@@ -29,8 +29,10 @@ def trained_models(workspace: Workspace) -> tuple[Path, ...]:
 def cases_to_predict(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Case, ...]:
     """List the cases of an input folder, or the one case of an input file.
 
+    A folder without images of the dataset's ending is one DICOM series, or holds a folder a series, named <case> or <case>_0000.
+
     Raises:
-        DatasetError: the input is absent or holds no file of the dataset's ending.
+        DatasetError: the input is absent or holds no file of the dataset's ending and no folder.
     """
     if source.is_file():
         stem = source.name.removesuffix(spec.file_ending)
@@ -39,7 +41,7 @@ def cases_to_predict(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Cas
         return (Case(identifier=stem.removesuffix("_0000"), images=_channels_beside(source, spec), label=None),)
     if not source.is_dir():
         raise DatasetError(f"Input {source} does not exist; give a folder of images named <case>_0000{spec.file_ending}, or one such file.")
-    grouped = group_channels(source, spec.file_ending)
+    grouped = group_channels(source, spec.file_ending) or _series_in(source)
     if not grouped:
         raise DatasetError(f"Input folder {source} holds no file named <case>_0000{spec.file_ending}, the form this model was trained on.")
     if source.resolve() == folder.resolve():
@@ -65,6 +67,16 @@ def predict(
 def prediction_options(*, step_size: float, flips: bool, device: torch.device, quiet: bool) -> PredictionOptions:
     """Return sliding-window options with a tile batch that suits the device."""
     return PredictionOptions(step_size=step_size, flips=flips, tile_batch=1 if device.type == "cpu" else 4, quiet=quiet)
+
+
+def _series_in(source: Path) -> dict[str, tuple[Path, ...]]:
+    """Folders of DICOM files by case; nothing where there are none."""
+    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    if not folders:
+        return {source.resolve().name: (source,)} if any(source.glob("*.dcm")) else {}
+    if all(CHANNEL_FILE.fullmatch(path.name) for path in folders):
+        return group_channels(source, "")
+    return {path.name: (path,) for path in folders}
 
 
 def _channels_beside(source: Path, spec: DatasetSpec) -> tuple[Path, ...]:

@@ -1,0 +1,118 @@
+"""DICOM series are read on the grid and with the numbers they were written with; incomplete ones are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from samunet.cli import import_dataset
+from samunet.core.dataset import DatasetSpec
+from samunet.core.labels import parse_labels
+from samunet.errors import DatasetError, ImageFileError
+from samunet.imageio import reader_for
+from samunet.pipeline import cases_to_predict
+
+READER = reader_for(".nii.gz")
+SPEC = DatasetSpec(
+    name="Dataset001_X",
+    channels=("CT",),
+    labels=parse_labels({"background": 0, "a": 1}),
+    file_ending=".nii.gz",
+    num_training=1,
+    reader=None,
+    raw={},
+)
+
+
+def oblique(depth=5) -> sitk.Image:
+    """An asymmetric volume whose slices lean towards the feet."""
+    values = np.random.default_rng(0).integers(-1000, 1000, (depth, 12, 16)).astype(np.int16)
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing((0.7, 0.8, 2.5))
+    image.SetOrigin((-50.0, 12.5, 30.0))
+    angle = np.radians(20)
+    cosine, sine = float(np.cos(angle)), float(np.sin(angle))
+    image.SetDirection((1, 0, 0, 0, cosine, -sine, 0, sine, cosine))
+    return image
+
+
+def write_series(image: sitk.Image, folder, uid="1.2.826.0.1.3680043.2.1125.1", skip=()):
+    """Write one file a slice, named against their order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer, direction = sitk.ImageFileWriter(), image.GetDirection()
+    writer.KeepOriginalImageUIDOn()
+    for index in range(image.GetDepth()):
+        if index in skip:
+            continue
+        plane = image[:, :, index]
+        position = image.TransformIndexToPhysicalPoint((0, 0, index))
+        for key, value in {
+            "0008|0060": "CT",
+            "0020|000e": uid,
+            "0020|000d": f"{uid}.9",
+            "0008|0018": f"{uid}.{index + 1}",
+            "0020|0013": str(index),
+            "0020|0032": "\\".join(f"{part:.6f}" for part in position),
+            "0020|0037": "\\".join(f"{direction[place]:.6f}" for place in (0, 3, 6, 1, 4, 7)),
+            "0018|0050": "2.5",
+        }.items():
+            plane.SetMetaData(key, value)
+        writer.SetFileName(str(folder / f"slice{90 - index}.dcm"))
+        writer.Execute(plane)
+    return folder
+
+
+def test_a_series_gives_its_numbers_on_its_grid(tmp_path):
+    image = oblique()
+    sitk.WriteImage(image, str(tmp_path / "same.nii.gz"))
+    series, same = READER.read_image([write_series(image, tmp_path / "series")]), READER.read_image([tmp_path / "same.nii.gz"])
+    np.testing.assert_array_equal(series.array, same.array)
+    assert series.geometry.corner_distance_mm(same.geometry) < 1e-3 and series.geometry.spacing == pytest.approx((2.5, 0.8, 0.7))
+    assert len(READER.files(tmp_path / "series")) == 5
+
+
+def test_incomplete_mixed_and_absent_series_are_refused(tmp_path):
+    with pytest.raises(ImageFileError, match="holds slices 2.5 to 5 mm apart; slices are missing or there twice"):
+        READER.read_image([write_series(oblique(), tmp_path / "gap", skip=(2,))])
+    write_series(oblique(), tmp_path / "two")
+    other = tmp_path / "two" / "other"
+    for path in write_series(oblique(), other, uid="1.2.826.0.1.3680043.2.1125.2").iterdir():
+        path.rename(tmp_path / "two" / f"other_{path.name}")
+    with pytest.raises(ImageFileError, match="holds 2 DICOM series, expected the files of one"):
+        READER.read_image([tmp_path / "two"])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ImageFileError, match="holds no DICOM file"):
+        READER.read_image([tmp_path / "none"])
+    for kept in (1229, 1030, 700):
+        damaged = sorted(write_series(oblique(), tmp_path / "cut").iterdir())[0]  # the last slice, so no gap shows
+        damaged.write_bytes(damaged.read_bytes()[:kept])
+        with pytest.raises(ImageFileError, match="slice86.dcm is (truncated|a DICOM file that cannot be read)"):
+            READER.read_image([tmp_path / "cut"])
+
+
+def test_series_are_imported_beside_their_labels(tmp_path, monkeypatch):
+    (tmp_path / "raw").mkdir(), (tmp_path / "labels").mkdir()
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    for name in ("p.1", "p.2"):
+        write_series(oblique(), tmp_path / "images" / name)
+        sitk.WriteImage(sitk.Cast(oblique() > 0, sitk.sitkUInt8), str(tmp_path / "labels" / f"{name}.nii.gz"))
+    command = ["folders", "-i", str(tmp_path / "images"), "-l", str(tmp_path / "labels"), "-d", "Dataset080_Dicom", "--no_pbar"]
+    assert import_dataset.main([*command, "--channels", "CT", "--labels", "bright=1"]) == 0
+    made = READER.read_image([tmp_path / "raw/Dataset080_Dicom/imagesTr/p.2_0000.nii.gz"])
+    np.testing.assert_array_equal(made.array[0], sitk.GetArrayFromImage(oblique()))
+
+
+def test_folders_of_series_are_cases_to_predict(tmp_path):
+    write_series(oblique(), tmp_path / "in" / "anna"), write_series(oblique(), tmp_path / "in" / "bert")
+    cases = cases_to_predict(tmp_path / "in", SPEC, tmp_path / "out")
+    assert [(case.identifier, case.images) for case in cases] == [(name, (tmp_path / "in" / name,)) for name in ("anna", "bert")]
+    (alone,) = cases_to_predict(tmp_path / "in" / "anna", SPEC, tmp_path / "out")
+    assert alone.identifier == "anna" and READER.read_image(alone.images).array.shape == (1, 5, 12, 16)
+    for name in ("anna", "bert"):
+        (tmp_path / "in" / name).rename(tmp_path / "in" / f"one_000{int(name == 'bert')}")
+    (case,) = cases_to_predict(tmp_path / "in", SPEC, tmp_path / "out")
+    assert case.identifier == "one" and len(case.images) == 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="holds no file named"):
+        cases_to_predict(tmp_path / "empty", SPEC, tmp_path / "out")
