@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,21 +43,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         if layout is not video:
             layout.add_argument("--channels", nargs="+", required=True, metavar="NAME", help="in order; CT is normalized as CT, others as MR")
         layout.add_argument("--labels", nargs="+", required=True, metavar="NAME=VALUE", help="structures, e.g. liver=1 tumor=2")
+        layout.add_argument("--map_labels", nargs="+", default=[], metavar="OLD=NEW", help="change label values in the copies, e.g. 255=1")
+        layout.add_argument("--orthonormalize", action="store_true", help="turn NIfTI axes in the copies to the nearest that meet at right angles")
         layout.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases copied at a time (default: %(default)s)")
         layout.add_argument("--no_pbar", action="store_true", help="no progress bar")
     return run(parser, _command, argv)
 
 
 def _command(arguments: argparse.Namespace) -> None:
+    from samunet.core.codec import read_json
     from samunet.core.workspace import workspace_from_environment
-    from samunet.importing.dataset import write_dataset
+    from samunet.importing.dataset import REPORT, write_dataset
+    from samunet.importing.repair import Repairs
     from samunet.importing.video import CHANNELS
 
-    raw, labels = workspace_from_environment().raw, _labels(arguments.labels)
+    raw, labels = (
+        workspace_from_environment().raw,
+        {"background": 0} | dict(_pairs("--labels needs NAME=VALUE with a whole number", arguments.labels, r"(.+)=(\d+)", "liver=1")),
+    )
+    mapping = _pairs("--map_labels needs OLD=NEW with whole numbers", arguments.map_labels, r"(\d+)=(\d+)", "255=1")
+    repairs = Repairs(label_values={int(old): new for old, new in mapping}, orthonormalize=arguments.orthonormalize)
     channels = CHANNELS if arguments.layout == "video" else arguments.channels
     with tempfile.TemporaryDirectory() as scratch:
         cases = _cases(arguments, Path(scratch))
-        folder = write_dataset(raw, arguments.d, cases, channels=channels, labels=labels, threads=arguments.np, quiet=arguments.no_pbar)
+        settings = {"channels": channels, "labels": labels, "repairs": repairs, "threads": arguments.np, "quiet": arguments.no_pbar}
+        folder = write_dataset(raw, arguments.d, cases, **settings)
+    if repairs:
+        print(f"Changed {len(read_json(folder / REPORT))} things in copies; {folder / REPORT} lists them")
     print(f"Wrote {len(cases)} cases, {sum(case.training for case in cases)} of them with a label, to {folder}")
 
 
@@ -74,13 +87,11 @@ def _cases(arguments: argparse.Namespace, scratch: Path) -> list[FoundCase]:
     return layouts.from_bids(arguments.i, arguments.suffixes, arguments.label_suffix)
 
 
-def _labels(pairs: Sequence[str]) -> dict[str, int]:
+def _pairs(flag: str, texts: Sequence[str], pattern: str, example: str) -> list[tuple[str, int]]:
+    """Split NAME=NUMBER texts that fit the pattern."""
     from samunet.errors import ConfigError
 
-    labels = {"background": 0}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        if not name or not value.isdecimal():
-            raise ConfigError(f"--labels needs NAME=VALUE with a whole number, e.g. liver=1; got '{pair}'.")
-        labels[name] = int(value)
-    return labels
+    matches = [re.fullmatch(pattern, text) for text in texts]
+    if None in matches:
+        raise ConfigError(f"{flag}, e.g. {example}; got '{texts[matches.index(None)]}'.")
+    return [(match[1], int(match[2])) for match in matches if match]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -21,9 +22,12 @@ from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import READERS, dicom, reader_for
 from samunet.imageio.integrity import is_nifti
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
+from samunet.importing.repair import Repairs, repair_file
 from samunet.progress import each
 
 NAME = re.compile(r"Dataset(\d{3,})_[A-Za-z0-9]+")
+REPORT = "repairs.json"
+NONE = Repairs()
 SERIES_ENDING = ".nii.gz"  # what DICOM series become
 IDENTIFIER = re.compile(r"[^A-Za-z0-9.-]+")
 
@@ -50,6 +54,7 @@ def write_dataset(
     *,
     channels: Sequence[str],
     labels: Mapping[str, object],
+    repairs: Repairs = NONE,
     threads: int,
     quiet: bool = False,
 ) -> Path:
@@ -61,6 +66,7 @@ def write_dataset(
         name: DatasetXXX_Name.
         channels: names in order; they choose the normalization.
         labels: the `labels` of dataset.json, background included.
+        repairs: applied to the copies; repairs.json beside them then says what was changed.
 
     Raises:
         ConfigError: the name is none of a dataset.
@@ -89,10 +95,24 @@ def write_dataset(
             "file_ending": ending,
         }
         write_json(partial / "dataset.json", description)
+        if repairs:
+            write_json(partial / REPORT, _repair(partial, ending, repairs, threads=threads, quiet=quiet))
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _repair(folder: Path, ending: str, repairs: Repairs, *, threads: int, quiet: bool) -> list[dict[str, Any]]:
+    """Repair every copy; returns what was changed in which file."""
+    files = [path for path in sorted(folder.glob("*/*")) if path.name.endswith(ending)]
+    reader = reader_for(ending, example=next(path for path in files if path.parent.name == "imagesTr"))
+
+    def run(path: Path) -> list[dict[str, Any]]:
+        changes = repair_file(path, reader, repairs, label=path.parent.name == "labelsTr")
+        return [{"file": path.relative_to(folder).as_posix(), **change} for change in changes]
+
+    return [change for changes in each(run, files, threads=threads, title="Repairing", quiet=quiet) for change in changes]
 
 
 def _refuse_taken(target: Path) -> None:

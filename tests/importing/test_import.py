@@ -288,3 +288,32 @@ def test_stacks_keep_their_spacing(raw, tmp_path):
     (tmp_path / "a_0001.json").write_text('{"spacing": [4, 0.5, 0.5]}')
     with pytest.raises(DatasetError, match="The spacing files of one case differ"):
         write_dataset(raw, "Dataset073_Stacks", [case], **options)
+
+
+def test_repairs_happen_only_when_asked_for_and_are_reported(source, raw, capsys):
+    for path in source.glob("*Tr/tiny_001*"):  # one case leans
+        image = nibabel.load(path)
+        affine = image.affine.copy()
+        affine[:3, 1] += 0.05 * affine[:3, 0]
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), path)
+    path = source / "labelsTr/tiny_000.nii.gz"
+    values = np.asarray(nibabel.load(path).dataobj)
+    nibabel.save(nibabel.Nifti1Image(np.where(values == 2, 255, values).astype(np.uint8), nibabel.load(path).affine), path)
+    table = source / "table.csv"
+    rows = [f"t{i},imagesTr/tiny_00{i}_0000.nii.gz,imagesTr/tiny_00{i}_0001.nii.gz,labelsTr/tiny_00{i}.nii.gz" for i in range(3)]
+    table.write_text("\n".join(["case,image_0,image_1,label", *rows]))
+    command = ["csv", "-i", str(table), *COMMON]
+    assert import_dataset.main([*command, "-d", "Dataset074_AsItIs"]) == 0
+    found = {finding.code for finding in check_dataset(raw / "Dataset074_AsItIs", threads=1, quiet=True).findings}
+    assert found == {"axes-sheared", "label-values"} and not (raw / "Dataset074_AsItIs/repairs.json").exists()
+    assert import_dataset.main([*command, "-d", "Dataset075_Repaired", "--map_labels", "255=2", "--orthonormalize"]) == 0
+    folder = raw / "Dataset075_Repaired"
+    assert check_dataset(folder, threads=1, quiet=True).findings == () and "Changed 4 things in copies" in capsys.readouterr().out
+    report = json.loads((folder / "repairs.json").read_text())
+    assert report[-2] == {"file": "labelsTr/t0.nii.gz", "repair": "label value", "from": 255, "to": 2, "voxels": int((values == 2).sum())}
+    turned = [entry for entry in report if entry["repair"] == "orthonormalize"]
+    assert [entry["file"] for entry in turned] == ["imagesTr/t1_0000.nii.gz", "imagesTr/t1_0001.nii.gz", "labelsTr/t1.nii.gz"]
+    assert all(0.5 < entry["degrees"] < 4 for entry in turned)
+    assert np.array_equal(nibabel.load(folder / "labelsTr/t0.nii.gz").dataobj, values)
+    assert import_dataset.main([*command, "-d", "Dataset076_X", "--map_labels", "a=2"]) == 2
+    assert "--map_labels needs OLD=NEW with whole numbers, e.g. 255=1; got 'a=2'" in capsys.readouterr().err

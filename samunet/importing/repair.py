@@ -1,0 +1,73 @@
+"""Repairs that were asked for, and a report of what each one changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from samunet.core.codec import atomic_path
+from samunet.errors import DatasetError
+from samunet.imageio import ImageReader
+from samunet.imageio.integrity import is_nifti
+from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_of, affine_that_counts, skew
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repairs:
+    """What may be changed in copies of files."""
+
+    label_values: Mapping[int, int] = field(default_factory=dict)
+    """Value in a label file to the one that takes its place, all at once."""
+    orthonormalize: bool = False
+    """Turn NIfTI axes that do not meet at right angles to the nearest that do."""
+
+    def __bool__(self) -> bool:
+        return bool(self.label_values) or self.orthonormalize
+
+
+def repair_file(path: Path, reader: ImageReader, repairs: Repairs, *, label: bool) -> list[dict[str, Any]]:
+    """Repair one file in place; returns one entry a change, empty where nothing needed it.
+
+    Raises:
+        DatasetError: the file cannot be read, or a mapped value does not fit into a label file.
+    """
+    entries: list[dict[str, Any]] = []
+    if repairs.orthonormalize and is_nifti(path) and (degrees := _orthonormalize(path, reader)) is not None:
+        entries.append({"repair": "orthonormalize", "degrees": round(degrees, 4)})
+    if label and repairs.label_values:
+        entries += _map_values(path, reader, repairs.label_values)
+    return entries
+
+
+def _orthonormalize(path: Path, reader: ImageReader) -> float | None:
+    """Write the axes that the reader takes into the header; returns by how much the one furthest off was turned, in degrees."""
+    image = nibabel.load(path)
+    before = affine_that_counts(image.header, path)  # type: ignore[arg-type]
+    if before is None or skew(before[:3, :3] / np.linalg.norm(before[:3, :3], axis=0)) < ORTHOGONAL:
+        return None
+    after = affine_of(reader.load(path)[1])
+    image.set_sform(after, code=1)  # type: ignore[attr-defined]
+    image.set_qform(after, code=1)  # type: ignore[attr-defined]
+    with atomic_path(path) as temporary:
+        nibabel.save(image, temporary)
+    axes = [affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) for affine in (before, after)]
+    return float(np.degrees(np.arccos(np.clip((axes[0] * axes[1]).sum(axis=0), -1, 1))).max())
+
+
+def _map_values(path: Path, reader: ImageReader, mapping: Mapping[int, int]) -> list[dict[str, Any]]:
+    values, geometry = reader.read_label(path)
+    counts = {old: int((values == old).sum()) for old in mapping}
+    if not any(counts.values()):
+        return []
+    mapped = values.copy()
+    for old, new in mapping.items():
+        mapped[values == old] = new
+    if mapped.min() < 0 or mapped.max() > np.iinfo(np.uint16).max:
+        raise DatasetError(f"{path.name} holds {mapped.min()} to {mapped.max()} after mapping; label files hold 0 to 65535, so map the others too.")
+    reader.write_segmentation(mapped.astype(np.uint8 if mapped.max() < 256 else np.uint16), geometry, path)
+    return [{"repair": "label value", "from": old, "to": mapping[old], "voxels": count} for old, count in counts.items() if count]
