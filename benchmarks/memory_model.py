@@ -2,8 +2,8 @@
 
     python benchmarks/memory_model.py          # CPU; nnUNet_raw holds the datasets of CONFIGURATIONS
 
-Every configuration is planned for its memory target with the embedded backbone, and one step is measured in a process of its own. Writes
-benchmarks/results/memory_model_<device>.json. Timings mean nothing here, so other work may run beside it.
+Every configuration is planned for its memory target with the embedded backbone, and one step in each precision is measured in a
+process of its own. Writes benchmarks/results/memory_model_<device>.json. Timings mean nothing here, so other work may run beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from samunet.core.codec import write_json
 from samunet.core.workspace import workspace_from_environment
 from samunet.hardware import choose_precision
 from samunet.memory import measure_step
-from samunet.pipeline.plans import estimate_gib
+from samunet.pipeline.plans import TRAINED_IN, estimate_gib
 
 RESULTS = Path(__file__).parent / "results"
 CONFIGURATIONS = (
@@ -47,24 +47,26 @@ def main() -> None:
             options = pipeline.PlanOptions(memory_gib=memory, backbone="vit_tiny")
             plan = pipeline.resolve(workspace, pipeline.plan(workspace, dataset, fingerprint, options), name)
             configuration = plan.configuration(name)
-            estimate = estimate_gib(configuration, dataset.spec)
-            measured = measure_step(plan, name, dataset.spec.labels, device)
-            rows.append(
-                {
-                    "dataset": dataset.spec.name,
-                    "configuration": name,
-                    "target_gib": memory,
-                    "patch": configuration.patch_size,
-                    "batch": configuration.batch_size,
-                    "encoder_scale": configuration.encoder_scale,
-                    "estimated_gib": round(estimate, 3),
-                    "measured_gib": round(measured.gib, 3),
-                    "estimate_over_measured": round(estimate / measured.gib, 2),
-                }
-            )
-            print(rows[-1], flush=True)
-    precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[choose_precision("auto", device)]
-    machine = {"device": device.type, "name": processor_name(device.type), "torch": torch.__version__, "precision": precision}
+            for precision, wanted in TRAINED_IN.items():
+                estimate = estimate_gib(configuration, dataset.spec, precision)
+                measured = measure_step(plan, name, dataset.spec.labels, device, precision=wanted)
+                rows.append(
+                    {
+                        "dataset": dataset.spec.name,
+                        "configuration": name,
+                        "target_gib": memory,
+                        "precision": precision,
+                        "patch": configuration.patch_size,
+                        "batch": configuration.batch_size,
+                        "encoder_scale": configuration.encoder_scale,
+                        "estimated_gib": round(estimate, 3),
+                        "measured_gib": round(measured.gib, 3),
+                        "estimate_over_measured": round(estimate / measured.gib, 2),
+                    }
+                )
+                print(rows[-1], flush=True)
+    mixed = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[choose_precision("auto", device)]
+    machine = {"device": device.type, "name": processor_name(device.type), "torch": torch.__version__, "mixed": mixed}
     write_json(RESULTS / f"memory_model_{device.type}.json", {"machine": machine, "steps": rows})
 
 

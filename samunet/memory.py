@@ -37,8 +37,13 @@ class MeasuredStep:
     seconds: float
 
 
-def measure_step(plan: Plan, name: str, labels: Labels, device: torch.device, weights_folders: Sequence[Path] = ()) -> MeasuredStep:
+def measure_step(
+    plan: Plan, name: str, labels: Labels, device: torch.device, weights_folders: Sequence[Path] = (), precision: str = "auto"
+) -> MeasuredStep:
     """Run a configuration's training step on random data in a process of its own; one that runs out of memory needs infinitely much.
+
+    Args:
+        precision: as of a training.
 
     Raises:
         ConfigError: this system does not tell the peak of a process (only Linux does), or the device is neither cpu nor cuda.
@@ -47,7 +52,7 @@ def measure_step(plan: Plan, name: str, labels: Labels, device: torch.device, we
         raise ConfigError(f"A training step cannot be measured on {device.type} of {sys.platform}; plan without --measure.")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_run_step, plan, plan.configuration(name), labels, device, tuple(weights_folders)).result()
+            return pool.submit(_run_step, plan, plan.configuration(name), labels, device, tuple(weights_folders), precision).result()
         except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError):  # a killed process breaks the pool
             return MeasuredStep(gib=math.inf, seconds=math.inf)
 
@@ -63,10 +68,12 @@ def peak_mib() -> float:
     return _memory_mib("VmHWM")
 
 
-def _run_step(plan: Plan, configuration: Configuration, labels: Labels, device: torch.device, weights_folders: tuple[Path, ...]) -> MeasuredStep:
+def _run_step(
+    plan: Plan, configuration: Configuration, labels: Labels, device: torch.device, weights_folders: tuple[Path, ...], wanted: str
+) -> MeasuredStep:
     keep_freed_memory()
     config = TrainingConfig()
-    precision = choose_precision(config.precision, device)
+    precision = choose_precision(wanted, device)
     before = start_peak() if device.type == "cpu" else 0.0
     network = build_network(plan, configuration, labels, weights_folders).to(device).train()
     optimizer = make_optimizer(network, config)

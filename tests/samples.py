@@ -38,6 +38,7 @@ def small_plan(*, dataset="Dataset001_X", transpose=(0, 1, 2), scheme="none", wi
         plans_name="p",
         reader="SimpleITKIO",
         memory_gib=8.0,
+        precision="mixed",
         asked_spacing=None,
         transpose=transpose,
         channels=(ChannelPlan(name="channel0", scheme=scheme, within_mask=within_mask, intensities=figures),),

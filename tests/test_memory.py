@@ -68,6 +68,11 @@ def test_a_plan_that_needs_too_much_is_planned_smaller(planned, monkeypatch):
         return plans.estimate_gib(plan.configuration(name), dataset.spec)
 
     generous = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(**asked))
+    need = estimate(generous, "3d_adapter")
+    single = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(**asked, memory_gib=1.2 * need, precision="fp32"))
+    assert estimate(single, "3d_adapter") < need and single.precision == "fp32"
+    with pytest.raises(ConfigError, match="precision is one of mixed, fp32; got 'bf8'"):
+        pipeline.PlanOptions(precision="bf8")
     options = pipeline.PlanOptions(**asked, memory_gib=1.01 * max(estimate(generous, name) for name in generous.configurations))
     plan = pipeline.plan(workspace, dataset, fingerprint, options)
     monkeypatch.setattr(plans, "measure_step", lambda plan, name, *_: MeasuredStep(gib=1.5 * estimate(plan, name), seconds=0.5))

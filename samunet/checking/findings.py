@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "constant-image": (ERROR, "Export the image again, or remove its case; every voxel has one value."),
     "constant-channel": (WARNING, "Check the export of that channel; every voxel of it has one value."),
     "axes-singular": (ERROR, "Write the header anew; two of the file's axes coincide."),
-    "axes-sheared": (WARNING, "Resample the image onto orthogonal axes; readers turn the axes to the nearest orthogonal ones."),
+    "axes-sheared": (WARNING, "Resample the image, or import it with --orthonormalize; readers turn the axes to the nearest orthogonal ones."),
     "qform-sform": (WARNING, "Make both affines of the NIfTI header equal; programs differ in which one they take."),
     "pixdim-sform": (ERROR, "Write the header anew; readers take the spacing from pixdim, other programs from the affine."),
     "shape": (ERROR, REGRID),
@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "channel-position": (WARNING, "Correct the headers if the channels are aligned, else register them; the first channel's grid is used."),
     "label-channels": (ERROR, "Save the label values as one grey channel."),
     "label-fraction": (ERROR, "Make the label anew with nearest-neighbor interpolation."),
-    "label-values": (ERROR, "Correct the label file, or the labels in dataset.json."),
+    "label-values": (ERROR, "Correct the label file (samunet_import --map_labels does in copies), or the labels in dataset.json."),
     "no-foreground": (WARNING, "Check that the label belongs to this image; a case without any structure is allowed."),
     "left-right": (WARNING, "Check the orientation of image and label, or which label is left."),
 }

@@ -32,6 +32,9 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-gpu_memory_target", type=float, default=8.0, metavar="GIB", help="memory a training step may need (default: %(default)s GiB)"
     )
+    parser.add_argument(
+        "-precision", default="mixed", choices=["mixed", "fp32"], help="what training will compute in: fp32 where the device has no 16-bit numbers"
+    )
     parser.add_argument("-preprocessor_name", default="default", choices=["default"], help="preprocessor")
     parser.add_argument(
         "-overwrite_target_spacing", type=float, nargs=3, metavar="MM", help="spacing in mm instead of the rule's, in the files' axis order (z y x)"
@@ -69,6 +72,7 @@ def plan_options(arguments: argparse.Namespace) -> PlanOptions:
     return PlanOptions(
         plans_name=arguments.overwrite_plans_name or DEFAULT_PLANS_NAME,
         memory_gib=arguments.gpu_memory_target,
+        precision=arguments.precision,
         spacing=tuple(spacing) if spacing else None,
         backbone=arguments.backbone,
         weights=arguments.weights,

@@ -104,6 +104,8 @@ class Plan:
     """Name of the image reader."""
     memory_gib: float
     """What a training step may need, as asked for at planning."""
+    precision: str
+    """"mixed" or "fp32": how training computes, as far as memory goes."""
     asked_spacing: Triple | None
     """mm, in the files' axis order, where -overwrite_target_spacing was given."""
     transpose: Axes

@@ -33,6 +33,7 @@ PLAN = {
     "plans_name": "samunetPlans",
     "reader": "SimpleITKIO",
     "memory_gib": 8.0,
+    "precision": "mixed",
     "asked_spacing": None,
     "transpose": [0, 1, 2],
     "channels": [{"name": "CT", "scheme": "ct", "within_mask": False, "intensities": STATISTICS}],

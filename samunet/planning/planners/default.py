@@ -34,6 +34,7 @@ class Target:
     """What the plan is for."""
 
     memory_gib: float = 8.0
+    precision: str = "mixed"
     backbone: str
     backbone_reason: str
     weights: str | None = None
@@ -83,6 +84,7 @@ def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods
         plans_name=target.plans_name,
         reader=target.reader,
         memory_gib=target.memory_gib,
+        precision=target.precision,
         asked_spacing=target.spacing,
         transpose=transpose,
         channels=_channels(fingerprint, dataset, reasons),
