@@ -30,8 +30,8 @@ def depth_row(data: dict[str, Any], patch: tuple[int, int, int]) -> Row:
 
 STUDIES = {
     "planning": (
-        *(pitch_row(HIPPOCAMPUS, pitch) for pitch in (8, 4)),
-        *(depth_row(HIPPOCAMPUS, (depth, 56, 40)) for depth in (24, 16, 8)),
+        pitch_row(HIPPOCAMPUS, 8),  # half of it is a row of the study of sam_unet
+        *(depth_row(HIPPOCAMPUS, (depth, 56, 40)) for depth in (16, 8)),
         *(pitch_row(PROSTATE, pitch) for pitch in (16, 8, 32)),
         *(depth_row(PROSTATE, (depth, 160, 160)) for depth in (12, 4)),
         *(pitch_row(NUCLEI, pitch) for pitch in (16, 8, 32)),

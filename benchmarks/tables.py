@@ -1,4 +1,4 @@
-"""Write documentation/results/ and the table of README.md from benchmarks/results/.
+"""Write documentation/results/, and tables within other pages, from benchmarks/results/.
 
     python benchmarks/tables.py
 
@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 STUDIES = [RESULTS / f"study_sam_unet_{part}.json" for part in ("ranking", "final")]
 ENCODER, STEP = RESULTS / "encoder_cpu.json", RESULTS / "slab_step_cpu.json"
+PLANNED = {4: "token pitch 8", 35: "token pitch 16", 45: "token pitch 16"}  # what the planner chooses today
 CONTROL = "control: no SAM path"
-BEGIN, END = "<!-- learning: written by benchmarks/tables.py -->", "<!-- end of learning -->"
+PLANNING = RESULTS / "study_planning.json"
+PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))
 TITLES = {
     "hippocampus": "Hippocampus MR (Medical Segmentation Decathlon), 3D",
     "prostate": "Prostate T2 MR (NCI-ISBI 2013), thick slices, 3D",
@@ -150,27 +152,94 @@ def _row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def with_table(readme: str, results: dict[str, dict]) -> str:
-    """Return the README with the table between its two marks replaced."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{rest.split(END)[1]}"
+def planning_table(study: dict) -> str:
+    """Every choice of grid and depth against the planner's own, case by case."""
+    sections = []
+    for dataset in sorted({result["row"]["dataset"] for result in study["rows"]}):
+        rows = [result for result in study["rows"] if result["row"]["dataset"] == dataset]
+        rows.sort(key=lambda result: (result["row"]["name"].split()[0] == "slab", int(result["row"]["name"].split()[-1])))
+        own = next(result for result in rows if result["row"]["name"] == PLANNED[dataset])
+        patch, spacing = (" x ".join(f"{value:g}" for value in own["configuration"][key]) for key in ("patch_size", "spacing"))
+        sections += [
+            f"Dataset{dataset:03d}, patch {patch}, spacing {spacing} mm:\n",
+            _row("choice", "CPU minutes", "steps", "s a step", "Dice", "minus the plan's"),
+            "|---" * 6 + "|",
+        ]
+        for result in rows:
+            name = result["row"]["name"] + (" (the plan's)" if result is own else "")
+            cost = f"{result['cpu_minutes']:.1f}", result["steps"], f"{result['seconds_a_step']:.2f}"
+            sections.append(_row(name, *cost, f"{result['dice']:.4f}", _difference(result, own)))
+        sections.append("")
+    return "\n".join(sections).strip()
+
+
+def preprocessing_page(results: list[dict]) -> str:
+    """The page of benchmarks/preprocess.py."""
+    machine = results[0]["machine"]
+    sections = [
+        "# Preprocessing: time, memory and equality with nnU-Net",
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {results[0]['workers']} workers on either side, one thread a worker.",
+        "Resampling: both functions in turns in one process on whole cases brought to 0.8 of their spacing. The whole: both",
+        "`plan_and_preprocess` commands into empty folders, one 3D (2D for pictures) configuration; memory is that of all processes of a command",
+        "together. Made by `benchmarks/preprocess.py`; this page is written by `benchmarks/tables.py`.\n",
+        "## Resampling\n",
+        _row(
+            "dataset",
+            "images, nnU-Net s",
+            "ours s",
+            "faster",
+            "labels, nnU-Net s",
+            "ours s",
+            "faster",
+            "together",
+            "image difference",
+            "equal labels",
+        ),
+        "|---" * 10 + "|",
+    ]
+    for result in results:
+        seconds, faster = result["resampling"]["seconds"], result["resampling"]["faster"]
+        cells = [cell for kind in ("image", "label") for cell in (*(f"{value:.2f}" for value in seconds[kind].values()), f"{faster[kind]}x")]
+        equal = f"{result['resampling']['equal_label_voxels']:.6%}"
+        difference = f"{result['resampling']['largest_image_difference']:.1e}"
+        sections.append(_row(result["dataset"], *cells, f"{faster['together']}x", difference, equal))
+    sections += [
+        "\n## The whole command\n",
+        _row("dataset", "cases", "nnU-Net s", "ours s", "faster", "nnU-Net MiB", "ours MiB", "ratio"),
+        "|---" * 8 + "|",
+    ]
+    for result in results:
+        whole = result["whole"]
+        sides = [whole[side][key] for key in ("seconds", "peak_mib") for side in ("nnunet", "ours")]
+        sections.append(_row(result["dataset"], result["cases"], *sides[:2], f"{whole['faster']}x", *sides[2:], whole["memory_ratio"]))
+    return "\n".join(sections) + "\n"
+
+
+def within(text: str, name: str, content: str) -> str:
+    """Return a page with what stands between its two marks of a name replaced."""
+    begin, end = f"<!-- {name}: written by benchmarks/tables.py -->", f"<!-- end of {name} -->"
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end)[1]}"
 
 
 def pages() -> dict[str, str]:
-    """Every page of documentation/results/ for which there are results."""
-    texts = {"learning.md": page(load())}
+    """Every page of documentation/results/ for which there are results, and pages with a table of results, by their paths."""
+    texts = {"documentation/results/learning.md": page(load()), "README.md": within((ROOT / "README.md").read_text(), "learning", table(load()))}
     if studies := [json.loads(study.read_text()) for study in STUDIES if study.is_file()]:
-        texts["sam_unet.md"] = study_page(studies)
+        texts["documentation/results/sam_unet.md"] = study_page(studies)
     if ENCODER.is_file() and STEP.is_file():
-        texts["encoder.md"] = encoder_page(json.loads(ENCODER.read_text()), json.loads(STEP.read_text()))
+        texts["documentation/results/encoder.md"] = encoder_page(json.loads(ENCODER.read_text()), json.loads(STEP.read_text()))
+    if PREPROCESSING:
+        texts["documentation/results/preprocessing.md"] = preprocessing_page([json.loads(path.read_text()) for path in PREPROCESSING])
+    if PLANNING.is_file():
+        decides = "documentation/explanation/how-planning-decides.md"
+        texts[decides] = within((ROOT / decides).read_text(), "planning", planning_table(json.loads(PLANNING.read_text())))
     return texts
 
 
 def main() -> None:
     for name, text in pages().items():
-        (ROOT / "documentation" / "results" / name).write_text(text)
-    readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text(), load()))
+        (ROOT / name).write_text(text)
 
 
 if __name__ == "__main__":
