@@ -57,7 +57,7 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
         try:
             return read()
         except DatasetError as error:
-            add(error.code, path, str(error))
+            add(error.code, path, str(error).replace(str(path), path.name))  # the finding names the file itself
         except Exception as error:  # whatever a damaged file makes a library raise
             add("unreadable", path, f"The file cannot be read: {type(error).__name__}: {error}.")
         return None

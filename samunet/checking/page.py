@@ -58,6 +58,8 @@ def _picture(case: Case, reader: ImageReader, names: dict[str, str], expected_va
         except Exception:
             label = None
         if label is not None and label.shape == volume.geometry.shape:
-            expected = np.isin(label, expected_values)
-            overlays["label"] = np.where(expected, label, max(expected_values) + 1)  # all unexpected values as one
+            expected, other = np.isin(label, expected_values), max(expected_values) + 1  # all unexpected values as one
+            if not expected.all():
+                overlays["unexpected values"] = np.where(expected, 0, other)  # first, so it chooses the slice
+            overlays["label"] = np.where(expected, label, other)
     return draw_case(case.identifier, volume.array[0], overlays, volume.geometry.spacing, names)
