@@ -102,6 +102,7 @@ def main(studies: dict[str, tuple[Row, ...]] = STUDIES, description: str | None 
     parser.add_argument("study", choices=studies)
     parser.add_argument("--work", type=Path, help="folder for plans, cases and models (default: a temporary one)")
     parser.add_argument("--datasets", type=int, nargs="+", help="run the rows of these datasets only")
+    parser.add_argument("--names", nargs="+", help="run the rows of these names only")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -116,6 +117,7 @@ def main(studies: dict[str, tuple[Row, ...]] = STUDIES, description: str | None 
     known = read_json(target)["rows"] if target.is_file() else []
     code, lock = code_hash(), Lock()
     wanted = [row for row in rows if arguments.datasets is None or row.dataset in arguments.datasets]
+    wanted = [row for row in wanted if arguments.names is None or row.name in arguments.names]
     for row in {(row.dataset, row.memory_gib, row.spacing, row.configuration, row.name == NNUNET): row for row in wanted}.values():
         prepare(row, work)
 

@@ -15,6 +15,7 @@ from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
+from samunet.models.convolution import Convolution
 from samunet.sam.build import LAYER_NORM_EPS
 from samunet.sam.decoder import IMAGE_TO_TOKEN, SELF, TOKEN_TO_IMAGE, DecoderSites
 from samunet.sam.encoder import Sites
@@ -35,7 +36,7 @@ class DepthAdapter(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.down = nn.Linear(width, bottleneck, bias=False)
-        self.depth = nn.Conv3d(bottleneck, bottleneck, (3, 1, 1), padding=(1, 0, 0))
+        self.depth = Convolution(bottleneck, bottleneck, (3, 1, 1), padding=(1, 0, 0))
         self.activation = nn.GELU()
         self.up = nn.Linear(bottleneck, width, bias=False)
         if start_at_zero:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Topology
+from samunet.models.convolution import Convolution
 
 
 class ConvNormAct(nn.Sequential):
@@ -21,7 +22,7 @@ class ConvNormAct(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, kernel: Shape, stride: Shape = (1, 1, 1)) -> None:
         padding = tuple((size - 1) // 2 for size in kernel)
         super().__init__(
-            nn.Conv3d(inputs, outputs, kernel, stride, padding),
+            Convolution(inputs, outputs, kernel, stride, padding),
             nn.GroupNorm(outputs, outputs, eps=1e-5),  # one group a channel is instance norm, and much faster on CPU
             nn.LeakyReLU(0.01, inplace=True),
         )
