@@ -57,10 +57,8 @@ def _command(arguments: argparse.Namespace) -> None:
     from samunet.importing.repair import Repairs
     from samunet.importing.video import CHANNELS
 
-    raw, labels = (
-        workspace_from_environment().raw,
-        {"background": 0} | dict(_pairs("--labels needs NAME=VALUE with a whole number", arguments.labels, r"(.+)=(\d+)", "liver=1")),
-    )
+    raw = workspace_from_environment().raw
+    labels = {"background": 0, **dict(_pairs("--labels needs NAME=VALUE with a whole number", arguments.labels, r"(.+)=(\d+)", "liver=1"))}
     mapping = _pairs("--map_labels needs OLD=NEW with whole numbers", arguments.map_labels, r"(\d+)=(\d+)", "255=1")
     repairs = Repairs(label_values={int(old): new for old, new in mapping}, orthonormalize=arguments.orthonormalize)
     channels = CHANNELS if arguments.layout == "video" else arguments.channels

@@ -84,9 +84,8 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
         torch.manual_seed(config.seed)
         model = build_network(plan, configuration, spec.labels, workspace.weights_folders).to(device)
         trainer = _trainer(model, plan, configuration, spec, split.train, split.val, data, folder, config, options, device, resume)
-        _prepare_folder(
-            folder, plan, spec, config, fresh=resume is None and options.save_checkpoints
-        )  # only now: a training that cannot begin removes nothing
+        if options.save_checkpoints:  # only now, and only then: a training that cannot begin, or keeps nothing, removes nothing
+            _prepare_folder(folder, plan, spec, config, fresh=resume is None)
         trainer.log.line(_describe(plan, options, configuration, device, trainer, len(split.train), len(split.val)))
         trainer.run()
     if options.only_validate or (options.validate and options.save_checkpoints):
