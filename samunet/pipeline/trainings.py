@@ -81,11 +81,12 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
         if resume is not None:
             _check_resume(resume, config, folder, plan, options.configuration)
         check_other_folds(folder, plan, spec, options.configuration)
+        if not options.save_checkpoints and any(folder.glob("checkpoint_*")):
+            raise CheckpointError(f"{folder} holds a trained fold, which a training without checkpoints would remove; choose another fold.")
         torch.manual_seed(config.seed)
         model = build_network(plan, configuration, spec.labels, workspace.weights_folders).to(device)
         trainer = _trainer(model, plan, configuration, spec, split.train, split.val, data, folder, config, options, device, resume)
-        if options.save_checkpoints:  # only now, and only then: a training that cannot begin, or keeps nothing, removes nothing
-            _prepare_folder(folder, plan, spec, config, fresh=resume is None)
+        _prepare_folder(folder, plan, spec, config, fresh=resume is None)  # only now: a training that cannot begin removes nothing
         trainer.log.line(_describe(plan, options, configuration, device, trainer, len(split.train), len(split.val)))
         trainer.run()
     if options.only_validate or (options.validate and options.save_checkpoints):

@@ -113,9 +113,12 @@ def test_cases_that_another_plan_made_are_not_trained_on(setup):
 
 def test_a_training_that_keeps_nothing_removes_nothing(setup):
     workspace, _, _, fold = setup
-    before = (fold / "checkpoint_final.safetensors").stat().st_mtime_ns
-    train(workspace, save_checkpoints=False, validate=False)
-    assert (fold / "checkpoint_final.safetensors").stat().st_mtime_ns == before
+    before = {path: path.stat().st_mtime_ns for path in fold.iterdir()}
+    with pytest.raises(CheckpointError, match="holds a trained fold, which a training without checkpoints would remove"):
+        train(workspace, save_checkpoints=False, validate=False)
+    assert before == {path: path.stat().st_mtime_ns for path in fold.iterdir()}
+    other = train(workspace, fold="2", save_checkpoints=False, validate=False)
+    assert not list(other.glob("checkpoint_*"))
 
 
 def test_a_configuration_is_not_added_to_a_plan_of_other_data(setup):
