@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from study import HIPPOCAMPUS, PROSTATE, Row, main
+from study import HIPPOCAMPUS, Row, main
 
 from samunet.sam.build import TOKEN_PIXELS
 
 MINUTES = 6.0
+PROSTATE: dict[str, Any] = {"dataset": 35, "spacing": (3.0, 2.5, 2.5)}  # coarse, or too few steps fit the minutes to tell anything
 NUCLEI: dict[str, Any] = {"dataset": 45, "configuration": "2d_adapter"}
 
 
@@ -32,9 +33,9 @@ STUDIES = {
     "planning": (
         pitch_row(HIPPOCAMPUS, 8),  # half of it is a row of the study of sam_unet
         *(depth_row(HIPPOCAMPUS, (depth, 56, 40)) for depth in (16, 8)),
-        *(pitch_row(PROSTATE, pitch) for pitch in (16, 8, 32)),
-        *(depth_row(PROSTATE, (depth, 160, 160)) for depth in (12, 4)),
-        *(pitch_row(NUCLEI, pitch) for pitch in (16, 8, 32)),
+        *(pitch_row(PROSTATE, pitch) for pitch in (16, 8)),
+        *(depth_row(PROSTATE, (depth, 80, 80)) for depth in (12, 4)),
+        *(pitch_row(NUCLEI, pitch) for pitch in (16, 8)),
     )
 }
 
