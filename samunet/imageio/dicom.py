@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import locale
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,17 @@ PARALLEL = 1e-3  # largest difference of a cosine
 GAP_TOLERANCE = 0.02  # share of the usual distance between slices; headers hold rounded numbers
 
 
+@contextmanager
+def _locale_kept() -> Iterator[None]:
+    """ITK's DICOM functions set the process's locale to "C", which changes how Python decodes text files (SimpleITK 2.5.7)."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+@_locale_kept()
 def series_files(folder: Path) -> tuple[Path, ...]:
     """Return the files of the one series in a folder, in the order of their positions.
 
@@ -37,6 +51,7 @@ def series_files(folder: Path) -> tuple[Path, ...]:
     return files
 
 
+@_locale_kept()
 def read_series(folder: Path) -> sitk.Image:
     """Read the series in a folder as one 3D image.
 

@@ -13,7 +13,7 @@ from samunet.core.preprocessed import OUTSIDE, PreprocessedCase
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.loader import PatchSource, batches
-from samunet.storage import save_case
+from samunet.storage import Origin, save_case
 
 PATCH = (4, 16, 20)
 LABELS = parse_labels({"background": 0, "dot": 1})
@@ -29,7 +29,7 @@ def cases(tmp_path_factory) -> PreprocessedDataset:
         label[..., :8] = OUTSIDE
         label[3 + index : 5 + index, 38:41, 40:43] = 1
         image = np.random.default_rng(index).normal(size=(2, *shape)).astype(np.float32)
-        save_case(folder, f"c{index}", PreprocessedCase(image=image, label=label, history=history), LABELS, PATCH)
+        save_case(folder, f"c{index}", PreprocessedCase(image=image, label=label, history=history), LABELS, PATCH, Origin(settings="", files=""))
     return PreprocessedDataset(folder, ("c0", "c1", "c2"))
 
 

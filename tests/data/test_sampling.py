@@ -15,7 +15,7 @@ from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.sampling import choose_patch
 from samunet.errors import DatasetError
-from samunet.storage import save_case
+from samunet.storage import Origin, save_case
 
 LABELS = parse_labels({"background": 0, "common": 1, "rare": 2, "absent": 3})
 SHAPE = (12, 40, 50)
@@ -26,7 +26,7 @@ def store(folder, name, label, labels=LABELS):
     shape = label.shape
     history = untouched(Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)))
     image = np.stack(np.meshgrid(*[np.arange(1, n + 1) for n in shape], indexing="ij")).astype(np.float32)
-    save_case(folder, name, PreprocessedCase(image=image, label=label, history=history), labels, (8, 16, 16))
+    save_case(folder, name, PreprocessedCase(image=image, label=label, history=history), labels, (8, 16, 16), Origin(settings="", files=""))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import locale
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -12,6 +14,15 @@ from samunet.core.labels import parse_labels
 from samunet.errors import DatasetError, ImageFileError
 from samunet.imageio import reader_for
 from samunet.pipeline import cases_to_predict
+
+
+@pytest.fixture(autouse=True)
+def own_locale():
+    """ITK changes it when it writes DICOM."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
 
 READER = reader_for(".nii.gz")
 SPEC = DatasetSpec(
@@ -70,6 +81,13 @@ def test_a_series_gives_its_numbers_on_its_grid(tmp_path):
     np.testing.assert_array_equal(series.array, same.array)
     assert series.geometry.corner_distance_mm(same.geometry) < 1e-3 and series.geometry.spacing == pytest.approx((2.5, 0.8, 0.7))
     assert len(READER.files(tmp_path / "series")) == 5
+
+
+def test_reading_leaves_the_locale_alone(tmp_path):
+    folder, before = write_series(oblique(), tmp_path / "series"), "C.UTF-8"
+    locale.setlocale(locale.LC_ALL, before)
+    READER.read_image([folder])
+    assert locale.setlocale(locale.LC_ALL) == before and (tmp_path / "ü.txt").write_text("ü") == 1
 
 
 def test_incomplete_mixed_and_absent_series_are_refused(tmp_path):
