@@ -132,7 +132,8 @@ def run(command: list[str], environment: dict[str, str]) -> dict:
     """Run a command; returns wall seconds and the peak of the memory that it and its children hold together (proportional set size)."""
     peak, began = 0.0, time.perf_counter()
     path = Path(sys.executable).parent / command[0]
-    process = subprocess.Popen([str(path), *command[1:]], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    said = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen([str(path), *command[1:]], env=environment, stdout=subprocess.DEVNULL, stderr=said)
     done = threading.Event()
 
     def watch() -> None:
@@ -147,7 +148,8 @@ def run(command: list[str], environment: dict[str, str]) -> dict:
     done.set()
     watcher.join()
     if code:
-        raise SystemExit(f"{' '.join(command)} ended with {code}.")
+        said.seek(0)
+        raise SystemExit(f"{' '.join(command)} ended with {code}: {said.read()[-2000:]}")
     return {"seconds": round(seconds, 2), "peak_mib": round(peak)}
 
 
