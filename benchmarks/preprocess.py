@@ -131,25 +131,24 @@ def whole(raw: Path, dataset: str, workers: int, *, planar: bool) -> dict:
 def run(command: list[str], environment: dict[str, str]) -> dict:
     """Run a command; returns wall seconds and the peak of the memory that it and its children hold together (proportional set size)."""
     peak, began = 0.0, time.perf_counter()
-    path = Path(sys.executable).parent / command[0]
-    said = tempfile.TemporaryFile("w+")
-    process = subprocess.Popen([str(path), *command[1:]], env=environment, stdout=subprocess.DEVNULL, stderr=said)
-    done = threading.Event()
+    path, done = Path(sys.executable).parent / command[0], threading.Event()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen([str(path), *command[1:]], env=environment, stdout=subprocess.DEVNULL, stderr=said)
 
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.1):
-            peak = max(peak, sum(map(proportional_mib, tree(process.pid))))
+        def watch() -> None:
+            nonlocal peak
+            while not done.wait(0.1):
+                peak = max(peak, sum(map(proportional_mib, tree(process.pid))))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    code = process.wait()
-    seconds = time.perf_counter() - began
-    done.set()
-    watcher.join()
-    if code:
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        code = process.wait()
+        seconds = time.perf_counter() - began
+        done.set()
+        watcher.join()
         said.seek(0)
-        raise SystemExit(f"{' '.join(command)} ended with {code}: {said.read()[-2000:]}")
+        if code:
+            raise SystemExit(f"{' '.join(command)} ended with {code}: {said.read()[-2000:]}")
     return {"seconds": round(seconds, 2), "peak_mib": round(peak)}
 
 
