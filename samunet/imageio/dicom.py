@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,17 +19,19 @@ ROWS, COLUMNS, SAMPLES, BITS = "0028|0010", "0028|0011", "0028|0002", "0028|0100
 PIXEL_DATA, DELIMITER, UNDEFINED = b"\xe0\x7f\x10\x00", b"\xfe\xff\xdd\xe0", 0xFFFFFFFF  # tags, little endian; length of compressed pixels
 PREAMBLE = 128  # bytes before the letters DICM
 PARALLEL = 1e-3  # largest difference of a cosine
+LOCALE = RLock()
 GAP_TOLERANCE = 0.02  # share of the usual distance between slices; headers hold rounded numbers
 
 
 @contextmanager
 def _locale_kept() -> Iterator[None]:
     """ITK's DICOM functions set the process's locale to "C", which changes how Python decodes text files (SimpleITK 2.5.7)."""
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        yield
-    finally:
-        locale.setlocale(locale.LC_ALL, before)
+    with LOCALE:  # one thread would take another's "C" for the locale to go back to
+        before = locale.setlocale(locale.LC_ALL)
+        try:
+            yield
+        finally:
+            locale.setlocale(locale.LC_ALL, before)
 
 
 @_locale_kept()

@@ -110,7 +110,7 @@ def _axes(header: nibabel.Nifti1Header, path: Path) -> tuple[np.ndarray, np.ndar
     affine = affine_that_counts(header, path)
     if affine is None:
         return np.eye(3), np.zeros(3)
-    return RAS_TO_LPS @ _unit_axes(affine, path), RAS_TO_LPS @ affine[:3, 3]
+    return RAS_TO_LPS @ unit_axes(affine, path), RAS_TO_LPS @ affine[:3, 3]
 
 
 def affine_that_counts(header: nibabel.Nifti1Header, path: Path) -> np.ndarray | None:
@@ -122,7 +122,7 @@ def affine_that_counts(header: nibabel.Nifti1Header, path: Path) -> np.ndarray |
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if sform_code > 0 and (qform_code == 0 or sform_code == 1):
         affine = header.get_sform()
-        if qform_code == 0 or skew(_unit_axes(affine, path)) < ORTHOGONAL:
+        if qform_code == 0 or skew(unit_axes(affine, path)) < ORTHOGONAL:
             return affine
     if qform_code == 0:
         return None
@@ -132,7 +132,12 @@ def affine_that_counts(header: nibabel.Nifti1Header, path: Path) -> np.ndarray |
         raise ImageFileError(f"{path} has a qform that is no rotation ({error}); write its header anew.", "header") from None
 
 
-def _unit_axes(affine: np.ndarray, path: Path) -> np.ndarray:
+def unit_axes(affine: np.ndarray, path: Path) -> np.ndarray:
+    """Return the axes of a (4, 4) affine with length 1, (3, 3) with an axis a column.
+
+    Raises:
+        ImageFileError: the affine is singular or not finite.
+    """
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or lengths.min() == 0:
         raise ImageFileError(f"{path} has an affine that is singular or not finite; write its header anew.", "axes-singular")

@@ -14,7 +14,7 @@ from samunet.core.codec import atomic_path
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.integrity import is_nifti
-from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_of, affine_that_counts, skew
+from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_of, affine_that_counts, skew, unit_axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +48,15 @@ def _orthonormalize(path: Path, reader: ImageReader) -> float | None:
     """Write the axes that the reader takes into the header; returns by how much the one furthest off was turned, in degrees."""
     image = nibabel.load(path)
     before = affine_that_counts(image.header, path)  # type: ignore[arg-type]
-    if before is None or skew(before[:3, :3] / np.linalg.norm(before[:3, :3], axis=0)) < ORTHOGONAL:
+    if before is None or skew(unit_axes(before, path)) < ORTHOGONAL:
         return None
     after = affine_of(reader.load(path)[1])
     image.set_sform(after, code=1)  # type: ignore[attr-defined]
     image.set_qform(after, code=1)  # type: ignore[attr-defined]
     with atomic_path(path) as temporary:
         nibabel.save(image, temporary)
-    axes = [affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) for affine in (before, after)]
-    return float(np.degrees(np.arccos(np.clip((axes[0] * axes[1]).sum(axis=0), -1, 1))).max())
+    cosines = (unit_axes(before, path) * unit_axes(after, path)).sum(axis=0)
+    return float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
 
 
 def _map_values(path: Path, reader: ImageReader, mapping: Mapping[int, int]) -> list[dict[str, Any]]:

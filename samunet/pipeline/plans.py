@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIGURATIONS = ("3d_adapter", "2d_adapter")
 EMBEDDED_BACKBONE, OFFICIAL_BACKBONE = "vit_tiny", "vit_b"  # what -backbone auto chooses between
-PRECISIONS = {"mixed": 1.0, "fp32": 1.45}  # memory of a training step, of that in mixed precision; measured as 1.3 to 1.6 on a CPU
+PRECISIONS = {"mixed": 1.0, "fp32": 1.45}  # memory of a training step, of that in mixed precision; see benchmarks/memory_model.py
 MOST_MEASUREMENTS = 4
 TRAINED_IN = {"mixed": "auto", "fp32": "fp32"}  # a training's own names
 WHERE_IT_RAN_OUT = 0.75  # share of the estimate to plan for next, when a step ran out of memory and nobody knows by how much

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import KFold
 
 from samunet.core.codec import decode, read_json, write_json
 from samunet.errors import ConfigError, DatasetError
@@ -69,6 +68,8 @@ def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | None = N
     Raises:
         DatasetError: there is only one case or group, so nothing is left to validate on.
     """
+    from sklearn.model_selection import KFold  # most commands read splits, or none; its import takes them most of a second
+
     groups = groups or {name: name for name in identifiers}
     names = np.sort(list(set(groups.values())))
     if len(names) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_a_series_gives_its_numbers_on_its_grid(tmp_path):
 def test_reading_leaves_the_locale_alone(tmp_path):
     folder, before = write_series(oblique(), tmp_path / "series"), "C.UTF-8"
     locale.setlocale(locale.LC_ALL, before)
-    READER.read_image([folder])
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: READER.read_image([folder]), range(24)))
     assert locale.setlocale(locale.LC_ALL) == before and (tmp_path / "ü.txt").write_text("ü") == 1
 
 
