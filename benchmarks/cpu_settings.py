@@ -82,10 +82,10 @@ def _seconds_a_step(patch_of: tuple[tuple[int, int, int], tuple[float, float, fl
     from samunet.core.batch import Batch
     from samunet.core.labels import parse_labels
     from samunet.hardware import autocast, choose_precision, keep_freed_memory
-    from samunet.models.inputs import encoder_size
-    from samunet.models.segmenter import NetworkSpec
+    from samunet.models.spec import NetworkSpec
     from samunet.planning.topology import topology_for
-    from samunet.sam.build import backbone_named, build_sam
+    from samunet.sam.backbones import backbone_named, encoder_size
+    from samunet.sam.build import build_sam
     from samunet.variants import sam_unet
 
     if keep:

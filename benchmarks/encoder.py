@@ -26,7 +26,8 @@ from machine import processor_name
 from samunet.core.codec import write_json
 from samunet.memory import peak_mib, start_peak
 from samunet.sam.attention import FORMS, relative_attention
-from samunet.sam.build import backbone_named, build_sam
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
 from samunet.sam.encoder import Sites, embed_patches, encode, linear
 
 RESULTS = Path(__file__).parent / "results"

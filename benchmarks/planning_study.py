@@ -12,7 +12,7 @@ from typing import Any
 
 from study import HIPPOCAMPUS, Row, main
 
-from samunet.sam.build import TOKEN_PIXELS
+from samunet.sam.backbones import TOKEN_PIXELS
 
 MINUTES = 6.0
 PROSTATE: dict[str, Any] = {"dataset": 35, "spacing": (3.0, 2.5, 2.5)}  # coarse, or too few steps fit the minutes to tell anything

@@ -25,8 +25,9 @@ from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.hardware import autocast, choose_precision
 from samunet.memory import peak_mib, start_peak
-from samunet.models.segmenter import NetworkSpec
-from samunet.sam.build import backbone_named, build_sam
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
 from samunet.variants import ma_sam
 
 RESULTS = Path(__file__).parent / "results"

@@ -21,7 +21,7 @@ from samunet.network import build_network, check_frozen_weights
 from samunet.sam.weights import read_tensors
 from samunet.training.config import TrainingConfig
 from samunet.training.trainer import FINAL
-from samunet.variants import ma_sam
+from samunet.variants._ma_sam_checkpoint import load_official, official_state
 
 
 def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configuration: str, plans_name: str, fold: str) -> Path:
@@ -51,7 +51,7 @@ def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configura
         raise CheckpointError(f"{checkpoint} exists already; remove it, or give another fold with -f.")
     pipeline.check_other_folds(checkpoint.parent, plan, spec, configuration)
     network = _network(plan, entry, spec.labels, workspace.weights_folders)
-    ma_sam.load_official(network, read_tensors(source))
+    load_official(network, read_tensors(source))
     state = CheckpointState(
         format=FORMAT,
         configuration=configuration,
@@ -87,7 +87,7 @@ def export_ma_sam(workspace: Workspace, dataset: str, target: Path, *, configura
     network = _network(plan, entry, read_dataset_json(folder / "dataset.json").labels, workspace.weights_folders)
     load_trainable_state(network, stored.model, checkpoint, pretrained=True)
     with atomic_path(target) as temporary:
-        torch.save(ma_sam.official_state(network), temporary)
+        torch.save(official_state(network), temporary)
     return target
 
 

@@ -12,10 +12,11 @@ from samunet.core.labels import Labels
 from samunet.core.plan import Configuration, Plan
 from samunet.core.plugins import load_variant
 from samunet.errors import CheckpointError, ConfigError
-from samunet.models.inputs import encoder_size
-from samunet.models.segmenter import NetworkSpec, SlabSegmenter
+from samunet.models.segmenter import SlabSegmenter
+from samunet.models.spec import NetworkSpec
 from samunet.planning.topology import divisors
-from samunet.sam.build import TOKEN_PIXELS, backbone_named, build_sam
+from samunet.sam.backbones import TOKEN_PIXELS, backbone_named, encoder_size
+from samunet.sam.build import build_sam
 from samunet.sam.checkpoints import find_weights
 from samunet.sam.weights import load_weights
 

@@ -166,7 +166,7 @@ def _save_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> Non
             chunks=chunks,
             blocks=blocks,
             urlpath=str(temporary),
-            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
+            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 1, "nthreads": 1},
         )
 
 

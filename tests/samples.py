@@ -14,7 +14,8 @@ from samunet.core.history import SpatialHistory
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
 from samunet.core.workspace import Workspace
 from samunet.phantom import write_tiny_dataset
-from samunet.sam.build import backbone_named, build_sam
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
 
 
 def untouched(geometry: Geometry) -> SpatialHistory:

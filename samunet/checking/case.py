@@ -18,8 +18,8 @@ from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
 from samunet.core.labels import left_right_pairs
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
-from samunet.imageio.integrity import is_nifti
 from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_that_counts, skew
+from samunet.imageio.nifti import is_nifti
 from samunet.imageio.reader import same_spacing
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 

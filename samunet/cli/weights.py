@@ -72,7 +72,7 @@ def _import(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
 
     from samunet.core.codec import atomic_path, file_sha256
     from samunet.errors import CheckpointError, WeightsAbsentError
-    from samunet.sam.build import backbone_named
+    from samunet.sam.backbones import backbone_named
     from samunet.sam.checkpoints import record_sha256
     from samunet.sam.weights import check_weights
 
@@ -118,7 +118,7 @@ def _recognized(arguments: argparse.Namespace, found: str) -> OfficialCheckpoint
 
 def _verify(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
     from samunet.errors import CheckpointError, SamunetError
-    from samunet.sam.build import backbone_named
+    from samunet.sam.backbones import backbone_named
     from samunet.sam.checkpoints import CHECKPOINTS, checkpoint_named, find_checkpoint, find_weights, trusted_sha256
     from samunet.sam.weights import check_weights
 

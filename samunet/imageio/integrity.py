@@ -1,8 +1,8 @@
 """Refuse damaged files before a library reads them as if they were whole.
 
-SimpleITK 2.5.7 returns zeros for the missing part of a truncated NIfTI, NIfTI.gz or GIPL file and turns NaN and infinity in NIfTI
-files into 0. Like nibabel 5.4.2 it does not look at the checksum of a compressed stream. Each check here reads the header itself
-and then the file to its end.
+SimpleITK 2.5.7 returns zeros for the missing part of a truncated GIPL file and does not look at the checksum of a compressed
+stream. Each check here reads the header itself and then the file to its end. NIfTI is checked while it is read, see
+`samunet.imageio.nifti`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,14 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import nibabel
-import numpy as np
-from nibabel.spatialimages import HeaderDataError
-
 from samunet.errors import ImageFileError
-from samunet.imageio.reader import count_not_finite, refuse_not_finite
 
 CHUNK = 1 << 20
-EXTENSION_FLAG = 4  # bytes between header and data
-MAX_OFFSET = 1 << 31  # bytes; real files begin at 352, or later by the length of their header extensions
-NIFTI_HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # by header length in bytes
+NIFTI_BYTES = (348, 540)  # lengths of NIfTI-1's and NIfTI-2's header
 MHA_BYTES = {
     f"MET_{name}".encode(): size
     for size, names in {1: ("CHAR", "UCHAR"), 2: ("SHORT", "USHORT"), 4: ("INT", "UINT", "FLOAT"), 8: ("DOUBLE",)}.items()
@@ -45,80 +40,40 @@ GIPL_HEADER = 256  # bytes
 GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}  # bytes a voxel by GIPL's image type
 
 
-def is_nifti(path: Path) -> bool:
-    """Tell by the name whether a file is NIfTI."""
-    return path.name.lower().endswith((".nii", ".nii.gz"))
-
-
 def check_file(path: Path) -> None:
     """Read a file's header and compressed stream and compare its length with what the header promises.
 
-    Covers NIfTI (plain and .gz), MetaImage, NRRD and GIPL.
+    Covers MetaImage, NRRD and GIPL.
 
     Raises:
         ImageFileError: the file is absent, truncated, or fails its checksum.
     """
+    refuse_absent(path)
+    check = {".mha": _check_mha, ".nrrd": _check_nrrd, ".gipl": _check_gipl}.get(path.suffix.lower())
+    if check is not None:
+        with naming_damage(path):
+            check(path)
+
+
+def refuse_absent(path: Path) -> None:
+    """Raise ImageFileError unless there is a file."""
     if not path.is_file():
         raise ImageFileError(f"Image file {path} does not exist.", "missing-file")
-    name = path.name.lower()
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turn what headers and compressed streams raise into an ImageFileError that names the file."""
     try:
-        if is_nifti(path):
-            _check_nifti(path, compressed=name.endswith(".gz"))
-        elif name.endswith(".mha"):
-            _check_mha(path)
-        elif name.endswith(".nrrd"):
-            _check_nrrd(path)
-        elif name.endswith(".gipl"):
-            _check_gipl(path)
+        yield
     except (KeyError, ValueError) as error:
         raise ImageFileError(f"{path} has a header that cannot be read ({error!r}); export it again.", "header") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        if name.endswith(".gz"):
+        if path.name.lower().endswith(".gz"):
             _check_begins_as_gzip(path)
         code = "truncated" if isinstance(error, EOFError) else "corrupted" if isinstance(error, zlib.error) else "checksum"
         message = f"{path} is damaged, its compressed data end early or fail their checksum ({error}); copy or export it again."
         raise ImageFileError(message, code) from None
-
-
-def _check_nifti(path: Path, *, compressed: bool) -> None:
-    with gzip.open(path, "rb") if compressed else path.open("rb") as file:
-        offset, size, kind = _nifti_layout(file.read(max(NIFTI_HEADERS)), path)
-        file.seek(offset)
-        length, not_finite = 0, 0
-        while (compressed or kind.kind == "f") and (chunk := file.read(CHUNK)):
-            if kind.kind == "f":  # CHUNK is a multiple of every item size, so items do not straddle chunks
-                inside = chunk[: max(0, size - length)]
-                not_finite += count_not_finite(np.frombuffer(inside, kind, count=len(inside) // kind.itemsize))
-            length += len(chunk)
-        length = offset + length if compressed else path.stat().st_size
-    if length < offset + size:
-        raise ImageFileError(f"{path} is truncated: its header promises {offset + size} bytes, {length} are there; copy it again.", "truncated")
-    refuse_not_finite(not_finite, path)
-
-
-def _nifti_layout(head: bytes, path: Path) -> tuple[int, int, np.dtype]:
-    """Return where a NIfTI file's data begin, how many bytes they take, and their number type."""
-    sizes = {struct.unpack(order + "i", head[:4])[0] for order in "<>"} if len(head) >= 4 else set()
-    size = next(iter(sizes & set(NIFTI_HEADERS)), 0)
-    if not 0 < size <= len(head):
-        raise ImageFileError(f"{path} does not begin with a NIfTI header; it may be another format under this name; export it again.", "header")
-    header = NIFTI_HEADERS[size](head[:size], check=False)
-    if header["magic"].item() not in (b"n+1", b"n+2"):
-        raise ImageFileError(f"{path} is a NIfTI header whose data lie in another file; save header and data as one .nii.gz file.", "header")
-    axes = int(header["dim"][0])
-    lengths = [int(n) for n in header["dim"][1 : 1 + max(axes, 0)]]
-    if not 2 <= axes <= 7 or min(lengths) < 1:
-        raise ImageFileError(f"{path} has {axes} axes of lengths {lengths}, expected 2 to 7 axes of at least 1; export it again.", "header")
-    offset = float(header["vox_offset"])
-    if not 0 <= offset <= MAX_OFFSET:
-        raise ImageFileError(f"{path} does not say where its data begin (vox_offset is {offset}); export it again.", "header")
-    try:
-        kind = header.get_data_dtype()
-    except (HeaderDataError, KeyError) as error:
-        raise ImageFileError(f"{path} has an unknown data type ({error}); export it again.", "header") from None
-    if kind.kind == "c":
-        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
-    return max(int(offset), size + EXTENSION_FLAG), math.prod(lengths) * kind.itemsize, kind
 
 
 def _check_mha(path: Path) -> None:
@@ -187,7 +142,7 @@ def _check_begins_as_gzip(path: Path) -> None:
         head = file.read(4)
     if head[:2] == GZIP_MAGIC:
         return
-    if len(head) == 4 and any(struct.unpack(order + "i", head)[0] in NIFTI_HEADERS for order in "<>"):
+    if len(head) == 4 and any(struct.unpack(order + "i", head)[0] in NIFTI_BYTES for order in "<>"):
         raise ImageFileError(f"{path} is not compressed, although its name says so; compress it with gzip.", "not-gzip") from None
     message = f"{path} is no gzip file, it begins with {head!r}; it may be a placeholder or another format under this name; copy it again."
     raise ImageFileError(message, "header") from None

@@ -8,18 +8,16 @@ is 0 and the axes are LPS. Spacing is pixdim. (nibabel alone would take any sfor
 from __future__ import annotations
 
 import logging
-import zlib
 from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError as NibabelFileError
 from nibabel.spatialimages import HeaderDataError
 
 from samunet.core.codec import atomic_path
 from samunet.core.geometry import Geometry, Vector3
 from samunet.errors import ImageFileError
-from samunet.imageio.integrity import check_file
+from samunet.imageio.nifti import read_nifti
 from samunet.imageio.reader import ImageReader, LoadedFile, as_channels, check_segmentation
 
 logger = logging.getLogger(__name__)
@@ -28,7 +26,6 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 ORTHOGONAL = 1e-4  # ITK refuses axes whose cosine is above this and repairs those below 1e-5 in silence
 SINGULAR = 1e-2  # smallest singular value of the unit axes; below it two axes coincide
 MM_BY_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's code for m, mm, um
-READ_ERRORS = (NibabelFileError, HeaderDataError, OSError, ValueError, OverflowError, EOFError, zlib.error)
 
 
 class NibabelIO(ImageReader):
@@ -67,20 +64,14 @@ def load(path: Path) -> LoadedFile:
     Raises:
         ImageFileError: the file is damaged, or its axes span no volume.
     """
-    check_file(path)
-    try:
-        image = nibabel.load(path)
-        array = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except READ_ERRORS as error:
-        raise ImageFileError(f"{path} cannot be read: {error}; export it again.") from None
+    header, array = read_nifti(path)
     planar = array.ndim == 2
     if array.dtype.names:  # RGB
-        array = np.stack([array[name] for name in array.dtype.names], axis=-1)
-        array = array[:, :, None] if planar else array
-    elif planar:
-        array = array[:, :, None]
-    array = as_channels(array.T, path)
-    return array, _geometry(image.header, array.shape[1:], planar, path)  # type: ignore[arg-type]
+        array = np.stack([array[name] for name in array.dtype.names])
+    if planar:
+        array = array[..., None, :, :]
+    array = as_channels(array, path)
+    return array, _geometry(header, array.shape[1:], planar, path)
 
 
 def _geometry(header: nibabel.Nifti1Header, shape: tuple[int, int, int], planar: bool, path: Path) -> Geometry:

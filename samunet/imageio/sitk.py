@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ from samunet.core.codec import atomic_path
 from samunet.core.geometry import IDENTITY_DIRECTION, Geometry, Vector3
 from samunet.errors import ImageFileError
 from samunet.imageio import dicom, nibabel_reader
-from samunet.imageio.integrity import check_file, is_nifti
+from samunet.imageio.integrity import check_file
+from samunet.imageio.nifti import is_nifti
 from samunet.imageio.reader import ImageReader, LoadedFile, as_channels, check_segmentation
-
-logger = logging.getLogger(__name__)
 
 
 class SimpleITKIO(ImageReader):
@@ -27,19 +25,15 @@ class SimpleITKIO(ImageReader):
     def load(self, path: Path) -> LoadedFile:
         """See ImageReader; a 4D or multi-component file gives several channels, a folder the DICOM series in it."""
         if path.is_dir():
-            return _from_itk(dicom.read_series(path), path)
-        check_file(path)
-        # Beside scan.nii, ITK takes the voxels of scan.nii for scan.nii.gz too (ITK issue 2243; measured with SimpleITK 2.5.7).
-        if path.name.lower().endswith(".nii.gz") and path.with_suffix("").exists():
+            return from_itk(dicom.read_series(path), path)
+        if is_nifti(path):
             return nibabel_reader.load(path)
+        check_file(path)
         try:
             image = sitk.ReadImage(str(path))
         except RuntimeError as error:
-            if is_nifti(path):  # ITK refuses NIfTI-2 and axes that are not orthogonal; nibabel repairs the latter with a warning
-                logger.info("SimpleITK refuses %s (%s); nibabel is asked instead.", path, _reason(error))
-                return nibabel_reader.load(path)
             raise ImageFileError(f"{path} cannot be read: {_reason(error)} Export it again, or convert it to .nii.gz.") from None
-        return _from_itk(image, path)
+        return from_itk(image, path)
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """See ImageReader."""
@@ -63,7 +57,8 @@ class SimpleITKIO(ImageReader):
                 raise ImageFileError(f"{path} cannot be written: {_reason(error)}") from None
 
 
-def _from_itk(image: sitk.Image, path: Path) -> LoadedFile:
+def from_itk(image: sitk.Image, path: Path) -> LoadedFile:
+    """Turn what SimpleITK has read into channels and their grid; raises ImageFileError for complex numbers."""
     if "complex" in image.GetPixelIDTypeAsString():
         raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
     array = sitk.GetArrayFromImage(image)

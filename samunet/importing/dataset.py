@@ -20,7 +20,7 @@ from samunet.core.codec import read_json, write_json
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import READERS, dicom, reader_for
-from samunet.imageio.integrity import is_nifti
+from samunet.imageio.nifti import is_nifti
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 from samunet.importing.repair import Repairs, repair_file
 from samunet.progress import each

@@ -13,8 +13,8 @@ import numpy as np
 from samunet.core.codec import atomic_path
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
-from samunet.imageio.integrity import is_nifti
 from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_of, affine_that_counts, skew, unit_axes
+from samunet.imageio.nifti import is_nifti
 
 
 @dataclass(frozen=True, kw_only=True)

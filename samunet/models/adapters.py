@@ -16,7 +16,7 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 from samunet.models.convolution import Convolution
-from samunet.sam.build import LAYER_NORM_EPS
+from samunet.sam.backbones import LAYER_NORM_EPS
 from samunet.sam.decoder import IMAGE_TO_TOKEN, SELF, TOKEN_TO_IMAGE, DecoderSites
 from samunet.sam.encoder import Sites
 

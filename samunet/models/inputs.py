@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samunet.errors import ConfigError
-from samunet.sam.build import PIXEL_MEAN, PIXEL_STD, TOKEN_PIXELS
+from samunet.sam.backbones import PIXEL_MEAN, PIXEL_STD
 
 PIXEL_RANGES = ("sam", "unit")
 FLAT = 1e-8  # a slab without contrast stays at zero
@@ -65,9 +65,3 @@ class SAMPixels(nn.Module):
             planes = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)
         missing = [want - have for want, have in zip(self.encoder_size, planes.shape[2:], strict=True)]
         return F.pad(planes, (0, missing[1], 0, missing[0])).unflatten(0, (image.shape[0], image.shape[2]))
-
-
-def encoder_size(patch_plane: Sequence[int], scale: float) -> tuple[int, int]:
-    """Return the (H, W) pixels of the encoder for a patch plane: scaled, then up to the next multiple of 16."""
-    height, width = (-(-round(side * scale) // TOKEN_PIXELS) * TOKEN_PIXELS for side in patch_plane)
-    return height, width

@@ -5,9 +5,7 @@ Axes: B batch, C channels, D H W voxels, h w token rows and columns, K outputs. 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -15,37 +13,15 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from samunet.core.batch import Batch
-from samunet.core.geometry import Shape
-from samunet.core.plan import Preference, Topology
 from samunet.models.adapters import merge_updates
 from samunet.models.embeddings import EmbeddingCache
-from samunet.models.inputs import SAMPixels, encoder_size
+from samunet.models.inputs import SAMPixels
 from samunet.models.losses import nearest, slab_sums, slab_terms
-from samunet.models.segmenter import NetworkSpec, ParameterGroup, SlabSegmenter, groups_around
+from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.slab import slicewise
-from samunet.sam.build import TOKEN_PIXELS, Backbone
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import encoder_size
 from samunet.sam.encoder import Sites, embed_patches, encode
-
-PUBLISHED_SIDE = 512  # encoder pixels, MA-SAM's and SAMed's
-DECODER_WEIGHTS = 6e6  # of SAM's mask decoder with a dozen class tokens
-TOKENS_ACROSS = 2.0  # tokens that the smallest class should span: a first rule, not yet studied
-WITHOUT_GRADIENT = {
-    "head.mask_decoder.iou_prediction_head": "SAM's quality head has no loss",
-    "head.prompt_encoder.point_embeddings": "there are no points and no boxes",
-    "head.prompt_encoder.not_a_point_embed": "there are no points and no boxes",
-    "head.prompt_encoder.mask_downscaling": "there is no mask prompt",
-}
-"""Parameters of a class-token head that no loss reaches, and why; kept for the published checkpoint formats."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptFreeConfig:
-    """Options that these methods share."""
-
-    pixel_range: str = "sam"
-    """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]."""
-    checkpointing: bool = False
-    """Run each block again in the backward pass instead of keeping its activations."""
 
 
 class PromptFreeSAM(SlabSegmenter):
@@ -147,55 +123,3 @@ class PromptFreeSAM(SlabSegmenter):
         elif planes.shape[2:] != tuple(shape[1:]):
             planes = F.interpolate(planes, size=tuple(shape[1:]), mode="bilinear", align_corners=False)
         return planes.unflatten(0, (logits.shape[0], shape[0])).movedim(2, 1)
-
-
-def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
-    """Choose the encoder scale so that the smallest class spans two tokens, within the side that the publications used.
-
-    Coarser scales follow, for when memory is short: these methods lose more by a cut plane than by coarser tokens.
-
-    Args:
-        topology: not used; these methods have no convolutional path.
-        patch_size: (D, H, W) voxels.
-        smallest_class_voxels: typical in-plane diameter of the smallest class, in voxels.
-    """
-    best = max(1.0, math.floor(4 * min(TOKENS_ACROSS * TOKEN_PIXELS / smallest_class_voxels, PUBLISHED_SIDE / max(patch_size[1:]))) / 4)
-    choices = []
-    for quarters in range(round(4 * best), 3, -1):
-        scale = quarters / 4
-        grid = [side // TOKEN_PIXELS for side in encoder_size(patch_size[1:], scale)]
-        reason = (
-            f"the smallest class ({smallest_class_voxels:.0f} voxels across) spans {smallest_class_voxels * scale / TOKEN_PIXELS:.1f} tokens; wanted "
-            f"are {TOKENS_ACROSS:g}, where memory and {PUBLISHED_SIDE} encoder pixels a side allow; a slice has {grid[0]} x {grid[1]} tokens"
-        )
-        choices.append(Preference(scale=scale, reason=reason))
-    return tuple(choices)
-
-
-def step_gib(
-    spec: NetworkSpec,
-    backbone: Backbone,
-    batch_size: int,
-    *,
-    adapter_width: int,
-    upsampling: int,
-    checkpointing: bool = False,
-    encoder_learns: bool = True,
-) -> float:
-    """Estimate the memory of one mixed-precision training step in GiB.
-
-    A token needs about 18 embeddings a block for its own layers, 8 adapter widths, and its row of relative positions; the
-    decoder about 3 feature maps of each resolution; logits and label sums about 6 maps of the patch a class.
-    """
-    height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
-    slices = batch_size * spec.patch_size[0]
-    per_token = 18 * backbone.width + 8 * adapter_width + 3 * backbone.heads * (height + width)
-    blocks = 0.5 if not encoder_learns else 1 + backbone.depth / 18 if checkpointing else backbone.depth
-    tokens = slices * height * width * blocks * per_token * 4
-    maps = sum((4**level) * backbone.decoder_width / 2**level for level in range(1, 5 if upsampling == 16 else 3))
-    decoder = slices * height * width * 3 * maps * 4
-    outputs = 6 * slices * spec.labels.outputs * spec.patch_size[1] * spec.patch_size[2] * 4
-    adapters = 2 * backbone.depth * adapter_width * (2 * backbone.width + 3 * adapter_width)
-    weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained or not encoder_learns else 16)
-    weights += 16 * (adapters + DECODER_WEIGHTS * (backbone.decoder_width / 256) ** 2)
-    return (tokens + decoder + outputs + weights) / 2**30

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from samunet.checking.run import CheckReport, check_dataset
 from samunet.core.codec import decode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json, training_cases
 from samunet.core.fingerprint import Fingerprint
@@ -14,6 +14,9 @@ from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError
 from samunet.imageio import ImageReader, reader_for
 from samunet.planning.extract import describes, extract_fingerprint
+
+if TYPE_CHECKING:
+    from samunet.checking.run import CheckReport
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ def open_dataset(workspace: Workspace, wanted: str | int) -> RawDataset:
 
 def check(workspace: Workspace, wanted: str | int, *, threads: int, quiet: bool = False) -> CheckReport:
     """Find everything that is wrong with a raw dataset, before anything of it is used."""
+    from samunet.checking.run import check_dataset  # draws with matplotlib, which takes a while to load
+
     return check_dataset(workspace.raw / workspace.dataset_name(wanted), threads=threads, quiet=quiet)
 
 

@@ -7,9 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from samunet.core.codec import decode, read_json
 from samunet.core.dataset import DatasetSpec, read_dataset_json
@@ -20,16 +18,17 @@ from samunet.core.plan import DEFAULT_PLANS_NAME, Configuration, Plan, Topology,
 from samunet.core.plugins import load_variant
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError, PlanningError
-from samunet.memory import measure_step
-from samunet.models.segmenter import NetworkSpec
+from samunet.models.spec import NetworkSpec
 from samunet.ops.normalize import scheme_for
 from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, open_dataset
 from samunet.planning.planners.default import Method, Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.preprocessing.run import preprocess_dataset
-from samunet.sam.build import Backbone, backbone_named
+from samunet.sam.backbones import Backbone, backbone_named
 from samunet.sam.checkpoints import checkpoint_named, find_checkpoint, find_weights, trusted_sha256
-from samunet.sam.weights import check_weights
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +88,8 @@ def plan(
 
 def _measured(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, made: Plan, options: PlanOptions, device: torch.device) -> Plan:
     """Run a training step of every configuration, and plan those again that need more memory than was asked for."""
+    from samunet.memory import measure_step
+
     for name in made.configurations:
         for again in range(MOST_MEASUREMENTS, -1, -1):
             step = measure_step(made, name, dataset.spec.labels, device, workspace.weights_folders, TRAINED_IN[made.precision])
@@ -262,6 +263,8 @@ def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Bac
         return backbone, None, None, f"{backbone.name} as asked for, without pretrained weights"
     weights = find_weights(options.weights or f"sam_{backbone.name}", folders)
     sha256 = trusted_sha256(weights, options.sha256, folders)
+    from samunet.sam.weights import check_weights  # needs torch, which plans without weights do not wait for
+
     check_weights(backbone, weights)
     choice = f", chosen from {OFFICIAL_BACKBONE} and {EMBEDDED_BACKBONE} because its checkpoint is at hand" if automatic else ""
     return backbone, weights, sha256, f"{backbone.name} with the pretrained weights {weights.name}{choice}"

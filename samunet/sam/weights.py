@@ -16,7 +16,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from samunet.errors import CheckpointError, WeightsAbsentError
-from samunet.sam.build import BACKBONES, Backbone
+from samunet.sam.backbones import BACKBONES, Backbone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,17 @@ See documentation/methods/frozen.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from segment_anything.modeling import Sam
+from typing import TYPE_CHECKING
 
 from samunet.errors import ConfigError
-from samunet.models.decoders import ClassTokenMasks, convolutional_head, linear_head
-from samunet.models.promptfree import WITHOUT_GRADIENT, PromptFreeSAM, preferred, step_gib
-from samunet.models.segmenter import NetworkSpec, SlabSegmenter
-from samunet.sam.build import Backbone
+from samunet.models.promptfree_rules import WITHOUT_GRADIENT, preferred, step_gib
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import Backbone
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+    from samunet.models.segmenter import SlabSegmenter
 
 __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
 
@@ -50,6 +53,9 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     Raises:
         ConfigError: the encoder has no pretrained weights, and `random_encoder` does not accept that.
     """
+    from samunet.models.decoders import ClassTokenMasks, convolutional_head, linear_head
+    from samunet.models.promptfree import PromptFreeSAM
+
     if not spec.pretrained and not config.random_encoder:
         raise ConfigError(
             "frozen: an encoder without pretrained weights would stay random. Plan with pretrained weights (-backbone vit_b), choose another "

@@ -6,14 +6,17 @@ See documentation/methods/full.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from segment_anything.modeling import Sam
+from typing import TYPE_CHECKING
 
 from samunet.errors import ConfigError
-from samunet.models.decoders import ClassTokenMasks
-from samunet.models.promptfree import WITHOUT_GRADIENT, PromptFreeConfig, PromptFreeSAM, preferred, step_gib
-from samunet.models.segmenter import NetworkSpec, SlabSegmenter
-from samunet.sam.build import Backbone
+from samunet.models.promptfree_rules import WITHOUT_GRADIENT, PromptFreeConfig, preferred, step_gib
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import Backbone
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+    from samunet.models.segmenter import SlabSegmenter
 
 __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
 
@@ -41,6 +44,9 @@ class Config(PromptFreeConfig):
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
+    from samunet.models.decoders import ClassTokenMasks
+    from samunet.models.promptfree import PromptFreeSAM
+
     return PromptFreeSAM(
         sam,
         spec,

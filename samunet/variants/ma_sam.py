@@ -5,24 +5,23 @@ Depth is the slab: slices meet only in the adapters' depth convolutions. See doc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-
-import torch
-from segment_anything.modeling import Sam
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
-from samunet.errors import CheckpointError, ConfigError
-from samunet.models import promptfree
-from samunet.models.adapters import MASAMSites, SharedFactors
-from samunet.models.decoders import ClassTokenMasks
-from samunet.models.promptfree import WITHOUT_GRADIENT, PromptFreeConfig, PromptFreeSAM, step_gib
-from samunet.models.segmenter import NetworkSpec, SlabSegmenter
-from samunet.sam.build import Backbone
+from samunet.errors import ConfigError
+from samunet.models import promptfree_rules
+from samunet.models.promptfree_rules import WITHOUT_GRADIENT, PromptFreeConfig, step_gib
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import Backbone
 
-__all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "load_official", "official_state", "preferred"]
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+    from samunet.models.segmenter import SlabSegmenter
+
+__all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
 
 SOURCE = "Chen et al., MA-SAM: Modality-agnostic SAM adaptation for 3D medical image segmentation, Medical Image Analysis 2024."
 STARTS_AS = None  # the authors start the adapters at random; initialization="zero" starts as SAM
@@ -58,6 +57,10 @@ class Config(PromptFreeConfig):
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
+    from samunet.models.adapters import MASAMSites, SharedFactors
+    from samunet.models.decoders import ClassTokenMasks
+    from samunet.models.promptfree import PromptFreeSAM
+
     width = sam.image_encoder.pos_embed.shape[-1]
     factors = SharedFactors(width, config.rank) if config.rank > 0 else None
     zero = config.initialization == "zero"
@@ -68,59 +71,10 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
     """Return the encoder scales of all prompt-free methods, with the authors' five slices a slab."""
-    return tuple(replace(choice, depth=SLAB_DEPTH) for choice in promptfree.preferred(topology, patch_size, smallest_class_voxels))
+    return tuple(replace(choice, depth=SLAB_DEPTH) for choice in promptfree_rules.preferred(topology, patch_size, smallest_class_voxels))
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
     """Estimate the memory of one mixed-precision training step in GiB."""
     config = config or Config()
     return step_gib(spec, backbone, batch_size, adapter_width=config.adapter_width, upsampling=config.upsampling, checkpointing=config.checkpointing)
-
-
-def official_state(network: PromptFreeSAM) -> dict[str, Tensor]:
-    """Return what the authors' code saves: adapters, FacT, prompt encoder and mask decoder under its names, on the CPU."""
-    own = network.state_dict()
-    return {official: own[name].detach().cpu().clone() for official, name in _names(network)}
-
-
-@torch.no_grad()
-def load_official(network: PromptFreeSAM, stored: Mapping[str, Tensor]) -> None:
-    """Fill a network with a checkpoint of the authors' format; SAM's own weights must be in it already.
-
-    Raises:
-        CheckpointError: a tensor is missing, unexpected, or of another shape.
-    """
-    own, names = network.state_dict(), dict(_names(network))
-    missing, unexpected = sorted(set(names) - set(stored)), sorted(set(stored) - set(names))
-    if missing or unexpected:
-        raise CheckpointError(
-            f"This is no MA-SAM checkpoint for this network: {len(missing)} tensors are missing ({', '.join(missing[:3])}), {len(unexpected)} are "
-            f"unexpected ({', '.join(unexpected[:3])}). Backbone, rank, upsampling and number of classes must be those of its training."
-        )
-    for official, name in names.items():
-        if stored[official].shape != own[name].shape:
-            raise CheckpointError(
-                f"MA-SAM checkpoint: tensor '{official}' has shape {tuple(stored[official].shape)}, the network needs {tuple(own[name].shape)}. "
-                "Backbone, rank, adapter width and number of classes must be those of its training."
-            )
-        own[name].copy_(stored[official])
-
-
-def _names(network: PromptFreeSAM) -> Iterator[tuple[str, str]]:
-    """Pairs of the authors' tensor name and ours."""
-    has_factors = network.sites[0].factors is not None
-    if has_factors:
-        yield "image_encoder.FacTu.weight", "sites.0.factors.down.weight"
-        yield "image_encoder.FacTv.weight", "sites.0.factors.up.weight"
-    parts = {"norm": ("norm", "weight bias"), "linear_down": ("down", "weight"), "conv": ("depth", "weight bias"), "linear_up": ("up", "weight")}
-    for index in range(len(network.sites)):
-        if has_factors:
-            yield f"q_FacTs_{index:03d}", f"sites.{index}.query.weight"
-            yield f"v_FacTs_{index:03d}", f"sites.{index}.value.weight"
-        for place, suffix in (("before", ""), ("after", "_2")):
-            for official, (part, kinds) in parts.items():
-                for kind in kinds.split():
-                    block = f"image_encoder.ImageEncoderViT.blocks.{index}.Block"
-                    yield f"{block}.adapter_{official}{suffix}.{kind}", f"sites.{index}.{place}.{part}.{kind}"
-    for name in network.head.state_dict():
-        yield name, f"head.{name}"

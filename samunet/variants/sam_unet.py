@@ -6,28 +6,21 @@ At step 0 the network equals the plain U-Net. See documentation/methods/sam_unet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from segment_anything.modeling import Sam
-from torch import Tensor, nn
-
-from samunet.core.batch import Batch
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
 from samunet.errors import ConfigError, PlanningError
-from samunet.models.adapters import MASAMSites, SharedFactors, merge_updates
-from samunet.models.heads import ClassTokenHead
-from samunet.models.inputs import SAMPixels, encoder_size
-from samunet.models.losses import deep_supervision_terms, segmentation_terms
-from samunet.models.segmenter import NetworkSpec, ParameterGroup, SlabSegmenter, groups_around
-from samunet.models.unet import Decoder, Encoder
-from samunet.sam.build import TOKEN_PIXELS, Backbone
-from samunet.sam.encoder import embed_patches, encode
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+    from samunet.models.segmenter import SlabSegmenter
 
 SOURCE = (
     "samunet's own. It composes nnU-Net (Isensee et al., Nature Methods 2021), Segment Anything (Kirillov et al., ICCV 2023), "
@@ -77,7 +70,9 @@ class Config:
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
-    """Compose the network around a SAM whose token grid fits `spec` (see `samunet.models.inputs.encoder_size`)."""
+    """Compose the network around a SAM whose token grid fits `spec` (see `samunet.sam.backbones.encoder_size`)."""
+    from samunet.variants._sam_unet import SAMUNet
+
     return SAMUNet(sam, spec, config)
 
 
@@ -119,7 +114,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     """
     config = config or Config()
     strides = _cumulative(spec.topology)
-    voxels = [torch.Size(-(-size // stride) for size, stride in zip(spec.patch_size, total, strict=True)).numel() for total in strides]
+    voxels = [math.prod(-(-size // stride) for size, stride in zip(spec.patch_size, total, strict=True)) for total in strides]
     convolutions = [1] + [2] * (len(voxels) - 1)
     features = sum(count * width * size for count, width, size in zip(convolutions, spec.topology.widths, voxels, strict=True))
     features += sum(2 * width * size for width, size in zip(spec.topology.widths[:-1], voxels[:-1], strict=True))
@@ -129,142 +124,40 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
         return convolutions_gib
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     depth = spec.patch_size[0]
-    if _token_source(spec, config) == "features":
-        depth = -(-depth // strides[_injection_stage(spec)][0])
-    per_token = 18 * backbone.width + 8 * _adapter_width(backbone.width, spec, config) + 3 * backbone.heads * (height + width)
+    if token_source(spec, config) == "features":
+        depth = -(-depth // strides[injection_stage(spec)][0])
+    per_token = 18 * backbone.width + 8 * adapter_width(backbone.width, spec, config) + 3 * backbone.heads * (height + width)
     blocks = 1 + backbone.depth / 18 if config.checkpointing else backbone.depth
     tokens = depth * height * width * blocks * per_token * 4
     weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
     return convolutions_gib + (batch_size * tokens + weights) / 2**30
 
 
-@lru_cache(maxsize=256)
 def _convolution_weights(channels: int, topology: Topology) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for path in (Encoder(channels, topology), Decoder(topology)) for parameter in path.parameters())
+    """Count the weights of `samunet.models.unet`'s encoder and decoder; a convolution has a bias and its norm two weights a channel."""
+    widths, strides, kernels = topology.widths, topology.strides, topology.kernels
+
+    def convolution(inputs: int, outputs: int, kernel: Shape) -> int:
+        return outputs * (inputs * math.prod(kernel) + 3)
+
+    encoder = sum(convolution(inputs, width, kernel) for inputs, width, kernel in zip((channels, *widths), widths, kernels, strict=False))
+    encoder += sum(convolution(width, width, kernel) for width, kernel in zip(widths[1:], kernels[1:], strict=True))
+    decoder = sum(
+        skip * (below * math.prod(stride) + 1) + convolution(2 * skip, skip, kernel)
+        for (skip, below), stride, kernel in zip(pairwise(widths), strides[1:], kernels, strict=False)
+    )
+    return encoder + decoder
 
 
-class SAMUNet(SlabSegmenter):
-    """See the module docstring; build it with `build`."""
-
-    def __init__(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
-        super().__init__()
-        self.labels = spec.labels
-        self.batch_dice = spec.patch_size[0] == 1  # nnU-Net's rule: over the batch in 2D, per sample in 3D
-        widths, outputs = spec.topology.widths, spec.labels.outputs
-        self.convolutions = Encoder(len(spec.schemes), spec.topology)
-        self.decoder = Decoder(spec.topology)
-        levels = max(1, len(widths) - 2) if config.deep_supervision else 1  # nnU-Net gives the lowest level no weight
-        self.outputs = nn.ModuleList(nn.Conv3d(width, outputs, 1) for width in widths[:levels])
-        if not config.sam_path:
-            self.sam, self.gates, self.head = None, nn.ModuleList(), None
-            return
-        self.stage = _injection_stage(spec)
-        self.sam = SAMPath(sam, spec, config, self.stage)
-        injected = widths[self.stage :] if config.injection == "deep" else widths[self.stage : self.stage + 1]
-        self.gates = nn.ModuleList(nn.Conv3d(self.sam.features, stage_width, 1) for stage_width in injected)
-        for gate in self.gates:
-            nn.init.zeros_(gate.weight)
-            nn.init.zeros_(gate.bias)
-        self.head = ClassTokenHead(sam, outputs, widths[0]) if config.class_tokens else None
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self._logits(image)[0]
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self._logits(batch.image)
-        if len(logits) == 1:
-            return segmentation_terms(logits[0], batch.label, self.labels, batch_dice=self.batch_dice)
-        return deep_supervision_terms(logits, batch.label, self.labels, batch_dice=self.batch_dice)
-
-    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
-        return groups_around(self, self.sam.backbone if self.sam is not None else None)
-
-    def merge(self) -> None:
-        if self.sam is not None:
-            merge_updates(self.sam.backbone, self.sam.sites)
-
-    def _logits(self, image: Tensor) -> list[Tensor]:
-        """Logits of every supervised level, full resolution first."""
-        skips: list[Tensor] = []
-        features = image
-        for index, stage in enumerate(self.convolutions.stages):
-            features = stage(features)
-            if self.sam is not None and index == self.stage:
-                embedding, injected = self.sam(image, features)
-            if self.sam is not None and 0 <= index - self.stage < len(self.gates):
-                features = features + self.gates[index - self.stage](_resize(injected, features.shape[2:]))
-            skips.append(features)
-        decoded = self.decoder(skips)
-        levels = [output(level) for output, level in zip(self.outputs, decoded, strict=False)]
-        if self.head is not None:
-            levels[0] = levels[0] + self.head(embedding, decoded[0])
-        return levels if self.training else levels[:1]
-
-
-class SAMPath(nn.Module):
-    """The adapted SAM encoder and what is taken from it.
-
-    Args:
-        sam: for the token grid of `spec`; its encoder is used, not copied.
-        stage: index of the U-Net stage whose in-plane stride is the token pitch.
-    """
-
-    def __init__(self, sam: Sam, spec: NetworkSpec, config: Config, stage: int) -> None:
-        super().__init__()
-        self.backbone = sam.image_encoder.requires_grad_(not spec.pretrained)
-        width = self.backbone.pos_embed.shape[-1]
-        self.tokens: nn.Module
-        if _token_source(spec, config) == "patches":
-            self.tokens = SAMPixels(spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale))
-        else:
-            self.tokens = nn.Linear(spec.topology.widths[stage], width)
-            self.backbone.patch_embed = nn.Identity()  # its place is taken by self.tokens
-        bottleneck = _adapter_width(width, spec, config)
-        factors = SharedFactors(width, config.rank) if spec.pretrained and config.rank > 0 else None
-        self.sites = nn.ModuleList(MASAMSites(width, bottleneck, factors) for _ in self.backbone.blocks)
-        self.taps = tuple(len(self.backbone.blocks) * quarter // 4 - 1 for quarter in (1, 2, 3, 4))  # where ViT-B, L and H attend globally
-        sources = [width] * len(self.taps) + [sam.mask_decoder.transformer_dim]
-        self.norms = nn.ModuleList(nn.LayerNorm(source) for source in sources)
-        self.checkpointing = config.checkpointing
-        self.features = sum(sources)
-        """Channels F of what `forward` gives for injection."""
-
-    def forward(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the (B, D', C, h, w) embedding, and all tapped features as (B, F, D', h, w) cut to the unpadded plane.
-
-        Args:
-            image: (B, C, D, H, W) normalized image.
-            features: (B, F', D', h', w') of the U-Net's stage.
-        """
-        if isinstance(self.tokens, SAMPixels):
-            tokens = embed_patches(self.backbone, self.tokens(image))
-        else:
-            grid = (features.shape[2], *self.backbone.pos_embed.shape[1:3])
-            tokens = self.tokens(_resize(features, grid).movedim(1, -1))
-        encoded = encode(self.backbone, tokens, self.sites, self.taps, checkpointing=self.checkpointing)
-        sources = (*encoded.global_blocks, encoded.neck.movedim(2, -1))
-        joined = torch.cat([norm(source) for norm, source in zip(self.norms, sources, strict=True)], dim=-1)
-        height, width = features.shape[3:]
-        return encoded.neck, joined.movedim(-1, 1)[..., :height, :width]
-
-
-def _resize(features: Tensor, shape: Sequence[int]) -> Tensor:
-    """Bring (B, F, D, h, w) features to another grid: pooled where it is coarser, linearly interpolated where not."""
-    if tuple(features.shape[2:]) == tuple(shape):
-        return features
-    if all(have >= want for have, want in zip(features.shape[2:], shape, strict=True)):
-        return F.adaptive_avg_pool3d(features, tuple(shape))
-    return F.interpolate(features, size=tuple(shape), mode="trilinear")
-
-
-def _token_source(spec: NetworkSpec, config: Config) -> str:
+def token_source(spec: NetworkSpec, config: Config) -> str:
+    """Return where tokens come from, "patches" or "features"."""
     if config.token_source != "auto":
         return config.token_source
     return "patches" if spec.pretrained else "features"
 
 
-def _adapter_width(width: int, spec: NetworkSpec, config: Config) -> int:
+def adapter_width(width: int, spec: NetworkSpec, config: Config) -> int:
+    """Return the bottleneck of the 3D adapters on tokens of `width`; 0 without adapters."""
     wanted = spec.pretrained if config.depth_adapters == "auto" else config.depth_adapters == "yes"
     return max(1, round(config.adapter_ratio * width)) if wanted else 0
 
@@ -278,8 +171,8 @@ def _pitch(stride: Shape) -> int:
     return max(stride[1:])
 
 
-def _injection_stage(spec: NetworkSpec) -> int:
-    """Index of the first U-Net stage whose in-plane stride is the token pitch."""
+def injection_stage(spec: NetworkSpec) -> int:
+    """Return the index of the first U-Net stage whose in-plane stride is the token pitch."""
     pitch = round(TOKEN_PIXELS / spec.encoder_scale)
     for index, stride in enumerate(_cumulative(spec.topology)):
         if _pitch(stride) == pitch:

@@ -6,15 +6,17 @@ See documentation/methods/samed.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from segment_anything.modeling import Sam
+from typing import TYPE_CHECKING
 
 from samunet.errors import ConfigError
-from samunet.models.adapters import LoRASites, decoder_lora
-from samunet.models.decoders import ClassTokenMasks
-from samunet.models.promptfree import WITHOUT_GRADIENT, PromptFreeConfig, PromptFreeSAM, preferred, step_gib
-from samunet.models.segmenter import NetworkSpec, SlabSegmenter
-from samunet.sam.build import Backbone
+from samunet.models.promptfree_rules import WITHOUT_GRADIENT, PromptFreeConfig, preferred, step_gib
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import Backbone
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+    from samunet.models.segmenter import SlabSegmenter
 
 __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
 
@@ -41,6 +43,10 @@ class Config(PromptFreeConfig):
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
+    from samunet.models.adapters import LoRASites, decoder_lora
+    from samunet.models.decoders import ClassTokenMasks
+    from samunet.models.promptfree import PromptFreeSAM
+
     width = sam.image_encoder.pos_embed.shape[-1]
     transformer = sam.mask_decoder.transformer
     decoder_sites = decoder_lora(transformer, config.rank) if config.adapt_decoder else None

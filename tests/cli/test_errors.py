@@ -156,7 +156,8 @@ def test_official_backbones_without_weights_end_with_4(environment, capsys):
 def test_weights_that_nobody_vouches_for_need_their_hash(environment, capsys, tmp_path):
     import torch
 
-    from samunet.sam.build import backbone_named, build_sam
+    from samunet.sam.backbones import backbone_named
+    from samunet.sam.build import build_sam
 
     path = tmp_path / "nano.pth"
     torch.save(build_sam(backbone_named("vit_nano"), (64, 64)).state_dict(), path)
@@ -173,7 +174,8 @@ def test_weights_of_another_backbone_are_refused_at_planning(environment, capsys
     import torch
 
     from samunet.core.codec import file_sha256
-    from samunet.sam.build import backbone_named, build_sam
+    from samunet.sam.backbones import backbone_named
+    from samunet.sam.build import build_sam
 
     path = tmp_path / "nano.pth"
     torch.save(build_sam(backbone_named("vit_nano"), (64, 64)).state_dict(), path)

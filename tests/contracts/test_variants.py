@@ -13,9 +13,9 @@ from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.core.plugins import load_variant, variant_names
 from samunet.inference.sliding_window import sliding_window
-from samunet.models.inputs import encoder_size
-from samunet.models.segmenter import NetworkSpec
-from samunet.sam.build import backbone_named, build_sam
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import backbone_named, encoder_size
+from samunet.sam.build import build_sam
 from samunet.sam.encoder import embed_patches, encode
 
 TOPOLOGY_3D = Topology(strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), widths=(4, 8, 12))

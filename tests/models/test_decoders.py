@@ -7,7 +7,8 @@ import math
 import torch
 
 from samunet.models.decoders import ClassTokenMasks
-from samunet.sam.build import backbone_named, build_sam
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
 
 NANO = backbone_named("vit_nano")
 

@@ -76,8 +76,8 @@ def made(fingerprint, spec=None, aim=None, **options):
 
 def sam_unet(memory_gib, fingerprint):
     """A plan with the default method's own memory estimate."""
-    from samunet.models.segmenter import NetworkSpec
-    from samunet.sam.build import backbone_named
+    from samunet.models.spec import NetworkSpec
+    from samunet.sam.backbones import backbone_named
     from samunet.variants import sam_unet as variant
 
     def cost(topology, patch, scale, batch):

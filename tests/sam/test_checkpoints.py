@@ -15,7 +15,8 @@ from samunet.cli import weights as command
 from samunet.core.codec import file_sha256
 from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError
 from samunet.sam import checkpoints
-from samunet.sam.build import backbone_named, build_sam
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
 from samunet.sam.checkpoints import CHECKPOINTS, checkpoint_named, find_weights, record_sha256, recorded_sha256, trusted_sha256
 from samunet.sam.download import download
 

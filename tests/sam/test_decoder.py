@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samunet.sam.build import backbone_named, build_sam
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
 from samunet.sam.decoder import DecoderSites, _run_layer, dense_positions, run_two_way
 
 

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from segment_anything.modeling import ImageEncoderViT
 
 from samunet.errors import CheckpointError, ConfigError, ShapeError, WeightsAbsentError
-from samunet.sam.build import BACKBONES, Backbone, backbone_named, build_sam
+from samunet.sam.backbones import BACKBONES, Backbone, backbone_named
+from samunet.sam.build import build_sam
 from samunet.sam.encoder import Sites, _run_block, embed_patches, encode, linear
 from samunet.sam.weights import load_weights
 

@@ -11,8 +11,9 @@ from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
-from samunet.models.segmenter import NetworkSpec
-from samunet.sam.build import backbone_named, build_sam
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
 from samunet.training.accumulate import backward, split
 from samunet.variants import ma_sam, sam_unet
 

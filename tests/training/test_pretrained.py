@@ -16,7 +16,8 @@ from samunet.core.codec import file_sha256, write_json
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError, DatasetError, WeightsAbsentError
 from samunet.inference.predictor import Predictor
-from samunet.sam.build import backbone_named, build_sam
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
 from samunet.training.config import TrainingConfig
 
 SHORT = {"epochs": 1, "iterations": 1, "batch_size": 2, "workers": 0, "precision": "fp32"}

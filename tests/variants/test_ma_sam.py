@@ -10,8 +10,9 @@ from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import CheckpointError, ConfigError
-from samunet.models.segmenter import NetworkSpec
-from samunet.sam.build import backbone_named, build_sam
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
 from samunet.sam.encoder import embed_patches, encode
 from samunet.variants import ma_sam
 

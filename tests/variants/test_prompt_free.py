@@ -13,9 +13,10 @@ from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
 from samunet.models.inputs import SAMPixels
-from samunet.models.promptfree import preferred
-from samunet.models.segmenter import NetworkSpec
-from samunet.sam.build import backbone_named, build_sam
+from samunet.models.promptfree_rules import preferred
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
 from samunet.variants import frozen, full, samed
 
 NANO = backbone_named("vit_nano")

@@ -12,9 +12,9 @@ from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
 from samunet.models.adapters import DepthAdapter
-from samunet.models.inputs import encoder_size
-from samunet.models.segmenter import NetworkSpec
-from samunet.sam.build import backbone_named, build_sam
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import backbone_named, encoder_size
+from samunet.sam.build import build_sam
 from samunet.variants import sam_unet
 
 SPEC = NetworkSpec(

@@ -1,0 +1,91 @@
+"""Read a NIfTI file in one pass: its header, its voxels, and its stream to the end, so that no damage passes.
+
+SimpleITK 2.5.7 returns zeros for the missing part of a truncated file, turns NaN and infinity into 0, and like nibabel 5.4.2 does not look
+at the checksum of a compressed stream; it also reads and decompresses a file more than once.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
+
+from samunet.errors import ImageFileError
+from samunet.imageio.integrity import CHUNK, NIFTI_BYTES, naming_damage, refuse_absent
+from samunet.imageio.reader import count_not_finite, refuse_not_finite
+
+EXTENSION_FLAG = 4  # bytes between header and data
+MAX_OFFSET = 1 << 31  # bytes; real files begin at 352, or later by the length of their header extensions
+HEADERS = dict(zip(NIFTI_BYTES, (nibabel.Nifti1Header, nibabel.Nifti2Header), strict=True))
+
+
+def is_nifti(path: Path) -> bool:
+    """Tell by the name whether a file is NIfTI."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def read_nifti(path: Path) -> tuple[nibabel.Nifti1Header, np.ndarray]:
+    """Read a plain or compressed NIfTI file to its end.
+
+    Returns:
+        The header, and the voxels with the header's scaling applied, axes in reverse: (..., z, y, x).
+
+    Raises:
+        ImageFileError: the file is absent, truncated or damaged, holds values that are not finite, or is of an unknown form.
+    """
+    refuse_absent(path)
+    compressed = path.name.lower().endswith(".gz")
+    with naming_damage(path), gzip.open(path, "rb") if compressed else path.open("rb") as file:
+        header = _header(file.read(max(HEADERS)), path)
+        offset, lengths, kind = _layout(header, path)
+        size = math.prod(lengths) * kind.itemsize
+        file.seek(offset)
+        payload = bytearray()  # grows with what is there; headers promise anything
+        while chunk := file.read(min(CHUNK, size - len(payload))):
+            payload += chunk
+        if len(payload) < size:
+            message = f"{path} is truncated: its header promises {offset + size} bytes, {offset + len(payload)} are there; copy it again."
+            raise ImageFileError(message, "truncated")
+        while compressed and file.read(CHUNK):  # the checksum stands at the end
+            pass
+    array = np.frombuffer(payload, kind).reshape(lengths[::-1])
+    if kind.kind == "f":
+        refuse_not_finite(count_not_finite(array), path)
+    slope, intercept = header.get_slope_inter()
+    return header, array if slope is None or kind.names else apply_read_scaling(array, slope, intercept)
+
+
+def _header(head: bytes, path: Path) -> nibabel.Nifti1Header:
+    sizes = {struct.unpack(order + "i", head[:4])[0] for order in "<>"} if len(head) >= 4 else set()
+    size = next(iter(sizes & set(HEADERS)), 0)
+    if not 0 < size <= len(head):
+        raise ImageFileError(f"{path} does not begin with a NIfTI header; it may be another format under this name; export it again.", "header")
+    header = HEADERS[size](head[:size], check=False)
+    if header["magic"].item() not in (b"n+1", b"n+2"):
+        raise ImageFileError(f"{path} is a NIfTI header whose data lie in another file; save header and data as one .nii.gz file.", "header")
+    return header
+
+
+def _layout(header: nibabel.Nifti1Header, path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
+    """Return where a file's data begin, the lengths of its axes, and its number type."""
+    axes = int(header["dim"][0])
+    lengths = tuple(int(n) for n in header["dim"][1 : 1 + max(axes, 0)])
+    if not 2 <= axes <= 7 or min(lengths) < 1:
+        raise ImageFileError(f"{path} has {axes} axes of lengths {list(lengths)}, expected 2 to 7 axes of at least 1; export it again.", "header")
+    offset = float(header["vox_offset"])
+    if not 0 <= offset <= MAX_OFFSET:
+        raise ImageFileError(f"{path} does not say where its data begin (vox_offset is {offset}); export it again.", "header")
+    try:
+        kind = header.get_data_dtype()
+        header.get_slope_inter()
+    except (HeaderDataError, KeyError) as error:
+        raise ImageFileError(f"{path} has an unknown data type or scaling ({error}); export it again.", "header") from None
+    if kind.kind == "c":
+        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
+    return max(int(offset), header.sizeof_hdr + EXTENSION_FLAG), lengths, kind

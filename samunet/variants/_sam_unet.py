@@ -1,0 +1,139 @@
+"""The network of sam_unet; see samunet.variants.sam_unet.
+
+Axes: B batch, C channels, D H W voxels, h w token rows and columns, E embedding, K outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from samunet.core.batch import Batch
+from samunet.models.adapters import MASAMSites, SharedFactors, merge_updates
+from samunet.models.heads import ClassTokenHead
+from samunet.models.inputs import SAMPixels
+from samunet.models.losses import deep_supervision_terms, segmentation_terms
+from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
+from samunet.models.spec import NetworkSpec
+from samunet.models.unet import Decoder, Encoder
+from samunet.sam.backbones import encoder_size
+from samunet.sam.encoder import embed_patches, encode
+from samunet.variants.sam_unet import Config, adapter_width, injection_stage, token_source
+
+
+class SAMUNet(SlabSegmenter):
+    """See the module docstring; build it with `build`."""
+
+    def __init__(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
+        super().__init__()
+        self.labels = spec.labels
+        self.batch_dice = spec.patch_size[0] == 1  # nnU-Net's rule: over the batch in 2D, per sample in 3D
+        widths, outputs = spec.topology.widths, spec.labels.outputs
+        self.convolutions = Encoder(len(spec.schemes), spec.topology)
+        self.decoder = Decoder(spec.topology)
+        levels = max(1, len(widths) - 2) if config.deep_supervision else 1  # nnU-Net gives the lowest level no weight
+        self.outputs = nn.ModuleList(nn.Conv3d(width, outputs, 1) for width in widths[:levels])
+        if not config.sam_path:
+            self.sam, self.gates, self.head = None, nn.ModuleList(), None
+            return
+        self.stage = injection_stage(spec)
+        self.sam = SAMPath(sam, spec, config, self.stage)
+        injected = widths[self.stage :] if config.injection == "deep" else widths[self.stage : self.stage + 1]
+        self.gates = nn.ModuleList(nn.Conv3d(self.sam.features, stage_width, 1) for stage_width in injected)
+        for gate in self.gates:
+            nn.init.zeros_(gate.weight)
+            nn.init.zeros_(gate.bias)
+        self.head = ClassTokenHead(sam, outputs, widths[0]) if config.class_tokens else None
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._logits(image)[0]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self._logits(batch.image)
+        if len(logits) == 1:
+            return segmentation_terms(logits[0], batch.label, self.labels, batch_dice=self.batch_dice)
+        return deep_supervision_terms(logits, batch.label, self.labels, batch_dice=self.batch_dice)
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        return groups_around(self, self.sam.backbone if self.sam is not None else None)
+
+    def merge(self) -> None:
+        if self.sam is not None:
+            merge_updates(self.sam.backbone, self.sam.sites)
+
+    def _logits(self, image: Tensor) -> list[Tensor]:
+        """Logits of every supervised level, full resolution first."""
+        skips: list[Tensor] = []
+        features = image
+        for index, stage in enumerate(self.convolutions.stages):
+            features = stage(features)
+            if self.sam is not None and index == self.stage:
+                embedding, injected = self.sam(image, features)
+            if self.sam is not None and 0 <= index - self.stage < len(self.gates):
+                features = features + self.gates[index - self.stage](_resize(injected, features.shape[2:]))
+            skips.append(features)
+        decoded = self.decoder(skips)
+        levels = [output(level) for output, level in zip(self.outputs, decoded, strict=False)]
+        if self.head is not None:
+            levels[0] = levels[0] + self.head(embedding, decoded[0])
+        return levels if self.training else levels[:1]
+
+
+class SAMPath(nn.Module):
+    """The adapted SAM encoder and what is taken from it.
+
+    Args:
+        sam: for the token grid of `spec`; its encoder is used, not copied.
+        stage: index of the U-Net stage whose in-plane stride is the token pitch.
+    """
+
+    def __init__(self, sam: Sam, spec: NetworkSpec, config: Config, stage: int) -> None:
+        super().__init__()
+        self.backbone = sam.image_encoder.requires_grad_(not spec.pretrained)
+        width = self.backbone.pos_embed.shape[-1]
+        self.tokens: nn.Module
+        if token_source(spec, config) == "patches":
+            self.tokens = SAMPixels(spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale))
+        else:
+            self.tokens = nn.Linear(spec.topology.widths[stage], width)
+            self.backbone.patch_embed = nn.Identity()  # its place is taken by self.tokens
+        bottleneck = adapter_width(width, spec, config)
+        factors = SharedFactors(width, config.rank) if spec.pretrained and config.rank > 0 else None
+        self.sites = nn.ModuleList(MASAMSites(width, bottleneck, factors) for _ in self.backbone.blocks)
+        self.taps = tuple(len(self.backbone.blocks) * quarter // 4 - 1 for quarter in (1, 2, 3, 4))  # where ViT-B, L and H attend globally
+        sources = [width] * len(self.taps) + [sam.mask_decoder.transformer_dim]
+        self.norms = nn.ModuleList(nn.LayerNorm(source) for source in sources)
+        self.checkpointing = config.checkpointing
+        self.features = sum(sources)
+        """Channels F of what `forward` gives for injection."""
+
+    def forward(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (B, D', C, h, w) embedding, and all tapped features as (B, F, D', h, w) cut to the unpadded plane.
+
+        Args:
+            image: (B, C, D, H, W) normalized image.
+            features: (B, F', D', h', w') of the U-Net's stage.
+        """
+        if isinstance(self.tokens, SAMPixels):
+            tokens = embed_patches(self.backbone, self.tokens(image))
+        else:
+            grid = (features.shape[2], *self.backbone.pos_embed.shape[1:3])
+            tokens = self.tokens(_resize(features, grid).movedim(1, -1))
+        encoded = encode(self.backbone, tokens, self.sites, self.taps, checkpointing=self.checkpointing)
+        sources = (*encoded.global_blocks, encoded.neck.movedim(2, -1))
+        joined = torch.cat([norm(source) for norm, source in zip(self.norms, sources, strict=True)], dim=-1)
+        height, width = features.shape[3:]
+        return encoded.neck, joined.movedim(-1, 1)[..., :height, :width]
+
+
+def _resize(features: Tensor, shape: Sequence[int]) -> Tensor:
+    """Bring (B, F, D, h, w) features to another grid: pooled where it is coarser, linearly interpolated where not."""
+    if tuple(features.shape[2:]) == tuple(shape):
+        return features
+    if all(have >= want for have, want in zip(features.shape[2:], shape, strict=True)):
+        return F.adaptive_avg_pool3d(features, tuple(shape))
+    return F.interpolate(features, size=tuple(shape), mode="trilinear")
