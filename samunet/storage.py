@@ -160,14 +160,11 @@ def _unreadable(path: Path, error: Exception) -> DatasetError:
 def _save_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
     chunks, blocks = chunk_and_block(array.shape, patch_size, array.itemsize)
     with atomic_path(path) as temporary:
-        temporary.unlink()
-        blosc2.asarray(
-            np.ascontiguousarray(array),
-            chunks=chunks,
-            blocks=blocks,
-            urlpath=str(temporary),
-            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 1, "nthreads": 1},
+        # Level 5 would take five times as long for files 3 % smaller, and decode no faster.
+        packed = blosc2.asarray(
+            np.ascontiguousarray(array), chunks=chunks, blocks=blocks, cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 1, "nthreads": 1}
         )
+        temporary.write_bytes(packed.to_cframe())
 
 
 def chunk_and_block(shape: Sequence[int], patch_size: Sequence[int], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import samunet
+from samunet.phantom import write_tiny_dataset
 
 ROOT = Path(samunet.__file__).parent
 ROWS = (
@@ -71,6 +73,15 @@ def test_help_is_given_without_torch():
     for command in ("train", "predict", "plan_and_preprocess", "demo", "evaluate_folder"):
         done = subprocess.run([sys.executable, "-c", code.format(command)], capture_output=True, text=True, check=True)
         assert done.stderr.strip() == "False" and "Exit codes: 0 done, 2 refused input" in done.stdout
+
+
+def test_measuring_planning_and_preprocessing_need_no_torch(tmp_path):
+    write_tiny_dataset(tmp_path / "raw")
+    folders = {f"nnUNet_{kind}": str(tmp_path / kind) for kind in ("raw", "preprocessed", "results")}
+    code = "import sys\nfrom samunet.cli import plan_and_preprocess as command\ncode = command.main(['-d', '999', '-backbone', 'vit_nano'])\n"
+    code += "print(code, 'torch' in sys.modules, 'matplotlib' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | folders)
+    assert done.stderr.strip().endswith("0 False False"), done.stderr
 
 
 def test_nothing_in_the_package_asserts_prints_below_cli_or_loads_unsafely():

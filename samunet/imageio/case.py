@@ -6,6 +6,7 @@ import numpy as np
 
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.geometry import GRID_TOLERANCE_MM
+from samunet.core.values import distinct
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError
 from samunet.imageio.reader import ImageReader
@@ -50,7 +51,7 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
             f"Case '{case.identifier}': label and image lie {apart:.1f} mm apart at a corner (label spacing {geometry.spacing}, image spacing "
             f"{volume.geometry.spacing} mm). They must share one grid; correct the headers, or resample the label."
         )
-    unexpected = sorted(set(np.unique(label).tolist()) - set(spec.labels.expected_in_files))
+    unexpected = sorted(set(distinct(label)) - set(spec.labels.expected_in_files))
     if unexpected:
         raise DatasetError(
             f"Case '{case.identifier}': label file {case.label.name} holds the values {unexpected[:5]}, which dataset.json does not name "

@@ -6,6 +6,8 @@ structure is invented between slices.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,11 +16,13 @@ import numpy as np
 from scipy import ndimage
 
 from samunet.core.geometry import Shape, Triple, shape3
+from samunet.core.values import distinct
 from samunet.errors import ShapeError
 
 ANISOTROPY = 3.0  # nnU-Net's threshold of largest over smallest spacing
 BLOCK = 64  # new voxels at a time; splines reach about a dozen voxels, so the matrix of a long line is mostly zeros
 NEGLIGIBLE = 1e-8  # weights; their sum stays below the rounding of float32
+POINTS = 1 << 18  # voxels weighed at a time
 TIE = 1e-5  # shares of a voxel that differ by less are equal but for rounding
 
 
@@ -184,41 +188,57 @@ class _Line(NamedTuple):
         first = np.minimum(centers.astype(int), max(size - 2, 0))
         return cls(first, np.minimum(first + 1, size - 1), (centers - first).astype(np.float32))
 
-    def touching(self, low: int, high: int) -> slice:
-        """Return the new voxels to which the old voxels low .. high - 1 may contribute; empty where all of them are skipped."""
-        inside = np.flatnonzero((self.second >= low) & (self.first < high))
-        return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+    @property
+    def moves(self) -> bool:
+        return bool(self.weight.any())
 
-
-def _share(mask: np.ndarray, lines: Sequence[_Line], part: tuple[slice, ...]) -> np.ndarray:
-    """Resize a boolean (D, H, W) mask linearly; returns float32 in [0, 1] for a part of the new grid."""
-    share = mask.astype(np.float32)
-    for axis, (line, inside) in enumerate(zip(lines, part, strict=True)):
-        near = share.take(line.first[inside], axis=axis)
-        if line.weight[inside].any():
-            far = share.take(line.second[inside], axis=axis)
-            far -= near
-            far *= np.expand_dims(line.weight[inside], tuple(other for other in range(3) if other != axis))
-            near += far
-        share = near
-    return share
+    def extreme(self, array: np.ndarray, axis: int, of: np.ufunc) -> np.ndarray:
+        """Return the smaller or larger (np.minimum, np.maximum) of the two old voxels on both sides of each new one."""
+        near = array.take(self.first, axis)
+        return of(near, array.take(self.second, axis), out=near) if self.moves else near
 
 
 def _resize_label(array: np.ndarray, shape: Shape) -> np.ndarray:
-    values = np.unique(array)
+    """Resize (D, H, W) labels; only where old voxels of several labels meet is anything to be weighed."""
+    values = distinct(array)
     if len(values) == 1 or array.shape == shape:
         return np.full(shape, values[0], dtype=array.dtype) if len(values) == 1 else array
     lines = [_Line.between(old, new) for old, new in zip(array.shape, shape, strict=True)]
-    nearest = array[np.ix_(*(nearest_indices(old, new) for old, new in zip(array.shape, shape, strict=True)))]
-    winner = np.full(shape, values[0], dtype=array.dtype)
-    largest, of_nearest = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
-    for value in values:
-        mask = array == value
-        boxes = [np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
-        part = tuple(line.touching(int(box[0]), int(box[-1]) + 1) for line, box in zip(lines, boxes, strict=True))
-        share = _share(mask, lines, part)
-        np.copyto(winner[part], value, where=share > largest[part])
-        np.maximum(largest[part], share, out=largest[part])
-        np.copyto(of_nearest[part], share, where=nearest[part] == value)
-    np.copyto(winner, nearest, where=of_nearest >= largest - TIE)
-    return winner
+    small = array.astype(np.uint8) if values[0] >= 0 and values[-1] <= 255 else array
+    lowest = highest = small
+    for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis]):  # shrink first
+        lowest = lines[axis].extreme(lowest, axis, np.minimum)
+        highest = lines[axis].extreme(highest, axis, np.maximum)
+    result = lowest.astype(array.dtype)
+    mixed = np.flatnonzero(lowest != highest)
+    for first in range(0, len(mixed), POINTS):
+        part = mixed[first : first + POINTS]
+        result.ravel()[part] = _elect(small, lines, np.unravel_index(part, shape))
+    return result
+
+
+def _elect(array: np.ndarray, lines: Sequence[_Line], place: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the label with the largest share of the old voxels around each of n new ones; a tie goes to the nearest voxel's.
+
+    Args:
+        place: indices of the new voxels, (n,) an axis.
+    """
+    weights = [line.weight[at] for line, at in zip(lines, place, strict=True)]
+    sides = [(line.first[at], line.second[at]) if line.moves else (line.first[at],) for line, at in zip(lines, place, strict=True)]
+    labels, shares = [], []
+    for corner in itertools.product(*(range(len(side)) for side in sides)):
+        labels.append(array[tuple(side[which] for side, which in zip(sides, corner, strict=True))])
+        shares.append(math.prod((weight if which else 1 - weight for weight, which in zip(weights, corner, strict=True)), start=np.float32(1)))
+
+    def share_of(label: np.ndarray) -> np.ndarray:
+        total = np.zeros(len(label), np.float32)
+        for other, share in zip(labels, shares, strict=True):
+            total += share * (other == label)
+        return total
+
+    totals = [share_of(label) for label in labels]
+    enough = np.max(totals, axis=0) - TIE  # the order of a sum decides nothing
+    beyond = np.iinfo(array.dtype).max
+    winner = np.min([np.where(total >= enough, label, beyond) for total, label in zip(totals, labels, strict=True)], axis=0)
+    nearest = array[tuple(np.where(line.weight[at] < 0.5, line.first[at], line.second[at]) for line, at in zip(lines, place, strict=True))]
+    return np.where(share_of(nearest) >= enough, nearest, winner)

@@ -16,6 +16,7 @@ from samunet.core.codec import file_sha256
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.geometry import Triple, shape3
+from samunet.core.values import distinct
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.case import read_case
@@ -105,7 +106,7 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
             shape_after_crop=shape3(image.shape[1:]),
             orientation=volume.geometry.orientation,
             foreground_slices=int(np.moveaxis(foreground, axis, 0).any(axis=(1, 2)).sum()),
-            labels_present=tuple(int(value) for value in np.unique(label[foreground])),
+            labels_present=distinct(label[foreground]),
             sha256=_hashes(case, reader),
         ),
         planar=volume.geometry.planar,
@@ -121,11 +122,11 @@ def _sizes(mask: np.ndarray, spacing: Triple, axis: int) -> tuple[list[float], f
     plane_mm2 = float(np.prod(spacing) / spacing[axis])
     slices = np.moveaxis(mask, axis, 0)
     filled = np.flatnonzero(slices.any(axis=(1, 2)))
-    diameters = []
-    for index in filled:
-        components, _ = ndimage.label(slices[index])
-        areas = np.bincount(components.ravel())[1:]
-        diameters += list(2 * np.sqrt(areas * plane_mm2 / np.pi))
+    within_slices = ndimage.generate_binary_structure(3, 1)
+    within_slices[[0, 2]] = False
+    components, _ = ndimage.label(slices, within_slices)
+    areas = np.bincount(components.ravel())[1:]
+    diameters = list(2 * np.sqrt(areas * plane_mm2 / np.pi))
     return diameters, float((filled[-1] - filled[0] + 1) * spacing[axis])
 
 

@@ -15,6 +15,7 @@ from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 from samunet.sam.encoder import embed_patches, encode
 from samunet.variants import ma_sam
+from samunet.variants._ma_sam_checkpoint import load_official, official_state
 
 NANO = backbone_named("vit_nano")
 ENCODERS = {"vit_b": 87_278_848, "vit_l": 305_099_776, "vit_h": 633_052_928}
@@ -133,7 +134,7 @@ def test_merged_updates_give_the_same_logits():
 
 def test_the_authors_format_has_their_names_and_comes_back():
     network = small(perturbed=True)
-    stored = ma_sam.official_state(network)
+    stored = official_state(network)
     assert stored["q_FacTs_003"].shape == stored["v_FacTs_000"].shape == (8, 8)
     assert stored["image_encoder.FacTu.weight"].shape == (8, 48) and stored["image_encoder.FacTv.weight"].shape == (48, 8)
     block = "image_encoder.ImageEncoderViT.blocks.1.Block.adapter_"
@@ -147,7 +148,7 @@ def test_the_authors_format_has_their_names_and_comes_back():
     assert {"prompt_encoder.no_mask_embed.weight", "mask_decoder.output_upscaling.9.weight", "mask_decoder.mask_tokens.weight"} <= set(stored)
     other = small()
     other.image_encoder.load_state_dict(network.image_encoder.state_dict())
-    ma_sam.load_official(other, stored)
+    load_official(other, stored)
     image = torch.randn(1, 1, 5, 64, 96)
     with torch.no_grad():
         assert torch.equal(other(image), network(image))
@@ -156,12 +157,12 @@ def test_the_authors_format_has_their_names_and_comes_back():
 def test_another_networks_file_is_refused_and_changes_nothing():
     network = small()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    stored = ma_sam.official_state(small(classes=3))
+    stored = official_state(small(classes=3))
     with pytest.raises(CheckpointError, match=r"unexpected \(mask_decoder.output_hypernetworks_mlps.3"):
-        ma_sam.load_official(network, stored)
-    wider = {name: tensor if "FacTu" not in name else torch.zeros(9, 48) for name, tensor in ma_sam.official_state(network).items()}
+        load_official(network, stored)
+    wider = {name: tensor if "FacTu" not in name else torch.zeros(9, 48) for name, tensor in official_state(network).items()}
     with pytest.raises(CheckpointError, match=r"'image_encoder.FacTu.weight' has shape \(9, 48\), the network needs \(8, 48\)"):
-        ma_sam.load_official(network, wider)
+        load_official(network, wider)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
