@@ -30,38 +30,69 @@ def segmentation_terms(logits: Tensor, label: Tensor, labels: Labels, *, batch_d
     Returns:
         Scalars; ce or bce in [0, inf), dice in [0, 1] (1 - mean Dice).
     """
-    logits = logits.float()
+    return deep_supervision_terms(deep_supervision_sums([logits], label, labels, batch_dice=batch_dice), labels)
+
+
+def deep_supervision_sums(outputs: Sequence[Tensor], label: Tensor, labels: Labels, *, batch_dice: bool) -> dict[str, Tensor]:
+    """Return the sums over voxels and batch that `deep_supervision_terms` needs; those of several batches add up to those of all of them.
+
+    Args:
+        outputs: (B, K, D, H, W) logits of falling resolution; labels are brought to each by nearest neighbour.
+        label, labels, batch_dice: as for `segmentation_terms`.
+
+    Returns:
+        For every level l "entropy.l" and "voxels.l", scalars; with `batch_dice` "overlap.l", "predicted.l" and "reference.l" of each
+        foreground class, else "dice.l" and "dices.l": sum and number of the Dice values of samples and classes.
+    """
+    sums = {}
+    for level, logits in enumerate(outputs):
+        target = label if logits.shape[2:] == label.shape[1:] else nearest(label, logits.shape[2:])
+        for name, value in _level_sums(logits, target, labels, batch_dice).items():
+            sums[f"{name}.{level}"] = value
+    return sums
+
+
+def deep_supervision_terms(sums: dict[str, Tensor], labels: Labels) -> dict[str, Tensor]:
+    """Return the named terms of `deep_supervision_sums`, levels weighted 1, 1/2, 1/4, ... and scaled to add up to one."""
+    levels = sum(name.startswith("entropy.") for name in sums)
+    entropy, dice = [], []
+    for level in range(levels):
+        part = {name.rsplit(".", 1)[0]: value for name, value in sums.items() if name.endswith(f".{level}")}
+        share = 0.5**level / sum(0.5**other for other in range(levels))
+        entropy.append(share * part["entropy"] / part["voxels"].clamp_min(1))
+        pooled = "overlap" in part
+        mean = _dice(part["overlap"], part["predicted"], part["reference"]).mean() if pooled else part["dice"] / part["dices"]
+        dice.append(share * (1 - mean))
+    return {"bce" if labels.has_regions else "ce": torch.stack(entropy).sum(), "dice": torch.stack(dice).sum()}
+
+
+def _level_sums(logits: Tensor, label: Tensor, labels: Labels, batch_dice: bool) -> dict[str, Tensor]:
+    logits = logits if logits.dtype is torch.float64 else logits.float()
     known = None if labels.ignore is None else (label != labels.ignore)
     if labels.has_regions:
         target = region_targets(label, labels)
-        return {
-            "bce": _masked_mean(F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1), known),
-            "dice": _dice_loss(logits.sigmoid(), target, known, batch_dice),
-        }
-    index = label.long() if known is None else label.long().masked_fill(~known, 0)
-    cross_entropy = F.cross_entropy(logits, index, reduction="none")
-    target = F.one_hot(index, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
-    return {"ce": _masked_mean(cross_entropy, known), "dice": _dice_loss(logits.softmax(1)[:, 1:], target, known, batch_dice)}
+        entropy = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none").mean(1)
+        probabilities = logits.sigmoid()
+    else:
+        index = label.long() if known is None else label.long().masked_fill(~known, 0)
+        entropy = F.cross_entropy(logits, index, reduction="none")
+        target, probabilities = F.one_hot(index, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype), logits.softmax(1)[:, 1:]
+    voxels = torch.full((), entropy.numel(), dtype=logits.dtype, device=logits.device)
+    if known is not None:
+        entropy, voxels = entropy * known, known.sum().to(logits.dtype)
+        probabilities, target = probabilities * known.unsqueeze(1), target * known.unsqueeze(1)
+    axes = (2, 3, 4)
+    overlap, predicted, reference = (probabilities * target).sum(axes), probabilities.sum(axes), target.sum(axes)
+    sums = {"entropy": entropy.sum(), "voxels": voxels}
+    if batch_dice:
+        return sums | {"overlap": overlap.sum(0), "predicted": predicted.sum(0), "reference": reference.sum(0)}
+    dice = _dice(overlap, predicted, reference)
+    return sums | {"dice": dice.sum(), "dices": torch.full_like(voxels, dice.numel())}
 
 
 def region_targets(label: Tensor, labels: Labels) -> Tensor:
     """Turn (B, D, H, W) label values into (B, R, D, H, W) float region masks."""
     return torch.stack([sum((label == value) for value in values) > 0 for _, values in labels.foreground], dim=1).float()
-
-
-def deep_supervision_terms(outputs: Sequence[Tensor], label: Tensor, labels: Labels, *, batch_dice: bool) -> dict[str, Tensor]:
-    """Sum loss terms over outputs of falling resolution with weights 1, 1/2, 1/4, ... scaled to add up to one.
-
-    Labels are brought to each resolution by nearest neighbour.
-    """
-    weights = [0.5**level for level in range(len(outputs))]
-    total: dict[str, Tensor] = {}
-    for weight, logits in zip(weights, outputs, strict=True):
-        target = label if logits.shape[2:] == label.shape[1:] else nearest(label, logits.shape[2:])
-        for name, term in segmentation_terms(logits, target, labels, batch_dice=batch_dice).items():
-            share = term * (weight / sum(weights))
-            total[name] = total[name] + share if name in total else share
-    return total
 
 
 def nearest(label: Tensor, shape: Sequence[int]) -> Tensor:
@@ -111,15 +142,5 @@ def slab_terms(sums: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"ce": ENTROPY_SHARE * sums["entropy"] / sums["voxels"].clamp_min(1), "dice": (1 - ENTROPY_SHARE) * (1 - dice.mean())}
 
 
-def _dice_loss(probabilities: Tensor, target: Tensor, known: Tensor | None, batch_dice: bool) -> Tensor:
-    if known is not None:
-        probabilities, target = probabilities * known.unsqueeze(1), target * known.unsqueeze(1)
-    axes = (2, 3, 4)
-    overlap, predicted, reference = (probabilities * target).sum(axes), probabilities.sum(axes), target.sum(axes)
-    if batch_dice:
-        overlap, predicted, reference = overlap.sum(0), predicted.sum(0), reference.sum(0)
-    return 1 - ((2 * overlap + SMOOTH) / (predicted + reference + SMOOTH).clamp_min(1e-8)).mean()
-
-
-def _masked_mean(values: Tensor, known: Tensor | None) -> Tensor:
-    return values.mean() if known is None else (values * known).sum() / known.sum().clamp_min(1)
+def _dice(overlap: Tensor, predicted: Tensor, reference: Tensor) -> Tensor:
+    return (2 * overlap + SMOOTH) / (predicted + reference + SMOOTH).clamp_min(1e-8)

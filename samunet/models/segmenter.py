@@ -24,6 +24,9 @@ class ParameterGroup:
 class SlabSegmenter(nn.Module):
     """A network on slabs of slices."""
 
+    mean_over_samples = False
+    """True where the loss of a batch is the mean of its samples' losses, so that its parts need not know of each other."""
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) normalized image to (B, K, D, H, W) logits, K = labels.outputs."""
         raise NotImplementedError

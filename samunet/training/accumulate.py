@@ -32,6 +32,7 @@ def backward(
     autocast: Callable[[], AbstractContextManager],
     scale: Callable[[Tensor], Tensor],
     reduce: Callable[[Sums], Sums] | None = None,
+    samples: int | None = None,
 ) -> Tensor:
     """Add the gradient of the whole batch's loss to the parameters' gradients.
 
@@ -40,13 +41,17 @@ def backward(
         autocast: makes the context of a forward pass.
         scale: applied to what is differentiated, as a gradient scaler does.
         reduce: sums over processes, each of which holds parts of the batch; gradients must then be summed, not averaged.
+        samples: of the whole batch, where other processes hold a part of it.
 
     Returns:
-        The loss, without gradient. Losses that are not made of sums are averaged over the parts by their number of samples.
+        The loss, without gradient; with `reduce` this process's share of it, so that shares too are summed. Losses that are not made of
+        sums are averaged over the parts by their number of samples.
     """
-    additive = type(network).loss is SlabSegmenter.loss
+    held = sum(len(part.image) for part in parts)
+    whole = samples or held
+    additive = type(network).loss is SlabSegmenter.loss and not network.mean_over_samples
     if not additive or (len(parts) == 1 and reduce is None):
-        return _backward_of_means(network, parts, autocast, scale)
+        return _backward_of_means(network, parts, autocast, scale, whole)
     device = parts[0].image.device
     states, total = [], {}
     with torch.no_grad():
@@ -64,13 +69,12 @@ def backward(
             sums = network.sums(part)
         moving = [(sums[name] * slope).sum() for name, slope in zip(total, slopes, strict=True) if slope is not None and sums[name].requires_grad]
         scale(torch.stack(moving).sum()).backward()
-    return loss.detach()
+    return loss.detach() * (held / whole)
 
 
 def _backward_of_means(
-    network: SlabSegmenter, parts: Sequence[Batch], autocast: Callable[[], AbstractContextManager], scale: Callable[[Tensor], Tensor]
+    network: SlabSegmenter, parts: Sequence[Batch], autocast: Callable[[], AbstractContextManager], scale: Callable[[Tensor], Tensor], samples: int
 ) -> Tensor:
-    samples = sum(len(part.image) for part in parts)
     total = torch.zeros((), device=parts[0].image.device)
     for part in parts:
         with autocast():

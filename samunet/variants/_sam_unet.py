@@ -16,7 +16,7 @@ from samunet.core.batch import Batch
 from samunet.models.adapters import MASAMSites, SharedFactors, merge_updates
 from samunet.models.heads import ClassTokenHead
 from samunet.models.inputs import SAMPixels
-from samunet.models.losses import deep_supervision_terms, segmentation_terms
+from samunet.models.losses import deep_supervision_sums, deep_supervision_terms
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec
 from samunet.models.unet import Decoder, Encoder
@@ -32,6 +32,7 @@ class SAMUNet(SlabSegmenter):
         super().__init__()
         self.labels = spec.labels
         self.batch_dice = spec.patch_size[0] == 1  # nnU-Net's rule: over the batch in 2D, per sample in 3D
+        self.mean_over_samples = not self.batch_dice and spec.labels.ignore is None
         widths, outputs = spec.topology.widths, spec.labels.outputs
         self.convolutions = Encoder(len(spec.schemes), spec.topology)
         self.decoder = Decoder(spec.topology)
@@ -52,11 +53,11 @@ class SAMUNet(SlabSegmenter):
     def forward(self, image: Tensor) -> Tensor:
         return self._logits(image)[0]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self._logits(batch.image)
-        if len(logits) == 1:
-            return segmentation_terms(logits[0], batch.label, self.labels, batch_dice=self.batch_dice)
-        return deep_supervision_terms(logits, batch.label, self.labels, batch_dice=self.batch_dice)
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        return deep_supervision_sums(self._logits(batch.image), batch.label, self.labels, batch_dice=self.batch_dice)
+
+    def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return deep_supervision_terms(sums, self.labels)
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         return groups_around(self, self.sam.backbone if self.sam is not None else None)

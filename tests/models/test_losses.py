@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samunet.core.labels import parse_labels
-from samunet.models.losses import deep_supervision_terms, nearest, region_targets, segmentation_terms
+from samunet.models.losses import deep_supervision_sums, deep_supervision_terms, nearest, region_targets, segmentation_terms
 
 LABELS = parse_labels({"background": 0, "a": 1, "b": 2})
 
@@ -16,6 +16,10 @@ LABELS = parse_labels({"background": 0, "a": 1, "b": 2})
 def certain(label: torch.Tensor, classes: int) -> torch.Tensor:
     """Logits that are right everywhere with probability 1."""
     return 100.0 * torch.nn.functional.one_hot(label.long(), classes).movedim(-1, 1).float()
+
+
+def supervised(outputs, label):
+    return deep_supervision_terms(deep_supervision_sums(outputs, label, LABELS, batch_dice=False), LABELS)
 
 
 def test_a_perfect_prediction_costs_nothing_and_a_wrong_one_costs_dice_one():
@@ -77,11 +81,11 @@ def test_regions_are_binary_problems_of_their_own():
 def test_deep_supervision_weights_halve_and_add_up_to_one():
     label = torch.zeros(1, 4, 4, 4, dtype=torch.int16)
     outputs = [torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 3, 2, 2, 2)]
-    terms = deep_supervision_terms(outputs, label, LABELS, batch_dice=False)
+    terms = supervised(outputs, label)
     assert terms["ce"].item() == pytest.approx(math.log(3))  # every level has ln 3, so weights that add up to one give ln 3
     wrong_below = [certain(label, 3), certain((label[:, ::2, ::2, ::2] + 1) % 3, 3)]
     single = segmentation_terms(wrong_below[1], label[:, ::2, ::2, ::2], LABELS, batch_dice=False)["ce"].item()
-    assert deep_supervision_terms(wrong_below, label, LABELS, batch_dice=False)["ce"].item() == pytest.approx(single / 3)
+    assert supervised(wrong_below, label)["ce"].item() == pytest.approx(single / 3)
 
 
 def test_labels_shrink_by_nearest_neighbour():

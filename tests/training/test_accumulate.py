@@ -21,23 +21,29 @@ LABELS = parse_labels({"background": 0, "common": 1, "rare": 2, "ignore": 3})
 TOPOLOGY = Topology(strides=((1, 1, 1), (1, 2, 2), (1, 2, 2)), kernels=((1, 3, 3),) * 3, widths=(4, 8, 12))
 
 
-def setup(variant, slabs=24, **options):
+def setup(variant, slabs=24, slices=2, labels=LABELS, **options):
     torch.manual_seed(0)
     spec = NetworkSpec(
-        schemes=("zscore",), labels=LABELS, spacing=(3.0, 1.0, 1.0), patch_size=(2, 32, 32), encoder_scale=4.0, topology=TOPOLOGY, pretrained=True
+        schemes=("zscore",),
+        labels=labels,
+        spacing=(3.0, 1.0, 1.0),
+        patch_size=(slices, 32, 32),
+        encoder_scale=4.0,
+        topology=TOPOLOGY,
+        pretrained=True,
     )
     network = variant.build(build_sam(backbone_named("vit_nano"), (128, 128)), spec, variant.Config(**options))
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.requires_grad and not parameter.any():
                 parameter.normal_(std=0.05)  # what starts at zero would keep others without gradient
-    label = torch.randint(0, 2, (slabs, 2, 32, 32), generator=torch.Generator().manual_seed(1))
+    label = torch.randint(0, 2, (slabs, slices, 32, 32), generator=torch.Generator().manual_seed(1))
     label[0, 0, :4] = 2  # in one slab only: the parts' own losses would call it absent elsewhere
     label[1:3, :, 8:] = 3
     for module in network.double().modules():
         if isinstance(module, PositionEmbeddingRandom):
             module.float()  # the package gives it coordinates in single precision
-    return network, Batch(image=torch.randn(slabs, 1, 2, 32, 32, dtype=torch.float64), label=label.short())
+    return network, Batch(image=torch.randn(slabs, 1, slices, 32, 32, dtype=torch.float64), label=label.short())
 
 
 def gradients(network, parts, **options):
@@ -75,9 +81,9 @@ def test_processes_that_share_a_batch_add_up_to_it():
     with torch.no_grad():
         sums = [network.sums(part) for part in parts]
     total = {name: sum(part[name] for part in sums) for name in sums[0]}
-    shares = [gradients(network, [part], reduce=lambda _: {name: value.clone() for name, value in total.items()}) for part in parts]
+    shares = [gradients(network, [part], reduce=lambda _: {name: value.clone() for name, value in total.items()}, samples=6) for part in parts]
     added = [sum(slopes) for slopes in zip(*(share[1] for share in shares), strict=True)]
-    assert_equal(gradients(network, [batch]), (shares[0][0], added))
+    assert_equal(gradients(network, [batch]), (sum(share[0] for share in shares), added))
 
 
 def test_both_passes_drop_the_same():
@@ -94,7 +100,16 @@ def test_both_passes_drop_the_same():
     assert_equal(given, (loss.detach(), [parameter.grad for parameter in network.parameters() if parameter.grad is not None]))
 
 
-def test_losses_per_sample_are_averaged_over_the_parts():
-    network, batch = setup(sam_unet, slabs=3)
-    batch.label[batch.label == 3] = 0  # with ignored voxels the mean of means is another number, in nnU-Net as well
+@pytest.mark.parametrize("slices", [1, 2])
+def test_sam_unet_is_exact_in_parts_with_dice_over_the_batch_and_ignored_voxels(slices):
+    network, batch = setup(sam_unet, slabs=3, slices=slices)
     assert_equal(gradients(network, [batch]), gradients(network, split(batch, 3)))
+
+
+def test_a_mean_over_samples_takes_one_pass():
+    network, batch = setup(sam_unet, slabs=3, labels=parse_labels({"background": 0, "common": 1, "rare": 2, "other": 3}))
+    assert network.mean_over_samples
+    calls, inner = [], network.sums
+    network.sums = lambda part: (calls.append(1), inner(part))[1]
+    assert_equal(gradients(network, [batch]), gradients(network, split(batch, 3)))
+    assert len(calls) == 1 + 3
