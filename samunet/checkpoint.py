@@ -1,13 +1,14 @@
 """One file a checkpoint: safetensors with the state as JSON in its header. No pickle, no clock times, no paths.
 
-Tensors are named "model.<parameter>", "optimizer.<parameter>.<slot>" and "random.torch"; the header key "samunet"
-holds everything else. Weights that training does not change are not stored but named by their SHA-256.
+Tensors are named "model.<parameter>", "average.<parameter>", "optimizer.<parameter>.<slot>" and "random.<generator>"; the header
+key "samunet" holds everything else. Weights that training does not change are not stored but named by their SHA-256.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from samunet.core.codec import atomic_path, decode, encode
 from samunet.errors import CheckpointError
 
 HEADER_KEY = "samunet"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class CheckpointState:
     """Optimizer steps done."""
     epoch: int
     """Epochs done."""
+    epoch_loss: float
+    """Sum of the losses of the steps since then."""
     best_dice: float
     """Best smoothed training-time Dice so far; -1 before the first epoch."""
     weights_sha256: str | None
@@ -43,6 +46,8 @@ class CheckpointState:
     """State of the fp16 loss scaler; empty where there is none."""
     training: dict[str, Any]
     """The training configuration."""
+    precision: str
+    """Number format of the training: bf16, fp16 or fp32."""
     history: dict[str, tuple[float | None, ...]]
     """Logged values, one an epoch; None where there was none."""
 
@@ -54,8 +59,15 @@ class Checkpoint:
     state: CheckpointState
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    random: Tensor | None
-    """State of torch's CPU generator."""
+    random: dict[str, Tensor]
+    """States of torch's generators, "cpu.<process>" and "cuda.<process>"; empty where training does not go on."""
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """Moving averages of weights that train; empty without."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """What predicts: the model, with the averages where there are some."""
+        return {**self.model, **self.average}
 
 
 def trainable_state(model: nn.Module, *, pretrained: bool) -> dict[str, Tensor]:
@@ -86,15 +98,47 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: Path
     model.load_state_dict(state, strict=False)
 
 
+def load_fitting(model: nn.Module, state: Mapping[str, Tensor], where: Path, *, pretrained: bool) -> str:
+    """Fill a model with those weights of another training that fit by name and shape, and return a sentence on what was done.
+
+    Raises:
+        CheckpointError: none fits.
+    """
+    wanted = trainable_state(model, pretrained=pretrained)
+    fitting = {name: tensor for name, tensor in state.items() if name in wanted and wanted[name].shape == tensor.shape}
+    if not fitting:
+        raise CheckpointError(f"No weight of {where} fits this network; give a checkpoint of the same method and a like plan.")
+    model.load_state_dict(fitting, strict=False)
+    resized = sorted(name for name in state if name in wanted and name not in fitting)
+    lists = {"of another shape": resized, "absent there": sorted(set(wanted) - set(state)), "not used": sorted(set(state) - set(wanted))}
+    rest = "; ".join(f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for word, names in lists.items() if names)
+    return f"Started from {len(fitting)} of {len(wanted)} tensors of {where}{'; ' + rest if rest else ''}"
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint atomically."""
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        CheckpointError: the disk is full, or the folder cannot be written; what lay there before is as it was.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in checkpoint.model.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in checkpoint.average.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in checkpoint.optimizer.items()}
-    if checkpoint.random is not None:
-        tensors["random.torch"] = checkpoint.random
+    tensors |= {f"random.{name}": tensor for name, tensor in checkpoint.random.items()}
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(whole, temporary, metadata={HEADER_KEY: json.dumps(encode(checkpoint.state), sort_keys=True)})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error}); earlier checkpoints are whole. Make space, or the folder writable, and go on with --c."
+        ) from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file, whole or not at all."""
     with atomic_path(path) as temporary:
-        save_file(whole, temporary, metadata={HEADER_KEY: json.dumps(encode(checkpoint.state), sort_keys=True)})
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
@@ -111,7 +155,7 @@ def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
-            names = [name for name in file.keys() if with_optimizer or name.startswith("model.")]  # noqa: SIM118 - not a dict
+            names = [name for name in file.keys() if with_optimizer or name.startswith(("model.", "average."))]  # noqa: SIM118 - not a dict
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"Checkpoint {path} cannot be read ({error}); it is damaged. Use another checkpoint, or train again.") from None
@@ -124,7 +168,8 @@ def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
         state=decode(CheckpointState, fields, path.name),
         model=_part(tensors, "model."),
         optimizer=_part(tensors, "optimizer."),
-        random=tensors.get("random.torch"),
+        random=_part(tensors, "random."),
+        average=_part(tensors, "average."),
     )
 
 

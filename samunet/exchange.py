@@ -58,15 +58,17 @@ def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configura
         trainer=pipeline.DEFAULT_TRAINER,
         step=0,
         epoch=0,
+        epoch_loss=0.0,
         best_dice=-1.0,
         weights_sha256=entry.weights_sha256,
         scaler={},
         training=encode(TrainingConfig()),
+        precision="fp32",
         history={},
     )
     write_json(folder / "dataset.json", spec.raw)
     save_plan(folder / "plans.json", plan)
-    save_checkpoint(checkpoint, Checkpoint(state=state, model=trainable_state(network, pretrained=True), optimizer={}, random=None))
+    save_checkpoint(checkpoint, Checkpoint(state=state, model=trainable_state(network, pretrained=True), optimizer={}, random={}))
     return checkpoint
 
 
@@ -85,7 +87,7 @@ def export_ma_sam(workspace: Workspace, dataset: str, target: Path, *, configura
     entry = plan.configuration(stored.state.configuration)
     check_frozen_weights(stored.state, entry, checkpoint)
     network = _network(plan, entry, read_dataset_json(folder / "dataset.json").labels, workspace.weights_folders)
-    load_trainable_state(network, stored.model, checkpoint, pretrained=True)
+    load_trainable_state(network, stored.weights, checkpoint, pretrained=True)
     with atomic_path(target) as temporary:
         torch.save(official_state(network), temporary)
     return target

@@ -5,11 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 import torch
 
 from samunet.errors import ConfigError
+
+PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
+BF16_GAIN, FP32_GAIN = 0.9, 0.8  # shares of the usual time below which another number format or library is taken
 
 
 def choose_device(wanted: str | None) -> torch.device:
@@ -31,14 +36,70 @@ def choose_device(wanted: str | None) -> torch.device:
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
-    """Return the autocast type: bf16 where the hardware multiplies in it, else fp16 on CUDA, else None (fp32)."""
+    """Return the autocast type: bf16 where the hardware multiplies in it (and on a CPU is faster so), else fp16 on CUDA, else None (fp32)."""
     if wanted != "auto":
-        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[wanted]
+        return next(kind for kind, name in PRECISION_NAMES.items() if name == wanted)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    if device.type == "cpu" and cpu_has_bf16():
+    if device.type == "cpu" and cpu_has_bf16() and bf16_is_faster():
         return torch.bfloat16
     return None
+
+
+@lru_cache(maxsize=1)
+def bf16_is_faster() -> bool:
+    """Time a small step of layers on the CPU in bf16 and in fp32; takes a tenth of a second, once a process.
+
+    Where a CPU multiplies bf16 in hardware it takes about half the time, so that noise does not decide.
+    """
+    layers = torch.nn.Sequential(torch.nn.Conv3d(16, 32, 3, padding=1), torch.nn.GroupNorm(32, 32), torch.nn.LeakyReLU(), torch.nn.Conv3d(32, 32, 3))
+    image = torch.ones(1, 16, 16, 32, 32)
+    cpu = torch.device("cpu")
+
+    def seconds(precision: torch.dtype | None) -> float:
+        best = float("inf")
+        for _ in range(3):
+            began = time.perf_counter()
+            with autocast(cpu, precision):
+                loss = layers(image).float().square().mean()
+            loss.backward()
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    with torch.random.fork_rng(devices=[]):
+        seconds(torch.bfloat16)  # the first call chooses kernels
+        return seconds(torch.bfloat16) < BF16_GAIN * seconds(None)
+
+
+@lru_cache(maxsize=1)
+def use_fast_fp32_products() -> bool:
+    """Let oneDNN multiply fp32 matrices on the CPU where it is faster and as exact; returns whether it does, for the rest of the process.
+
+    MKL, torch's default, takes a slow path on CPUs of other makers. The switch allows bf16 arithmetic in name; where oneDNN makes use of
+    that, results lose digits, which is measured here, and the switch is put back.
+    """
+    matmul = getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
+    if matmul is None or not hasattr(matmul, "fp32_precision"):  # before torch 2.9
+        return False
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(768, 768, generator=generator) for _ in range(2))
+    exact, before = a.double() @ b.double(), matmul.fp32_precision
+
+    def seconds_and_error() -> tuple[float, float]:
+        best, result = float("inf"), a @ b
+        for _ in range(5):
+            began = time.perf_counter()
+            result = a @ b
+            best = min(best, time.perf_counter() - began)
+        return best, float((result - exact).abs().max() / exact.abs().max())
+
+    default_seconds, default_error = seconds_and_error()
+    matmul.fp32_precision = "bf16"
+    seconds, error = seconds_and_error()
+    if seconds < FP32_GAIN * default_seconds and error <= 4 * default_error:
+        return True
+    matmul.fp32_precision = before
+    return False
 
 
 def cpu_has_bf16() -> bool:

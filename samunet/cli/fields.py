@@ -7,9 +7,9 @@ import ast
 import dataclasses
 import inspect
 import typing
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
+from samunet.errors import ConfigError, did_you_mean
 
 
 def add_fields(group: argparse._ArgumentGroup, kind: type) -> None:
@@ -17,14 +17,39 @@ def add_fields(group: argparse._ArgumentGroup, kind: type) -> None:
     texts = field_texts(kind)
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        text = f"{texts.get(field.name, '')} (default: {field.default})".replace("%", "%%").strip()
-        group.add_argument(f"--{field.name}", type=hints[field.name], default=field.default, metavar=hints[field.name].__name__.upper(), help=text)
+        default = field.default if field.default != "" else "none"
+        text = f"{texts.get(field.name, '')} (default: {default})".replace("%", "%%").strip()
+        if hints[field.name] is bool:
+            group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        else:
+            group.add_argument(
+                f"--{field.name}", type=hints[field.name], default=argparse.SUPPRESS, metavar=hints[field.name].__name__.upper(), help=text
+            )
 
 
-def from_arguments(kind: type[T], arguments: argparse.Namespace) -> T:
-    """Build the dataclass from parsed options; its own checks raise ConfigError."""
-    values: dict[str, Any] = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(typing.cast(Any, kind))}
-    return kind(**values)
+def given_fields(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a dataclass that were given as options."""
+    return {field.name: getattr(arguments, field.name) for field in dataclasses.fields(kind) if hasattr(arguments, field.name)}
+
+
+def parse_assignment(text: str, *kinds: type) -> tuple[str, Any]:
+    """Turn "key=value" into a field of one of some dataclasses and a value of its type.
+
+    Raises:
+        ConfigError: there is no such field (the nearest is named), or the value is not of its type.
+    """
+    hints = {name: hint for kind in kinds for name, hint in typing.get_type_hints(kind).items()}
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set takes KEY=VALUE; got '{text}'.")
+    if name not in hints:
+        raise ConfigError(f"There is no training setting '{name}'.{did_you_mean(name, hints)}")
+    truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    try:
+        return name, truths[value.lower()] if hints[name] is bool else hints[name](value)
+    except (KeyError, ValueError):
+        expected = {bool: "true or false", int: "a whole number", float: "a number"}[hints[name]]
+        raise ConfigError(f"--set {name}={value}: expected {expected}.") from None
 
 
 def field_texts(kind: type) -> dict[str, str]:

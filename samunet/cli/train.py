@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from samunet.cli.common import make_parser, run
-from samunet.cli.fields import add_fields, from_arguments
-from samunet.training.config import TrainingConfig
+from samunet.cli.fields import add_fields, given_fields, parse_assignment
+from samunet.training.config import PRESETS, RunConfig, TrainingConfig
 
 TRAINERS = ("SAMTrainer",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    typed = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser(
         "samunet_train",
         "Train one fold of one configuration of a planned and preprocessed dataset, then predict and score its validation cases.",
         "Example: samunet_train 4 3d_adapter 0\n"
         "A short look on a CPU: samunet_train 4 3d_adapter 0 --epochs 10 --iterations 50 --batch_size 2\n"
+        "Ctrl-C, SIGTERM or a file named stop in the fold's folder end it after the step, with everything saved; --c goes on.\n"
         "Next: samunet_predict -i IMAGES -o PREDICTIONS",
     )
     parser.add_argument("dataset_name_or_id", help="dataset id or name, e.g. 4 or Dataset004_Hippocampus")
@@ -26,40 +33,106 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("fold", help="fold of the cross-validation, 0 to 4, or all")
     parser.add_argument("-tr", default=TRAINERS[0], metavar="NAME", help="trainer (default: %(default)s)")
     parser.add_argument("-p", default="samunetPlans", metavar="NAME", help="plan (default: %(default)s)")
+    parser.add_argument("-pretrained_weights", type=Path, metavar="FILE", help="start from the weights of another training, as far as they fit")
+    parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="processes that share each batch, one a GPU (default: %(default)s)")
     parser.add_argument("--npz", action="store_true", help="also save the probabilities of the validation cases")
-    parser.add_argument("--c", action="store_true", dest="resume", help="continue the training in the fold's folder")
+    parser.add_argument("--c", action="store_true", dest="resume", help="continue the training in the fold's folder, with its settings")
+    parser.add_argument("--extend", type=int, default=0, metavar="EPOCHS", help="with --c: train so many epochs more than was planned")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times with seeds that count up; writes mean and spread of Dice")
     parser.add_argument("--val", action="store_true", help="only validate a finished training")
     parser.add_argument("--val_best", action="store_true", help="validate checkpoint_best instead of checkpoint_final, into validation_best")
     parser.add_argument("--skip_validation", action="store_true", help="do not score the validation cases at the end; --val does it later")
     parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints (and so no validation); for timing")
+    parser.add_argument("--slurm", action="store_true", help="train nothing; print a SLURM script that trains this and goes on after each time limit")
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="settings of a publication; options beside it come before it")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assigned", help="any of the settings below, as KEY=VALUE")
     add_fields(parser.add_argument_group("training settings"), TrainingConfig)
-    return run(parser, _command, argv)
+    add_fields(parser.add_argument_group("the run"), RunConfig)
+    return run(parser, lambda arguments: _command(arguments, typed), argv)
 
 
-def _command(arguments: argparse.Namespace) -> None:
-    from samunet import pipeline
-    from samunet.core.workspace import workspace_from_environment
+def _command(arguments: argparse.Namespace, typed: list[str]) -> None:
     from samunet.errors import ConfigError, did_you_mean
-    from samunet.hardware import keep_freed_memory
 
     if arguments.tr not in TRAINERS:
         raise ConfigError(f"There is no trainer '{arguments.tr}'.{did_you_mean(arguments.tr, TRAINERS)}")
+    if arguments.extend < 0 or (arguments.extend and not arguments.resume):
+        raise ConfigError("--extend takes a number of epochs above 0 and goes with --c.")
+    if arguments.resume and arguments.pretrained_weights:
+        raise ConfigError("--c goes on from the fold's own checkpoint; leave out -pretrained_weights.")
+    if arguments.slurm:
+        from samunet.cli.slurm import script
+
+        print(script(arguments, [word for word in typed if word != "--slurm"]))
+        return
+    if arguments.num_gpus > 1 and "WORLD_SIZE" not in os.environ:
+        _become_torchrun(arguments.num_gpus, typed)
+    _train(arguments, typed)
+
+
+def _train(arguments: argparse.Namespace, typed: list[str]) -> None:
+    from samunet import pipeline
+    from samunet.core.workspace import workspace_from_environment
+    from samunet.errors import ConfigError
+    from samunet.hardware import keep_freed_memory
+
+    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if rank:
+        logging.getLogger("samunet").setLevel(logging.WARNING)
     keep_freed_memory()
     workspace = workspace_from_environment()
     _ = workspace.preprocessed, workspace.results, workspace.raw  # complain before work begins
-    config = from_arguments(TrainingConfig, arguments)
+    run_given = given_fields(RunConfig, arguments)
+    settings: dict[str, Any] = {**PRESETS.get(arguments.preset, {}), **given_fields(TrainingConfig, arguments)}
+    for assignment in arguments.assigned:
+        name, value = parse_assignment(assignment, TrainingConfig, RunConfig)
+        (settings if name in TrainingConfig.__dataclass_fields__ else run_given)[name] = value
+    device = arguments.device
+    if count > 1 and device in (None, "cuda"):
+        device = _device_of_process(int(os.environ.get("LOCAL_RANK", "0")), device)
     options = pipeline.TrainOptions(
         configuration=arguments.configuration,
         fold=arguments.fold,
         plans_name=arguments.p,
-        device=arguments.device,
+        device=device,
         resume=arguments.resume,
+        extend=arguments.extend,
+        pretrained=arguments.pretrained_weights,
         only_validate=arguments.val,
         validate_best=arguments.val_best,
         save_checkpoints=not arguments.disable_checkpointing,
         validate=not arguments.skip_validation,
         save_probabilities=arguments.npz,
+        run=RunConfig(**run_given),
+        rank=rank,
+        processes=count,
+        command=("samunet_train", *typed),
     )
-    folder = pipeline.train(workspace, workspace.dataset_name(arguments.dataset_name_or_id), config, options)
-    print(f"Done: {folder}")
+    dataset = workspace.dataset_name(arguments.dataset_name_or_id)
+    if arguments.seeds > 1:
+        if count > 1 or arguments.val or arguments.disable_checkpointing or arguments.skip_validation:
+            raise ConfigError("--seeds trains and validates in one process: not with --val, --skip_validation, --disable_checkpointing or -num_gpus.")
+        print(f"Done: {pipeline.train_seeds(workspace, dataset, settings, options, arguments.seeds)}")
+        return
+    folder = pipeline.train(workspace, dataset, settings, options)
+    if rank == 0:
+        finished = arguments.disable_checkpointing or pipeline.is_finished(folder)
+        print(f"Done: {folder}" if finished else f"Stopped, nothing is lost: {folder}. The same command with --c goes on.")
+
+
+def _device_of_process(local_rank: int, wanted: str | None) -> str:
+    import torch
+
+    return f"cuda:{local_rank}" if wanted == "cuda" or torch.cuda.is_available() else "cpu"
+
+
+def _become_torchrun(count: int, typed: list[str]) -> None:
+    """Start this command once a GPU; torchrun gives each its rank, passes signals on and ends all when one fails."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m", "samunet.cli.train", *typed]
+    sys.stdout.flush()
+    os.execv(command[0], command)  # in the place of this process, so that signals to it arrive there
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from samunet.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
+PART_PREFIX = ".part-"  # of files that are being written
 
 
 def encode(value: Any) -> Any:
@@ -131,7 +132,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     ending = "".join(path.suffixes[-2:])
-    temporary = path.parent / f".part-{secrets.token_hex(8)}{ending}"
+    temporary = path.parent / f"{PART_PREFIX}{secrets.token_hex(8)}{ending}"
     # Not mkstemp: its files are private, and asking for the umask means changing it, for every thread.
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     permissions = stat.S_IMODE(os.fstat(handle).st_mode)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,12 @@ class PreprocessedDataset:
     def locations(self, identifier: str) -> Locations:
         """Sampled voxels of each foreground class or region, and of the annotated part."""
         return self._locations(identifier)
+
+    @cached_property
+    def holders(self) -> tuple[tuple[str, ...], ...]:
+        """The cases that hold each foreground class or region."""
+        count = len(self.locations(self.identifiers[0]).classes)
+        return tuple(tuple(name for name in self.identifiers if len(self.locations(name).classes[index])) for index in range(count))
 
     def cut(self, identifier: str, start: Shape, size: Shape) -> tuple[np.ndarray, np.ndarray]:
         """Return image (C, *size) and label (*size); what lies outside the case is zero.

@@ -6,7 +6,8 @@ put back afterwards, so samples made in the main process leave its generators al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,9 @@ from samunet.core.preprocessed import OUTSIDE
 from samunet.data.augmentation import Augmentation, augment
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.sampling import choose_patch
+from samunet.errors import DatasetError
+
+Sample = tuple[torch.Tensor, torch.Tensor]
 
 FOREGROUND_SHARE = 1 / 3  # nnU-Net's: of each batch, rounded so that a batch of two has one
 
@@ -32,17 +36,20 @@ class PatchSource(Dataset):
     batch_size: int
     seed: int
     augmented: bool
+    balanced: bool = False
+    """See `choose_patch`."""
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return image (C, D, H, W) float32 and label (D, H, W) int16."""
-        step, item = divmod(number, self.batch_size)
-        sequence = np.random.SeedSequence((self.seed, step, item))
-        random = np.random.default_rng(sequence)
-        foreground = item >= round(self.batch_size * (1 - FOREGROUND_SHARE))
-        patch_size: Shape = self.augmentation.patch_size
-        read_size = self.augmentation.read_size if self.augmented else patch_size
-        identifier, start = choose_patch(self.cases, patch_size, read_size, random, foreground=foreground)
-        image, label = self.cases.cut(identifier, start, read_size)
+    def place(self, number: int) -> tuple[str, Shape]:
+        """Return the case and the first voxel of a sample."""
+        return self._place(*divmod(number, self.batch_size))[1]
+
+    def __getitem__(self, number: int) -> Sample | DatasetError:
+        """Return image (C, D, H, W) float32 and label (D, H, W) int16, or the error that names the case."""
+        try:
+            sequence, (identifier, start) = self._place(*divmod(number, self.batch_size))
+            image, label = self.cases.cut(identifier, start, self._read_size)
+        except (DatasetError, OSError) as error:  # returned, since an error that is raised in a worker arrives as text
+            return DatasetError(str(error))
         if not self.augmented:
             return torch.from_numpy(image), torch.from_numpy(np.where(label == OUTSIDE, 0, label).astype(np.int16))
         global_state = np.random.get_state()
@@ -55,28 +62,72 @@ class PatchSource(Dataset):
             finally:
                 np.random.set_state(global_state)
 
+    @property
+    def _read_size(self) -> Shape:
+        return self.augmentation.read_size if self.augmented else self.augmentation.patch_size
 
-def batches(source: PatchSource, *, first_step: int, steps: int, workers: int, pin_memory: bool = False) -> Iterator[Batch]:
+    def _place(self, step: int, item: int) -> tuple[np.random.SeedSequence, tuple[str, Shape]]:
+        sequence = np.random.SeedSequence((self.seed, step, item))
+        foreground = item >= round(self.batch_size * (1 - FOREGROUND_SHARE))
+        random = np.random.default_rng(sequence)
+        patch_size = self.augmentation.patch_size
+        return sequence, choose_patch(self.cases, patch_size, self._read_size, random, foreground=foreground, balanced=self.balanced)
+
+
+def batches(
+    source: PatchSource, *, first_step: int, steps: int, workers: int, pin_memory: bool = False, items: range | None = None
+) -> Generator[Batch, None, None]:
     """Yield the batches of steps first_step, first_step + 1, ...; one pool of workers lives as long as the iterator.
 
     Args:
         workers: processes that make samples ahead; 0 makes them in this process.
+        items: which samples of each batch; None for all of them.
+
+    Raises:
+        DatasetError: a patch cannot be read (the case is named), or a worker died.
     """
-    numbers = range(first_step * source.batch_size, (first_step + steps) * source.batch_size)
+    items = range(source.batch_size) if items is None else items
     loader = DataLoader(
         source,
-        batch_size=source.batch_size,
-        sampler=numbers,
+        batch_size=len(items),
+        sampler=_Numbers(range(first_step, first_step + steps), items, source.batch_size),
+        collate_fn=_collate,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_limit_threads if workers else None,
+        worker_init_fn=_prepare_worker if workers else None,
         prefetch_factor=2 if workers else None,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # unused, but without one the loader draws from torch's global generator
     )
-    for image, label in loader:
-        yield Batch(image=image, label=label)
+    try:
+        for made in loader:
+            if isinstance(made, DatasetError):
+                raise made
+            yield Batch(image=made[0], label=made[1])
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        message = f"A process that prepares patches died ({str(error).splitlines()[0]}); memory may have run out. Lower --workers, or free memory."
+        raise DatasetError(message) from None
 
 
-def _limit_threads(_: int) -> None:
+@dataclass(frozen=True)
+class _Numbers:
+    """The sample numbers of some steps and items, in order."""
+
+    steps: range
+    items: range
+    batch_size: int
+
+    def __iter__(self) -> Iterator[int]:
+        return (step * self.batch_size + item for step in self.steps for item in self.items)
+
+
+def _collate(samples: list[Sample | DatasetError]) -> Sample | DatasetError:
+    broken = next((sample for sample in samples if isinstance(sample, DatasetError)), None)
+    return broken or (torch.stack([sample[0] for sample in samples]), torch.stack([sample[1] for sample in samples]))  # type: ignore[index]
+
+
+def _prepare_worker(_: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the training process's, which ends its workers

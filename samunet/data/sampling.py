@@ -14,7 +14,7 @@ JITTER = 0.25  # a chosen voxel lies within this share of the patch from its cen
 
 
 def choose_patch(
-    dataset: PreprocessedDataset, patch_size: Shape, read_size: Shape, random: np.random.Generator, *, foreground: bool
+    dataset: PreprocessedDataset, patch_size: Shape, read_size: Shape, random: np.random.Generator, *, foreground: bool, balanced: bool = False
 ) -> tuple[str, Shape]:
     """Choose a case and the first voxel to read.
 
@@ -23,14 +23,22 @@ def choose_patch(
         read_size: (D, H, W) to read, at least the patch, so that rotations find something at the corners.
         foreground: place the patch so that a random voxel of a random class of the case lies in it. Other patches lie
             anywhere, or around a random annotated voxel where the dataset has an ignore label.
+        balanced: choose the class of a foreground patch first and then a case that holds it, so that classes of few cases are seen as
+            often as the others.
 
     Returns:
         Case identifier and (D, H, W) start, which may be negative.
     """
-    identifier = dataset.identifiers[random.integers(len(dataset.identifiers))]
+    wanted = None
+    if foreground and balanced and any(dataset.holders):
+        held = [index for index, cases in enumerate(dataset.holders) if cases]
+        wanted = held[random.integers(len(held))]
+    among = dataset.identifiers if wanted is None else dataset.holders[wanted]
+    identifier = among[random.integers(len(among))]
     shape = dataset.shape(identifier)
     locations = dataset.locations(identifier)
-    present = [found for found in locations.classes if len(found)] if foreground else []
+    candidates = locations.classes if wanted is None else locations.classes[wanted : wanted + 1]
+    present = [found for found in candidates if len(found)] if foreground else []
     if not present and locations.annotated is not None and len(locations.annotated):
         present = [locations.annotated]
     if present:

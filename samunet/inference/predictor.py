@@ -104,7 +104,7 @@ class Predictor:
             configuration = plan.configuration(stored.state.configuration)
             check_frozen_weights(stored.state, configuration, path)
             network = build_network(plan, configuration, dataset.labels, weights_folders)
-            load_trainable_state(network, stored.model, path, pretrained=configuration.weights is not None)
+            load_trainable_state(network, stored.weights, path, pretrained=configuration.weights is not None)
             network.merge()
             networks.append(network.to(on).eval())
         return cls(
@@ -164,5 +164,6 @@ class Predictor:
 def finished_folds(folder: Path, file_name: str = f"{DEFAULT_CHECKPOINT}.safetensors") -> tuple[str, ...]:
     """List the folds of a model folder that hold a checkpoint; numbered folds first, "all" only when there are none."""
     found = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}"))
+    found = [fold for fold in found if fold == "all" or fold.isdecimal()]  # others are variations of a fold
     numbered = tuple(fold for fold in found if fold != "all")
     return numbered or tuple(found)

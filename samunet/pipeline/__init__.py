@@ -10,24 +10,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the same names as below
     from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, check, extract, open_dataset  # noqa: F401
+    from samunet.pipeline.options import TrainOptions  # noqa: F401
     from samunet.pipeline.plans import PlanOptions, move_plan, open_plan, plan, plan_path, preprocess, resolve  # noqa: F401
     from samunet.pipeline.predictions import cases_to_predict, predict, prediction_options, trained_models  # noqa: F401
-    from samunet.pipeline.trainings import DEFAULT_TRAINER, TrainOptions, check_other_folds, fold_split, model_folder, train, validate  # noqa: F401
+    from samunet.pipeline.trainings import DEFAULT_TRAINER, check_other_folds, fold_split, is_finished, model_folder, train, train_seeds, validate  # noqa: F401  # noqa: F401
 
 _MODULES = {
-    "datasets": ("FINGERPRINT_FILE", "RawDataset", "check", "extract", "open_dataset"),
-    "plans": ("PlanOptions", "move_plan", "open_plan", "plan", "plan_path", "preprocess", "resolve"),
-    "predictions": ("cases_to_predict", "predict", "prediction_options", "trained_models"),
-    "trainings": ("DEFAULT_TRAINER", "TrainOptions", "check_other_folds", "fold_split", "model_folder", "train", "validate"),
+    "datasets": "FINGERPRINT_FILE RawDataset check extract open_dataset",
+    "options": "TrainOptions",
+    "plans": "PlanOptions move_plan open_plan plan plan_path preprocess resolve",
+    "predictions": "cases_to_predict predict prediction_options trained_models",
+    "trainings": "DEFAULT_TRAINER check_other_folds fold_split is_finished model_folder train train_seeds validate",
 }
 
-__all__ = [name for names in _MODULES.values() for name in names]
+__all__ = [name for names in _MODULES.values() for name in names.split()]
 
 
 def __getattr__(name: str) -> Any:
     for module, names in _MODULES.items():
-        if name in names:
+        if name in names.split():
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

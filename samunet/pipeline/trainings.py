@@ -3,66 +3,51 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import platform
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import torch
-
-import samunet
-from samunet.checkpoint import Checkpoint, load_checkpoint
-from samunet.core.codec import decode, encode, write_json
+from samunet.core.codec import read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
-from samunet.core.plan import DEFAULT_PLANS_NAME, Configuration, Plan, changed_for_training, load_plan, save_plan
+from samunet.core.plan import Plan, changed_for_training, load_plan
 from samunet.core.workspace import Workspace
-from samunet.data.augmentation import Augmentation
-from samunet.data.dataset import PreprocessedDataset
-from samunet.data.loader import PatchSource, batches
 from samunet.errors import CheckpointError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
 from samunet.evaluation.summary import CaseScore, Summary, summarize, write_summary
-from samunet.hardware import choose_device, choose_precision, choose_workers
+from samunet.hardware import choose_device
 from samunet.inference.files import predict_cases
 from samunet.inference.predictor import Predictor
-from samunet.models.segmenter import SlabSegmenter
-from samunet.network import build_network, check_frozen_weights
 from samunet.pipeline.datasets import open_dataset
+from samunet.pipeline.fold import TRAINER as DEFAULT_TRAINER
+from samunet.pipeline.fold import Fold, build_trainer
+from samunet.pipeline.options import TrainOptions
 from samunet.pipeline.plans import open_plan, resolve
+from samunet.pipeline.resuming import check_resume, resumable, settings_to_train
 from samunet.planning.splits import Split, groups_from, split_for_fold
 from samunet.preprocessing.run import check_made_by
 from samunet.progress import each
 from samunet.storage import stored_cases
 from samunet.training.config import TrainingConfig
-from samunet.training.trainer import BEST, FINAL, LATEST, Job, SAMTrainer, make_optimizer
+from samunet.training.processes import joined
+from samunet.training.stopping import StopRequest
+from samunet.training.trainer import BEST, FINAL
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_TRAINER = SAMTrainer.__name__
+SUMMARY = "summary.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Which training, and what to do around it."""
+def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Mapping[str, Any], options: TrainOptions) -> Path:
+    """Train one fold, validate it on whole cases, and return the fold's folder; checkpoint_final is absent where it was asked to stop.
 
-    configuration: str
-    fold: str
-    plans_name: str = DEFAULT_PLANS_NAME
-    device: str | None = None
-    resume: bool = False
-    only_validate: bool = False
-    validate_best: bool = False
-    """Validate checkpoint_best instead of checkpoint_final."""
-    save_checkpoints: bool = True
-    validate: bool = True
-    """Predict and score the validation cases at the end; needs checkpoints."""
-    save_probabilities: bool = False
-
-
-def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, options: TrainOptions) -> Path:
-    """Train one fold, validate it on whole cases, and return the fold's folder."""
+    Args:
+        settings: all of them; or those that differ from the defaults, and for a training that continues from its own.
+    """
     plan = resolve(workspace, open_plan(workspace, dataset_name, options.plans_name), options.configuration)
     configuration = plan.configuration(options.configuration)
     data = workspace.preprocessed / dataset_name / configuration.data_identifier
@@ -74,25 +59,62 @@ def train(workspace: Workspace, dataset_name: str, config: TrainingConfig, optio
     spec = replace(read_dataset_json(data / "dataset.json"), name=dataset_name)
     split = fold_split(workspace, spec, stored_cases(data), options.fold)
     check_made_by(data, sorted({*split.train, *split.val}), spec, plan, configuration)
-    folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}"
+    folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}{options.variation}"
     device = choose_device(options.device)
     if not options.only_validate:
-        resume = _resumable(folder) if options.resume else None
-        if resume is not None:
-            _check_resume(resume, config, folder, plan, options.configuration)
         check_other_folds(folder, plan, spec, options.configuration)
         if not options.save_checkpoints and any(folder.glob("checkpoint_*")):
             raise CheckpointError(f"{folder} holds a trained fold, which a training without checkpoints would remove; choose another fold.")
-        torch.manual_seed(config.seed)
-        model = build_network(plan, configuration, spec.labels, workspace.weights_folders).to(device)
-        trainer = _trainer(model, plan, configuration, spec, split.train, split.val, data, folder, config, options, device, resume)
-        _prepare_folder(folder, plan, spec, config, fresh=resume is None)  # only now: a training that cannot begin removes nothing
-        trainer.log.line(_describe(plan, options, configuration, device, trainer, len(split.train), len(split.val)))
-        trainer.run()
+        resume = resumable(folder) if options.resume else None
+        config = settings_to_train(settings, resume, folder, extend=options.extend)
+        if resume is not None:
+            check_resume(resume, folder, plan, options.configuration)
+        fold = Fold(plan=plan, spec=spec, split=split, data=data, folder=folder, config=config, device=device, resume=resume)
+        with joined(options.rank, options.processes, device) as processes, StopRequest(folder, options.run.max_hours) as stopping:
+            finished = build_trainer(workspace, fold, options, processes, stopping).run()
+        if not finished or options.rank > 0:
+            return folder
     if options.only_validate or (options.validate and options.save_checkpoints):
         summary = validate(workspace, dataset_name, folder, split.val, options)
         logger.info("Mean foreground Dice of %d validation cases: %.4f", len(split.val), summary.foreground_mean.dice)
     return folder
+
+
+def train_seeds(workspace: Workspace, dataset_name: str, settings: Mapping[str, Any], options: TrainOptions, count: int) -> Path:
+    """Train a fold with several seeds, counting up from the one given, and write mean and spread of their Dice; returns the report's path.
+
+    The first seed's folder is the fold's own; the others' names end in _seed_<seed>, and prediction leaves them alone. A seed that is
+    trained and validated already is not trained again.
+    """
+    first = int(settings.get("seed", TrainingConfig().seed))
+    dice: dict[str, list[float | None]] = {}
+    for seed in range(first, first + count):
+        chosen = replace(options, variation="" if seed == first else f"_seed_{seed}", validate=True)
+        folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}{chosen.variation}"
+        scores = folder / "validation" / SUMMARY
+        if not (scores.is_file() and (folder / FINAL).is_file()):
+            train(workspace, dataset_name, {**settings, "seed": seed}, chosen)
+        if not scores.is_file():
+            raise CheckpointError(f"The training of seed {seed} was stopped before its end; go on with the same command and --c.")
+        for name, value in read_json(scores)["mean"].items():
+            dice.setdefault(name, []).append(value["Dice"])
+        dice.setdefault("foreground_mean", []).append(read_json(scores)["foreground_mean"]["Dice"])
+    known = {name: [value for value in values if value is not None] for name, values in dice.items()}
+    report = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}_seeds.json"
+    spread = {
+        name: {"mean": statistics.fmean(values), "standard_deviation": statistics.stdev(values) if len(values) > 1 else None, "each": dice[name]}
+        for name, values in known.items()
+        if values
+    }
+    write_json(report, {"seeds": list(range(first, first + count)), "dice": spread})
+    for name, values in spread.items():
+        logger.info("Dice of %s over %d seeds: %.4f, standard deviation %.4f", name, count, values["mean"], values["standard_deviation"] or math.nan)
+    return report
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether a fold is trained to its end."""
+    return (folder / FINAL).is_file()
 
 
 def fold_split(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], fold: str) -> Split:
@@ -126,7 +148,11 @@ def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers:
     """Predict whole cases from the raw images with a trained fold, score them, and write validation/summary.json."""
     checkpoint = BEST if options.validate_best else FINAL
     predictor = Predictor.from_folder(
-        folder.parent, folds=[options.fold], checkpoint=checkpoint, device=options.device, weights_folders=workspace.weights_folders
+        folder.parent,
+        folds=[f"{options.fold}{options.variation}"],
+        checkpoint=checkpoint,
+        device=options.device,
+        weights_folders=workspace.weights_folders,
     )
     dataset = open_dataset(workspace, dataset_name)
     chosen = [case for case in dataset.cases if case.identifier in set(identifiers)]
@@ -142,106 +168,10 @@ def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers:
         return score_case(case.label, prediction, targets=targets_from_labels(labels), ignore=labels.ignore, reader=dataset.reader)
 
     summary = summarize(each(score, chosen, threads=os.cpu_count() or 1, title="Scoring"))
-    write_summary(target / "summary.json", summary)
+    write_summary(target / SUMMARY, summary)
     return summary
 
 
 def model_folder(workspace: Workspace, dataset: str, plans_name: str, configuration: str, trainer: str = DEFAULT_TRAINER) -> Path:
     """Return nnU-Net's results folder of a model."""
     return workspace.results / dataset / f"{trainer}__{plans_name}__{configuration}"
-
-
-def _trainer(
-    model: SlabSegmenter,
-    plan: Plan,
-    configuration: Configuration,
-    spec: DatasetSpec,
-    train_cases: tuple[str, ...],
-    val_cases: tuple[str, ...],
-    data: Path,
-    folder: Path,
-    config: TrainingConfig,
-    options: TrainOptions,
-    device: torch.device,
-    resume: Checkpoint | None,
-) -> SAMTrainer:
-    augmentation = Augmentation(
-        patch_size=configuration.patch_size,
-        mirror_axes=configuration.mirror_axes,
-        masked_channels=tuple(index for index, channel in enumerate(plan.channels) if channel.within_mask),
-    )
-    batch_size = config.batch_size or configuration.batch_size
-    workers, pin = choose_workers(config.workers, device), device.type == "cuda"
-    sources = [
-        PatchSource(
-            cases=PreprocessedDataset(data, cases), augmentation=augmentation, batch_size=batch_size, seed=config.seed + offset, augmented=augmented
-        )
-        for cases, offset, augmented in ((train_cases, 0, config.augmentation == "default"), (val_cases, 1, False))
-    ]
-    if config.augmentation == "none" and all(source.cases.planes_fit(configuration.patch_size) for source in sources):
-        embeddings = data.with_name(f"{data.name}_embeddings")
-        if model.keep_embeddings(embeddings):
-            logger.info("The encoder is frozen and every slice is seen whole: embeddings are computed once and kept in %s.", embeddings)
-    return SAMTrainer(
-        model=model,
-        optimizer=make_optimizer(model, config),
-        training=lambda first, steps: batches(sources[0], first_step=first, steps=steps, workers=workers, pin_memory=pin),
-        validation=lambda first, steps: batches(sources[1], first_step=first, steps=steps, workers=0),
-        config=config,
-        labels=spec.labels,
-        job=Job(
-            configuration=options.configuration,
-            trainer=DEFAULT_TRAINER,
-            weights_sha256=configuration.weights_sha256,
-        ),
-        folder=folder,
-        device=device,
-        precision=choose_precision(config.precision, device),
-        save=options.save_checkpoints,
-        resume=resume,
-    )
-
-
-def _prepare_folder(folder: Path, plan: Plan, spec: DatasetSpec, config: TrainingConfig, *, fresh: bool) -> None:
-    if fresh:
-        for name in (LATEST, BEST, FINAL, "training_log.txt"):
-            (folder / name).unlink(missing_ok=True)
-    write_json(folder / "config.json", config)
-    versions = {"samunet": samunet.__version__, "torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform()}
-    write_json(folder / "debug.json", {"versions": versions, "cpu_threads": torch.get_num_threads()})
-    write_json(folder.parent / "dataset.json", spec.raw)
-    save_plan(folder.parent / "plans.json", plan)
-
-
-def _resumable(folder: Path) -> Checkpoint | None:
-    """nnU-Net's order: final, latest, best; None, with a word, when there is nothing to continue."""
-    for name in (FINAL, LATEST, BEST):
-        if (folder / name).is_file():
-            return load_checkpoint(folder / name)
-    logger.info("Nothing to continue in %s; training starts from the beginning.", folder)
-    return None
-
-
-def _check_resume(resume: Checkpoint, config: TrainingConfig, folder: Path, plan: Plan, name: str) -> None:
-    before = decode(TrainingConfig, resume.state.training, f"{folder.name}: training settings")
-    changed = [key for key, value in encode(config).items() if value != encode(before)[key] and key != "workers"]
-    if changed:
-        was = ", ".join(f"{key} {encode(before)[key]} (now {encode(config)[key]})" for key in changed)
-        raise CheckpointError(f"{folder} was trained with other settings: {was}. Continue with the same settings, or start anew without --c.")
-    what = changed_for_training(load_plan(folder.parent / "plans.json"), plan, name)
-    if what is not None:
-        raise CheckpointError(f"{folder} was trained by another plan: {what} changed since. Restore the plan, or start anew without --c.")
-    check_frozen_weights(resume.state, plan.configuration(name), folder)
-
-
-def _describe(
-    plan: Plan, options: TrainOptions, configuration: Configuration, device: torch.device, trainer: SAMTrainer, train_count: int, val_count: int
-) -> str:
-    train, frozen = (sum(p.numel() for p in trainer.model.parameters() if p.requires_grad == wanted) for wanted in (True, False))
-    precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.precision]
-    weights = "pretrained weights" if configuration.weights else "no pretrained weights"
-    return (
-        f"{plan.dataset} {options.configuration} fold {options.fold}: {train_count} training and {val_count} validation cases, "
-        f"patch {' x '.join(map(str, configuration.patch_size))}, {configuration.backbone} ({weights}), "
-        f"{train / 1e6:.1f} M parameters train, {frozen / 1e6:.1f} M are frozen, {device.type} in {precision}"
-    )

@@ -1,69 +1,140 @@
-"""What a training leaves for people: a text log and a picture of its progress."""
+"""What a training leaves for people and programs: a text log, a line of JSON an epoch, and a picture of its progress."""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from samunet.core.codec import atomic_path
+from samunet.core.codec import atomic_path, write_text
+from samunet.training.sinks import Sink
 
 logger = logging.getLogger(__name__)
 
+TEXT, RECORDS, PICTURE = "training_log.txt", "log.jsonl", "progress.png"
+DICE = "dice/"  # and the class name
+MOST_CLASSES = 10  # lines of single classes that can be told apart in the picture
+
+Values = dict[str, list[float]]
+
 
 class TrainingLog:
-    """Values of each epoch, written to training_log.txt and progress.png in the fold's folder.
+    """Values of each epoch, in the fold's folder and in other logs.
 
     Args:
         folder: the fold's folder.
-        history: values of earlier epochs when a training continues.
+        history: values of earlier epochs when a training continues; what log.jsonl holds beyond them is dropped.
+        sinks: other logs.
+        active: False writes nothing, for all processes but the first.
     """
 
-    def __init__(self, folder: Path, history: dict[str, tuple[float | None, ...]] | None = None) -> None:
-        self.folder = folder
-        self.values: dict[str, list[float]] = {
-            name: [math.nan if value is None else value for value in values] for name, values in (history or {}).items()
-        }
+    def __init__(
+        self, folder: Path, history: Mapping[str, Sequence[float | None]] | None = None, *, sinks: Sequence[Sink] = (), active: bool = True
+    ) -> None:
+        self.folder, self.sinks, self.active = folder, sinks, active
+        self.values: Values = {name: [math.nan if value is None else value for value in values] for name, values in (history or {}).items()}
+        self.times: Values = {}
+        if active:
+            self._take_up(max(map(len, self.values.values()), default=0))
 
     @property
     def history(self) -> dict[str, tuple[float | None, ...]]:
-        """All values so far, one an epoch, for the checkpoint; None where a value was not a number."""
+        """All values so far, one an epoch, for the checkpoint; None where a value was not a number. Times are not among them."""
         return {name: tuple(None if math.isnan(value) else value for value in values) for name, values in self.values.items()}
 
     def line(self, text: str) -> None:
         """Show a line and add it to the text log."""
+        if not self.active:
+            return
         logger.info(text)
-        with open(self.folder / "training_log.txt", "a", encoding="utf-8") as file:
+        with open(self.folder / TEXT, "a", encoding="utf-8") as file:
             file.write(text + "\n")
 
-    def epoch(self, **values: float) -> None:
-        """Record one epoch's values and redraw the picture."""
-        for name, value in values.items():
-            self.values.setdefault(name, []).append(float(value))
-        with atomic_path(self.folder / "progress.png") as path:
-            path.write_bytes(self._picture())
+    def epoch(self, values: Mapping[str, float], times: Mapping[str, float]) -> None:
+        """Record one epoch and redraw the picture.
 
-    def _picture(self) -> bytes:
-        figure = Figure(figsize=(9, 7), layout="constrained")
-        FigureCanvasAgg(figure)
-        losses, dice, rates = figure.subplots(3, 1, sharex=True)
-        epochs = range(1, len(self.values["train_loss"]) + 1)
-        losses.plot(epochs, self.values["train_loss"], label="training loss")
-        losses.plot(epochs, self.values["val_loss"], label="validation loss")
-        losses.set_ylabel("loss")
-        losses.legend()
-        dice.plot(epochs, self.values["mean_fg_dice"], label="mean foreground Dice of validation patches", alpha=0.5)
-        dice.plot(epochs, self.values["ema_fg_dice"], label="smoothed")
-        dice.set(ylabel="Dice", ylim=(0, 1))
-        dice.legend(loc="lower right")
-        rates.plot(epochs, self.values["learning_rate"])
-        rates.set(ylabel="learning rate", xlabel="epoch")
-        for axes in (losses, dice, rates):
-            axes.grid(alpha=0.3)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100)
-        return buffer.getvalue()
+        Args:
+            values: what an equal training gives equally.
+            times: in seconds, which differ from run to run.
+        """
+        for known, new in ((self.values, values), (self.times, times)):
+            for name, value in new.items():
+                known.setdefault(name, []).append(float(value))
+        if not self.active:
+            return
+        number = len(self.values["train_loss"])
+        record = {"epoch": number} | {name: None if math.isnan(value) else value for name, value in {**values, **times}.items()}
+        with open(self.folder / RECORDS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        with atomic_path(self.folder / PICTURE) as path:
+            path.write_bytes(draw(self.values, self.times))
+        for sink in self.sinks:
+            sink.write(number, {name: value for name, value in record.items() if name != "epoch" and value is not None})
+
+    def close(self) -> None:
+        """End the other logs."""
+        for sink in self.sinks:
+            sink.close()
+
+    def _take_up(self, epochs: int) -> None:
+        """Keep the records of the epochs that the checkpoint knows, and their times."""
+        path = self.folder / RECORDS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        records = []
+        for line in lines:
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:  # the process was killed while it wrote
+                continue
+        kept = [record for record in records if record.get("epoch", math.inf) <= epochs]
+        if len(kept) != len(lines):
+            write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        for record in kept:
+            for name in ("seconds", "waiting_seconds"):
+                self.times.setdefault(name, []).append(float(record.get(name, math.nan)))
+
+
+def draw(values: Values, times: Values) -> bytes:
+    """Draw losses, Dice, learning rates and times over the epochs; returns a PNG."""
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, dice, rates, clock = figure.subplots(2, 2, sharex=True).ravel()
+    epochs = range(1, len(values["train_loss"]) + 1)
+    marker = "." if len(epochs) < 30 else ""
+
+    def plot(axes: Axes, name: str, label: str, **style: object) -> None:
+        series = values.get(name) or times.get(name, [])
+        axes.plot(list(epochs)[-len(series) :] if series else [], series, label=label, marker=marker, **style)
+
+    plot(losses, "train_loss", "training")
+    plot(losses, "val_loss", "validation")
+    losses.set(ylabel="loss")
+    classes = [name for name in values if name.startswith(DICE)]
+    for name in classes if 1 < len(classes) <= MOST_CLASSES else ():
+        plot(dice, name, name.removeprefix(DICE), alpha=0.6, linewidth=1)
+    plot(dice, "mean_fg_dice", "mean", color="0.5", linewidth=1)
+    plot(dice, "ema_fg_dice", "mean, smoothed", color="black", linewidth=2)
+    plot(dice, "whole_dice", "whole cases", color="tab:red", linewidth=2)
+    dice.set(ylabel="Dice of validation patches", ylim=(0, 1))
+    plot(rates, "learning_rate", "adapters, heads, convolutions")
+    plot(rates, "backbone_learning_rate", "SAM's own weights")
+    rates.set(ylabel="learning rate", xlabel="epoch")
+    plot(clock, "seconds", "whole epoch")
+    plot(clock, "waiting_seconds", "of it waiting for data")
+    clock.set(ylabel="seconds", xlabel="epoch", ylim=(0, None))
+    for axes in (losses, dice, rates, clock):
+        axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        drawn = [line for line in axes.lines if len(line.get_xdata())]
+        axes.legend(handles=drawn, fontsize="small", loc="lower right" if axes is dice else "best")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,23 +20,29 @@ from samunet.checkpoint import (
     load_trainable_state,
     optimizer_state,
     save_checkpoint,
+    save_tensors,
     trainable_state,
 )
 from samunet.core.batch import Batch
 from samunet.core.codec import encode
 from samunet.core.labels import Labels
 from samunet.errors import SamunetError
-from samunet.hardware import autocast
+from samunet.hardware import PRECISION_NAMES, autocast
 from samunet.models.losses import region_targets
 from samunet.models.segmenter import SlabSegmenter
+from samunet.progress import bar
 from samunet.training.accumulate import backward, split
-from samunet.training.config import TrainingConfig
-from samunet.training.log import TrainingLog
+from samunet.training.average import WeightAverage
+from samunet.training.config import RunConfig, TrainingConfig
+from samunet.training.log import DICE, TrainingLog
+from samunet.training.processes import Processes
 from samunet.training.schedule import rate_factor
+from samunet.training.stopping import StopRequest
 
 SMOOTHING = 0.9  # nnU-Net's, of the Dice that chooses checkpoint_best
 LATEST, BEST, FINAL = "checkpoint_latest.safetensors", "checkpoint_best.safetensors", "checkpoint_final.safetensors"
-Batches = Callable[[int, int], Iterator[Batch]]
+Batches = Callable[[int, int], Generator[Batch, None, None]]
+ALONE = Processes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +52,40 @@ class Job:
     configuration: str
     trainer: str
     weights_sha256: str | None
+    batch_size: int
+    """Of all processes together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where patches come from."""
+
+    training: Batches
+    """(first step, number of steps) to batches, in the order of the steps."""
+    validation: Batches
+    """Likewise; called with (0, validation steps) every epoch."""
+    cases: Callable[[int], Sequence[str]] = lambda step: ()
+    """Step to the cases of its training batch."""
+    whole: Callable[[], float] | None = None
+    """Mean Dice of some validation cases that are predicted whole; None chooses checkpoint_best by patches."""
 
 
 class SAMTrainer:
     """Train a variant and keep the fold's folder up to date.
 
+    A step is a function of the weights, the optimizer, torch's generators and the step's number; all of that is saved, so
+    a training may end after any step and go on as if it had not.
+
     Args:
         model: on its device.
         optimizer: from `make_optimizer`.
-        training: (first step, number of steps) to batches.
-        validation: likewise; called with (0, validation steps) every epoch.
         labels: what the label values mean.
-        folder: the fold's folder; gets checkpoints, log and picture.
+        log: of the fold.
+        folder: the fold's folder; gets checkpoints.
         precision: autocast type, None for fp32.
+        stopping: asks for an end.
+        save: False writes no checkpoints.
+        resume: where to go on.
     """
 
     def __init__(
@@ -65,92 +93,117 @@ class SAMTrainer:
         *,
         model: SlabSegmenter,
         optimizer: torch.optim.Optimizer,
-        training: Batches,
-        validation: Batches,
+        sources: Sources,
         config: TrainingConfig,
+        run: RunConfig,
         labels: Labels,
         job: Job,
+        log: TrainingLog,
         folder: Path,
         device: torch.device,
         precision: torch.dtype | None,
+        stopping: StopRequest,
+        processes: Processes = ALONE,
         save: bool = True,
         resume: Checkpoint | None = None,
     ) -> None:
-        self.model, self.optimizer, self.training, self.validation = model, optimizer, training, validation
-        self.config, self.labels, self.job, self.folder = config, labels, job, folder
-        self.device, self.precision, self.save = device, precision, save
+        self.model, self.optimizer, self.sources, self.log = model, optimizer, sources, log
+        self.config, self.run_config, self.labels, self.job, self.folder = config, run, labels, job, folder
+        self.device, self.precision, self.stopping, self.processes, self.saves = device, precision, stopping, processes, save
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
-        self.epoch, self.best_dice = 0, -1.0
+        self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.step, self.epoch, self.epoch_loss, self.best_dice = 0, 0, 0.0, -1.0
+        self.average = WeightAverage(model, config.ema) if config.ema else None
+        self.saved_at = time.monotonic()
         if resume is not None:
-            load_trainable_state(model, resume.model, folder, pretrained=job.weights_sha256 is not None)
-            load_optimizer_state(optimizer, self.names, resume.optimizer)
-            self.epoch, self.best_dice = resume.state.epoch, resume.state.best_dice
-            self.scaler.load_state_dict(resume.state.scaler)
-            if resume.random is not None:
-                torch.set_rng_state(resume.random)
-        self.log = TrainingLog(folder, resume.state.history if resume else None)
+            self._take_up(resume)
 
-    def run(self) -> None:
-        """Train from the current epoch to the last, then write checkpoint_final."""
-        first, epochs = self.epoch, self.config.epochs
-        batches = self.training(first * self.config.iterations, (epochs - first) * self.config.iterations)
-        for _ in range(first, epochs):
-            began = time.monotonic()
-            train_loss, waited = self._train_epoch(batches)
-            val_loss, dice = self._validate()
-            self._finish_epoch(train_loss, val_loss, dice, time.monotonic() - began, waited)
-        if self.save:
+    def run(self) -> bool:
+        """Train to the last epoch and write checkpoint_final; returns False when asked to stop before, with everything saved."""
+        with closing(self.sources.training(self.step, self.config.last_epoch * self.config.iterations - self.step)) as batches:
+            while self.epoch < self.config.last_epoch and not self._out_of_patience():
+                began = time.monotonic()
+                waited = self._train_epoch(batches)
+                if waited is None:
+                    return False
+                loss, dice = self._validate()
+                self._finish_epoch(loss, dice, began, waited)
+        if self.saves:
             self._save(FINAL)
-            (self.folder / LATEST).unlink(missing_ok=True)
+            if self.processes.first:
+                (self.folder / LATEST).unlink(missing_ok=True)
+        return True
 
-    def _train_epoch(self, batches: Iterator[Batch]) -> tuple[float, float]:
-        """Return the mean loss and the seconds spent waiting for data."""
+    def _train_epoch(self, batches: Iterator[Batch]) -> float | None:
+        """Run the rest of the epoch; returns the seconds spent waiting for data, None when asked to stop."""
         self.model.train()
-        total, waited = torch.zeros((), device=self.device), 0.0
-        for iteration in range(self.config.iterations):
+        waited, left = 0.0, (self.epoch + 1) * self.config.iterations - self.step
+        for _ in bar(range(left), title=f"Epoch {self.epoch + 1}", quiet=not self.processes.first):
             asked = time.monotonic()
             batch = self._to_device(next(batches))
             waited += time.monotonic() - asked
-            total += self._step(batch, self.epoch * self.config.iterations + iteration)
-        mean = float(total) / self.config.iterations
-        if not math.isfinite(mean):
-            raise SamunetError(
-                f"The training loss became {mean} in epoch {self.epoch + 1}. Lower --learning_rate or use --precision fp32; "
-                f"checkpoints in {self.folder} are from before."
-            )
-        return mean, waited
+            loss, stop, save = self._step(batch)
+            self._refuse_not_finite(loss, batch)
+            self.step += 1
+            self.epoch_loss += loss
+            if stop:
+                self._save(LATEST)
+                self.log.line(
+                    f"Stopped after step {self.step} of {self.config.steps} by {self.stopping.reason() or 'another process'}; --c continues."
+                )
+                return None
+            if save:
+                self._save(LATEST)
+        return waited
 
-    def _step(self, batch: Batch, step: int) -> Tensor:
-        factor = rate_factor(step, self.config.steps, warmup=self.config.warmup, power=self.config.decay_power)
+    def _step(self, batch: Batch) -> tuple[float, bool, bool]:
+        """Return the loss of the whole batch, and whether to stop and to save, as all processes agree."""
+        factor = rate_factor(self.step, self.config.steps, warmup=self.config.warmup, power=self.config.decay_power)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.zero_grad(set_to_none=True)
+        several = self.processes.count > 1
         loss = backward(
             self.model,
             split(batch, self.config.accumulate),
             autocast=lambda: autocast(self.device, self.precision),
             scale=self.scaler.scale,
+            reduce=self.processes.sum if several else None,
+            samples=self.job.batch_size if several else None,
         )
+        asked = [float(loss), float(self.stopping.reason() is not None), float(self.processes.first and self._save_is_due())]
+        total, stop, save = self.processes.sum_gradients(self.trained, asked)
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], self.config.gradient_clip)
+        if self.config.gradient_clip:
+            nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss
+        if self.average is not None:
+            self.average.update(self.step)
+        return total, stop > 0, save > 0
+
+    def _save_is_due(self) -> bool:
+        """Tell whether checkpoint_latest is to be saved after the step that runs."""
+        every = self.run_config.save_every_steps
+        late = 0 < 60 * self.run_config.save_every_minutes <= time.monotonic() - self.saved_at
+        return self.saves and (late or bool(every and (self.step + 1) % every == 0))
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, list[float]]:
         """Return the mean loss and the Dice of each foreground class or region over all validation patches together."""
         self.model.eval()
-        losses, counts = [], torch.zeros(3, len(self.labels.foreground))
-        steps = self.config.validation_steps
-        for batch in map(self._to_device, self.validation(0, steps)):
-            with autocast(self.device, self.precision):
-                losses.append(float(torch.stack(list(self.model.loss(batch).values())).sum()))
-                logits = self.model(batch.image)
-            counts += self._counts(logits.float(), batch.label).cpu()
-        both, predicted, reference = counts
-        return sum(losses) / len(losses), (2 * both / (predicted + reference)).tolist()
+        losses, counts = torch.zeros(2), torch.zeros(3, len(self.labels.foreground))
+        with self.average.applied() if self.average else nullcontext():
+            for batch in map(self._to_device, self.sources.validation(0, self.config.validation_steps)):
+                with autocast(self.device, self.precision):
+                    loss = torch.stack(list(self.model.loss(batch).values())).sum()
+                    logits = self.model(batch.image)
+                losses += torch.tensor([float(loss), 1.0]) * len(batch.image)
+                counts += self._counts(logits.float(), batch.label).cpu()
+        summed = self.processes.sum({"losses": losses.to(self.device), "counts": counts.to(self.device)})
+        both, predicted, reference = summed["counts"].cpu()
+        return float(summed["losses"][0] / summed["losses"][1]), (2 * both / (predicted + reference)).tolist()
 
     def _counts(self, logits: Tensor, label: Tensor) -> Tensor:
         """Voxels in both, in the prediction and in the reference, each foreground class or region: (3, R)."""
@@ -160,42 +213,90 @@ class SAMTrainer:
         axes = (0, 2, 3, 4)
         return torch.stack([(part * known).sum(axes) for part in (predicted * reference, predicted, reference)])
 
-    def _finish_epoch(self, train_loss: float, val_loss: float, dice: list[float], seconds: float, waited: float) -> None:
+    def _finish_epoch(self, val_loss: float, dice: list[float], began: float, waited: float) -> None:
+        train_loss = self.epoch_loss / self.config.iterations
         known = [value for value in dice if not math.isnan(value)]
         mean = sum(known) / len(known) if known else 0.0
         earlier = self.log.values.get("ema_fg_dice", [])
         smoothed = SMOOTHING * earlier[-1] + (1 - SMOOTHING) * mean if earlier else mean
-        self.log.epoch(
-            train_loss=train_loss,
-            val_loss=val_loss,
-            mean_fg_dice=mean,
-            ema_fg_dice=smoothed,
-            learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
-        )
-        self.epoch += 1
+        values = {"train_loss": train_loss, "val_loss": val_loss, "mean_fg_dice": mean, "ema_fg_dice": smoothed}
+        deciding = smoothed
+        if self.sources.whole is not None:
+            with self.average.applied() if self.average else nullcontext():
+                deciding = values["whole_dice"] = self.sources.whole()
+        values |= {f"{DICE}{name}": value for (name, _), value in zip(self.labels.foreground, dice, strict=True)} if len(dice) > 1 else {}
+        rates = {group["part"]: group["lr"] for group in sorted(self.optimizer.param_groups, key=lambda group: group["lr"])}
+        values |= {{"head": "learning_rate"}.get(part, f"{part}_learning_rate"): rate for part, rate in rates.items()}
+        self.epoch, self.epoch_loss = self.epoch + 1, 0.0
+        seconds = time.monotonic() - began
+        self.log.epoch(values, {"seconds": seconds, "waiting_seconds": waited})
         classes = ", ".join(f"{name} {value:.3f}" for (name, _), value in zip(self.labels.foreground, dice, strict=True))
         self.log.line(
             f"epoch {self.epoch}/{self.config.epochs}: training loss {train_loss:.4f}, validation loss {val_loss:.4f}, Dice {mean:.3f} ({classes}), "
             f"{seconds:.1f} s, {100 * waited / seconds:.0f} % waiting for data"
         )
-        better = smoothed > self.best_dice
-        self.best_dice = max(self.best_dice, smoothed)
-        if self.save:
-            if better:
-                self._save(BEST)
+        better = deciding > self.best_dice
+        self.best_dice = max(self.best_dice, deciding)
+        if self.saves and better:
+            self._save(BEST)
+        if self.saves:
             self._save(LATEST)
 
+    def _out_of_patience(self) -> bool:
+        """Tell whether the best Dice lies as many epochs back as the settings allow."""
+        dice = self.log.values.get("whole_dice") or self.log.values.get("ema_fg_dice", [])
+        if not self.config.patience or not dice or len(dice) - 1 - dice.index(max(dice)) < self.config.patience:
+            return False
+        self.log.line(f"No better Dice for {self.config.patience} epochs; training ends after epoch {self.epoch}.")
+        return True
+
+    def _refuse_not_finite(self, loss: float, batch: Batch) -> None:
+        """Stop at a loss that is not a number, and leave the batch for whoever looks into it."""
+        if math.isfinite(loss):
+            return
+        path = self.folder / f"not_finite_step_{self.step}.safetensors"
+        save_tensors(path, {"image": batch.image, "label": batch.label})
+        raise SamunetError(
+            f"The training loss became {loss} in step {self.step} (epoch {self.epoch + 1}), on cases {', '.join(self.sources.cases(self.step))}; its "
+            f"batch is in {path}. Lower --learning_rate or use --precision fp32; checkpoints in {self.folder} are from before."
+        )
+
+    def _take_up(self, resume: Checkpoint) -> None:
+        state = resume.state
+        load_trainable_state(self.model, resume.model, self.folder, pretrained=self.job.weights_sha256 is not None)
+        load_optimizer_state(self.optimizer, self.names, resume.optimizer)
+        self.step, self.epoch, self.epoch_loss, self.best_dice = state.step, state.epoch, state.epoch_loss, state.best_dice
+        self.scaler.load_state_dict(state.scaler)
+        if self.average is not None:
+            for name, value in resume.average.items():
+                self.average.averages[name].copy_(value)
+        rank = self.processes.rank
+        if f"cpu.{rank}" in resume.random:
+            torch.set_rng_state(resume.random[f"cpu.{rank}"])
+        if f"cuda.{rank}" in resume.random and self.device.type == "cuda":
+            torch.cuda.set_rng_state(resume.random[f"cuda.{rank}"], self.device)
+
     def _save(self, name: str) -> None:
+        """Write a checkpoint; all processes call it, since each has generators of its own."""
+        generators = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        meet = self.device if self.device.type == "cuda" else torch.device("cpu")
+        random = {f"{kind}.{rank}": own for kind, state in generators.items() for rank, own in enumerate(self.processes.gather(state, meet))}
+        if not self.saves or not self.processes.first:
+            return
         state = CheckpointState(
             format=FORMAT,
             configuration=self.job.configuration,
             trainer=self.job.trainer,
-            step=self.epoch * self.config.iterations,
+            step=self.step,
             epoch=self.epoch,
+            epoch_loss=self.epoch_loss,
             best_dice=self.best_dice,
             weights_sha256=self.job.weights_sha256,
             scaler=self.scaler.state_dict(),
             training=encode(self.config),
+            precision=PRECISION_NAMES[self.precision],
             history=self.log.history,
         )
         save_checkpoint(
@@ -204,9 +305,11 @@ class SAMTrainer:
                 state=state,
                 model=trainable_state(self.model, pretrained=self.job.weights_sha256 is not None),
                 optimizer=optimizer_state(self.optimizer, self.names),
-                random=torch.get_rng_state(),
+                random=random,
+                average=self.average.averages if self.average else {},
             ),
         )
+        self.saved_at = time.monotonic()
 
     def _to_device(self, batch: Batch) -> Batch:
         return Batch(image=batch.image.to(self.device, non_blocking=True), label=batch.label.to(self.device, non_blocking=True))
@@ -221,5 +324,13 @@ def make_optimizer(model: SlabSegmenter, config: TrainingConfig) -> torch.optim.
         for decayed in (True, False):
             chosen = [parameter for parameter in group.parameters if (parameter.ndim > 1) == decayed]
             if chosen:
-                groups.append({"params": chosen, "peak": peak, "lr": peak, "weight_decay": config.weight_decay * decayed})
+                groups.append(
+                    {
+                        "params": chosen,
+                        "part": group.part,
+                        "peak": peak,
+                        "lr": peak,
+                        "weight_decay": config.weight_decay * (decayed or config.decay_all),
+                    }
+                )
     return torch.optim.AdamW(groups, fused=True)

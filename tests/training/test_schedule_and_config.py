@@ -28,7 +28,7 @@ def test_no_warm_up_starts_at_the_peak():
         ("iterations", -3, "iterations must be 1 or more; got -3"),
         ("learning_rate", 0.0, "learning_rate must be above 0"),
         ("precision", "fp8", "precision must be one of auto, bf16, fp16, fp32; got 'fp8'"),
-        ("warmup", 1.0, r"warmup in \[0, 1\)"),
+        ("warmup", 1.0, r"warmup must be in \[0, 1\)"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(field, value, message):

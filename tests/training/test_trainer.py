@@ -23,6 +23,7 @@ def test_a_fold_gets_what_nnunet_gives(trained):
         "checkpoint_final.safetensors",
         "config.json",
         "debug.json",
+        "log.jsonl",
         "progress.png",
         "training_log.txt",
         "validation",

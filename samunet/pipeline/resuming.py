@@ -1,0 +1,63 @@
+"""Go on with a training: from which checkpoint, with which settings, and whether it is still the same training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from samunet.checkpoint import Checkpoint, load_checkpoint
+from samunet.core.codec import decode, encode
+from samunet.core.plan import Plan, changed_for_training, load_plan
+from samunet.errors import CheckpointError, ConfigError
+from samunet.network import check_frozen_weights
+from samunet.training.config import TrainingConfig
+from samunet.training.trainer import BEST, FINAL, LATEST
+
+logger = logging.getLogger(__name__)
+
+FREE = ("workers", "compile")  # settings on which the weights do not depend but for rounding
+
+
+def resumable(folder: Path) -> Checkpoint | None:
+    """Return nnU-Net's choice of final, latest, best; None, with a word, when there is nothing to continue."""
+    for name in (FINAL, LATEST, BEST):
+        if (folder / name).is_file():
+            return load_checkpoint(folder / name)
+    logger.info("Nothing to continue in %s; training starts from the beginning.", folder)
+    return None
+
+
+def settings_to_train(settings: TrainingConfig | Mapping[str, Any], resume: Checkpoint | None, folder: Path, *, extend: int = 0) -> TrainingConfig:
+    """Return the settings of a training.
+
+    Args:
+        settings: all of them; or only those that were given, the others being the defaults, or those of the training that continues.
+        extend: epochs to add to a training that continues.
+
+    Raises:
+        CheckpointError: a setting differs from that of the training that continues.
+        ConfigError: there is nothing to extend.
+    """
+    if resume is None:
+        if extend:
+            raise ConfigError(f"There is no training in {folder} to extend; train it first.")
+        return settings if isinstance(settings, TrainingConfig) else TrainingConfig(**settings)
+    before = decode(TrainingConfig, resume.state.training, f"{folder.name}: training settings")
+    given, known = encode(settings), encode(before)
+    changed = [key for key, value in given.items() if value != known[key] and key not in FREE]
+    if changed:
+        was = ", ".join(f"{key} {known[key]} (now {given[key]})" for key in changed)
+        raise CheckpointError(f"{folder} was trained with other settings: {was}. Continue with the same settings, or start anew without --c.")
+    free = {key: given[key] for key in FREE if key in given}
+    return replace(before, epochs=before.epochs + extend, stop_epoch=before.stop_epoch + extend if before.stop_epoch else 0, **free)
+
+
+def check_resume(resume: Checkpoint, folder: Path, plan: Plan, name: str) -> None:
+    """Raise CheckpointError when the plan or the frozen weights are no longer those of the training that continues."""
+    what = changed_for_training(load_plan(folder.parent / "plans.json"), plan, name)
+    if what is not None:
+        raise CheckpointError(f"{folder} was trained by another plan: {what} changed since. Restore the plan, or start anew without --c.")
+    check_frozen_weights(resume.state, plan.configuration(name), folder)
