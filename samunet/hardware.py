@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ import torch
 from samunet.errors import ConfigError
 
 PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
-BF16_GAIN, FP32_GAIN = 0.9, 0.8  # shares of the usual time below which another number format or library is taken
+BF16_GAIN, FP32_GAIN = 0.85, 0.7  # shares of the usual time below which another number format or library is taken
 
 
 def choose_device(wanted: str | None) -> torch.device:
@@ -48,58 +49,67 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
 
 @lru_cache(maxsize=1)
 def bf16_is_faster() -> bool:
-    """Time a small step of layers on the CPU in bf16 and in fp32; takes a tenth of a second, once a process.
+    """Time a matrix product and its gradient on the CPU in bf16 and in fp32; takes a tenth of a second, once a process.
 
     Where a CPU multiplies bf16 in hardware it takes about half the time, so that noise does not decide.
     """
-    layers = torch.nn.Sequential(torch.nn.Conv3d(16, 32, 3, padding=1), torch.nn.GroupNorm(32, 32), torch.nn.LeakyReLU(), torch.nn.Conv3d(32, 32, 3))
-    image = torch.ones(1, 16, 16, 32, 32)
-    cpu = torch.device("cpu")
+    layer = torch.ones(512, 512, requires_grad=True)
+    image = torch.ones(512, 512)
 
-    def seconds(precision: torch.dtype | None) -> float:
-        best = float("inf")
-        for _ in range(3):
-            began = time.perf_counter()
-            with autocast(cpu, precision):
-                loss = layers(image).float().square().mean()
-            loss.backward()
-            best = min(best, time.perf_counter() - began)
-        return best
+    def step(precision: torch.dtype | None) -> None:
+        with autocast(torch.device("cpu"), precision):
+            product = image @ layer
+        product.sum().backward()
 
-    with torch.random.fork_rng(devices=[]):
-        seconds(torch.bfloat16)  # the first call chooses kernels
-        return seconds(torch.bfloat16) < BF16_GAIN * seconds(None)
+    usual, other = _best_seconds(lambda: step(None), lambda: step(torch.bfloat16))
+    return other < BF16_GAIN * usual
 
 
 @lru_cache(maxsize=1)
-def use_fast_fp32_products() -> bool:
-    """Let oneDNN multiply fp32 matrices on the CPU where it is faster and as exact; returns whether it does, for the rest of the process.
+def fast_fp32_products_pay() -> bool:
+    """Tell whether oneDNN multiplies fp32 matrices on this CPU faster than torch's default, MKL, and as exactly; see `use_fast_fp32_products`.
 
-    MKL, torch's default, takes a slow path on CPUs of other makers. The switch allows bf16 arithmetic in name; where oneDNN makes use of
-    that, results lose digits, which is measured here, and the switch is put back.
+    The switch allows bf16 arithmetic in name. Where oneDNN makes use of that, results lose digits, which is measured here.
     """
-    matmul = getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
-    if matmul is None or not hasattr(matmul, "fp32_precision"):  # before torch 2.9
+    if not hasattr(_matmul_switch(), "fp32_precision"):  # before torch 2.9
         return False
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(768, 768, generator=generator) for _ in range(2))
-    exact, before = a.double() @ b.double(), matmul.fp32_precision
+    a, b = (torch.randn(512, 512, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
 
-    def seconds_and_error() -> tuple[float, float]:
-        best, result = float("inf"), a @ b
-        for _ in range(5):
+    def product(fast: bool) -> float:
+        use_fast_fp32_products(fast)
+        return float((a @ b - exact).abs().max())
+
+    try:
+        if product(True) > 4 * product(False):
+            return False
+        usual, other = _best_seconds(lambda: product(False), lambda: product(True))
+    finally:
+        use_fast_fp32_products(False)
+    return other < FP32_GAIN * usual
+
+
+def use_fast_fp32_products(fast: bool) -> None:
+    """Let oneDNN multiply fp32 matrices on the CPU, for the whole process, or not; without the switch (torch before 2.9) do nothing."""
+    switch = _matmul_switch()
+    if hasattr(switch, "fp32_precision"):
+        switch.fp32_precision = "bf16" if fast else "none"
+
+
+def _matmul_switch() -> object:
+    return getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
+
+
+def _best_seconds(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    """Return the shortest of ten times of both, taken in turns, so that what else the machine does falls on both."""
+    best = [float("inf"), float("inf")]
+    for _ in range(10):
+        for index, run in enumerate((first, second)):
             began = time.perf_counter()
-            result = a @ b
-            best = min(best, time.perf_counter() - began)
-        return best, float((result - exact).abs().max() / exact.abs().max())
-
-    default_seconds, default_error = seconds_and_error()
-    matmul.fp32_precision = "bf16"
-    seconds, error = seconds_and_error()
-    if seconds < FP32_GAIN * default_seconds and error <= 4 * default_error:
-        return True
-    matmul.fp32_precision = before
-    return False
+            run()
+            best[index] = min(best[index], time.perf_counter() - began)
+    return best[0], best[1]
 
 
 def cpu_has_bf16() -> bool:

@@ -38,6 +38,12 @@ def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace],
     except SamunetError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"{parser.prog}: {where}{error.strerror}; make space, or correct the permissions, and run the command again.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; what is finished is kept, unfinished files were removed.", file=sys.stderr)
         return 130

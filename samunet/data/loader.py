@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,7 @@ def batches(
         items: which samples of each batch; None for all of them.
 
     Raises:
-        DatasetError: a patch cannot be read (the case is named), or a worker died.
+        DatasetError: a patch cannot be read; its file is named.
     """
     items = range(source.batch_size) if items is None else items
     loader = DataLoader(
@@ -99,15 +100,23 @@ def batches(
         pin_memory=pin_memory,
         generator=torch.Generator(),  # unused, but without one the loader draws from torch's global generator
     )
+    for made in loader:
+        if isinstance(made, DatasetError):
+            raise made
+        yield Batch(image=made[0], label=made[1])
+
+
+@contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """Turn torch's error about a worker that died, which is raised wherever the training process is at that moment, into a DatasetError."""
     try:
-        for made in loader:
-            if isinstance(made, DatasetError):
-                raise made
-            yield Batch(image=made[0], label=made[1])
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        message = f"A process that prepares patches died ({str(error).splitlines()[0]}); memory may have run out. Lower --workers, or free memory."
+        message = (
+            f"A process that prepares patches died ({str(error).splitlines()[0].strip()}); memory may have run out. Lower --workers, or free memory."
+        )
         raise DatasetError(message) from None
 
 

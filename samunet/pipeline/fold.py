@@ -20,7 +20,7 @@ from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.loader import PatchSource, batches
 from samunet.errors import CheckpointError
-from samunet.hardware import PRECISION_NAMES, choose_precision, choose_workers, use_fast_fp32_products
+from samunet.hardware import PRECISION_NAMES, choose_precision, choose_workers, fast_fp32_products_pay, use_fast_fp32_products
 from samunet.inference.whole import mean_dice
 from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network
@@ -29,7 +29,7 @@ from samunet.planning.splits import Split
 from samunet.training.config import TrainingConfig
 from samunet.training.log import PICTURE, RECORDS, TEXT, TrainingLog
 from samunet.training.processes import Processes
-from samunet.training.sinks import open_sinks
+from samunet.training.sinks import SINKS, require_sinks
 from samunet.training.stopping import FILE as STOP_FILE
 from samunet.training.stopping import StopRequest
 from samunet.training.trainer import BEST, FINAL, LATEST, Job, SAMTrainer, Sources, make_optimizer
@@ -59,7 +59,9 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
     config, device = fold.config, fold.device
     configuration = fold.plan.configuration(options.configuration)
     precision = choose_precision(config.precision if fold.resume is None or config.precision != "auto" else fold.resume.state.precision, device)
-    if precision is None and device.type == "cpu" and use_fast_fp32_products():
+    fast = fold.resume.state.fast_products if fold.resume else precision is None and device.type == "cpu" and fast_fp32_products_pay()
+    use_fast_fp32_products(fast)
+    if fast:
         logger.info("Matrix products in fp32 run through oneDNN, which is faster here and as exact.")
     torch.manual_seed(config.seed)
     model = build_network(fold.plan, configuration, fold.spec.labels, workspace.weights_folders).to(device)
@@ -69,8 +71,10 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
         trainer=TRAINER,
         weights_sha256=configuration.weights_sha256,
         batch_size=config.batch_size or configuration.batch_size,
+        fast_products=fast,
     )
-    items = processes.items(job.batch_size)  # complains before the folder is touched
+    items = processes.items(job.batch_size)
+    require_sinks(options.run.logs)
     sources = _sources(model, fold, configuration, job.batch_size, items, precision)
     if processes.rank:
         torch.manual_seed(config.seed + processes.rank)  # dropout differs from process to process
@@ -81,7 +85,7 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
     log = TrainingLog(
         fold.folder,
         fold.resume.state.history if fold.resume else None,
-        sinks=open_sinks(options.run.logs, fold.folder, name, encode(config)) if processes.first else (),
+        sinks=[SINKS[kind](fold.folder, name, encode(config)) for kind in options.run.logs] if processes.first else (),
         active=processes.first,
     )
     if config.compile:

@@ -71,7 +71,11 @@ def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Ma
             check_resume(resume, folder, plan, options.configuration)
         fold = Fold(plan=plan, spec=spec, split=split, data=data, folder=folder, config=config, device=device, resume=resume)
         with joined(options.rank, options.processes, device) as processes, StopRequest(folder, options.run.max_hours) as stopping:
-            finished = build_trainer(workspace, fold, options, processes, stopping).run()
+            trainer = build_trainer(workspace, fold, options, processes, stopping)
+            try:
+                finished = trainer.run()
+            finally:
+                trainer.log.close()
         if not finished or options.rank > 0:
             return folder
     if options.only_validate or (options.validate and options.save_checkpoints):

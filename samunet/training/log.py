@@ -134,7 +134,7 @@ def draw(values: Values, times: Values) -> bytes:
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawn = [line for line in axes.lines if len(line.get_xdata())]
-        axes.legend(handles=drawn, fontsize="small", loc="lower right" if axes is dice else "best")
+        axes.legend(handles=drawn, fontsize="small")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()

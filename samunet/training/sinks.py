@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from samunet.errors import ConfigError
 
 
 class Sink(ABC):
-    """Takes the values of an epoch."""
+    """Takes the values of an epoch.
+
+    Args:
+        folder: the fold's folder.
+        name: of the run.
+        settings: of the training, recorded with it.
+    """
+
+    module: ClassVar[str]
+    """What it imports, and no other part of samunet does."""
+
+    @abstractmethod
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None: ...
 
     @abstractmethod
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
@@ -26,8 +38,10 @@ class Sink(ABC):
 class TensorBoard(Sink):
     """Event files in <fold>/tensorboard."""
 
+    module = "torch.utils.tensorboard"
+
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
-        self.writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder / "tensorboard"))
+        self.writer = importlib.import_module(self.module).SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -40,8 +54,10 @@ class TensorBoard(Sink):
 class MLflow(Sink):
     """Runs in <fold>/mlruns; nothing leaves the machine."""
 
+    module = "mlflow"
+
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
-        self.mlflow = _package("mlflow", "mlflow")
+        self.mlflow = importlib.import_module(self.module)
         self.mlflow.set_tracking_uri((folder / "mlruns").absolute().as_uri())
         self.mlflow.set_experiment("samunet")
         self.mlflow.start_run(run_name=name)
@@ -57,8 +73,10 @@ class MLflow(Sink):
 class WeightsAndBiases(Sink):
     """A run that continues under the same id when the training does; uses the network unless WANDB_MODE=offline."""
 
+    module = "wandb"
+
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
-        wandb = _package("wandb", "wandb")
+        wandb = importlib.import_module(self.module)
         identifier = folder / "wandb_id.txt"
         known = identifier.read_text(encoding="utf-8").strip() if identifier.is_file() else None
         self.run = wandb.init(project="samunet", name=name, dir=str(folder), config=dict(settings), id=known, resume="allow")
@@ -74,24 +92,10 @@ class WeightsAndBiases(Sink):
 SINKS: dict[str, type[Sink]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WeightsAndBiases}
 
 
-def open_sinks(names: tuple[str, ...], folder: Path, name: str, settings: Mapping[str, Any]) -> tuple[Sink, ...]:
-    """Open logs by name.
-
-    Args:
-        folder: the fold's folder.
-        name: of the run.
-        settings: of the training, recorded with it.
-
-    Raises:
-        ConfigError: the package of a log is not installed.
-    """
-    return tuple(SINKS[kind](folder, name, settings) for kind in names)  # type: ignore[call-arg]
-
-
-def _package(module: str, package: str) -> ModuleType:
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"--log {package} needs the package {package}, which is not installed ({error}): pip install {package}") from None
+def require_sinks(names: Sequence[str]) -> None:
+    """Raise ConfigError when the package of a log is not installed."""
+    for name in names:
+        try:
+            importlib.import_module(SINKS[name].module)
+        except ImportError as error:
+            raise ConfigError(f"--log {name} needs the package {name}, which is not installed ({error}): pip install {name}") from None

@@ -26,6 +26,7 @@ from samunet.checkpoint import (
 from samunet.core.batch import Batch
 from samunet.core.codec import encode
 from samunet.core.labels import Labels
+from samunet.data.loader import naming_dead_workers
 from samunet.errors import SamunetError
 from samunet.hardware import PRECISION_NAMES, autocast
 from samunet.models.losses import region_targets
@@ -54,6 +55,8 @@ class Job:
     weights_sha256: str | None
     batch_size: int
     """Of all processes together."""
+    fast_products: bool
+    """Whether oneDNN multiplies fp32 matrices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ class SAMTrainer:
 
     def run(self) -> bool:
         """Train to the last epoch and write checkpoint_final; returns False when asked to stop before, with everything saved."""
-        with closing(self.sources.training(self.step, self.config.last_epoch * self.config.iterations - self.step)) as batches:
+        with naming_dead_workers(), closing(self.sources.training(self.step, self.config.last_epoch * self.config.iterations - self.step)) as batches:
             while self.epoch < self.config.last_epoch and not self._out_of_patience():
                 began = time.monotonic()
                 waited = self._train_epoch(batches)
@@ -297,6 +300,7 @@ class SAMTrainer:
             scaler=self.scaler.state_dict(),
             training=encode(self.config),
             precision=PRECISION_NAMES[self.precision],
+            fast_products=self.job.fast_products,
             history=self.log.history,
         )
         save_checkpoint(
