@@ -226,7 +226,9 @@ class SAMTrainer:
         deciding = smoothed
         if self.sources.whole is not None:
             with self.average.applied() if self.average else nullcontext():
-                deciding = values["whole_dice"] = self.sources.whole()
+                found = self.sources.whole() if self.processes.first else 0.0
+            # One process decides, lest rounding divides them over what is best.
+            deciding = values["whole_dice"] = float(self.processes.sum({"dice": torch.tensor([found], device=self.device)})["dice"])
         values |= {f"{DICE}{name}": value for (name, _), value in zip(self.labels.foreground, dice, strict=True)} if len(dice) > 1 else {}
         rates = {group["part"]: group["lr"] for group in sorted(self.optimizer.param_groups, key=lambda group: group["lr"])}
         values |= {{"head": "learning_rate"}.get(part, f"{part}_learning_rate"): rate for part, rate in rates.items()}

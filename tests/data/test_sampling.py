@@ -155,3 +155,26 @@ def test_a_dataset_crosses_process_borders_without_its_caches(cases):
     other = copy.copy(cases)  # goes the way of pickle
     assert state == {"folder": cases.folder, "identifiers": cases.identifiers} == other.__getstate__() and other.shape("full") == SHAPE
     np.testing.assert_array_equal(other.locations("full").classes[0], cases.locations("full").classes[0])
+
+
+def test_balanced_sampling_sees_a_rare_class_as_often_as_a_common_one(tmp_path):
+    shape, labels = (8, 20, 20), parse_labels({"background": 0, "common": 1, "rare": 2})
+    for index in range(6):
+        label = np.zeros(shape, np.int16)
+        label[4, 5:9, 5:9] = 1
+        if index == 0:
+            label[4, 15, 15] = 2
+        case = PreprocessedCase(
+            image=np.zeros((1, *shape), np.float32), label=label, history=untouched(Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)))
+        )
+        save_case(tmp_path, f"c{index}", case, labels, (4, 8, 8), Origin(settings="", files=""))
+    cases = PreprocessedDataset(tmp_path, tuple(f"c{index}" for index in range(6)))
+    assert cases.holders == (cases.identifiers, ("c0",))
+    draws = {balanced: [] for balanced in (True, False)}
+    for balanced, found in draws.items():
+        random = np.random.default_rng(0)
+        for _ in range(400):
+            name, start = choose_patch(cases, (4, 8, 8), (4, 8, 8), random, foreground=True, balanced=balanced)
+            _, label = cases.cut(name, start, (4, 8, 8))
+            found.append((label == 2).any())
+    assert np.mean(draws[True]) == pytest.approx(0.5, abs=0.08) and np.mean(draws[False]) < 0.2
