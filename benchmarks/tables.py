@@ -19,6 +19,7 @@ STUDIES = [RESULTS / f"study_sam_unet_{part}.json" for part in ("ranking", "fina
 ENCODER, STEP = RESULTS / "encoder_cpu.json", RESULTS / "slab_step_cpu.json"
 PLANNED = {4: "token pitch 8", 35: "token pitch 16", 45: "token pitch 16"}  # what the planner chooses today
 CONTROL = "control: no SAM path"
+TRAINER = sorted(RESULTS.glob("trainer_*.json"))
 PLANNING = RESULTS / "study_planning.json"
 PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))
 TITLES = {
@@ -215,6 +216,28 @@ def preprocessing_page(results: list[dict]) -> str:
     return "\n".join(sections) + "\n"
 
 
+def trainer_page(results: list[dict]) -> str:
+    """Render documentation/results/trainer.md."""
+    machine = results[0]["machine"]
+    parts = ("data", "forward", "backward", "optimizer")
+    sections = [
+        "# What a training step costs\n",
+        "This page shows where the time of a training step goes, what the trainer adds to a plain loop, and how long it waits for data.\n",
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['threads']} threads, {results[0]['precision']}; vit_tiny without pretrained weights, batch of two.",
+        "A plain loop (forward, backward, clipping, optimizer) and the trainer's own steps take turns on the same batches from memory; then epochs",
+        'run through the loader with one worker, the first epoch apart, in which the worker starts. "Data" is what the trainer waits there. Made by',
+        "`benchmarks/trainer.py`; this page is written by `benchmarks/tables.py`.\n",
+        _row("dataset", "patch", *(f"{part}, s" for part in parts), "plain step, s", "trainer's step, s", "added (median)", "waiting for data"),
+        "|---" * 10 + "|",
+    ]
+    for result in results:
+        seconds = [f"{result['seconds_a_step'][part]:.3f}" for part in parts]
+        totals = [f"{result[name]:.3f}" for name in ("plain_loop_seconds_a_step", "trainer_seconds_a_step")]
+        shares = [f"{result['trainer_adds_percent_by_median']:.1f} %", f"{result['loader']['waiting_percent']:.1f} %"]
+        sections.append(_row(result["dataset"], " x ".join(map(str, result["patch"])), *seconds, *totals, *shares))
+    return "\n".join(sections) + "\n"
+
+
 def within(text: str, name: str, content: str) -> str:
     """Return a page with what stands between its two marks of a name replaced."""
     begin, end = f"<!-- {name}: written by benchmarks/tables.py -->", f"<!-- end of {name} -->"
@@ -231,6 +254,8 @@ def pages() -> dict[str, str]:
         texts["documentation/results/encoder.md"] = encoder_page(json.loads(ENCODER.read_text()), json.loads(STEP.read_text()))
     if PREPROCESSING:
         texts["documentation/results/preprocessing.md"] = preprocessing_page([json.loads(path.read_text()) for path in PREPROCESSING])
+    if TRAINER:
+        texts["documentation/results/trainer.md"] = trainer_page([json.loads(path.read_text()) for path in TRAINER])
     if PLANNING.is_file():
         decides = "documentation/explanation/how-planning-decides.md"
         texts[decides] = within((ROOT / decides).read_text(), "planning", planning_table(json.loads(PLANNING.read_text())))
