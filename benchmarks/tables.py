@@ -223,7 +223,8 @@ def trainer_page(results: list[dict]) -> str:
     sections = [
         "# What a training step costs\n",
         "This page shows where the time of a training step goes, what the trainer adds to a plain loop, and how long it waits for data.\n",
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['threads']} threads, {results[0]['precision']}; vit_tiny without pretrained weights, batch of two.",
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['threads']} threads, {results[0]['precision']}.",
+        "The planned network with vit_tiny, without pretrained weights, and a batch of two.",
         "A plain loop (forward, backward, clipping, optimizer) and the trainer's own steps take turns on the same batches from memory; then epochs",
         'run through the loader with one worker, the first epoch apart, in which the worker starts. "Data" is what the trainer waits there. Made by',
         "`benchmarks/trainer.py`; this page is written by `benchmarks/tables.py`.\n",
