@@ -75,26 +75,26 @@ def test_a_plan_that_needs_too_much_is_planned_smaller(planned, monkeypatch):
         pipeline.PlanOptions(precision="bf8")
     options = pipeline.PlanOptions(**asked, memory_gib=1.01 * max(estimate(generous, name) for name in generous.configurations))
     plan = pipeline.plan(workspace, dataset, fingerprint, options)
-    monkeypatch.setattr(plans, "measure_step", lambda plan, name, *_: MeasuredStep(gib=1.5 * estimate(plan, name), seconds=0.5))
+    monkeypatch.setattr(memory, "measure_step", lambda plan, name, *_: MeasuredStep(gib=1.5 * estimate(plan, name), seconds=0.5))
     made = pipeline.plan(workspace, dataset, fingerprint, options, measure_on=CPU)
     assert load_plan(pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans")) == made and made != plan
     for name in plan.configurations:
         assert 1.5 * estimate(made, name) <= options.memory_gib
         assert "takes 0.50 s, measured on cpu" in made.reasons[f"{name}: memory"]
-    real, measured = plans.measure_step, []
+    real, measured = memory.measure_step, []
 
     def dies_once(plan, name, *given):  # as on a GPU of just that size
         measured.append(estimate(plan, name))
         return MeasuredStep(gib=float("inf"), seconds=float("inf")) if measured[-1] == max(measured) else real(plan, name, *given)
 
-    monkeypatch.setattr(plans, "measure_step", dies_once)
+    monkeypatch.setattr(memory, "measure_step", dies_once)
     smaller = pipeline.plan(workspace, dataset, fingerprint, options, measure_on=CPU)
     assert estimate(smaller, "3d_adapter") < estimate(generous, "3d_adapter")
-    monkeypatch.setattr(plans, "measure_step", lambda *_: MeasuredStep(gib=float("inf"), seconds=0.0))
+    monkeypatch.setattr(memory, "measure_step", lambda *_: MeasuredStep(gib=float("inf"), seconds=0.0))
     with pytest.raises(PlanningError, match="needs more than there is on cpu"):
         pipeline.plan(workspace, dataset, fingerprint, options, measure_on=CPU)
     made = smaller
-    monkeypatch.setattr(plans, "measure_step", lambda *_: MeasuredStep(gib=100.0, seconds=0.5))
+    monkeypatch.setattr(memory, "measure_step", lambda *_: MeasuredStep(gib=100.0, seconds=0.5))
     with pytest.raises(PlanningError, match="needs 100.00 GiB on cpu(?s:.*)Raise -gpu_memory_target"):
         pipeline.plan(workspace, dataset, fingerprint, options, measure_on=CPU)
     assert load_plan(pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans")) == made  # nothing that does not fit is saved

@@ -62,6 +62,14 @@ class Processes:
             parameter.grad.copy_(gradient.view_as(parameter))
         return rest.tolist()
 
+    def of_first(self, number: float, device: torch.device) -> float:
+        """Return the first process's number to all of them."""
+        if self.count == 1:
+            return number
+        shared = torch.tensor([number], device=device)
+        distributed.broadcast(shared, 0)
+        return float(shared)
+
     def gather(self, state: Tensor, device: torch.device) -> list[Tensor]:
         """Return every process's tensor, all of one shape, on the CPU.
 

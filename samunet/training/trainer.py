@@ -227,8 +227,7 @@ class SAMTrainer:
         if self.sources.whole is not None:
             with self.average.applied() if self.average else nullcontext():
                 found = self.sources.whole() if self.processes.first else 0.0
-            # One process decides, lest rounding divides them over what is best.
-            deciding = values["whole_dice"] = float(self.processes.sum({"dice": torch.tensor([found], device=self.device)})["dice"])
+            deciding = values["whole_dice"] = self.processes.of_first(found, self.device)  # lest rounding divides them over what is best
         values |= {f"{DICE}{name}": value for (name, _), value in zip(self.labels.foreground, dice, strict=True)} if len(dice) > 1 else {}
         rates = {group["part"]: group["lr"] for group in sorted(self.optimizer.param_groups, key=lambda group: group["lr"])}
         values |= {{"head": "learning_rate"}.get(part, f"{part}_learning_rate"): rate for part, rate in rates.items()}

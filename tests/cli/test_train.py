@@ -105,3 +105,9 @@ def test_the_script_for_slurm_stops_before_its_limit_and_goes_on(environment, ca
     (tmp_path / "requeued").unlink()
     assert subprocess.run(["bash", str(file)], cwd=tmp_path, env=around, check=False).returncode == 0
     assert not (tmp_path / "requeued").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(environment, capsys, monkeypatch):
+    (environment / "Dataset901_Tiny").write_text("a file where the folder should be")
+    assert train.main(["901", "3d_adapter", "0", "-device", "cpu"]) == 2
+    assert re.search(r"samunet_train: .*Dataset901_Tiny.*: Not a directory; make space, or correct the permissions", capsys.readouterr().err)

@@ -13,6 +13,7 @@ from samunet.core.plan import Topology
 from samunet.errors import ConfigError
 from samunet.models.adapters import DepthAdapter
 from samunet.models.spec import NetworkSpec
+from samunet.models.unet import Decoder, Encoder
 from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.variants import sam_unet
@@ -78,3 +79,17 @@ def test_wrong_options_are_refused():
         sam_unet.Config(injection="two")
     with pytest.raises(ConfigError, match="token_source must be one of"):
         sam_unet.Config(token_source="image")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "topology",
+    [
+        SPEC.topology,
+        Topology(strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), widths=(8, 16, 32)),
+        Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(5,)),
+    ],
+)
+def test_the_planner_counts_the_weights_that_the_network_has(topology, channels):
+    paths = Encoder(channels, topology), Decoder(topology)
+    assert sam_unet._convolution_weights(channels, topology) == sum(parameter.numel() for path in paths for parameter in path.parameters())
