@@ -127,10 +127,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors |= {f"average.{name}": tensor for name, tensor in checkpoint.average.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in checkpoint.optimizer.items()}
     tensors |= {f"random.{name}": tensor for name, tensor in checkpoint.random.items()}
+    _write(path, tensors, {HEADER_KEY: json.dumps(encode(checkpoint.state), sort_keys=True)})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> None:
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic_path(path) as temporary:
-            save_file(whole, temporary, metadata={HEADER_KEY: json.dumps(encode(checkpoint.state), sort_keys=True)})
+            save_file(whole, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} cannot be written ({error}); earlier checkpoints are whole. Make space, or the folder writable, and go on with --c."
@@ -138,9 +142,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to a safetensors file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    """Write tensors to a safetensors file, whole or not at all; raises CheckpointError as `save_checkpoint` does."""
+    _write(path, tensors, None)
 
 
 def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
@@ -193,7 +196,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, names: dict[int, str]
                 name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix) and "." not in name[len(prefix) :]
             }
             if slots:
-                optimizer.state[parameter] = {slot: value if slot == "step" else value.to(parameter.device) for slot, value in slots.items()}
+                optimizer.state[parameter] = {slot: value.to(parameter.device) for slot, value in slots.items()}  # the fused one keeps steps there
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

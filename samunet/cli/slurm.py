@@ -27,13 +27,13 @@ SCRIPT = """\
 {exports}
 
 # --c begins anew where there is nothing to continue. SIGTERM ends the training after its step, with everything saved.
-samunet_train {words} > >(tee -a {log}) 2>&1 &
+samunet_train {words} > >(tee {log}) 2>&1 &
 training=$!
 trap 'kill -TERM "$training"' TERM
 wait "$training"; code=$?
 if [ $code -gt 128 ]; then wait "$training"; code=$?; fi  # the first wait ends with the signal
 sleep 2  # tee writes the last line
-if [ $code -eq 0 ] && tail -n 1 {log} | grep -q "^Stopped"; then scontrol requeue "$SLURM_JOB_ID"; fi
+if grep -q "^Stopped, nothing is lost" {log}; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit $code"""
 
 

@@ -6,15 +6,20 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samunet.cli.common import make_parser, run
 from samunet.cli.fields import add_fields, given_fields, parse_assignment
 from samunet.training.config import PRESETS, RunConfig, TrainingConfig
 
+if TYPE_CHECKING:
+    from samunet.core.workspace import Workspace
+    from samunet.pipeline import TrainOptions
+
 TRAINERS = ("SAMTrainer",)
+STOPPED = "Stopped, nothing is lost. The same command with --c, and without --extend, goes on."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,23 +57,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser, lambda arguments: _command(arguments, typed), argv)
 
 
-def _command(arguments: argparse.Namespace, typed: list[str]) -> None:
+def _command(arguments: argparse.Namespace, typed: list[str]) -> int | None:
     from samunet.errors import ConfigError, did_you_mean
 
     if arguments.tr not in TRAINERS:
         raise ConfigError(f"There is no trainer '{arguments.tr}'.{did_you_mean(arguments.tr, TRAINERS)}")
     if arguments.extend < 0 or (arguments.extend and not arguments.resume):
         raise ConfigError("--extend takes a number of epochs above 0 and goes with --c.")
-    if arguments.resume and arguments.pretrained_weights:
-        raise ConfigError("--c goes on from the fold's own checkpoint; leave out -pretrained_weights.")
     if arguments.slurm:
+        if arguments.extend:
+            raise ConfigError("--extend would add epochs at every start of the job; extend once, and print the script without it.")
         from samunet.cli.slurm import script
 
         print(script(arguments, [word for word in typed if word != "--slurm"]))
-        return
-    if arguments.num_gpus > 1 and "WORLD_SIZE" not in os.environ:
-        _become_torchrun(arguments.num_gpus, typed)
+        return None
+    if arguments.num_gpus > 1 and "WORLD_SIZE" not in os.environ and not arguments.val:
+        return _with_torchrun(arguments.num_gpus, typed)
     _train(arguments, typed)
+    return None
 
 
 def _train(arguments: argparse.Namespace, typed: list[str]) -> None:
@@ -113,12 +119,25 @@ def _train(arguments: argparse.Namespace, typed: list[str]) -> None:
     if arguments.seeds > 1:
         if count > 1 or arguments.val or arguments.disable_checkpointing or arguments.skip_validation:
             raise ConfigError("--seeds trains and validates in one process: not with --val, --skip_validation, --disable_checkpointing or -num_gpus.")
-        print(f"Done: {pipeline.train_seeds(workspace, dataset, settings, options, arguments.seeds)}")
+        report = pipeline.train_seeds(workspace, dataset, settings, options, arguments.seeds)
+        print(f"Done: {report}" if report else STOPPED)
         return
-    folder = pipeline.train(workspace, dataset, settings, options)
+    folder = _among_others(pipeline.train, workspace, dataset, settings, options)
     if rank == 0:
         finished = arguments.disable_checkpointing or pipeline.is_finished(folder)
-        print(f"Done: {folder}" if finished else f"Stopped, nothing is lost: {folder}. The same command with --c goes on.")
+        print(f"Done: {folder}" if finished else STOPPED)
+
+
+def _among_others(train: Callable[..., Path], workspace: Workspace, dataset: str, settings: dict[str, Any], options: TrainOptions) -> Path:
+    """Train; when another process has ended, say so instead of showing how the connection broke."""
+    from samunet.errors import SamunetError
+
+    try:
+        return train(workspace, dataset, settings, options)
+    except RuntimeError as error:
+        if options.processes == 1 or not any(sign in str(error) for sign in ("closed by peer", "Connection reset", "NCCL", "Broken pipe")):
+            raise
+        raise SamunetError(f"Process {options.rank} ends because another has ended; its message says why.") from None
 
 
 def _device_of_process(local_rank: int, wanted: str | None) -> str:
@@ -127,11 +146,19 @@ def _device_of_process(local_rank: int, wanted: str | None) -> str:
     return f"cuda:{local_rank}" if wanted == "cuda" or torch.cuda.is_available() else "cpu"
 
 
-def _become_torchrun(count: int, typed: list[str]) -> None:
+def _with_torchrun(count: int, typed: list[str]) -> int:
     """Start this command once a GPU; torchrun gives each its rank, passes signals on and ends all when one fails."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m", "samunet.cli.train", *typed]
-    sys.stdout.flush()
-    os.execv(command[0], command)  # in the place of this process, so that signals to it arrive there
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        torchrun.main(["--standalone", "--nproc_per_node", str(count), "-m", "samunet.cli.train", *typed])
+    except SignalException:  # the processes have stopped after their step and saved
+        return 0
+    except ChildFailedError as error:
+        return max(1, error.get_first_failure()[1].exitcode)
+    return 0
 
 
 if __name__ == "__main__":

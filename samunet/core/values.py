@@ -15,6 +15,6 @@ def distinct(array: np.ndarray) -> tuple[int, ...]:
     if highest - lowest >= WIDEST:
         return tuple(np.unique(array).tolist())
     seen = np.zeros(highest - lowest + 1, bool)
-    for part in array:
+    for part in array if array.ndim > 1 else array[None]:
         seen[part] = True  # negative values count from the end
     return (*(value for value in range(lowest, 0) if seen[value]), *np.flatnonzero(seen[: highest + 1]).tolist())

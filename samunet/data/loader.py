@@ -112,7 +112,7 @@ def naming_dead_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not any(sign in str(error) for sign in ("DataLoader worker (pid", "Pin memory thread exited")):
             raise
         message = (
             f"A process that prepares patches died ({str(error).splitlines()[0].strip()}); memory may have run out. Lower --workers, or free memory."
@@ -139,4 +139,5 @@ def _collate(samples: list[Sample | DatasetError]) -> Sample | DatasetError:
 
 def _prepare_worker(_: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the training process's, which ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM):  # signals to the whole group are the training process's, which ends its workers
+        signal.signal(number, signal.SIG_IGN)

@@ -1,18 +1,20 @@
 """Read and write NIfTI through nibabel, on the same grid as SimpleITK gives.
 
 Which of a header's two affines counts, and what it means without either, follows ITK (measured with SimpleITK 2.5.7): the sform
-counts when it is the only one, or when its code is 1 and its axes are orthogonal; otherwise the qform; with neither, the origin
-is 0 and the axes are LPS. Spacing is pixdim. (nibabel alone would take any sform first, and center an image without affines.)
+counts when it is the only one, or when its axes are orthogonal and its code is 1 or its numbers are the qform's but for signs;
+otherwise the qform; with neither, the origin is 0 and the axes are LPS. Spacing is pixdim, and a width of 0 is refused. (nibabel
+alone would take any sform first, and center an image without affines.)
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
+from nibabel.quaternions import quat2mat
 
 from samunet.core.codec import atomic_path
 from samunet.core.geometry import Geometry, Vector3
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 ORTHOGONAL = 1e-4  # ITK refuses axes whose cosine is above this and repairs those below 1e-5 in silence
+QUATERNION_ROUNDING = 1e-7  # the NIfTI library's
+SAME_AFFINE = 1e-4  # mm; affines whose numbers differ by less, or only in their sign, are one for ITK
 SINGULAR = 1e-2  # smallest singular value of the unit axes; below it two axes coincide
 MM_BY_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's code for m, mm, um
 
@@ -82,6 +86,7 @@ def _geometry(header: nibabel.Nifti1Header, shape: tuple[int, int, int], planar:
         raise ImageFileError(f"{path} has spacing {spacing} mm (D, H, W), expected positive numbers; write its header anew.", "header")
     axes, origin = _axes(header, path)
     origin = origin * unit
+    axes = axes * np.where(header["pixdim"][1:4] < 0, -1, 1)  # as ITK does; the format wants positive numbers
     if planar:
         flat = np.eye(3)
         flat[:2, :2] = axes[:2, :2]
@@ -108,19 +113,41 @@ def affine_that_counts(header: nibabel.Nifti1Header, path: Path) -> np.ndarray |
     """Return the one of a header's affines (4, 4, RAS) that the readers take; None where it has none.
 
     Raises:
-        ImageFileError: that affine is singular, not finite or no rotation.
+        ImageFileError: that affine is singular or not finite.
     """
-    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    if sform_code > 0 and (qform_code == 0 or sform_code == 1):
-        affine = header.get_sform()
-        if qform_code == 0 or skew(unit_axes(affine, path)) < ORTHOGONAL:
-            return affine
-    if qform_code == 0:
+    has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    if has_sform and not has_qform:
+        return header.get_sform()
+    if not has_qform:
         return None
-    try:
-        return header.get_qform()
-    except (HeaderDataError, ValueError) as error:
-        raise ImageFileError(f"{path} has a qform that is no rotation ({error}); write its header anew.", "header") from None
+    sform, qform = header.get_sform(), _qform(header)
+    if has_sform and _is_sound(sform) and skew(unit_axes(sform, path)) < ORTHOGONAL:
+        alike = np.abs(np.abs(sform) - np.abs(qform)).max() < SAME_AFFINE
+        if alike or int(header["sform_code"]) == 1:
+            return sform
+    return qform
+
+
+def _qform(header: nibabel.Nifti1Header) -> np.ndarray:
+    """Return the affine (4, 4, RAS) of the header's quaternion, by the rules of the NIfTI library, which forgive rounding and an absent qfac."""
+    b, c, d = (float(header[f"quatern_{name}"]) for name in "bcd")
+    rest = 1 - (b * b + c * c + d * d)
+    if rest < QUATERNION_ROUNDING:  # a turn by 180 degrees
+        length = math.sqrt(b * b + c * c + d * d)
+        a, b, c, d = 0.0, b / length, c / length, d / length
+    else:
+        a = math.sqrt(rest)
+    affine = np.eye(4)
+    affine[:3, :3] = quat2mat((a, b, c, d))
+    pixdim = header["pixdim"].astype(float)
+    affine[:3, 2] *= -1 if pixdim[0] < 0 else 1
+    affine[:3, :3] *= np.where(pixdim[1:4] == 0, 1, np.abs(pixdim[1:4]))
+    affine[:3, 3] = [float(header[f"qoffset_{name}"]) for name in "xyz"]
+    return affine
+
+
+def _is_sound(affine: np.ndarray) -> bool:
+    return bool(np.isfinite(affine).all() and np.linalg.norm(affine[:3, :3], axis=0).min() > 0)
 
 
 def unit_axes(affine: np.ndarray, path: Path) -> np.ndarray:
@@ -129,10 +156,9 @@ def unit_axes(affine: np.ndarray, path: Path) -> np.ndarray:
     Raises:
         ImageFileError: the affine is singular or not finite.
     """
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or lengths.min() == 0:
+    if not _is_sound(affine):
         raise ImageFileError(f"{path} has an affine that is singular or not finite; write its header anew.", "axes-singular")
-    return affine[:3, :3] / lengths
+    return affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
 
 
 def skew(axes: np.ndarray) -> float:

@@ -14,7 +14,6 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
-from nibabel.volumeutils import apply_read_scaling
 
 from samunet.errors import ImageFileError
 from samunet.imageio.integrity import CHUNK, NIFTI_BYTES, naming_damage, refuse_absent
@@ -57,8 +56,23 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Header, np.ndarray]:
     array = np.frombuffer(payload, kind).reshape(lengths[::-1])
     if kind.kind == "f":
         refuse_not_finite(count_not_finite(array), path)
-    slope, intercept = header.get_slope_inter()
-    return header, array if slope is None or kind.names else apply_read_scaling(array, slope, intercept)
+    return header, array if kind.names else _scaled(array, *_scaling(header))
+
+
+def _scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
+    """Return slope and intercept as ITK takes them: a slope of 0 is 1, the intercept stays; what is no number is 0."""
+    slope, intercept = (value if math.isfinite(value) else 0.0 for value in (float(header["scl_slope"]), float(header["scl_inter"])))
+    return slope if abs(slope) > np.finfo(float).eps else 1.0, intercept
+
+
+def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Apply a header's scaling: computed in float64, kept as float32 where the stored numbers have no more digits than that."""
+    if (slope, intercept) == (1.0, 0.0):
+        return array
+    result = np.empty(array.shape, np.float32 if array.dtype.itemsize <= 2 or array.dtype.kind + str(array.dtype.itemsize) == "f4" else np.float64)
+    for source, target in zip(array, result, strict=True):
+        np.copyto(target, source * slope + intercept, casting="same_kind")
+    return result
 
 
 def _header(head: bytes, path: Path) -> nibabel.Nifti1Header:
@@ -83,9 +97,10 @@ def _layout(header: nibabel.Nifti1Header, path: Path) -> tuple[int, tuple[int, .
         raise ImageFileError(f"{path} does not say where its data begin (vox_offset is {offset}); export it again.", "header")
     try:
         kind = header.get_data_dtype()
-        header.get_slope_inter()
     except (HeaderDataError, KeyError) as error:
-        raise ImageFileError(f"{path} has an unknown data type or scaling ({error}); export it again.", "header") from None
+        raise ImageFileError(f"{path} has an unknown data type ({error}); export it again.", "header") from None
+    if kind.itemsize == 0:
+        raise ImageFileError(f"{path} has a data type that cannot be read (code {int(header['datatype'])}); export it again.", "header")
     if kind.kind == "c":
         raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
     return max(int(offset), header.sizeof_hdr + EXTENSION_FLAG), lengths, kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from samunet.planning.splits import Split
 from samunet.training.config import TrainingConfig
 from samunet.training.log import PICTURE, RECORDS, TEXT, TrainingLog
 from samunet.training.processes import Processes
-from samunet.training.sinks import SINKS, require_sinks
+from samunet.training.sinks import WANDB_ID, Sink, open_sinks, require_sinks
 from samunet.training.stopping import FILE as STOP_FILE
 from samunet.training.stopping import StopRequest
 from samunet.training.trainer import BEST, FINAL, LATEST, Job, SAMTrainer, Sources, make_optimizer
@@ -57,6 +58,8 @@ class Fold:
 def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, processes: Processes, stopping: StopRequest) -> SAMTrainer:
     """Build model, optimizer, sources and log of a fold; only a training that can begin touches what lies in its folder."""
     config, device = fold.config, fold.device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     configuration = fold.plan.configuration(options.configuration)
     precision = choose_precision(config.precision if fold.resume is None or config.precision != "auto" else fold.resume.state.precision, device)
     fast = fold.resume.state.fast_products if fold.resume else precision is None and device.type == "cpu" and fast_fp32_products_pay()
@@ -78,14 +81,12 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
     sources = _sources(model, fold, configuration, job.batch_size, items, precision)
     if processes.rank:
         torch.manual_seed(config.seed + processes.rank)  # dropout differs from process to process
-    if processes.first:
-        _prepare_folder(fold, options)
+    sinks = _prepare_folder(fold, options) if processes.first else []
     processes.wait()
-    name = f"{fold.spec.name} {options.configuration} {fold.folder.name}"
     log = TrainingLog(
         fold.folder,
         fold.resume.state.history if fold.resume else None,
-        sinks=[SINKS[kind](fold.folder, name, encode(config)) for kind in options.run.logs] if processes.first else (),
+        sinks=sinks,
         active=processes.first,
     )
     if config.compile:
@@ -107,6 +108,7 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
         save=options.save_checkpoints,
         resume=fold.resume,
     )
+    trainer.patient_from = trainer.epoch if options.extend else 0
     log.line(_describe(fold, options, configuration, trainer))
     if started:
         log.line(started)
@@ -163,15 +165,21 @@ def _whole_cases(model: SlabSegmenter, fold: Fold, configuration: Configuration,
     return lambda: mean_dice(model, cases, fold.spec.labels, configuration.patch_size, fold.device, precision)
 
 
-def _prepare_folder(fold: Fold, options: TrainOptions) -> None:
+def _prepare_folder(fold: Fold, options: TrainOptions) -> list[Sink]:
+    """Remove what an earlier training left, unless this one continues it, and write what describes this one; returns the other logs."""
     folder = fold.folder
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{PART_PREFIX}*"):  # of a run that was killed while it wrote
         path.unlink()
+    if fold.resume is None:
+        (folder / WANDB_ID).unlink(missing_ok=True)
+    sinks = open_sinks(options.run.logs, folder, f"{fold.spec.name} {options.configuration} {folder.name}", encode(fold.config))
     (folder / STOP_FILE).unlink(missing_ok=True)
     if fold.resume is None:
         for name in (LATEST, BEST, FINAL, TEXT, RECORDS, PICTURE):
             (folder / name).unlink(missing_ok=True)
+        for name in ("validation", "validation_best"):
+            shutil.rmtree(folder / name, ignore_errors=True)
     elif options.extend and (folder / FINAL).is_file():
         (folder / FINAL).replace(folder / LATEST)
     write_json(folder / "config.json", fold.config)
@@ -192,6 +200,7 @@ def _prepare_folder(fold: Fold, options: TrainOptions) -> None:
     )
     write_json(folder.parent / "dataset.json", fold.spec.raw)
     save_plan(folder.parent / "plans.json", fold.plan)
+    return sinks
 
 
 def _describe(fold: Fold, options: TrainOptions, configuration: Configuration, trainer: SAMTrainer) -> str:

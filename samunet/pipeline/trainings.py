@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samunet.core.codec import read_json, write_json
+from samunet.checkpoint import load_checkpoint
+from samunet.core.codec import encode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.plan import Plan, changed_for_training, load_plan
 from samunet.core.workspace import Workspace
@@ -61,6 +62,8 @@ def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Ma
     check_made_by(data, sorted({*split.train, *split.val}), spec, plan, configuration)
     folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}{options.variation}"
     device = choose_device(options.device)
+    if options.only_validate and options.rank > 0:
+        return folder
     if not options.only_validate:
         check_other_folds(folder, plan, spec, options.configuration)
         if not options.save_checkpoints and any(folder.glob("checkpoint_*")):
@@ -84,35 +87,43 @@ def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Ma
     return folder
 
 
-def train_seeds(workspace: Workspace, dataset_name: str, settings: Mapping[str, Any], options: TrainOptions, count: int) -> Path:
-    """Train a fold with several seeds, counting up from the one given, and write mean and spread of their Dice; returns the report's path.
+def train_seeds(workspace: Workspace, dataset_name: str, settings: Mapping[str, Any], options: TrainOptions, count: int) -> Path | None:
+    """Train a fold with several seeds, counting up from the one given, and write mean and spread of their Dice.
 
     The first seed's folder is the fold's own; the others' names end in _seed_<seed>, and prediction leaves them alone. A seed that is
     trained and validated already is not trained again.
+
+    Returns:
+        The report's path; None when asked to stop before the last seed was done.
+
+    Raises:
+        CheckpointError: a seed was trained with other settings.
     """
     first = int(settings.get("seed", TrainingConfig().seed))
+    model = model_folder(workspace, dataset_name, options.plans_name, options.configuration)
     dice: dict[str, list[float | None]] = {}
     for seed in range(first, first + count):
         chosen = replace(options, variation="" if seed == first else f"_seed_{seed}", validate=True)
-        folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}{chosen.variation}"
-        scores = folder / "validation" / SUMMARY
-        if not (scores.is_file() and (folder / FINAL).is_file()):
-            train(workspace, dataset_name, {**settings, "seed": seed}, chosen)
-        if not scores.is_file():
-            raise CheckpointError(f"The training of seed {seed} was stopped before its end; go on with the same command and --c.")
-        for name, value in read_json(scores)["mean"].items():
+        folder = model / f"fold_{options.fold}{chosen.variation}"
+        scores = folder / ("validation_best" if options.validate_best else "validation") / SUMMARY
+        if is_finished(folder):
+            settings_to_train({**encode(TrainingConfig(**settings)), "seed": seed}, load_checkpoint(folder / FINAL), folder)
+        if not (is_finished(folder) and scores.is_file()):
+            train(workspace, dataset_name, {**settings, "seed": seed}, replace(chosen, only_validate=is_finished(folder)))
+        if not is_finished(folder):
+            return None
+        summary = read_json(scores)
+        for name, value in {**summary["mean"], "foreground_mean": summary["foreground_mean"]}.items():
             dice.setdefault(name, []).append(value["Dice"])
-        dice.setdefault("foreground_mean", []).append(read_json(scores)["foreground_mean"]["Dice"])
-    known = {name: [value for value in values if value is not None] for name, values in dice.items()}
-    report = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}_seeds.json"
-    spread = {
-        name: {"mean": statistics.fmean(values), "standard_deviation": statistics.stdev(values) if len(values) > 1 else None, "each": dice[name]}
-        for name, values in known.items()
-        if values
-    }
+    spread = {}
+    for name, values in dice.items():
+        known = [value for value in values if value is not None]
+        if known:
+            deviation = statistics.stdev(known) if len(known) > 1 else None
+            spread[name] = {"mean": statistics.fmean(known), "standard_deviation": deviation, "each": values}
+            logger.info("Dice of %s over %d seeds: %.4f, standard deviation %.4f", name, count, spread[name]["mean"], deviation or math.nan)
+    report = model / f"fold_{options.fold}_seeds.json"
     write_json(report, {"seeds": list(range(first, first + count)), "dice": spread})
-    for name, values in spread.items():
-        logger.info("Dice of %s over %d seeds: %.4f, standard deviation %.4f", name, count, values["mean"], values["standard_deviation"] or math.nan)
     return report
 
 

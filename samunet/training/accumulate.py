@@ -85,11 +85,11 @@ def _backward_of_means(
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    own = torch.get_device_module(device).get_rng_state() if device.type in ("cuda", "mps") else None
+    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.mps.get_rng_state() if device.type == "mps" else None
     return torch.get_rng_state(), own
 
 
 def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
     torch.set_rng_state(state[0])
     if state[1] is not None:
-        torch.get_device_module(device).set_rng_state(state[1])
+        torch.cuda.set_rng_state(state[1], device) if device.type == "cuda" else torch.mps.set_rng_state(state[1])

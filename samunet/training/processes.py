@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
 from samunet.errors import ConfigError
+
+LONGEST_WAIT = timedelta(hours=12)  # for a process that predicts whole cases or saves while others wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +97,7 @@ def joined(rank: int, count: int, device: torch.device) -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=count)
-    try:
-        yield Processes(rank=rank, count=count)
-    finally:
-        distributed.destroy_process_group()
+    options = {"backend": "nccl", "device_id": device} if device.type == "cuda" else {"backend": "gloo"}
+    distributed.init_process_group(**options, rank=rank, world_size=count, timeout=LONGEST_WAIT)
+    yield Processes(rank=rank, count=count)
+    distributed.destroy_process_group()  # not after an error: others may still wait in a sum, and this would wait for them

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from samunet.errors import ConfigError
+
+WANDB_ID = "wandb_id.txt"
 
 
 class Sink(ABC):
@@ -64,7 +67,7 @@ class MLflow(Sink):
         self.mlflow.log_params(dict(settings))
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
-        self.mlflow.log_metrics({key.replace(" ", "_"): value for key, value in values.items()}, step=epoch)
+        self.mlflow.log_metrics({re.sub(r"[^\w\-./]", "_", key): value for key, value in values.items()}, step=epoch)
 
     def close(self) -> None:
         self.mlflow.end_run()
@@ -77,7 +80,7 @@ class WeightsAndBiases(Sink):
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
         wandb = importlib.import_module(self.module)
-        identifier = folder / "wandb_id.txt"
+        identifier = folder / WANDB_ID
         known = identifier.read_text(encoding="utf-8").strip() if identifier.is_file() else None
         self.run = wandb.init(project="samunet", name=name, dir=str(folder), config=dict(settings), id=known, resume="allow")
         identifier.write_text(f"{self.run.id}\n", encoding="utf-8")
@@ -99,3 +102,14 @@ def require_sinks(names: Sequence[str]) -> None:
             importlib.import_module(SINKS[name].module)
         except ImportError as error:
             raise ConfigError(f"--log {name} needs the package {name}, which is not installed ({error}): pip install {name}") from None
+
+
+def open_sinks(names: Sequence[str], folder: Path, name: str, settings: Mapping[str, Any]) -> list[Sink]:
+    """Open logs; see `Sink`. Raises ConfigError when one cannot be opened, for example for lack of a login."""
+    sinks = []
+    for kind in names:
+        try:
+            sinks.append(SINKS[kind](folder, name, settings))
+        except Exception as error:  # other packages raise anything
+            raise ConfigError(f"--log {kind} cannot be opened: {error}") from None
+    return sinks

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from samunet.core.batch import Batch
 from samunet.core.codec import encode
 from samunet.core.labels import Labels
 from samunet.data.loader import naming_dead_workers
-from samunet.errors import SamunetError
+from samunet.errors import CheckpointError, SamunetError
 from samunet.hardware import PRECISION_NAMES, autocast
 from samunet.models.losses import region_targets
 from samunet.models.segmenter import SlabSegmenter
@@ -117,6 +118,7 @@ class SAMTrainer:
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.step, self.epoch, self.epoch_loss, self.best_dice = 0, 0, 0.0, -1.0
+        self.patient_from = 0  # epochs before it do not count for patience
         self.average = WeightAverage(model, config.ema) if config.ema else None
         self.saved_at = time.monotonic()
         if resume is not None:
@@ -147,7 +149,6 @@ class SAMTrainer:
             batch = self._to_device(next(batches))
             waited += time.monotonic() - asked
             loss, stop, save = self._step(batch)
-            self._refuse_not_finite(loss, batch)
             self.step += 1
             self.epoch_loss += loss
             if stop:
@@ -178,8 +179,9 @@ class SAMTrainer:
         asked = [float(loss), float(self.stopping.reason() is not None), float(self.processes.first and self._save_is_due())]
         total, stop, save = self.processes.sum_gradients(self.trained, asked)
         self.scaler.unscale_(self.optimizer)
-        if self.config.gradient_clip:
-            nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
+        norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip or math.inf))
+        if not math.isfinite(total) or not (math.isfinite(norm) or self.scaler.is_enabled()):  # the scaler skips such steps and lowers its scale
+            self._refuse_not_finite(total, norm, batch)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -249,20 +251,23 @@ class SAMTrainer:
     def _out_of_patience(self) -> bool:
         """Tell whether the best Dice lies as many epochs back as the settings allow."""
         dice = self.log.values.get("whole_dice") or self.log.values.get("ema_fg_dice", [])
-        if not self.config.patience or not dice or len(dice) - 1 - dice.index(max(dice)) < self.config.patience:
+        if not self.config.patience or not dice or len(dice) - max(dice.index(max(dice)) + 1, self.patient_from) < self.config.patience:
             return False
         self.log.line(f"No better Dice for {self.config.patience} epochs; training ends after epoch {self.epoch}.")
         return True
 
-    def _refuse_not_finite(self, loss: float, batch: Batch) -> None:
-        """Stop at a loss that is not a number, and leave the batch for whoever looks into it."""
-        if math.isfinite(loss):
-            return
-        path = self.folder / f"not_finite_step_{self.step}.safetensors"
-        save_tensors(path, {"image": batch.image, "label": batch.label})
+    def _refuse_not_finite(self, loss: float, norm: float, batch: Batch) -> NoReturn:
+        """End at a loss or gradient that is not a number, before it reaches a weight, and leave the batch for whoever looks into it."""
+        what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient's norm became {norm}"
+        path = self.folder / f"not_finite_step_{self.step}{f'_process_{self.processes.rank}' if self.processes.count > 1 else ''}.safetensors"
+        try:
+            save_tensors(path, {"image": batch.image, "label": batch.label})
+            left = f"; its batch is in {path}"
+        except CheckpointError:
+            left = ""
         raise SamunetError(
-            f"The training loss became {loss} in step {self.step} (epoch {self.epoch + 1}), on cases {', '.join(self.sources.cases(self.step))}; its "
-            f"batch is in {path}. Lower --learning_rate or use --precision fp32; checkpoints in {self.folder} are from before."
+            f"The training {what} in step {self.step} (epoch {self.epoch + 1}), on cases {', '.join(self.sources.cases(self.step))}{left}. "
+            f"Lower --learning_rate or use --precision fp32; checkpoints in {self.folder} are from before."
         )
 
     def _take_up(self, resume: Checkpoint) -> None:

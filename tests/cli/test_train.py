@@ -72,7 +72,7 @@ def test_settings_take_their_own_type():
 def test_what_does_not_go_together_is_refused(environment, capsys):
     for words, message in (
         (["--extend", "3"], "goes with --c"),
-        (["--c", "-pretrained_weights", "x"], "leave out -pretrained_weights"),
+        (["--c", "--extend", "2", "--slurm"], "would add epochs at every start"),
         (["--seeds", "2", "--skip_validation"], "not with --val, --skip_validation"),
         (["-pretrained_weights", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
         (["--c", "--extend", "2"], "no training in .* to extend"),
@@ -93,7 +93,10 @@ def test_the_script_for_slurm_stops_before_its_limit_and_goes_on(environment, ca
     subprocess.run(["bash", "-n", str(file)], check=True)
     # The script itself, with a training that is told to stop, and one that is not.
     (tmp_path / "bin").mkdir()
-    for name, body in (("samunet_train", 'trap "echo Stopped; exit 0" TERM; sleep 2 & wait; echo Done'), ("scontrol", "echo requeued $2 > requeued")):
+    for name, body in (
+        ("samunet_train", 'trap "echo Stopped, nothing is lost.; exit 0" TERM; sleep 2 & wait; echo Done'),
+        ("scontrol", "echo requeued $2 > requeued"),
+    ):
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     around = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}

@@ -133,6 +133,82 @@ def test_voxels_and_grid_are_simpleitks(kind, shape, affine, scaling, endianness
     np.testing.assert_allclose(geometry.spacing, their_geometry.spacing, rtol=1e-6)
 
 
+def patched(path, fields, *, sform=1, qform=1, affine=None):
+    """Write a file and then put raw numbers into its header."""
+    save(path, (phantom().astype(np.int16) - 20), oblique_affine() if affine is None else affine, sform=sform, qform=qform)
+    header = nibabel.Nifti1Header(path.read_bytes()[:348], check=False)
+    for name, value in fields.items():
+        name, _, index = name.partition("/")
+        if index:
+            header[name][int(index)] = value
+        else:
+            header[name] = value
+    path.write_bytes(header.binaryblock + path.read_bytes()[348:])
+    return path
+
+
+TURN = {"quatern_b": 0.70711, "quatern_c": 0.70711, "quatern_d": 0.0}  # a little more than 1 together
+FIELDS = {
+    "no qfac": {"pixdim/0": 0.0},
+    "half a qfac": {"pixdim/0": 0.5},
+    "qfac that is no number": {"pixdim/0": np.nan},
+    "negative qfac": {"pixdim/0": -1.0},
+    "rounded quaternion": TURN,
+    "rounded quaternion, turned over": {**TURN, "pixdim/0": -1.0},
+    "negative width": {"pixdim/1": -0.7},
+    "negative thickness": {"pixdim/3": -3.0},
+    "negative qform code": {"qform_code": -1},
+    "negative sform code": {"sform_code": -1},
+    "empty sform": {"srow_x": 0.0},
+    "intercept without slope": {"scl_slope": 0.0, "scl_inter": 5.0},
+    "tiny slope": {"scl_slope": 1e-20, "scl_inter": 5.0},
+    "slope that is no number": {"scl_slope": np.nan, "scl_inter": 5.0},
+}
+
+
+@pytest.mark.parametrize("codes", [(1, 1), (0, 1), (1, 0), (2, 1), (0, 0)], ids=str)
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_odd_headers_are_read_as_simpleitk_reads_them(codes, fields, tmp_path):
+    affine = oriented_affine((1, 0, 2), (1, -1, 1))
+    path = patched(tmp_path / "in.nii", fields, sform=codes[0], qform=codes[1], affine=affine)
+    try:
+        theirs, their_geometry = by_simpleitk(path)
+    except RuntimeError:
+        return  # what SimpleITK refuses is ours to decide
+    if not np.isfinite(np.ravel(their_geometry.direction)).all() or fields == FIELDS["empty sform"] and codes == (1, 0):
+        with pytest.raises(ImageFileError, match="in.nii"):
+            SITK.load(path)
+        return
+    array, geometry = SITK.load(path)
+    np.testing.assert_array_equal(array, theirs)
+    assert geometry.corner_distance_mm(their_geometry) < 1e-3
+    np.testing.assert_allclose(geometry.spacing, their_geometry.spacing, rtol=1e-6)
+
+
+def test_every_data_type_is_read_or_refused_by_name(tmp_path):
+    for code in (*range(300), 512, 768, 1024, 1280, 1536, 1792, 2048, 2304, -1):
+        try:
+            SITK.load(patched(tmp_path / "in.nii", {"datatype": code}))
+        except ImageFileError as error:
+            assert "in.nii" in str(error)
+
+
+def test_a_width_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ImageFileError, match="spacing .*expected positive numbers"):
+        SITK.load(patched(tmp_path / "in.nii", {"pixdim/3": 0.0}))
+
+
+def test_scaling_takes_no_more_memory_than_the_result(tmp_path):
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    stored = np.zeros((64, 64, 32), np.int16)
+    header.set_data_shape(stored.shape)
+    header["vox_offset"], header["magic"], header["scl_slope"], header["scl_inter"] = 352, b"n+1", 0.5, 3
+    (tmp_path / "in.nii").write_bytes(header.binaryblock + bytes(4) + stored.tobytes())
+    array, _ = SITK.load(tmp_path / "in.nii")
+    assert array.dtype == np.float32 and (array == 3).all()
+
+
 @BOTH
 @pytest.mark.parametrize("kind", ["NIfTI-2", "big-endian"])
 def test_other_forms_of_nifti_are_read(reader, kind, tmp_path):

@@ -7,6 +7,8 @@ import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -123,6 +125,27 @@ def test_a_signal_ends_after_the_step_with_everything_saved(workspace, uninterru
     assert f"by {signal.Signals(number).name}; --c continues" in (fold / "training_log.txt").read_text()
     train(workspace)
     assert (fold / FINAL).read_bytes() == uninterrupted
+
+
+def test_a_signal_to_the_whole_group_reaches_workers_too_and_nothing_is_lost(workspace, project):
+    environment = os.environ | project.environment | {"nnUNet_results": str(workspace.results), "OMP_NUM_THREADS": "1"}
+    settings = ["--epochs", "50", "--batch_size", "2", "--iterations", "20", "--precision", "fp32", "--workers", "1", "--save_every_steps", "1"]
+    for processes in ("1", "2"):
+        words = [project.dataset, "3d_adapter", processes, "-device", "cpu", "-num_gpus", processes, *settings]
+        running = subprocess.Popen(
+            [sys.executable, "-m", "samunet.cli.train", *words],
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        fold = fold_of(workspace).with_name(f"fold_{processes}")
+        wait_for(lambda fold=fold: (fold / LATEST).is_file(), 120)
+        os.killpg(running.pid, signal.SIGTERM)
+        said = running.communicate(timeout=60)[0].decode()
+        assert running.returncode == 0, said
+        assert said.count("Stopped, nothing is lost.") == 1 and "Traceback" not in said
+        load_checkpoint(fold / LATEST)
 
 
 def test_a_stop_file_and_the_time_limit_end_after_the_step(workspace, uninterrupted, monkeypatch):

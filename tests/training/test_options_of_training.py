@@ -21,6 +21,7 @@ from samunet.errors import CheckpointError, ConfigError, SamunetError
 from samunet.inference.predictor import PredictionOptions, Predictor
 from samunet.inference.whole import mean_dice
 from samunet.network import build_network
+from samunet.training import trainer as trainer_module
 from samunet.training.average import WeightAverage
 from samunet.training.config import PRESETS, RunConfig, TrainingConfig
 from samunet.training.log import TrainingLog, draw
@@ -124,15 +125,61 @@ def test_patience_and_stop_epoch_end_early_and_the_schedule_stays(project, tmp_p
     assert "No better Dice for 2 epochs; training ends after epoch 4" in (fold / "training_log.txt").read_text()
 
 
-def test_a_loss_that_is_no_number_names_step_and_cases_and_leaves_the_batch(project, tmp_path, monkeypatch):
-    step = SAMTrainer._step
-    monkeypatch.setattr(SAMTrainer, "_step", lambda self, batch: (math.nan, False, False) if self.step == 4 else step(self, batch))
-    with pytest.raises(SamunetError, match=r"became nan in step 4 \(epoch 2\), on cases tiny_00\d, tiny_00\d; its batch is in .*not_finite_step_4"):
-        project.train(results=tmp_path, validate=False)
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_no_number_reaches_no_weight(project, tmp_path, monkeypatch, kind):
+    real, steps = trainer_module.backward, []
+
+    def spoiled(network, parts, **options):
+        loss = real(network, parts, **options)
+        steps.append(loss)
+        if len(steps) == 6:  # the last step, of two epochs of three
+            if kind == "loss":
+                return loss * math.nan
+            next(parameter for parameter in network.parameters() if parameter.grad is not None).grad.view(-1)[0] = math.nan
+        return loss
+
+    monkeypatch.setattr(trainer_module, "backward", spoiled)
+    what = r"loss became nan" if kind == "loss" else r"gradient's norm became nan"
+    with pytest.raises(SamunetError, match=rf"{what} in step 5 \(epoch 2\), on cases tiny_00\d, tiny_00\d; its batch is in .*not_finite_step_5"):
+        project.train(results=tmp_path, validate=False, run=RunConfig(save_every_steps=1))
     fold = next(tmp_path.glob("*/*/fold_0"))
-    batch = load_file(fold / "not_finite_step_4.safetensors")
+    batch = load_file(fold / "not_finite_step_5.safetensors")
     assert batch["image"].shape[0] == 2 and batch["label"].shape == (2, *batch["image"].shape[2:])
-    assert load_checkpoint(fold / "checkpoint_latest.safetensors").state.step == 3
+    stored = load_checkpoint(fold / "checkpoint_latest.safetensors")
+    assert stored.state.step == 5 and all(torch.isfinite(tensor).all() for tensor in stored.model.values())
+    assert not (fold / FINAL).exists()
+
+
+def test_an_infinite_value_does_not_spoil_the_checkpoint(tmp_path):
+    log = TrainingLog(tmp_path)
+    log.epoch({"train_loss": 0.5, "val_loss": math.inf, "mean_fg_dice": math.nan, "ema_fg_dice": 0.0, "learning_rate": 1e-3}, {"seconds": 1.0})
+    assert log.history["val_loss"] == (None,) and records(tmp_path)[0]["val_loss"] is None
+
+
+def test_a_log_that_fails_does_not_end_the_training(project, tmp_path, monkeypatch):
+    class Failing:
+        def __init__(self, folder):
+            pass
+
+        def add_scalar(self, *value):
+            raise ConnectionError("no network")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Failing))
+    fold = project.train(results=tmp_path, config=SHORT, validate=False, run=RunConfig(log="tensorboard"))
+    assert (fold / FINAL).is_file() and "Logging to TensorBoard ends: no network" in (fold / "training_log.txt").read_text()
+
+
+def test_an_extension_trains_although_patience_had_run_out(project, tmp_path, monkeypatch):
+    dice = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1])
+    monkeypatch.setattr("samunet.pipeline.fold.mean_dice", lambda *_: next(dice))
+    options = {"results": tmp_path, "validate": False}
+    settings = {"epochs": 5, "iterations": 1, "patience": 2, "whole_cases": 1}
+    fold = project.train(config=settings, **options)
+    assert load_checkpoint(fold / FINAL).state.epoch == 3
+    workspace = type(project.workspace)(**{**vars(project.workspace), "results_folder": tmp_path})
+    chosen = pipeline.TrainOptions(configuration="3d_adapter", fold="0", device="cpu", resume=True, extend=4, validate=False)
+    pipeline.train(workspace, project.dataset, {}, chosen)
+    assert load_checkpoint(fold / FINAL).state.epoch == 5
 
 
 def test_a_class_that_is_nowhere_does_not_spoil_the_mean(project, tmp_path, monkeypatch):
@@ -178,6 +225,13 @@ def test_several_seeds_report_mean_and_spread(project, trained, tmp_path):
     assert report["seeds"] == [0, 1] and found["each"] == each
     assert found["mean"] == pytest.approx(np.mean(each)) and found["standard_deviation"] == pytest.approx(np.std(each, ddof=1))
     assert Predictor.from_folder(model, device="cpu").folds == ("0",)  # the other seed is no fold
+    before = (model / "fold_0" / FINAL).stat().st_mtime_ns
+    assert pipeline.train_seeds(workspace, project.dataset, settings, replace(options, validate_best=True), 2)  # from checkpoint_best
+    assert (model / "fold_0" / FINAL).stat().st_mtime_ns == before and (model / "fold_0" / "validation_best").is_dir()
+    with pytest.raises(CheckpointError, match=r"other settings: epochs 1 \(now 2\)"):
+        pipeline.train_seeds(workspace, project.dataset, {**settings, "epochs": 2}, options, 2)
+    stopping = replace(options, run=RunConfig(max_hours=1e-6))
+    assert pipeline.train_seeds(workspace, project.dataset, settings, stopping, 3) is None
 
 
 def test_other_logs_get_every_epoch_and_are_asked_for_before_anything_is_removed(project, trained, tmp_path, monkeypatch):
