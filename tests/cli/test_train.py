@@ -42,7 +42,7 @@ def test_a_setting_may_be_given_in_three_ways_and_the_last_counts(environment, c
 def test_a_stopped_training_says_how_to_go_on(environment, capsys):
     words = ["901", "3d_adapter", "0", "-device", "cpu", "--epochs", "1", "--iterations", "2", "--batch_size", "2", "--workers", "0"]
     assert train.main([*words, "--max_hours", "1e-6"]) == 0
-    assert "Stopped, nothing is lost:" in (out := capsys.readouterr().out) and "same command with --c" in out
+    assert "Stopped, nothing is lost." in (out := capsys.readouterr().out) and "same command with --c" in out
     assert train.main(["901", "3d_adapter", "0", "-device", "cpu", "--c"]) == 0
     out = capsys.readouterr().out
     assert "continues after step 1" in out and "Mean foreground Dice of 2 validation cases" in out and "Done:" in out
