@@ -6,6 +6,7 @@ SamunetError
 │   └── ImageFileError    one image file cannot be read or written
 ├── ShapeError        an array has the wrong shape
 ├── PlanningError     no plan fits the data and the memory
+├── PredictionError   a case does not fit the memory
 └── CheckpointError   weights are absent, damaged or do not fit
     └── WeightsAbsentError   weights that a plan names are not on this machine (exit code 4)
 
@@ -51,6 +52,10 @@ class ShapeError(SamunetError):
 
 class PlanningError(SamunetError):
     """No plan fits the data and the memory."""
+
+
+class PredictionError(SamunetError):
+    """A case cannot be predicted on this machine."""
 
 
 class CheckpointError(SamunetError):

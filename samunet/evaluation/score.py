@@ -86,10 +86,10 @@ def evaluate_folder(
     """
     if threads < 1 or not targets:
         raise ConfigError(f"Scoring needs at least one thread and one label; got {threads} threads and labels {list(targets)}.")
-    references, predictions = (_file_names(folder, file_ending) for folder in (reference_folder, prediction_folder))
+    references, predictions = (file_names(folder, file_ending) for folder in (reference_folder, prediction_folder))
     if not chill:
-        _refuse_missing(references - predictions, f"no prediction in {prediction_folder}", "Predict them, or score the rest with --chill.")
-        _refuse_missing(predictions - references, f"no reference in {reference_folder}", "Move them away, or leave them out with --chill.")
+        refuse_missing(references - predictions, f"no prediction in {prediction_folder}", "Predict them, or score the rest with --chill.")
+        refuse_missing(predictions - references, f"no reference in {reference_folder}", "Move them away, or leave them out with --chill.")
     names = sorted(references & predictions)
     if not names:
         raise DatasetError(
@@ -104,13 +104,15 @@ def evaluate_folder(
         return summarize(list(pool.map(score, names)))
 
 
-def _file_names(folder: Path, file_ending: str) -> set[str]:
+def file_names(folder: Path, file_ending: str) -> set[str]:
+    """Return the names of the files of a folder with an ending; raises DatasetError when there is no such folder."""
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the *{file_ending} files.")
     return {path.name for path in folder.iterdir() if path.name.endswith(file_ending) and not path.name.startswith(".") and path.is_file()}
 
 
-def _refuse_missing(names: set[str], what: str, way_out: str) -> None:
+def refuse_missing(names: set[str], what: str, way_out: str) -> None:
+    """Raise DatasetError that lists the cases that lack something, unless there is none."""
     if names:
         first = ", ".join(sorted(names)[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
         raise DatasetError(f"{len(names)} {'case has' if len(names) == 1 else 'cases have'} {what}: {first}. {way_out}")

@@ -68,7 +68,16 @@ def load(path: Path) -> LoadedFile:
     Raises:
         ImageFileError: the file is damaged, or its axes span no volume.
     """
-    header, array = read_nifti(path)
+    return _from_header(*read_nifti(path), path)
+
+
+def from_nibabel(image: nibabel.Nifti1Image, path: Path) -> LoadedFile:
+    """Turn an image of nibabel's into channels and their grid; see `load`. `path` stands in messages."""
+    return _from_header(image.header, np.asanyarray(image.dataobj).T, path)
+
+
+def _from_header(header: nibabel.Nifti1Header, array: np.ndarray, path: Path) -> LoadedFile:
+    """Take (..., z, y, x) voxels apart into channels, and find their grid."""
     planar = array.ndim == 2
     if array.dtype.names:  # RGB
         array = np.stack([array[name] for name in array.dtype.names])

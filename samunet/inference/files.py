@@ -66,9 +66,9 @@ def predict_cases(
     def settle(case: Case, future: Future[None]) -> None:
         try:
             future.result()
-        except (SamunetError, OSError) as error:
-            logger.error("Case '%s' failed: %s", case.identifier, error)
-            failures.append(Failure(identifier=case.identifier, reason=str(error)))
+        except (SamunetError, OSError, MemoryError) as error:
+            logger.error("Case '%s' failed: %s", case.identifier, str(error) or "out of memory")
+            failures.append(Failure(identifier=case.identifier, reason=str(error) or "out of memory"))
 
     with ThreadPoolExecutor(max(1, readers)) as reading, ThreadPoolExecutor(max(1, writers)) as writing:
         ahead: list[tuple[Case, Future[PreprocessedCase]]] = []
@@ -81,9 +81,9 @@ def predict_cases(
             try:
                 preprocessed = future.result()
                 logits = predictor.logits(preprocessed)
-            except (SamunetError, OSError) as error:
-                logger.error("Case '%s' failed: %s", case.identifier, error)
-                failures.append(Failure(identifier=case.identifier, reason=str(error)))
+            except (SamunetError, OSError, MemoryError) as error:
+                logger.error("Case '%s' failed: %s", case.identifier, str(error) or "out of memory")
+                failures.append(Failure(identifier=case.identifier, reason=str(error) or "out of memory"))
                 continue
             behind.append((case, writing.submit(write, case, preprocessed, logits)))
             while len(behind) > max(1, writers):

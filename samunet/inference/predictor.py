@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from samunet.checkpoint import load_checkpoint, load_trainable_state
 from samunet.core.dataset import DatasetSpec, read_dataset_json
+from samunet.core.geometry import Geometry
 from samunet.core.plan import Configuration, Plan, load_plan
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.volume import Volume
-from samunet.errors import CheckpointError, ConfigError
+from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
 from samunet.hardware import autocast, choose_device, choose_precision
+from samunet.imageio import reader_for
+from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.sliding_window import sliding_window
 from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
@@ -25,6 +29,8 @@ from samunet.ops.tiling import pad_to
 from samunet.preprocessing.backward import probabilities_from_logits, segmentation_from_logits
 from samunet.preprocessing.forward import preprocess
 from samunet.progress import bar
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CHECKPOINT = "checkpoint_final"
 
@@ -45,6 +51,17 @@ class PredictionOptions:
     def __post_init__(self) -> None:
         if not 0 < self.step_size <= 1:
             raise ConfigError(f"The step size must be above 0 and at most 1; got {self.step_size}. nnU-Net's default is 0.5.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a predictor returns, on the grid of the image."""
+
+    segmentation: np.ndarray
+    """(D, H, W) label values, uint8 or uint16."""
+    geometry: Geometry
+    probabilities: np.ndarray | None = None
+    """(K, D, H, W) float32, when asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +153,27 @@ class Predictor:
         """Return (K, D, H, W) float32 probabilities on the grid of the input."""
         return probabilities_from_logits(logits, case.history, self.dataset.labels)
 
-    def predict(self, volume: Volume) -> np.ndarray:
-        """Segment one volume; returns (D, H, W) label values on its grid."""
+    def predict(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
+        """Segment one image; calls from several threads do not disturb each other.
+
+        Args:
+            image: a volume; a file, DICOM folder or list of channel files; a nibabel or SimpleITK image; or (array, spacing).
+            probabilities: return them too.
+        """
+        volume = as_volume(image, reader_for(self.dataset.file_ending, self.plan.reader))
+        if len(volume.array) != len(self.plan.channels):
+            raise ShapeError(f"The image has {len(volume.array)} channels; the model was trained on {len(self.plan.channels)}.")
         case = self.preprocess(volume)
-        return self.segmentation(self.logits(case), case)
+        logits = self.logits(case)
+        return Prediction(
+            segmentation=self.segmentation(logits, case),
+            geometry=volume.geometry,
+            probabilities=self.probabilities(logits, case) if probabilities else None,
+        )
+
+    def predict_many(self, images: Iterable[ImageLike], *, probabilities: bool = False) -> Iterator[Prediction]:
+        """Segment images one by one, as they are asked for."""
+        return (self.predict(image, probabilities=probabilities) for image in images)
 
     def _fold_logits(self, network: SlabSegmenter, image: Tensor) -> Tensor:
         precision = choose_precision("auto", self.device)
@@ -148,17 +182,29 @@ class Predictor:
             with autocast(self.device, precision):
                 return network(tiles)
 
-        return sliding_window(
-            run,
-            image,
-            outputs=self.dataset.labels.outputs,
-            tile=self.configuration.patch_size,
-            step=self.options.step_size,
-            mirror_axes=self.configuration.mirror_axes if self.options.flips else (),
-            tile_batch=self.options.tile_batch,
-            device=self.device,
-            progress=lambda tiles: bar(tiles, title="Tiles", quiet=self.options.quiet),
-        )
+        tiles = self.options.tile_batch
+        while True:
+            try:
+                return sliding_window(
+                    run,
+                    image,
+                    outputs=self.dataset.labels.outputs,
+                    tile=self.configuration.patch_size,
+                    step=self.options.step_size,
+                    mirror_axes=self.configuration.mirror_axes if self.options.flips else (),
+                    tile_batch=tiles,
+                    device=self.device,
+                    progress=lambda batches: bar(batches, title="Tiles", quiet=self.options.quiet),
+                )
+            except torch.OutOfMemoryError:
+                if tiles == 1:
+                    patch = " x ".join(map(str, self.configuration.patch_size))
+                    message = f"The memory of {self.device} does not hold one tile of {patch} voxels; free it, or predict with -device cpu."
+                    raise PredictionError(message) from None
+                tiles //= 2
+                logger.info("The memory of %s ran out; going on with %d tiles at a time.", self.device, tiles)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
 
 
 def finished_folds(folder: Path, file_name: str = f"{DEFAULT_CHECKPOINT}.safetensors") -> tuple[str, ...]:

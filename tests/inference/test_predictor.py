@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from samunet import pipeline
@@ -14,8 +17,9 @@ from samunet.core.codec import file_sha256
 from samunet.core.dataset import Case
 from samunet.core.geometry import Geometry
 from samunet.core.volume import Volume
-from samunet.errors import CheckpointError, ConfigError
+from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
 from samunet.imageio import reader_for
+from samunet.inference import predictor as predictor_module
 from samunet.inference.predictor import PredictionOptions, Predictor, finished_folds
 
 QUICK = PredictionOptions(flips=False, quiet=True)
@@ -35,7 +39,9 @@ def test_a_volume_gives_labels_on_its_own_grid(predictor):
     for shape in ((16, 40, 32), (5, 71, 23), (1, 9, 9)):
         geometry = Geometry(shape=shape, spacing=(2.0, 0.7, 1.3))
         array = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-        segmentation = predictor.predict(Volume(array=array, geometry=geometry))
+        found = predictor.predict(Volume(array=array, geometry=geometry))
+        segmentation = found.segmentation
+        assert found.geometry == geometry and found.probabilities is None
         assert segmentation.shape == shape and segmentation.dtype == np.uint8
         assert set(np.unique(segmentation)) <= {0, 1, 2, 3}
 
@@ -108,3 +114,81 @@ def test_checkpoint_names_work_with_and_without_ending(trained):
 def test_the_step_size_is_a_share():
     with pytest.raises(ConfigError, match=r"step size must be above 0 and at most 1; got 1.5"):
         PredictionOptions(step_size=1.5)
+
+
+def test_every_kind_of_image_gives_the_same_segmentation(predictor, images):
+    paths = sorted(images.glob("*_000?.nii.gz"))[:2]
+    expected = predictor.predict(paths)
+    volume = reader_for(".nii.gz").read_image(paths)
+    stacked = sitk.JoinSeries([sitk.ReadImage(str(path)) for path in paths])
+    nifti = nibabel.load(paths[0])
+    both = nibabel.Nifti1Image(np.stack([np.asarray(nibabel.load(path).dataobj) for path in paths], axis=-1), nifti.affine, nifti.header)
+    kinds = {
+        "volume": volume,
+        "array and spacing": (volume.array, volume.geometry.spacing),
+        "SimpleITK": stacked,
+        "nibabel": both,
+        "text": [str(path) for path in paths],
+    }
+    for name, image in kinds.items():
+        found = predictor.predict(image)
+        np.testing.assert_array_equal(found.segmentation, expected.segmentation, err_msg=name)
+        if name != "array and spacing":
+            assert found.geometry.corner_distance_mm(expected.geometry) < 1e-4, name
+    many = predictor.predict_many([volume, paths], probabilities=True)
+    for found in many:
+        np.testing.assert_array_equal(found.segmentation, expected.segmentation)
+        assert found.probabilities.shape == (4, *expected.segmentation.shape)
+
+
+def test_many_images_are_predicted_one_by_one(predictor, images):
+    asked = []
+
+    def paths():
+        for _ in range(3):
+            asked.append(1)
+            yield sorted(images.glob("*_000?.nii.gz"))[:2]
+
+    next(predictor.predict_many(paths()))
+    assert len(asked) == 1
+
+
+def test_two_threads_share_a_predictor(predictor):
+    random = np.random.default_rng(0)
+    pictures = [(random.normal(size=(2, 16, 40, 32)).astype(np.float32), (2.0, 1.0, 1.0)) for _ in range(4)]
+    alone = [predictor.predict(picture).segmentation for picture in pictures]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda picture: predictor.predict(picture).segmentation, pictures))
+    assert all(np.array_equal(one, two) for one, two in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ((np.zeros((4, 5)), (1.0, 1.0, 1.0)), "two; got shape"),
+        ((np.zeros((2, 4, 5, 6)), (1.0, 0.0, 1.0)), "positive spacings"),
+        ((np.zeros((4, 5, 6)), (1.0, 1.0, 1.0)), "has 1 channels; the model was trained on 2"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(predictor, image, message):
+    with pytest.raises(ShapeError, match=message):
+        predictor.predict(image)
+
+
+def test_a_device_that_runs_out_of_memory_takes_fewer_tiles_and_then_says_so(predictor, monkeypatch):
+    real, tried = predictor_module.sliding_window, []
+
+    def small_device(network, image, *, tile_batch, **options):
+        tried.append(tile_batch)
+        if tile_batch > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(network, image, tile_batch=tile_batch, **options)
+
+    monkeypatch.setattr(predictor_module, "sliding_window", small_device)
+    generous = dataclasses.replace(predictor, options=PredictionOptions(flips=False, quiet=True, tile_batch=8))
+    picture, fits = (np.ones((2, 16, 40, 32), np.float32), (2.0, 1.0, 1.0)), 2
+    np.testing.assert_array_equal(generous.predict(picture).segmentation, predictor.predict(picture).segmentation)
+    assert tried[:3] == [8, 4, 2]
+    fits = 0
+    with pytest.raises(PredictionError, match="memory of cpu does not hold one tile of .* voxels; free it, or predict with -device cpu"):
+        generous.predict(picture)
