@@ -16,6 +16,7 @@ from samunet.core.codec import file_sha256, write_json
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError, DatasetError, WeightsAbsentError
 from samunet.inference.predictor import Predictor
+from samunet.model_zip import export_model, install_model
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 from samunet.training.config import TrainingConfig
@@ -175,3 +176,21 @@ def test_splits_of_the_raw_folder_are_followed(setup, tmp_path):
     split = split_for_fold(tmp_path / "preprocessed", names, "0", raw_folder=tmp_path / "raw")
     assert (split.train, split.val) == (("a",), ("b", "c"))
     assert (tmp_path / "preprocessed" / "splits_final.json").is_file()
+
+
+def test_a_packed_model_brings_its_frozen_weights_when_asked_to(setup, tmp_path):
+    _, _, weights, fold = setup
+    options = {"folds": None, "checkpoint": "checkpoint_final", "license_text": "MIT", "weights_folders": ()}
+    elsewhere = Workspace(raw_folder=None, preprocessed_folder=None, results_folder=tmp_path / "results", weights_folders=(tmp_path / "weights",))
+    for name, embed in (("without.zip", False), ("with.zip", True)):
+        export_model(fold.parent, tmp_path / name, embed=embed, **options)
+    folder = install_model(tmp_path / "without.zip", elsewhere, overwrite=False)
+    with pytest.raises(WeightsAbsentError, match=f"looked for {weights.name} in {tmp_path / 'weights'}"):
+        Predictor.from_folder(folder, device="cpu", weights_folders=elsewhere.weights_folders)
+    folder = install_model(tmp_path / "with.zip", elsewhere, overwrite=True)
+    assert file_sha256(tmp_path / "weights" / weights.name) == file_sha256(weights)
+    theirs = Predictor.from_folder(folder, device="cpu", weights_folders=elsewhere.weights_folders)
+    ours = Predictor.from_folder(fold.parent, device="cpu")
+    for name, tensor in ours.networks[0].state_dict().items():
+        assert torch.equal(tensor, theirs.networks[0].state_dict()[name]), name
+    assert str(weights.parent).encode() not in (folder / "plans.json").read_bytes()
