@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,9 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--disable_tta", action="store_true", help="no flips: several times faster, slightly less accurate")
     parser.add_argument("--save_probabilities", action="store_true", help="also write <case>.npz with the probabilities")
+    parser.add_argument("--preview", action="store_true", help="also write previews/<case>.png, the slice with the most classes")
+    parser.add_argument("--statistics", action="store_true", help="also write statistics.json and .csv: volume and mean intensity a class")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write what was predicted, with what, and what failed, as JSON")
     parser.add_argument("--continue_prediction", "--c", action="store_true", help="leave cases that are already predicted")
     parser.add_argument("-chk", default="checkpoint_final", metavar="NAME", help="checkpoint, with or without ending (default: %(default)s)")
     parser.add_argument("-npp", type=int, default=1, metavar="N", help="cases read and preprocessed ahead (default: %(default)s)")
@@ -50,7 +54,8 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
 
 def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts: int = 1, part_id: int = 0) -> int:
     """Load a model folder and predict; returns 3 when some cases failed."""
-    from samunet import pipeline
+    from samunet import __version__, pipeline
+    from samunet.core.codec import write_json
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.hardware import choose_device, keep_freed_memory
@@ -75,6 +80,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     )
     cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, arguments.o)[part_id::num_parts]
     print(f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s)")
+    began = time.monotonic()
     failures = pipeline.predict(
         predictor,
         cases,
@@ -83,7 +89,22 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         skip_existing=arguments.continue_prediction,
         readers=arguments.npp,
         writers=arguments.nps,
+        previews=arguments.preview,
+        statistics=arguments.statistics,
     )
+    if arguments.report:
+        failed = {failure.identifier: failure.reason for failure in failures}
+        report = {
+            "samunet": __version__,
+            "model": f"{folder.parent.name}/{folder.name}",
+            "folds": predictor.folds,
+            "checkpoint": arguments.chk,
+            "device": str(predictor.device),
+            "options": predictor.options,
+            "seconds": round(time.monotonic() - began, 2),
+            "cases": [{"case": case.identifier, "failed": failed.get(case.identifier)} for case in cases],
+        }
+        write_json(arguments.report, report)
     if failures:
         print(f"{len(failures)} of {len(cases)} cases failed: {', '.join(failure.identifier for failure in failures)}")
         return 3

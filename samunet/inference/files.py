@@ -13,9 +13,11 @@ import numpy as np
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import Case
 from samunet.core.preprocessed import PreprocessedCase
+from samunet.core.volume import Volume
 from samunet.errors import SamunetError
 from samunet.imageio import reader_for
 from samunet.imageio.case import read_image
+from samunet.inference.extras import Extras
 from samunet.inference.predictor import Predictor
 from samunet.progress import bar
 
@@ -39,12 +41,14 @@ def predict_cases(
     readers: int = 1,
     writers: int = 1,
     quiet: bool = False,
+    extras: Extras | None = None,
 ) -> tuple[Failure, ...]:
     """Write `<case><ending>` (and `<case>.npz`) for every case; a failing case is named and the others go on.
 
     Args:
         readers: threads that read and preprocess ahead; as many cases are held in memory.
         writers: threads that resample back and write; likewise.
+        extras: gets every case that is written.
 
     Returns:
         The cases that failed, in order.
@@ -53,15 +57,20 @@ def predict_cases(
     reader = reader_for(spec.file_ending, predictor.plan.reader)
     failures: list[Failure] = []
 
-    def read(case: Case) -> PreprocessedCase:
-        return predictor.preprocess(read_image(case, spec, reader))
+    looks = extras if extras is not None and extras.wanted else None
 
-    def write(case: Case, preprocessed: PreprocessedCase, logits: object) -> None:
+    def read(case: Case) -> tuple[PreprocessedCase, Volume | None]:
+        volume = read_image(case, spec, reader)
+        return predictor.preprocess(volume), volume if looks else None
+
+    def write(case: Case, preprocessed: PreprocessedCase, volume: Volume | None, logits: object) -> None:
         if save_probabilities:
             with atomic_path(folder / f"{case.identifier}.npz") as path, open(path, "wb") as file:
                 np.savez_compressed(file, probabilities=predictor.probabilities(logits, preprocessed))
         segmentation = predictor.segmentation(logits, preprocessed)
         reader.write_segmentation(segmentation, preprocessed.history.geometry, folder / f"{case.identifier}{spec.file_ending}")
+        if looks and volume is not None:
+            looks.add(case.identifier, volume, segmentation)
 
     def settle(case: Case, future: Future[None]) -> None:
         try:
@@ -71,7 +80,7 @@ def predict_cases(
             failures.append(Failure(identifier=case.identifier, reason=str(error) or "out of memory"))
 
     with ThreadPoolExecutor(max(1, readers)) as reading, ThreadPoolExecutor(max(1, writers)) as writing:
-        ahead: list[tuple[Case, Future[PreprocessedCase]]] = []
+        ahead: list[tuple[Case, Future[tuple[PreprocessedCase, Volume | None]]]] = []
         behind: list[tuple[Case, Future[None]]] = []
         remaining = iter(cases)
         for _ in bar(range(len(cases)), title="Predicting", quiet=quiet):
@@ -79,15 +88,17 @@ def predict_cases(
                 ahead.append((case, reading.submit(read, case)))
             case, future = ahead.pop(0)
             try:
-                preprocessed = future.result()
+                preprocessed, volume = future.result()
                 logits = predictor.logits(preprocessed)
             except (SamunetError, OSError, MemoryError) as error:
                 logger.error("Case '%s' failed: %s", case.identifier, str(error) or "out of memory")
                 failures.append(Failure(identifier=case.identifier, reason=str(error) or "out of memory"))
                 continue
-            behind.append((case, writing.submit(write, case, preprocessed, logits)))
+            behind.append((case, writing.submit(write, case, preprocessed, volume, logits)))
             while len(behind) > max(1, writers):
                 settle(*behind.pop(0))
         for item in behind:
             settle(*item)
+    if extras is not None:
+        extras.finish()
     return tuple(failures)

@@ -13,6 +13,7 @@ from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
 from samunet.core.plan import save_plan
 from samunet.core.workspace import Workspace
 from samunet.errors import DatasetError
+from samunet.inference.extras import Extras
 from samunet.inference.files import Failure, predict_cases
 from samunet.inference.predictor import PredictionOptions, Predictor, finished_folds
 from samunet.pipeline.trainings import DEFAULT_TRAINER
@@ -50,9 +51,18 @@ def cases_to_predict(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Cas
 
 
 def predict(
-    predictor: Predictor, cases: Sequence[Case], folder: Path, *, save_probabilities: bool, skip_existing: bool, readers: int, writers: int
+    predictor: Predictor,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    save_probabilities: bool,
+    skip_existing: bool,
+    readers: int,
+    writers: int,
+    previews: bool = False,
+    statistics: bool = False,
 ) -> tuple[Failure, ...]:
-    """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs."""
+    """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D Slicer."""
     spec = predictor.dataset
     wanted = [case for case in cases if not (skip_existing and _is_done(folder, case, spec, save_probabilities))]
     if len(wanted) < len(cases):
@@ -60,7 +70,14 @@ def predict(
     write_json(folder / "dataset.json", spec.raw)
     save_plan(folder / "plans.json", predictor.plan)
     return predict_cases(
-        predictor, wanted, folder, save_probabilities=save_probabilities, readers=readers, writers=writers, quiet=predictor.options.quiet
+        predictor,
+        wanted,
+        folder,
+        save_probabilities=save_probabilities,
+        readers=readers,
+        writers=writers,
+        quiet=predictor.options.quiet,
+        extras=Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics),
     )
 
 

@@ -1,0 +1,109 @@
+"""What a prediction leaves for people beside the segmentations: pictures, volumes of structures, colors for a viewer."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from samunet.core.codec import atomic_path, write_json, write_text
+from samunet.core.labels import Labels
+from samunet.core.volume import Volume
+
+PREVIEWS, STATISTICS, COLORS = "previews", "statistics", "colors.ctbl"
+MM3_A_ML = 1000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """Collects cases as they are written, from any thread; `finish` writes the tables.
+
+    Args:
+        folder: of the segmentations.
+        previews: write previews/<case>.png.
+        statistics: write statistics.json and statistics.csv.
+    """
+
+    folder: Path
+    labels: Labels
+    previews: bool = False
+    statistics: bool = False
+    _measured: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    @property
+    def wanted(self) -> bool:
+        return self.previews or self.statistics
+
+    def add(self, identifier: str, volume: Volume, segmentation: np.ndarray) -> None:
+        """Draw and measure one case.
+
+        Args:
+            volume: the image as it was read.
+            segmentation: (D, H, W) on its grid.
+        """
+        if self.previews:
+            from samunet.evaluation.picture import draw_case  # matplotlib takes a while to load
+
+            names = {str(values[0]): name for name, values in self.labels.values if len(values) == 1}
+            picture = draw_case(identifier, volume.array[0], {"prediction": segmentation}, volume.geometry.spacing, names)
+            with atomic_path(self.folder / PREVIEWS / f"{identifier}.png") as path:
+                path.write_bytes(picture.png)
+        if self.statistics:
+            found = measure(volume, segmentation, self.labels)
+            with self._lock:
+                self._measured[identifier] = found
+
+    def finish(self) -> None:
+        """Write colors and tables; cases that were measured in an earlier run are not in them."""
+        write_text(self.folder / COLORS, color_table(self.labels))
+        if not self.statistics:
+            return
+        cases = dict(sorted(self._measured.items()))
+        write_json(self.folder / f"{STATISTICS}.json", cases)
+        table = io.StringIO()
+        rows = [{"case": case, "class": name, **values} for case, classes in cases.items() for name, values in classes.items()]
+        columns = list(rows[0]) if rows else ["case", "class"]
+        writer = csv.DictWriter(table, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.folder / f"{STATISTICS}.csv", table.getvalue())
+
+
+def measure(volume: Volume, segmentation: np.ndarray, labels: Labels) -> dict[str, dict[str, object]]:
+    """Return of each foreground class or region its number of voxels, volume in ml, and mean intensity in each channel of the file.
+
+    2D images have no thickness: their "volume_ml" is None, and "area_mm2" is the area. Where a class is absent its means are None.
+    """
+    depth, height, width = volume.geometry.spacing
+    planar = volume.geometry.planar
+    found: dict[str, dict[str, object]] = {}
+    for name, values in labels.foreground:
+        mask = np.isin(segmentation, values)
+        count = int(mask.sum())
+        means = [float(channel[mask].mean(dtype=np.float64)) if count else None for channel in volume.array]
+        found[name] = {
+            "voxels": count,
+            "volume_ml": None if planar else count * depth * height * width / MM3_A_ML,
+            "area_mm2": count * height * width if planar else None,
+            **{f"mean_intensity_{index}": mean for index, mean in enumerate(means)},
+        }
+    return found
+
+
+def color_table(labels: Labels) -> str:
+    """Return a color table of 3D Slicer: a line a label value with its name and color, the colors of samunet's pictures."""
+    from samunet.evaluation.picture import label_color
+
+    lines = ["# 3D Slicer color table; label value, name, red, green, blue, opacity", "0 background 0 0 0 0"]
+    for name, values in labels.values:
+        for value in values:
+            if value and (len(values) == 1 or not any(other == (value,) for _, other in labels.values)):
+                color = label_color(value)
+                red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+                lines.append(f"{value} {name.replace(' ', '_')} {red} {green} {blue} 255")
+    return "\n".join(dict.fromkeys(lines)) + "\n"
