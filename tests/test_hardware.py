@@ -1,0 +1,42 @@
+"""Choices that depend on the machine are the same each time, and keep the digits of fp32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samunet import hardware
+
+
+def test_choices_do_not_change_from_call_to_call():
+    first = hardware.fast_fp32_products_pay()
+    for _ in range(3):
+        hardware.fast_fp32_products_pay.cache_clear()
+        assert hardware.fast_fp32_products_pay() == first
+
+
+def test_fast_products_are_taken_on_amds_cpus_only_and_have_the_digits_of_fp32(monkeypatch):
+    hardware.fast_fp32_products_pay.cache_clear()
+    monkeypatch.setattr(hardware, "_cpu_information", lambda: "vendor_id : GenuineIntel")
+    assert not hardware.fast_fp32_products_pay()
+    hardware.fast_fp32_products_pay.cache_clear()
+    monkeypatch.setattr(hardware, "_cpu_information", lambda: "vendor_id : AuthenticAMD")
+    pays = hardware.fast_fp32_products_pay()
+    hardware.fast_fp32_products_pay.cache_clear()
+    a, b = (torch.randn(300, 700, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    exact = a.double() @ b.double().T
+    hardware.use_fast_fp32_products(pays)
+    try:
+        assert ((a @ b.T - exact).abs().max() / exact.abs().max()).item() < 3e-6  # bf16 would be off by a thousandth
+    finally:
+        hardware.use_fast_fp32_products(False)
+
+
+@pytest.mark.parametrize(("flags", "has"), [("fpu avx512_bf16", True), ("amx_bf16 amx_tile", True), ("avx2 avx512f", False), ("", False)])
+def test_bf16_needs_hardware_that_multiplies_it(monkeypatch, flags, has):
+    monkeypatch.setattr(hardware, "_cpu_information", lambda: f"flags : {flags}")
+    monkeypatch.setattr(hardware, "bf16_is_faster", lambda: True)
+    assert hardware.choose_precision("auto", torch.device("cpu")) == (torch.bfloat16 if has else None)
+    monkeypatch.setattr(hardware, "bf16_is_faster", lambda: False)
+    assert hardware.choose_precision("auto", torch.device("cpu")) is None
+    assert hardware.choose_precision("fp32", torch.device("cpu")) is None
