@@ -48,8 +48,6 @@ class CheckpointState:
     """The training configuration."""
     precision: str
     """Number format of the training: bf16, fp16 or fp32."""
-    fast_products: bool
-    """Whether oneDNN multiplied its fp32 matrices."""
     history: dict[str, tuple[float | None, ...]]
     """Logged values, one an epoch; None where there was none."""
 

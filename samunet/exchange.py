@@ -64,7 +64,6 @@ def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configura
         scaler={},
         training=encode(TrainingConfig()),
         precision="fp32",
-        fast_products=False,
         history={},
     )
     write_json(folder / "dataset.json", spec.raw)

@@ -68,13 +68,12 @@ def bf16_is_faster() -> bool:
 
 
 @lru_cache(maxsize=1)
-def fast_fp32_products_pay() -> bool:
-    """Tell whether oneDNN is to multiply fp32 matrices on this CPU instead of torch's default, MKL; see `use_fast_fp32_products`.
+def fast_fp32_products_are_exact() -> bool:
+    """Tell whether oneDNN multiplies fp32 matrices on this CPU with the digits of fp32; see `use_fast_fp32_products`.
 
-    MKL takes a slow path on AMD's CPUs. The switch allows bf16 arithmetic in name; where oneDNN makes use of that, results lose digits,
-    which is measured here. Nothing is timed: which library multiplies changes last digits, and equal trainings are to give equal files.
+    The switch allows bf16 arithmetic in name; where oneDNN makes use of that, results lose digits, which is measured here.
     """
-    if not hasattr(_matmul_switch(), "fp32_precision") or "AuthenticAMD" not in _cpu_information():  # the former: before torch 2.9
+    if not hasattr(_matmul_switch(), "fp32_precision"):  # before torch 2.9
         return False
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(512, 512, generator=generator) for _ in range(2))

@@ -21,7 +21,7 @@ from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.loader import PatchSource, batches
 from samunet.errors import CheckpointError
-from samunet.hardware import PRECISION_NAMES, choose_precision, choose_workers, fast_fp32_products_pay, use_fast_fp32_products
+from samunet.hardware import PRECISION_NAMES, choose_precision, choose_workers, fast_fp32_products_are_exact, use_fast_fp32_products
 from samunet.inference.whole import mean_dice
 from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network
@@ -62,10 +62,10 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
         torch.cuda.set_device(device)
     configuration = fold.plan.configuration(options.configuration)
     precision = choose_precision(config.precision if fold.resume is None or config.precision != "auto" else fold.resume.state.precision, device)
-    fast = fold.resume.state.fast_products if fold.resume else precision is None and device.type == "cpu" and fast_fp32_products_pay()
+    fast = config.fast_fp32 and precision is None and device.type == "cpu" and fast_fp32_products_are_exact()
     use_fast_fp32_products(fast)
     if fast:
-        logger.info("Matrix products in fp32 run through oneDNN, which is faster here and as exact.")
+        logger.info("oneDNN multiplies matrices in fp32, as exactly as torch's default.")
     torch.manual_seed(config.seed)
     model = build_network(fold.plan, configuration, fold.spec.labels, workspace.weights_folders).to(device)
     started = _start_from(model, options, configuration) if fold.resume is None and options.pretrained else None
@@ -74,7 +74,6 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
         trainer=TRAINER,
         weights_sha256=configuration.weights_sha256,
         batch_size=config.batch_size or configuration.batch_size,
-        fast_products=fast,
     )
     items = processes.items(job.batch_size)
     require_sinks(options.run.logs)

@@ -56,8 +56,6 @@ class Job:
     weights_sha256: str | None
     batch_size: int
     """Of all processes together."""
-    fast_products: bool
-    """Whether oneDNN multiplies fp32 matrices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +304,6 @@ class SAMTrainer:
             scaler=self.scaler.state_dict(),
             training=encode(self.config),
             precision=PRECISION_NAMES[self.precision],
-            fast_products=self.job.fast_products,
             history=self.log.history,
         )
         save_checkpoint(

@@ -69,7 +69,13 @@ def test_2d_data_goes_through_every_command_in_its_own_format(tmp_path, file_end
         **environment,
     )
     assert "2d_adapter" in output and "mean foreground" in output
-    assert {path.name for path in (tmp_path / "preds").iterdir()} == {f"tiny_006{file_ending}", "dataset.json", "plans.json", "summary.json"}
+    assert {path.name for path in (tmp_path / "preds").iterdir()} == {
+        f"tiny_006{file_ending}",
+        "colors.ctbl",
+        "dataset.json",
+        "plans.json",
+        "summary.json",
+    }
     refused = subprocess.run([SCRIPTS / "samunet_train", "903", "3d_adapter", "0"], env={**os.environ, **environment}, capture_output=True, text=True)
     assert refused.returncode == 2 and "holds 2D images" in refused.stderr
 
