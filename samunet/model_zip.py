@@ -10,6 +10,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from samunet.core.plan import Plan, load_plan
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
 from samunet.inference.predictor import DEFAULT_CHECKPOINT, finished_folds
+from samunet.network import check_frozen_weights
 from samunet.sam.checkpoints import find_weights
 
 FORMAT = 1
@@ -77,13 +79,13 @@ def export_model(
     """
     name = checkpoint.removesuffix(".safetensors") + ".safetensors"
     chosen = tuple(folds) if folds is not None else finished_folds(folder, name)
-    states = {}
-    for fold in chosen:
-        states[fold] = load_checkpoint(folder / f"fold_{fold}" / name, with_optimizer=False).state
-    if not states:
+    if not chosen:
         raise CheckpointError(f"Model {folder} has no fold with {name}; train one first, or name another checkpoint with -chk.")
     plan = load_plan(folder / "plans.json")
-    configuration = plan.configuration(next(iter(states.values())).configuration)
+    configuration = plan.configuration(folder.name.rsplit("__", 1)[-1])
+    for fold in chosen:
+        path = folder / f"fold_{fold}" / name
+        check_frozen_weights(load_checkpoint(path, with_optimizer=False).state, configuration, path)
     sources: dict[str, Path | bytes] = {}
     model = f"{folder.parent.name}/{folder.name}"
     for fold in chosen:
@@ -125,6 +127,9 @@ def install_model(source: Path, workspace: Workspace, *, overwrite: bool) -> Pat
         if target.exists() and not overwrite:
             raise ConfigError(f"{target} exists already; move it away, or replace it with --overwrite.")
         workspace.results.mkdir(parents=True, exist_ok=True)
+        needed, free = sum(entry.size for entry in manifest.files.values()), shutil.disk_usage(workspace.results).free
+        if needed > free:
+            raise CheckpointError(f"{source} unpacks to {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free in {workspace.results}.")
         with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=workspace.results) as temporary:
             for path, entry in manifest.files.items():
                 _extract(archive, path, entry, Path(temporary, path), source)
@@ -137,13 +142,24 @@ def install_model(source: Path, workspace: Workspace, *, overwrite: bool) -> Pat
             for weights in Path(temporary, WEIGHTS).glob("*"):
                 kept = workspace.weights_folders[0] / weights.name
                 if not kept.exists():
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.move(weights, kept)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                os.replace(target, Path(temporary, "replaced"))
-            os.replace(model, target)
+                    with atomic_path(kept) as part:
+                        shutil.copyfile(weights, part)
+            _put(model, target, Path(temporary, "replaced"))
     return target
+
+
+def _put(model: Path, target: Path, aside: Path) -> None:
+    """Move a model to its place; what was there comes back when that fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replaces = target.exists()
+    if replaces:
+        os.replace(target, aside)
+    try:
+        os.replace(model, target)
+    except OSError:
+        if replaces:
+            os.replace(aside, target)
+        raise
 
 
 def _without_paths(plan: Plan) -> Plan:
@@ -193,7 +209,7 @@ def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(source) as archive:
             yield archive
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last of encrypted files and unknown compression
         raise CheckpointError(f"{source} is no zip file, or damaged ({error}); copy or download it again.") from None
 
 
@@ -223,9 +239,6 @@ def _manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
             raise CheckpointError(f"{source} holds a link or a device, {path}; a model holds plain files only.")
         if infos[path].file_size != entry.size:
             raise CheckpointError(f"{source}: {path} has {infos[path].file_size} bytes, its manifest says {entry.size}.")
-    needed, free = sum(entry.size for entry in manifest.files.values()), shutil.disk_usage(source.parent).free
-    if needed > free:
-        raise CheckpointError(f"{source} unpacks to {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free.")
     return manifest
 
 
@@ -236,17 +249,11 @@ def _refuse_path(path: str, source: Path) -> None:
 
 
 def _extract(archive: zipfile.ZipFile, path: str, entry: Entry, target: Path, source: Path) -> None:
-    """Unpack one file and verify it; no more than its listed size is ever written."""
+    """Unpack one file and verify it; zipfile gives no more than the size that was compared with the manifest."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    digest, left = hashlib.sha256(), entry.size
     with archive.open(path) as packed, target.open("wb") as file:
-        while chunk := packed.read(CHUNK):
-            left -= len(chunk)
-            if left < 0:
-                raise CheckpointError(f"{source}: {path} unpacks to more than the {entry.size} bytes that it should have; do not use this file.")
-            digest.update(chunk)
-            file.write(chunk)
+        shutil.copyfileobj(packed, file, CHUNK)
         file.flush()
         os.fsync(file.fileno())
-    if left or digest.hexdigest() != entry.sha256:
+    if file_sha256(target) != entry.sha256:
         raise CheckpointError(f"{source}: {path} is not the file that the manifest lists; copy or download the zip again.")

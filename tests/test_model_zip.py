@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import zipfile
 
@@ -53,14 +54,30 @@ def test_the_zip_has_a_card_scores_and_no_path_of_the_machine(trained, packed, t
     assert again.read_bytes() == packed.read_bytes()
 
 
-def test_a_model_that_is_there_is_replaced_only_when_asked_for(packed, elsewhere):
+def test_a_model_that_is_there_is_replaced_only_when_asked_for(trained, packed, elsewhere):
     folder = install_model(packed, elsewhere, overwrite=False)
     (folder / "note.txt").write_text("mine")
     with pytest.raises(ConfigError, match="exists already; move it away, or replace it with --overwrite"):
         install_model(packed, elsewhere, overwrite=False)
     assert (folder / "note.txt").exists()
     install_model(packed, elsewhere, overwrite=True)
-    assert not (folder / "note.txt").exists() and predicted(folder).any() is not None
+    assert not (folder / "note.txt").exists()
+    np.testing.assert_array_equal(predicted(folder), predicted(trained.parent))
+
+
+def test_a_model_that_cannot_be_replaced_stays(packed, elsewhere, monkeypatch):
+    folder = install_model(packed, elsewhere, overwrite=False)
+    before, replace = (folder / "plans.json").read_bytes(), os.replace
+
+    def fails_at_last(source, target):
+        if str(target) == str(folder) and "replaced" not in str(source):
+            raise OSError("no")
+        replace(source, target)
+
+    monkeypatch.setattr("samunet.model_zip.os.replace", fails_at_last)
+    with pytest.raises(OSError, match="no"):
+        install_model(packed, elsewhere, overwrite=True)
+    assert (folder / "plans.json").read_bytes() == before
 
 
 def rewritten(packed, target, *, change=None, add=None, drop=None, manifest=None):
@@ -122,9 +139,14 @@ def test_links_bombs_and_broken_files_are_refused(packed, elsewhere, tmp_path):
     linked = rewritten(packed, tmp_path / "a.zip", add=(link(), b"/etc/passwd"), manifest=lambda raw: {**raw, "files": {**raw["files"], name: entry}})
     with pytest.raises(CheckpointError, match="belongs to no model|holds a link or a device"):
         install_model(linked, elsewhere, overwrite=False)
-    (tmp_path / "b.zip").write_bytes(packed.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match="is no zip file, or damaged"):
-        install_model(tmp_path / "b.zip", elsewhere, overwrite=False)
+    whole = packed.read_bytes()
+    with zipfile.ZipFile(packed) as archive:
+        places = [info.header_offset + 30 + len(info.filename) + 40 for info in archive.infolist() if info.compress_type == zipfile.ZIP_DEFLATED]
+    damaged = [whole[:-200], *(whole[:place] + bytes(8 * [255]) + whole[place + 8 :] for place in places)]
+    for content in damaged:
+        (tmp_path / "b.zip").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"b.zip"):
+            install_model(tmp_path / "b.zip", elsewhere, overwrite=False)
     huge = rewritten(
         packed, tmp_path / "c.zip", manifest=lambda raw: {**raw, "files": {key: {**value, "size": 1} for key, value in raw["files"].items()}}
     )

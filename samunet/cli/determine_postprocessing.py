@@ -42,8 +42,9 @@ def dataset_json(folder: Path, given: Path | None) -> Path:
 
 
 def _determine(arguments: argparse.Namespace) -> None:
+    from samunet.core.codec import write_json
     from samunet.core.dataset import read_dataset_json
-    from samunet.evaluation.postprocessing import FILE_NAME, apply_to_folder, determine, name_of, save_postprocessing
+    from samunet.evaluation.postprocessing import FILE_NAME, apply_to_folder, determine, name_of
     from samunet.imageio import reader_for
 
     dataset = read_dataset_json(dataset_json(arguments.i, arguments.dataset_json))
@@ -53,7 +54,7 @@ def _determine(arguments: argparse.Namespace) -> None:
         print(f"Keep the largest component of {name_of(step.values, dataset.labels)}: Dice {step.dice_before:.4f} -> {step.dice_after:.4f}")
     if not found.steps:
         print(f"Nothing helps on these {found.cases} cases; the postprocessing is empty.")
-    save_postprocessing(arguments.i / FILE_NAME, found)
+    write_json(arguments.i / FILE_NAME, found)
     print(f"Wrote {arguments.i / FILE_NAME}")
     if not arguments.remove_postprocessed:
         target = arguments.i / "postprocessed"

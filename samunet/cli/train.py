@@ -6,17 +6,13 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from samunet.cli.common import make_parser, run
 from samunet.cli.fields import add_fields, given_fields, parse_assignment
 from samunet.training.config import PRESETS, RunConfig, TrainingConfig
-
-if TYPE_CHECKING:
-    from samunet.core.workspace import Workspace
-    from samunet.pipeline import TrainOptions
 
 TRAINERS = ("SAMTrainer",)
 STOPPED = "Stopped, nothing is lost. The same command with --c, and without --extend, goes on."
@@ -50,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints (and so no validation); for timing")
     parser.add_argument("--slurm", action="store_true", help="train nothing; print a SLURM script that trains this and goes on after each time limit")
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="settings of a publication; options beside it come before it")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="settings of a publication; options beside it override them")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assigned", help="any of the settings below, as KEY=VALUE")
     add_fields(parser.add_argument_group("training settings"), TrainingConfig)
     add_fields(parser.add_argument_group("the run"), RunConfig)
@@ -122,22 +118,10 @@ def _train(arguments: argparse.Namespace, typed: list[str]) -> None:
         report = pipeline.train_seeds(workspace, dataset, settings, options, arguments.seeds)
         print(f"Done: {report}" if report else STOPPED)
         return
-    folder = _among_others(pipeline.train, workspace, dataset, settings, options)
+    folder = pipeline.train(workspace, dataset, settings, options)
     if rank == 0:
         finished = arguments.disable_checkpointing or pipeline.is_finished(folder)
         print(f"Done: {folder}" if finished else STOPPED)
-
-
-def _among_others(train: Callable[..., Path], workspace: Workspace, dataset: str, settings: dict[str, Any], options: TrainOptions) -> Path:
-    """Train; when another process has ended, say so instead of showing how the connection broke."""
-    from samunet.errors import SamunetError
-
-    try:
-        return train(workspace, dataset, settings, options)
-    except RuntimeError as error:
-        if options.processes == 1 or not any(sign in str(error) for sign in ("closed by peer", "Connection reset", "NCCL", "Broken pipe")):
-            raise
-        raise SamunetError(f"Process {options.rank} ends because another has ended; its message says why.") from None
 
 
 def _device_of_process(local_rank: int, wanted: str | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samunet.core.codec import decode, read_json, write_json
+from samunet.core.codec import decode, read_json
 from samunet.core.labels import Labels
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.score import file_names, refuse_missing, targets_from_labels
@@ -77,33 +77,33 @@ def determine(
     targets = targets_from_labels(labels)
     chosen: list[Step] = []
 
-    def dice(values: Sequence[int] | None) -> list[float]:
-        """Mean Dice of every target over the cases after the steps chosen so far and, if given, one more."""
+    def dice(candidates: Sequence[Target]) -> np.ndarray:
+        """Mean Dice over the cases after the steps chosen so far, and after one more: (1 + candidates, targets)."""
 
-        def of_case(name: str) -> list[float]:
+        def of_case(name: str) -> list[list[float]]:
             reference, _ = reader.read_label(reference_folder / name)
             segmentation, _ = reader.read_label(prediction_folder / name)
             if reference.shape != segmentation.shape:
                 raise DatasetError(f"{name}: prediction has shape {segmentation.shape}, reference {reference.shape}; they must share one grid.")
             segmentation = Postprocessing(steps=tuple(chosen), cases=0).apply(segmentation)
-            segmentation = segmentation if values is None else keep_largest(segmentation, values)
-            return [float(overlap(reference, segmentation, tuple(target), labels.ignore).dice) for target in targets]
+            forms = [segmentation, *(keep_largest(segmentation, values) for values in candidates)]
+            return [[overlap(reference, form, tuple(target), labels.ignore).dice for target in targets] for form in forms]
 
         found = np.array(each(of_case, sorted(references), threads=threads, title="Postprocessing", quiet=True))
-        return [_mean(column[~np.isnan(column)]) for column in found.T]
+        return np.array([[_mean(values) for values in form.T] for form in found.swapaxes(0, 1)])
 
-    before = dice(None)
     foreground = tuple(sorted({value for target in targets for value in target}))
-    after = dice(foreground)
-    loses = any(new < old for new, old in zip(after, before, strict=True))  # a comparison with NaN is False
-    if _mean(_known(after)) > _mean(_known(before)) and not loses:
-        chosen.append(Step(values=foreground, dice_before=_mean(_known(before)), dice_after=_mean(_known(after))))
-        before = after
-    for index, target in enumerate(targets if len(targets) > 1 else ()):
-        after = dice(target)
-        if after[index] > before[index]:
-            chosen.append(Step(values=target, dice_before=before[index], dice_after=after[index]))
-            before = after
+    before, after = dice([foreground])
+    if _mean(after) > _mean(before) and not (after < before).any():  # a comparison with NaN is False
+        chosen.append(Step(values=foreground, dice_before=_mean(before), dice_after=_mean(after)))
+    # A class takes no voxel of another, so that all are tried on one reading; regions overlap and come one after the other.
+    groups = [] if len(targets) < 2 else [[target] for target in targets] if labels.has_regions else [list(targets)]
+    for together in groups:
+        before, *all_after = dice(together)
+        for target, after in zip(together, all_after, strict=True):
+            index = targets.index(target)
+            if after[index] > before[index]:
+                chosen.append(Step(values=target, dice_before=float(before[index]), dice_after=float(after[index])))
     return Postprocessing(steps=tuple(chosen), cases=len(references))
 
 
@@ -131,17 +131,10 @@ def apply_to_folder(
     return tuple(names)
 
 
-def save_postprocessing(path: Path, postprocessing: Postprocessing) -> None:
-    """Write postprocessing.json, whole or not at all."""
-    write_json(path, postprocessing)
-
-
-def _known(values: Sequence[float]) -> list[float]:
-    return [value for value in values if not math.isnan(value)]
-
-
-def _mean(values: Sequence[float] | np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else math.nan
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def name_of(target: Target, labels: Labels) -> str:

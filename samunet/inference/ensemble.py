@@ -10,9 +10,9 @@ import numpy as np
 
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import read_dataset_json
-from samunet.core.labels import Labels
 from samunet.errors import ConfigError, DatasetError
-from samunet.imageio import ImageReader, reader_for
+from samunet.imageio import reader_for
+from samunet.preprocessing.backward import label_values
 from samunet.progress import each
 
 SHOWN = 5
@@ -42,7 +42,12 @@ def ensemble(folders: Sequence[Path], target: Path, *, threads: int, save_probab
 
     def run(case: str) -> None:
         mean = mean_probabilities([folder / f"{case}.npz" for folder in folders])
-        _write(case, mean, folders[0] / f"{case}{spec.file_ending}", target, spec.labels, reader, spec.file_ending)
+        name = f"{case}{spec.file_ending}"
+        _, geometry = reader.read_label(folders[0] / name)
+        expected = (spec.labels.outputs, *geometry.shape)
+        if mean.shape != expected:
+            raise DatasetError(f"The probabilities of '{case}' have shape {mean.shape}, expected {expected} for the grid of {folders[0] / name}.")
+        reader.write_segmentation(label_values(mean, spec.labels, above=0.5), geometry, target / name)
         if save_probabilities:
             with atomic_path(target / f"{case}.npz") as path, open(path, "wb") as file:
                 np.savez_compressed(file, probabilities=mean)
@@ -54,37 +59,27 @@ def ensemble(folders: Sequence[Path], target: Path, *, threads: int, save_probab
 
 
 def mean_probabilities(paths: Sequence[Path]) -> np.ndarray:
-    """Return the mean of (K, D, H, W) probabilities, float32; one file at a time is in memory beside the sum.
+    """Return the mean of the (K, D, H, W) probabilities of one or more files, float32; one file at a time is in memory beside the sum.
 
     Raises:
         DatasetError: a file is absent or damaged, or two differ in shape.
     """
-    total: np.ndarray | None = None
-    for path in paths:
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-                probabilities = stored["probabilities"].astype(np.float32, copy=False)
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DatasetError(f"{path} cannot be read ({error}); predict the case again with --save_probabilities.") from None
-        if total is None:
-            total = probabilities.copy()
-        elif total.shape != probabilities.shape:
+    total = _probabilities(paths[0])
+    for path in paths[1:]:
+        probabilities = _probabilities(path)
+        if total.shape != probabilities.shape:
             raise DatasetError(f"{path} has shape {probabilities.shape}, {paths[0]} has {total.shape}; they are of other images or labels.")
-        else:
-            total += probabilities
-    if total is None:
-        raise ConfigError("There are no probabilities to average.")
-    return total / len(paths)
+        total += probabilities
+    total /= len(paths)
+    return total
 
 
-def segmentation_of(probabilities: np.ndarray, labels: Labels) -> np.ndarray:
-    """Turn (K, D, H, W) probabilities into (D, H, W) label values: the likeliest class, or regions above one half in their order."""
-    if not labels.has_regions:
-        return np.array(labels.all_values, labels.segmentation_dtype())[probabilities.argmax(0)]
-    segmentation = np.zeros(probabilities.shape[1:], labels.segmentation_dtype())
-    for channel, value in zip(probabilities, labels.regions_order, strict=True):
-        segmentation[channel > 0.5] = value
-    return segmentation
+def _probabilities(path: Path) -> np.ndarray:
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            return stored["probabilities"].astype(np.float32, copy=False)
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{path} cannot be read ({error}); predict the case again with --save_probabilities.") from None
 
 
 def _shared_cases(folders: Sequence[Path]) -> tuple[str, ...]:
@@ -95,10 +90,3 @@ def _shared_cases(folders: Sequence[Path]) -> tuple[str, ...]:
         if differing := sorted(first ^ cases):
             raise DatasetError(f"{folder} and {folders[0]} hold other cases, first {', '.join(differing[:SHOWN])}; predict the same cases with both.")
     return tuple(sorted(first))
-
-
-def _write(case: str, mean: np.ndarray, like: Path, target: Path, labels: Labels, reader: ImageReader, ending: str) -> None:
-    _, geometry = reader.read_label(like)
-    if mean.shape[0] != labels.outputs or mean.shape[1:] != geometry.shape:
-        raise DatasetError(f"The probabilities of '{case}' have shape {mean.shape}, expected {(labels.outputs, *geometry.shape)} as {like} has.")
-    reader.write_segmentation(segmentation_of(mean, labels), geometry, target / f"{case}{ending}")

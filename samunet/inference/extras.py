@@ -13,6 +13,7 @@ import numpy as np
 from samunet.core.codec import atomic_path, write_json, write_text
 from samunet.core.labels import Labels
 from samunet.core.volume import Volume
+from samunet.evaluation.score import names_from_labels
 
 PREVIEWS, STATISTICS, COLORS = "previews", "statistics", "colors.ctbl"
 MM3_A_ML = 1000.0
@@ -32,8 +33,8 @@ class Extras:
     labels: Labels
     previews: bool = False
     statistics: bool = False
-    _measured: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
+    _measured: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict, init=False)
+    _lock: Lock = field(default_factory=Lock, init=False)
 
     @property
     def wanted(self) -> bool:
@@ -49,7 +50,7 @@ class Extras:
         if self.previews:
             from samunet.evaluation.picture import draw_case  # matplotlib takes a while to load
 
-            names = {str(values[0]): name for name, values in self.labels.values if len(values) == 1}
+            names = names_from_labels(self.labels)
             picture = draw_case(identifier, volume.array[0], {"prediction": segmentation}, volume.geometry.spacing, names)
             with atomic_path(self.folder / PREVIEWS / f"{identifier}.png") as path:
                 path.write_bytes(picture.png)

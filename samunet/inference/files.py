@@ -23,6 +23,8 @@ from samunet.progress import bar
 
 logger = logging.getLogger(__name__)
 
+FAILURES = (SamunetError, OSError, MemoryError)  # of one case, which leave the others alone
+
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
@@ -56,7 +58,6 @@ def predict_cases(
     spec = predictor.dataset
     reader = reader_for(spec.file_ending, predictor.plan.reader)
     failures: list[Failure] = []
-
     looks = extras if extras is not None and extras.wanted else None
 
     def read(case: Case) -> tuple[PreprocessedCase, Volume | None]:
@@ -72,12 +73,16 @@ def predict_cases(
         if looks and volume is not None:
             looks.add(case.identifier, volume, segmentation)
 
+    def fail(case: Case, error: Exception) -> None:
+        reason = str(error) or "out of memory"  # a MemoryError says nothing
+        logger.error("Case '%s' failed: %s", case.identifier, reason)
+        failures.append(Failure(identifier=case.identifier, reason=reason))
+
     def settle(case: Case, future: Future[None]) -> None:
         try:
             future.result()
-        except (SamunetError, OSError, MemoryError) as error:
-            logger.error("Case '%s' failed: %s", case.identifier, str(error) or "out of memory")
-            failures.append(Failure(identifier=case.identifier, reason=str(error) or "out of memory"))
+        except FAILURES as error:
+            fail(case, error)
 
     with ThreadPoolExecutor(max(1, readers)) as reading, ThreadPoolExecutor(max(1, writers)) as writing:
         ahead: list[tuple[Case, Future[tuple[PreprocessedCase, Volume | None]]]] = []
@@ -90,9 +95,8 @@ def predict_cases(
             try:
                 preprocessed, volume = future.result()
                 logits = predictor.logits(preprocessed)
-            except (SamunetError, OSError, MemoryError) as error:
-                logger.error("Case '%s' failed: %s", case.identifier, str(error) or "out of memory")
-                failures.append(Failure(identifier=case.identifier, reason=str(error) or "out of memory"))
+            except FAILURES as error:
+                fail(case, error)
                 continue
             behind.append((case, writing.submit(write, case, preprocessed, volume, logits)))
             while len(behind) > max(1, writers):

@@ -16,7 +16,9 @@ from samunet.hardware import autocast
 from samunet.inference.sliding_window import sliding_window
 from samunet.models.segmenter import SlabSegmenter
 from samunet.ops.crop import crop
+from samunet.ops.overlap import overlap
 from samunet.ops.tiling import pad_to
+from samunet.preprocessing.backward import label_values
 
 STEP = 0.5  # of tiles, as in prediction
 
@@ -48,14 +50,10 @@ def mean_dice(
             tile_batch=1,
             device=device,
         )
-        found = crop(logits.numpy(), inside)
-        predicted = found > 0 if labels.has_regions else found.argmax(0)
-        known = np.ones(label.shape, bool) if labels.ignore is None else label != labels.ignore
+        segmentation = label_values(crop(logits.numpy(), inside), labels, above=0)
         reference = np.where(label == OUTSIDE, 0, label)
-        for index, (_, values) in enumerate(labels.foreground):
-            mask = (predicted[index] if labels.has_regions else np.isin(predicted, values)) & known
-            wanted = np.isin(reference, values) & known
-            if mask.any() or wanted.any():
-                scores[index].append(2 * int((mask & wanted).sum()) / int(mask.sum() + wanted.sum()))
-    means = [float(np.mean(values)) for values in scores if values]
+        for (_, values), of_class in zip(labels.foreground, scores, strict=True):
+            of_class.append(overlap(reference, segmentation, values, labels.ignore).dice)
+    known = ([value for value in of_class if not math.isnan(value)] for of_class in scores)
+    means = [math.fsum(values) / len(values) for values in known if values]
     return math.fsum(means) / len(means) if means else 0.0

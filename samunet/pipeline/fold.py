@@ -68,7 +68,7 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
         logger.info("oneDNN multiplies matrices in fp32, as exactly as torch's default.")
     torch.manual_seed(config.seed)
     model = build_network(fold.plan, configuration, fold.spec.labels, workspace.weights_folders).to(device)
-    started = _start_from(model, options, configuration) if fold.resume is None and options.pretrained else None
+    started = _start_from(model, options.pretrained, configuration) if fold.resume is None and options.pretrained else None
     job = Job(
         configuration=options.configuration,
         trainer=TRAINER,
@@ -82,12 +82,7 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
         torch.manual_seed(config.seed + processes.rank)  # dropout differs from process to process
     sinks = _prepare_folder(fold, options) if processes.first else []
     processes.wait()
-    log = TrainingLog(
-        fold.folder,
-        fold.resume.state.history if fold.resume else None,
-        sinks=sinks,
-        active=processes.first,
-    )
+    log = TrainingLog(fold.folder, fold.resume.state.history if fold.resume else None, sinks=sinks, active=processes.first)
     if config.compile:
         model.sums, model.loss = torch.compile(model.sums), torch.compile(model.loss)  # type: ignore[method-assign]
     trainer = SAMTrainer(
@@ -106,19 +101,16 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
         processes=processes,
         save=options.save_checkpoints,
         resume=fold.resume,
+        extended=options.extend > 0,
     )
-    trainer.patient_from = trainer.epoch if options.extend else 0
     log.line(_describe(fold, options, configuration, trainer))
     if started:
         log.line(started)
     return trainer
 
 
-def _start_from(model: SlabSegmenter, options: TrainOptions, configuration: Configuration) -> str:
+def _start_from(model: SlabSegmenter, source: Path, configuration: Configuration) -> str:
     """Fill a new model with another checkpoint's weights, and say which."""
-    source = options.pretrained
-    if source is None:
-        return ""
     other = load_checkpoint(source, with_optimizer=False)
     if other.state.weights_sha256 != configuration.weights_sha256:
         raise CheckpointError(

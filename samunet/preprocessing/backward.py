@@ -43,6 +43,25 @@ def segmentation_from_logits(logits: Tensor, history: SpatialHistory, labels: La
     return to_input_grid(segmentation.numpy().astype(labels.segmentation_dtype()), history)
 
 
+def label_values(scores: np.ndarray, labels: Labels, *, above: float) -> np.ndarray:
+    """Turn scores into label values on their own grid.
+
+    Args:
+        scores: (K, D, H, W) logits or probabilities.
+        labels: classes (largest score wins) or regions (painted in order).
+        above: what the score of a region must exceed: 0 for logits, 0.5 for probabilities.
+
+    Returns:
+        (D, H, W) uint8 or uint16.
+    """
+    if not labels.has_regions:
+        return np.array(labels.all_values, labels.segmentation_dtype())[scores.argmax(0)]
+    segmentation = np.zeros(scores.shape[1:], labels.segmentation_dtype())
+    for channel, value in zip(scores, labels.regions_order, strict=True):
+        segmentation[channel > above] = value
+    return segmentation
+
+
 def probabilities_from_logits(logits: Tensor, history: SpatialHistory, labels: Labels) -> np.ndarray:
     """Turn logits into (K, D, H, W) float32 probabilities on the input's grid; outside the crop all is background."""
     axis = slice_axis(history.geometry, history.spacing_after_resample, history.spacing_after_transpose)

@@ -22,7 +22,7 @@ from samunet.storage import Origin, file_names, load_record, remove_all_but, rem
 DESCRIPTION = "dataset.json"
 NNUNET_CASES = "*.pkl"  # what nnU-Net keeps beside its cases, and we never do
 SHOWN = 20  # failures in a message
-FORMAT = 1  # of what is stored; raise it when preprocessing gives other values
+FORMAT = 2  # of what is stored; raise it when preprocessing gives other values
 
 
 def preprocess_dataset(

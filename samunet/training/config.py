@@ -25,7 +25,7 @@ class TrainingConfig:
     batch_size: int = 0
     """Patches a step; 0 takes the plan's."""
     accumulate: int = 1
-    """Parts into which a batch is split, one after the other, to save memory; exact where the loss is made of sums, as ma_sam's."""
+    """Parts into which a batch is split, one after the other, to save memory; the gradient is that of the whole batch."""
     learning_rate: float = 1e-3
     """Peak, for adapters, heads and the convolutional path."""
     backbone_learning_rate: float = 5e-4

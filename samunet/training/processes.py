@@ -14,8 +14,9 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
-from samunet.errors import ConfigError
+from samunet.errors import ConfigError, SamunetError
 
+LOST = ("closed by peer", "Connection reset", "NCCL", "Broken pipe")  # in what torch says when another process is gone
 LONGEST_WAIT = timedelta(hours=12)  # for a process that predicts whole cases or saves while others wait
 
 
@@ -93,11 +94,20 @@ class Processes:
 
 @contextmanager
 def joined(rank: int, count: int, device: torch.device) -> Iterator[Processes]:
-    """Join the processes that torchrun started (it tells their addresses in the environment), and leave them again."""
+    """Join the processes that torchrun started (it tells their addresses in the environment), and leave them again.
+
+    Raises:
+        SamunetError: another process has ended.
+    """
     if count == 1:
         yield Processes()
         return
     options = {"backend": "nccl", "device_id": device} if device.type == "cuda" else {"backend": "gloo"}
     distributed.init_process_group(**options, rank=rank, world_size=count, timeout=LONGEST_WAIT)
-    yield Processes(rank=rank, count=count)
+    try:
+        yield Processes(rank=rank, count=count)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in LOST):
+            raise
+        raise SamunetError(f"Process {rank} ends because another has ended; its message says why.") from None
     distributed.destroy_process_group()  # not after an error: others may still wait in a sum, and this would wait for them

@@ -66,7 +66,7 @@ class Sources:
     """(first step, number of steps) to batches, in the order of the steps."""
     validation: Batches
     """Likewise; called with (0, validation steps) every epoch."""
-    cases: Callable[[int], Sequence[str]] = lambda step: ()
+    cases: Callable[[int], Sequence[str]]
     """Step to the cases of its training batch."""
     whole: Callable[[], float] | None = None
     """Mean Dice of some validation cases that are predicted whole; None chooses checkpoint_best by patches."""
@@ -88,6 +88,7 @@ class SAMTrainer:
         stopping: asks for an end.
         save: False writes no checkpoints.
         resume: where to go on.
+        extended: the training that goes on gets more epochs; earlier ones do not count for patience.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class SAMTrainer:
         processes: Processes = ALONE,
         save: bool = True,
         resume: Checkpoint | None = None,
+        extended: bool = False,
     ) -> None:
         self.model, self.optimizer, self.sources, self.log = model, optimizer, sources, log
         self.config, self.run_config, self.labels, self.job, self.folder = config, run, labels, job, folder
@@ -116,11 +118,11 @@ class SAMTrainer:
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.step, self.epoch, self.epoch_loss, self.best_dice = 0, 0, 0.0, -1.0
-        self.patient_from = 0  # epochs before it do not count for patience
         self.average = WeightAverage(model, config.ema) if config.ema else None
         self.saved_at = time.monotonic()
         if resume is not None:
             self._take_up(resume)
+        self.patient_from = self.epoch if extended else 0
 
     def run(self) -> bool:
         """Train to the last epoch and write checkpoint_final; returns False when asked to stop before, with everything saved."""

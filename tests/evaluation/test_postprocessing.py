@@ -9,9 +9,10 @@ import pytest
 import SimpleITK as sitk
 
 from samunet.cli import apply_postprocessing, determine_postprocessing
+from samunet.core.codec import write_json
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
-from samunet.evaluation.postprocessing import Postprocessing, Step, determine, load_postprocessing, save_postprocessing
+from samunet.evaluation.postprocessing import Postprocessing, Step, determine, load_postprocessing
 from samunet.imageio import reader_for
 
 LABELS = parse_labels({"background": 0, "liver": 1, "vessel": 2})
@@ -94,7 +95,7 @@ def test_wrong_input_is_refused_in_one_sentence(folders, capsys):
     words = ["-i", str(folders / "predictions"), "-o", str(folders / "out"), "-pp_pkl_file", str(folders / "bad.pkl")]
     assert apply_postprocessing.main(words) == 2 and "is not valid JSON" in capsys.readouterr().err
     found = Postprocessing(steps=(Step(values=(1,), dice_before=0.1, dice_after=0.2),), cases=1, format=9)
-    save_postprocessing(folders / "later.json", found)
+    write_json(folders / "later.json", found)
     with pytest.raises(ConfigError, match="has format 9; this version of samunet reads format 1"):
         load_postprocessing(folders / "later.json")
     words = ["-i", str(folders / "predictions"), "-o", str(folders / "predictions"), "-pp_file", str(folders / "x.json")]

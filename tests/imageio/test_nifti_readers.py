@@ -198,7 +198,7 @@ def test_a_width_of_nothing_is_refused(tmp_path):
         SITK.load(patched(tmp_path / "in.nii", {"pixdim/3": 0.0}))
 
 
-def test_scaling_takes_no_more_memory_than_the_result(tmp_path):
+def test_scaled_16_bit_integers_become_float32(tmp_path):
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.int16)
     stored = np.zeros((64, 64, 32), np.int16)

@@ -12,8 +12,9 @@ from samunet import pipeline
 from samunet.cli import ensemble as command
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
-from samunet.inference.ensemble import ensemble, mean_probabilities, segmentation_of
+from samunet.inference.ensemble import ensemble, mean_probabilities
 from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.preprocessing.backward import label_values
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_the_mean_of_two_models_is_written_on_the_images_grid(predicted, tmp_pat
 def test_regions_are_painted_in_their_order():
     labels = parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])
     probabilities = np.array([[0.9, 0.9, 0.2, 0.5], [0.1, 0.8, 0.6, 0.4]], np.float32).reshape(2, 1, 1, 4)
-    assert segmentation_of(probabilities, labels).tolist() == [[[1, 2, 2, 0]]]
+    assert label_values(probabilities, labels, above=0.5).tolist() == [[[1, 2, 2, 0]]]
 
 
 def test_it_is_nnunets_average(predicted, tmp_path):
