@@ -39,7 +39,7 @@ from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.evaluation.score import names_from_labels, score_case, targets_from_labels
 from samunet.evaluation.summary import summarize, target_key
 from samunet.hardware import keep_freed_memory
-from samunet.inference.files import predict_cases
+from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.predictor import PredictionOptions, Predictor
 from samunet.training.config import TrainingConfig
 
@@ -231,7 +231,7 @@ def train_and_predict(row: Row, work: Path, shared: Workspace, dataset: pipeline
     config = TrainingConfig(epochs=EPOCHS, iterations=max(1, round(60 * row.minutes / seconds_a_step / EPOCHS)), **settings)
     fold, used = train(config)
     predictor = Predictor.from_folder(fold.parent, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True))
-    if failures := predict_cases(predictor, cases, predictions, quiet=True):
+    if failures := predict_cases(predictor, cases, predictions, FileOptions(quiet=True)):
         raise RuntimeError(str(failures))
     return {
         "cpu_minutes": round(used / 60, 2),

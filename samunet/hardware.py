@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -59,9 +61,10 @@ def bf16_is_faster() -> bool:
     image = torch.ones(512, 512)
 
     def step(precision: torch.dtype | None) -> None:
-        with autocast(torch.device("cpu"), precision):
+        with torch.enable_grad(), autocast(torch.device("cpu"), precision):
             product = image @ layer
-        product.sum().backward()
+            total = product.sum()
+        total.backward()
 
     usual, other = _best_seconds(lambda: step(None), lambda: step(torch.bfloat16))
     return other < BF16_GAIN * usual
@@ -152,3 +155,35 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(-4, 0)  # M_MMAP_MAX: no separate mappings
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep up to 2 GiB of freed memory at the top of the heap
+
+
+def start_peak() -> float:
+    """Begin a new measurement of this process's peak memory (Linux); returns what it holds now in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    return _kib("/proc/self/status", "VmRSS") / 1024
+
+
+def peak_mib() -> float:
+    """Return the peak since `start_peak`, in MiB."""
+    return _kib("/proc/self/status", "VmHWM") / 1024
+
+
+def available_memory() -> int | None:
+    """Return how many bytes of RAM could be used without swapping, also by the limits of a container; None where it is not told."""
+    free = _kib("/proc/meminfo", "MemAvailable") * 1024
+    if math.isnan(free):
+        return None
+    try:  # version 2 of Linux's control groups
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+    except OSError:
+        return int(free)
+    return int(free) if limit == "max" else int(min(free, max(0, int(limit) - int(used))))
+
+
+def _kib(file: str, name: str) -> float:
+    """Return a line "Name: 12 kB" of a file of Linux's; NaN elsewhere."""
+    try:
+        match = re.search(rf"{name}:\s+(\d+) kB", Path(file).read_text())
+    except OSError:
+        return float("nan")
+    return int(match[1]) if match else float("nan")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from samunet.core.batch import Batch
 from samunet.core.labels import Labels
 from samunet.core.plan import Configuration, Plan
 from samunet.errors import ConfigError
-from samunet.hardware import autocast, choose_precision, keep_freed_memory
+from samunet.hardware import autocast, choose_precision, keep_freed_memory, peak_mib, start_peak
 from samunet.network import build_network
 from samunet.training.accumulate import backward
 from samunet.training.config import TrainingConfig
@@ -57,17 +56,6 @@ def measure_step(
             return MeasuredStep(gib=math.inf, seconds=math.inf)
 
 
-def start_peak() -> float:
-    """Begin a new measurement of this process's peak memory (Linux); returns what it holds now in MiB."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    return _memory_mib("VmRSS")
-
-
-def peak_mib() -> float:
-    """Return the peak since `start_peak`, in MiB."""
-    return _memory_mib("VmHWM")
-
-
 def _run_step(
     plan: Plan, configuration: Configuration, labels: Labels, device: torch.device, weights_folders: tuple[Path, ...], wanted: str
 ) -> MeasuredStep:
@@ -90,8 +78,3 @@ def _run_step(
     seconds = time.perf_counter() - began
     mib = peak_mib() - before if device.type == "cpu" else torch.cuda.max_memory_reserved(device) / 2**20
     return MeasuredStep(gib=mib / 1024, seconds=seconds)
-
-
-def _memory_mib(name: str) -> float:
-    match = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(match[1]) / 1024 if match else float("nan")

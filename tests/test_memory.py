@@ -14,7 +14,8 @@ from samunet.cli import plan_experiment
 from samunet.core.codec import file_sha256
 from samunet.core.plan import load_plan
 from samunet.errors import ConfigError, PlanningError
-from samunet.memory import MeasuredStep, measure_step, peak_mib, start_peak
+from samunet.hardware import peak_mib, start_peak
+from samunet.memory import MeasuredStep, measure_step
 from samunet.pipeline import plans
 from samunet.sam import checkpoints
 from samunet.sam.checkpoints import CHECKPOINTS

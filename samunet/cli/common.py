@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -47,3 +48,11 @@ def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace],
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; what is finished is kept, unfinished files were removed.", file=sys.stderr)
         return 130
+
+
+def parse_bytes(text: str) -> int:
+    """Read an amount of memory: a number with K, M, G or T for powers of 1024, or of bytes; raises argparse's error otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected an amount such as 2G or 500M; got {text!r}")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))

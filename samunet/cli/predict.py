@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samunet.cli.common import make_parser, run
+from samunet.cli.common import make_parser, parse_bytes, run
 
 if TYPE_CHECKING:
     from samunet.core.workspace import Workspace
@@ -33,14 +33,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that both prediction commands take."""
-    parser.add_argument("-i", type=Path, required=True, metavar="INPUT", help="folder of images named <case>_0000<ending>, or one image file")
+    parser.add_argument(
+        "-i", type=Path, nargs="+", required=True, metavar="INPUT", help="folder of images named <case>_0000<ending>, image files, or DICOM folders"
+    )
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
     parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds whose logits are averaged (default: all finished ones)")
     parser.add_argument(
         "-step_size", type=float, default=0.5, metavar="SHARE", help="distance between tiles as a share of the tile (default: %(default)s)"
     )
+    parser.add_argument("-slab_step", type=int, metavar="SLICES", help="distance between slabs in slices (default: as -step_size)")
+    parser.add_argument("--slab_votes", action="store_true", help="mean probabilities of every slab that holds a slice, as MA-SAM's authors predict")
     parser.add_argument("--disable_tta", action="store_true", help="no flips: several times faster, slightly less accurate")
     parser.add_argument("--save_probabilities", action="store_true", help="also write <case>.npz with the probabilities")
+    parser.add_argument("--uncertainty", action="store_true", help="also write where folds and flips disagree, and a score a case")
     parser.add_argument("--preview", action="store_true", help="also write previews/<case>.png, the slice with the most classes")
     parser.add_argument("--statistics", action="store_true", help="also write statistics.json and .csv: volume and mean intensity a class")
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write what was predicted, with what, and what failed, as JSON")
@@ -48,6 +53,9 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-chk", default="checkpoint_final", metavar="NAME", help="checkpoint, with or without ending (default: %(default)s)")
     parser.add_argument("-npp", type=int, default=1, metavar="N", help="cases read and preprocessed ahead (default: %(default)s)")
     parser.add_argument("-nps", type=int, default=1, metavar="N", help="cases resampled and written at a time (default: %(default)s)")
+    parser.add_argument("--max_ram", type=parse_bytes, metavar="SIZE", help="memory that predicting may take, such as 2G (default: what is free)")
+    parser.add_argument("--not_on_device", action="store_true", help="sum up logits in RAM, though the device has room for them")
+    parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile; worth it for many cases")
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
 
@@ -59,15 +67,19 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.hardware import choose_device, keep_freed_memory
-    from samunet.inference.predictor import Predictor
+    from samunet.inference.predictor import PredictionOptions, Predictor
 
     if num_parts < 1 or not 0 <= part_id < num_parts:
         raise ConfigError(f"-part_id must be from 0 to -num_parts - 1; got part {part_id} of {num_parts}.")
     keep_freed_memory()
-    options = pipeline.prediction_options(
+    options = PredictionOptions(
         step_size=arguments.step_size,
+        slab_step=arguments.slab_step,
+        slab_votes=arguments.slab_votes,
         flips=not arguments.disable_tta,
-        device=choose_device(arguments.device),
+        uncertainty=arguments.uncertainty,
+        sums_on_device=not arguments.not_on_device,
+        tile_batch=pipeline.tile_batch(choose_device(arguments.device)),
         quiet=arguments.disable_progress_bar,
     )
     predictor = Predictor.from_folder(
@@ -77,6 +89,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         device=arguments.device,
         options=options,
         weights_folders=workspace_from_environment().weights_folders,
+        compile=arguments.compile,
     )
     cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, arguments.o)[part_id::num_parts]
     print(f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s)")
@@ -85,10 +98,14 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         predictor,
         cases,
         arguments.o,
-        save_probabilities=arguments.save_probabilities,
+        pipeline.FileOptions(
+            save_probabilities=arguments.save_probabilities,
+            readers=arguments.npp,
+            writers=arguments.nps,
+            max_ram=arguments.max_ram,
+            quiet=arguments.disable_progress_bar,
+        ),
         skip_existing=arguments.continue_prediction,
-        readers=arguments.npp,
-        writers=arguments.nps,
         previews=arguments.preview,
         statistics=arguments.statistics,
     )
@@ -128,6 +145,10 @@ def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
     chosen = [folder for folder in models if fits(folder)]
     if len(chosen) == 1:
         return chosen[0]
+    if len({folder.parent for folder in chosen}) == 1:
+        best = [folder for folder in pipeline.best_models(workspace, chosen[0].parent.name) if folder in chosen]
+        if len(best) == 1:
+            return best[0]
     listing = "; ".join(f"-d {folder.parent.name} -p {folder.name.split('__')[1]} -c {folder.name.split('__')[2]}" for folder in chosen or models)
     if chosen:
         raise ConfigError(f"{len(chosen)} trained models fit; say which one: {listing}")

@@ -47,6 +47,14 @@ class ImageReader(ABC):
             ImageFileError: the format cannot hold the values or the grid.
         """
 
+    def peek(self, path: Path) -> Geometry:
+        """Return shape and spacing of a file, from its header alone where the format allows; what is wrong further on is not noticed.
+
+        Raises:
+            ImageFileError: the header cannot be read.
+        """
+        return self.load(path)[1]
+
     def files(self, path: Path) -> tuple[Path, ...]:
         """Return every file that reading `path` takes into account, itself first."""
         return (path,)

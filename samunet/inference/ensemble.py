@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from samunet.core.codec import atomic_path
 from samunet.core.dataset import read_dataset_json
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import reader_for
+from samunet.inference.probabilities import open_probabilities, write_probabilities
 from samunet.preprocessing.backward import label_values
 from samunet.progress import each
 
@@ -41,16 +42,13 @@ def ensemble(folders: Sequence[Path], target: Path, *, threads: int, save_probab
     reader = reader_for(spec.file_ending, spec.reader)
 
     def run(case: str) -> None:
-        mean = mean_probabilities([folder / f"{case}.npz" for folder in folders])
         name = f"{case}{spec.file_ending}"
         _, geometry = reader.read_label(folders[0] / name)
-        expected = (spec.labels.outputs, *geometry.shape)
-        if mean.shape != expected:
-            raise DatasetError(f"The probabilities of '{case}' have shape {mean.shape}, expected {expected} for the grid of {folders[0] / name}.")
-        reader.write_segmentation(label_values(mean, spec.labels, above=0.5), geometry, target / name)
+        planes = mean_planes([folder / f"{case}.npz" for folder in folders], (spec.labels.outputs, *geometry.shape))
         if save_probabilities:
-            with atomic_path(target / f"{case}.npz") as path, open(path, "wb") as file:
-                np.savez_compressed(file, probabilities=mean)
+            write_probabilities(target / f"{case}.npz", planes, spec.labels.outputs)
+            planes = mean_planes([target / f"{case}.npz"], (spec.labels.outputs, *geometry.shape))
+        reader.write_segmentation(label_values(planes, spec.labels, above=0.5), geometry, target / name)
 
     each(run, cases, threads=threads, title="Ensembling", quiet=quiet)
     with atomic_path(target / "dataset.json") as path:
@@ -58,28 +56,26 @@ def ensemble(folders: Sequence[Path], target: Path, *, threads: int, save_probab
     return cases
 
 
-def mean_probabilities(paths: Sequence[Path]) -> np.ndarray:
-    """Return the mean of the (K, D, H, W) probabilities of one or more files, float32; one file at a time is in memory beside the sum.
+def mean_planes(paths: Sequence[Path], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yield the mean of several files' probabilities, (D, H, W) float32, one class after the other.
+
+    Args:
+        shape: (K, D, H, W) that every file must have.
 
     Raises:
-        DatasetError: a file is absent or damaged, or two differ in shape.
+        DatasetError: a file is absent or damaged, or has another shape.
     """
-    total = _probabilities(paths[0])
-    for path in paths[1:]:
-        probabilities = _probabilities(path)
-        if total.shape != probabilities.shape:
-            raise DatasetError(f"{path} has shape {probabilities.shape}, {paths[0]} has {total.shape}; they are of other images or labels.")
-        total += probabilities
-    total /= len(paths)
-    return total
-
-
-def _probabilities(path: Path) -> np.ndarray:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            return stored["probabilities"].astype(np.float32, copy=False)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path} cannot be read ({error}); predict the case again with --save_probabilities.") from None
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_probabilities(path)) for path in paths]
+        for file in files:
+            if file.shape != shape:
+                raise DatasetError(f"{file.path} has shape {file.shape}, expected {shape} for the labels and the grid of the segmentation beside it.")
+        for planes in zip(*(file.planes() for file in files), strict=True):
+            total = planes[0].copy()
+            for plane in planes[1:]:
+                total += plane
+            total /= len(planes)
+            yield total
 
 
 def _shared_cases(folders: Sequence[Path]) -> tuple[str, ...]:

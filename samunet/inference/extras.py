@@ -15,7 +15,7 @@ from samunet.core.labels import Labels
 from samunet.core.volume import Volume
 from samunet.evaluation.score import names_from_labels
 
-PREVIEWS, STATISTICS, COLORS = "previews", "statistics", "colors.ctbl"
+PREVIEWS, STATISTICS, UNCERTAINTY, COLORS = "previews", "statistics", "uncertainty", "colors.ctbl"
 MM3_A_ML = 1000.0
 
 
@@ -34,6 +34,7 @@ class Extras:
     previews: bool = False
     statistics: bool = False
     _measured: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict, init=False)
+    _uncertain: dict[str, float] = field(default_factory=dict, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
     @property
@@ -59,9 +60,17 @@ class Extras:
             with self._lock:
                 self._measured[identifier] = found
 
+    def add_uncertainty(self, identifier: str, uncertainty: np.ndarray, segmentation: np.ndarray) -> None:
+        """Keep a case's score, see `case_score`."""
+        score = case_score(uncertainty, segmentation)
+        with self._lock:
+            self._uncertain[identifier] = score
+
     def finish(self) -> None:
         """Write colors and tables; cases that were measured in an earlier run are not in them."""
         write_text(self.folder / COLORS, color_table(self.labels))
+        if self._uncertain:
+            write_json(self.folder / f"{UNCERTAINTY}.json", dict(sorted(self._uncertain.items())))
         if not self.statistics:
             return
         cases = dict(sorted(self._measured.items()))
@@ -94,6 +103,17 @@ def measure(volume: Volume, segmentation: np.ndarray, labels: Labels) -> dict[st
             **{f"mean_intensity_{index}": mean for index, mean in enumerate(means)},
         }
     return found
+
+
+def case_score(uncertainty: np.ndarray, segmentation: np.ndarray) -> float:
+    """Return the mean of a (D, H, W) map over the predicted foreground, over everything where there is none."""
+    foreground = segmentation > 0
+    return float((uncertainty[foreground] if foreground.any() else uncertainty).mean(dtype=np.float64))
+
+
+def per_mille(uncertainty: np.ndarray) -> np.ndarray:
+    """Turn a map in [0, 1] into uint16 thousandths, which every image format of segmentations holds (BMP excepted)."""
+    return np.rint(uncertainty * 1000).astype(np.uint16)
 
 
 def color_table(labels: Labels) -> str:

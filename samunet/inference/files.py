@@ -1,29 +1,34 @@
-"""Predict many files: reading ahead, the device, and writing overlap."""
+"""Predict many files: reading ahead, the device, and writing overlap, within a budget of memory."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from samunet.core.codec import atomic_path
 from samunet.core.dataset import Case
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.volume import Volume
-from samunet.errors import SamunetError
-from samunet.imageio import reader_for
+from samunet.errors import PredictionError, SamunetError
+from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import read_image
-from samunet.inference.extras import Extras
-from samunet.inference.predictor import Predictor
+from samunet.inference.budget import GIB, Budget, Need, describe, estimate
+from samunet.inference.extras import UNCERTAINTY, Extras, per_mille
+from samunet.inference.predictor import Predictor, Scores
+from samunet.inference.probabilities import write_probabilities
+from samunet.preprocessing.backward import probability_planes, resize_to_input_grid, segmentation_from_logits
 from samunet.progress import bar
 
 logger = logging.getLogger(__name__)
 
 FAILURES = (SamunetError, OSError, MemoryError)  # of one case, which leave the others alone
+NOTHING = Need(volumes=0, scores=0)
+
+Read = tuple[PreprocessedCase, Volume | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,75 +39,166 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """How files are read, kept and written."""
+
+    save_probabilities: bool = False
+    """Also write `<case>.npz`."""
+    readers: int = 1
+    """Threads that read and preprocess ahead."""
+    writers: int = 1
+    """Threads that resample back and write."""
+    max_ram: int | None = None
+    """Bytes that the cases in work may take together; a case that needs more is refused."""
+    available: int | None = None
+    """Bytes by which work is arranged when there is no such limit; None arranges nothing."""
+    quiet: bool = False
+    """No progress bar."""
+
+
 def predict_cases(
-    predictor: Predictor,
-    cases: Sequence[Case],
-    folder: Path,
-    *,
-    save_probabilities: bool = False,
-    readers: int = 1,
-    writers: int = 1,
-    quiet: bool = False,
-    extras: Extras | None = None,
+    predictor: Predictor, cases: Sequence[Case], folder: Path, options: FileOptions | None = None, extras: Extras | None = None
 ) -> tuple[Failure, ...]:
-    """Write `<case><ending>` (and `<case>.npz`) for every case; a failing case is named and the others go on.
+    """Write `<case><ending>` for every case; a failing case is named and the others go on.
 
     Args:
-        readers: threads that read and preprocess ahead; as many cases are held in memory.
-        writers: threads that resample back and write; likewise.
         extras: gets every case that is written.
 
     Returns:
-        The cases that failed, in order.
+        The cases that failed.
     """
-    spec = predictor.dataset
-    reader = reader_for(spec.file_ending, predictor.plan.reader)
-    failures: list[Failure] = []
-    looks = extras if extras is not None and extras.wanted else None
+    work = _Work(predictor=predictor, folder=folder, options=options or FileOptions(), extras=extras)
+    failures = work.run(cases)
+    if extras is not None:
+        extras.finish()
+    return failures
 
-    def read(case: Case) -> tuple[PreprocessedCase, Volume | None]:
-        volume = read_image(case, spec, reader)
-        return predictor.preprocess(volume), volume if looks else None
 
-    def write(case: Case, preprocessed: PreprocessedCase, volume: Volume | None, logits: object) -> None:
-        if save_probabilities:
-            with atomic_path(folder / f"{case.identifier}.npz") as path, open(path, "wb") as file:
-                np.savez_compressed(file, probabilities=predictor.probabilities(logits, preprocessed))
-        segmentation = predictor.segmentation(logits, preprocessed)
-        reader.write_segmentation(segmentation, preprocessed.history.geometry, folder / f"{case.identifier}{spec.file_ending}")
-        if looks and volume is not None:
-            looks.add(case.identifier, volume, segmentation)
+@dataclass(kw_only=True)
+class _Work:
+    """The cases between reading and writing; only `_read` and `_write` run in other threads."""
 
-    def fail(case: Case, error: Exception) -> None:
-        reason = str(error) or "out of memory"  # a MemoryError says nothing
-        logger.error("Case '%s' failed: %s", case.identifier, reason)
-        failures.append(Failure(identifier=case.identifier, reason=reason))
+    predictor: Predictor
+    folder: Path
+    options: FileOptions
+    extras: Extras | None
+    reader: ImageReader = field(init=False)
+    budget: Budget = field(init=False)
+    ahead: deque[tuple[Case, Future[Read]]] = field(default_factory=deque)
+    behind: deque[tuple[Case, Future[None]]] = field(default_factory=deque)
+    failures: list[Failure] = field(default_factory=list)
 
-    def settle(case: Case, future: Future[None]) -> None:
+    def __post_init__(self) -> None:
+        self.reader = reader_for(self.predictor.dataset.file_ending, self.predictor.plan.reader)
+        self.budget = Budget(limit=self.options.max_ram if self.options.max_ram is not None else self.options.available)
+
+    def run(self, cases: Sequence[Case]) -> tuple[Failure, ...]:
+        needs = {case.identifier: self._need(case) for case in cases}
+        if needs:
+            logger.info("%s", describe(list(needs.values()), self.budget))
+        waiting = deque(self._possible(cases, needs))
+        with _pool(self.options.readers) as reading, _pool(self.options.writers) as writing:
+            for _ in bar(range(len(waiting)), title="Predicting", quiet=self.options.quiet):
+                self._read_ahead(waiting, needs, reading)
+                case, future = self.ahead.popleft()
+                try:
+                    preprocessed, volume = future.result()
+                    in_file = not self.budget.scores_fit(needs[case.identifier])
+                    scores = self.predictor.scores(preprocessed, self.folder if in_file else None)
+                except FAILURES as error:
+                    self._fail(case, error)
+                    self.budget.end(case.identifier)
+                    continue
+                self.behind.append((case, writing.submit(self._write, case, preprocessed, volume, scores)))
+                while len(self.behind) > max(1, self.options.writers):
+                    self._settle()
+            while self.behind:
+                self._settle()
+        return tuple(self.failures)
+
+    def _possible(self, cases: Sequence[Case], needs: dict[str, Need]) -> Iterator[Case]:
+        """Leave out, as failed, what does not fit into the memory that the user allows."""
+        limit = self.options.max_ram
+        for case in cases:
+            need = needs[case.identifier]
+            if limit is None or need.volumes <= limit:
+                yield case
+            else:
+                message = f"its volumes need about {need.volumes / GIB:.2f} GiB, allowed are {limit / GIB:.2f}; raise --max_ram"
+                self._fail(case, PredictionError(message))
+
+    def _read_ahead(self, waiting: deque[Case], needs: dict[str, Need], pool: ThreadPoolExecutor) -> None:
+        """Begin with as many cases as threads and memory allow, one at least."""
+        while waiting and len(self.ahead) <= max(1, self.options.readers):
+            case = waiting[0]
+            while self.behind and not (self.ahead or self.budget.fits(needs[case.identifier])):
+                self._settle()  # nothing else can be done
+            if not self.budget.fits(needs[case.identifier]):
+                return
+            self.budget.begin(case.identifier, needs[case.identifier])
+            self.ahead.append((waiting.popleft(), pool.submit(self._read, case)))
+
+    def _need(self, case: Case) -> Need:
+        """Estimate from the header; a file that cannot be read fails later, with its reason."""
+        try:
+            geometry = self.reader.peek(case.images[0])
+        except (SamunetError, OSError):
+            return NOTHING
+        return estimate(
+            geometry,
+            self.predictor.plan,
+            self.predictor.configuration,
+            score_channels=self.predictor.score_channels,
+            keep_image=self._looks is not None,
+            probabilities=self.options.save_probabilities,
+        )
+
+    @property
+    def _looks(self) -> Extras | None:
+        return self.extras if self.extras is not None and self.extras.wanted else None
+
+    def _read(self, case: Case) -> Read:
+        volume = read_image(case, self.predictor.dataset, self.reader)
+        return self.predictor.preprocess(volume), volume if self._looks else None
+
+    def _write(self, case: Case, preprocessed: PreprocessedCase, volume: Volume | None, scores: Scores) -> None:
+        history, spec = preprocessed.history, self.predictor.dataset
+        if self.options.save_probabilities:
+            planes = probability_planes(scores.logits, history, spec.labels)
+            write_probabilities(self.folder / f"{case.identifier}.npz", planes, len(scores.logits))
+        segmentation = segmentation_from_logits(scores.logits, history, spec.labels)
+        if scores.disagreement is not None:
+            uncertainty = resize_to_input_grid(scores.disagreement, history)
+            target = self.folder / UNCERTAINTY / f"{case.identifier}{spec.file_ending}"
+            self.reader.write_segmentation(per_mille(uncertainty), history.geometry, target)
+            if self.extras is not None:
+                self.extras.add_uncertainty(case.identifier, uncertainty, segmentation)
+        if self._looks and volume is not None:
+            self._looks.add(case.identifier, volume, segmentation)
+        self.reader.write_segmentation(segmentation, history.geometry, self.folder / f"{case.identifier}{spec.file_ending}")
+
+    def _settle(self) -> None:
+        """Wait for the case that was first given to the writers."""
+        case, future = self.behind.popleft()
         try:
             future.result()
         except FAILURES as error:
-            fail(case, error)
+            self._fail(case, error)
+        self.budget.end(case.identifier)
 
-    with ThreadPoolExecutor(max(1, readers)) as reading, ThreadPoolExecutor(max(1, writers)) as writing:
-        ahead: list[tuple[Case, Future[tuple[PreprocessedCase, Volume | None]]]] = []
-        behind: list[tuple[Case, Future[None]]] = []
-        remaining = iter(cases)
-        for _ in bar(range(len(cases)), title="Predicting", quiet=quiet):
-            while len(ahead) < max(1, readers) + 1 and (case := next(remaining, None)) is not None:
-                ahead.append((case, reading.submit(read, case)))
-            case, future = ahead.pop(0)
-            try:
-                preprocessed, volume = future.result()
-                logits = predictor.logits(preprocessed)
-            except FAILURES as error:
-                fail(case, error)
-                continue
-            behind.append((case, writing.submit(write, case, preprocessed, volume, logits)))
-            while len(behind) > max(1, writers):
-                settle(*behind.pop(0))
-        for item in behind:
-            settle(*item)
-    if extras is not None:
-        extras.finish()
-    return tuple(failures)
+    def _fail(self, case: Case, error: Exception) -> None:
+        reason = str(error) or "out of memory"  # a MemoryError says nothing
+        logger.error("Case '%s' failed: %s", case.identifier, reason)
+        self.failures.append(Failure(identifier=case.identifier, reason=reason))
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of one thread or more; when something goes wrong, what has not begun is dropped."""
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

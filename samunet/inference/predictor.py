@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from samunet.checkpoint import load_checkpoint, load_trainable_state
 from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.geometry import Geometry
+from samunet.core.history import Box
 from samunet.core.plan import Configuration, Plan, load_plan
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
-from samunet.hardware import autocast, choose_device, choose_precision
+from samunet.hardware import autocast, choose_device, choose_precision, peak_mib, start_peak
 from samunet.imageio import reader_for
 from samunet.imageio.objects import ImageLike, as_volume
+from samunet.inference.accumulators import Place, accumulators, best_place
+from samunet.inference.passes import disagreement, flips_of, logits_from, mean, passes, probabilities_of
 from samunet.inference.sliding_window import sliding_window
 from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
 from samunet.ops.crop import crop
 from samunet.ops.tiling import pad_to
-from samunet.preprocessing.backward import probabilities_from_logits, segmentation_from_logits
+from samunet.preprocessing.backward import probabilities_from_logits, resize_to_input_grid, segmentation_from_logits
 from samunet.preprocessing.forward import preprocess
 from samunet.progress import bar
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CHECKPOINT = "checkpoint_final"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +46,28 @@ class PredictionOptions:
 
     step_size: float = 0.5
     """Distance between tiles as a share of the tile."""
+    slab_step: int | None = None
+    """Distance between slabs in slices; None takes the share."""
+    slab_votes: bool = False
+    """Average the probabilities of every slab that holds a slice, all alike (MA-SAM's way), instead of weighted logits."""
     flips: bool = True
     """Average over the plan's mirror axes."""
+    uncertainty: bool = False
+    """Also tell where folds and flips disagree."""
+    sums_on_device: bool = True
+    """Sum up where the network runs while that leaves room, instead of in RAM."""
     tile_batch: int = 1
-    """Tiles in one forward pass."""
+    """Tiles in one forward pass; flipped copies count."""
     quiet: bool = False
     """No progress bars."""
 
     def __post_init__(self) -> None:
         if not 0 < self.step_size <= 1:
             raise ConfigError(f"The step size must be above 0 and at most 1; got {self.step_size}. nnU-Net's default is 0.5.")
+        if self.slab_step is not None and self.slab_step < 1:
+            raise ConfigError(f"The slab step is a number of slices, 1 or more; got {self.slab_step}.")
+        if self.slab_votes and self.slab_step not in (None, 1):
+            raise ConfigError(f"Slab votes move a slab by one slice at a time; got a slab step of {self.slab_step}, leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +79,18 @@ class Prediction:
     geometry: Geometry
     probabilities: np.ndarray | None = None
     """(K, D, H, W) float32, when asked for."""
+    uncertainty: np.ndarray | None = None
+    """(D, H, W) float32 in [0, 1], with the option of that name; see `samunet.inference.passes.disagreement`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What the networks say of a volume, on their own grid, on the CPU or in a file."""
+
+    logits: Tensor
+    """(K, D, H, W) float32."""
+    disagreement: Tensor | None
+    """(D, H, W) float32 in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +106,19 @@ class Predictor:
     device: torch.device
     options: PredictionOptions = field(default_factory=PredictionOptions)
 
+    def __post_init__(self) -> None:
+        if self.options.uncertainty and len(self.networks) * len(self._flips) < 2:
+            raise ConfigError("Uncertainty is how much folds and flips disagree; here is one fold without flips. Allow flips, or give several folds.")
+
+    @property
+    def score_channels(self) -> int:
+        """Volumes of scores: one a class or region, and one more for uncertainty."""
+        return self.dataset.labels.outputs + self.options.uncertainty
+
+    @property
+    def _flips(self) -> tuple[tuple[int, ...], ...]:
+        return flips_of(self.configuration.mirror_axes if self.options.flips else ())
+
     @classmethod
     def from_folder(
         cls,
@@ -87,6 +129,7 @@ class Predictor:
         device: str | None = None,
         options: PredictionOptions | None = None,
         weights_folders: Sequence[Path] = (),
+        compile: bool = False,
     ) -> Predictor:
         """Load a model folder `<Trainer>__<plans>__<configuration>`.
 
@@ -95,6 +138,7 @@ class Predictor:
             checkpoint: file name, with or without its ending.
             device: cuda, mps or cpu; None takes the best one present.
             weights_folders: where the frozen weights are looked for when they are not at the plan's path.
+            compile: compile the networks with torch.compile; the first tiles take longer.
 
         Raises:
             CheckpointError: the folder holds no such model, or a fold is not trained.
@@ -123,7 +167,10 @@ class Predictor:
             network = build_network(plan, configuration, dataset.labels, weights_folders)
             load_trainable_state(network, stored.weights, path, pretrained=configuration.weights is not None)
             network.merge()
+            share_frozen(network, networks[:1])
             networks.append(network.to(on).eval())
+            if compile:
+                network.forward = torch.compile(network.forward)  # type: ignore[method-assign]
         return cls(
             plan=plan,
             configuration=configuration,
@@ -138,20 +185,54 @@ class Predictor:
         """Bring a volume to the network's grid."""
         return preprocess(volume, None, self.plan, self.configuration)
 
-    def logits(self, case: PreprocessedCase) -> Tensor:
-        """Return (K, D, H, W) float32 logits on the network's grid, averaged over folds."""
-        padded, inside = pad_to(case.image, self.configuration.patch_size)
-        image = torch.from_numpy(padded)
-        total = sum(self._fold_logits(network, image) for network in self.networks)
-        return crop(total, inside) / len(self.networks)
+    def scores(self, case: PreprocessedCase, folder: Path | None = None) -> Scores:
+        """Run the networks over a preprocessed case; logits are averaged over folds and flips.
 
-    def segmentation(self, logits: Tensor, case: PreprocessedCase) -> np.ndarray:
-        """Return (D, H, W) label values on the grid of the input."""
-        return segmentation_from_logits(logits, case.history, self.dataset.labels)
+        Args:
+            folder: where a file takes up the scores; None keeps them in memory.
 
-    def probabilities(self, logits: Tensor, case: PreprocessedCase) -> np.ndarray:
-        """Return (K, D, H, W) float32 probabilities on the grid of the input."""
-        return probabilities_from_logits(logits, case.history, self.dataset.labels)
+        Raises:
+            PredictionError: the device's memory does not hold one tile, or the network gives values that are not finite.
+        """
+        image, inside = self._padded(case.image)
+        shape = (self.score_channels, *image.shape[1:])
+        place: Place = folder or best_place(shape, self.device if self.options.sums_on_device else CPU)
+        batch = self.options.tile_batch
+        while True:
+            try:
+                total = self._sum_up(torch.from_numpy(image), accumulators(shape, place), batch)
+                break
+            except torch.OutOfMemoryError:
+                if batch > 1:
+                    batch //= 2
+                    logger.info("The memory of %s ran out; going on with %d tiles at a time.", self.device, batch)
+                elif isinstance(place, torch.device) and place.type != "cpu":
+                    place = CPU
+                    logger.info("The memory of %s ran out; going on with sums in RAM.", self.device)
+                else:
+                    patch = " x ".join(map(str, self.configuration.patch_size))
+                    message = f"The memory of {self.device} does not hold one tile of {patch} voxels; free it, or predict with -device cpu."
+                    raise PredictionError(message) from None
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        total = crop(total.cpu(), inside)
+        if not all(torch.isfinite(plane.sum()) for plane in total):
+            raise PredictionError("The network gave values that are not finite; its weights are damaged, or the image holds extreme values.")
+        logits = total[: self.dataset.labels.outputs]
+        if self.options.slab_votes:
+            logits = logits_from(logits, regions=self.dataset.labels.has_regions)
+        return Scores(logits=logits, disagreement=total[-1] if self.options.uncertainty else None)
+
+    def working_memory(self) -> int:
+        """Measure how many bytes of RAM the networks work with, on tiles of noise; 0 where they run elsewhere or it cannot be told."""
+        if self.device.type != "cpu" or sys.platform != "linux":
+            return 0
+        options = self.options
+        noise = torch.randn(options.tile_batch, len(self.plan.channels), *self.configuration.patch_size)
+        before = start_peak()
+        with torch.no_grad():
+            self._run_tiles(noise, options.tile_batch)
+        return int((peak_mib() - before) * 2**20)
 
     def predict(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
         """Segment one image; calls from several threads do not disturb each other.
@@ -164,47 +245,59 @@ class Predictor:
         if len(volume.array) != len(self.plan.channels):
             raise ShapeError(f"The image has {len(volume.array)} channels; the model was trained on {len(self.plan.channels)}.")
         case = self.preprocess(volume)
-        logits = self.logits(case)
+        scores, labels = self.scores(case), self.dataset.labels
         return Prediction(
-            segmentation=self.segmentation(logits, case),
+            segmentation=segmentation_from_logits(scores.logits, case.history, labels),
             geometry=volume.geometry,
-            probabilities=self.probabilities(logits, case) if probabilities else None,
+            probabilities=probabilities_from_logits(scores.logits, case.history, labels) if probabilities else None,
+            uncertainty=None if scores.disagreement is None else resize_to_input_grid(scores.disagreement, case.history),
         )
 
     def predict_many(self, images: Iterable[ImageLike], *, probabilities: bool = False) -> Iterator[Prediction]:
         """Segment images one by one, as they are asked for."""
         return (self.predict(image, probabilities=probabilities) for image in images)
 
-    def _fold_logits(self, network: SlabSegmenter, image: Tensor) -> Tensor:
-        precision = choose_precision("auto", self.device)
+    def _padded(self, image: np.ndarray) -> tuple[np.ndarray, Box]:
+        """Pad to a tile at least; for slab votes repeat the end slices first, so that the outermost slabs are centered on them."""
+        half = self.configuration.patch_size[0] // 2 if self.options.slab_votes else 0
+        if half:
+            image = np.pad(image, [(0, 0), (half, half), (0, 0), (0, 0)], mode="edge")
+        padded, ((first, last), height, width) = pad_to(image, self.configuration.patch_size)
+        return padded, ((first + half, last - half), height, width)
 
-        def run(tiles: Tensor) -> Tensor:
-            with autocast(self.device, precision):
-                return network(tiles)
+    def _sum_up(self, image: Tensor, total: Tensor, batch: int) -> Tensor:
+        """Fill the accumulators with what `_run_tiles` gives."""
+        options, tile = self.options, self.configuration.patch_size
+        slab_step = 1 if options.slab_votes else options.slab_step
+        depth_step = options.step_size if slab_step is None else min(1.0, slab_step / tile[0])
+        return sliding_window(
+            lambda tiles: self._run_tiles(tiles, batch),
+            image,
+            total,
+            tile=tile,
+            steps=(depth_step, options.step_size, options.step_size),
+            tile_batch=max(1, batch // len(self._flips)),
+            device=self.device,
+            uniform=options.slab_votes,
+            progress=lambda batches: bar(batches, title="Tiles", quiet=options.quiet),
+        )
 
-        tiles = self.options.tile_batch
-        while True:
-            try:
-                return sliding_window(
-                    run,
-                    image,
-                    outputs=self.dataset.labels.outputs,
-                    tile=self.configuration.patch_size,
-                    step=self.options.step_size,
-                    mirror_axes=self.configuration.mirror_axes if self.options.flips else (),
-                    tile_batch=tiles,
-                    device=self.device,
-                    progress=lambda batches: bar(batches, title="Tiles", quiet=self.options.quiet),
-                )
-            except torch.OutOfMemoryError:
-                if tiles == 1:
-                    patch = " x ".join(map(str, self.configuration.patch_size))
-                    message = f"The memory of {self.device} does not hold one tile of {patch} voxels; free it, or predict with -device cpu."
-                    raise PredictionError(message) from None
-                tiles //= 2
-                logger.info("The memory of %s ran out; going on with %d tiles at a time.", self.device, tiles)
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+    def _run_tiles(self, tiles: Tensor, batch: int) -> Tensor:
+        """Return mean logits (or probabilities) over folds and flips, and the disagreement as the last channel when it is wanted."""
+        regions = self.dataset.labels.has_regions
+        with autocast(self.device, choose_precision("auto", self.device)):
+            found = passes(self.networks, tiles, self._flips, batch)
+        scores = mean([probabilities_of(logits, regions=regions) for logits in found] if self.options.slab_votes else found)
+        return torch.cat([scores, disagreement(found, regions=regions)], 1) if self.options.uncertainty else scores
+
+
+def share_frozen(network: nn.Module, others: Sequence[nn.Module]) -> None:
+    """Let a network use the frozen parameters of other ones wherever they are equal, so that folds hold their backbone once."""
+    for other in others:
+        theirs = dict(other.named_parameters())
+        for name, parameter in network.named_parameters():
+            if not parameter.requires_grad and torch.equal(parameter, theirs[name].to(parameter.device)):
+                parameter.data = theirs[name].data
 
 
 def finished_folds(folder: Path, file_name: str = f"{DEFAULT_CHECKPOINT}.safetensors") -> tuple[str, ...]:

@@ -43,10 +43,9 @@ def mean_dice(
         logits = sliding_window(
             run,
             torch.from_numpy(padded),
-            outputs=labels.outputs,
+            torch.zeros(labels.outputs, *padded.shape[1:]),
             tile=patch_size,
-            step=STEP,
-            mirror_axes=(),
+            steps=(STEP, STEP, STEP),
             tile_batch=1,
             device=device,
         )

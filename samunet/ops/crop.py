@@ -1,13 +1,10 @@
-"""Cut an image down to the region that is not zero, and put results back."""
+"""Cut an image down to the region that is not zero."""
 
 from __future__ import annotations
-
-from types import EllipsisType
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
-from samunet.core.geometry import Shape
 from samunet.core.history import Box
 from samunet.errors import ShapeError
 
@@ -49,34 +46,8 @@ def crop(array: np.ndarray, box: Box) -> np.ndarray:
         ShapeError: the box is empty or reaches outside the array.
     """
     _check_box(box, array.shape[-3:])
-    return array[_slices(box)]
-
-
-def uncrop(array: np.ndarray, box: Box, shape: Shape, fill: float = 0) -> np.ndarray:
-    """Put a cropped array back into a grid; the inverse of `crop`.
-
-    Args:
-        array: (..., D', H', W') of the box's size.
-        box: where the array lies.
-        shape: (D, H, W) of the grid.
-        fill: value outside the box.
-
-    Returns:
-        (..., D, H, W), same dtype.
-
-    Raises:
-        ShapeError: the box reaches outside the grid, or the array does not have its size.
-    """
-    _check_box(box, shape)
-    if array.shape[-3:] != tuple(stop - start for start, stop in box):
-        raise ShapeError(f"An array of shape {array.shape} does not fill the box {box}; give the array that was cropped to it.")
-    result = np.full((*array.shape[:-3], *shape), fill, dtype=array.dtype)
-    result[_slices(box)] = array
-    return result
-
-
-def _slices(box: Box) -> tuple[EllipsisType | slice, ...]:
-    return (..., *(slice(start, stop) for start, stop in box))
+    depth, height, width = (slice(start, stop) for start, stop in box)
+    return array[..., depth, height, width]
 
 
 def _check_box(box: Box, shape: tuple[int, ...]) -> None:

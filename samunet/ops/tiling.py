@@ -8,7 +8,7 @@ import math
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from samunet.core.geometry import Shape
+from samunet.core.geometry import Shape, Triple
 from samunet.core.history import Box
 from samunet.errors import ShapeError
 
@@ -37,9 +37,9 @@ def tile_starts(size: int, tile: int, step: float) -> tuple[int, ...]:
     return tuple(dict.fromkeys(round(distance * i) for i in range(count)))  # each once, also where the step is below one voxel
 
 
-def tile_origins(shape: Shape, tile: Shape, step: float) -> tuple[Shape, ...]:
-    """Return the first voxel (d, h, w) of every tile, W running fastest; raises as `tile_starts`."""
-    starts = [tile_starts(size, length, step) for size, length in zip(shape, tile, strict=True)]
+def tile_origins(shape: Shape, tile: Shape, steps: Triple) -> tuple[Shape, ...]:
+    """Return the first voxel (d, h, w) of every tile, W running fastest; `steps` are shares of the tile, raises as `tile_starts`."""
+    starts = [tile_starts(size, length, step) for size, length, step in zip(shape, tile, steps, strict=True)]
     return tuple((d, h, w) for d, h, w in itertools.product(*starts))
 
 

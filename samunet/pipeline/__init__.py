@@ -14,14 +14,14 @@ if TYPE_CHECKING:  # the same names as below
     from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, check, extract, open_dataset  # noqa: F401
     from samunet.pipeline.options import TrainOptions  # noqa: F401
     from samunet.pipeline.plans import PlanOptions, move_plan, open_plan, plan, plan_path, preprocess, resolve  # noqa: F401
-    from samunet.pipeline.predictions import cases_to_predict, predict, prediction_options, trained_models  # noqa: F401
+    from samunet.pipeline.predictions import FileOptions, best_models, cases_to_predict, predict, tile_batch, trained_models  # noqa: F401
     from samunet.pipeline.trainings import DEFAULT_TRAINER, check_other_folds, fold_split, is_finished, model_folder, train, train_seeds, validate  # noqa: F401
 
 _MODULES = {
     "datasets": "FINGERPRINT_FILE RawDataset check extract open_dataset",
     "options": "TrainOptions",
     "plans": "PlanOptions move_plan open_plan plan plan_path preprocess resolve",
-    "predictions": "cases_to_predict predict prediction_options trained_models",
+    "predictions": "FileOptions best_models cases_to_predict predict tile_batch trained_models",
     "trainings": "DEFAULT_TRAINER check_other_folds fold_split is_finished model_folder train train_seeds validate",
 }
 

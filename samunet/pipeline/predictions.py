@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import glob
 import logging
+import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from samunet.core.codec import write_json
+from samunet.core.codec import read_json, write_json
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
 from samunet.core.plan import save_plan
 from samunet.core.workspace import Workspace
-from samunet.errors import DatasetError
-from samunet.inference.extras import Extras
-from samunet.inference.files import Failure, predict_cases
-from samunet.inference.predictor import PredictionOptions, Predictor, finished_folds
+from samunet.errors import ConfigError, DatasetError
+from samunet.hardware import available_memory
+from samunet.imageio import reader_for
+from samunet.inference.budget import GIB
+from samunet.inference.extras import UNCERTAINTY, Extras
+from samunet.inference.files import Failure, FileOptions, predict_cases
+from samunet.inference.predictor import Predictor, finished_folds
 from samunet.pipeline.trainings import DEFAULT_TRAINER
 
 logger = logging.getLogger(__name__)
+
+SHARE_OF_FREE = 0.8  # of the memory that nobody uses
+BEST_MODEL_FILE = "inference_information.json"  # nnU-Net's, in the results folder of a dataset
 
 
 def trained_models(workspace: Workspace) -> tuple[Path, ...]:
@@ -27,19 +36,79 @@ def trained_models(workspace: Workspace) -> tuple[Path, ...]:
     return tuple(folder for folder in found if finished_folds(folder))
 
 
-def cases_to_predict(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Case, ...]:
-    """List the cases of an input folder, or the one case of an input file.
+def best_models(workspace: Workspace, dataset: str) -> tuple[Path, ...]:
+    """Return the model, or the members of the ensemble, that `samunet_find_best_configuration` marked; none where it did not run."""
+    path = workspace.results / dataset / BEST_MODEL_FILE
+    if not path.is_file():
+        return ()
+    try:
+        chosen = read_json(path)["best_model_or_ensemble"]["selected_model_or_models"]
+        return tuple(path.parent / f"{model['trainer']}__{model['plans_identifier']}__{model['configuration']}" for model in chosen)
+    except (KeyError, TypeError):
+        raise ConfigError(f"{path} names no best model; run samunet_find_best_configuration anew.") from None
+
+
+def cases_to_predict(sources: Path | Sequence[Path], spec: DatasetSpec, folder: Path) -> tuple[Case, ...]:
+    """List the cases of one or more input folders or files.
 
     A folder without images of the dataset's ending is one DICOM series, or holds a folder a series, named <case> or <case>_0000.
 
     Raises:
-        DatasetError: the input is absent or holds no file of the dataset's ending and no folder.
+        DatasetError: an input is absent or holds no file of the dataset's ending and no folder, or two have cases of one name.
     """
+    found: dict[str, Case] = {}
+    for source in [sources] if isinstance(sources, Path) else sources:
+        for case in _cases_of(source, spec, folder):
+            if found.setdefault(case.identifier, case) != case:
+                message = f"Two inputs are case '{case.identifier}': {found[case.identifier].images[0]} and {case.images[0]}; rename one."
+                raise DatasetError(message)
+    return tuple(found.values())
+
+
+def predict(
+    predictor: Predictor,
+    cases: Sequence[Case],
+    folder: Path,
+    options: FileOptions | None = None,
+    *,
+    skip_existing: bool = False,
+    previews: bool = False,
+    statistics: bool = False,
+) -> tuple[Failure, ...]:
+    """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D Slicer.
+
+    Args:
+        skip_existing: leave cases whose files are there and can be read.
+
+    Raises:
+        ConfigError: the networks alone need more than `options.max_ram`.
+    """
+    options = _within_memory(options or FileOptions(), predictor)
+    spec = predictor.dataset
+    wanted = [case for case in cases if not (skip_existing and _is_done(folder, case, predictor, options))]
+    if len(wanted) < len(cases):
+        logger.info("%d of %d cases are already predicted.", len(cases) - len(wanted), len(cases))
+    write_json(folder / "dataset.json", spec.raw)
+    save_plan(folder / "plans.json", predictor.plan)
+    extras = Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics)
+    return predict_cases(predictor, wanted, folder, options, extras)
+
+
+def tile_batch(device: torch.device) -> int:
+    """Return how many tiles suit a device at a time."""
+    return 1 if device.type == "cpu" else 4
+
+
+def _cases_of(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Case, ...]:
     if source.is_file():
         stem = source.name.removesuffix(spec.file_ending)
         if stem == source.name:
             raise DatasetError(f"Input {source} does not end in {spec.file_ending}, the ending of {spec.name}; convert it.")
-        return (Case(identifier=stem.removesuffix("_0000"), images=_channels_beside(source, spec), label=None),)
+        match = CHANNEL_FILE.fullmatch(stem)
+        if match is None or not source.with_name(f"{match['case']}_0000{spec.file_ending}").is_file():
+            return (Case(identifier=stem, images=(source,), label=None),)
+        channels = sorted(source.parent.glob(f"{glob.escape(match['case'])}_[0-9][0-9][0-9][0-9]{spec.file_ending}"))
+        return (Case(identifier=match["case"], images=tuple(channels), label=None),)
     if not source.is_dir():
         raise DatasetError(f"Input {source} does not exist; give a folder of images named <case>_0000{spec.file_ending}, or one such file.")
     grouped = group_channels(source, spec.file_ending) or _series_in(source)
@@ -48,42 +117,6 @@ def cases_to_predict(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Cas
     if source.resolve() == folder.resolve():
         raise DatasetError(f"Input and output are the same folder {source}; give another output folder.")
     return tuple(Case(identifier=name, images=files, label=None) for name, files in grouped.items())
-
-
-def predict(
-    predictor: Predictor,
-    cases: Sequence[Case],
-    folder: Path,
-    *,
-    save_probabilities: bool,
-    skip_existing: bool,
-    readers: int,
-    writers: int,
-    previews: bool = False,
-    statistics: bool = False,
-) -> tuple[Failure, ...]:
-    """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D Slicer."""
-    spec = predictor.dataset
-    wanted = [case for case in cases if not (skip_existing and _is_done(folder, case, spec, save_probabilities))]
-    if len(wanted) < len(cases):
-        logger.info("%d of %d cases are already predicted.", len(cases) - len(wanted), len(cases))
-    write_json(folder / "dataset.json", spec.raw)
-    save_plan(folder / "plans.json", predictor.plan)
-    return predict_cases(
-        predictor,
-        wanted,
-        folder,
-        save_probabilities=save_probabilities,
-        readers=readers,
-        writers=writers,
-        quiet=predictor.options.quiet,
-        extras=Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics),
-    )
-
-
-def prediction_options(*, step_size: float, flips: bool, device: torch.device, quiet: bool) -> PredictionOptions:
-    """Return sliding-window options with a tile batch that suits the device."""
-    return PredictionOptions(step_size=step_size, flips=flips, tile_batch=1 if device.type == "cpu" else 4, quiet=quiet)
 
 
 def _series_in(source: Path) -> dict[str, tuple[Path, ...]]:
@@ -96,14 +129,28 @@ def _series_in(source: Path) -> dict[str, tuple[Path, ...]]:
     return {path.name: (path,) for path in folders}
 
 
-def _channels_beside(source: Path, spec: DatasetSpec) -> tuple[Path, ...]:
-    """All channel files of a case that is named by its first file."""
-    stem = source.name.removesuffix(spec.file_ending)
-    if not stem.endswith("_0000"):
-        return (source,)
-    return tuple(sorted(source.parent.glob(f"{stem[:-5]}_[0-9][0-9][0-9][0-9]{spec.file_ending}")))
+def _within_memory(options: FileOptions, predictor: Predictor) -> FileOptions:
+    """Take what the networks need off the limit; without a limit, keep to a share of what is free now."""
+    if options.max_ram is None:
+        free = available_memory()
+        return options if free is None else replace(options, available=int(SHARE_OF_FREE * free))
+    working = predictor.working_memory()
+    if working >= options.max_ram:
+        raise ConfigError(f"The network alone works with {working / GIB:.2f} GiB; give --max_ram more than that.")
+    return replace(options, max_ram=options.max_ram - working)
 
 
-def _is_done(folder: Path, case: Case, spec: DatasetSpec, save_probabilities: bool) -> bool:
-    done = (folder / f"{case.identifier}{spec.file_ending}").is_file()
-    return done and (not save_probabilities or (folder / f"{case.identifier}.npz").is_file())
+def _is_done(folder: Path, case: Case, predictor: Predictor, options: FileOptions) -> bool:
+    """Tell whether every file of a case is there and whole."""
+    spec = predictor.dataset
+    names = [folder / f"{case.identifier}{spec.file_ending}"]
+    names += [folder / UNCERTAINTY / names[0].name] if predictor.options.uncertainty else []
+    if not all(path.is_file() for path in names):
+        return False
+    try:
+        for path in names:
+            reader_for(spec.file_ending, predictor.plan.reader).read_label(path)
+    except DatasetError as error:
+        logger.warning("%s It is predicted again.", error)
+        return False
+    return not options.save_probabilities or zipfile.is_zipfile(folder / f"{case.identifier}.npz")

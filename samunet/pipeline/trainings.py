@@ -21,7 +21,7 @@ from samunet.errors import CheckpointError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
 from samunet.evaluation.summary import CaseScore, Summary, summarize, write_summary
 from samunet.hardware import choose_device
-from samunet.inference.files import predict_cases
+from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.predictor import Predictor
 from samunet.pipeline.datasets import open_dataset
 from samunet.pipeline.fold import TRAINER as DEFAULT_TRAINER
@@ -173,7 +173,7 @@ def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers:
     chosen = [case for case in dataset.cases if case.identifier in set(identifiers)]
     target = folder / ("validation_best" if options.validate_best else "validation")
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
-    failures = predict_cases(predictor, chosen, target, save_probabilities=options.save_probabilities)
+    failures = predict_cases(predictor, chosen, target, FileOptions(save_probabilities=options.save_probabilities))
     if failures:
         raise DatasetError(f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}")
     labels = dataset.spec.labels

@@ -1,19 +1,22 @@
 """From logits on the network's grid to a segmentation on the input file's grid.
 
-Classes are resampled one at a time under a running maximum, so memory stays at two volumes whatever their number.
+Logits are resampled block by block and decided at once, so beside them and the segmentation next to nothing is in memory, however
+many classes there are. Interpolated logits lie between those around them: in a block only such classes are computed as can win
+somewhere in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from samunet.core.geometry import Shape
+from samunet.core.geometry import shape3
 from samunet.core.history import SpatialHistory
 from samunet.core.labels import Labels
-from samunet.ops.crop import uncrop
+from samunet.ops.crop import crop
+from samunet.ops.interpolate import Block, blocks
 from samunet.preprocessing.forward import slice_axis
 
 
@@ -21,70 +24,117 @@ def segmentation_from_logits(logits: Tensor, history: SpatialHistory, labels: La
     """Turn logits into label values on the input's grid.
 
     Args:
-        logits: (K, D, H, W) on the network's grid, CPU.
+        logits: (K, D, H, W) on the network's grid, CPU, any floating type.
         history: what preprocessing did to this case.
-        labels: classes (largest logit wins) or regions (painted in order where the logit is positive).
+        labels: classes (largest logit wins, of equal ones the first) or regions (painted in order where the logit is positive).
 
     Returns:
         (D, H, W) uint8 or uint16 on the grid of the input file.
     """
-    axis = slice_axis(history.geometry, history.spacing_after_resample, history.spacing_after_transpose)
-    segmentation = torch.zeros(history.shape_after_crop, dtype=torch.int32)
-    best: Tensor | None = None
-    for channel, plane in enumerate(logits):
-        resampled = resample_logits(plane.float(), history.shape_after_crop, axis=axis)
-        if labels.has_regions:
-            segmentation[resampled > 0] = labels.regions_order[channel]
-        elif best is None:
-            best = resampled
-        else:
-            segmentation[resampled > best] = labels.all_values[channel]
-            best = torch.maximum(best, resampled)
-    return to_input_grid(segmentation.numpy().astype(labels.segmentation_dtype()), history)
+    segmentation = np.zeros(history.geometry.shape, labels.segmentation_dtype())
+    inside = _inside_crop(segmentation, history)
+    decide = _paint_regions if labels.has_regions else _elect_classes
+    values = np.array(labels.regions_order or labels.all_values, segmentation.dtype)
+    for block in _blocks(history):
+        decide(_old(logits, block), block, values, inside[block.new])
+    return segmentation
 
 
-def label_values(scores: np.ndarray, labels: Labels, *, above: float) -> np.ndarray:
+def label_values(scores: Iterable[np.ndarray], labels: Labels, *, above: float) -> np.ndarray:
     """Turn scores into label values on their own grid.
 
     Args:
-        scores: (K, D, H, W) logits or probabilities.
-        labels: classes (largest score wins) or regions (painted in order).
+        scores: K arrays (D, H, W) of logits or probabilities, of which one at a time is looked at.
+        labels: classes (largest score wins, of equal ones the first) or regions (painted in order).
         above: what the score of a region must exceed: 0 for logits, 0.5 for probabilities.
 
     Returns:
         (D, H, W) uint8 or uint16.
     """
-    if not labels.has_regions:
-        return np.array(labels.all_values, labels.segmentation_dtype())[scores.argmax(0)]
-    segmentation = np.zeros(scores.shape[1:], labels.segmentation_dtype())
-    for channel, value in zip(scores, labels.regions_order, strict=True):
-        segmentation[channel > above] = value
+    values = labels.regions_order or labels.all_values
+    segmentation = best = np.empty(0)
+    for channel, (plane, value) in enumerate(zip(scores, values, strict=True)):
+        if channel == 0:
+            segmentation = np.zeros(plane.shape, labels.segmentation_dtype())
+            best = np.full(plane.shape, above if labels.has_regions else -np.inf, np.float32)
+        np.copyto(segmentation, value, where=plane > best, casting="unsafe")
+        if not labels.has_regions:
+            np.maximum(best, plane, out=best)
     return segmentation
 
 
 def probabilities_from_logits(logits: Tensor, history: SpatialHistory, labels: Labels) -> np.ndarray:
     """Turn logits into (K, D, H, W) float32 probabilities on the input's grid; outside the crop all is background."""
+    return np.stack(list(probability_planes(logits, history, labels)))
+
+
+def probability_planes(logits: Tensor, history: SpatialHistory, labels: Labels) -> Iterator[np.ndarray]:
+    """Yield the (D, H, W) float32 probabilities of one class or region after the other, on the input's grid.
+
+    In memory is what is yielded and, for classes, one volume more: the logarithm of the sum of their exponentials.
+    """
+    normalizer = None
+    if not labels.has_regions:
+        normalizer = np.empty(history.shape_after_crop, np.float32)
+        for block in _blocks(history):
+            normalizer[block.new] = np.logaddexp.reduce(block.resize(_old(logits, block)), axis=0)
+    for channel in range(len(logits)):
+        plane = np.zeros(history.geometry.shape, np.float32)
+        if channel == 0 and normalizer is not None:
+            plane[...] = 1
+        inside = _inside_crop(plane, history)
+        for block in _blocks(history):
+            resized = block.resize(_old(logits[channel : channel + 1], block))[0]
+            inside[block.new] = _sigmoid(resized) if normalizer is None else np.exp(resized - normalizer[block.new])
+        yield plane
+
+
+def resize_to_input_grid(array: Tensor, history: SpatialHistory) -> np.ndarray:
+    """Bring a (D, H, W) map on the network's grid to the input's, float32; outside the crop it is 0."""
+    result = np.zeros(history.geometry.shape, np.float32)
+    inside = _inside_crop(result, history)
+    for block in _blocks(history):
+        inside[block.new] = block.resize(_old(array[None], block))[0]
+    return result
+
+
+def _blocks(history: SpatialHistory) -> Iterator[Block]:
     axis = slice_axis(history.geometry, history.spacing_after_resample, history.spacing_after_transpose)
-    resampled = torch.stack([resample_logits(plane.float(), history.shape_after_crop, axis=axis) for plane in logits])
-    probabilities = resampled.sigmoid() if labels.has_regions else resampled.softmax(0)
-    outside = [0.0] * len(logits) if labels.has_regions else [1.0] + [0.0] * (len(logits) - 1)
-    return np.stack([to_input_grid(plane.numpy(), history, fill) for plane, fill in zip(probabilities, outside, strict=True)])
+    return blocks(shape3(history.shape_after_resample), history.shape_after_crop, axis=axis)
 
 
-def resample_logits(logits: Tensor, shape: Shape, *, axis: int | None) -> Tensor:
-    """Resample (D, H, W) logits linearly to another shape; along `axis` (thick slices) to the nearest slice."""
-    if tuple(logits.shape) == tuple(shape):
-        return logits
-    if axis is None:
-        return F.interpolate(logits[None, None], size=tuple(shape), mode="trilinear", align_corners=False)[0, 0]
-    slices = logits.movedim(axis, 0).unsqueeze(1)
-    plane = [size for other, size in enumerate(shape) if other != axis]
-    slices = F.interpolate(slices, size=plane, mode="bilinear", align_corners=False).squeeze(1)
-    if len(slices) != shape[axis]:
-        slices = F.interpolate(slices.movedim(0, -1), size=shape[axis], mode="nearest-exact").movedim(-1, 0)
-    return slices.movedim(0, axis)
+def _inside_crop(array: np.ndarray, history: SpatialHistory) -> np.ndarray:
+    """Return a view of an array on the input's (D, H, W) grid: its part inside the crop, with transposed axes."""
+    return crop(array.transpose(history.transpose), history.crop)
 
 
-def to_input_grid(array: np.ndarray, history: SpatialHistory, fill: float = 0) -> np.ndarray:
-    """Undo crop and transpose of a (D, H, W) array on the cropped grid."""
-    return np.ascontiguousarray(uncrop(array, history.crop, history.transposed_shape, fill).transpose(history.transpose_back))
+def _old(logits: Tensor, block: Block) -> np.ndarray:
+    return logits[(slice(None), *block.old)].float().numpy()
+
+
+def _elect_classes(scores: np.ndarray, block: Block, values: np.ndarray, target: np.ndarray) -> None:
+    """Write the value of the largest score into every new voxel of a block."""
+    candidates = np.flatnonzero(scores.max(axis=(1, 2, 3)) >= scores.max(axis=0).min())
+    if len(candidates) == 1:
+        target[...] = values[candidates[0]]
+        return
+    resized = block.resize(scores[candidates])
+    best = resized[0].copy()
+    winner = np.full(best.shape, values[candidates[0]])
+    for candidate, score in zip(candidates[1:], resized[1:], strict=True):
+        np.copyto(winner, values[candidate], where=score > best)
+        np.maximum(best, score, out=best)
+    target[...] = winner
+
+
+def _paint_regions(scores: np.ndarray, block: Block, values: np.ndarray, target: np.ndarray) -> None:
+    """Write each region's value where its score is positive, later regions over earlier ones."""
+    for score, value in zip(scores, values, strict=True):
+        if score.min() > 0:
+            target[...] = value
+        elif score.max() > 0:
+            target[block.resize(score[None])[0] > 0] = value
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * logits))

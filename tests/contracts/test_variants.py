@@ -72,8 +72,9 @@ def batch_for(spec: NetworkSpec, size: int = 2) -> Batch:
 
 
 def predict(network, image: torch.Tensor, spec: NetworkSpec, **options) -> torch.Tensor:
-    settings = {"step": 1.0, "mirror_axes": (), "tile_batch": 2, "device": torch.device("cpu"), **options}
-    return sliding_window(network.eval(), image, outputs=spec.labels.outputs, tile=spec.patch_size, **settings)
+    settings = {"steps": (1.0, 1.0, 1.0), "tile_batch": 2, "device": torch.device("cpu"), **options}
+    total = torch.zeros(spec.labels.outputs, *image.shape[1:])
+    return sliding_window(network.eval(), image, total, tile=spec.patch_size, **settings)
 
 
 @pytest.fixture(params=variant_names())
@@ -218,7 +219,7 @@ def test_two_steps_and_a_sliding_window_prediction_run(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[1] < losses[0]
-    logits = predict(network, torch.randn(1, 9, 30, 50), spec, step=0.5, mirror_axes=(1, 2))
+    logits = predict(network, torch.randn(1, 9, 30, 50), spec, steps=(0.5, 0.5, 0.5))
     assert logits.shape == (3, 9, 30, 50) and logits.isfinite().all()
 
 

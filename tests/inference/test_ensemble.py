@@ -12,7 +12,7 @@ from samunet import pipeline
 from samunet.cli import ensemble as command
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
-from samunet.inference.ensemble import ensemble, mean_probabilities
+from samunet.inference.ensemble import ensemble, mean_planes
 from samunet.inference.predictor import PredictionOptions, Predictor
 from samunet.preprocessing.backward import label_values
 
@@ -25,7 +25,7 @@ def predicted(project, trained, tmp_path_factory):
     for name, flips in (("a", False), ("b", True)):
         predictor = Predictor.from_folder(trained.parent, device="cpu", options=PredictionOptions(flips=flips, quiet=True))
         cases = pipeline.cases_to_predict(images, predictor.dataset, folder / name)
-        pipeline.predict(predictor, cases, folder / name, save_probabilities=True, skip_existing=False, readers=1, writers=1)
+        pipeline.predict(predictor, cases, folder / name, pipeline.FileOptions(save_probabilities=True))
     return folder
 
 
@@ -53,7 +53,8 @@ def test_it_is_nnunets_average(predicted, tmp_path):
     theirs = pytest.importorskip("nnunetv2.ensembling.ensemble")
     case = next((predicted / "a").glob("*.npz")).stem
     paths = [predicted / name / f"{case}.npz" for name in "ab"]
-    np.testing.assert_allclose(mean_probabilities(paths), theirs.average_probabilities([str(path) for path in paths]), atol=1e-6)
+    shape = np.load(paths[0])["probabilities"].shape
+    np.testing.assert_allclose(np.stack(list(mean_planes(paths, shape))), theirs.average_probabilities([str(path) for path in paths]), atol=1e-6)
 
 
 def test_folders_that_do_not_fit_are_refused(predicted, tmp_path):

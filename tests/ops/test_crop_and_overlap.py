@@ -1,4 +1,4 @@
-"""Cropping, putting back, and counting overlap."""
+"""Cropping, and counting overlap."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from samunet.errors import ShapeError
-from samunet.ops.crop import bounding_box, crop, nonzero_mask, uncrop
+from samunet.ops.crop import bounding_box, crop, nonzero_mask
 from samunet.ops.overlap import Overlap, overlap
 
 SHAPES = st.tuples(*[st.integers(1, 6)] * 3)
@@ -51,28 +51,14 @@ def test_box_holds_every_voxel_and_touches_it_on_each_side(mask):
             assert inside.take(-1, axis).any()
 
 
-@given(MASKS)
-def test_uncrop_undoes_crop_of_all_that_is_not_zero(mask):
-    array = np.stack([mask, 2 * mask]).astype(np.int16)
-    box = bounding_box(mask)
-    np.testing.assert_array_equal(uncrop(crop(array, box), box, mask.shape), array)
-
-
-def test_uncrop_fills_outside_the_box():
-    result = uncrop(np.ones((1, 1, 1)), ((0, 1), (0, 1), (1, 2)), (1, 1, 3), fill=-1)
-    np.testing.assert_array_equal(result, [[[-1, 1, -1]]])
-
-
 def test_crop_is_a_view():
     array = np.zeros((1, 2, 2, 2))
     assert np.shares_memory(crop(array, ((0, 1), (0, 2), (1, 2))), array)
 
 
-def test_boxes_outside_the_grid_and_unfit_arrays_are_refused():
+def test_boxes_outside_the_grid_are_refused():
     with pytest.raises(ShapeError, match="must lie inside"):
         crop(np.zeros((2, 2, 2)), ((0, 3), (0, 2), (0, 2)))
-    with pytest.raises(ShapeError, match="does not fill"):
-        uncrop(np.zeros((2, 2, 2)), ((0, 1), (0, 2), (0, 2)), (4, 4, 4))
 
 
 def test_counts_worked_out_by_hand():

@@ -118,7 +118,7 @@ def test_tiles_cover_an_axis_with_steps_no_longer_than_asked(size, tile, step):
 def test_every_voxel_is_covered(shape, tile, step):
     tile = tuple(min(pair) for pair in zip(shape, tile, strict=True))
     covered = np.zeros(shape, bool)
-    origins = tile_origins(shape, tile, step)
+    origins = tile_origins(shape, tile, (step, step, step))
     for d, h, w in origins:
         covered[d : d + tile[0], h : h + tile[1], w : w + tile[2]] = True
     assert covered.all()

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from samples import small_configuration, small_plan
+from scipy.ndimage import gaussian_filter
 from skimage.transform import resize
+from torch.nn import functional as F
 
 from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
 from samunet.core.preprocessed import OUTSIDE
 from samunet.core.volume import Volume
-from samunet.preprocessing.backward import probabilities_from_logits, segmentation_from_logits
+from samunet.ops.resample import nearest_indices, thick_axis
+from samunet.preprocessing.backward import probabilities_from_logits, resize_to_input_grid, segmentation_from_logits
 from samunet.preprocessing.forward import preprocess
 
 LABELS = parse_labels({"background": 0, "a": 1, "b": 2, "c": 3})
@@ -232,3 +236,67 @@ def test_region_probabilities_are_independent_and_zero_outside():
     assert probabilities.shape == (2, 4, 2, 2) and (probabilities[:, [0, 3]] == 0).all()
     np.testing.assert_allclose(probabilities[0, 1:3], 0.5)
     np.testing.assert_allclose(probabilities[1, 1:3], 1 / (1 + np.exp(-2.0)), rtol=1e-6)
+
+
+def naive_logits(logits: torch.Tensor, history) -> torch.Tensor:
+    """All logits on the cropped grid in double precision: thick slices from the nearest, all else linear."""
+    shape = history.shape_after_crop
+    axis = None if history.geometry.planar else thick_axis(history.spacing_after_resample, history.spacing_after_transpose)
+    logits = logits.double()
+    if axis is not None:
+        logits = logits.index_select(axis + 1, torch.from_numpy(nearest_indices(logits.shape[axis + 1], shape[axis])))
+    return F.interpolate(logits[None], size=shape, mode="trilinear", align_corners=False)[0]
+
+
+@pytest.mark.parametrize(
+    "spacing,new_spacing", [((1.5, 1.0, 1.2), (1.0, 1.3, 0.9)), ((5.0, 1.0, 1.0), (5.0, 0.6, 1.3)), ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))]
+)
+@pytest.mark.parametrize("content", ["noise", "smooth"])
+def test_blocks_give_what_resampling_all_logits_gives(spacing, new_spacing, content):
+    array = np.zeros((1, 30, 70, 81), np.float32)
+    array[:, 2:, 3:70, 1:78] = 1
+    volume = Volume(array=array, geometry=Geometry(shape=array.shape[1:], spacing=spacing))
+    case = preprocess(volume, None, small_plan(), small_configuration(new_spacing))
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(6, *case.image.shape[1:]))
+    if content == "smooth":
+        logits = np.stack([gaussian_filter(logit, 4) * 50 for logit in logits])
+    logits = torch.from_numpy(logits.astype(np.float32))
+    naive = naive_logits(logits, case.history)
+    (d0, d1), (h0, h1), (w0, w1) = case.history.crop
+    labels = parse_labels({"background": 0, **{f"s{value}": value for value in range(1, 6)}})
+    found = segmentation_from_logits(logits, case.history, labels)
+    differs = found[d0:d1, h0:h1, w0:w1] != naive.argmax(0).numpy()
+    best = naive.topk(2, dim=0).values
+    assert ((best[0] - best[1]).numpy()[differs] < 1e-5).all() and differs.mean() < 1e-4
+    outside = np.ones(found.shape, bool)
+    outside[d0:d1, h0:h1, w0:w1] = False
+    assert not found[outside].any()
+    soft = probabilities_from_logits(logits, case.history, labels)
+    np.testing.assert_allclose(soft[:, d0:d1, h0:h1, w0:w1], naive.softmax(0).numpy(), atol=1e-5)
+    regions = parse_labels({"background": 0, "whole": [1, 2, 3], "core": [2, 3], "tip": 3}, [1, 2, 3])
+    painted = np.zeros(naive.shape[1:], int)
+    for value, plane in zip((1, 2, 3), naive[:3].numpy(), strict=True):
+        painted[plane > 0] = value
+    close = (naive[:3].abs() < 1e-5).any(0).numpy()
+    np.testing.assert_array_equal(
+        np.where(close, 0, segmentation_from_logits(logits[:3], case.history, regions)[d0:d1, h0:h1, w0:w1]), np.where(close, 0, painted)
+    )
+    mapped = resize_to_input_grid(logits[0], case.history)
+    np.testing.assert_allclose(mapped[d0:d1, h0:h1, w0:w1], naive[0].numpy(), atol=1e-5)
+    assert not mapped[outside].any()
+
+
+def test_export_takes_hardly_more_memory_than_its_result():
+    logits = torch.randn(12, 24, 48, 48)
+    history = replace(unresampled((24, 48, 48)), geometry=Geometry(shape=(48, 96, 96), spacing=(1.0, 1.0, 1.0)), crop=((0, 48), (0, 96), (0, 96)))
+    history = replace(history, shape_after_crop=(48, 96, 96), spacing_after_transpose=(1.0, 1.0, 1.0), spacing_after_resample=(2.0, 2.0, 2.0))
+    labels = parse_labels({"background": 0, **{f"s{value}": value for value in range(1, 12)}})
+    tracemalloc.start()
+    try:
+        segmentation = segmentation_from_logits(logits, history, labels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert segmentation.shape == (48, 96, 96)
+    assert peak < segmentation.nbytes + 8 * 12 * 32**3 * 4  # some blocks of all classes; the whole logits would be 20 MiB

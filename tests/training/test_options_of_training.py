@@ -105,7 +105,7 @@ def test_the_dice_of_whole_cases_is_that_of_the_prediction(project, trained):
     by_class: dict[str, list[float]] = {}
     for name in cases.identifiers:
         image, label = cases.cut(name, (0, 0, 0), cases.shape(name))
-        predicted = predictor.logits(types.SimpleNamespace(image=image)).numpy().argmax(0)
+        predicted = predictor.scores(types.SimpleNamespace(image=image)).logits.numpy().argmax(0)
         for key, values in labels.foreground:
             mask, wanted = np.isin(predicted, values), np.isin(label, values)
             if mask.any() or wanted.any():

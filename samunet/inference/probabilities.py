@@ -1,0 +1,82 @@
+"""Files of probabilities, `<case>.npz` with "probabilities" (K, D, H, W), written and read one class at a time.
+
+The form is nnU-Net's, which numpy reads and writes whole.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from samunet.core.codec import atomic_path
+from samunet.errors import DatasetError
+
+MEMBER = "probabilities.npy"
+LEVEL = 1  # of zlib; higher ones take several times as long and save little of what looks like noise
+DAMAGE = (OSError, KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
+
+
+def write_probabilities(path: Path, planes: Iterable[np.ndarray], count: int) -> None:
+    """Write `count` (D, H, W) arrays as float32, in turn, whole or not at all."""
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as archive,
+        archive.open(MEMBER, "w", force_zip64=True) as file,
+    ):
+        for channel, plane in enumerate(planes):
+            if channel == 0:
+                header = {"descr": "<f4", "fortran_order": False, "shape": (count, *plane.shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(plane, "<f4").data)
+
+
+@dataclass(frozen=True)
+class StoredProbabilities:
+    """An open file of probabilities."""
+
+    path: Path
+    shape: tuple[int, ...]
+    """(K, D, H, W)."""
+    _dtype: np.dtype
+    _columns_first: bool
+    _file: IO[bytes]
+
+    def planes(self) -> Iterator[np.ndarray]:
+        """Yield the (D, H, W) float32 probabilities of one class after the other, once; raises DatasetError where the file is damaged."""
+        with _naming(self.path):
+            if self._columns_first:  # nnU-Net's files of one class may be; there is no plane to read alone
+                yield from self._read(math.prod(self.shape)).reshape(self.shape, order="F")
+                return
+            for _ in range(self.shape[0]):
+                yield self._read(math.prod(self.shape[1:])).reshape(self.shape[1:])
+
+    def _read(self, count: int) -> np.ndarray:
+        payload = self._file.read(count * self._dtype.itemsize)
+        return np.frombuffer(payload, self._dtype, count).astype(np.float32, copy=False)
+
+
+@contextmanager
+def open_probabilities(path: Path) -> Iterator[StoredProbabilities]:
+    """Open a file of probabilities; raises DatasetError when it is absent, damaged, or holds something else."""
+    with _naming(path), zipfile.ZipFile(path) as archive, archive.open(MEMBER) as file:
+        read_header = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(file) == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, columns_first, dtype = read_header(file)
+        if len(shape) != 4 or dtype.kind != "f":
+            raise ValueError(f"it holds {dtype} of shape {shape}, expected floating-point numbers with axes K, D, H, W")
+        yield StoredProbabilities(path, shape, dtype, columns_first, file)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise DatasetError(f"{path} cannot be read ({error}); predict the case again with --save_probabilities.") from None
