@@ -60,7 +60,7 @@ def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace
     from samunet import pipeline
     from samunet.cli.planning import print_plan
     from samunet.hardware import choose_device, keep_freed_memory
-    from samunet.inference.predictor import Predictor
+    from samunet.inference.predictor import PredictionOptions, Predictor
     from samunet.training.config import TrainingConfig
 
     keep_freed_memory()
@@ -77,11 +77,11 @@ def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace
     config = TrainingConfig(epochs=arguments.epochs, iterations=arguments.iterations, batch_size=2, seed=SEED)
     fold = pipeline.train(workspace, dataset.spec.name, config, options)
     _step(5, "Prediction: sliding window over the test images, written on their own grids")
-    sliding = pipeline.prediction_options(step_size=0.5, flips=False, device=choose_device(arguments.device), quiet=False)
+    sliding = PredictionOptions(flips=False, tile_batch=pipeline.tile_batch(choose_device(arguments.device)))
     predictor = Predictor.from_folder(fold.parent, folds=["all"], device=arguments.device, options=sliding)
     predictions = root / "predictions"
     cases = pipeline.cases_to_predict(dataset.folder / "imagesTs", dataset.spec, predictions)
-    pipeline.predict(predictor, cases, predictions, save_probabilities=False, skip_existing=False, readers=1, writers=1)
+    pipeline.predict(predictor, cases, predictions)
     _step(6, "Evaluation: Dice of every structure of every test case")
     summary = _evaluate(dataset, predictions)
     page = root / "report.html"

@@ -12,7 +12,7 @@ from samunet.ops.resample import target_shape
 from samunet.preprocessing.forward import network_spacing
 
 FLOAT = 4  # bytes
-GIB = 2**30
+UNITS = ((2**30, "GiB"), (2**20, "MiB"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,14 @@ class Budget:
 def describe(needs: Sequence[Need], budget: Budget) -> str:
     """Say in one line what is to come."""
     largest = max(needs, key=lambda need: need.total)
-    line = f"Memory beside the network: up to {largest.total / GIB:.2f} GiB a case"
+    line = f"Memory beside the network: up to {readable(largest.total)} a case"
     if budget.limit is None:
         return line
     on_disk = sum(not budget.scores_fit(need) for need in needs)
-    return f"{line}, {budget.limit / GIB:.2f} GiB for all at a time" + (f"; the scores of {on_disk} case(s) go to disk" if on_disk else "")
+    return f"{line}, {readable(budget.limit)} for all at a time" + (f"; the scores of {on_disk} case(s) go to disk" if on_disk else "")
+
+
+def readable(amount: int) -> str:
+    """Write bytes as "1.50 GiB" or "24.0 MiB"."""
+    size, unit = UNITS[0] if amount >= UNITS[0][0] else UNITS[1]
+    return f"{amount / size:.3g} {unit}"

@@ -16,7 +16,7 @@ from samunet.core.volume import Volume
 from samunet.errors import PredictionError, SamunetError
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import read_image
-from samunet.inference.budget import GIB, Budget, Need, describe, estimate
+from samunet.inference.budget import Budget, Need, describe, estimate, readable
 from samunet.inference.extras import UNCERTAINTY, Extras, per_mille
 from samunet.inference.predictor import Predictor, Scores
 from samunet.inference.probabilities import write_probabilities
@@ -125,7 +125,7 @@ class _Work:
             if limit is None or need.volumes <= limit:
                 yield case
             else:
-                message = f"its volumes need about {need.volumes / GIB:.2f} GiB, allowed are {limit / GIB:.2f}; raise --max_ram"
+                message = f"its volumes need about {readable(need.volumes)}, allowed are {readable(limit)} beside the network; raise --max_ram"
                 self._fail(case, PredictionError(message))
 
     def _read_ahead(self, waiting: deque[Case], needs: dict[str, Need], pool: ThreadPoolExecutor) -> None:

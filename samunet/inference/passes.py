@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, combinations
 
 import torch
@@ -19,33 +19,56 @@ def flips_of(mirror_axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(chain.from_iterable(combinations(mirror_axes, count) for count in range(len(mirror_axes) + 1)))
 
 
-def passes(networks: Sequence[Network], tiles: Tensor, flips: Sequence[tuple[int, ...]], batch: int) -> list[Tensor]:
-    """Return the logits of each network for each flip of the tiles, turned back.
+def passes(networks: Sequence[Network], tiles: Tensor, flips: Sequence[tuple[int, ...]], batch: int) -> Iterator[Tensor]:
+    """Yield the logits of each network for each flip of the tiles, turned back.
 
     Args:
         networks: each (B, C, D, H, W) to (B, K, D, H, W).
         tiles: (B, C, D, H, W).
         flips: axes to flip together (0 = D).
-        batch: tiles in one forward pass; flipped copies count.
+        batch: tiles in one forward pass; flipped copies count, but the tiles of one flip are not parted.
+
+    Yields:
+        float32 (B, K, D, H, W), a network's flips in turn.
+    """
+    together = max(1, batch // len(tiles))
+    for network in networks:
+        for first in range(0, len(flips), together):
+            axes = [[axis + 2 for axis in flip] for flip in flips[first : first + together]]
+            logits = network(torch.cat([tiles.flip(flip) for flip in axes])).float()
+            for part, flip in zip(logits.split(len(tiles)), axes, strict=True):
+                yield part.flip(flip) if flip else part
+
+
+def combine(found: Iterable[Tensor], count: int, *, regions: bool, votes: bool = False, uncertainty: bool = False) -> Tensor:
+    """Return the mean of several passes, and how much they disagree.
+
+    The disagreement, in [0, 1], is the mutual information of the class and the pass, the entropy of the mean probabilities less the
+    mean of the entropies, as a share of its largest value: 0 where all passes give equal probabilities, 1 where each is certain and
+    they differ as much as they can. For regions it is the mean over them. Source: Houlsby et al. (2011), "Bayesian active learning
+    for classification"; Gal et al. (2017) for networks.
+
+    Args:
+        found: (B, K, D, H, W) logits of each pass; one at a time is in memory beside the sums.
+        count: number of passes, two or more for the disagreement.
+        votes: average probabilities instead of logits.
+        uncertainty: append the disagreement as a channel.
 
     Returns:
-        float32 tensors (B, K, D, H, W), a network's flips in turn.
+        (B, K, D, H, W) or (B, K + 1, D, H, W).
     """
-    axes = [[axis + 2 for axis in flip] for flip in flips]
-    copies = torch.cat([tiles.flip(flip) for flip in axes])
-    found = []
-    for network in networks:
-        logits = torch.cat([network(part).float() for part in copies.split(batch)])
-        found += [part.flip(flip) for part, flip in zip(logits.split(len(tiles)), axes, strict=True)]
-    return found
-
-
-def mean(found: Sequence[Tensor]) -> Tensor:
-    """Return the mean of equally shaped tensors."""
-    total = found[0]
-    for other in found[1:]:
-        total = total + other
-    return total / len(found)
+    total = chances = entropy = None
+    for logits in found:
+        chance = probabilities_of(logits, regions=regions) if votes or uncertainty else logits
+        total = _add(total, chance if votes else logits)
+        if uncertainty:
+            chances, entropy = _add(chances, chance), _add(entropy, _entropy(chance, regions=regions))
+    mean = total if count == 1 else total / count
+    if not uncertainty:
+        return mean
+    kinds = 2 if regions else min(mean.shape[1], count)
+    information = (_entropy(chances / count, regions=regions) - entropy / count) / math.log(kinds)
+    return torch.cat([mean, information.clamp_(0, 1)], 1)
 
 
 def probabilities_of(logits: Tensor, *, regions: bool) -> Tensor:
@@ -58,24 +81,8 @@ def logits_from(probabilities: Tensor, *, regions: bool) -> Tensor:
     return probabilities.logit_(eps=TINY) if regions else probabilities.clamp_(min=TINY).log_()
 
 
-def disagreement(found: Sequence[Tensor], *, regions: bool) -> Tensor:
-    """Return how much several passes disagree, in [0, 1].
-
-    It is the mutual information of the class and the pass, the entropy of the mean probabilities less the mean of the entropies, as a
-    share of its largest value; 0 where all passes give equal probabilities, 1 where each is certain and they differ as much as they
-    can. For regions it is the mean over them. Source: Houlsby et al. (2011), "Bayesian active learning for classification"; Gal et
-    al. (2017) for networks.
-
-    Args:
-        found: two or more (B, K, D, H, W) logits.
-
-    Returns:
-        (B, 1, D, H, W).
-    """
-    chances = [probabilities_of(logits, regions=regions) for logits in found]
-    information = _entropy(mean(chances), regions=regions) - mean([_entropy(chance, regions=regions) for chance in chances])
-    kinds = 2 if regions else min(chances[0].shape[1], len(chances))
-    return (information / math.log(kinds)).clamp(0, 1)
+def _add(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total + part
 
 
 def _entropy(chances: Tensor, *, regions: bool) -> Tensor:

@@ -24,7 +24,7 @@ from samunet.hardware import autocast, choose_device, choose_precision, peak_mib
 from samunet.imageio import reader_for
 from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.accumulators import Place, accumulators, best_place
-from samunet.inference.passes import disagreement, flips_of, logits_from, mean, passes, probabilities_of
+from samunet.inference.passes import combine, flips_of, logits_from, passes
 from samunet.inference.sliding_window import sliding_window
 from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
@@ -80,7 +80,7 @@ class Prediction:
     probabilities: np.ndarray | None = None
     """(K, D, H, W) float32, when asked for."""
     uncertainty: np.ndarray | None = None
-    """(D, H, W) float32 in [0, 1], with the option of that name; see `samunet.inference.passes.disagreement`."""
+    """(D, H, W) float32 in [0, 1], with the option of that name; see `samunet.inference.passes.combine`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,11 +284,14 @@ class Predictor:
 
     def _run_tiles(self, tiles: Tensor, batch: int) -> Tensor:
         """Return mean logits (or probabilities) over folds and flips, and the disagreement as the last channel when it is wanted."""
-        regions = self.dataset.labels.has_regions
         with autocast(self.device, choose_precision("auto", self.device)):
-            found = passes(self.networks, tiles, self._flips, batch)
-        scores = mean([probabilities_of(logits, regions=regions) for logits in found] if self.options.slab_votes else found)
-        return torch.cat([scores, disagreement(found, regions=regions)], 1) if self.options.uncertainty else scores
+            return combine(
+                passes(self.networks, tiles, self._flips, batch),
+                len(self.networks) * len(self._flips),
+                regions=self.dataset.labels.has_regions,
+                votes=self.options.slab_votes,
+                uncertainty=self.options.uncertainty,
+            )
 
 
 def share_frozen(network: nn.Module, others: Sequence[nn.Module]) -> None:

@@ -60,7 +60,8 @@ class StoredProbabilities:
 
     def _read(self, count: int) -> np.ndarray:
         payload = self._file.read(count * self._dtype.itemsize)
-        return np.frombuffer(payload, self._dtype, count).astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # of damaged numbers; the checksum follows at the end
+            return np.frombuffer(payload, self._dtype, count).astype(np.float32, copy=False)
 
 
 @contextmanager

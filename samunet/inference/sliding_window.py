@@ -54,6 +54,6 @@ def sliding_window(
         tiles = torch.stack([image[(slice(None), *place)] for place in places]).to(device)
         scores = network(tiles).float().to(total.device)
         for place, of_tile in zip(places, scores, strict=True):
-            total[(slice(None), *place)] += of_tile * importance
+            total[(slice(None), *place)].addcmul_(of_tile, importance)
             weight[place] += importance
     return total.div_(weight)

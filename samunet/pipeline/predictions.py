@@ -18,7 +18,7 @@ from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.hardware import available_memory
 from samunet.imageio import reader_for
-from samunet.inference.budget import GIB
+from samunet.inference.budget import readable
 from samunet.inference.extras import UNCERTAINTY, Extras
 from samunet.inference.files import Failure, FileOptions, predict_cases
 from samunet.inference.predictor import Predictor, finished_folds
@@ -136,7 +136,7 @@ def _within_memory(options: FileOptions, predictor: Predictor) -> FileOptions:
         return options if free is None else replace(options, available=int(SHARE_OF_FREE * free))
     working = predictor.working_memory()
     if working >= options.max_ram:
-        raise ConfigError(f"The network alone works with {working / GIB:.2f} GiB; give --max_ram more than that.")
+        raise ConfigError(f"The network alone works with {readable(working)}; give --max_ram more than that.")
     return replace(options, max_ram=options.max_ram - working)
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from samunet.inference.passes import disagreement, flips_of, logits_from, mean, passes, probabilities_of
+from samunet.inference.passes import combine, flips_of, logits_from, passes, probabilities_of
 
 
 def test_flips_are_all_combinations():
@@ -25,10 +25,10 @@ def test_flips_are_undone_whatever_the_batch(batch):
         return tiles + torch.arange(4.0)  # along W, so flips matter
 
     tiles = torch.randn(2, 1, 2, 3, 4)
-    found = passes([place_dependent, lambda tiles: 2 * tiles], tiles, flips_of((0, 2)), batch)
-    assert len(found) == 8 and sum(sizes) == 8 and max(sizes) == min(batch, 8)
-    torch.testing.assert_close(mean(found[:4]), tiles + 1.5)  # half of the copies see the ramp reversed
-    torch.testing.assert_close(mean(found[4:]), 2 * tiles)
+    found = list(passes([place_dependent, lambda tiles: 2 * tiles], tiles, flips_of((0, 2)), batch))
+    assert len(found) == 8 and sum(sizes) == 8 and max(sizes) == max(2, batch - batch % 2)
+    torch.testing.assert_close(combine(found[:4], 4, regions=False), tiles + 1.5)  # half of the copies see the ramp reversed
+    torch.testing.assert_close(combine(found[4:], 4, regions=False), 2 * tiles)
     torch.testing.assert_close(found[1], tiles + torch.arange(4.0))  # flipped along D
     torch.testing.assert_close(found[2], tiles + torch.arange(4.0).flip(0))
 
@@ -44,6 +44,20 @@ def test_probabilities_and_logits_are_inverse():
 def certain(*winners, classes=3):
     """Passes, each certain of one class at its single voxel."""
     return [torch.full((1, classes, 1, 1, 1), -50.0).index_fill(1, torch.tensor([winner]), 50.0) for winner in winners]
+
+
+def disagreement(found, *, regions):
+    both = combine(iter(found), len(found), regions=regions, uncertainty=True)
+    torch.testing.assert_close(both[:, :-1], combine(found, len(found), regions=regions))
+    return both[:, -1:]
+
+
+def test_votes_are_the_mean_of_probabilities():
+    logits = [torch.tensor([0.0, 2.0, 5.0]).reshape(1, 3, 1, 1, 1), torch.tensor([4.0, -1.0, 0.0]).reshape(1, 3, 1, 1, 1)]
+    expected = (logits[0].softmax(1) + logits[1].softmax(1)) / 2
+    torch.testing.assert_close(combine(logits, 2, regions=False, votes=True), expected)
+    expected = (logits[0].sigmoid() + logits[1].sigmoid()) / 2
+    torch.testing.assert_close(combine(logits, 2, regions=True, votes=True), expected)
 
 
 def test_disagreement_is_0_where_passes_agree_and_1_where_they_differ_most():
