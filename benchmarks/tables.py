@@ -21,6 +21,7 @@ PLANNED = {4: "token pitch 8", 35: "token pitch 16", 45: "token pitch 16"}  # wh
 CONTROL = "control: no SAM path"
 TRAINER = sorted(RESULTS.glob("trainer_*.json"))
 PLANNING = RESULTS / "study_planning.json"
+EXPORT, STRIDE, OVERHEAD = RESULTS / "export.json", RESULTS / "slab_stride.json", sorted(RESULTS.glob("predict_overhead_*.json"))
 PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))
 TITLES = {
     "hippocampus": "Hippocampus MR (Medical Segmentation Decathlon), 3D",
@@ -239,6 +240,51 @@ def trainer_page(results: list[dict]) -> str:
     return "\n".join(sections) + "\n"
 
 
+def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
+    """Render documentation/results/prediction.md."""
+    sections = [
+        "# Prediction: time, memory, and what the distance between slabs costs\n",
+        "This page shows how long everything around the network takes, and which settings give up accuracy for time.\n",
+        f"{export['machine']['cpu']}, {export['machine']['cpus']} CPUs. This page is written by `benchmarks/tables.py`.\n",
+        "## Export\n",
+        "From logits to the segmentation on the file's grid, nnU-Net's function and ours, one thread, a process each in turns; memory is the",
+        "growth of the process's peak. Blobs with noise are what networks give; in pure noise every class may win everywhere. Made by",
+        "`benchmarks/export.py`.\n",
+        _row("case", "nnU-Net s", "ours s", "faster", "nnU-Net MiB", "ours MiB", "equal voxels"),
+        "|---" * 7 + "|",
+    ]
+    for name, row in export["export"].items():
+        seconds, memory = ([f"{row[side][key]:.{digits}f}" for side in ("nnunet", "ours")] for key, digits in (("seconds", 2), ("peak_mib", 1)))
+        sections.append(_row(name, *seconds, f"{row['ratio']['seconds']}x", *memory, f"{row['share_of_equal_voxels']:.5%}"))
+    sections += [
+        "\nA whole prediction of the case of 105 classes under `--max_ram`, with a network that costs next to nothing:\n",
+        _row("limit MiB", "scores", "growth of the peak MiB", "without pages of files MiB", "seconds"),
+        "|---" * 5 + "|",
+        *(
+            _row(f"{row['limit_mib']:.0f}", row["scores"], row["growth_mib"], row["growth_without_file_pages_mib"], row["seconds"])
+            for row in export["max_ram"].values()
+        ),
+        "\n## Everything but the network\n",
+        "Both predictors on the same files with the same cheap network, from the call to the last file. Made by `benchmarks/predict_overhead.py`.\n",
+        _row("dataset", "cases", "nnU-Net s", "nnU-Net without workers s", "ours s", "share of nnU-Net's better", "equal voxels"),
+        "|---" * 7 + "|",
+    ]
+    for row in overhead:
+        seconds = [f"{row['seconds'][side]:.2f}" for side in ("nnunet", "nnunet, no workers", "ours")]
+        sections.append(_row(row["dataset"], row["cases"], *seconds, row["share_of_nnunets_time"], f"{row['share_of_equal_voxels']:.5%}"))
+    sections += [
+        "\n## The distance between slabs\n",
+        f"Validation cases of the prostate dataset's fold 0, models trained for {stride['minutes_of_training']:g} CPU minutes, no flips. Passes",
+        'are slabs through the encoder; "votes" is the way of MA-SAM\'s authors (`--slab_votes`). Made by `benchmarks/slab_stride.py`.\n',
+    ]
+    for name, model in stride["models"].items():
+        patch = " x ".join(map(str, model["patch"]))
+        sections += [f"### {name}, patch {patch}, {model['cases']} cases\n", _row("setting", "Dice", "passes", "seconds"), "|---" * 4 + "|"]
+        sections += [_row(row["setting"], f"{row['dice']:.4f}", row["passes"], row["seconds"]) for row in model["rows"]]
+        sections.append(f"\nThe cheapest within 0.001 of stride 1: {model['cheapest_as_good_as_stride_1']}.\n")
+    return "\n".join(sections).rstrip() + "\n"
+
+
 def within(text: str, name: str, content: str) -> str:
     """Return a page with what stands between its two marks of a name replaced."""
     begin, end = f"<!-- {name}: written by benchmarks/tables.py -->", f"<!-- end of {name} -->"
@@ -255,6 +301,9 @@ def pages() -> dict[str, str]:
         texts["documentation/results/encoder.md"] = encoder_page(json.loads(ENCODER.read_text()), json.loads(STEP.read_text()))
     if PREPROCESSING:
         texts["documentation/results/preprocessing.md"] = preprocessing_page([json.loads(path.read_text()) for path in PREPROCESSING])
+    if EXPORT.is_file() and OVERHEAD and STRIDE.is_file():
+        overhead = [json.loads(path.read_text()) for path in OVERHEAD]
+        texts["documentation/results/prediction.md"] = prediction_page(json.loads(EXPORT.read_text()), overhead, json.loads(STRIDE.read_text()))
     if TRAINER:
         texts["documentation/results/trainer.md"] = trainer_page([json.loads(path.read_text()) for path in TRAINER])
     if PLANNING.is_file():

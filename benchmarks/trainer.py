@@ -28,6 +28,7 @@ from samunet import pipeline
 from samunet.core.batch import Batch
 from samunet.core.codec import write_json
 from samunet.core.dataset import read_dataset_json
+from samunet.core.results import model_folder
 from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.hardware import autocast, keep_freed_memory
 from samunet.pipeline.fold import Fold, build_trainer
@@ -84,7 +85,7 @@ def prepared(workspace: Workspace, arguments: argparse.Namespace) -> tuple[SAMTr
     data = pipeline.preprocess(workspace, dataset, plan, name, threads=2, quiet=True)
     spec = replace(read_dataset_json(data / "dataset.json"), name=dataset.spec.name)
     split = pipeline.fold_split(workspace, spec, stored_cases(data), "0")
-    folder = pipeline.model_folder(workspace, dataset.spec.name, plan.plans_name, name) / "fold_0"
+    folder = model_folder(workspace, dataset.spec.name, plan.plans_name, name) / "fold_0"
     config = TrainingConfig(epochs=1000, iterations=STEPS, batch_size=2, precision=arguments.precision)
     fold = Fold(plan=plan, spec=spec, split=split, data=data, folder=folder, config=config, device=torch.device("cpu"), resume=None)
     options = pipeline.TrainOptions(configuration=name, fold="0", device="cpu", save_checkpoints=False)

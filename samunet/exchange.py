@@ -14,6 +14,7 @@ from samunet.core.codec import atomic_path, encode, write_json
 from samunet.core.dataset import read_dataset_json
 from samunet.core.labels import Labels
 from samunet.core.plan import Configuration, Plan, load_plan, save_plan
+from samunet.core.results import DEFAULT_TRAINER, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
 from samunet.models.promptfree import PromptFreeSAM
@@ -45,7 +46,7 @@ def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configura
     plan = replace(plan, configurations={**plan.configurations, configuration: entry})
     if entry.weights is None:
         raise ConfigError(f"Configuration '{configuration}' has no pretrained weights, and MA-SAM's files hold none of SAM's. Plan with -backbone.")
-    folder = pipeline.model_folder(workspace, dataset, plans_name, configuration)
+    folder = model_folder(workspace, dataset, plans_name, configuration)
     checkpoint = folder / f"fold_{fold}" / FINAL
     if checkpoint.exists():
         raise CheckpointError(f"{checkpoint} exists already; remove it, or give another fold with -f.")
@@ -55,7 +56,7 @@ def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configura
     state = CheckpointState(
         format=FORMAT,
         configuration=configuration,
-        trainer=pipeline.DEFAULT_TRAINER,
+        trainer=DEFAULT_TRAINER,
         step=0,
         epoch=0,
         epoch_loss=0.0,
@@ -79,7 +80,7 @@ def export_ma_sam(workspace: Workspace, dataset: str, target: Path, *, configura
         ConfigError: the fold is of another variant.
         CheckpointError: the fold is not trained, its checkpoint is damaged, or it sits on other weights than the plan names.
     """
-    folder = pipeline.model_folder(workspace, dataset, plans_name, configuration)
+    folder = model_folder(workspace, dataset, plans_name, configuration)
     checkpoint = folder / f"fold_{fold}" / FINAL
     if not checkpoint.is_file():
         raise CheckpointError(f"{checkpoint} does not exist; train first: samunet_train {dataset} {configuration} {fold}")

@@ -20,9 +20,9 @@ from samunet import __version__
 from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import PART_PREFIX, atomic_path, decode, encode, file_sha256, read_json
 from samunet.core.plan import Plan, load_plan
+from samunet.core.results import FINAL, finished_folds
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
-from samunet.inference.predictor import DEFAULT_CHECKPOINT, finished_folds
 from samunet.network import check_frozen_weights
 from samunet.sam.checkpoints import find_weights
 
@@ -138,7 +138,7 @@ def install_model(source: Path, workspace: Workspace, *, overwrite: bool) -> Pat
                 raise CheckpointError(f"{source} holds no plans.json of its model; export the model again.")
             load_plan(model / "plans.json")
             for fold in finished_folds(model):
-                load_checkpoint(model / f"fold_{fold}" / f"{DEFAULT_CHECKPOINT}.safetensors", with_optimizer=False)
+                load_checkpoint(model / f"fold_{fold}" / FINAL, with_optimizer=False)
             for weights in Path(temporary, WEIGHTS).glob("*"):
                 kept = workspace.weights_folders[0] / weights.name
                 if not kept.exists():

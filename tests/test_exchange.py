@@ -12,6 +12,7 @@ from samunet import exchange, pipeline
 from samunet.checkpoint import load_checkpoint
 from samunet.cli import ma_sam as command
 from samunet.core.plan import load_plan, save_plan
+from samunet.core.results import model_folder
 from samunet.errors import ConfigError
 from samunet.inference.predictor import PredictionOptions, Predictor
 from samunet.training.config import TrainingConfig
@@ -47,7 +48,7 @@ def test_a_fold_leaves_and_comes_back(trained, tmp_path, monkeypatch, capsys):
     assert command.main(["export", str(file), "-d", "905", "-f", "0"]) == 0
     assert all(isinstance(tensor, torch.Tensor) for tensor in torch.load(file, weights_only=True).values())
     assert command.main(["import", str(file), "-d", "905", "-f", "all"]) == 0
-    model = pipeline.model_folder(workspace, NAME, "samunetPlans", "3d_ma_sam")
+    model = model_folder(workspace, NAME, "samunetPlans", "3d_ma_sam")
     first, second = (load_checkpoint(model / f"fold_{fold}" / "checkpoint_final.safetensors") for fold in ("0", "all"))
     assert first.model.keys() == second.model.keys() and all(torch.equal(first.model[name], second.model[name]) for name in first.model)
     case = Predictor.from_folder(model, folds=["all"], device="cpu", options=PredictionOptions(flips=False, quiet=True))

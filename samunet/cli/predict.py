@@ -131,11 +131,11 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
 
 def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
     """Return the one trained model that the options leave; raises ConfigError that lists the candidates otherwise."""
-    from samunet import pipeline
+    from samunet.core.results import best_models, trained_models
     from samunet.errors import CheckpointError, ConfigError
 
     dataset = None if arguments.d is None else workspace.dataset_name(arguments.d)
-    models = pipeline.trained_models(workspace)
+    models = trained_models(workspace)
     wanted = {"tr": arguments.tr, "p": arguments.p, "c": arguments.c}
 
     def fits(folder: Path) -> bool:
@@ -146,7 +146,7 @@ def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
     if len(chosen) == 1:
         return chosen[0]
     if len({folder.parent for folder in chosen}) == 1:
-        best = [folder for folder in pipeline.best_models(workspace, chosen[0].parent.name) if folder in chosen]
+        best = [folder for folder in best_models(workspace, chosen[0].parent.name) if folder in chosen]
         if len(best) == 1:
             return best[0]
     listing = "; ".join(f"-d {folder.parent.name} -p {folder.name.split('__')[1]} -c {folder.name.split('__')[2]}" for folder in chosen or models)

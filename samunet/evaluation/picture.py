@@ -9,17 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy import ndimage
 
 from samunet.core.geometry import Triple
 from samunet.errors import ShapeError
+from samunet.evaluation.colors import label_color
 
-# Okabe and Ito's palette without black, which readers with a color vision deficiency can tell apart, on grey.
-COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
-GOLDEN_RATIO = (math.sqrt(5) - 1) / 2  # steps of this size along the hue circle give further colors that stay apart
 WINDOW_PERCENTILES = (1.0, 99.5)  # ours: a few bright or dark pixels do not set the grey window
 WINDOW_MARGIN = 0.1  # ours: part of the slice around the structures that sets it, so that the air about a body does not
 BACKDROP, INK = "#14181c", "#e8eaed"  # dark in both color schemes, as viewers for medical images are
@@ -35,13 +32,6 @@ class CasePicture:
     caption: str
     """Which slice is shown and what lies in it; also read out by screen readers."""
     png: bytes
-
-
-def label_color(value: int) -> str:
-    """Return the fixed color of a label value >= 1 as #rrggbb; equal in every picture."""
-    if value <= len(COLORS):
-        return COLORS[value - 1]
-    return to_hex(tuple(hsv_to_rgb(((value * GOLDEN_RATIO) % 1.0, 0.55 + 0.3 * (value % 2), 0.95))))
 
 
 def draw_case(identifier: str, image: np.ndarray, overlays: Mapping[str, np.ndarray], spacing: Triple, class_names: Mapping[str, str]) -> CasePicture:
@@ -87,7 +77,7 @@ def draw_case(identifier: str, image: np.ndarray, overlays: Mapping[str, np.ndar
         axes.set_title(title, color=INK, fontsize=11)
         axes.axis("off")
     if shown:
-        patches = [Patch(color=label_color(value), label=name) for value, name in zip(shown, names, strict=True)]
+        patches = [Patch(color=np.array(label_color(value)) / 255, label=name) for value, name in zip(shown, names, strict=True)]
         legend = figure.legend(handles=patches, loc="lower center", ncols=min(len(shown), 5), frameon=False, labelcolor=INK, fontsize=10)
         for text in legend.get_texts():
             text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
@@ -127,7 +117,6 @@ def _tint(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
     rim = np.any([neighbor != labels for neighbor in neighbors], axis=0)
     rgba = np.zeros((*labels.shape, 4), np.float32)
     for value in values:
-        color = label_color(value)
-        rgba[labels == value, :3] = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        rgba[labels == value, :3] = np.array(label_color(value)) / 255
     rgba[..., 3] = np.where(labels > 0, np.where(rim, 1.0, 0.4), 0.0)
     return rgba

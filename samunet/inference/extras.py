@@ -13,6 +13,7 @@ import numpy as np
 from samunet.core.codec import atomic_path, write_json, write_text
 from samunet.core.labels import Labels
 from samunet.core.volume import Volume
+from samunet.evaluation.colors import label_color
 from samunet.evaluation.score import names_from_labels
 
 PREVIEWS, STATISTICS, UNCERTAINTY, COLORS = "previews", "statistics", "uncertainty", "colors.ctbl"
@@ -118,13 +119,10 @@ def per_mille(uncertainty: np.ndarray) -> np.ndarray:
 
 def color_table(labels: Labels) -> str:
     """Return a color table of 3D Slicer: a line a label value with its name and color, the colors of samunet's pictures."""
-    from samunet.evaluation.picture import label_color
-
     lines = ["# 3D Slicer color table; label value, name, red, green, blue, opacity", "0 background 0 0 0 0"]
     for name, values in labels.values:
         for value in values:
             if value and (len(values) == 1 or not any(other == (value,) for _, other in labels.values)):
-                color = label_color(value)
-                red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+                red, green, blue = label_color(value)
                 lines.append(f"{value} {name.replace(' ', '_')} {red} {green} {blue} 255")
     return "\n".join(dict.fromkeys(lines)) + "\n"

@@ -18,6 +18,7 @@ from samunet.core.geometry import Geometry
 from samunet.core.history import Box
 from samunet.core.plan import Configuration, Plan, load_plan
 from samunet.core.preprocessed import PreprocessedCase
+from samunet.core.results import FINAL, finished_folds
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
 from samunet.hardware import autocast, choose_device, choose_precision, peak_mib, start_peak
@@ -36,7 +37,6 @@ from samunet.progress import bar
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_CHECKPOINT = "checkpoint_final"
 CPU = torch.device("cpu")
 
 
@@ -125,7 +125,7 @@ class Predictor:
         folder: Path | str,
         *,
         folds: Sequence[str] | None = None,
-        checkpoint: str = DEFAULT_CHECKPOINT,
+        checkpoint: str = FINAL,
         device: str | None = None,
         options: PredictionOptions | None = None,
         weights_folders: Sequence[Path] = (),
@@ -301,11 +301,3 @@ def share_frozen(network: nn.Module, others: Sequence[nn.Module]) -> None:
         for name, parameter in network.named_parameters():
             if not parameter.requires_grad and torch.equal(parameter, theirs[name].to(parameter.device)):
                 parameter.data = theirs[name].data
-
-
-def finished_folds(folder: Path, file_name: str = f"{DEFAULT_CHECKPOINT}.safetensors") -> tuple[str, ...]:
-    """List the folds of a model folder that hold a checkpoint; numbered folds first, "all" only when there are none."""
-    found = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}"))
-    found = [fold for fold in found if fold == "all" or fold.isdecimal()]  # others are variations of a fold
-    numbered = tuple(fold for fold in found if fold != "all")
-    return numbered or tuple(found)

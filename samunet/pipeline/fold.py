@@ -16,6 +16,7 @@ from samunet.checkpoint import Checkpoint, load_checkpoint, load_fitting
 from samunet.core.codec import PART_PREFIX, encode, write_json
 from samunet.core.dataset import DatasetSpec
 from samunet.core.plan import Configuration, Plan, save_plan
+from samunet.core.results import BEST, DEFAULT_TRAINER, FINAL, LATEST
 from samunet.core.workspace import Workspace
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
@@ -33,11 +34,9 @@ from samunet.training.processes import Processes
 from samunet.training.sinks import WANDB_ID, Sink, open_sinks, require_sinks
 from samunet.training.stopping import FILE as STOP_FILE
 from samunet.training.stopping import StopRequest
-from samunet.training.trainer import BEST, FINAL, LATEST, Job, SAMTrainer, Sources, make_optimizer
+from samunet.training.trainer import Job, SAMTrainer, Sources, make_optimizer
 
 logger = logging.getLogger(__name__)
-
-TRAINER = SAMTrainer.__name__
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,7 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
     started = _start_from(model, options.pretrained, configuration) if fold.resume is None and options.pretrained else None
     job = Job(
         configuration=options.configuration,
-        trainer=TRAINER,
+        trainer=DEFAULT_TRAINER,
         weights_sha256=configuration.weights_sha256,
         batch_size=config.batch_size or configuration.batch_size,
     )

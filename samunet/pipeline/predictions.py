@@ -11,41 +11,20 @@ from pathlib import Path
 
 import torch
 
-from samunet.core.codec import read_json, write_json
+from samunet.core.codec import write_json
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
 from samunet.core.plan import save_plan
-from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.hardware import available_memory
 from samunet.imageio import reader_for
 from samunet.inference.budget import readable
 from samunet.inference.extras import UNCERTAINTY, Extras
 from samunet.inference.files import Failure, FileOptions, predict_cases
-from samunet.inference.predictor import Predictor, finished_folds
-from samunet.pipeline.trainings import DEFAULT_TRAINER
+from samunet.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
 SHARE_OF_FREE = 0.8  # of the memory that nobody uses
-BEST_MODEL_FILE = "inference_information.json"  # nnU-Net's, in the results folder of a dataset
-
-
-def trained_models(workspace: Workspace) -> tuple[Path, ...]:
-    """List every model folder of samunet that has a finished fold."""
-    found = sorted(workspace.results.glob(f"Dataset*/{DEFAULT_TRAINER}__*__*"))
-    return tuple(folder for folder in found if finished_folds(folder))
-
-
-def best_models(workspace: Workspace, dataset: str) -> tuple[Path, ...]:
-    """Return the model, or the members of the ensemble, that `samunet_find_best_configuration` marked; none where it did not run."""
-    path = workspace.results / dataset / BEST_MODEL_FILE
-    if not path.is_file():
-        return ()
-    try:
-        chosen = read_json(path)["best_model_or_ensemble"]["selected_model_or_models"]
-        return tuple(path.parent / f"{model['trainer']}__{model['plans_identifier']}__{model['configuration']}" for model in chosen)
-    except (KeyError, TypeError):
-        raise ConfigError(f"{path} names no best model; run samunet_find_best_configuration anew.") from None
 
 
 def cases_to_predict(sources: Path | Sequence[Path], spec: DatasetSpec, folder: Path) -> tuple[Case, ...]:

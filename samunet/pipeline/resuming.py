@@ -11,10 +11,10 @@ from typing import Any
 from samunet.checkpoint import Checkpoint, load_checkpoint
 from samunet.core.codec import decode, encode
 from samunet.core.plan import Plan, changed_for_training, load_plan
+from samunet.core.results import BEST, FINAL, LATEST
 from samunet.errors import CheckpointError, ConfigError
 from samunet.network import check_frozen_weights
 from samunet.training.config import TrainingConfig
-from samunet.training.trainer import BEST, FINAL, LATEST
 
 logger = logging.getLogger(__name__)
 

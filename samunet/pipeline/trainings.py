@@ -16,6 +16,7 @@ from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import encode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.plan import Plan, changed_for_training, load_plan
+from samunet.core.results import BEST, FINAL, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
@@ -24,7 +25,6 @@ from samunet.hardware import choose_device
 from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.predictor import Predictor
 from samunet.pipeline.datasets import open_dataset
-from samunet.pipeline.fold import TRAINER as DEFAULT_TRAINER
 from samunet.pipeline.fold import Fold, build_trainer
 from samunet.pipeline.options import TrainOptions
 from samunet.pipeline.plans import open_plan, resolve
@@ -36,7 +36,6 @@ from samunet.storage import stored_cases
 from samunet.training.config import TrainingConfig
 from samunet.training.processes import joined
 from samunet.training.stopping import StopRequest
-from samunet.training.trainer import BEST, FINAL
 
 logger = logging.getLogger(__name__)
 
@@ -185,8 +184,3 @@ def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers:
     summary = summarize(each(score, chosen, threads=os.cpu_count() or 1, title="Scoring"))
     write_summary(target / SUMMARY, summary)
     return summary
-
-
-def model_folder(workspace: Workspace, dataset: str, plans_name: str, configuration: str, trainer: str = DEFAULT_TRAINER) -> Path:
-    """Return nnU-Net's results folder of a model."""
-    return workspace.results / dataset / f"{trainer}__{plans_name}__{configuration}"

@@ -27,6 +27,7 @@ from samunet.checkpoint import (
 from samunet.core.batch import Batch
 from samunet.core.codec import encode
 from samunet.core.labels import Labels
+from samunet.core.results import BEST, FINAL, LATEST
 from samunet.data.loader import naming_dead_workers
 from samunet.errors import CheckpointError, SamunetError
 from samunet.hardware import PRECISION_NAMES, autocast
@@ -42,7 +43,6 @@ from samunet.training.schedule import rate_factor
 from samunet.training.stopping import StopRequest
 
 SMOOTHING = 0.9  # nnU-Net's, of the Dice that chooses checkpoint_best
-LATEST, BEST, FINAL = "checkpoint_latest.safetensors", "checkpoint_best.safetensors", "checkpoint_final.safetensors"
 Batches = Callable[[int, int], Generator[Batch, None, None]]
 ALONE = Processes()
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from samunet.errors import ConfigError, ShapeError
-from samunet.evaluation.picture import CasePicture, draw_case, label_color
+from samunet.evaluation.colors import label_color
+from samunet.evaluation.picture import CasePicture, draw_case
 from samunet.evaluation.report import write_report
 from samunet.evaluation.summary import CaseScore, Metrics, summarize
 

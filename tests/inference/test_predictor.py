@@ -17,11 +17,12 @@ from samunet import pipeline
 from samunet.core.codec import file_sha256
 from samunet.core.dataset import Case
 from samunet.core.geometry import Geometry
+from samunet.core.results import finished_folds
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
 from samunet.imageio import reader_for
 from samunet.imageio.objects import as_volume
-from samunet.inference.predictor import PredictionOptions, Predictor, finished_folds
+from samunet.inference.predictor import PredictionOptions, Predictor
 
 QUICK = PredictionOptions(flips=False, quiet=True)
 

@@ -1,0 +1,44 @@
+"""Where trained models lie: <results>/<dataset>/<Trainer>__<plans>__<configuration>/fold_<n>/<checkpoint>."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samunet.core.codec import read_json
+from samunet.core.workspace import Workspace
+from samunet.errors import ConfigError
+
+DEFAULT_TRAINER = "SAMTrainer"
+LATEST, BEST, FINAL = "checkpoint_latest.safetensors", "checkpoint_best.safetensors", "checkpoint_final.safetensors"
+BEST_MODEL_FILE = "inference_information.json"  # nnU-Net's, in the results folder of a dataset
+
+
+def model_folder(workspace: Workspace, dataset: str, plans_name: str, configuration: str, trainer: str = DEFAULT_TRAINER) -> Path:
+    """Return nnU-Net's results folder of a model."""
+    return workspace.results / dataset / f"{trainer}__{plans_name}__{configuration}"
+
+
+def finished_folds(folder: Path, file_name: str = FINAL) -> tuple[str, ...]:
+    """List the folds of a model folder that hold a checkpoint; numbered folds first, "all" only when there are none."""
+    found = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}"))
+    found = [fold for fold in found if fold == "all" or fold.isdecimal()]  # others are variations of a fold
+    numbered = tuple(fold for fold in found if fold != "all")
+    return numbered or tuple(found)
+
+
+def trained_models(workspace: Workspace) -> tuple[Path, ...]:
+    """List every model folder of samunet that has a finished fold."""
+    found = sorted(workspace.results.glob(f"Dataset*/{DEFAULT_TRAINER}__*__*"))
+    return tuple(folder for folder in found if finished_folds(folder))
+
+
+def best_models(workspace: Workspace, dataset: str) -> tuple[Path, ...]:
+    """Return the model, or the members of the ensemble, that `samunet_find_best_configuration` marked; none where it did not run."""
+    path = workspace.results / dataset / BEST_MODEL_FILE
+    if not path.is_file():
+        return ()
+    try:
+        chosen = read_json(path)["best_model_or_ensemble"]["selected_model_or_models"]
+        return tuple(path.parent / f"{model['trainer']}__{model['plans_identifier']}__{model['configuration']}" for model in chosen)
+    except (KeyError, TypeError):
+        raise ConfigError(f"{path} names no best model; run samunet_find_best_configuration anew.") from None
