@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from samunet.cli.common import DEFAULT_THREADS, make_parser, run
 
 if TYPE_CHECKING:
+    from samunet.evaluation.score import Measures
     from samunet.evaluation.summary import Summary
 
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_evaluate_folder",
-        "Score a folder of segmentations against references: Dice and IoU per class or region.",
+        "Score a folder of segmentations against references: overlap and surface distances per class or region.",
         "Next: open summary.json (nnU-Net's layout), which lists every case. If Dice is low, look first at the cases that have the lowest.",
     )
     add_folders(parser)
@@ -38,32 +39,49 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that both evaluation commands take."""
     parser.add_argument("-o", type=Path, metavar="FILE", help="file to write (default: pred_folder/summary.json)")
     parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases scored at a time (default: %(default)s)")
+    parser.add_argument("--nsd_tolerance", type=float, default=2.0, metavar="MM", help="of the normalized surface Dice (default: %(default)s)")
+    parser.add_argument("--no_surfaces", action="store_true", help="overlap only, as nnU-Net's command: no NSD, HD95, HD, ASSD, volumes")
+    parser.add_argument("--lesions", action="store_true", help="also the F1 score of finding connected components")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row a case and class")
     parser.add_argument("--chill", action="store_true", help="score the cases that have both files instead of refusing")
 
 
-def write_and_print(summary: Summary, names: Mapping[str, str], path: Path) -> None:
+def measures_of(arguments: argparse.Namespace) -> Measures:
+    """Return what the options ask for beside overlap."""
+    from samunet.evaluation.score import Measures
+
+    return Measures(tolerance=None if arguments.no_surfaces else arguments.nsd_tolerance, lesions=arguments.lesions)
+
+
+def write_and_print(summary: Summary, names: Mapping[str, str], path: Path, csv: Path | None = None) -> None:
     """Write summary.json, then print one row a class, the mean, and where the file is.
 
     Args:
         names: summary.json key of each class or region to the name to print.
+        csv: file for a row a case and class.
     """
-    from samunet.evaluation.summary import target_key, write_summary
+    from samunet.evaluation.summary import target_key, write_summary, write_table
 
     write_summary(path, summary)
-    rows = [
-        (names[target_key(target)], metrics.dice, metrics.iou, f"{len(summary.dice(target))}/{len(summary.cases)}")
-        for target, metrics in summary.mean.items()
-    ]
-    width = max(len("class"), len("mean foreground"), *(len(row[0]) for row in rows))
-    print(f"{'class':<{width}}    Dice     IoU   cases")
-    for name, dice, iou, cases in rows:
-        print(f"{name:<{width}}  {_number(dice)}  {_number(iou)}  {cases:>6}")
-    print(f"{'mean foreground':<{width}}  {_number(summary.foreground_mean.dice)}  {_number(summary.foreground_mean.iou)}")
+    if csv is not None:
+        write_table(csv, summary, names)
+    columns = {"dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95": "HD95 mm", "assd": "ASSD mm", "detection_f1": "lesion F1"}
+    shown = {name: title for name, title in columns.items() if name in ("dice", "iou", *summary.measured)}
+    rows = [(names[target_key(target)], metrics, f"{len(summary.dice(target))}/{len(summary.cases)}") for target, metrics in summary.mean.items()]
+    rows.append(("mean foreground", summary.foreground_mean, ""))
+    width = max(len("class"), *(len(row[0]) for row in rows))
+    print(f"{'class':<{width}}  {'  '.join(f'{title:>{_width(title)}}' for title in shown.values())}   cases")
+    for name, metrics, cases in rows:
+        print(f"{name:<{width}}  {'  '.join(_number(getattr(metrics, key), _width(title)) for key, title in shown.items())}  {cases:>6}".rstrip())
     print(f"Wrote {path}")
 
 
-def _number(value: float) -> str:
-    return f"{'-':>6}" if math.isnan(value) else f"{value:6.4f}"
+def _width(title: str) -> int:
+    return max(6, len(title))
+
+
+def _number(value: float, width: int) -> str:
+    return f"{'-':>{width}}" if math.isnan(value) else f"{value:{width}.4f}"
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -81,5 +99,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         reader=reader_for(dataset.file_ending, dataset.reader),
         threads=arguments.np,
         chill=arguments.chill,
+        measures=measures_of(arguments),
     )
-    write_and_print(summary, names_from_labels(dataset.labels), arguments.o or arguments.pred_folder / "summary.json")
+    write_and_print(summary, names_from_labels(dataset.labels), arguments.o or arguments.pred_folder / "summary.json", arguments.csv)

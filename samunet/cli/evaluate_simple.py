@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samunet.cli.common import make_parser, run
-from samunet.cli.evaluate_folder import add_folders, add_options, write_and_print
+from samunet.cli.evaluate_folder import add_folders, add_options, measures_of, write_and_print
 from samunet.errors import DatasetError
 
 
@@ -39,9 +39,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         reader=reader_for(file_ending, example=example),
         threads=arguments.np,
         chill=arguments.chill,
+        measures=measures_of(arguments),
     )
     names = {str(label): f"label {label}" for label in arguments.l}
-    write_and_print(summary, names, arguments.o or arguments.pred_folder / "summary.json")
+    write_and_print(summary, names, arguments.o or arguments.pred_folder / "summary.json", arguments.csv)
 
 
 def _file_ending(folder: Path) -> tuple[str, Path]:

@@ -6,6 +6,7 @@ World coordinates are LPS millimetres, as ITK and DICOM use.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -18,6 +19,7 @@ Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Vector3 = tuple[float, float, float]
 GRID_TOLERANCE_MM = 1e-2  # ours: a NIfTI header keeps single precision, so equal grids differ by about 1e-4 mm
+MM3_A_ML = 1000.0
 SIDES = (("R", "L"), ("A", "P"), ("I", "S"))  # where the world axes x, y, z come from, and where they grow to
 IDENTITY_DIRECTION: tuple[Vector3, Vector3, Vector3] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
@@ -55,6 +57,11 @@ class Geometry:
     def corner_distance_mm(self, other: Geometry) -> float:
         """Return the largest distance in mm between equal corners of two grids of one shape."""
         return float(max(np.linalg.norm(a - b) for a, b in zip(self._corners(), other._corners(), strict=True)))
+
+    @property
+    def voxel_ml(self) -> float | None:
+        """Volume of a voxel in ml; None for a 2D image, whose pixels have no thickness."""
+        return None if self.planar else math.prod(self.spacing) / MM3_A_ML
 
     @property
     def orientation(self) -> str:

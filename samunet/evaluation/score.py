@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from samunet.core.geometry import GRID_TOLERANCE_MM
+import numpy as np
+
+from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
 from samunet.core.labels import Labels
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.summary import CaseScore, Metrics, Summary, Target, summarize, target_key
 from samunet.imageio import ImageReader
+from samunet.ops.components import detection_f1
 from samunet.ops.overlap import overlap
+from samunet.ops.surface import surface_scores
 
 NUM_NAMED = 5  # ours: enough names to see the pattern in an error message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is measured beside overlap."""
+
+    tolerance: float | None = None
+    """Of NSD in mm; None measures no surfaces and no volumes."""
+    lesions: bool = False
+    """Count connected components that are found and missed."""
 
 
 def targets_from_labels(labels: Labels) -> tuple[Target, ...]:
@@ -26,7 +41,9 @@ def names_from_labels(labels: Labels) -> dict[str, str]:
     return {target_key(values): name for name, values in labels.foreground}
 
 
-def score_case(reference: Path, prediction: Path, *, targets: Sequence[Target], ignore: int | None, reader: ImageReader) -> CaseScore:
+def score_case(
+    reference: Path, prediction: Path, *, targets: Sequence[Target], ignore: int | None, reader: ImageReader, measures: Measures | None = None
+) -> CaseScore:
     """Score one predicted segmentation file; voxels where the reference is `ignore` do not count.
 
     Raises:
@@ -56,6 +73,7 @@ def score_case(reference: Path, prediction: Path, *, targets: Sequence[Target], 
             tn=int(counts.tn),
             n_pred=int(counts.n_pred),
             n_ref=int(counts.n_ref),
+            **_measure(reference_label, segmentation, target, ignore, reference_geometry, measures or Measures()),
         )
     return CaseScore(reference_file=str(reference), prediction_file=str(prediction), metrics=metrics)
 
@@ -70,6 +88,7 @@ def evaluate_folder(
     reader: ImageReader,
     threads: int,
     chill: bool = False,
+    measures: Measures | None = None,
 ) -> Summary:
     """Score every prediction in a folder against the reference of the same file name.
 
@@ -79,6 +98,7 @@ def evaluate_folder(
         file_ending: of references and predictions, e.g. ".nii.gz".
         threads: cases read and scored at a time.
         chill: score the cases that have both files, instead of refusing when one is missing.
+        measures: what is measured beside overlap.
 
     Raises:
         ConfigError: there is nothing to score, or fewer than one thread.
@@ -98,10 +118,29 @@ def evaluate_folder(
         )
 
     def score(name: str) -> CaseScore:
-        return score_case(reference_folder / name, prediction_folder / name, targets=targets, ignore=ignore, reader=reader)
+        return score_case(reference_folder / name, prediction_folder / name, targets=targets, ignore=ignore, reader=reader, measures=measures)
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
         return summarize(list(pool.map(score, names)))
+
+
+def _measure(
+    reference: np.ndarray, prediction: np.ndarray, target: Target, ignore: int | None, geometry: Geometry, measures: Measures
+) -> dict[str, float]:
+    """Return the fields of Metrics beyond overlap that are asked for."""
+    found: dict[str, float] = {}
+    if measures.tolerance is None and not measures.lesions:
+        return found
+    wanted, predicted = (np.isin(array, target) for array in (reference, prediction))
+    if ignore is not None:
+        wanted, predicted = (mask & (reference != ignore) for mask in (wanted, predicted))
+    if measures.tolerance is not None:
+        found |= vars(surface_scores(wanted, predicted, geometry.spacing, measures.tolerance))
+        if (voxel := geometry.voxel_ml) is not None:
+            found |= {"volume_pred_ml": voxel * np.count_nonzero(predicted), "volume_ref_ml": voxel * np.count_nonzero(wanted)}
+    if measures.lesions:
+        found["detection_f1"] = detection_f1(wanted, predicted)
+    return found
 
 
 def file_names(folder: Path, file_ending: str) -> set[str]:

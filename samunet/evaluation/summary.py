@@ -6,6 +6,8 @@ the key "1" and the region the key "(1, 2, 3)"; undefined scores are the token N
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
@@ -20,6 +22,16 @@ from samunet.errors import ConfigError, DatasetError
 Target = tuple[int, ...]
 BACKGROUND: Target = (0,)
 KEYS = {"dice": "Dice", "iou": "IoU", "tp": "TP", "fp": "FP", "fn": "FN", "tn": "TN", "n_pred": "n_pred", "n_ref": "n_ref"}
+MORE_KEYS = {
+    "nsd": "NSD",
+    "hd95": "HD95",
+    "hd": "HD",
+    "assd": "ASSD",
+    "volume_pred_ml": "volume_pred_ml",
+    "volume_ref_ml": "volume_ref_ml",
+    "detection_f1": "detection_F1",
+}
+"""What nnU-Net's file does not have and its reader passes over; written where it was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +50,18 @@ class Metrics:
     """Voxels predicted as the target: tp + fp."""
     n_ref: float
     """Voxels of the target in the reference: tp + fn."""
+    nsd: float | None = None
+    """Normalized surface Dice, 0 to 1; this and all below None where it was not measured."""
+    hd95: float | None = None
+    """95 % Hausdorff distance in mm."""
+    hd: float | None = None
+    """Hausdorff distance in mm."""
+    assd: float | None = None
+    """Average symmetric surface distance in mm."""
+    volume_pred_ml: float | None = None
+    volume_ref_ml: float | None = None
+    detection_f1: float | None = None
+    """F1 score of finding connected components, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +91,11 @@ class Summary:
     def dice(self, target: Target) -> tuple[float, ...]:
         """Return the Dice of every case that has one for this target; cases with NaN are left out."""
         return tuple(case.metrics[target].dice for case in self.cases if not math.isnan(case.metrics[target].dice))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the metrics beyond nnU-Net's that were measured."""
+        return tuple(name for name in MORE_KEYS if getattr(self.foreground_mean, name) is not None)
 
 
 def summarize(cases: Sequence[CaseScore]) -> Summary:
@@ -104,6 +133,23 @@ def write_summary(path: Path, summary: Summary) -> None:
         ],
     }
     write_text(path, json.dumps(raw, indent=4, sort_keys=True) + "\n")
+
+
+def write_table(path: Path, summary: Summary, names: Mapping[str, str]) -> None:
+    """Write the scores as CSV atomically, a row a case and class or region.
+
+    Args:
+        names: summary.json key of each to its name; one without is shown by its key.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    more = {name: MORE_KEYS[name] for name in summary.measured}
+    writer.writerow(["case", "class", *KEYS.values(), *more.values()])
+    for case in summary.cases:
+        for target, metrics in case.metrics.items():
+            key = target_key(target)
+            writer.writerow([case.name, names.get(key, key), *(getattr(metrics, name) for name in (*KEYS, *more))])
+    write_text(path, text.getvalue())
 
 
 def read_summary(path: Path) -> Summary:
@@ -147,14 +193,16 @@ def parse_target_key(key: str) -> Target:
 
 
 def _to_json(metrics: Metrics) -> dict[str, float]:
-    return {key: getattr(metrics, name) for name, key in KEYS.items()}
+    more = {key: getattr(metrics, name) for name, key in MORE_KEYS.items()}
+    return {key: getattr(metrics, name) for name, key in KEYS.items()} | {key: value for key, value in more.items() if value is not None}
 
 
 def _from_json(raw: Mapping[str, Any]) -> Metrics:
     for key in KEYS.values():
         if not isinstance(raw[key], (int, float)):
             raise ValueError(f"{key} is {raw[key]!r}, not a number")
-    return Metrics(**{name: raw[key] for name, key in KEYS.items()})
+    more = {name: raw[key] for name, key in MORE_KEYS.items() if isinstance(raw.get(key), (int, float))}
+    return Metrics(**{name: raw[key] for name, key in KEYS.items()}, **more)
 
 
 def _targets_from_json(raw: Mapping[str, Any]) -> dict[Target, Metrics]:
@@ -162,7 +210,8 @@ def _targets_from_json(raw: Mapping[str, Any]) -> dict[Target, Metrics]:
 
 
 def _mean(scores: Sequence[Metrics]) -> Metrics:
-    return Metrics(**{name: _mean_of_numbers(getattr(score, name) for score in scores) for name in KEYS})
+    names = [*KEYS, *(name for name in MORE_KEYS if scores and all(getattr(score, name) is not None for score in scores))]
+    return Metrics(**{name: _mean_of_numbers(getattr(score, name) for score in scores) for name in names})
 
 
 def _mean_of_numbers(values: Iterable[float]) -> float:

@@ -17,7 +17,6 @@ from samunet.evaluation.colors import label_color
 from samunet.evaluation.score import names_from_labels
 
 PREVIEWS, STATISTICS, UNCERTAINTY, COLORS = "previews", "statistics", "uncertainty", "colors.ctbl"
-MM3_A_ML = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +89,7 @@ def measure(volume: Volume, segmentation: np.ndarray, labels: Labels) -> dict[st
 
     2D images have no thickness: their "volume_ml" is None, and "area_mm2" is the area. Where a class is absent its means are None.
     """
-    depth, height, width = volume.geometry.spacing
-    planar = volume.geometry.planar
+    (_, height, width), voxel_ml = volume.geometry.spacing, volume.geometry.voxel_ml
     found: dict[str, dict[str, object]] = {}
     for name, values in labels.foreground:
         mask = np.isin(segmentation, values)
@@ -99,8 +97,8 @@ def measure(volume: Volume, segmentation: np.ndarray, labels: Labels) -> dict[st
         means = [float(channel[mask].mean(dtype=np.float64)) if count else None for channel in volume.array]
         found[name] = {
             "voxels": count,
-            "volume_ml": None if planar else count * depth * height * width / MM3_A_ML,
-            "area_mm2": count * height * width if planar else None,
+            "volume_ml": None if voxel_ml is None else count * voxel_ml,
+            "area_mm2": count * height * width if voxel_ml is None else None,
             **{f"mean_intensity_{index}": mean for index, mean in enumerate(means)},
         }
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,3 +34,25 @@ def keep_largest(segmentation: np.ndarray, values: Sequence[int]) -> np.ndarray:
     mask = np.isin(segmentation, values)
     removed = mask & ~largest_component(mask)
     return np.where(removed, 0, segmentation).astype(segmentation.dtype) if removed.any() else segmentation
+
+
+def detection_f1(reference: np.ndarray, prediction: np.ndarray) -> float:
+    """Return the F1 score of finding components, lesions for example: of both masks those that share a voxel with the other count as found.
+
+    2 TP / (2 TP + FP + FN) with TP the reference's components that are touched, FN those that are not, and FP the prediction's that touch
+    none. Voxels that share a corner are connected.
+
+    Args:
+        reference: (D, H, W) bool.
+        prediction: likewise.
+
+    Returns:
+        0 to 1; NaN where both are empty.
+    """
+    everywhere = np.ones((3,) * reference.ndim, bool)
+    (wanted, wanted_count), (found, found_count) = (ndimage.label(mask, everywhere) for mask in (reference, prediction))
+    both = reference & prediction
+    hits = len(np.unique(wanted[both]))
+    false_alarms = found_count - len(np.unique(found[both]))
+    total = hits + wanted_count + false_alarms  # 2 TP + FN + FP
+    return 2 * hits / total if total else math.nan

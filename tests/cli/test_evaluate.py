@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -32,11 +33,24 @@ def test_a_table_is_printed_and_the_summary_lies_beside_the_predictions(dataset,
     assert folder_command(dataset, "-np", 1) == 0
     path = dataset.parent / "out" / "summary.json"
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["class", "Dice", "IoU", "cases"]
-    assert lines[1].split() == ["both", "1.0000", "1.0000", "2/2"]
-    assert lines[3].split() == ["mean", "foreground", "1.0000", "1.0000"]
+    assert lines[0].split() == ["class", "Dice", "IoU", "NSD", "HD95", "mm", "ASSD", "mm", "cases"]
+    assert lines[1].split() == ["both", "1.0000", "1.0000", "1.0000", "0.0000", "0.0000", "2/2"]
+    assert lines[3].split() == ["mean", "foreground", "1.0000", "1.0000", "1.0000", "0.0000", "0.0000"]
     assert lines[-1] == f"Wrote {path}"
     assert set(read_summary(path).mean) == {(1, 2), (2,)}
+
+
+def test_surfaces_lesions_and_a_table_are_written_when_asked_for(dataset, capsys):
+    table = dataset.parent / "scores.csv"
+    assert folder_command(dataset, "--lesions", "--nsd_tolerance", 1, "--csv", table) == 0
+    assert "lesion F1" in capsys.readouterr().out
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["case"], row["class"]) for row in rows[:2]] == [("tiny_000.nii.gz", "both"), ("tiny_000.nii.gz", "inner")]
+    assert all(row["NSD"] == row["detection_F1"] == "1.0" and float(row["volume_ref_ml"]) > 0 for row in rows)
+    read = read_summary(dataset.parent / "out" / "summary.json")
+    assert read.measured == ("nsd", "hd95", "hd", "assd", "volume_pred_ml", "volume_ref_ml", "detection_f1")
+    assert folder_command(dataset, "--no_surfaces") == 0
+    assert read_summary(dataset.parent / "out" / "summary.json").measured == ()
 
 
 def test_a_second_run_is_not_confused_by_the_first_summary(dataset):
@@ -56,7 +70,7 @@ def test_a_missing_prediction_ends_with_two_and_with_zero_when_chill(dataset, ca
 
 
 def test_simple_scores_the_labels_named(dataset, capsys):
-    assert evaluate_simple.main([str(dataset / "labelsTr"), str(dataset.parent / "out"), "-l", "1", "2", "7", "-il", "2"]) == 0
+    assert evaluate_simple.main([str(dataset / "labelsTr"), str(dataset.parent / "out"), "-l", "1", "2", "7", "-il", "2", "--no_surfaces"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:4] == [["label", "1", "1.0000", "1.0000", "2/2"], ["label", "2", "-", "-", "0/2"], ["label", "7", "-", "-", "0/2"]]
     assert lines[4] == ["mean", "foreground", "1.0000", "1.0000"]

@@ -1,0 +1,89 @@
+"""How far the surfaces of two masks lie apart.
+
+The surface of a mask is its voxels that touch, with a face, a voxel outside it or the rim of the image; along an axis of one voxel
+nothing touches, so that a 2D image has outlines. Distances run between centers of surface voxels, in mm.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import edt
+import numpy as np
+
+from samunet.core.geometry import Triple
+from samunet.errors import ShapeError
+from samunet.ops.crop import bounding_box, crop
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurfaceScores:
+    """Distances in mm, and shares, of one class or region in one case. All are NaN where both masks are empty."""
+
+    hd: float
+    """Hausdorff distance: the largest distance of a surface voxel to the other surface."""
+    hd95: float
+    """The larger one of the 95th percentiles of both directions."""
+    assd: float
+    """Mean distance over the surface voxels of both."""
+    nsd: float
+    """Normalized surface Dice: share of the surface voxels of both that lie within the tolerance of the other surface."""
+
+
+def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: Triple, tolerance: float) -> SurfaceScores:
+    """Compare the surfaces of two masks.
+
+    Where one is empty and the other is not, NSD is 0 and every distance is the diagonal of the image, the largest possible one.
+
+    Args:
+        reference: (D, H, W) bool.
+        prediction: likewise.
+        spacing: of D, H, W in mm.
+        tolerance: mm, for NSD.
+
+    Raises:
+        ShapeError: the two differ in shape.
+
+    Source: definitions of Maier-Hein et al. (2024), "Metrics reloaded"; NSD after Nikolov et al. (2018), on voxels instead of
+    surface elements.
+    """
+    if reference.shape != prediction.shape:
+        raise ShapeError(f"The reference has shape {reference.shape}, the prediction {prediction.shape}; both must be on one grid.")
+    some = bool(reference.any()), bool(prediction.any())
+    if not any(some):
+        return SurfaceScores(hd=math.nan, hd95=math.nan, assd=math.nan, nsd=math.nan)
+    if not all(some):
+        diagonal = math.dist([0] * 3, [(size - 1) * width for size, width in zip(reference.shape, spacing, strict=True)])
+        return SurfaceScores(hd=diagonal, hd95=diagonal, assd=diagonal, nsd=0.0)
+    to_prediction, to_reference = _distances(reference, prediction, spacing)
+    both = np.concatenate([to_prediction, to_reference])
+    return SurfaceScores(
+        hd=float(both.max()),
+        hd95=float(max(np.percentile(to_prediction, 95), np.percentile(to_reference, 95))),
+        assd=float(both.mean(dtype=np.float64)),
+        nsd=float(np.mean(both <= tolerance)),
+    )
+
+
+def surface(mask: np.ndarray) -> np.ndarray:
+    """Return the surface voxels of a bool (D, H, W) mask."""
+    inside = mask.copy()
+    for axis in range(mask.ndim):
+        if mask.shape[axis] == 1:
+            continue
+        first, last = [slice(None)] * mask.ndim, [slice(None)] * mask.ndim
+        first[axis], last[axis] = slice(None, -1), slice(1, None)
+        inside[tuple(first)] &= mask[tuple(last)]
+        inside[tuple(last)] &= mask[tuple(first)]
+        for rim in (0, -1):
+            inside[(slice(None),) * axis + (rim,)] = False
+    return mask & ~inside
+
+
+def _distances(one: np.ndarray, other: np.ndarray, spacing: Triple) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distances of the surface voxels of each mask to the other's surface, in the box that holds both."""
+    surfaces = [surface(mask) for mask in (one, other)]
+    box = bounding_box(surfaces[0] | surfaces[1])
+    first, second = (np.ascontiguousarray(crop(mask, box)) for mask in surfaces)
+    return tuple(np.sqrt(edt.edtsq(~target, anisotropy=spacing)[source]) for source, target in ((first, second), (second, first)))
