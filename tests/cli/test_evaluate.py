@@ -44,7 +44,7 @@ def test_surfaces_lesions_and_a_table_are_written_when_asked_for(dataset, capsys
     table = dataset.parent / "scores.csv"
     assert folder_command(dataset, "--lesions", "--nsd_tolerance", 1, "--csv", table) == 0
     assert "lesion F1" in capsys.readouterr().out
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [(row["case"], row["class"]) for row in rows[:2]] == [("tiny_000.nii.gz", "both"), ("tiny_000.nii.gz", "inner")]
     assert all(row["NSD"] == row["detection_F1"] == "1.0" and float(row["volume_ref_ml"]) > 0 for row in rows)
     read = read_summary(dataset.parent / "out" / "summary.json")

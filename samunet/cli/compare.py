@@ -1,0 +1,65 @@
+"""samunet_compare: hold two or more sets of predictions against each other."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = make_parser(
+        "samunet_compare",
+        "Compare predictions of the same cases, case by case: prediction folders (--reference, --predictions, -djfile), or what samunet's and "
+        "nnU-Net's models of a dataset predicted for their validation cases (-d).",
+        "Next: open report.html in the output folder.",
+    )
+    parser.add_argument("--reference", type=Path, metavar="FOLDER", help="folder with reference segmentations")
+    parser.add_argument("--predictions", nargs="+", metavar="NAME=FOLDER", help="prediction folders, the baseline first")
+    parser.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json that names labels and file ending")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="images <case>_0000<ending>, for pictures of the cases to look at")
+    parser.add_argument("-d", metavar="DATASET", help="dataset id or name: compare its trained models")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="with -d: model folders, the baseline first (default: all, nnU-Net's first)")
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the report and its tables")
+    parser.add_argument("--nsd_tolerance", type=float, default=2.0, metavar="MM", help="of the normalized surface Dice (default: %(default)s)")
+    parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases scored at a time (default: %(default)s)")
+    return run(parser, _compare, argv)
+
+
+def parse_predictions(texts: Sequence[str]) -> dict[str, Path]:
+    """Read NAME=FOLDER words; raises ConfigError for another form, or a name that comes twice."""
+    from samunet.errors import ConfigError
+
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder) or name in found:
+            raise ConfigError(f"--predictions takes NAME=FOLDER words with different names, e.g. nnunet=DIR_A adapter=DIR_B; got '{text}'.")
+        found[name] = Path(folder)
+    return found
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from samunet.core.dataset import read_dataset_json
+    from samunet.core.workspace import workspace_from_environment
+    from samunet.errors import ConfigError
+    from samunet.pipeline.comparisons import compare_folders, compare_trained
+
+    folders = (arguments.reference, arguments.predictions, arguments.djfile)
+    if (arguments.d is None) == (not any(folders)) or (arguments.d is None and not all(folders)):
+        raise ConfigError("Give either -d DATASET, or --reference FOLDER --predictions NAME=FOLDER NAME=FOLDER -djfile FILE.")
+    settings = {"tolerance": arguments.nsd_tolerance, "threads": arguments.np}
+    if arguments.d is not None:
+        workspace = workspace_from_environment()
+        comparison = compare_trained(workspace, workspace.dataset_name(arguments.d), arguments.models or (), arguments.o, **settings)
+    else:
+        spec = read_dataset_json(arguments.djfile)
+        comparison = compare_folders(
+            arguments.reference, parse_predictions(arguments.predictions), spec, arguments.o, images=arguments.images, **settings
+        )
+    for verdict in comparison.verdicts():
+        print(verdict)
+    print(f"Wrote {arguments.o / 'report.html'}")

@@ -1,0 +1,202 @@
+"""A comparison as files: one HTML page that needs no network, and tables for programs, papers and challengeR."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from samunet.core.codec import write_json, write_text
+from samunet.evaluation.comparison import MEAN, METRICS, Comparison, Row, case_values
+from samunet.evaluation.page import render
+from samunet.evaluation.picture import CasePicture
+from samunet.evaluation.statistics import is_shown
+from samunet.evaluation.summary import MORE_KEYS, target_key
+
+POINT, SHOWN, LINE = "#0b6e99", "#b3470a", "#9aa4ad"
+DPI = 110
+DIGITS = {"dice": 3, "nsd": 3, "hd95": 2}
+
+
+def write_comparison(
+    folder: Path, comparison: Comparison, *, title: str, sections: Mapping[str, Sequence[str]], pictures: Sequence[CasePicture] = ()
+) -> Path:
+    """Write report.html, comparison.json, cases.csv, table.tex and challenger.csv into a folder; returns the page.
+
+    Args:
+        sections: heading to paragraphs: who was compared and how.
+        pictures: of the worst and the most different cases.
+    """
+    metrics = [metric for metric in METRICS if any(row.metric == metric for row in comparison.rows)]
+    page = folder / "report.html"
+    html = render(
+        "evaluation",
+        "comparison.html.j2",
+        title=title,
+        verdicts=comparison.verdicts(),
+        methods=list(comparison.summaries),
+        ranks=comparison.first_ranks,
+        cases=len(comparison.cases),
+        patients=len(set(comparison.patients)),
+        tables={METRICS[metric]: [_cells(row) for row in comparison.rows if row.metric == metric] for metric in metrics},
+        tolerance=comparison.tolerance,
+        differences=_difference_plot(comparison),
+        scatter=_scatter_plot(comparison) if len(comparison.summaries) == 2 else None,
+        case_rows=[(case, values.tolist()) for case, values in zip(comparison.cases, comparison.case_means("dice"), strict=True)],
+        pictures=pictures,
+        sections=sections,
+    )
+    write_text(page, html)
+    write_json(folder / "comparison.json", _document(comparison))
+    write_text(folder / "cases.csv", _case_table(comparison))
+    write_text(folder / "table.tex", _latex(comparison))
+    write_text(folder / "challenger.csv", _challenger(comparison))
+    return page
+
+
+def most_telling_cases(comparison: Comparison, count: int = 6) -> tuple[str, ...]:
+    """Return cases to look at: half of them those with the lowest Dice, then those on which methods differ most."""
+    table = comparison.case_means("dice")
+    order = np.argsort(np.where(np.isnan(table), np.inf, table).min(axis=1))
+    spread = np.argsort(-np.nan_to_num(table.max(axis=1) - table.min(axis=1)))
+    chosen = [comparison.cases[index] for index in order[: count // 2]]
+    for index in spread:
+        if len(chosen) < min(count, len(comparison.cases)) and comparison.cases[index] not in chosen:
+            chosen.append(comparison.cases[index])
+    return tuple(chosen)
+
+
+def _cells(row: Row) -> dict[str, object]:
+    digits = DIGITS[row.metric]
+    difference = row.difference
+    return {
+        "name": row.name,
+        "pair": f"{row.second} against {row.first}",
+        "first": _number(row.means[0], digits),
+        "second": _number(row.means[1], digits),
+        "difference": _number(difference.mean, digits, sign=True),
+        "interval": "\N{EN DASH}" if math.isnan(difference.low) else f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f}",
+        "p": _p(row.p_holm),
+        "cases": difference.cases,
+        "shown": is_shown(difference) and row.p_holm < 0.05,
+    }
+
+
+def _number(value: float, digits: int, *, sign: bool = False) -> str:
+    return "\N{EN DASH}" if math.isnan(value) else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _p(value: float) -> str:
+    return "\N{EN DASH}" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _difference_plot(comparison: Comparison) -> bytes:
+    """Draw the paired differences in Dice, a dot a case, with their mean and interval, a line a class and pair."""
+    rows = [row for row in comparison.rows if row.metric == "dice"]
+    values = case_values(comparison.summaries, "dice")
+    methods, keys = list(comparison.summaries), [target_key(target) for target in next(iter(comparison.summaries.values())).mean]
+    figure = Figure(figsize=(8.5, 1.2 + 0.42 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    random = np.random.default_rng(0)
+    for place, row in enumerate(reversed(rows)):
+        pair = [methods.index(row.first), methods.index(row.second)]
+        first, second = comparison.case_means("dice").T[pair] if row.target == MEAN else values[pair][:, :, keys.index(row.target)]
+        axes.plot(second - first, place + random.uniform(-0.15, 0.15, len(first)), ".", color=LINE, markersize=4, zorder=1)
+        color = SHOWN if is_shown(row.difference) else POINT
+        axes.plot([row.difference.low, row.difference.high], [place, place], color=color, linewidth=3, zorder=2)
+        axes.plot([row.difference.mean], [place], "o", color=color, zorder=3)
+    pairs = ["" if len(methods) == 2 else f" ({row.second} - {row.first})" for row in reversed(rows)]
+    axes.set_yticks(range(len(rows)), [row.name + pair for row, pair in zip(reversed(rows), pairs, strict=True)])
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel(f"difference in Dice, {methods[1]} less {methods[0]}" if len(methods) == 2 else "difference in Dice")
+    return _png(figure)
+
+
+def _scatter_plot(comparison: Comparison) -> bytes:
+    """Draw the mean Dice of each case by one method against that by the other."""
+    first, second = comparison.case_means("dice").T
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
+    axes.plot(first, second, "o", color=POINT, alpha=0.7, markersize=5)
+    low = max(0.0, float(np.nanmin([np.nanmin(first), np.nanmin(second)])) - 0.05)
+    axes.set(xlim=(low, 1.01), ylim=(low, 1.01), aspect="equal", xlabel=f"Dice of {list(comparison.summaries)[0]}")
+    axes.set_ylabel(f"Dice of {list(comparison.summaries)[1]}")
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    for axes in figure.axes:
+        for text in (axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels()):
+            text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def _document(comparison: Comparison) -> dict[str, object]:
+    return {
+        "format": 1,
+        "cases": comparison.cases,
+        "patients": comparison.patients,
+        "nsd_tolerance_mm": comparison.tolerance,
+        "methods": list(comparison.summaries),
+        "share_of_first_ranks": comparison.first_ranks,
+        "verdicts": comparison.verdicts(),
+        "rows": comparison.rows,
+    }
+
+
+def _case_table(comparison: Comparison) -> str:
+    """A row a case, method and class, with every metric."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = {row.target: row.name for row in comparison.rows}
+    writer.writerow(["case", "patient", "method", "class", "Dice", "IoU", *MORE_KEYS.values()])
+    for method, summary in comparison.summaries.items():
+        for case, patient, score in zip(comparison.cases, comparison.patients, summary.cases, strict=True):
+            for target, metrics in score.metrics.items():
+                more = [getattr(metrics, name) for name in MORE_KEYS]
+                writer.writerow([case, patient, method, names[target_key(target)], metrics.dice, metrics.iou, *more])
+    return text.getvalue()
+
+
+def _challenger(comparison: Comparison) -> str:
+    """The table that challengeR reads: task, algorithm, case, value; a task a class, Dice."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "algorithm", "case", "value"])
+    values = case_values(comparison.summaries, "dice")
+    names = {row.target: row.name for row in comparison.rows}
+    for column, target in enumerate(next(iter(comparison.summaries.values())).mean):
+        for method, table in zip(comparison.summaries, values, strict=True):
+            for case, value in zip(comparison.cases, table[:, column], strict=True):
+                writer.writerow([names[target_key(target)], method, case, "" if math.isnan(value) else value])
+    return text.getvalue()
+
+
+def _latex(comparison: Comparison) -> str:
+    """A table for a paper: Dice of every class and pair with interval and adjusted p."""
+    lines = [r"\begin{tabular}{llrrrr}", r"\hline", r"class & pair & first & second & difference (95 \% interval) & $p$ (Holm) \\", r"\hline"]
+    for row in comparison.rows:
+        if row.metric == "dice":
+            cells = _cells(row)
+            texts = [_escaped(str(cells[key])) for key in ("name", "pair", "first", "second")]
+            p = str(cells["p"]).replace("<", "$<$")
+            lines.append(" & ".join([*texts, f"{cells['difference']} ({cells['interval']})".replace("\N{EN DASH}", "--"), p]) + r" \\")
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    special = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
+    special |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "\N{EN DASH}": "--"}
+    return "".join(special.get(letter, letter) for letter in text)

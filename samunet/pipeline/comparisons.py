@@ -1,0 +1,148 @@
+"""Predictions in folders, or in a results tree, to a comparison."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy
+
+from samunet import __version__
+from samunet.core.codec import file_sha256
+from samunet.core.dataset import Case, DatasetSpec, group_channels, read_dataset_json, training_cases
+from samunet.core.labels import Labels
+from samunet.core.workspace import Workspace
+from samunet.errors import ConfigError, DatasetError
+from samunet.evaluation.comparison import Comparison, Entry, compare
+from samunet.evaluation.comparison_page import most_telling_cases, write_comparison
+from samunet.evaluation.picture import CasePicture, draw_case
+from samunet.evaluation.score import file_names, names_from_labels
+from samunet.imageio import ImageReader, reader_for
+from samunet.planning.splits import groups_from
+from samunet.progress import each
+
+
+def compare_folders(
+    references: Path, folders: Mapping[str, Path], spec: DatasetSpec, output: Path, *, images: Path | None = None, tolerance: float, threads: int
+) -> Comparison:
+    """Compare prediction folders and write the report into `output`.
+
+    Args:
+        folders: by the name shown, the baseline first.
+        images: folder of the images, for pictures.
+
+    Raises:
+        ConfigError, DatasetError: the folders are not alike in cases or labels.
+    """
+    entries = []
+    for name, folder in folders.items():
+        files = {file.removesuffix(spec.file_ending): folder / file for file in file_names(folder, spec.file_ending)}
+        _refuse_other_labels(folder / "dataset.json", name, spec.labels)
+        entries.append(Entry(name=name, files=files))
+    wanted = {file.removesuffix(spec.file_ending): references / file for file in file_names(references, spec.file_ending)}
+    found = group_channels(images, spec.file_ending) if images is not None else {}
+    return _compare(entries, wanted, spec, output, images={case: paths[0] for case, paths in found.items()}, tolerance=tolerance, threads=threads)
+
+
+def compare_trained(workspace: Workspace, dataset: str, models: Sequence[str], output: Path, *, tolerance: float, threads: int) -> Comparison:
+    """Compare what the models of a dataset predicted for their validation cases, samunet's and nnU-Net's, and write the report.
+
+    Args:
+        models: names of folders `<Trainer>__<plans>__<configuration>`, the baseline first; none takes all that have such predictions,
+            nnU-Net's first.
+
+    Raises:
+        ConfigError, DatasetError: there are fewer than two, or they differ in folds, cases or labels.
+    """
+    raw = workspace.raw / dataset
+    spec = read_dataset_json(raw / "dataset.json")
+    folder = workspace.results / dataset
+    chosen = models or sorted((path.name for path in folder.glob("*__*__*") if _validated(path, spec)), key=lambda name: "nnUNet" not in name)
+    entries, first_folds = [], None
+    for name in chosen:
+        predicted = _validated(folder / name, spec)
+        if not predicted:
+            raise DatasetError(
+                f"{folder / name} holds no validation predictions (fold_*/validation/*{spec.file_ending}); train and validate it first."
+            )
+        _refuse_other_labels(folder / name / "dataset.json", name, spec.labels)
+        folds = {case: fold for case, (fold, _) in predicted.items()}
+        first_folds = first_folds or folds
+        moved = sorted(case for case in folds.keys() & first_folds.keys() if folds[case] != first_folds[case])
+        if moved:
+            raise DatasetError(f"{name} and {chosen[0]} have other splits: '{moved[0]}' is in {folds[moved[0]]} and {first_folds[moved[0]]}.")
+        entries.append(Entry(name=name, files={case: path for case, (_, path) in predicted.items()}))
+    cases = {case.identifier: case for case in training_cases(raw, spec)}
+    shared = [case for case in first_folds or {} if case in cases]
+    wanted = {case: path for case in shared if (path := cases[case].label) is not None}
+    images = {case: cases[case].images[0] for case in shared}
+    return _compare(entries, wanted, spec, output, images=images, tolerance=tolerance, threads=threads, cases=tuple(cases.values()))
+
+
+def _compare(
+    entries: Sequence[Entry],
+    references: Mapping[str, Path],
+    spec: DatasetSpec,
+    output: Path,
+    *,
+    images: Mapping[str, Path],
+    tolerance: float,
+    threads: int,
+    cases: Sequence[Case] = (),
+) -> Comparison:
+    reader = reader_for(spec.file_ending, spec.reader)
+    groups = groups_from(spec.raw.get("groups"), [case.identifier for case in cases] or sorted(references))
+    comparison = compare(entries, references, spec.labels, reader, patients=groups, tolerance=tolerance, threads=threads)
+    telling = [case for case in most_telling_cases(comparison) if case in images]
+
+    def draw(case: str) -> CasePicture:
+        return _picture(case, images[case], references[case], entries, reader, spec.labels)
+
+    pictures = each(draw, telling, threads=threads, title="Drawing")
+    write_comparison(output, comparison, title=f"Comparison on {spec.name}", sections=_how(entries, comparison), pictures=pictures)
+    return comparison
+
+
+def _validated(model: Path, spec: DatasetSpec) -> dict[str, tuple[str, Path]]:
+    """Return fold and file of every validation prediction of a model; folds by number, of seeds and other variations none."""
+    found: dict[str, tuple[str, Path]] = {}
+    for folder in sorted(model.glob("fold_*/validation")):
+        if folder.parent.name.removeprefix("fold_").isdecimal():
+            for name in file_names(folder, spec.file_ending):
+                case = name.removesuffix(spec.file_ending)
+                if case in found:
+                    raise DatasetError(f"Model {model} predicted '{case}' in {found[case][0]} and {folder.parent.name}; their splits overlap.")
+                found[case] = (folder.parent.name, folder / name)
+    return found
+
+
+def _refuse_other_labels(path: Path, name: str, labels: Labels) -> None:
+    if path.is_file() and read_dataset_json(path).labels != labels:
+        raise ConfigError(f"{name} was predicted with other labels ({path}) than the dataset's; unlike sets are not compared.")
+
+
+def _picture(case: str, image: Path, reference: Path, entries: Sequence[Entry], reader: ImageReader, labels: Labels) -> CasePicture:
+    volume = reader.read_image([image])
+    overlays = {"reference": reader.read_label(reference)[0]}
+    overlays |= {entry.name: reader.read_label(entry.files[case])[0] for entry in entries}
+    return draw_case(case, volume.array[0], overlays, volume.geometry.spacing, names_from_labels(labels))
+
+
+def _how(entries: Sequence[Entry], comparison: Comparison) -> dict[str, list[str]]:
+    """Say what was compared, and with what."""
+    lines = []
+    for entry in entries:
+        digest = hashlib.sha256("".join(file_sha256(path) for _, path in sorted(entry.files.items())).encode()).hexdigest()[:16]
+        folder = os.path.commonpath([path.parent for path in entry.files.values()])
+        lines.append(f"{entry.name}: {len(entry.files)} segmentations in {folder}, hash {digest}.")
+    lines.append(
+        f"All segmentations were scored anew by samunet {__version__} (numpy {np.__version__}, scipy {scipy.__version__}) against the "
+        f"same references; NSD at {comparison.tolerance:g} mm."
+    )
+    lines.append(
+        "Intervals are BCa bootstrap intervals of the mean paired difference over patients; p is Wilcoxon's signed-rank test with "
+        "Pratt's rule, adjusted over classes by Holm. Where a class is absent from the reference, a method that leaves it out counts as perfect."
+    )
+    return {"How": lines}
