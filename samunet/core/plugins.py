@@ -7,7 +7,6 @@ import pkgutil
 from importlib.metadata import entry_points
 from types import ModuleType
 
-from samunet.core.plan import ALIASES
 from samunet.errors import ConfigError, did_you_mean
 
 PACKAGE = "samunet.variants"
@@ -30,5 +29,7 @@ def load_variant(name: str) -> ModuleType:
         if point.name == name:
             return importlib.import_module(point.value)
     if name not in variant_names():
+        from samunet.core.plan import ALIASES  # numpy comes with it, which only listing names needs not load
+
         raise ConfigError(f"There is no adaptation method '{name}'.{did_you_mean(name, {*variant_names(), *ALIASES})}")
     return importlib.import_module(f"{PACKAGE}.{name}")

@@ -16,6 +16,7 @@ PURPOSE = {
     "nnUNet_results": "trained models",
 }
 WEIGHTS_VARIABLE = "SAMUNET_WEIGHTS"
+FINGERPRINT_FILE = "samunet_fingerprint.json"  # beside the plans
 
 
 @dataclass(frozen=True, kw_only=True)

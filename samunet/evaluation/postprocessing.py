@@ -62,14 +62,26 @@ def load_postprocessing(path: Path) -> Postprocessing:
 
 
 def determine(
-    reference_folder: Path, prediction_folder: Path, *, labels: Labels, file_ending: str, reader: ImageReader, threads: int
+    reference_folder: Path,
+    prediction_folder: Path,
+    *,
+    labels: Labels,
+    file_ending: str,
+    reader: ImageReader,
+    threads: int,
+    partial: bool = False,
 ) -> Postprocessing:
     """Choose the steps that help on predictions with references.
+
+    Args:
+        partial: references of other cases may lie in the folder too.
 
     Raises:
         DatasetError: a prediction or a reference is missing, or two do not share a grid.
     """
     references, predictions = (file_names(folder, file_ending) for folder in (reference_folder, prediction_folder))
+    if partial:
+        references &= predictions
     refuse_missing(references - predictions, f"no prediction in {prediction_folder}", "Predict them, or give a folder with their references only.")
     refuse_missing(predictions - references, f"no reference in {reference_folder}", "Move them away.")
     if not references:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from samunet.core.codec import decode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json, training_cases
 from samunet.core.fingerprint import Fingerprint
-from samunet.core.workspace import Workspace
+from samunet.core.workspace import FINGERPRINT_FILE, Workspace
 from samunet.errors import ConfigError
 from samunet.imageio import ImageReader, reader_for
 from samunet.planning.extract import describes, extract_fingerprint
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from samunet.checking.run import CheckReport
 
 logger = logging.getLogger(__name__)
-
-FINGERPRINT_FILE = "samunet_fingerprint.json"
 
 
 @dataclass(frozen=True, kw_only=True)

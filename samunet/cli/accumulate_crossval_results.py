@@ -1,0 +1,40 @@
+"""samunet_accumulate_crossval_results: the validation predictions of several folds in one folder, with their scores."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.core.results import DEFAULT_TRAINER
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = make_parser(
+        "samunet_accumulate_crossval_results",
+        "Copy the validation predictions of a model's folds into one folder and score them together.",
+        "Next: open summary.json in the output folder.",
+    )
+    parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
+    parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="configuration of the model")
+    parser.add_argument("-p", default="samunetPlans", metavar="NAME", help="plan of the model (default: %(default)s)")
+    parser.add_argument("-tr", default=DEFAULT_TRAINER, metavar="NAME", help="trainer of the model (default: %(default)s)")
+    parser.add_argument("-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds (default: 0 1 2 3 4)")
+    parser.add_argument("-o", type=Path, metavar="FOLDER", help="folder to write (default: crossval_results_folds_... in the model's)")
+    parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases at a time (default: %(default)s)")
+    return run(parser, _accumulate, argv)
+
+
+def _accumulate(arguments: argparse.Namespace) -> None:
+    from samunet.core.results import model_folder
+    from samunet.core.workspace import workspace_from_environment
+    from samunet.pipeline.selection import SUMMARY, accumulate, crossval_folder
+
+    workspace = workspace_from_environment()
+    dataset = workspace.dataset_name(arguments.d)
+    model = model_folder(workspace, dataset, arguments.p, arguments.c, arguments.tr)
+    target = arguments.o or crossval_folder(model, arguments.f)
+    summary = accumulate(model, workspace.raw / dataset, arguments.f, target, threads=arguments.np)
+    print(f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} cases. Wrote {target / SUMMARY}")
