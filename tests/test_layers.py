@@ -28,7 +28,7 @@ ROWS = (
     ("training", "inference"),
     ("memory",),
     ("pipeline",),
-    ("exchange", "model_zip", "information"),
+    ("exchange", "model_zip", "information", "ext_trainer"),
     ("cli",),
 )
 ROW_OF = {room: index for index, row in enumerate(ROWS) for room in row}

@@ -1,0 +1,1 @@
+"""A folder for nnU-Net's variable nnUNet_extTrainer."""
