@@ -124,11 +124,11 @@ def make_logits(classes: int, shape: tuple[int, int, int], content: str) -> torc
         return logits
     logits *= 0.3
     grid = torch.meshgrid(*[torch.linspace(0, 1, size) for size in shape], indexing="ij")
-    logits[0] += 2
     for plane in logits[1:]:
         center, radius = torch.rand(3, generator=generator), 0.05 + 0.1 * torch.rand(1, generator=generator)
         distance = sum((axis - at) ** 2 for axis, at in zip(grid, center, strict=True)).sqrt()
         plane += 10 * (1 - distance / radius).clamp(min=-1)
+    logits[0] += 5 - logits[1:].amax(0)  # the background gives way inside structures
     return logits
 
 

@@ -19,6 +19,7 @@ from samunet.errors import ConfigError
 
 PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
 BF16_GAIN = 0.85  # share of the time in fp32 below which bf16 is taken
+CGROUPS = Path("/sys/fs/cgroup")
 LOST_DIGITS = 4  # times the error of the default is fp32 all the same; bf16 would lose some hundred times more
 
 
@@ -157,6 +158,11 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep up to 2 GiB of freed memory at the top of the heap
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether torch raised this for want of memory; for a CPU it has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
+
+
 def start_peak() -> float:
     """Begin a new measurement of this process's peak memory (Linux); returns what it holds now in MiB."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
@@ -173,11 +179,25 @@ def available_memory() -> int | None:
     free = _kib("/proc/meminfo", "MemAvailable") * 1024
     if math.isnan(free):
         return None
-    try:  # version 2 of Linux's control groups
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-    except OSError:
-        return int(free)
-    return int(free) if limit == "max" else int(min(free, max(0, int(limit) - int(used))))
+    return int(min([free, *_left_in_groups()]))
+
+
+def _left_in_groups() -> list[int]:
+    """Return what the control groups of this process, version 2 of Linux's, leave of their limits; pages of files can be dropped."""
+    try:
+        own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return []
+    left = []
+    for part in {CGROUPS, CGROUPS / own.strip("/")}:
+        try:
+            limit, used, details = (part.joinpath(f"memory.{name}").read_text() for name in ("max", "current", "stat"))
+        except OSError:
+            continue
+        if limit.strip() != "max":
+            pages = sum(int(line.split()[1]) for line in details.splitlines() if line.startswith(("inactive_file ", "active_file ")))
+            left.append(max(0, int(limit) - int(used) + pages))
+    return left
 
 
 def _kib(file: str, name: str) -> float:

@@ -30,11 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _accumulate(arguments: argparse.Namespace) -> None:
     from samunet.core.results import model_folder
     from samunet.core.workspace import workspace_from_environment
+    from samunet.errors import ConfigError
     from samunet.pipeline.selection import SUMMARY, accumulate, crossval_folder
 
     workspace = workspace_from_environment()
     dataset = workspace.dataset_name(arguments.d)
     model = model_folder(workspace, dataset, arguments.p, arguments.c, arguments.tr)
     target = arguments.o or crossval_folder(model, arguments.f)
+    if arguments.o is not None and target.is_dir() and any(target.iterdir()):
+        raise ConfigError(f"{target} holds files already; give a new folder with -o.")
     summary = accumulate(model, workspace.raw / dataset, arguments.f, target, threads=arguments.np)
     print(f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} cases. Wrote {target / SUMMARY}")

@@ -55,6 +55,9 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-nps", type=int, default=1, metavar="N", help="cases resampled and written at a time (default: %(default)s)")
     parser.add_argument("--max_ram", type=parse_bytes, metavar="SIZE", help="memory that predicting may take, such as 2G (default: what is free)")
     parser.add_argument("--not_on_device", action="store_true", help="sum up logits in RAM, though the device has room for them")
+    parser.add_argument(
+        "--precision", default="auto", metavar="KIND", help="auto, fp32, bf16 or fp16 (default: what the device multiplies fastest in)"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile; worth it for many cases")
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
@@ -78,6 +81,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         slab_votes=arguments.slab_votes,
         flips=not arguments.disable_tta,
         uncertainty=arguments.uncertainty,
+        precision=arguments.precision,
         sums_on_device=not arguments.not_on_device,
         tile_batch=pipeline.tile_batch(choose_device(arguments.device)),
         quiet=arguments.disable_progress_bar,
@@ -135,7 +139,7 @@ def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
     from samunet.errors import CheckpointError, ConfigError
 
     dataset = None if arguments.d is None else workspace.dataset_name(arguments.d)
-    models = trained_models(workspace)
+    models = trained_models(workspace, f"{arguments.chk.removesuffix('.safetensors')}.safetensors")
     wanted = {"tr": arguments.tr, "p": arguments.p, "c": arguments.c}
 
     def fits(folder: Path) -> bool:
@@ -154,7 +158,7 @@ def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
         raise ConfigError(f"{len(chosen)} trained models fit; say which one: {listing}")
     if models:
         raise CheckpointError(f"No trained model fits these options. Trained: {listing}")
-    raise CheckpointError(f"There is no finished training in {workspace.results}. Train first: samunet_train DATASET 3d_adapter 0")
+    raise CheckpointError(f"There is no finished training ({arguments.chk}) in {workspace.results}. Train first: samunet_train DATASET 3d_adapter 0")
 
 
 def _command(arguments: argparse.Namespace) -> int:

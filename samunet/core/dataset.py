@@ -67,7 +67,7 @@ def read_dataset_json(path: Path) -> DatasetSpec:
         raise DatasetError(f"{path}: numTraining must be the number of training cases; got {num_training!r}.")
     reader = raw.get("overwrite_image_reader_writer")
     return DatasetSpec(
-        name=path.parent.name,
+        name=path.absolute().parent.name,
         channels=tuple(str(channels[str(i)]) for i in range(len(channels))),
         labels=parse_labels(raw["labels"], raw.get("regions_class_order")),
         file_ending=str(raw["file_ending"]),

@@ -19,17 +19,17 @@ def model_folder(workspace: Workspace, dataset: str, plans_name: str, configurat
 
 
 def finished_folds(folder: Path, file_name: str = FINAL) -> tuple[str, ...]:
-    """List the folds of a model folder that hold a checkpoint; numbered folds first, "all" only when there are none."""
-    found = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}"))
+    """List the folds of a model folder that hold a file, a checkpoint for example; numbered folds first, "all" only when there are none."""
+    found = sorted(path.relative_to(folder).parts[0].removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}"))
     found = [fold for fold in found if fold == "all" or fold.isdecimal()]  # others are variations of a fold
     numbered = tuple(fold for fold in found if fold != "all")
     return numbered or tuple(found)
 
 
-def trained_models(workspace: Workspace) -> tuple[Path, ...]:
-    """List every model folder of samunet that has a finished fold."""
+def trained_models(workspace: Workspace, file_name: str = FINAL) -> tuple[Path, ...]:
+    """List every model folder of samunet that has a fold with a checkpoint, a finished one where none is named."""
     found = sorted(workspace.results.glob(f"Dataset*/{DEFAULT_TRAINER}__*__*"))
-    return tuple(folder for folder in found if finished_folds(folder))
+    return tuple(folder for folder in found if finished_folds(folder, file_name))
 
 
 def best_models(workspace: Workspace, dataset: str) -> tuple[Path, ...]:

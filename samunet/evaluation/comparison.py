@@ -57,6 +57,8 @@ class Comparison:
     cases: tuple[str, ...]
     patients: tuple[str, ...]
     """Of each case; the case itself where nothing else is known."""
+    patients_known: bool
+    """False where every case was taken for a patient."""
     summaries: dict[str, Summary]
     """By method, cases in the same order."""
     rows: tuple[Row, ...]
@@ -119,6 +121,7 @@ def compare(
     return Comparison(
         cases=cases,
         patients=of_case,
+        patients_known=patients is not None,
         summaries=summaries,
         rows=tuple(row for metric in METRICS for row in _rows(summaries, metric, of_case, names_from_labels(labels))),
         first_ranks=dict(zip(summaries, ranks, strict=True)),

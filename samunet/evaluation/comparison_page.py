@@ -16,7 +16,7 @@ from samunet.core.codec import write_json, write_text
 from samunet.evaluation.comparison import MEAN, METRICS, Comparison, Row, case_values
 from samunet.evaluation.page import render
 from samunet.evaluation.picture import CasePicture
-from samunet.evaluation.statistics import is_shown
+from samunet.evaluation.statistics import LEVEL, is_shown
 from samunet.evaluation.summary import MORE_KEYS, target_key
 
 POINT, SHOWN, LINE = "#0b6e99", "#b3470a", "#9aa4ad"
@@ -43,7 +43,7 @@ def write_comparison(
         methods=list(comparison.summaries),
         ranks=comparison.first_ranks,
         cases=len(comparison.cases),
-        patients=len(set(comparison.patients)),
+        patients=len(set(comparison.patients)) if comparison.patients_known else None,
         tables={METRICS[metric]: [_cells(row) for row in comparison.rows if row.metric == metric] for metric in metrics},
         tolerance=comparison.tolerance,
         differences=_difference_plot(comparison),
@@ -84,8 +84,12 @@ def _cells(row: Row) -> dict[str, object]:
         "interval": "\N{EN DASH}" if math.isnan(difference.low) else f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f}",
         "p": _p(row.p_holm),
         "cases": difference.cases,
-        "shown": is_shown(difference) and row.p_holm < 0.05,
+        "shown": _shown(row),
     }
+
+
+def _shown(row: Row) -> bool:
+    return is_shown(row.difference) and row.p_holm < LEVEL
 
 
 def _number(value: float, digits: int, *, sign: bool = False) -> str:
@@ -109,7 +113,7 @@ def _difference_plot(comparison: Comparison) -> bytes:
         pair = [methods.index(row.first), methods.index(row.second)]
         first, second = comparison.case_means("dice").T[pair] if row.target == MEAN else values[pair][:, :, keys.index(row.target)]
         axes.plot(second - first, place + random.uniform(-0.15, 0.15, len(first)), ".", color=LINE, markersize=4, zorder=1)
-        color = SHOWN if is_shown(row.difference) else POINT
+        color = SHOWN if _shown(row) else POINT
         axes.plot([row.difference.low, row.difference.high], [place, place], color=color, linewidth=3, zorder=2)
         axes.plot([row.difference.mean], [place], "o", color=color, zorder=3)
     pairs = ["" if len(methods) == 2 else f" ({row.second} - {row.first})" for row in reversed(rows)]

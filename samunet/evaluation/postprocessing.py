@@ -7,7 +7,7 @@ each class or region by itself, adopted when its own Dice rises.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,30 +62,21 @@ def load_postprocessing(path: Path) -> Postprocessing:
 
 
 def determine(
-    reference_folder: Path,
-    prediction_folder: Path,
-    *,
-    labels: Labels,
-    file_ending: str,
-    reader: ImageReader,
-    threads: int,
-    partial: bool = False,
+    references: Mapping[str, Path], prediction_folder: Path, *, labels: Labels, file_ending: str, reader: ImageReader, threads: int
 ) -> Postprocessing:
     """Choose the steps that help on predictions with references.
 
     Args:
-        partial: references of other cases may lie in the folder too.
+        references: by the file name of the prediction.
 
     Raises:
         DatasetError: a prediction or a reference is missing, or two do not share a grid.
     """
-    references, predictions = (file_names(folder, file_ending) for folder in (reference_folder, prediction_folder))
-    if partial:
-        references &= predictions
-    refuse_missing(references - predictions, f"no prediction in {prediction_folder}", "Predict them, or give a folder with their references only.")
-    refuse_missing(predictions - references, f"no reference in {reference_folder}", "Move them away.")
+    predictions = file_names(prediction_folder, file_ending)
+    refuse_missing(references.keys() - predictions, f"no prediction in {prediction_folder}", "Predict them, or leave their references out.")
+    refuse_missing(predictions - references.keys(), f"no reference in spite of a prediction in {prediction_folder}", "Move them away.")
     if not references:
-        raise DatasetError(f"No file ending in {file_ending} is in {reference_folder}.")
+        raise DatasetError(f"There is no reference ending in {file_ending}, so nothing can be determined.")
     targets = targets_from_labels(labels)
     chosen: list[Step] = []
 
@@ -93,7 +84,7 @@ def determine(
         """Mean Dice over the cases after the steps chosen so far, and after one more: (1 + candidates, targets)."""
 
         def of_case(name: str) -> list[list[float]]:
-            reference, _ = reader.read_label(reference_folder / name)
+            reference, _ = reader.read_label(references[name])
             segmentation, _ = reader.read_label(prediction_folder / name)
             if reference.shape != segmentation.shape:
                 raise DatasetError(f"{name}: prediction has shape {segmentation.shape}, reference {reference.shape}; they must share one grid.")

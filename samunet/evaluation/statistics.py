@@ -11,6 +11,8 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 2000
+PERMUTATIONS = 9999
+BLOCK = 10**7  # numbers at a time
 LEVEL = 0.05
 SEED = 1234
 
@@ -28,6 +30,8 @@ class PairedDifference:
     high: float
     p: float
     """Wilcoxon's signed-rank test over patients, differences of 0 by Pratt's rule; 1 where all differences are 0."""
+    rank_sign: int
+    """1 where positive differences have the larger sum of ranks, -1 where negative ones have, else 0."""
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray, patients: Sequence[str]) -> PairedDifference:
@@ -44,7 +48,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray, patients: Sequence[
     differences = (second - first)[known]
     names = np.asarray(patients)[known]
     if not len(differences):
-        return PairedDifference(cases=0, mean=math.nan, low=math.nan, high=math.nan, p=math.nan)
+        return PairedDifference(cases=0, mean=math.nan, low=math.nan, high=math.nan, p=math.nan, rank_sign=0)
     _, group = np.unique(names, return_inverse=True)
     counts = np.bincount(group).astype(float)
     sums = np.bincount(group, weights=differences)
@@ -55,7 +59,8 @@ def paired_difference(first: np.ndarray, second: np.ndarray, patients: Sequence[
         mean=float(differences.mean()),
         low=low,
         high=high,
-        p=1.0 if not means.any() else float(stats.wilcoxon(means, zero_method="pratt").pvalue),
+        p=_signed_rank_p(means),
+        rank_sign=int(np.sign((np.sign(means) * stats.rankdata(np.abs(means))).sum())),
     )
 
 
@@ -93,8 +98,19 @@ def rank_shares(scores: np.ndarray, patients: Sequence[str]) -> tuple[float, ...
 
 
 def is_shown(difference: PairedDifference) -> bool:
-    """Tell whether a difference counts as shown: the interval leaves out 0 and the test's p is below 0.05."""
-    return difference.p < LEVEL and (difference.low > 0 or difference.high < 0)
+    """Tell whether a difference counts as shown: interval and test leave out 0, and both point to one side."""
+    side = 1 if difference.low > 0 else -1 if difference.high < 0 else 0
+    return difference.p < LEVEL and side != 0 and side == difference.rank_sign
+
+
+def _signed_rank_p(means: np.ndarray) -> float:
+    """Wilcoxon's test; with zeros or ties by flipping signs, since the normal approximation is far off there."""
+    if not means.any():
+        return 1.0
+    if len(np.unique(np.abs(means))) == len(means) and means.all():
+        return float(stats.wilcoxon(means).pvalue)
+    flips = stats.PermutationMethod(n_resamples=PERMUTATIONS, rng=np.random.default_rng(SEED))
+    return float(stats.wilcoxon(means, zero_method="pratt", method=flips).pvalue)
 
 
 def _interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
@@ -111,6 +127,13 @@ def _interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # then the interval is NaN, which is said
         found = stats.bootstrap(
-            (sums, counts), ratio, paired=True, vectorized=True, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(SEED)
+            (sums, counts),
+            ratio,
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=max(1, BLOCK // len(sums)),
+            method="BCa",
+            rng=np.random.default_rng(SEED),
         ).confidence_interval
     return float(found.low), float(found.high)

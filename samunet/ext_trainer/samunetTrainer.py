@@ -37,6 +37,7 @@ SCHEME_BY_CLASS = {
 }
 SMALLEST_CLASS = 8.0  # voxels across, which nnU-Net's plan does not tell
 POWER = 0.9  # nnU-Net's decay
+CUDA = torch.device("cuda")
 
 
 class Slab(nn.Module):
@@ -69,8 +70,8 @@ class samunetTrainer(nnUNetTrainer):
 
     variant = "sam_unet"
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = CUDA) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)  # nnU-Net reads the names of these from here
         self.enable_deep_supervision = False
 
     @classmethod
@@ -84,8 +85,7 @@ class samunetTrainer(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Decay]:
         """AdamW with samunet's rates, decayed as nnU-Net does."""
-        network = self.network.module if self.is_ddp else self.network
-        slab = getattr(network, "_orig_mod", network)
+        slab = getattr(self.network, "_orig_mod", self.network)  # not yet within DistributedDataParallel
         optimizer = make_optimizer(slab.network, TrainingConfig())
         return optimizer, Decay(optimizer, self.num_epochs)
 
@@ -135,7 +135,7 @@ def samunet_plan(variant: str, configuration_manager: Any, channels: int) -> tup
         backbone=BACKBONE,
         weights=None,
         weights_sha256=None,
-        encoder_scale=load_variant(variant).preferred(topology, patch_size, SMALLEST_CLASS).scale,
+        encoder_scale=load_variant(variant).preferred(topology, patch_size, SMALLEST_CLASS)[0].scale,
         topology=topology,
         mirror_axes=(),
         variant_options={},

@@ -12,6 +12,7 @@ from threading import RLock
 import numpy as np
 import SimpleITK as sitk
 
+from samunet.core.geometry import Geometry
 from samunet.errors import ImageFileError
 
 POSITION, ORIENTATION = "0020|0032", "0020|0037"  # image position and orientation (patient)
@@ -48,7 +49,7 @@ def series_files(folder: Path) -> tuple[Path, ...]:
         what = "no DICOM file" if not series else f"{len(series)} DICOM series"
         raise ImageFileError(f"{folder} holds {what}, expected the files of one series; give each series a folder of its own.", "pixel-form")
     files = tuple(Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    left_out = [path for path in sorted(folder.iterdir()) if path not in files and path.name != "DICOMDIR" and _is_dicom(path)]
+    left_out = [path for path in sorted(folder.iterdir()) if path not in files and path.name != "DICOMDIR" and is_dicom(path)]
     if left_out:  # ITK passes over files that it cannot parse
         raise ImageFileError(f"{left_out[0]} is a DICOM file that cannot be read; copy or export the series again.", "truncated")
     return files
@@ -72,6 +73,26 @@ def read_series(folder: Path) -> sitk.Image:
         raise ImageFileError(f"{folder} cannot be read: {_reason(error)} Copy or export it again.") from None
 
 
+@_locale_kept()
+def peek_series(folder: Path) -> Geometry:
+    """Return shape and spacing of a series from the headers of its first and last file; raises as `series_files`, or where one is damaged."""
+    files = series_files(folder)
+    header = sitk.ImageFileReader()
+    ends = []
+    for file in (files[0], files[-1]):
+        header.SetFileName(str(file))
+        try:
+            header.ReadImageInformation()
+            ends.append(np.array(header.GetOrigin()))
+        except RuntimeError as error:
+            raise ImageFileError(f"{file} cannot be read: {_reason(error)}") from None
+    (width, height, *rest), (x, y, *_) = header.GetSize(), header.GetSpacing()
+    if len(files) == 1:
+        return Geometry(shape=(rest[0] if rest else 1, height, width), spacing=(header.GetSpacing()[2] if rest else 1.0, y, x))
+    distance = float(np.linalg.norm(ends[1] - ends[0])) / (len(files) - 1)
+    return Geometry(shape=(len(files), height, width), spacing=(distance or 1.0, y, x))
+
+
 def _check_slice(file: Path) -> list[float]:
     """Return a slice's position and its two axes, nine numbers; refuse a file whose pixels end early, which ITK fills up without a word."""
     reader = sitk.ImageFileReader()
@@ -87,7 +108,7 @@ def _check_slice(file: Path) -> list[float]:
     return position + axes
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:

@@ -35,6 +35,17 @@ class NaturalImage2DIO(ImageReader):
         """See ImageReader; colors give three channels."""
         return _load(path, indices=False)
 
+    def peek(self, path: Path) -> Geometry:
+        """See ImageReader; TIFF files are read whole."""
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return super().peek(path)
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except READ_ERRORS as error:
+            raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
+        return Geometry(shape=(1, height, width), spacing=(1.0, 1.0, 1.0), planar=True)
+
     def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
         """See ImageReader; of a palette the indices count."""
         return as_label(_load(path, indices=True), path)

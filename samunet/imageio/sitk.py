@@ -36,16 +36,16 @@ class SimpleITKIO(ImageReader):
         return from_itk(image, path)
 
     def peek(self, path: Path) -> Geometry:
-        """See ImageReader; of NIfTI, MetaImage, NRRD and GIPL files only the header is read."""
-        if path.is_dir() or not path.is_file():
-            return super().peek(path)
+        """See ImageReader; a file whose header ITK refuses is read whole."""
+        if path.is_dir():
+            return dicom.peek_series(path)
         header = sitk.ImageFileReader()
         header.SetFileName(str(path))
         try:
             header.ReadImageInformation()
-        except RuntimeError as error:
-            raise ImageFileError(f"{path} cannot be read: {_reason(error)}") from None
-        (width, height, *rest), (x, y, *slices) = header.GetSize(), header.GetSpacing()
+        except RuntimeError:
+            return super().peek(path)
+        (width, height, *rest), (x, y, *slices) = header.GetSize(), map(abs, header.GetSpacing())
         return Geometry(shape=(rest[0] if rest else 1, height, width), spacing=(slices[0] if slices else 1.0, y, x), planar=not rest)
 
     def files(self, path: Path) -> tuple[Path, ...]:

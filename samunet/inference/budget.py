@@ -29,13 +29,25 @@ class Need:
         return self.volumes + self.scores
 
 
-def estimate(geometry: Geometry, plan: Plan, configuration: Configuration, *, score_channels: int, keep_image: bool, probabilities: bool) -> Need:
+def estimate(
+    geometry: Geometry,
+    plan: Plan,
+    configuration: Configuration,
+    *,
+    score_channels: int,
+    keep_image: bool = False,
+    probabilities: bool = False,
+    uncertainty: bool = False,
+    extra_slices: int = 0,
+) -> Need:
     """Return what a case on this grid needs, from above: nothing is cropped away.
 
     Args:
         score_channels: classes or regions, and one more for uncertainty.
         keep_image: the image is needed until the end, for pictures or statistics.
         probabilities: they are written too.
+        uncertainty: its map is written too.
+        extra_slices: added on the network's grid, for slab votes.
     """
     channels = len(plan.channels)
     shape = [geometry.shape[axis] for axis in plan.transpose]
@@ -43,12 +55,14 @@ def estimate(geometry: Geometry, plan: Plan, configuration: Configuration, *, sc
     depth, height, width = shape
     wanted = target_shape((depth, height, width), spacing, network_spacing(configuration, spacing))
     voxels = math.prod(shape)
-    network_voxels = math.prod(max(size, tile) for size, tile in zip(wanted, configuration.patch_size, strict=True))
+    padded = (wanted[0] + extra_slices, *wanted[1:])
+    network_voxels = math.prod(max(size, tile) for size, tile in zip(padded, configuration.patch_size, strict=True))
     image = channels * voxels * FLOAT
     network_image = channels * network_voxels * FLOAT
     reading = 3 * image + voxels + 2 * network_image  # as stored, as numbers, normalized; nonzero mask; half resampled, resampled
-    writing = 2 * network_image + network_voxels * FLOAT + 3 * voxels * 2  # padded too; weights; segmentation, as an image, compressed
-    writing += (image if keep_image else 0) + (4 * voxels * FLOAT if probabilities else 0)
+    # padded too; weights; segmentation, as an image, compressed
+    writing = (3 if extra_slices else 2) * network_image + network_voxels * FLOAT + 3 * voxels * 2
+    writing += (image if keep_image else 0) + (4 * voxels * FLOAT if probabilities else 0) + (3 * voxels * FLOAT if uncertainty else 0)
     return Need(volumes=max(reading, writing), scores=score_channels * network_voxels * FLOAT)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
-from samunet.core.codec import atomic_path, write_json, write_text
+from samunet.core.codec import atomic_path, read_json, write_json, write_text
 from samunet.core.labels import Labels
 from samunet.core.volume import Volume
 from samunet.evaluation.colors import label_color
@@ -67,13 +69,13 @@ class Extras:
             self._uncertain[identifier] = score
 
     def finish(self) -> None:
-        """Write colors and tables; cases that were measured in an earlier run are not in them."""
+        """Write colors and tables; cases of earlier runs, and of other parts, whose segmentations are still there stay in them."""
         write_text(self.folder / COLORS, color_table(self.labels))
         if self._uncertain:
-            write_json(self.folder / f"{UNCERTAINTY}.json", dict(sorted(self._uncertain.items())))
+            write_json(self.folder / f"{UNCERTAINTY}.json", self._with_earlier(UNCERTAINTY, self._uncertain))
         if not self.statistics:
             return
-        cases = dict(sorted(self._measured.items()))
+        cases = self._with_earlier(STATISTICS, self._measured)
         write_json(self.folder / f"{STATISTICS}.json", cases)
         table = io.StringIO()
         rows = [{"case": case, "class": name, **values} for case, classes in cases.items() for name, values in classes.items()]
@@ -82,6 +84,13 @@ class Extras:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.folder / f"{STATISTICS}.csv", table.getvalue())
+
+    def _with_earlier(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
+        """Join what a table in the folder says of other cases."""
+        path = self.folder / f"{name}.json"
+        earlier = read_json(path) if path.is_file() else {}
+        kept = {case: value for case, value in earlier.items() if any(self.folder.glob(f"{glob.escape(case)}.*"))}
+        return dict(sorted({**kept, **found}.items()))
 
 
 def measure(volume: Volume, segmentation: np.ndarray, labels: Labels) -> dict[str, dict[str, object]]:
@@ -112,7 +121,8 @@ def case_score(uncertainty: np.ndarray, segmentation: np.ndarray) -> float:
 
 def per_mille(uncertainty: np.ndarray) -> np.ndarray:
     """Turn a map in [0, 1] into uint16 thousandths, which every image format of segmentations holds (BMP excepted)."""
-    return np.rint(uncertainty * 1000).astype(np.uint16)
+    scaled = uncertainty * 1000
+    return np.rint(scaled, out=scaled).astype(np.uint16)
 
 
 def color_table(labels: Labels) -> str:

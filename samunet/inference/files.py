@@ -101,21 +101,25 @@ class _Work:
         with _pool(self.options.readers) as reading, _pool(self.options.writers) as writing:
             for _ in bar(range(len(waiting)), title="Predicting", quiet=self.options.quiet):
                 self._read_ahead(waiting, needs, reading)
-                case, future = self.ahead.popleft()
-                try:
-                    preprocessed, volume = future.result()
-                    in_file = not self.budget.scores_fit(needs[case.identifier])
-                    scores = self.predictor.scores(preprocessed, self.folder if in_file else None)
-                except FAILURES as error:
-                    self._fail(case, error)
-                    self.budget.end(case.identifier)
-                    continue
-                self.behind.append((case, writing.submit(self._write, case, preprocessed, volume, scores)))
+                self._predict(needs, writing)  # a call of its own, so that nothing here keeps the case in memory
                 while len(self.behind) > max(1, self.options.writers):
                     self._settle()
             while self.behind:
                 self._settle()
         return tuple(self.failures)
+
+    def _predict(self, needs: dict[str, Need], pool: ThreadPoolExecutor) -> None:
+        """Run the networks over the case that was read first, and hand it to the writers."""
+        case, future = self.ahead.popleft()
+        try:
+            preprocessed, volume = future.result()
+            in_file = not self.budget.scores_fit(needs[case.identifier])
+            scores = self.predictor.scores(preprocessed, self.folder if in_file else None)
+        except FAILURES as error:
+            self._fail(case, error)
+            self.budget.end(case.identifier)
+        else:
+            self.behind.append((case, pool.submit(self._write, case, preprocessed, volume, scores)))
 
     def _possible(self, cases: Sequence[Case], needs: dict[str, Need]) -> Iterator[Case]:
         """Leave out, as failed, what does not fit into the memory that the user allows."""
@@ -143,7 +147,7 @@ class _Work:
         """Estimate from the header; a file that cannot be read fails later, with its reason."""
         try:
             geometry = self.reader.peek(case.images[0])
-        except (SamunetError, OSError):
+        except FAILURES:
             return NOTHING
         return estimate(
             geometry,
@@ -152,6 +156,8 @@ class _Work:
             score_channels=self.predictor.score_channels,
             keep_image=self._looks is not None,
             probabilities=self.options.save_probabilities,
+            uncertainty=self.predictor.options.uncertainty,
+            extra_slices=self.predictor.extra_slices,
         )
 
     @property

@@ -8,7 +8,6 @@ from itertools import chain, combinations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Network = Callable[[Tensor], Tensor]
 TINY = 1e-7  # added to no probability, but none is below it where its logarithm is taken
@@ -88,6 +87,5 @@ def _add(total: Tensor | None, part: Tensor) -> Tensor:
 def _entropy(chances: Tensor, *, regions: bool) -> Tensor:
     """(B, K, ...) probabilities to (B, 1, ...) nats."""
     if regions:
-        either = F.binary_cross_entropy(chances, chances, reduction="none")
-        return either.mean(1, keepdim=True)
+        return -(torch.xlogy(chances, chances) + torch.xlogy(1 - chances, 1 - chances)).mean(1, keepdim=True)
     return -torch.xlogy(chances, chances).sum(1, keepdim=True)

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.results import FINAL, finished_folds
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
-from samunet.hardware import autocast, choose_device, choose_precision, peak_mib, start_peak
+from samunet.hardware import PRECISION_NAMES, autocast, choose_device, choose_precision, is_out_of_memory, peak_mib, start_peak
 from samunet.imageio import reader_for
 from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.accumulators import Place, accumulators, best_place
@@ -38,6 +39,7 @@ from samunet.progress import bar
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+PRECISIONS = ("auto", *PRECISION_NAMES.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class PredictionOptions:
     """Also tell where folds and flips disagree."""
     sums_on_device: bool = True
     """Sum up where the network runs while that leaves room, instead of in RAM."""
+    precision: str = "auto"
+    """fp32, bf16, fp16, or auto: what the device multiplies fastest in."""
     tile_batch: int = 1
     """Tiles in one forward pass; flipped copies count."""
     quiet: bool = False
@@ -64,6 +68,8 @@ class PredictionOptions:
     def __post_init__(self) -> None:
         if not 0 < self.step_size <= 1:
             raise ConfigError(f"The step size must be above 0 and at most 1; got {self.step_size}. nnU-Net's default is 0.5.")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"The precision is one of {', '.join(PRECISIONS)}; got '{self.precision}'.")
         if self.slab_step is not None and self.slab_step < 1:
             raise ConfigError(f"The slab step is a number of slices, 1 or more; got {self.slab_step}.")
         if self.slab_votes and self.slab_step not in (None, 1):
@@ -114,6 +120,11 @@ class Predictor:
     def score_channels(self) -> int:
         """Volumes of scores: one a class or region, and one more for uncertainty."""
         return self.dataset.labels.outputs + self.options.uncertainty
+
+    @property
+    def extra_slices(self) -> int:
+        """Slices that are added before prediction, on both ends together."""
+        return 2 * (self.configuration.patch_size[0] // 2) if self.options.slab_votes else 0
 
     @property
     def _flips(self) -> tuple[tuple[int, ...], ...]:
@@ -198,23 +209,19 @@ class Predictor:
         shape = (self.score_channels, *image.shape[1:])
         place: Place = folder or best_place(shape, self.device if self.options.sums_on_device else CPU)
         batch = self.options.tile_batch
-        while True:
-            try:
-                total = self._sum_up(torch.from_numpy(image), accumulators(shape, place), batch)
-                break
-            except torch.OutOfMemoryError:
-                if batch > 1:
-                    batch //= 2
-                    logger.info("The memory of %s ran out; going on with %d tiles at a time.", self.device, batch)
-                elif isinstance(place, torch.device) and place.type != "cpu":
-                    place = CPU
-                    logger.info("The memory of %s ran out; going on with sums in RAM.", self.device)
-                else:
-                    patch = " x ".join(map(str, self.configuration.patch_size))
-                    message = f"The memory of {self.device} does not hold one tile of {patch} voxels; free it, or predict with -device cpu."
-                    raise PredictionError(message) from None
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+        while (total := self._try_to_sum_up(image, shape, place, batch)) is None:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if batch > 1:
+                batch //= 2
+                logger.info("The memory of %s ran out; going on with %d tiles at a time.", self.device, batch)
+            elif isinstance(place, torch.device) and place.type != "cpu":
+                place = CPU
+                logger.info("The memory of %s ran out; going on with sums in RAM.", self.device)
+            else:
+                patch = " x ".join(map(str, self.configuration.patch_size))
+                way_out = "free it, or keep sums in a file with --max_ram" if self.device.type == "cpu" else "free it, or predict with -device cpu"
+                raise PredictionError(f"The memory of {self.device} does not hold one tile of {patch} voxels beside the sums; {way_out}.")
         total = crop(total.cpu(), inside)
         if not all(torch.isfinite(plane.sum()) for plane in total):
             raise PredictionError("The network gave values that are not finite; its weights are damaged, or the image holds extreme values.")
@@ -259,11 +266,20 @@ class Predictor:
 
     def _padded(self, image: np.ndarray) -> tuple[np.ndarray, Box]:
         """Pad to a tile at least; for slab votes repeat the end slices first, so that the outermost slabs are centered on them."""
-        half = self.configuration.patch_size[0] // 2 if self.options.slab_votes else 0
+        half = self.extra_slices // 2
         if half:
             image = np.pad(image, [(0, 0), (half, half), (0, 0), (0, 0)], mode="edge")
         padded, ((first, last), height, width) = pad_to(image, self.configuration.patch_size)
         return padded, ((first + half, last - half), height, width)
+
+    def _try_to_sum_up(self, image: np.ndarray, shape: tuple[int, ...], place: Place, batch: int) -> Tensor | None:
+        """Return the scores of the padded image, or None when memory ran out."""
+        try:
+            return self._sum_up(torch.from_numpy(image), accumulators(shape, place), batch)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                return None
+            raise
 
     def _sum_up(self, image: Tensor, total: Tensor, batch: int) -> Tensor:
         """Fill the accumulators with what `_run_tiles` gives."""
@@ -284,14 +300,19 @@ class Predictor:
 
     def _run_tiles(self, tiles: Tensor, batch: int) -> Tensor:
         """Return mean logits (or probabilities) over folds and flips, and the disagreement as the last channel when it is wanted."""
-        with autocast(self.device, choose_precision("auto", self.device)):
-            return combine(
-                passes(self.networks, tiles, self._flips, batch),
-                len(self.networks) * len(self._flips),
-                regions=self.dataset.labels.has_regions,
-                votes=self.options.slab_votes,
-                uncertainty=self.options.uncertainty,
-            )
+        precision = choose_precision(self.options.precision, self.device)
+
+        def run(network: nn.Module, part: Tensor) -> Tensor:
+            with autocast(self.device, precision):
+                return network(part)
+
+        return combine(
+            passes([partial(run, network) for network in self.networks], tiles, self._flips, batch),
+            len(self.networks) * len(self._flips),
+            regions=self.dataset.labels.has_regions,
+            votes=self.options.slab_votes,
+            uncertainty=self.options.uncertainty,
+        )
 
 
 def share_frozen(network: nn.Module, others: Sequence[nn.Module]) -> None:

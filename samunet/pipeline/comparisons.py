@@ -60,7 +60,7 @@ def compare_trained(workspace: Workspace, dataset: str, models: Sequence[str], o
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
     folder = workspace.results / dataset
-    chosen = models or sorted((path.name for path in folder.glob("*__*__*") if _validated(path, spec)), key=lambda name: "nnUNet" not in name)
+    chosen = models or sorted((path.name for path in folder.glob("*__*__*") if _validated(path, spec)), key=_nnunets_first)
     entries, first_folds = [], None
     for name in chosen:
         predicted = _validated(folder / name, spec)
@@ -117,6 +117,10 @@ def _validated(model: Path, spec: DatasetSpec) -> dict[str, tuple[str, Path]]:
                     raise DatasetError(f"Model {model} predicted '{case}' in {found[case][0]} and {folder.parent.name}; their splits overlap.")
                 found[case] = (folder.parent.name, folder / name)
     return found
+
+
+def _nnunets_first(name: str) -> tuple[bool, str]:
+    return not name.startswith("nnUNetTrainer"), name
 
 
 def _refuse_other_labels(path: Path, name: str, labels: Labels) -> None:

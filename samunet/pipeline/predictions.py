@@ -17,6 +17,7 @@ from samunet.core.plan import save_plan
 from samunet.errors import ConfigError, DatasetError
 from samunet.hardware import available_memory
 from samunet.imageio import reader_for
+from samunet.imageio.dicom import is_dicom
 from samunet.inference.budget import readable
 from samunet.inference.extras import UNCERTAINTY, Extras
 from samunet.inference.files import Failure, FileOptions, predict_cases
@@ -41,6 +42,10 @@ def cases_to_predict(sources: Path | Sequence[Path], spec: DatasetSpec, folder: 
             if found.setdefault(case.identifier, case) != case:
                 message = f"Two inputs are case '{case.identifier}': {found[case.identifier].images[0]} and {case.images[0]}; rename one."
                 raise DatasetError(message)
+    for case in found.values():
+        target = folder / f"{case.identifier}{spec.file_ending}"
+        if target.resolve() in {path.resolve() for path in case.images}:
+            raise DatasetError(f"The segmentation of '{case.identifier}' would overwrite its image {target}; give another output folder.")
     return tuple(found.values())
 
 
@@ -102,7 +107,7 @@ def _series_in(source: Path) -> dict[str, tuple[Path, ...]]:
     """Folders of DICOM files by case; nothing where there are none."""
     folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if not folders:
-        return {source.resolve().name: (source,)} if any(source.glob("*.dcm")) else {}
+        return {source.resolve().name: (source,)} if any(is_dicom(path) for path in sorted(source.iterdir())) else {}
     if all(CHANNEL_FILE.fullmatch(path.name) for path in folders):
         return group_channels(source, "")
     return {path.name: (path,) for path in folders}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import Case, read_dataset_json, training_cases
 from samunet.core.plan import load_plan
+from samunet.core.results import finished_folds
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.picture import CasePicture, draw_case
@@ -20,6 +22,7 @@ from samunet.imageio.case import read_case
 from samunet.progress import each
 
 MOST_PICTURES = 8
+ALL_IS_TRAINING = "Fold all trains on every case, so that these scores are of training cases; they say little about new ones."
 
 
 def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Path, *, threads: int) -> Summary:
@@ -34,15 +37,20 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
     """
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
-    folds = sorted(path.parent.parent for path in model.glob("fold_*/validation/summary.json") if _is_fold(path.parent.parent))
+    folds = [model / f"fold_{fold}" for fold in finished_folds(model, "validation/summary.json")]
     if not folds:
         raise DatasetError(f"{model} holds no validation scores (fold_*/validation/summary.json); train a fold, or validate it with --val.")
-    scores = [case for fold in folds for case in read_summary(fold / "validation" / "summary.json").cases]
+    scores = [  # the summary names files as they lay when it was written
+        replace(case, prediction_file=str(fold / "validation" / case.name))
+        for fold in folds
+        for case in read_summary(fold / "validation" / "summary.json").cases
+    ]
     summary = summarize(scores)
     plan = load_plan(model / "plans.json")
     configuration = model.name.split("__")[2]
     reader, cases = reader_for(spec.file_ending, plan.reader), {case.identifier: case for case in training_cases(raw, spec)}
-    worst = sorted((score for score in scores if _identifier(score, spec.file_ending) in cases), key=_mean_dice)[:MOST_PICTURES]
+    shown = [score for score in scores if _identifier(score, spec.file_ending) in cases and Path(score.prediction_file).is_file()]
+    worst = sorted(shown, key=_mean_dice)[:MOST_PICTURES]
     names = names_from_labels(spec.labels)
 
     def draw(score: CaseScore) -> CasePicture:
@@ -61,7 +69,7 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
         class_names=names,
         pictures=each(draw, worst, threads=threads, title="Drawing"),
         curve=curve if curve.is_file() else None,
-        sections={"Plan": reasons},
+        sections=({"Cases": [ALL_IS_TRAINING]} if folds[0].name == "fold_all" else {}) | {"Plan": reasons},
     )
     return summary
 
@@ -90,11 +98,6 @@ def draw_training_cases(workspace: Workspace, dataset: str, output: Path, *, cha
 
     each(draw, cases, threads=threads, title="Drawing")
     return tuple(case.identifier for case in cases)
-
-
-def _is_fold(folder: Path) -> bool:
-    name = folder.name.removeprefix("fold_")
-    return name == "all" or name.isdecimal()  # others are variations of a fold
 
 
 def _identifier(score: CaseScore, file_ending: str) -> str:

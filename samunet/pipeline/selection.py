@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samunet.core.codec import atomic_path, write_json, write_text
-from samunet.core.dataset import DatasetSpec, read_dataset_json
+from samunet.core.dataset import DatasetSpec, read_dataset_json, training_cases
 from samunet.core.results import BEST_MODEL_FILE, trained_models
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.postprocessing import FILE_NAME, Postprocessing, apply_to_folder, determine
-from samunet.evaluation.score import evaluate_folder, file_names, refuse_missing, targets_from_labels
-from samunet.evaluation.summary import Summary, write_summary
+from samunet.evaluation.score import file_names, refuse_missing, score_case, targets_from_labels
+from samunet.evaluation.summary import CaseScore, Summary, summarize, write_summary
 from samunet.imageio import reader_for
 from samunet.inference.ensemble import ensemble
+from samunet.progress import each
 
 SUMMARY = "summary.json"
 INSTRUCTIONS_FILE = "inference_instructions.txt"  # nnU-Net's
@@ -76,7 +77,7 @@ def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, th
         if twice := sorted(names & origin.keys()):
             raise DatasetError(f"'{twice[0]}' was predicted in {origin[twice[0]]} and {folder}; folds of one split share no case.")
         origin |= dict.fromkeys(names, folder)
-    refuse_missing(set(origin) - file_names(raw / "labelsTr", spec.file_ending), f"no reference in {raw / 'labelsTr'}", "Restore them.")
+    refuse_missing(set(origin) - references_of(raw, spec).keys(), f"no reference in {raw}", "Restore them.")
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
     for name, folder in sorted(origin.items()):
         for file in (name, f"{name.removesuffix(spec.file_ending)}.npz"):
@@ -120,7 +121,9 @@ def find_best(
     best = candidates[0]
     reader = reader_for(spec.file_ending, spec.reader)
     options = {"file_ending": spec.file_ending, "reader": reader, "threads": threads}
-    found = determine(raw / "labelsTr", best.folder, labels=spec.labels, partial=True, **options)
+    predicted = file_names(best.folder, spec.file_ending)
+    references = {name: path for name, path in references_of(raw, spec).items() if name in predicted}
+    found = determine(references, best.folder, labels=spec.labels, **options)
     write_json(best.folder / FILE_NAME, found)
     apply_to_folder(found, best.folder, best.folder / "postprocessed", **options)
     instructions = _instructions(dataset, best, folds, found)
@@ -129,17 +132,19 @@ def find_best(
     return Choice(candidates=tuple(candidates), postprocessing=found, instructions=instructions)
 
 
+def references_of(raw: Path, spec: DatasetSpec) -> dict[str, Path]:
+    """Return the reference of every training case, by the file name of its prediction."""
+    return {f"{case.identifier}{spec.file_ending}": case.label for case in training_cases(raw, spec) if case.label is not None}
+
+
 def _score(raw: Path, folder: Path, spec: DatasetSpec, threads: int) -> Summary:
-    summary = evaluate_folder(
-        raw / "labelsTr",
-        folder,
-        targets=targets_from_labels(spec.labels),
-        ignore=spec.labels.ignore,
-        file_ending=spec.file_ending,
-        reader=reader_for(spec.file_ending, spec.reader),
-        threads=threads,
-        chill=True,  # labelsTr holds the cases of the other folds too
-    )
+    references, reader = references_of(raw, spec), reader_for(spec.file_ending, spec.reader)
+
+    def score(name: str) -> CaseScore:
+        options = {"targets": targets_from_labels(spec.labels), "ignore": spec.labels.ignore, "reader": reader}
+        return score_case(references[name], folder / name, **options)
+
+    summary = summarize(each(score, sorted(file_names(folder, spec.file_ending)), threads=threads, title="Scoring"))
     write_summary(folder / SUMMARY, summary)
     return summary
 
@@ -147,6 +152,7 @@ def _score(raw: Path, folder: Path, spec: DatasetSpec, threads: int) -> Summary:
 def _ensemble(first: Candidate, second: Candidate, raw: Path, results: Path, folds: Sequence[str], spec: DatasetSpec, threads: int) -> Candidate:
     models = (*first.models, *second.models)
     folder = results / "ensembles" / f"ensemble___{'___'.join(models)}___{'_'.join(folds)}"
+    shutil.rmtree(folder, ignore_errors=True)  # as in `accumulate`
     ensemble([first.folder, second.folder], folder, threads=threads, quiet=True)
     return Candidate(models=models, folder=folder, dice=_score(raw, folder, spec, threads).foreground_mean.dice)
 

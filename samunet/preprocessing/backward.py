@@ -1,8 +1,8 @@
 """From logits on the network's grid to a segmentation on the input file's grid.
 
 Logits are resampled block by block and decided at once, so beside them and the segmentation next to nothing is in memory, however
-many classes there are. Interpolated logits lie between those around them: in a block only such classes are computed as can win
-somewhere in it.
+many classes there are. Interpolated logits lie between those around them: in a block only classes are computed whose largest logit
+reaches the smallest one of every other class, for no others can win there.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _old(logits: Tensor, block: Block) -> np.ndarray:
 
 def _elect_classes(scores: np.ndarray, block: Block, values: np.ndarray, target: np.ndarray) -> None:
     """Write the value of the largest score into every new voxel of a block."""
-    candidates = np.flatnonzero(scores.max(axis=(1, 2, 3)) >= scores.max(axis=0).min())
+    candidates = np.flatnonzero(scores.max(axis=(1, 2, 3)) >= scores.min(axis=(1, 2, 3)).max())
     if len(candidates) == 1:
         target[...] = values[candidates[0]]
         return

@@ -44,7 +44,8 @@ def folders(tmp_path):
 
 
 def chosen(folders) -> Postprocessing:
-    return determine(folders / "references", folders / "predictions", labels=LABELS, file_ending=".nii.gz", reader=READER, threads=2)
+    references = {path.name: path for path in (folders / "references").iterdir()}
+    return determine(references, folders / "predictions", labels=LABELS, file_ending=".nii.gz", reader=READER, threads=2)
 
 
 def test_a_false_blob_goes_and_true_pieces_stay(folders):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import weakref
 
 import nibabel
 import numpy as np
@@ -143,6 +144,37 @@ def test_a_case_beyond_max_ram_is_refused_and_the_others_go_on(predictor, images
         pipeline.predict(predictor, cases, tmp_path / "out", files.FileOptions(max_ram=1))
 
 
+def test_a_case_is_let_go_when_the_budget_counts_it_out(predictor, images, tmp_path, monkeypatch):
+    """With room for one case, the scores of one are gone before the next is read."""
+    alive, most = [], []
+    real = Predictor.scores
+
+    def scores(self, case, folder=None):
+        found = real(self, case, folder)
+        alive.append(weakref.ref(found))
+        most.append(sum(ref() is not None for ref in alive))
+        return found
+
+    monkeypatch.setattr(Predictor, "scores", scores)
+    cases = pipeline.cases_to_predict(images, predictor.dataset, tmp_path)
+    files.predict_cases(predictor, cases, tmp_path, files.FileOptions(available=1))
+    assert len(most) == len(cases) and max(most) == 1
+
+
+def test_an_image_is_never_overwritten(predictor, images, tmp_path):
+    image = shutil.copy(sorted(images.glob("*.nii.gz"))[0], tmp_path / "patient.nii.gz")
+    with pytest.raises(DatasetError, match="would overwrite its image .*patient.nii.gz; give another output folder"):
+        pipeline.cases_to_predict(image, predictor.dataset, tmp_path)
+
+
+def test_parts_share_their_tables(environment, images, tmp_path):
+    words = ["-i", str(images), "-o", str(tmp_path), "-num_parts", "2", "-device", "cpu", "--statistics", "--uncertainty", "-slab_step", "9"]
+    assert command.main([*words, "-part_id", "0"]) == 0 and command.main([*words, "-part_id", "1"]) == 0
+    names = sorted(path.name.removesuffix(".nii.gz") for path in tmp_path.glob("*.nii.gz"))
+    assert sorted(json.loads((tmp_path / "uncertainty.json").read_text())) == sorted(json.loads((tmp_path / "statistics.json").read_text())) == names
+    assert len({row.split(",")[0] for row in (tmp_path / "statistics.csv").read_text().splitlines()[1:]}) == len(names)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_free_memory_is_known_here():
     assert 2**20 < available_memory() < 2**50
@@ -170,7 +202,7 @@ def test_several_inputs_are_one_list_of_cases(predictor, images, tmp_path):
     assert pipeline.cases_to_predict(paths, spec, tmp_path) == everything
     assert pipeline.cases_to_predict([*paths, *(images / f"{case.identifier}_0001.nii.gz" for case in everything)], spec, tmp_path) == everything
     alone = shutil.copy(paths[0], tmp_path / "scan_2021.nii.gz")  # a year, not a channel
-    assert pipeline.cases_to_predict(alone, spec, tmp_path)[0].identifier == "scan_2021"
+    assert pipeline.cases_to_predict(alone, spec, tmp_path / "out")[0].identifier == "scan_2021"
     shutil.copy(paths[0], tmp_path / paths[0].name)
     with pytest.raises(DatasetError, match=f"Two inputs are case '{everything[0].identifier}': .* rename one"):
         pipeline.cases_to_predict([paths[0], tmp_path / paths[0].name], spec, tmp_path)

@@ -69,6 +69,12 @@ def test_disagreement_is_0_where_passes_agree_and_1_where_they_differ_most():
     assert disagreement(certain(0, 0, 1, 1), regions=False).item() == pytest.approx(math.log(2) / math.log(3))
 
 
+def test_disagreement_of_regions_is_computed_under_autocast_and_with_nan():
+    found = [torch.tensor([0.0, float("nan")]).reshape(1, 2, 1, 1, 1)] * 2
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isnan(combine(found, 2, regions=True, uncertainty=True)).any()
+
+
 def test_disagreement_of_regions_is_their_mean():
     agree, differ = torch.full((1, 1, 1, 1, 1), 60.0), torch.tensor([60.0, -60.0])
     found = [torch.cat([agree, sign.reshape(1, 1, 1, 1, 1)], 1) for sign in differ]

@@ -199,8 +199,26 @@ def test_a_device_that_runs_out_of_memory_takes_fewer_tiles_and_then_says_so(pre
     np.testing.assert_array_equal(generous.predict(large).segmentation, predictor.predict(large).segmentation)
     assert tried[:3] == [8, 4, 2]
     fits = 0
-    with pytest.raises(PredictionError, match="memory of cpu does not hold one tile of .* voxels; free it, or predict with -device cpu"):
+    with pytest.raises(PredictionError, match="memory of cpu does not hold one tile of .* voxels beside the sums"):
         generous.predict(PICTURE)
+
+
+def test_a_cpu_without_memory_says_so_in_words_of_its_own(predictor):
+    def without_memory(tiles):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(PredictionError, match="memory of cpu does not hold .* keep sums in a file with --max_ram"):
+        with_network(predictor, without_memory).predict(PICTURE)
+
+
+def test_a_precision_is_one_of_four(predictor):
+    kinds = []
+    watched = with_network(predictor, lambda tiles: kinds.append(torch.is_autocast_enabled("cpu")) or torch.zeros(len(tiles), 4, *tiles.shape[2:]))
+    for precision, on in (("fp32", False), ("bf16", True)):
+        dataclasses.replace(watched, options=PredictionOptions(flips=False, quiet=True, precision=precision)).predict(PICTURE)
+        assert kinds.pop() is on
+    with pytest.raises(ConfigError, match="one of auto, bf16, fp16, fp32; got 'fp8'"):
+        PredictionOptions(precision="fp8")
 
 
 def test_sums_leave_a_full_device(predictor, monkeypatch):

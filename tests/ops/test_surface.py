@@ -69,6 +69,15 @@ def test_a_shift_by_two_slices_is_two_thicknesses():
     assert (same.hd, same.hd95, same.assd, same.nsd) == (0, 0, 0, 1)
 
 
+@pytest.mark.parametrize("width,steps", [(0.2, 10), (0.1, 20), (0.6, 3)])
+def test_a_distance_that_equals_the_tolerance_is_within_it(width, steps):
+    mask = np.zeros((5, 5, 60), bool)
+    mask[1:4, 1:4, 5:30] = True
+    other = mask.copy()
+    other[1:4, 1:4, 30 : 30 + steps] = True
+    assert surface_scores(mask, other, (width, width, width), steps * width).nsd == 1
+
+
 def test_a_slice_has_an_outline():
     mask = np.zeros((1, 7, 7), bool)
     mask[0, 1:6, 1:6] = True

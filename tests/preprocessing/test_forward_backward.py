@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from samples import small_configuration, small_plan
 from scipy.ndimage import gaussian_filter
 from skimage.transform import resize
@@ -285,6 +287,29 @@ def test_blocks_give_what_resampling_all_logits_gives(spacing, new_spacing, cont
     mapped = resize_to_input_grid(logits[0], case.history)
     np.testing.assert_allclose(mapped[d0:d1, h0:h1, w0:w1], naive[0].numpy(), atol=1e-5)
     assert not mapped[outside].any()
+
+
+def test_a_class_between_two_others_wins_though_it_is_best_at_no_old_voxel():
+    history = replace(unresampled((1, 1, 4)), shape_after_resample=(1, 1, 2), spacing_after_resample=(1.0, 1.0, 2.0))
+    logits = torch.tensor([[0.5, 0.5], [1.0, -10.0], [-10.0, 1.0]])[:, None, None]
+    labels = parse_labels({"background": 0, "a": 1, "b": 2})
+    assert segmentation_from_logits(logits, history, labels).ravel().tolist() == [1, 0, 0, 2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), steep=st.floats(0.5, 4))
+def test_steep_logits_are_decided_as_their_probabilities_are(seed, steep):
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(2, 7, 3).tolist())
+    new_shape = tuple((np.array(shape) * random.uniform(1.0, 3.0, 3)).astype(int).tolist())
+    logits = torch.from_numpy((np.sign(random.normal(size=(5, *shape))) * np.exp(steep * random.normal(size=(5, *shape)))).astype(np.float32))
+    history = replace(unresampled(new_shape), shape_after_resample=shape)
+    labels = parse_labels({"background": 0, **{f"s{value}": value for value in range(1, 5)}})
+    naive = naive_logits(logits, history)
+    differs = segmentation_from_logits(logits, history, labels) != naive.argmax(0).numpy()
+    best = naive.topk(2, dim=0).values
+    scale = naive.abs().amax(0)
+    assert (((best[0] - best[1]) / scale).numpy()[differs] < 1e-5).all()
 
 
 def test_export_takes_hardly_more_memory_than_its_result():
