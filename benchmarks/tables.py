@@ -275,7 +275,9 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
     sections += [
         "\n## The distance between slabs\n",
         f"Validation cases of the prostate dataset's fold 0, models trained for {stride['minutes_of_training']:g} CPU minutes, no flips. Passes",
-        'are slabs through the encoder; "votes" is the way of MA-SAM\'s authors (`--slab_votes`). Made by `benchmarks/slab_stride.py`.\n',
+        'are slabs through the encoder; "votes" is the way of MA-SAM\'s authors (`--slab_votes`). Made by `benchmarks/slab_stride.py`.',
+        "The models are weak after so short a training, so that slabs without overlap being as good here does not change the default, which is",
+        "half a slab.\n",
     ]
     for name, model in stride["models"].items():
         patch = " x ".join(map(str, model["patch"]))
