@@ -60,6 +60,8 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile; worth it for many cases")
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
+    parser.add_argument("-prev_stage_predictions", metavar="FOLDER", help="refused: samunet has no cascade")
+    parser.add_argument("--verbose", action="store_true", help="accepted as nnU-Net's command takes it; nothing more is said")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
 
 
@@ -67,11 +69,14 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     """Load a model folder and predict; returns 3 when some cases failed."""
     from samunet import __version__, pipeline
     from samunet.core.codec import write_json
+    from samunet.core.plan import NO_LOW_RESOLUTION
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.hardware import choose_device, keep_freed_memory
     from samunet.inference.predictor import PredictionOptions, Predictor
 
+    if arguments.prev_stage_predictions is not None:
+        raise ConfigError(f"-prev_stage_predictions: {NO_LOW_RESOLUTION}")
     if num_parts < 1 or not 0 <= part_id < num_parts:
         raise ConfigError(f"-part_id must be from 0 to -num_parts - 1; got part {part_id} of {num_parts}.")
     keep_freed_memory()

@@ -189,6 +189,12 @@ def test_prediction_without_a_model_says_how_to_train_one(fresh, capsys, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cascade_is_refused(environment, trained, capsys, tmp_path):
+    words = ["-i", str(tmp_path), "-o", str(tmp_path / "out"), "-d", "901", "-c", "3d_adapter", "--verbose"]
+    assert predict.main([*words, "-prev_stage_predictions", "x"]) == 2
+    assert "samunet has no cascade" in capsys.readouterr().err
+
+
 def test_prediction_lists_the_candidates_when_several_models_fit(environment, trained, capsys, tmp_path):
     twin = trained.parent.with_name("SAMTrainer__samunetPlans__2d_adapter")
     shutil.copytree(trained.parent, twin)
