@@ -190,8 +190,8 @@ def test_prediction_without_a_model_says_how_to_train_one(fresh, capsys, tmp_pat
 
 
 def test_a_cascade_is_refused(environment, trained, capsys, tmp_path):
-    words = ["-i", str(tmp_path), "-o", str(tmp_path / "out"), "-d", "901", "-c", "3d_adapter", "--verbose"]
-    assert predict.main([*words, "-prev_stage_predictions", "x"]) == 2
+    words = ["-i", tmp_path, "-o", tmp_path / "out", "-d", "901", "-c", "3d_adapter", "--verbose"]
+    assert call("predict", *words, "-prev_stage_predictions", "x") == 2
     assert "samunet has no cascade" in capsys.readouterr().err
 
 
