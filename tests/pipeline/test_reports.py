@@ -16,8 +16,9 @@ def environment(project, monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def test_the_page_shows_scores_pictures_curve_and_plan(environment, project, tmp_path, capsys):
-    project.train("1")
+def test_the_page_shows_scores_pictures_curve_and_plan(environment, project, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))  # other tests compare the shared model with itself
+    project.train("1", results=tmp_path / "results")
     page = tmp_path / "page.html"
     assert report.main(["-d", project.dataset, "3d_adapter", "-o", str(page), "-np", "1"]) == 0
     assert re.search(r"Mean foreground Dice \d\.\d{4} on \d validation case", capsys.readouterr().out)
