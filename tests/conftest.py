@@ -61,6 +61,13 @@ def project(tmp_path_factory) -> Project:
     )
 
 
+@pytest.fixture
+def environment(project, monkeypatch) -> None:
+    """nnU-Net's variables name the tiny dataset's folders."""
+    for name, value in project.environment.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="session")
 def trained(project) -> Path:
     """The fold folder of a short training of the tiny dataset."""

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from samunet.cli.common import DEFAULT_THREADS, make_parser, run
-from samunet.core.results import DEFAULT_TRAINER
+from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, add_model_options, make_parser, model_meant, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,25 +16,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Copy the validation predictions of a model's folds into one folder and score them together.",
         "Next: open summary.json in the output folder.",
     )
-    parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
+    add_model_options(parser)
     parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="configuration of the model")
-    parser.add_argument("-p", default="samunetPlans", metavar="NAME", help="plan of the model (default: %(default)s)")
-    parser.add_argument("-tr", default=DEFAULT_TRAINER, metavar="NAME", help="trainer of the model (default: %(default)s)")
-    parser.add_argument("-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds (default: 0 1 2 3 4)")
+    parser.add_argument("-f", nargs="+", default=DEFAULT_FOLDS, metavar="FOLD", help="folds (default: 0 1 2 3 4)")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="folder to write (default: crossval_results_folds_... in the model's)")
     parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases at a time (default: %(default)s)")
     return run(parser, _accumulate, argv)
 
 
 def _accumulate(arguments: argparse.Namespace) -> None:
-    from samunet.core.results import model_folder
-    from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.pipeline.selection import SUMMARY, accumulate, crossval_folder
 
-    workspace = workspace_from_environment()
-    dataset = workspace.dataset_name(arguments.d)
-    model = model_folder(workspace, dataset, arguments.p, arguments.c, arguments.tr)
+    workspace, dataset, model = model_meant(arguments, arguments.c)
     target = arguments.o or crossval_folder(model, arguments.f)
     if arguments.o is not None and target.is_dir() and any(target.iterdir()):
         raise ConfigError(f"{target} holds files already; give a new folder with -o.")

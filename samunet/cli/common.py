@@ -8,11 +8,18 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samunet import __version__
 from samunet.errors import SamunetError
 
+if TYPE_CHECKING:
+    from samunet.core.workspace import Workspace
+
 DEFAULT_THREADS = min(8, os.cpu_count() or 1)  # nnU-Net's default is 8 processes
+DEFAULT_FOLDS = ["0", "1", "2", "3", "4"]
+DEFAULT_TOLERANCE_MM = 2.0  # of the normalized surface Dice
 EXIT_CODES = "Exit codes: 0 done, 2 refused input, 3 some cases failed, 4 weights absent."
 
 
@@ -27,6 +34,23 @@ def make_parser(name: str, summary: str, next_step: str = "") -> argparse.Argume
     )
     parser.add_argument("--version", action="version", version=f"samunet {__version__}")
     return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say, with a configuration, which model is meant."""
+    parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
+    parser.add_argument("-p", default="samunetPlans", metavar="NAME", help="plan of the model (default: %(default)s)")
+    parser.add_argument("-tr", default="SAMTrainer", metavar="NAME", help="trainer of the model (default: %(default)s)")
+
+
+def model_meant(arguments: argparse.Namespace, configuration: str) -> tuple[Workspace, str, Path]:
+    """Return the workspace, the dataset's name and the model's folder that `add_model_options` tells."""
+    from samunet.core.results import model_folder
+    from samunet.core.workspace import workspace_from_environment
+
+    workspace = workspace_from_environment()
+    dataset = workspace.dataset_name(arguments.d)
+    return workspace, dataset, model_folder(workspace, dataset, arguments.p, configuration, arguments.tr)
 
 
 def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None) -> int:

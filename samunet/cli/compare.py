@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, make_parser, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-d", metavar="DATASET", help="dataset id or name: compare its trained models")
     parser.add_argument("--models", nargs="+", metavar="NAME", help="with -d: model folders, the baseline first (default: all, nnU-Net's first)")
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the report and its tables")
-    parser.add_argument("--nsd_tolerance", type=float, default=2.0, metavar="MM", help="of the normalized surface Dice (default: %(default)s)")
+    parser.add_argument(
+        "--nsd_tolerance", type=float, default=DEFAULT_TOLERANCE_MM, metavar="MM", help="of the normalized surface Dice (default: %(default)s)"
+    )
     parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases scored at a time (default: %(default)s)")
     return run(parser, _compare, argv)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, make_parser, run
 
 if TYPE_CHECKING:
     from samunet.evaluation.score import Measures
@@ -39,7 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that both evaluation commands take."""
     parser.add_argument("-o", type=Path, metavar="FILE", help="file to write (default: pred_folder/summary.json)")
     parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases scored at a time (default: %(default)s)")
-    parser.add_argument("--nsd_tolerance", type=float, default=2.0, metavar="MM", help="of the normalized surface Dice (default: %(default)s)")
+    parser.add_argument(
+        "--nsd_tolerance", type=float, default=DEFAULT_TOLERANCE_MM, metavar="MM", help="of the normalized surface Dice (default: %(default)s)"
+    )
     parser.add_argument("--no_surfaces", action="store_true", help="overlap only, as nnU-Net's command: no NSD, HD95, HD, ASSD, volumes")
     parser.add_argument("--lesions", action="store_true", help="also the F1 score of finding connected components")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row a case and class")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, make_parser, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="configurations to consider (default: all that are trained)")
     parser.add_argument("-p", nargs="+", metavar="NAME", help="plans to consider (default: all)")
     parser.add_argument("-tr", nargs="+", metavar="NAME", help="trainers to consider (default: all of samunet's)")
-    parser.add_argument("-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds (default: 0 1 2 3 4)")
+    parser.add_argument("-f", nargs="+", default=DEFAULT_FOLDS, metavar="FOLD", help="folds (default: 0 1 2 3 4)")
     parser.add_argument("--disable_ensembling", action="store_true", help="single models only")
     parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases at a time (default: %(default)s)")
     return run(parser, _find, argv)

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from samunet.cli.common import DEFAULT_THREADS, make_parser, run
-from samunet.core.results import DEFAULT_TRAINER
+from samunet.cli.common import DEFAULT_THREADS, add_model_options, make_parser, model_meant, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,23 +16,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Write one HTML page on a trained model: scores of its validation cases, pictures of the worst, the learning curve, the plan.",
         "Next: open the page.",
     )
-    parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
+    add_model_options(parser)
     parser.add_argument("configuration", help="configuration of the model, e.g. 3d_adapter")
-    parser.add_argument("-p", default="samunetPlans", metavar="NAME", help="plan of the model (default: %(default)s)")
-    parser.add_argument("-tr", default=DEFAULT_TRAINER, metavar="NAME", help="trainer of the model (default: %(default)s)")
     parser.add_argument("-o", type=Path, metavar="FILE", help="file to write (default: report.html in the model's folder)")
     parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="pictures drawn at a time (default: %(default)s)")
     return run(parser, _report, argv)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from samunet.core.results import model_folder
-    from samunet.core.workspace import workspace_from_environment
     from samunet.pipeline.reports import report_on_model
 
-    workspace = workspace_from_environment()
-    dataset = workspace.dataset_name(arguments.d)
-    model = model_folder(workspace, dataset, arguments.p, arguments.configuration, arguments.tr)
+    workspace, dataset, model = model_meant(arguments, arguments.configuration)
     output = arguments.o or model / "report.html"
     summary = report_on_model(workspace, dataset, model, output, threads=arguments.np)
     print(f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} validation cases. Wrote {output}")

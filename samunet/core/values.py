@@ -1,6 +1,9 @@
-"""Which values an integer array holds."""
+"""Which values an integer array holds, and the mean of those that are known."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -18,3 +21,9 @@ def distinct(array: np.ndarray) -> tuple[int, ...]:
     for part in array if array.ndim > 1 else array[None]:
         seen[part] = True  # negative values count from the end
     return (*(value for value in range(lowest, 0) if seen[value]), *np.flatnonzero(seen[: highest + 1]).tolist())
+
+
+def known_mean(values: Iterable[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN where none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan

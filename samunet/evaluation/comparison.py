@@ -83,7 +83,7 @@ def compare(
     reader: ImageReader,
     *,
     patients: Mapping[str, str] | None = None,
-    tolerance: float = 2.0,
+    tolerance: float,
     threads: int = 1,
     quiet: bool = False,
 ) -> Comparison:

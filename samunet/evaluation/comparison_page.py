@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from samunet.core.codec import write_json, write_text
+from samunet.core.codec import write_csv, write_json, write_text
 from samunet.evaluation.comparison import MEAN, METRICS, Comparison, Row, case_values
 from samunet.evaluation.page import render
 from samunet.evaluation.picture import CasePicture
@@ -54,9 +53,9 @@ def write_comparison(
     )
     write_text(page, html)
     write_json(folder / "comparison.json", _document(comparison))
-    write_text(folder / "cases.csv", _case_table(comparison))
+    _write_cases(folder / "cases.csv", comparison)
     write_text(folder / "table.tex", _latex(comparison))
-    write_text(folder / "challenger.csv", _challenger(comparison))
+    _write_challenger(folder / "challenger.csv", comparison)
     return page
 
 
@@ -160,32 +159,30 @@ def _document(comparison: Comparison) -> dict[str, object]:
     }
 
 
-def _case_table(comparison: Comparison) -> str:
+def _write_cases(path: Path, comparison: Comparison) -> None:
     """A row a case, method and class, with every metric."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = {row.target: row.name for row in comparison.rows}
-    writer.writerow(["case", "patient", "method", "class", "Dice", "IoU", *MORE_KEYS.values()])
-    for method, summary in comparison.summaries.items():
-        for case, patient, score in zip(comparison.cases, comparison.patients, summary.cases, strict=True):
-            for target, metrics in score.metrics.items():
-                more = [getattr(metrics, name) for name in MORE_KEYS]
-                writer.writerow([case, patient, method, names[target_key(target)], metrics.dice, metrics.iou, *more])
-    return text.getvalue()
+    columns = {"dice": "Dice", "iou": "IoU", **MORE_KEYS}
+    rows = [
+        [case, patient, method, names[target_key(target)], *(getattr(metrics, name) for name in columns)]
+        for method, summary in comparison.summaries.items()
+        for case, patient, score in zip(comparison.cases, comparison.patients, summary.cases, strict=True)
+        for target, metrics in score.metrics.items()
+    ]
+    write_csv(path, ["case", "patient", "method", "class", *columns.values()], rows)
 
 
-def _challenger(comparison: Comparison) -> str:
+def _write_challenger(path: Path, comparison: Comparison) -> None:
     """The table that challengeR reads: task, algorithm, case, value; a task a class, Dice."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["task", "algorithm", "case", "value"])
     values = case_values(comparison.summaries, "dice")
     names = {row.target: row.name for row in comparison.rows}
-    for column, target in enumerate(next(iter(comparison.summaries.values())).mean):
-        for method, table in zip(comparison.summaries, values, strict=True):
-            for case, value in zip(comparison.cases, table[:, column], strict=True):
-                writer.writerow([names[target_key(target)], method, case, "" if math.isnan(value) else value])
-    return text.getvalue()
+    rows = [
+        [names[target_key(target)], method, case, "" if math.isnan(value) else value]
+        for column, target in enumerate(next(iter(comparison.summaries.values())).mean)
+        for method, table in zip(comparison.summaries, values, strict=True)
+        for case, value in zip(comparison.cases, table[:, column], strict=True)
+    ]
+    write_csv(path, ["task", "algorithm", "case", "value"], rows)
 
 
 def _latex(comparison: Comparison) -> str:

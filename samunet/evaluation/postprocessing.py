@@ -6,7 +6,6 @@ each class or region by itself, adopted when its own Dice rises.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from samunet.core.codec import decode, read_json
 from samunet.core.labels import Labels
+from samunet.core.values import known_mean
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.score import file_names, refuse_missing, targets_from_labels
 from samunet.evaluation.summary import Target
@@ -93,12 +93,12 @@ def determine(
             return [[overlap(reference, form, tuple(target), labels.ignore).dice for target in targets] for form in forms]
 
         found = np.array(each(of_case, sorted(references), threads=threads, title="Postprocessing", quiet=True))
-        return np.array([[_mean(values) for values in form.T] for form in found.swapaxes(0, 1)])
+        return np.array([[known_mean(values) for values in form.T] for form in found.swapaxes(0, 1)])
 
     foreground = tuple(sorted({value for target in targets for value in target}))
     before, after = dice([foreground])
-    if _mean(after) > _mean(before) and not (after < before).any():  # a comparison with NaN is False
-        chosen.append(Step(values=foreground, dice_before=_mean(before), dice_after=_mean(after)))
+    if known_mean(after) > known_mean(before) and not (after < before).any():  # a comparison with NaN is False
+        chosen.append(Step(values=foreground, dice_before=known_mean(before), dice_after=known_mean(after)))
     # A class takes no voxel of another, so that all are tried on one reading; regions overlap and come one after the other.
     groups = [] if len(targets) < 2 else [[target] for target in targets] if labels.has_regions else [list(targets)]
     for together in groups:
@@ -132,12 +132,6 @@ def apply_to_folder(
 
     each(run, names, threads=threads, title="Postprocessing", quiet=True)
     return tuple(names)
-
-
-def _mean(values: np.ndarray) -> float:
-    """The mean of what is known; NaN where nothing is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan
 
 
 def name_of(target: Target, labels: Labels) -> str:

@@ -6,17 +6,16 @@ the key "1" and the region the key "(1, 2, 3)"; undefined scores are the token N
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samunet.core.codec import read_json, write_text
+from samunet.core.codec import read_json, write_csv, write_text
+from samunet.core.values import known_mean
 from samunet.errors import ConfigError, DatasetError
 
 Target = tuple[int, ...]
@@ -141,15 +140,13 @@ def write_table(path: Path, summary: Summary, names: Mapping[str, str]) -> None:
     Args:
         names: summary.json key of each to its name; one without is shown by its key.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    more = {name: MORE_KEYS[name] for name in summary.measured}
-    writer.writerow(["case", "class", *KEYS.values(), *more.values()])
-    for case in summary.cases:
-        for target, metrics in case.metrics.items():
-            key = target_key(target)
-            writer.writerow([case.name, names.get(key, key), *(getattr(metrics, name) for name in (*KEYS, *more))])
-    write_text(path, text.getvalue())
+    columns = KEYS | {name: MORE_KEYS[name] for name in summary.measured}
+    rows = [
+        [case.name, names.get(target_key(target), target_key(target)), *(getattr(metrics, name) for name in columns)]
+        for case in summary.cases
+        for target, metrics in case.metrics.items()
+    ]
+    write_csv(path, ["case", "class", *columns.values()], rows)
 
 
 def read_summary(path: Path) -> Summary:
@@ -211,9 +208,4 @@ def _targets_from_json(raw: Mapping[str, Any]) -> dict[Target, Metrics]:
 
 def _mean(scores: Sequence[Metrics]) -> Metrics:
     names = [*KEYS, *(name for name in MORE_KEYS if scores and all(getattr(score, name) is not None for score in scores))]
-    return Metrics(**{name: _mean_of_numbers(getattr(score, name) for score in scores) for name in names})
-
-
-def _mean_of_numbers(values: Iterable[float]) -> float:
-    numbers = [value for value in values if not math.isnan(value)]
-    return math.fsum(numbers) / len(numbers) if numbers else math.nan
+    return Metrics(**{name: known_mean(getattr(score, name) for score in scores) for name in names})

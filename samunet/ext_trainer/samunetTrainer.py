@@ -22,7 +22,6 @@ from samunet.core.labels import Labels
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
 from samunet.core.plugins import load_variant
 from samunet.network import build_network
-from samunet.ops.normalize import SCHEMES
 from samunet.training.config import TrainingConfig
 from samunet.training.trainer import make_optimizer
 
@@ -148,10 +147,7 @@ def samunet_plan(variant: str, configuration_manager: Any, channels: int) -> tup
         precision="mixed",
         asked_spacing=None,
         transpose=(0, 1, 2),
-        channels=tuple(
-            ChannelPlan(name=f"channel {index}", scheme=name if name in SCHEMES else "zscore", within_mask=False, intensities=figures)
-            for index, name in enumerate(names)
-        ),
+        channels=tuple(ChannelPlan(name=f"channel {index}", scheme=name, within_mask=False, intensities=figures) for index, name in enumerate(names)),
         configurations={},
         reasons={},
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -12,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from samunet.core.codec import atomic_path, read_json, write_json, write_text
+from samunet.core.codec import atomic_path, read_json, write_csv, write_json, write_text
 from samunet.core.labels import Labels
 from samunet.core.volume import Volume
 from samunet.evaluation.colors import label_color
@@ -77,13 +75,9 @@ class Extras:
             return
         cases = self._with_earlier(STATISTICS, self._measured)
         write_json(self.folder / f"{STATISTICS}.json", cases)
-        table = io.StringIO()
         rows = [{"case": case, "class": name, **values} for case, classes in cases.items() for name, values in classes.items()]
         columns = list(rows[0]) if rows else ["case", "class"]
-        writer = csv.DictWriter(table, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.folder / f"{STATISTICS}.csv", table.getvalue())
+        write_csv(self.folder / f"{STATISTICS}.csv", columns, ([row[column] for column in columns] for row in rows))
 
     def _with_earlier(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
         """Join what a table in the folder says of other cases."""

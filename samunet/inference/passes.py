@@ -39,7 +39,7 @@ def passes(networks: Sequence[Network], tiles: Tensor, flips: Sequence[tuple[int
                 yield part.flip(flip) if flip else part
 
 
-def combine(found: Iterable[Tensor], count: int, *, regions: bool, votes: bool = False, uncertainty: bool = False) -> Tensor:
+def combine(found: Iterable[Tensor], *, regions: bool, votes: bool = False, uncertainty: bool = False) -> Tensor:
     """Return the mean of several passes, and how much they disagree.
 
     The disagreement, in [0, 1], is the mutual information of the class and the pass, the entropy of the mean probabilities less the
@@ -48,8 +48,7 @@ def combine(found: Iterable[Tensor], count: int, *, regions: bool, votes: bool =
     for classification"; Gal et al. (2017) for networks.
 
     Args:
-        found: (B, K, D, H, W) logits of each pass; one at a time is in memory beside the sums.
-        count: number of passes, two or more for the disagreement.
+        found: (B, K, D, H, W) logits of each pass, two or more for the disagreement; one at a time is in memory beside the sums.
         votes: average probabilities instead of logits.
         uncertainty: append the disagreement as a channel.
 
@@ -57,7 +56,9 @@ def combine(found: Iterable[Tensor], count: int, *, regions: bool, votes: bool =
         (B, K, D, H, W) or (B, K + 1, D, H, W).
     """
     total = chances = entropy = None
+    count = 0
     for logits in found:
+        count += 1
         chance = probabilities_of(logits, regions=regions) if votes or uncertainty else logits
         total = _add(total, chance if votes else logits)
         if uncertainty:

@@ -231,14 +231,14 @@ class Predictor:
         return Scores(logits=logits, disagreement=total[-1] if self.options.uncertainty else None)
 
     def working_memory(self) -> int:
-        """Measure how many bytes of RAM the networks work with, on tiles of noise; 0 where they run elsewhere or it cannot be told."""
+        """Measure how many bytes of RAM the networks work with, on tiles of ones; 0 where they run elsewhere or it cannot be told."""
         if self.device.type != "cpu" or sys.platform != "linux":
             return 0
         options = self.options
-        noise = torch.randn(options.tile_batch, len(self.plan.channels), *self.configuration.patch_size)
+        tiles = torch.ones(options.tile_batch, len(self.plan.channels), *self.configuration.patch_size)
         before = start_peak()
         with torch.no_grad():
-            self._run_tiles(noise, options.tile_batch)
+            self._run_tiles(tiles, options.tile_batch)
         return int((peak_mib() - before) * 2**20)
 
     def predict(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
@@ -308,7 +308,6 @@ class Predictor:
 
         return combine(
             passes([partial(run, network) for network in self.networks], tiles, self._flips, batch),
-            len(self.networks) * len(self._flips),
             regions=self.dataset.labels.has_regions,
             votes=self.options.slab_votes,
             uncertainty=self.options.uncertainty,

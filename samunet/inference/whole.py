@@ -11,6 +11,7 @@ from torch import Tensor
 from samunet.core.geometry import Shape
 from samunet.core.labels import Labels
 from samunet.core.preprocessed import OUTSIDE
+from samunet.core.values import known_mean
 from samunet.data.dataset import PreprocessedDataset
 from samunet.hardware import autocast
 from samunet.inference.sliding_window import sliding_window
@@ -53,6 +54,5 @@ def mean_dice(
         reference = np.where(label == OUTSIDE, 0, label)
         for (_, values), of_class in zip(labels.foreground, scores, strict=True):
             of_class.append(overlap(reference, segmentation, values, labels.ignore).dice)
-    known = ([value for value in of_class if not math.isnan(value)] for of_class in scores)
-    means = [math.fsum(values) / len(values) for values in known if values]
-    return math.fsum(means) / len(means) if means else 0.0
+    mean = known_mean(known_mean(of_class) for of_class in scores)
+    return 0.0 if math.isnan(mean) else mean

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from samunet.core.geometry import Shape
-from samunet.ops.resample import nearest_indices
+from samunet.ops.resample import Line, nearest_indices
 
 BLOCK = 32  # new voxels along a side: their scores of one class fit into a core's own memory
 
@@ -66,10 +66,11 @@ def blocks(shape: Shape, new_shape: Shape, *, axis: int | None) -> Iterator[Bloc
 @lru_cache(maxsize=64)
 def _parts(size: int, new_size: int, *, nearest: bool) -> tuple[Part, ...]:
     """Cut a line of new voxels; outside the centers of the first and last old voxel their values go on."""
-    centers = np.clip((np.arange(new_size) + 0.5) * (size / new_size) - 0.5, 0, size - 1)
-    first = nearest_indices(size, new_size) if nearest else np.minimum(centers.astype(int), max(size - 2, 0))
-    second = first if nearest else np.minimum(first + 1, size - 1)
-    share = np.zeros(new_size) if nearest else centers - first
+    if nearest:
+        first = second = nearest_indices(size, new_size)
+        share = np.zeros(new_size, np.float32)
+    else:
+        first, second, share = Line.between(size, new_size)
     parts = []
     for start in range(0, new_size, BLOCK):
         new = slice(start, min(start + BLOCK, new_size))

@@ -173,7 +173,7 @@ def spline_matrix(size: int, new_size: int, order: int) -> np.ndarray:
     return np.stack([ndimage.zoom(unit, new_size / size, order=order, mode="nearest", grid_mode=True) for unit in units], axis=1)
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """Linear interpolation along one axis: value = (1 - weight) * first + weight * second."""
 
     first: np.ndarray
@@ -181,7 +181,7 @@ class _Line(NamedTuple):
     weight: np.ndarray
 
     @classmethod
-    def between(cls, size: int, new_size: int) -> _Line:
+    def between(cls, size: int, new_size: int) -> Line:
         if size == new_size:
             return cls(np.arange(size), np.arange(size), np.zeros(size, np.float32))
         centers = np.clip((np.arange(new_size) + 0.5) * (size / new_size) - 0.5, 0, size - 1)
@@ -203,7 +203,7 @@ def _resize_label(array: np.ndarray, shape: Shape) -> np.ndarray:
     values = distinct(array)
     if len(values) == 1 or array.shape == shape:
         return np.full(shape, values[0], dtype=array.dtype) if len(values) == 1 else array
-    lines = [_Line.between(old, new) for old, new in zip(array.shape, shape, strict=True)]
+    lines = [Line.between(old, new) for old, new in zip(array.shape, shape, strict=True)]
     small = array.astype(np.uint8) if values[0] >= 0 and values[-1] <= 255 else array
     lowest = highest = small
     for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis]):  # shrink first
@@ -217,7 +217,7 @@ def _resize_label(array: np.ndarray, shape: Shape) -> np.ndarray:
     return result
 
 
-def _elect(array: np.ndarray, lines: Sequence[_Line], place: Sequence[np.ndarray]) -> np.ndarray:
+def _elect(array: np.ndarray, lines: Sequence[Line], place: Sequence[np.ndarray]) -> np.ndarray:
     """Return the label with the largest share of the old voxels around each of n new ones; a tie goes to the nearest voxel's.
 
     Args:

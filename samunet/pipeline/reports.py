@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import Case, read_dataset_json, training_cases
 from samunet.core.plan import load_plan
 from samunet.core.results import finished_folds
+from samunet.core.values import known_mean
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.picture import CasePicture, draw_case
@@ -50,7 +49,7 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
     configuration = model.name.split("__")[2]
     reader, cases = reader_for(spec.file_ending, plan.reader), {case.identifier: case for case in training_cases(raw, spec)}
     shown = [score for score in scores if _identifier(score, spec.file_ending) in cases and Path(score.prediction_file).is_file()]
-    worst = sorted(shown, key=_mean_dice)[:MOST_PICTURES]
+    worst = sorted(shown, key=lambda score: known_mean(metrics.dice for metrics in score.metrics.values()))[:MOST_PICTURES]
     names = names_from_labels(spec.labels)
 
     def draw(score: CaseScore) -> CasePicture:
@@ -102,9 +101,3 @@ def draw_training_cases(workspace: Workspace, dataset: str, output: Path, *, cha
 
 def _identifier(score: CaseScore, file_ending: str) -> str:
     return score.name.removesuffix(file_ending)
-
-
-def _mean_dice(score: CaseScore) -> float:
-    values = np.array([metrics.dice for metrics in score.metrics.values()])
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,8 @@ def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, th
         if twice := sorted(names & origin.keys()):
             raise DatasetError(f"'{twice[0]}' was predicted in {origin[twice[0]]} and {folder}; folds of one split share no case.")
         origin |= dict.fromkeys(names, folder)
-    refuse_missing(set(origin) - references_of(raw, spec).keys(), f"no reference in {raw}", "Restore them.")
+    references = references_of(raw, spec)
+    refuse_missing(origin.keys() - references.keys(), f"no reference in {raw}", "Restore them.")
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
     for name, folder in sorted(origin.items()):
         for file in (name, f"{name.removesuffix(spec.file_ending)}.npz"):
@@ -86,7 +87,7 @@ def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, th
     for file in ("dataset.json", "plans.json"):
         if (model / file).is_file():
             _copy(model / file, target / file)
-    return _score(raw, target, spec, threads)
+    return _score(references, target, spec, threads)
 
 
 def find_best(
@@ -116,14 +117,14 @@ def find_best(
         single.append(Candidate(models=(name,), folder=folder, dice=summary.foreground_mean.dice))
     _refuse_other_cases(single, spec)
     pairs = [pair for pair in itertools.combinations(single, 2) if all(_has_probabilities(one.folder, spec) for one in pair)] if ensembling else []
-    both = [_ensemble(first, second, raw, results, folds, spec, threads) for first, second in pairs]
+    references = references_of(raw, spec)
+    both = [_ensemble(first, second, references, results, folds, spec, threads) for first, second in pairs]
     candidates = sorted([*single, *both], key=lambda candidate: -candidate.dice)
     best = candidates[0]
     reader = reader_for(spec.file_ending, spec.reader)
     options = {"file_ending": spec.file_ending, "reader": reader, "threads": threads}
     predicted = file_names(best.folder, spec.file_ending)
-    references = {name: path for name, path in references_of(raw, spec).items() if name in predicted}
-    found = determine(references, best.folder, labels=spec.labels, **options)
+    found = determine({name: path for name, path in references.items() if name in predicted}, best.folder, labels=spec.labels, **options)
     write_json(best.folder / FILE_NAME, found)
     apply_to_folder(found, best.folder, best.folder / "postprocessed", **options)
     instructions = _instructions(dataset, best, folds, found)
@@ -137,8 +138,8 @@ def references_of(raw: Path, spec: DatasetSpec) -> dict[str, Path]:
     return {f"{case.identifier}{spec.file_ending}": case.label for case in training_cases(raw, spec) if case.label is not None}
 
 
-def _score(raw: Path, folder: Path, spec: DatasetSpec, threads: int) -> Summary:
-    references, reader = references_of(raw, spec), reader_for(spec.file_ending, spec.reader)
+def _score(references: Mapping[str, Path], folder: Path, spec: DatasetSpec, threads: int) -> Summary:
+    reader = reader_for(spec.file_ending, spec.reader)
 
     def score(name: str) -> CaseScore:
         options = {"targets": targets_from_labels(spec.labels), "ignore": spec.labels.ignore, "reader": reader}
@@ -149,12 +150,14 @@ def _score(raw: Path, folder: Path, spec: DatasetSpec, threads: int) -> Summary:
     return summary
 
 
-def _ensemble(first: Candidate, second: Candidate, raw: Path, results: Path, folds: Sequence[str], spec: DatasetSpec, threads: int) -> Candidate:
+def _ensemble(
+    first: Candidate, second: Candidate, references: Mapping[str, Path], results: Path, folds: Sequence[str], spec: DatasetSpec, threads: int
+) -> Candidate:
     models = (*first.models, *second.models)
     folder = results / "ensembles" / f"ensemble___{'___'.join(models)}___{'_'.join(folds)}"
     shutil.rmtree(folder, ignore_errors=True)  # as in `accumulate`
     ensemble([first.folder, second.folder], folder, threads=threads, quiet=True)
-    return Candidate(models=models, folder=folder, dice=_score(raw, folder, spec, threads).foreground_mean.dice)
+    return Candidate(models=models, folder=folder, dice=_score(references, folder, spec, threads).foreground_mean.dice)
 
 
 def _has_probabilities(folder: Path, spec: DatasetSpec) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from torch import Tensor
 
-from samunet.core.geometry import shape3
 from samunet.core.history import SpatialHistory
 from samunet.core.labels import Labels
 from samunet.ops.crop import crop
@@ -100,7 +99,7 @@ def resize_to_input_grid(array: Tensor, history: SpatialHistory) -> np.ndarray:
 
 def _blocks(history: SpatialHistory) -> Iterator[Block]:
     axis = slice_axis(history.geometry, history.spacing_after_resample, history.spacing_after_transpose)
-    return blocks(shape3(history.shape_after_resample), history.shape_after_crop, axis=axis)
+    return blocks(history.shape_after_resample, history.shape_after_crop, axis=axis)
 
 
 def _inside_crop(array: np.ndarray, history: SpatialHistory) -> np.ndarray:

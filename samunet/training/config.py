@@ -53,7 +53,7 @@ class TrainingConfig:
     whole_cases: int = 0
     """Validation cases predicted whole after every epoch; their mean Dice then chooses checkpoint_best, instead of that of patches."""
     fast_fp32: bool = False
-    """Let oneDNN multiply fp32 matrices on a CPU, where a check finds it as exact; faster on AMD's, but last digits then differ from run to run."""
+    """Let oneDNN multiply fp32 matrices on a CPU, where a check finds it as exact; last digits then differ from run to run."""
     compile: bool = False
     """Compile the network with torch.compile."""
     seed: int = 0

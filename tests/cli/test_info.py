@@ -10,9 +10,7 @@ import sys
 from samunet.cli import info
 
 
-def test_everything_is_listed(project, trained, monkeypatch, capsys):
-    for name, value in project.environment.items():
-        monkeypatch.setenv(name, value)
+def test_everything_is_listed(environment, project, trained, capsys):
     assert info.main(["--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     dataset = found["datasets"][project.dataset]

@@ -38,9 +38,7 @@ def test_the_color_table_names_every_value_once():
     assert [line.split()[:2] for line in color_table(regions).splitlines()[2:]] == [["1", "whole"], ["2", "core"]]
 
 
-def test_the_command_writes_them_all(project, trained, tmp_path, monkeypatch):
-    for name, value in project.environment.items():
-        monkeypatch.setenv(name, value)
+def test_the_command_writes_them_all(environment, project, trained, tmp_path):
     images = project.workspace.raw / project.dataset / "imagesTs"
     words = [
         "-i",

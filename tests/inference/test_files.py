@@ -25,27 +25,8 @@ from samunet.errors import ConfigError, DatasetError
 from samunet.hardware import available_memory
 from samunet.inference import files
 from samunet.inference.budget import Budget, Need, describe, estimate
-from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.inference.predictor import Predictor
 from samunet.inference.probabilities import open_probabilities, write_probabilities
-
-GIB = 2**30
-QUICK = PredictionOptions(flips=False, quiet=True)
-
-
-@pytest.fixture(scope="module")
-def predictor(trained) -> Predictor:
-    return Predictor.from_folder(trained.parent, device="cpu", options=QUICK)
-
-
-@pytest.fixture
-def images(project):
-    return project.workspace.raw / project.dataset / "imagesTr"
-
-
-@pytest.fixture
-def environment(project, monkeypatch):
-    for name, value in project.environment.items():
-        monkeypatch.setenv(name, value)
 
 
 def test_probabilities_come_back_plane_by_plane(tmp_path):

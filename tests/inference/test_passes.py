@@ -27,8 +27,8 @@ def test_flips_are_undone_whatever_the_batch(batch):
     tiles = torch.randn(2, 1, 2, 3, 4)
     found = list(passes([place_dependent, lambda tiles: 2 * tiles], tiles, flips_of((0, 2)), batch))
     assert len(found) == 8 and sum(sizes) == 8 and max(sizes) == max(2, batch - batch % 2)
-    torch.testing.assert_close(combine(found[:4], 4, regions=False), tiles + 1.5)  # half of the copies see the ramp reversed
-    torch.testing.assert_close(combine(found[4:], 4, regions=False), 2 * tiles)
+    torch.testing.assert_close(combine(found[:4], regions=False), tiles + 1.5)  # half of the copies see the ramp reversed
+    torch.testing.assert_close(combine(found[4:], regions=False), 2 * tiles)
     torch.testing.assert_close(found[1], tiles + torch.arange(4.0))  # flipped along D
     torch.testing.assert_close(found[2], tiles + torch.arange(4.0).flip(0))
 
@@ -47,17 +47,17 @@ def certain(*winners, classes=3):
 
 
 def disagreement(found, *, regions):
-    both = combine(iter(found), len(found), regions=regions, uncertainty=True)
-    torch.testing.assert_close(both[:, :-1], combine(found, len(found), regions=regions))
+    both = combine(iter(found), regions=regions, uncertainty=True)
+    torch.testing.assert_close(both[:, :-1], combine(found, regions=regions))
     return both[:, -1:]
 
 
 def test_votes_are_the_mean_of_probabilities():
     logits = [torch.tensor([0.0, 2.0, 5.0]).reshape(1, 3, 1, 1, 1), torch.tensor([4.0, -1.0, 0.0]).reshape(1, 3, 1, 1, 1)]
     expected = (logits[0].softmax(1) + logits[1].softmax(1)) / 2
-    torch.testing.assert_close(combine(logits, 2, regions=False, votes=True), expected)
+    torch.testing.assert_close(combine(logits, regions=False, votes=True), expected)
     expected = (logits[0].sigmoid() + logits[1].sigmoid()) / 2
-    torch.testing.assert_close(combine(logits, 2, regions=True, votes=True), expected)
+    torch.testing.assert_close(combine(logits, regions=True, votes=True), expected)
 
 
 def test_disagreement_is_0_where_passes_agree_and_1_where_they_differ_most():
@@ -72,7 +72,7 @@ def test_disagreement_is_0_where_passes_agree_and_1_where_they_differ_most():
 def test_disagreement_of_regions_is_computed_under_autocast_and_with_nan():
     found = [torch.tensor([0.0, float("nan")]).reshape(1, 2, 1, 1, 1)] * 2
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.isnan(combine(found, 2, regions=True, uncertainty=True)).any()
+        assert torch.isnan(combine(found, regions=True, uncertainty=True)).any()
 
 
 def test_disagreement_of_regions_is_their_mean():

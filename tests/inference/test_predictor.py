@@ -27,16 +27,6 @@ from samunet.inference.predictor import PredictionOptions, Predictor
 QUICK = PredictionOptions(flips=False, quiet=True)
 
 
-@pytest.fixture(scope="module")
-def predictor(trained) -> Predictor:
-    return Predictor.from_folder(trained.parent, device="cpu", options=QUICK)
-
-
-@pytest.fixture
-def images(project):
-    return project.workspace.raw / project.dataset / "imagesTs"
-
-
 def test_a_volume_gives_labels_on_its_own_grid(predictor):
     for shape in ((16, 40, 32), (5, 71, 23), (1, 9, 9)):
         geometry = Geometry(shape=shape, spacing=(2.0, 0.7, 1.3))

@@ -5,15 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 
-import pytest
-
 from samunet.cli import plot_overlay_pngs, report
-
-
-@pytest.fixture
-def environment(project, monkeypatch):
-    for name, value in project.environment.items():
-        monkeypatch.setenv(name, value)
 
 
 def test_the_page_shows_scores_pictures_curve_and_plan(environment, project, tmp_path, monkeypatch, capsys):

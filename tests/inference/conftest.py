@@ -1,0 +1,19 @@
+"""A predictor of the tiny dataset's model, without flips, and images for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from samunet.inference.predictor import PredictionOptions, Predictor
+
+
+@pytest.fixture(scope="module")
+def predictor(trained) -> Predictor:
+    return Predictor.from_folder(trained.parent, device="cpu", options=PredictionOptions(flips=False, quiet=True))
+
+
+@pytest.fixture
+def images(project) -> Path:
+    return project.workspace.raw / project.dataset / "imagesTr"
