@@ -50,6 +50,8 @@ class CheckpointState:
     """Number format of the training: bf16, fp16 or fp32."""
     history: dict[str, tuple[float | None, ...]]
     """Logged values, one an epoch; None where there was none."""
+    pace: dict[str, Any] = field(default_factory=dict)
+    """Of a training that was told its minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)

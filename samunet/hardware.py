@@ -174,6 +174,12 @@ def peak_mib() -> float:
     return _kib("/proc/self/status", "VmHWM") / 1024
 
 
+def largest_memory_mib() -> float | None:
+    """Return the most RAM that this process held so far, in MiB; None where it is not told."""
+    most = _kib("/proc/self/status", "VmHWM") / 1024
+    return None if math.isnan(most) else most
+
+
 def available_memory() -> int | None:
     """Return how many bytes of RAM could be used without swapping, also by the limits of a container; None where it is not told."""
     free = _kib("/proc/meminfo", "MemAvailable") * 1024

@@ -23,6 +23,7 @@ from samunet.core.plan import Plan, load_plan
 from samunet.core.results import FINAL, finished_folds
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
+from samunet.evaluation.summary import SUMMARY
 from samunet.network import check_frozen_weights
 from samunet.sam.checkpoints import find_weights
 
@@ -30,7 +31,7 @@ FORMAT = 1
 MANIFEST, CARD = "samunet_model.json", "MODEL_CARD.md"
 WEIGHTS = "weights"  # folder of frozen weights within the zip
 OF_FOLD = ("config.json", "log.jsonl", "progress.png")  # what names no path of the machine
-SUMMARY = "validation/summary.json"
+SCORES = f"validation/{SUMMARY}"
 OF_MODEL = ("dataset.json", "postprocessing.json")
 DAY_ONE = (1980, 1, 1, 0, 0, 0)  # equal models give equal files
 CHUNK = 1 << 20
@@ -91,8 +92,8 @@ def export_model(
     for fold in chosen:
         kept = (name, *OF_FOLD)
         sources |= {f"{model}/fold_{fold}/{file}": folder / f"fold_{fold}" / file for file in kept if (folder / f"fold_{fold}" / file).is_file()}
-        if (scores := folder / f"fold_{fold}" / SUMMARY).is_file():
-            sources[f"{model}/fold_{fold}/{SUMMARY}"] = _scores_without_paths(scores)
+        if (scores := folder / f"fold_{fold}" / SCORES).is_file():
+            sources[f"{model}/fold_{fold}/{SCORES}"] = _scores_without_paths(scores)
     sources |= {f"{model}/{file}": folder / file for file in OF_MODEL if (folder / file).is_file()}
     sources[f"{model}/plans.json"] = (json.dumps(encode(_without_paths(plan)), indent=2) + "\n").encode()
     weights = None if configuration.weights is None else Path(configuration.weights).name

@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _accumulate(arguments: argparse.Namespace) -> None:
     from samunet.errors import ConfigError
-    from samunet.pipeline.selection import SUMMARY, accumulate, crossval_folder
+    from samunet.evaluation.summary import SUMMARY
+    from samunet.pipeline.selection import accumulate, crossval_folder
 
     workspace, dataset, model = model_meant(arguments, arguments.c)
     target = arguments.o or crossval_folder(model, arguments.f)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from samunet.cli.common import DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, make_parser, run
+from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, make_parser, run
+
+if TYPE_CHECKING:
+    from samunet.pipeline.head_to_head import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +27,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="images <case>_0000<ending>, for pictures of the cases to look at")
     parser.add_argument("-d", metavar="DATASET", help="dataset id or name: compare its trained models")
     parser.add_argument("--models", nargs="+", metavar="NAME", help="with -d: model folders, the baseline first (default: all, nnU-Net's first)")
+    group = parser.add_argument_group("training nnU-Net, with -d")
+    group.add_argument("--run_nnunet", action="store_true", help="plan, preprocess and train with nnU-Net and with samunet what is not trained yet")
+    group.add_argument(
+        "-c", nargs="+", default=["3d_adapter"], metavar="NAME", help="samunet's configurations, or PLANS__CONFIGURATION (default: 3d_adapter)"
+    )
+    group.add_argument("-f", nargs="+", default=DEFAULT_FOLDS, metavar="FOLD", help="folds to train (default: 0 1 2 3 4)")
+    group.add_argument("--match", default="none", metavar="WHAT", help="none: each tool's own length; epochs; or minutes (default: %(default)s)")
+    group.add_argument("--minutes", type=float, default=0.0, metavar="N", help="with --match minutes: minutes of each training")
+    group.add_argument("--epochs", type=int, metavar="N", help="with --match epochs: epochs of 250 steps of each training (default: samunet's)")
+    group.add_argument("--num_train_cases", type=int, default=0, metavar="N", help="train both on the same N cases of each fold (default: all)")
+    group.add_argument(
+        "--planner", default="ExperimentPlanner", metavar="NAME", help="nnU-Net's planner, e.g. nnUNetPlannerResEncL (default: %(default)s)"
+    )
+    group.add_argument("--nnunet_configuration", metavar="NAME", help="nnU-Net's configuration (default: 3d_fullres, or 2d where there is none)")
+    group.add_argument("--nnunet_trainer", nargs="+", default=["nnUNetTrainer"], metavar="NAME", help="nnU-Net's trainers (default: nnUNetTrainer)")
+    group.add_argument("-device", metavar="NAME", help="device to train on (default: the best one present)")
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the report and its tables")
     parser.add_argument(
         "--nsd_tolerance", type=float, default=DEFAULT_TOLERANCE_MM, metavar="MM", help="of the normalized surface Dice (default: %(default)s)"
@@ -49,12 +69,18 @@ def _compare(arguments: argparse.Namespace) -> None:
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.pipeline.comparisons import compare_folders, compare_trained
+    from samunet.pipeline.head_to_head import run_against_nnunet
 
     folders = (arguments.reference, arguments.predictions, arguments.djfile)
     if (arguments.d is None) == (not any(folders)) or (arguments.d is None and not all(folders)):
         raise ConfigError("Give either -d DATASET, or --reference FOLDER --predictions NAME=FOLDER NAME=FOLDER -djfile FILE.")
-    settings = {"tolerance": arguments.nsd_tolerance, "threads": arguments.np}
-    if arguments.d is not None:
+    settings: dict[str, Any] = {"tolerance": arguments.nsd_tolerance, "threads": arguments.np}
+    if arguments.run_nnunet and (arguments.d is None or arguments.models):
+        raise ConfigError("--run_nnunet goes with -d DATASET and without --models.")
+    if arguments.run_nnunet:
+        workspace = workspace_from_environment()
+        comparison = run_against_nnunet(workspace, workspace.dataset_name(arguments.d), _settings(arguments), arguments.o, **settings)
+    elif arguments.d is not None:
         workspace = workspace_from_environment()
         comparison = compare_trained(workspace, workspace.dataset_name(arguments.d), arguments.models or (), arguments.o, **settings)
     else:
@@ -65,3 +91,22 @@ def _compare(arguments: argparse.Namespace) -> None:
     for verdict in comparison.verdicts():
         print(verdict)
     print(f"Wrote {arguments.o / 'report.html'}")
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    from samunet.pipeline.head_to_head import Settings
+    from samunet.pipeline.nnunet import NNUNet
+    from samunet.training.config import TrainingConfig
+
+    first, *others = arguments.nnunet_trainer
+    return Settings(
+        configurations=tuple(arguments.c),
+        folds=tuple(arguments.f),
+        match=arguments.match,
+        minutes=arguments.minutes,
+        epochs=arguments.epochs or TrainingConfig().epochs,
+        train_cases=arguments.num_train_cases,
+        nnunet=NNUNet(planner=arguments.planner, trainer=first, configuration=arguments.nnunet_configuration),
+        further_trainers=tuple(others),
+        device=arguments.device,
+    )

@@ -86,6 +86,11 @@ def workspace_from_environment(environment: Mapping[str, str] | None = None) -> 
     return Workspace(raw_folder=raw, preprocessed_folder=preprocessed, results_folder=results, weights_folders=(*own, cache / "samunet"))
 
 
+def environment_of_commands(**variables: str) -> dict[str, str]:
+    """Return this process's environment with some variables replaced, for a program that it starts."""
+    return {**os.environ, **variables}
+
+
 def expand_path(text: str) -> Path:
     """Replace $VARIABLE and a leading ~ in a path of dataset.json, as nnU-Net does; an unset variable stays as it is written."""
     return Path(os.path.expandvars(text)).expanduser()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,14 +25,33 @@ DPI = 110
 DIGITS = {"dice": 3, "nsd": 3, "hd95": 2}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How one fold of a method was trained."""
+
+    method: str
+    fold: str
+    cost: dict[str, Any]
+    """cost.json of the fold; empty where nobody wrote it down."""
+    curve: tuple[float, ...]
+    """Mean Dice of the validation patches after each epoch; empty where it is not known."""
+
+
 def write_comparison(
-    folder: Path, comparison: Comparison, *, title: str, sections: Mapping[str, Sequence[str]], pictures: Sequence[CasePicture] = ()
+    folder: Path,
+    comparison: Comparison,
+    *,
+    title: str,
+    sections: Mapping[str, Sequence[str]],
+    pictures: Sequence[CasePicture] = (),
+    trainings: Sequence[Training] = (),
 ) -> Path:
     """Write report.html, comparison.json, cases.csv, table.tex and challenger.csv into a folder; returns the page.
 
     Args:
         sections: heading to paragraphs: who was compared and how.
         pictures: of the worst and the most different cases.
+        trainings: of the methods, where they are known.
     """
     metrics = [metric for metric in METRICS if any(row.metric == metric for row in comparison.rows)]
     page = folder / "report.html"
@@ -50,9 +71,11 @@ def write_comparison(
         case_rows=[(case, values.tolist()) for case, values in zip(comparison.cases, comparison.case_means("dice"), strict=True)],
         pictures=pictures,
         sections=sections,
+        trainings=[training for training in trainings if training.cost],
+        curves=_curves_plot(trainings) if any(training.curve for training in trainings) else None,
     )
     write_text(page, html)
-    write_json(folder / "comparison.json", _document(comparison))
+    write_json(folder / "comparison.json", _document(comparison) | {"trainings": trainings})
     _write_cases(folder / "cases.csv", comparison)
     write_text(folder / "table.tex", _latex(comparison))
     _write_challenger(folder / "challenger.csv", comparison)
@@ -133,6 +156,25 @@ def _scatter_plot(comparison: Comparison) -> bytes:
     low = max(0.0, float(np.nanmin([np.nanmin(first), np.nanmin(second)])) - 0.05)
     axes.set(xlim=(low, 1.01), ylim=(low, 1.01), aspect="equal", xlabel=f"Dice of {list(comparison.summaries)[0]}")
     axes.set_ylabel(f"Dice of {list(comparison.summaries)[1]}")
+    return _png(figure)
+
+
+def _curves_plot(trainings: Sequence[Training]) -> bytes:
+    """Draw the Dice of validation patches over the training, a line a fold, a color a method."""
+    figure = Figure(figsize=(8.5, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    methods = list(dict.fromkeys(training.method for training in trainings))
+    for training in trainings:
+        minutes = training.cost.get("minutes") or training.cost.get("wall_minutes")
+        over = np.arange(1, len(training.curve) + 1) / max(1, len(training.curve)) * (minutes or 100)
+        number = methods.index(training.method)
+        first = next(other for other in trainings if other.method == training.method) is training
+        axes.plot(over, training.curve, color=f"C{number}", label=training.method if first else None, linewidth=1.5)
+    timed = all(training.cost for training in trainings)
+    axes.set(xlabel="minutes of training" if timed else "% of training", ylabel="Dice of validation patches", ylim=(0, 1))
+    axes.legend(fontsize="small", loc="lower right")
+    axes.grid(alpha=0.3)
     return _png(figure)
 
 

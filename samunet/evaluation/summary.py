@@ -18,6 +18,7 @@ from samunet.core.codec import read_json, write_csv, write_text
 from samunet.core.values import known_mean
 from samunet.errors import ConfigError, DatasetError
 
+SUMMARY = "summary.json"  # its usual name
 Target = tuple[int, ...]
 BACKGROUND: Target = (0,)
 KEYS = {"dice": "Dice", "iou": "IoU", "tp": "TP", "fp": "FP", "fn": "FN", "tn": "TN", "n_pred": "n_pred", "n_ref": "n_ref"}

@@ -5,22 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import scipy
 
 from samunet import __version__
-from samunet.core.codec import file_sha256
+from samunet.core.codec import encode, file_sha256, read_json
 from samunet.core.dataset import Case, DatasetSpec, group_channels, read_dataset_json, training_cases
 from samunet.core.labels import Labels
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.comparison import Comparison, Entry, compare
-from samunet.evaluation.comparison_page import most_telling_cases, write_comparison
+from samunet.evaluation.comparison_page import Training, most_telling_cases, write_comparison
 from samunet.evaluation.picture import CasePicture, draw_case
 from samunet.evaluation.score import file_names, names_from_labels
 from samunet.imageio import ImageReader, reader_for
+from samunet.pipeline.costs import cost_of, curve_of
 from samunet.planning.splits import groups_from
 from samunet.progress import each
 
@@ -79,7 +82,18 @@ def compare_trained(workspace: Workspace, dataset: str, models: Sequence[str], o
     shared = [case for case in first_folds or {} if case in cases]
     wanted = {case: path for case in shared if (path := cases[case].label) is not None}
     images = {case: cases[case].images[0] for case in shared}
-    return _compare(entries, wanted, spec, output, images=images, tolerance=tolerance, threads=threads, cases=tuple(cases.values()))
+    about = [folder / name for name in chosen]
+    return _compare(
+        entries,
+        wanted,
+        spec,
+        output,
+        images=images,
+        tolerance=tolerance,
+        threads=threads,
+        cases=tuple(cases.values()),
+        models=about,
+    )
 
 
 def _compare(
@@ -92,6 +106,7 @@ def _compare(
     tolerance: float,
     threads: int,
     cases: Sequence[Case] = (),
+    models: Sequence[Path] = (),
 ) -> Comparison:
     reader = reader_for(spec.file_ending, spec.reader)
     groups = groups_from(spec.raw.get("groups"), [case.identifier for case in cases] or sorted(references))
@@ -102,7 +117,10 @@ def _compare(
         return _picture(case, images[case], references[case], entries, reader, spec.labels)
 
     pictures = each(draw, telling, threads=threads, title="Drawing")
-    write_comparison(output, comparison, title=f"Comparison on {spec.name}", sections=_how(entries, comparison), pictures=pictures)
+    sections = {"How": [*_how(entries, comparison), *map(_how_trained, models)]}
+    folds = {path.parents[1].name for entry in entries for path in entry.files.values()} if models else set()
+    trainings = [_training(model, fold) for model in models for fold in sorted(folds)]
+    write_comparison(output, comparison, title=f"Comparison on {spec.name}", sections=sections, pictures=pictures, trainings=trainings)
     return comparison
 
 
@@ -135,7 +153,7 @@ def _picture(case: str, image: Path, reference: Path, entries: Sequence[Entry], 
     return draw_case(case, volume.array[0], overlays, volume.geometry.spacing, names_from_labels(labels))
 
 
-def _how(entries: Sequence[Entry], comparison: Comparison) -> dict[str, list[str]]:
+def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
     """Say what was compared, and with what."""
     lines = []
     for entry in entries:
@@ -150,4 +168,25 @@ def _how(entries: Sequence[Entry], comparison: Comparison) -> dict[str, list[str
         "Intervals are BCa bootstrap intervals of the mean paired difference over patients; p is Wilcoxon's signed-rank test with "
         "Pratt's rule, adjusted over classes by Holm. Where a class is absent from the reference, a method that leaves it out counts as perfect."
     )
-    return {"How": lines}
+    return lines
+
+
+def _training(model: Path, fold: str) -> Training:
+    found = cost_of(model / fold)
+    return Training(method=model.name, fold=fold.removeprefix("fold_"), cost={} if found is None else encode(found), curve=curve_of(model / fold))
+
+
+def _how_trained(model: Path) -> str:
+    """Say with which tool and plan a model was trained, and how its Dice spreads over seeds, where several were trained."""
+    tool = f"samunet {__version__}"
+    if model.name.startswith("nnUNetTrainer"):
+        tool = f"nnU-Net {version('nnunetv2')}" if find_spec("nnunetv2") else "nnU-Net"
+    said = f"{model.name}: {tool} is installed"
+    if (model / "plans.json").is_file():
+        said += f"; hash of its plans.json {file_sha256(model / 'plans.json')[:16]}"
+    for path in sorted(model.glob("fold_*_seeds.json")):
+        spread = read_json(path)
+        dice = spread["dice"]["foreground_mean"]
+        seeds, deviation = len(spread["seeds"]), dice["standard_deviation"]
+        said += f"; fold {path.stem.split('_')[1]} with {seeds} seeds: Dice {dice['mean']:.4f}, standard deviation {deviation:.4f}"
+    return f"{said}."

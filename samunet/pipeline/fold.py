@@ -30,6 +30,7 @@ from samunet.pipeline.options import TrainOptions
 from samunet.planning.splits import Split
 from samunet.training.config import TrainingConfig
 from samunet.training.log import PICTURE, RECORDS, TEXT, TrainingLog
+from samunet.training.pace import COST
 from samunet.training.processes import Processes
 from samunet.training.sinks import WANDB_ID, Sink, open_sinks, require_sinks
 from samunet.training.stopping import FILE as STOP_FILE
@@ -166,7 +167,7 @@ def _prepare_folder(fold: Fold, options: TrainOptions) -> list[Sink]:
     sinks = open_sinks(options.run.logs, folder, f"{fold.spec.name} {options.configuration} {folder.name}", encode(fold.config))
     (folder / STOP_FILE).unlink(missing_ok=True)
     if fold.resume is None:
-        for name in (LATEST, BEST, FINAL, TEXT, RECORDS, PICTURE):
+        for name in (LATEST, BEST, FINAL, TEXT, RECORDS, PICTURE, COST):
             (folder / name).unlink(missing_ok=True)
         for name in ("validation", "validation_best"):
             shutil.rmtree(folder / name, ignore_errors=True)

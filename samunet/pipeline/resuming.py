@@ -51,6 +51,8 @@ def settings_to_train(settings: TrainingConfig | Mapping[str, Any], resume: Chec
     if changed:
         was = ", ".join(f"{key} {known[key]} (now {given[key]})" for key in changed)
         raise CheckpointError(f"{folder} was trained with other settings: {was}. Continue with the same settings, or start anew without --c.")
+    if before.minutes and extend:
+        raise ConfigError(f"{folder} was trained for {before.minutes:g} minutes, which are over; train anew with more instead of --extend.")
     free = {key: given[key] for key in FREE if key in given}
     return replace(before, epochs=before.epochs + extend, stop_epoch=before.stop_epoch + extend if before.stop_epoch else 0, **free)
 

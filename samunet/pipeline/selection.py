@@ -15,12 +15,11 @@ from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.postprocessing import FILE_NAME, Postprocessing, apply_to_folder, determine
 from samunet.evaluation.score import file_names, refuse_missing, score_case, targets_from_labels
-from samunet.evaluation.summary import CaseScore, Summary, summarize, write_summary
+from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, summarize, write_summary
 from samunet.imageio import reader_for
 from samunet.inference.ensemble import ensemble
 from samunet.progress import each
 
-SUMMARY = "summary.json"
 INSTRUCTIONS_FILE = "inference_instructions.txt"  # nnU-Net's
 
 

@@ -18,9 +18,9 @@ from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.plan import Plan, changed_for_training, load_plan
 from samunet.core.results import BEST, FINAL, model_folder
 from samunet.core.workspace import Workspace
-from samunet.errors import CheckpointError, DatasetError
+from samunet.errors import CheckpointError, ConfigError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
-from samunet.evaluation.summary import CaseScore, Summary, summarize, write_summary
+from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, summarize, write_summary
 from samunet.hardware import choose_device
 from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.predictor import Predictor
@@ -38,8 +38,6 @@ from samunet.training.processes import joined
 from samunet.training.stopping import StopRequest
 
 logger = logging.getLogger(__name__)
-
-SUMMARY = "summary.json"
 
 
 def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Mapping[str, Any], options: TrainOptions) -> Path:
@@ -69,6 +67,8 @@ def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Ma
             raise CheckpointError(f"{folder} holds a trained fold, which a training without checkpoints would remove; choose another fold.")
         resume = resumable(folder) if options.resume else None
         config = settings_to_train(settings, resume, folder, extend=options.extend)
+        if config.minutes and options.processes > 1:
+            raise ConfigError("A training of fixed minutes runs in one process; give --epochs and --iterations instead, or one GPU.")
         if resume is not None:
             check_resume(resume, folder, plan, options.configuration)
         fold = Fold(plan=plan, spec=spec, split=split, data=data, folder=folder, config=config, device=device, resume=resume)

@@ -20,6 +20,9 @@ class TrainingConfig:
     """Number of epochs; the learning rate reaches zero at the last one."""
     iterations: int = 250
     """Optimizer steps an epoch (nnU-Net's 250)."""
+    minutes: float = 0.0
+    """Minutes that the epochs share, instead of having `iterations` steps each: the learning rate reaches zero when they are over. On a CPU they
+    are processor time a thread, elsewhere time of day. 0 for no such limit."""
     validation_iterations: int = 50
     """Validation batches an epoch; at most a fifth of the iterations. The same patches each epoch."""
     batch_size: int = 0
@@ -70,7 +73,7 @@ class TrainingConfig:
         for name in ("learning_rate", "backbone_learning_rate"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"Training setting {name} must be above 0; got {getattr(self, name)}.")
-        for name in ("batch_size", "gradient_clip", "weight_decay", "patience", "stop_epoch", "whole_cases"):
+        for name in ("minutes", "batch_size", "gradient_clip", "weight_decay", "patience", "stop_epoch", "whole_cases"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"Training setting {name} must be 0 or more; got {getattr(self, name)}.")
         for name in ("warmup", "ema"):
@@ -89,10 +92,6 @@ class TrainingConfig:
     def last_epoch(self) -> int:
         """The epoch after which training ends."""
         return min(self.epochs, self.stop_epoch or self.epochs)
-
-    @property
-    def validation_steps(self) -> int:
-        return max(1, min(self.validation_iterations, self.iterations // 5))
 
 
 @dataclass(frozen=True, kw_only=True)

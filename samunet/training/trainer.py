@@ -38,6 +38,7 @@ from samunet.training.accumulate import backward, split
 from samunet.training.average import WeightAverage
 from samunet.training.config import RunConfig, TrainingConfig
 from samunet.training.log import DICE, TrainingLog
+from samunet.training.pace import UNLIMITED, Pace, training_clock, validation_steps, write_cost
 from samunet.training.processes import Processes
 from samunet.training.schedule import rate_factor
 from samunet.training.stopping import StopRequest
@@ -120,13 +121,18 @@ class SAMTrainer:
         self.step, self.epoch, self.epoch_loss, self.best_dice = 0, 0, 0.0, -1.0
         self.average = WeightAverage(model, config.ema) if config.ema else None
         self.saved_at = time.monotonic()
+        pace = resume.state.pace if resume is not None else None
+        self.pace = Pace(config.minutes, config.last_epoch, training_clock(device), pace) if config.minutes else None
         if resume is not None:
             self._take_up(resume)
         self.patient_from = self.epoch if extended else 0
 
     def run(self) -> bool:
         """Train to the last epoch and write checkpoint_final; returns False when asked to stop before, with everything saved."""
-        with naming_dead_workers(), closing(self.sources.training(self.step, self.config.last_epoch * self.config.iterations - self.step)) as batches:
+        if self.pace is not None:
+            self.pace.start()
+        ahead = UNLIMITED if self.pace else self.config.last_epoch * self.config.iterations - self.step
+        with naming_dead_workers(), closing(self.sources.training(self.step, ahead)) as batches:
             while self.epoch < self.config.last_epoch and not self._out_of_patience():
                 began = time.monotonic()
                 waited = self._train_epoch(batches)
@@ -134,16 +140,36 @@ class SAMTrainer:
                     return False
                 loss, dice = self._validate()
                 self._finish_epoch(loss, dice, began, waited)
+        if self.processes.first:
+            self._write_cost()
         if self.saves:
             self._save(FINAL)
             if self.processes.first:
                 (self.folder / LATEST).unlink(missing_ok=True)
         return True
 
+    @property
+    def _epoch_steps(self) -> tuple[int, int]:
+        """The first step of the epoch that runs, and how many it has."""
+        if self.pace is not None:
+            return self.pace.first_step, self.pace.steps
+        return self.epoch * self.config.iterations, self.config.iterations
+
+    def _write_cost(self) -> None:
+        write_cost(
+            self.device,
+            minutes=self.pace.seconds / 60 if self.pace else None,
+            wall_minutes=sum(self.log.times.get("seconds", [])) / 60,
+            epochs=self.epoch,
+            steps=self.step,
+            last_learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
+            folder=self.folder,
+        )
+
     def _train_epoch(self, batches: Iterator[Batch]) -> float | None:
         """Run the rest of the epoch; returns the seconds spent waiting for data, None when asked to stop."""
         self.model.train()
-        waited, left = 0.0, (self.epoch + 1) * self.config.iterations - self.step
+        waited, left = 0.0, sum(self._epoch_steps) - self.step
         for _ in bar(range(left), title=f"Epoch {self.epoch + 1}", quiet=not self.processes.first):
             asked = time.monotonic()
             batch = self._to_device(next(batches))
@@ -153,9 +179,8 @@ class SAMTrainer:
             self.epoch_loss += loss
             if stop:
                 self._save(LATEST)
-                self.log.line(
-                    f"Stopped after step {self.step} of {self.config.steps} by {self.stopping.reason() or 'another process'}; --c continues."
-                )
+                of = "" if self.pace else f" of {self.config.steps}"
+                self.log.line(f"Stopped after step {self.step}{of} by {self.stopping.reason() or 'another process'}; --c continues.")
                 return None
             if save:
                 self._save(LATEST)
@@ -163,7 +188,9 @@ class SAMTrainer:
 
     def _step(self, batch: Batch) -> tuple[float, bool, bool]:
         """Return the loss of the whole batch, and whether to stop and to save, as all processes agree."""
-        factor = rate_factor(self.step, self.config.steps, warmup=self.config.warmup, power=self.config.decay_power)
+        first, count = self._epoch_steps  # all epochs are taken to have as many; only the share that is over matters
+        position, steps = self.epoch * count + self.step - first, self.config.epochs * count
+        factor = rate_factor(position, steps, warmup=self.config.warmup, power=self.config.decay_power)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.zero_grad(set_to_none=True)
@@ -200,7 +227,7 @@ class SAMTrainer:
         self.model.eval()
         losses, counts = torch.zeros(2), torch.zeros(3, len(self.labels.foreground))
         with self.average.applied() if self.average else nullcontext():
-            for batch in map(self._to_device, self.sources.validation(0, self.config.validation_steps)):
+            for batch in map(self._to_device, self.sources.validation(0, validation_steps(self._epoch_steps[1], self.config.validation_iterations))):
                 with autocast(self.device, self.precision):
                     loss = torch.stack(list(self.model.loss(batch).values())).sum()
                     logits = self.model(batch.image)
@@ -219,7 +246,7 @@ class SAMTrainer:
         return torch.stack([(part * known).sum(axes) for part in (predicted * reference, predicted, reference)])
 
     def _finish_epoch(self, val_loss: float, dice: list[float], began: float, waited: float) -> None:
-        train_loss = self.epoch_loss / self.config.iterations
+        train_loss = self.epoch_loss / self._epoch_steps[1]
         known = [value for value in dice if not math.isnan(value)]
         mean = sum(known) / len(known) if known else 0.0
         earlier = self.log.values.get("ema_fg_dice", [])
@@ -234,6 +261,8 @@ class SAMTrainer:
         rates = {group["part"]: group["lr"] for group in sorted(self.optimizer.param_groups, key=lambda group: group["lr"])}
         values |= {{"head": "learning_rate"}.get(part, f"{part}_learning_rate"): rate for part, rate in rates.items()}
         self.epoch, self.epoch_loss = self.epoch + 1, 0.0
+        if self.pace is not None:
+            self.pace.begin_epoch(self.epoch)
         seconds = time.monotonic() - began
         self.log.epoch(values, {"seconds": seconds, "waiting_seconds": waited})
         classes = ", ".join(f"{name} {value:.3f}" for (name, _), value in zip(self.labels.foreground, dice, strict=True))
@@ -307,6 +336,7 @@ class SAMTrainer:
             training=encode(self.config),
             precision=PRECISION_NAMES[self.precision],
             history=self.log.history,
+            pace=self.pace.state() if self.pace else {},
         )
         save_checkpoint(
             self.folder / name,

@@ -6,6 +6,7 @@ import pytest
 
 from samunet.errors import ConfigError
 from samunet.training.config import TrainingConfig
+from samunet.training.pace import validation_steps
 from samunet.training.schedule import rate_factor
 
 
@@ -37,6 +38,6 @@ def test_impossible_settings_are_refused_by_name(field, value, message):
 
 
 def test_validation_takes_at_most_a_fifth_of_the_iterations():
-    assert TrainingConfig(iterations=250).validation_steps == 50
-    assert TrainingConfig(iterations=20).validation_steps == 4
-    assert TrainingConfig(iterations=2).validation_steps == 1
+    assert validation_steps(250) == 50
+    assert validation_steps(20) == 4
+    assert validation_steps(2) == 1

@@ -22,6 +22,7 @@ def test_a_fold_gets_what_nnunet_gives(trained):
         "checkpoint_best.safetensors",
         "checkpoint_final.safetensors",
         "config.json",
+        "cost.json",
         "debug.json",
         "log.jsonl",
         "progress.png",

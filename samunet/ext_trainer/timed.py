@@ -1,0 +1,63 @@
+"""nnU-Net's trainers with another length: so many epochs, and where wanted so many minutes; nothing else differs.
+
+samunet writes a file with such a trainer, see `samunet.pipeline.nnunet`, and nnU-Net finds it there by its name.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from samunet.training.pace import Pace, training_clock, validation_steps, write_cost
+
+CUDA = torch.device("cuda")
+
+
+class Timed(nnUNetTrainer):
+    """Left of one of nnU-Net's trainers among the bases of a class, which gives the numbers."""
+
+    epochs = 1000
+    minutes = 0.0
+    """See `TrainingConfig.minutes`; 0 leaves nnU-Net's 250 iterations an epoch."""
+
+    threads = 0
+    """Of a CPU; 0 leaves nnU-Net's choice."""
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = CUDA) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)  # nnU-Net reads the names of these from here
+        self.num_epochs = self.epochs
+        self.pace = Pace(self.minutes, self.epochs, training_clock(device)) if self.minutes else None
+        self.steps, self.began = 0, 0.0
+
+    def on_epoch_start(self) -> None:
+        """Give the epoch its steps; the first starts the clock."""
+        if self.steps == 0:
+            if self.threads:
+                torch.set_num_threads(self.threads)  # nnU-Net's command takes every core of a CPU
+            self.began = time.monotonic()
+            if self.pace is not None:
+                self.pace.start()
+        if self.pace is not None:
+            self.num_iterations_per_epoch = self.pace.steps
+            self.num_val_iterations_per_epoch = validation_steps(self.pace.steps)
+        super().on_epoch_start()
+
+    def on_epoch_end(self) -> None:
+        """Measure what the epoch took; the last writes the cost."""
+        super().on_epoch_end()
+        self.steps += self.num_iterations_per_epoch
+        if self.pace is not None:
+            self.pace.begin_epoch(self.current_epoch)
+        if self.current_epoch == self.num_epochs:
+            write_cost(
+                self.device,
+                minutes=self.pace.seconds / 60 if self.pace else None,
+                wall_minutes=(time.monotonic() - self.began) / 60,
+                epochs=self.num_epochs,
+                steps=self.steps,
+                last_learning_rate=self.optimizer.param_groups[0]["lr"],
+                folder=Path(self.output_folder),
+            )

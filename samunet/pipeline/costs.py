@@ -1,0 +1,35 @@
+"""What trainings cost and how they went, samunet's and nnU-Net's, from their folders."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+from samunet.core.codec import decode, read_json
+from samunet.core.values import known_mean
+from samunet.training.log import RECORDS
+from samunet.training.pace import COST, Cost
+
+TYPES = re.compile(r"np\.float\d+\(|\)")
+PSEUDO_DICE = re.compile(r"Pseudo dice \[(.*)\]")  # a line of nnU-Net's log an epoch: [np.float32(0.91), nan]
+
+
+def cost_of(fold: Path) -> Cost | None:
+    """Read what a fold's training cost; None where nobody wrote it down."""
+    path = fold / COST
+    return decode(Cost, read_json(path), str(path)) if path.is_file() else None
+
+
+def curve_of(fold: Path) -> tuple[float, ...]:
+    """Return the mean Dice of the validation patches after each epoch, NaN where there was none; empty where no log tells.
+
+    nnU-Net and samunet both sum voxels over the patches of an epoch and average over classes.
+    """
+    own = fold / RECORDS
+    if own.is_file():
+        records = [json.loads(line) for line in own.read_text(encoding="utf-8").splitlines()]
+        return tuple(math.nan if record.get("mean_fg_dice") is None else float(record["mean_fg_dice"]) for record in records)
+    text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in sorted(fold.glob("training_log_*.txt")))
+    return tuple(known_mean(map(float, TYPES.sub("", values).split(","))) for values in PSEUDO_DICE.findall(text))

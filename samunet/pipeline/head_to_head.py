@@ -1,0 +1,249 @@
+"""nnU-Net and samunet trained on the same cases, for equally long where that is asked, and compared."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from samunet.core.codec import decode, encode, read_json, write_json
+from samunet.core.plan import DEFAULT_PLANS_NAME
+from samunet.core.results import model_folder
+from samunet.core.workspace import Workspace, environment_of_commands
+from samunet.errors import ConfigError
+from samunet.evaluation.comparison import Comparison
+from samunet.evaluation.summary import SUMMARY
+from samunet.hardware import choose_device
+from samunet.pipeline import nnunet
+from samunet.pipeline.comparisons import compare_trained
+from samunet.pipeline.datasets import RawDataset, extract, open_dataset
+from samunet.pipeline.plans import PlanOptions, open_plan, plan, plan_path, preprocess, resolve
+from samunet.pipeline.trainings import fold_split, is_finished
+from samunet.planning.splits import FILE_NAME, Split
+from samunet.training.config import TrainingConfig
+from samunet.training.pace import COST, Cost
+
+logger = logging.getLogger(__name__)
+
+MATCHES = ("none", "epochs", "minutes")
+LARGEST_ERROR = 0.03  # of the minutes
+FEWEST_EPOCHS = 30
+SETTINGS_FILE = "settings.json"
+SUBSET_SEED = 12345  # nnU-Net's seed of splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Who is trained, on what and for how long."""
+
+    configurations: tuple[str, ...]
+    """samunet's: names of configurations, or <plans>__<configuration>."""
+    folds: tuple[str, ...]
+    match: str
+    """One of MATCHES: each tool's own length; equally many epochs of 250 steps; equally many minutes."""
+    minutes: float = 0.0
+    epochs: int = TrainingConfig().epochs
+    """Of both, where epochs are matched."""
+    train_cases: int = 0
+    """Training cases of each fold, drawn at random and the same for both; 0 for all of them."""
+    nnunet: nnunet.NNUNet = nnunet.NNUNet()
+    further_trainers: tuple[str, ...] = ()
+    """Further trainers of nnU-Net, which are trained likewise."""
+    device: str | None = None
+    """None takes the best one present."""
+
+    def __post_init__(self) -> None:
+        if self.match not in MATCHES:
+            raise ConfigError(f"--match takes one of {', '.join(MATCHES)}; got '{self.match}'.")
+        if (self.match == "minutes") != (self.minutes > 0):
+            raise ConfigError("--match minutes goes with --minutes N above 0, and --minutes with nothing else.")
+        if self.train_cases < 0:
+            raise ConfigError(f"--num_train_cases takes a number above 0; got {self.train_cases}.")
+
+    @property
+    def epochs_of_minutes(self) -> int:
+        """Epochs among which the minutes are divided: one a minute, thirty or more."""
+        return max(FEWEST_EPOCHS, round(self.minutes))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model of the comparison."""
+
+    folder: Path
+    train: Callable[[str], None]
+    """Trains and validates a fold, or what is left of it."""
+
+
+def run_against_nnunet(
+    workspace: Workspace, dataset: str, settings: Settings, output: Path, *, tolerance: float, threads: int, jobs: int = 1
+) -> Comparison:
+    """Plan, preprocess and train with both tools, whatever is not done yet, and compare their validation predictions.
+
+    Lengths of their own and all cases: models lie in the workspace's results, as if the commands had been typed. Otherwise they lie in
+    `output`, which holds a splits_final.json of its own, and preprocessed cases as links.
+
+    Args:
+        output: gets the report; a comparison that was interrupted goes on there.
+        jobs: trainings at a time.
+
+    Raises:
+        ConfigError: nnU-Net is absent, `output` holds a comparison with other settings, or a training missed its minutes.
+        SamunetError: a command failed.
+    """
+    nnunet.refuse_absent()
+    output = output.resolve()
+    _refuse_other_settings(output, settings)
+    raw, log = open_dataset(workspace, dataset), output / "logs"
+    plans, configuration = nnunet.plan_and_preprocess(workspace, raw.spec.name, settings.nnunet, log / "nnunet_plan.txt", threads=threads)
+    ours = [_plan_and_preprocess(workspace, raw, name, threads) for name in settings.configurations]
+    identifiers = tuple(case.identifier for case in raw.cases)
+    splits = {fold: fold_split(workspace, raw.spec, identifiers, fold) for fold in settings.folds}
+    place = workspace
+    if settings.match != "none" or settings.train_cases:
+        place = _place_of_its_own(workspace, raw.spec.name, output, splits, settings.train_cases)
+    write_json(output / SETTINGS_FILE, settings)
+    sides = [_nnunets_side(place, raw.spec.name, settings, base, plans, configuration, output) for base in _trainers(settings)]
+    sides += [_our_side(place, raw.spec.name, settings, *names, log) for names in ours]
+
+    def train(job: tuple[Side, str]) -> None:
+        side, fold = job
+        logger.info("Training %s, fold %s", side.folder.name, fold)
+        side.train(fold)
+        _refuse_missed_minutes(side.folder / f"fold_{fold}", settings)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(train, [(side, fold) for side in sides for fold in settings.folds]))
+    models = [side.folder.name for side in sides]
+    return compare_trained(place, raw.spec.name, models, output, tolerance=tolerance, threads=threads)
+
+
+def draw_cases(split: Split, count: int) -> Split:
+    """Return a split with so many training cases, drawn without replacement by a fixed seed; the validation cases stay.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
+    if not count:
+        return split
+    if count > len(split.train):
+        raise ConfigError(f"--num_train_cases asks for {count} training cases; the fold has {len(split.train)}.")
+    order = np.random.default_rng(SUBSET_SEED).permutation(sorted(split.train))
+    return replace(split, train=tuple(sorted(order[:count].tolist())))
+
+
+def _trainers(settings: Settings) -> tuple[str, ...]:
+    return (settings.nnunet.trainer, *settings.further_trainers)
+
+
+def _refuse_other_settings(output: Path, settings: Settings) -> None:
+    """Further configurations and trainers may join a comparison; all else must be what it was."""
+    path = output / SETTINGS_FILE
+    if not path.is_file():
+        return
+    before = decode(Settings, read_json(path), str(path))
+    joined = replace(before, configurations=settings.configurations, further_trainers=settings.further_trainers)
+    if joined != settings:
+        known = encode(joined)
+        changed = ", ".join(f"{name} {known[name]} (now {value})" for name, value in encode(settings).items() if value != known[name])
+        raise ConfigError(f"{output} holds a comparison with other settings: {changed}. Give another folder with -o.")
+
+
+def _plan_and_preprocess(workspace: Workspace, raw: RawDataset, name: str, threads: int) -> tuple[str, str]:
+    """Plan and preprocess with samunet, where that is not done; returns the names of plan and configuration."""
+    plans, _, configuration = name.rpartition("__")
+    plans = plans or DEFAULT_PLANS_NAME
+    if plans == DEFAULT_PLANS_NAME and not plan_path(workspace, raw.spec.name, plans).is_file():
+        plan(workspace, raw, extract(workspace, raw, threads=threads, clean=False), PlanOptions())
+    chosen = resolve(workspace, open_plan(workspace, raw.spec.name, plans), configuration)
+    if not (workspace.preprocessed / raw.spec.name / chosen.configuration(configuration).data_identifier / "dataset.json").is_file():
+        preprocess(workspace, raw, chosen, configuration, threads=threads)
+    return plans, configuration
+
+
+def _place_of_its_own(workspace: Workspace, dataset: str, output: Path, splits: dict[str, Split], count: int) -> Workspace:
+    """Return a workspace in `output` with the same cases and plans, and splits of which only the folds meant may have fewer training cases."""
+    place = replace(workspace, preprocessed_folder=output / "nnUNet_preprocessed", results_folder=output / "nnUNet_results")
+    source, target = (folder.preprocessed / dataset for folder in (workspace, place))
+    target.mkdir(parents=True, exist_ok=True)
+    place.results.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        if path.name == FILE_NAME or (path.is_dir() and (target / path.name).exists()):
+            continue
+        if path.is_dir():
+            (target / path.name).symlink_to(path.resolve(), target_is_directory=True)
+        elif path.suffix == ".json":
+            shutil.copyfile(path, target / path.name)
+    written = read_json(source / FILE_NAME) if (source / FILE_NAME).is_file() else []
+    for fold, split in splits.items():
+        if fold.isdecimal() and int(fold) < len(written):
+            written[int(fold)] = encode(draw_cases(split, count))
+        elif count:
+            raise ConfigError(f"--num_train_cases goes with the {len(written)} folds of {FILE_NAME}; got fold {fold}.")
+    write_json(target / FILE_NAME, written)
+    return place
+
+
+def _nnunets_side(place: Workspace, dataset: str, settings: Settings, base: str, plans: str, configuration: str, output: Path) -> Side:
+    trainer, trainers, environment = base, output / "trainers", {}
+    device = choose_device(settings.device)
+    if settings.match != "none":
+        epochs = settings.epochs_of_minutes if settings.minutes else settings.epochs
+        trainer = nnunet.write_trainer(trainers, base, epochs=epochs, minutes=settings.minutes, threads=_threads(device))
+        known = environment_of_commands().get(nnunet.TRAINERS_VARIABLE)
+        environment[nnunet.TRAINERS_VARIABLE] = os.pathsep.join([str(trainers), *([known] if known else [])])
+    if settings.minutes and device.type == "cpu":
+        environment["nnUNet_n_proc_DA"] = "0"  # augmentation in the training process, where its clock counts it
+    how = nnunet.TrainSettings(device=device.type, resume=not settings.minutes, environment=environment)
+
+    def train(fold: str) -> None:
+        nnunet.train(place, dataset, trainer, plans, configuration, fold, settings=how, log=output / "logs" / f"{trainer}_{fold}.txt")
+
+    return Side(model_folder(place, dataset, plans, configuration, trainer), train)
+
+
+def _our_side(place: Workspace, dataset: str, settings: Settings, plans: str, configuration: str, log: Path) -> Side:
+    model = model_folder(place, dataset, plans, configuration)
+    device = choose_device(settings.device)
+    threads = _threads(device)
+    environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    words: list[str] = ["-p", plans, "-device", str(device)]
+    if settings.match == "epochs":
+        words += ["--epochs", str(settings.epochs)]
+    if settings.minutes:
+        words += ["--minutes", f"{settings.minutes:g}", "--epochs", str(settings.epochs_of_minutes)]
+        words += ["--workers", "0"] if device.type == "cpu" else []
+
+    def train(fold: str) -> None:
+        folder = model / f"fold_{fold}"
+        if (folder / "validation" / SUMMARY).is_file() and is_finished(folder):
+            return
+        goes_on = ["--val"] if is_finished(folder) else ["--c"] if not settings.minutes else []
+        command = [sys.executable, "-m", "samunet.cli.train", dataset, configuration, fold, *words, *goes_on]
+        nnunet.run_command(command, nnunet.variables(place) | environment, log / f"{plans}__{configuration}_{fold}.txt")
+
+    return Side(model, train)
+
+
+def _threads(device: torch.device) -> int:
+    """Threads of a CPU, the same for both, which by themselves choose differently; 0 for another device."""
+    return torch.get_num_threads() if device.type == "cpu" else 0
+
+
+def _refuse_missed_minutes(fold: Path, settings: Settings) -> None:
+    if not settings.minutes:
+        return
+    found = decode(Cost, read_json(fold / COST), str(fold / COST)).minutes
+    if found is None or abs(found / settings.minutes - 1) > LARGEST_ERROR:
+        raise ConfigError(
+            f"{fold} trained for {'an unknown time' if found is None else f'{found:.2f} minutes'} instead of {settings.minutes:g}, more than "
+            f"{100 * LARGEST_ERROR:.0f} % off, so that the sides are not alike. Give more minutes, or remove the folder and run the command again."
+        )

@@ -1,0 +1,141 @@
+"""nnU-Net's own commands, run beside samunet on the same folders: plan, preprocess, train, validate."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samunet.core.codec import read_json, write_text
+from samunet.core.results import model_folder
+from samunet.core.workspace import Workspace, environment_of_commands
+from samunet.errors import ConfigError, SamunetError
+from samunet.evaluation.summary import SUMMARY
+
+FINAL = "checkpoint_final.pth"
+TRAINERS_VARIABLE = "nnUNet_extTrainer"  # folders with further trainers
+CONFIGURATIONS = ("3d_fullres", "2d")  # the first that a plan has is trained
+SOURCE = '''"""Written by samunet: {base} with another length. Nothing else differs."""
+
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from samunet.ext_trainer.timed import Timed
+
+
+class {name}(Timed, recursive_find_trainer_class_by_name("{base}")):
+    epochs, minutes, threads = {epochs}, {minutes!r}, {threads}
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class NNUNet:
+    """What nnU-Net plans and trains."""
+
+    planner: str = "ExperimentPlanner"
+    trainer: str = "nnUNetTrainer"
+    configuration: str | None = None
+    """3d_fullres where its plan has it, else 2d, when None."""
+
+
+def refuse_absent() -> None:
+    """Raise ConfigError where nnU-Net is not installed."""
+    if importlib.util.find_spec("nnunetv2") is None:
+        raise ConfigError("nnU-Net is not installed in this environment; install it with: pip install 'samunet[nnunet]'")
+
+
+def plan_and_preprocess(workspace: Workspace, dataset: str, wanted: NNUNet, log: Path, *, threads: int) -> tuple[str, str]:
+    """Plan and preprocess a dataset with nnU-Net, where that is not done; returns the names of plan and configuration.
+
+    Raises:
+        ConfigError: nnU-Net has no such planner, or its plan no such configuration.
+        SamunetError: a command failed.
+    """
+    folder, plans = workspace.preprocessed / dataset, _plans_name(wanted.planner)
+    number, each = dataset[len("Dataset") :].split("_")[0], str(threads)
+    if not (folder / f"{plans}.json").is_file():
+        words = ["-d", number, "-pl", wanted.planner, "-npfp", each, "--no_pp"]
+        run_command([script("nnUNetv2_plan_and_preprocess"), *words], variables(workspace), log)
+    known = read_json(folder / f"{plans}.json")["configurations"]
+    chosen = wanted.configuration or next(name for name in CONFIGURATIONS if name in known)
+    if chosen not in known:
+        raise ConfigError(f"nnU-Net's plan {plans} of {dataset} has no configuration '{chosen}'; it has {', '.join(known)}.")
+    if not any((folder / known[chosen]["data_identifier"]).glob("*.pkl")):
+        words = ["-d", number, "-plans_name", plans, "-c", chosen, "-np", each]
+        run_command([script("nnUNetv2_preprocess"), *words], variables(workspace), log)
+    return plans, chosen
+
+
+def train(workspace: Workspace, dataset: str, trainer: str, plans: str, configuration: str, fold: str, *, settings: TrainSettings, log: Path) -> None:
+    """Train and validate one fold with nnU-Net, or what is left of it."""
+    folder = model_folder(workspace, dataset, plans, configuration, trainer) / f"fold_{fold}"
+    if (folder / "validation" / SUMMARY).is_file():
+        return
+    if folder.is_dir() and not (settings.resume or (folder / FINAL).is_file()):
+        shutil.rmtree(folder)
+    goes_on = ["--val"] if (folder / FINAL).is_file() else ["--c"] if settings.resume and folder.is_dir() else []
+    words = [dataset, configuration, fold, "-tr", trainer, "-p", plans, "-device", settings.device, *goes_on]
+    run_command([script("nnUNetv2_train"), *words], variables(workspace) | settings.environment, log)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How nnU-Net's training command is run."""
+
+    device: str
+    resume: bool
+    """Go on with a training that was interrupted, instead of beginning anew."""
+    environment: Mapping[str, str]
+    """Variables besides the three folders."""
+
+
+def write_trainer(folder: Path, base: str, *, epochs: int, minutes: float, threads: int) -> str:
+    """Write a trainer of another length for nnU-Net into a folder and return its name.
+
+    Args:
+        threads: of a CPU; 0 leaves nnU-Net's own choice.
+    """
+    name = f"{base}_{f'{minutes:g}min'.replace('.', '_') if minutes else f'{epochs}epochs_timed'}"
+    write_text(folder / f"{name}.py", SOURCE.format(base=base, name=name, epochs=epochs, minutes=minutes, threads=threads))
+    return name
+
+
+def variables(workspace: Workspace) -> dict[str, str]:
+    """Return nnU-Net's environment variables of a workspace."""
+    return {"nnUNet_raw": str(workspace.raw), "nnUNet_preprocessed": str(workspace.preprocessed), "nnUNet_results": str(workspace.results)}
+
+
+def run_command(words: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    """Run a program with further environment variables and add what it prints to a log.
+
+    Raises:
+        SamunetError: it failed; the log and its last line are named.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"\n$ {' '.join(words)}\n")
+        file.flush()
+        done = subprocess.run(words, env=environment_of_commands(**environment), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode:
+        last = next((line.strip() for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()) if line.strip()), "")
+        raise SamunetError(f"{Path(words[0]).name} ended with exit code {done.returncode}: {last} The whole output is in {log}.")
+
+
+def script(name: str) -> str:
+    """Return one of nnU-Net's commands, that of this Python's environment where it is there."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.is_file() else shutil.which(name) or name
+
+
+def _plans_name(planner: str) -> str:
+    """Return the name that one of nnU-Net's planners gives its plans."""
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    root = Path(importlib.util.find_spec("nnunetv2").origin).parent / "experiment_planning"  # type: ignore[union-attr, arg-type]
+    found = recursive_find_python_class(str(root), planner, "nnunetv2.experiment_planning")
+    if found is None:
+        raise ConfigError(f"nnU-Net has no planner '{planner}'; its own are ExperimentPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL, ...XL.")
+    return str(inspect.signature(found.__init__).parameters["plans_name"].default)

@@ -1,0 +1,129 @@
+"""A training that must take so many minutes: how many steps each of its epochs gets; and what a training cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samunet.core.codec import write_json
+from samunet.errors import ConfigError
+from samunet.hardware import largest_memory_mib
+
+COST = "cost.json"  # in a fold's folder
+FIRST_STEPS = 2  # of the first epoch, which measures the pace
+MEASURING_EPOCHS = 2  # after which the pace is known; the first has what is done once in it
+UNLIMITED = 2**40  # steps to prepare patches for, where their number is not known
+
+
+class Pace:
+    """Hand out steps epoch by epoch so that the last one ends with the minutes.
+
+    The first epoch has two steps. Every later one gets as many as its share of the time left holds at the pace of the epoch before,
+    validation included, so that a schedule of fixed length in epochs ends on time whatever the machine does.
+
+    Args:
+        minutes: from the first step to the end of the last epoch.
+        epochs: among which they are divided.
+        clock: seconds, see `training_clock`.
+        known: `state` of a training that goes on.
+    """
+
+    def __init__(self, minutes: float, epochs: int, clock: Callable[[], float], known: dict[str, Any] | None = None) -> None:
+        self.budget, self.epochs, self.clock = 60 * minutes, epochs, clock
+        known = known or {"seconds": 0.0, "first_step": 0, "steps": FIRST_STEPS, "began": 0.0}
+        self.before, self.first_step, self.steps, self.began = known["seconds"], known["first_step"], known["steps"], known["began"]
+        self.started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the first step, of earlier runs too."""
+        return self.before + (0.0 if self.started is None else self.clock() - self.started)
+
+    def start(self) -> None:
+        """Begin to count."""
+        self.started = self.clock()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Fix the number of steps of the epoch that follows on the one before; nothing is left to do after the last.
+
+        Args:
+            epoch: from 0; 1 for the first call.
+
+        Raises:
+            ConfigError: the first epochs show that the minutes do not hold a step an epoch.
+        """
+        now = self.seconds
+        share = max(0.0, self.budget - now) / max(1, self.epochs - epoch)
+        each = (now - self.began) / self.steps
+        if epoch == MEASURING_EPOCHS < self.epochs and share < each / 2:
+            need = (now + (self.epochs - epoch) * each) / 60
+            raise ConfigError(
+                f"{self.epochs} epochs of one step would take about {need:.1f} minutes, and {self.budget / 60:g} were given; "
+                "give more minutes, fewer epochs or a smaller batch."
+            )
+        self.first_step += self.steps
+        self.steps, self.began = max(1, round(share / each)), now
+
+    def state(self) -> dict[str, Any]:
+        """Return what goes on from here."""
+        return {"seconds": self.seconds, "first_step": self.first_step, "steps": self.steps, "began": self.began}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a training took: cost.json of a fold."""
+
+    minutes: float | None
+    """By `training_clock`, from the first step to the end of the last epoch; None where the training was not told its minutes."""
+    wall_minutes: float
+    epochs: int
+    steps: int
+    last_learning_rate: float
+    """Of the last epoch's last step."""
+    memory_mib: float | None
+    """The most RAM that the training process held."""
+    device_memory_mib: float | None
+    """The most memory of the GPU; None on a CPU."""
+    device: str
+    threads: int
+    """Of the CPU."""
+
+
+def write_cost(
+    device: torch.device, *, minutes: float | None, wall_minutes: float, epochs: int, steps: int, last_learning_rate: float, folder: Path
+) -> None:
+    """Write a training's cost into its fold's folder."""
+    cuda = device.type == "cuda"
+    found = Cost(
+        minutes=minutes,
+        wall_minutes=wall_minutes,
+        epochs=epochs,
+        steps=steps,
+        last_learning_rate=last_learning_rate,
+        memory_mib=largest_memory_mib(),
+        device_memory_mib=torch.cuda.max_memory_allocated(device) / 2**20 if cuda else None,
+        device=torch.cuda.get_device_name(device) if cuda else device.type,
+        threads=torch.get_num_threads(),
+    )
+    write_json(folder / COST, found)
+
+
+def validation_steps(steps: int, most: int = 50) -> int:
+    """Return the validation batches of an epoch: a fifth of its steps, at most 50, as in nnU-Net's epoch of 250 and 50."""
+    return max(1, min(most, steps // 5))
+
+
+def training_clock(device: torch.device) -> Callable[[], float]:
+    """Return the clock that a training's minutes go by, in seconds.
+
+    On a CPU it is the processor time of this process, divided among its threads, so that other programs take nothing from the training;
+    elsewhere the time of day.
+    """
+    if device.type == "cpu":
+        return lambda: time.process_time() / torch.get_num_threads()
+    return time.monotonic

@@ -1,0 +1,116 @@
+"""samunet_compare --run_nnunet: both tools really train, for equally long, and what is unlike is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+
+from samunet.cli import compare
+from samunet.core.codec import read_json, write_json
+from samunet.errors import ConfigError
+from samunet.pipeline import head_to_head
+from samunet.pipeline.head_to_head import Settings, draw_cases
+from samunet.planning.splits import Split
+
+pytest.importorskip("nnunetv2")
+
+SPLIT = Split(train=tuple(f"case_{number:02d}" for number in range(20)), val=("case_20",))
+
+
+def test_the_same_few_cases_are_drawn_and_validation_stays():
+    few = draw_cases(SPLIT, 5)
+    assert few == draw_cases(Split(train=SPLIT.train[::-1], val=SPLIT.val), 5)
+    assert len(few.train) == 5 and set(few.train) < set(SPLIT.train) and few.val == SPLIT.val
+    assert draw_cases(SPLIT, 0) is SPLIT
+    with pytest.raises(ConfigError, match="asks for 21 training cases; the fold has 20"):
+        draw_cases(SPLIT, 21)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"match": "steps"}, "--match takes one of none, epochs, minutes"),
+        ({"match": "minutes"}, "--match minutes goes with --minutes"),
+        ({"match": "none", "minutes": 5.0}, "--match minutes goes with --minutes"),
+        ({"match": "none", "train_cases": -1}, "takes a number above 0"),
+    ],
+)
+def test_impossible_settings_are_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        Settings(configurations=("3d_adapter",), folds=("0",), **words)
+
+
+@pytest.fixture(scope="module")
+def met(project, tmp_path_factory):
+    """A comparison of two short trainings on three cases, in a workspace with plans and cases of its own."""
+    folder = tmp_path_factory.mktemp("met")
+    preprocessed = folder / "preprocessed"
+    shutil.copytree(project.workspace.preprocessed, preprocessed)
+    (folder / "results").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        names = {"raw": project.workspace.raw, "preprocessed": preprocessed, "results": folder / "results"}
+        for name, path in names.items():
+            patch.setenv(f"nnUNet_{name}", str(path))
+        patch.setattr(head_to_head, "FEWEST_EPOCHS", 6)  # or what both do once an epoch would take most of so short a time
+        patch.setattr(head_to_head, "LARGEST_ERROR", 0.15)
+        patch.setenv("nnUNet_def_n_proc", "1")
+        patch.setenv("nnUNet_compile", "f")
+        words = ["-d", "901", "--run_nnunet", "-f", "0", "--match", "minutes", "--minutes", "0.4", "--num_train_cases", "3", "-device", "cpu"]
+        words += ["-o", str(folder / "out"), "-np", "1"]
+        assert compare.main(words) == 0
+        yield folder, words
+
+
+def test_both_sides_trained_for_the_minutes_on_the_same_cases(met):
+    out = met[0] / "out"
+    document = json.loads((out / "comparison.json").read_text())
+    assert document["methods"] == ["nnUNetTrainer_0_4min__nnUNetPlans__3d_fullres", "SAMTrainer__samunetPlans__3d_adapter"]
+    for training in document["trainings"]:
+        assert training["cost"]["minutes"] == pytest.approx(0.4, rel=0.15) and training["cost"]["epochs"] == len(training["curve"]) == 6
+        assert training["cost"]["steps"] > 6 and training["cost"]["threads"] == 1 and training["cost"]["last_learning_rate"] < 2e-3
+    split = read_json(out / "nnUNet_preprocessed" / "Dataset901_Tiny" / "splits_final.json")[0]
+    assert len(split["train"]) == 3 and sorted(document["cases"]) == sorted(split["val"])
+    theirs = out / "nnUNet_results" / "Dataset901_Tiny" / document["methods"][0] / "fold_0"
+    log = "".join(path.read_text() for path in theirs.glob("training_log*.txt"))
+    assert "3 training cases" in log or "have 3 training" in log
+    assert not list((met[0] / "results").iterdir())
+    page = (out / "report.html").read_text()
+    assert "Time and memory of training" in page and "Training curves" in page and "nnU-Net 2." in page
+
+
+def test_a_second_call_trains_nothing_and_other_settings_are_refused(met, capsys):
+    folder, words = met
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("out/nnUNet_results/*/*/fold_0/checkpoint_final*")}
+    assert len(before) == 2 and compare.main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert compare.main([word if word != "3" else "2" for word in words]) == 2
+    assert re.search(r"holds a comparison with other settings: train_cases 3 \(now 2\)", capsys.readouterr().err)
+
+
+def test_a_side_that_missed_its_minutes_is_refused(met, capsys):
+    folder, words = met
+    path = next(folder.glob("out/nnUNet_results/*/SAMTrainer*/fold_0/cost.json"))
+    cost = read_json(path)
+    write_json(path, cost | {"minutes": 0.6})
+    assert compare.main(words) == 2
+    assert "0.60 minutes instead of 0.4, more than 15 % off" in capsys.readouterr().err
+    write_json(path, cost)
+
+
+def test_a_failing_command_is_named_with_its_log(met, capsys):
+    folder, words = met
+    words = [str(folder / "other") if word == str(folder / "out") else word for word in words]
+    assert compare.main([*words, "--nnunet_trainer", "nnUNetTrainerNobody"]) != 0
+    assert re.search(r"nnUNetv2_train ended with exit code \d+: .*logs", capsys.readouterr().err)
+
+
+def test_an_unknown_planner_or_configuration_is_refused(met, capsys):
+    folder, words = met
+    words = [str(folder / "third") if word == str(folder / "out") else word for word in words]
+    assert compare.main([*words, "--planner", "PlannerOfNobody"]) == 2
+    assert "nnU-Net has no planner 'PlannerOfNobody'" in capsys.readouterr().err
+    assert compare.main([*words, "--nnunet_configuration", "3d_highres"]) == 2
+    assert "has no configuration '3d_highres'; it has" in capsys.readouterr().err

@@ -1,0 +1,34 @@
+"""What trainings cost and how they went, read from folders of both tools."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from samunet.pipeline.costs import cost_of, curve_of
+
+LOG = """
+2026-11-22 10:00:00.0: Epoch 0
+2026-11-22 10:00:01.0: Pseudo dice [np.float32(0.25), np.float32(0.75)]
+2026-11-22 10:00:02.0: Epoch time: 7.64 s
+2026-11-22 10:00:03.0: Pseudo dice [nan, np.float64(1.5e-05)]
+2026-11-22 10:00:04.0: Pseudo dice [0.5, 0.9]
+2026-11-22 10:00:05.0: Pseudo dice [nan]
+"""
+
+
+def test_the_curve_of_nnunet_is_read_from_its_log_whatever_numpy_prints(tmp_path):
+    (tmp_path / "training_log_2026_11_22.txt").write_text(LOG)
+    curve = curve_of(tmp_path)
+    assert curve[:3] == pytest.approx([0.5, 1.5e-5, 0.7]) and math.isnan(curve[3])
+
+
+def test_our_own_curve_and_cost_are_read(trained):
+    assert len(curve_of(trained)) == 2 and all(0 <= value <= 1 for value in curve_of(trained))
+    cost = cost_of(trained)
+    assert (cost.epochs, cost.steps, cost.minutes, cost.device) == (2, 6, None, "cpu") and cost.wall_minutes > 0
+
+
+def test_a_folder_without_either_tells_nothing(tmp_path):
+    assert cost_of(tmp_path) is None and curve_of(tmp_path) == ()

@@ -1,0 +1,90 @@
+"""Trainings of fixed minutes: the pace by itself with a clock of our own, and a real training."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samunet.checkpoint import load_checkpoint
+from samunet.errors import ConfigError
+from samunet.training.pace import FIRST_STEPS, Pace
+
+
+class Clock:
+    """A clock that moves when it is told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def train(pace: Pace, clock: Clock, seconds, epochs: int) -> list[int]:
+    """Run all epochs; `seconds` gives what a step of an epoch takes. Returns the steps of each."""
+    steps = []
+    pace.start()
+    for epoch in range(epochs):
+        steps.append(pace.steps)
+        clock.now += pace.steps * seconds(epoch)
+        pace.begin_epoch(epoch + 1)
+    return steps
+
+
+@given(st.floats(0.05, 10), st.integers(30, 60), st.floats(1, 3))
+def test_the_last_epoch_ends_with_the_minutes_whatever_a_step_takes(seconds, epochs, slower_at_first):
+    clock = Clock()
+    pace = Pace(25, epochs, clock)
+    steps = train(pace, clock, lambda epoch: seconds * (slower_at_first if epoch == 0 else 1), epochs)
+    assert steps[0] == FIRST_STEPS and min(steps) >= 1
+    assert pace.seconds == pytest.approx(25 * 60, abs=max(seconds, 0.001 * 25 * 60))
+
+
+def test_a_machine_that_becomes_slower_gets_fewer_steps():
+    clock = Clock()
+    pace = Pace(10, 30, clock)
+    steps = train(pace, clock, lambda epoch: 0.1 if epoch < 15 else 0.3, 30)
+    assert steps[2] == pytest.approx(200, rel=0.05)
+    assert steps[-1] < steps[2] / 2
+    assert pace.seconds == pytest.approx(600, rel=0.005)
+
+
+def test_minutes_that_hold_no_step_an_epoch_are_refused_after_the_first_epochs():
+    clock = Clock()
+    with pytest.raises(ConfigError, match=r"30 epochs of one step would take about 15\.\d minutes, and 1 were given"):
+        train(Pace(1, 30, clock), clock, lambda epoch: 30.0, 30)
+
+
+def test_a_pace_goes_on_where_it_was_saved():
+    clock = Clock()
+    pace = Pace(10, 30, clock)
+    pace.start()
+    clock.now += 2.0
+    pace.begin_epoch(1)
+    clock.now += 5.0
+    known = json.loads(json.dumps(pace.state()))
+    again = Pace(10, 30, clock, known)
+    clock.now += 1e6  # nobody trained
+    again.start()
+    assert (again.seconds, again.first_step, again.steps) == (7.0, FIRST_STEPS, pace.steps)
+
+
+def test_a_training_of_minutes_takes_them(project, tmp_path):
+    fold = project.train(results=tmp_path, config={"minutes": 0.25, "epochs": 5}, validate=False)
+    cost = json.loads((fold / "cost.json").read_text())
+    state = load_checkpoint(fold / "checkpoint_final.safetensors").state
+    assert cost["minutes"] == pytest.approx(0.25, rel=0.15) and cost["epochs"] == 5 and cost["steps"] == state.step > 5
+    assert len(state.history["train_loss"]) == 5 and 0 < cost["last_learning_rate"] < 5e-4
+    assert cost["threads"] == 1 and cost["device"] == "cpu" and cost["device_memory_mib"] is None
+
+
+def test_minutes_cannot_be_extended_or_shared_among_processes(project, tmp_path):
+    fold = project.train(results=tmp_path, config={"minutes": 0.02, "epochs": 2}, validate=False)
+    with pytest.raises(ConfigError, match="minutes, which are over"):
+        project.train(results=tmp_path, config={"minutes": 0.02, "epochs": 2}, validate=False, resume=True, extend=2)
+    with pytest.raises(ConfigError, match="runs in one process"):
+        project.train(results=tmp_path / "b", config={"minutes": 0.02, "epochs": 2}, validate=False, processes=2)
+    assert fold.is_dir()
