@@ -135,7 +135,7 @@ def publish(work: Path) -> None:
             continue
         document = json.loads(path.read_text())
         rows = [row for row in document["rows"] if row["target"] == "mean"]
-        plans = {plan.parent.name: json.loads(plan.read_text()) for plan in (work / name / "nnUNet_results").glob("*/*/plans.json")}
+        plans = {plan.parent.name: json.loads(plan.read_text()) for plan in sorted((work / name / "nnUNet_results").glob("*/*/plans.json"))}
         found["meetings"][name] = {
             "minutes": meeting.minutes,
             "train_cases": meeting.train_cases,

@@ -16,6 +16,8 @@ from samunet import __version__
 from samunet.core.codec import encode, file_sha256, read_json
 from samunet.core.dataset import Case, DatasetSpec, group_channels, read_dataset_json, training_cases
 from samunet.core.labels import Labels
+from samunet.core.plan import DEFAULT_PLANS_NAME
+from samunet.core.results import DEFAULT_TRAINER
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.comparison import Comparison, Entry, compare
@@ -65,7 +67,7 @@ def compare_trained(workspace: Workspace, dataset: str, models: Sequence[str], o
     folder = workspace.results / dataset
     chosen = models or sorted((path.name for path in folder.glob("*__*__*") if _validated(path, spec)), key=_nnunets_first)
     entries, first_folds = [], None
-    for name in chosen:
+    for name, shown in zip(chosen, short_names(chosen), strict=True):
         predicted = _validated(folder / name, spec)
         if not predicted:
             raise DatasetError(
@@ -77,7 +79,7 @@ def compare_trained(workspace: Workspace, dataset: str, models: Sequence[str], o
         moved = sorted(case for case in folds.keys() & first_folds.keys() if folds[case] != first_folds[case])
         if moved:
             raise DatasetError(f"{name} and {chosen[0]} have other splits: '{moved[0]}' is in {folds[moved[0]]} and {first_folds[moved[0]]}.")
-        entries.append(Entry(name=name, files={case: path for case, (_, path) in predicted.items()}))
+        entries.append(Entry(name=shown, files={case: path for case, (_, path) in predicted.items()}))
     cases = {case.identifier: case for case in training_cases(raw, spec)}
     shared = [case for case in first_folds or {} if case in cases]
     wanted = {case: path for case in shared if (path := cases[case].label) is not None}
@@ -106,7 +108,7 @@ def _compare(
     tolerance: float,
     threads: int,
     cases: Sequence[Case] = (),
-    models: Sequence[Path] = (),
+    models: Sequence[Path] = (),  # of the entries, in their order
 ) -> Comparison:
     reader = reader_for(spec.file_ending, spec.reader)
     groups = groups_from(spec.raw.get("groups"), [case.identifier for case in cases] or sorted(references))
@@ -119,7 +121,7 @@ def _compare(
     pictures = each(draw, telling, threads=threads, title="Drawing")
     sections = {"How": [*_how(entries, comparison), *map(_how_trained, models)]}
     folds = {path.parents[1].name for entry in entries for path in entry.files.values()} if models else set()
-    trainings = [_training(model, fold) for model in models for fold in sorted(folds)]
+    trainings = [_training(entry.name, model, fold) for entry, model in zip(entries, models, strict=False) for fold in sorted(folds)]
     write_comparison(output, comparison, title=f"Comparison on {spec.name}", sections=sections, pictures=pictures, trainings=trainings)
     return comparison
 
@@ -135,6 +137,17 @@ def _validated(model: Path, spec: DatasetSpec) -> dict[str, tuple[str, Path]]:
                     raise DatasetError(f"Model {model} predicted '{case}' in {found[case][0]} and {folder.parent.name}; their splits overlap.")
                 found[case] = (folder.parent.name, folder / name)
     return found
+
+
+def short_names(models: Sequence[str]) -> tuple[str, ...]:
+    """Return what to call models on a page: of <Trainer>__<plans>__<configuration> what is not the default; the whole where two would be alike."""
+    short = []
+    for trainer, plans, configuration in (model.split("__") for model in models):
+        own = trainer.removeprefix("nnUNetTrainer").strip("_").replace("_", " ")
+        words = ["nnU-Net", own] if trainer.startswith("nnUNetTrainer") else [] if trainer == DEFAULT_TRAINER else [trainer]
+        words += [] if plans in (DEFAULT_PLANS_NAME, "nnUNetPlans") else [plans]
+        short.append(" ".join(filter(None, [*words, configuration])))
+    return tuple(short) if len(set(short)) == len(short) else tuple(models)
 
 
 def _nnunets_first(name: str) -> tuple[bool, str]:
@@ -171,9 +184,9 @@ def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
     return lines
 
 
-def _training(model: Path, fold: str) -> Training:
+def _training(name: str, model: Path, fold: str) -> Training:
     found = cost_of(model / fold)
-    return Training(method=model.name, fold=fold.removeprefix("fold_"), cost={} if found is None else encode(found), curve=curve_of(model / fold))
+    return Training(method=name, fold=fold.removeprefix("fold_"), cost={} if found is None else encode(found), curve=curve_of(model / fold))
 
 
 def _how_trained(model: Path) -> str:

@@ -16,7 +16,7 @@ from samunet.core.dataset import read_dataset_json
 from samunet.evaluation.comparison import case_values
 from samunet.evaluation.comparison_page import most_telling_cases
 from samunet.phantom import write_tiny_dataset
-from samunet.pipeline.comparisons import compare_folders
+from samunet.pipeline.comparisons import compare_folders, short_names
 
 LABELS = {"background": 0, "body_part": 1, "core": 2}
 
@@ -160,6 +160,18 @@ def test_names_are_needed_and_differ(dataset, capsys):
     assert "two or more sets of predictions" in capsys.readouterr().err
 
 
+def test_models_are_called_by_what_is_not_the_default():
+    names = (
+        "nnUNetTrainer__nnUNetPlans__3d_fullres",
+        "nnUNetTrainer_25min__nnUNetPlans__2d",
+        "SAMTrainer__samunetPlans__3d_adapter",
+        "SAMTrainer__b__2d_x",
+    )
+    assert short_names(names) == ("nnU-Net 3d_fullres", "nnU-Net 25min 2d", "3d_adapter", "b 2d_x")
+    alike = ("SAMTrainer__samunetPlans__3d_adapter", "SAMTrainer__nnUNetPlans__3d_adapter")
+    assert short_names(alike) == alike
+
+
 def test_models_of_a_dataset_are_compared_on_their_validation_cases(dataset, monkeypatch, capsys, tmp_path):
     root = dataset.parent
     for name in ("raw", "preprocessed", "results"):
@@ -176,7 +188,7 @@ def test_models_of_a_dataset_are_compared_on_their_validation_cases(dataset, mon
     words = ["-d", dataset.name, "-o", str(tmp_path / "report")]
     assert command.main(words) == 0
     said = capsys.readouterr().out
-    assert "between SAMTrainer__samunetPlans__3d_adapter and nnUNetTrainer__nnUNetPlans__3d_fullres is not shown" in said and "on 4 cases" in said
+    assert "between 3d_adapter and nnU-Net 3d_fullres is not shown" in said and "on 4 cases" in said
     moved = results / "SAMTrainer__samunetPlans__3d_adapter"
     shutil.move(moved / "fold_0" / "validation" / names[0], moved / "fold_1" / "validation" / names[0])
     assert command.main(words) == 2
