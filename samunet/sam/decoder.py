@@ -21,32 +21,29 @@ SELF, TOKEN_TO_IMAGE, IMAGE_TO_TOKEN = "self", "token_to_image", "image_to_token
 class DecoderSites(nn.Module):
     """What is attached to one layer of the two-way transformer; this base attaches nothing.
 
-    The order in a layer is: tokens attend to themselves, tokens to the image, the MLP of the tokens, the image to the tokens. A norm
-    follows each; increments come before it.
+    The order in a layer is: tokens attend to themselves, tokens to the image, the MLP of the tokens, the image to the tokens. A residual and a
+    norm follow each.
     """
-
-    def before_attention(self, tokens: Tensor) -> Tensor | None:
-        """(N, T, C) tokens as they enter the layer, to an increment of the same shape, or None."""
-        return None
 
     def update(self, attention: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Increments to the projected q, k and v of one attention from what goes into its projections, (N, T or L, C) each, or None."""
         return None, None, None
 
-    def after_self_attention(self, tokens: Tensor) -> Tensor | None:
-        """(N, T, C) to an increment of the same shape, or None."""
-        return None
+    def beside_attention(self, attention: str, attended: Tensor, prompts: Tensor) -> Tensor | None:
+        """What joins an attention's output before its residual.
 
-    def after_token_to_image(self, tokens: Tensor) -> Tensor | None:
-        """(N, T, C) to an increment of the same shape, or None."""
+        Args:
+            attention: its name.
+            attended: (N, T, C), or (N, L, C) after IMAGE_TO_TOKEN.
+            prompts: (N, T, C) tokens that went into the transformer.
+
+        Returns:
+            An increment of the shape of `attended`, or None.
+        """
         return None
 
     def beside_mlp(self, tokens: Tensor) -> Tensor | None:
         """(N, T, C) tokens, as the MLP gets them, to an increment of the same shape, or None."""
-        return None
-
-    def after_image_to_token(self, image: Tensor) -> Tensor | None:
-        """(N, L, C) to an increment of the same shape, or None."""
         return None
 
 
@@ -79,35 +76,35 @@ def run_two_way(
     queries = tokens
     for layer, attached in zip(transformer.layers, sites[:-1], strict=True):
         queries, image = _run_layer(layer, queries, image, tokens, places, attached)
-    attended = _attend(transformer.final_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites[-1])
+    attended = _attend(transformer.final_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites[-1], tokens)
     return transformer.norm_final_attn(queries + attended), image
 
 
 def _run_layer(
     layer: TwoWayAttentionBlock, queries: Tensor, image: Tensor, tokens: Tensor, places: Tensor, sites: DecoderSites
 ) -> tuple[Tensor, Tensor]:
-    queries = _add(queries, sites.before_attention(queries))
     if layer.skip_first_layer_pe:  # SAM's first layer has neither positions nor a residual here
-        queries = _attend(layer.self_attn, queries, queries, queries, SELF, sites)
+        queries = _attend(layer.self_attn, queries, queries, queries, SELF, sites, tokens)
     else:
         placed = queries + tokens
-        queries = queries + _attend(layer.self_attn, placed, placed, queries, SELF, sites)
-    queries = layer.norm1(_add(queries, sites.after_self_attention(queries)))
-    queries = queries + _attend(layer.cross_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites)
-    queries = layer.norm2(_add(queries, sites.after_token_to_image(queries)))
+        queries = queries + _attend(layer.self_attn, placed, placed, queries, SELF, sites, tokens)
+    queries = layer.norm1(queries)
+    attended = _attend(layer.cross_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites, tokens)
+    queries = layer.norm2(queries + attended)
     queries = layer.norm3(queries + _add(layer.mlp(queries), sites.beside_mlp(queries)))
-    image = image + _attend(layer.cross_attn_image_to_token, image + places, queries + tokens, queries, IMAGE_TO_TOKEN, sites)
-    return queries, layer.norm4(_add(image, sites.after_image_to_token(image)))
+    image = image + _attend(layer.cross_attn_image_to_token, image + places, queries + tokens, queries, IMAGE_TO_TOKEN, sites, tokens)
+    return queries, layer.norm4(image)
 
 
-def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor, name: str, sites: DecoderSites) -> Tensor:
+def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor, name: str, sites: DecoderSites, prompts: Tensor) -> Tensor:
     updates = sites.update(name, query, key, value)
     projections = (attention.q_proj(query), attention.k_proj(key), attention.v_proj(value))
     heads = [
         _add(projected, update).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
         for projected, update in zip(projections, updates, strict=True)
     ]
-    return attention.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+    attended = attention.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+    return _add(attended, sites.beside_attention(name, attended, prompts))
 
 
 def _add(value: Tensor, increment: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Block, window_partition, window_unpartition
+from segment_anything.modeling.image_encoder import Attention, Block, window_partition, window_unpartition
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,8 +24,8 @@ CONVOLVED_WIDTH = 512  # smallest side of a weight for which `linear` uses a con
 class Sites(nn.Module):
     """What is attached to one transformer block; this base attaches nothing.
 
-    The order in a block is: x += before_attention(x); x += attention(norm(x)), where qkv_update adds to the q, k
-    and v of every token; x += after_attention(x); y = norm(x);
+    The order in a block is: x += before_attention(x); a = attention(norm(x)), where qkv_update adds to the q, k
+    and v of every token; x += a + beside_attention(..., a); x += after_attention(x); y = norm(x);
     x += mlp(y) + beside_mlp(y).
     """
 
@@ -37,6 +37,19 @@ class Sites(nn.Module):
         """(..., E) normalized tokens to an increment (..., 3E) ordered q, k, v, or None; token by token, with none lost to windows.
 
         Where the plane is padded to whole windows, it is also asked for the increment of one zero token.
+        """
+        return None
+
+    def beside_attention(self, attention: Attention, qkv: Tensor, attended: Tensor) -> Tensor | None:
+        """What joins the block's attention before its residual.
+
+        Args:
+            attention: the block's own, whose weights may be used again.
+            qkv: (B, D, h, w, 3E) of its tokens, updates included.
+            attended: (B, D, h, w, E) what it gave.
+
+        Returns:
+            (B, D, h, w, E) increment, or None.
         """
         return None
 
@@ -90,20 +103,22 @@ def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], tap
 
 def _run_block(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
     tokens = _add(tokens, sites.before_attention(tokens))
-    tokens = tokens + _attend(block, block.norm1(tokens), sites)
+    qkv, attended = _attend(block, block.norm1(tokens), sites)
+    tokens = tokens + _add(attended, sites.beside_attention(block.attn, qkv, attended))
     tokens = _add(tokens, sites.after_attention(tokens))
     normalized = block.norm2(tokens)
     hidden = block.mlp.act(linear(block.mlp.lin1, normalized))
     return tokens + _add(linear(block.mlp.lin2, hidden), sites.beside_mlp(normalized))
 
 
-def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
-    """Attention of a block, windowed or global; (B, D, h, w, E) normalized tokens to the same shape.
+def _attend(block: Block, tokens: Tensor, sites: Sites) -> tuple[Tensor, Tensor]:
+    """Attention of a block, windowed or global; (B, D, h, w, E) normalized tokens to (B, D, h, w, 3E) q, k, v and (B, D, h, w, E).
 
     SAM pads the plane with zero tokens to whole windows and lets them through the linear layers. All of them get the same q, k
     and v there, so those are computed once, and only real tokens go through the output layer.
     """
-    qkv = _add(linear(block.attn.qkv, tokens), sites.qkv_update(tokens)).flatten(0, 1)
+    of_tokens = _add(linear(block.attn.qkv, tokens), sites.qkv_update(tokens))
+    qkv = of_tokens.flatten(0, 1)
     if block.window_size == 0:
         mixed = _mix(block.attn, qkv)
     else:
@@ -113,7 +128,25 @@ def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
             qkv = _pad(qkv, _add(block.attn.qkv(zero), sites.qkv_update(zero)), block.window_size)
         windows, padded = window_partition(qkv, block.window_size)
         mixed = window_unpartition(_mix(block.attn, windows), block.window_size, padded, plane)
-    return linear(block.attn.proj, mixed).unflatten(0, tokens.shape[:2])
+    return of_tokens, linear(block.attn.proj, mixed).unflatten(0, tokens.shape[:2])
+
+
+def attend_along_depth(attention: Attention, qkv: Tensor) -> Tensor:
+    """Let every place of the plane attend to itself in the other slices, with the heads and the output layer of a block's attention.
+
+    There are no relative positions along depth: SAM has none.
+
+    Args:
+        attention: of the block.
+        qkv: (B, D, h, w, 3E).
+
+    Returns:
+        (B, D, h, w, E).
+    """
+    batch, _, height, width, _ = qkv.shape
+    query, key, value = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(4, 0, 2, 3, 5, 1, 6).flatten(1, 3)
+    mixed = F.scaled_dot_product_attention(query, key, value).unflatten(0, (batch, height, width))
+    return linear(attention.proj, mixed.permute(0, 4, 1, 2, 3, 5).flatten(4))
 
 
 def _pad(planes: Tensor, values: Tensor, window: int) -> Tensor:

@@ -37,60 +37,47 @@ class Increments(DecoderSites):
         super().__init__()
         self.where, self.seen = where, [] if seen is None else seen
 
-    def at(self, name, value):
-        self.seen.append((name, value.shape[1]))
-        return 0.5 * value if name == self.where else None
-
     def update(self, attention, query, key, value):
         self.seen.append((attention, query.shape[1], key.shape[1], value.shape[1]))
         return None, None, None
 
-    def before_attention(self, tokens):
-        return self.at("before", tokens)
-
-    def after_self_attention(self, tokens):
-        return self.at("after self", tokens)
-
-    def after_token_to_image(self, tokens):
-        return self.at("after token", tokens)
+    def beside_attention(self, attention, attended, prompts):
+        self.seen.append((f"beside {attention}", attended.shape[1], prompts.shape[1]))
+        return 0.5 * attended if attention == self.where else None
 
     def beside_mlp(self, tokens):
-        return self.at("mlp", tokens)
-
-    def after_image_to_token(self, image):
-        return self.at("after image", image)
+        self.seen.append(("mlp", tokens.shape[1]))
+        return 0.5 * tokens if self.where == "mlp" else None
 
 
 def test_sites_are_called_in_the_order_that_they_say(setup):
     seen = []
     run_two_way(*setup, sites=[Increments(seen=seen) for _ in range(3)])
     layer = [
-        ("before", 5),
         ("self", 5, 5, 5),
-        ("after self", 5),
+        ("beside self", 5, 5),
         ("token_to_image", 5, 24, 24),
-        ("after token", 5),
+        ("beside token_to_image", 5, 5),
         ("mlp", 5),
         ("image_to_token", 24, 5, 5),
-        ("after image", 24),
+        ("beside image_to_token", 24, 5),
     ]
-    assert seen == [*layer, *layer, ("token_to_image", 5, 24, 24)]
+    assert seen == [*layer, *layer, ("token_to_image", 5, 24, 24), ("beside token_to_image", 5, 5)]
 
 
-@pytest.mark.parametrize("where", ["before", "after self", "after token", "mlp", "after image"])
+@pytest.mark.parametrize("where", ["self", "token_to_image", "mlp", "image_to_token"])
 def test_increments_enter_where_their_sites_say(setup, where):
     transformer, planes, positions, tokens = setup
     layer = transformer.layers[1]
     image, places = planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
     queries = torch.randn(2, 5, 64)
     given = _run_layer(layer, queries, image, tokens, places, Increments(where))
-    factor = {name: 1.5 if name == where else 1.0 for name in ("before", "after self", "after token", "after image")}
+    factor = {name: 1.5 if name == where else 1.0 for name in ("self", "token_to_image", "image_to_token")}
     # The layer written out in the package's own attentions.
-    x = factor["before"] * queries
-    x = layer.norm1(factor["after self"] * (x + layer.self_attn(q=x + tokens, k=x + tokens, v=x)))
-    x = layer.norm2(factor["after token"] * (x + layer.cross_attn_token_to_image(q=x + tokens, k=image + places, v=image)))
+    x = layer.norm1(queries + factor["self"] * layer.self_attn(q=queries + tokens, k=queries + tokens, v=queries))
+    x = layer.norm2(x + factor["token_to_image"] * layer.cross_attn_token_to_image(q=x + tokens, k=image + places, v=image))
     x = layer.norm3(x + layer.mlp(x) + (0.5 * x if where == "mlp" else 0))
-    y = layer.norm4(factor["after image"] * (image + layer.cross_attn_image_to_token(q=image + places, k=x + tokens, v=x)))
+    y = layer.norm4(image + factor["image_to_token"] * layer.cross_attn_image_to_token(q=image + places, k=x + tokens, v=x))
     assert torch.allclose(given[0], x, atol=2e-5) and torch.allclose(given[1], y, atol=2e-5)
 
 

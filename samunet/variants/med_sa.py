@@ -1,0 +1,88 @@
+"""Medical SAM Adapter: a frozen SAM with bottleneck adapters in every encoder block, attention along depth, and a prompt-steered decoder.
+
+Slices meet where every place of the plane attends to itself in the other slices, with the block's own attention. See documentation/methods/med_sa.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from samunet.errors import ConfigError
+from samunet.models.promptfree_rules import WITHOUT_GRADIENT, PromptFreeConfig, preferred, step_gib
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import Backbone
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+    from samunet.models.segmenter import SlabSegmenter
+
+__all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
+
+SOURCE = "Wu et al., Medical SAM Adapter: Adapting Segment Anything Model for medical image segmentation, Medical Image Analysis 2025."
+STARTS_AS = "sam"  # as the publication does not: initialization="official" starts its adapters at random
+SLICES_MEET = True
+CHOICES = {"activation": ("relu", "gelu"), "initialization": ("zero", "official"), "prompted": ("hyper", "add", "concat")}
+ATTENTION_ALONG_DEPTH = 0.75  # of a token's width: what it keeps for the gradient, in adapter widths of `step_gib`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PromptFreeConfig):
+    """Options of this method; the defaults are the paper's where it tells."""
+
+    ratio: float = 0.25
+    """Width of the encoder's adapters as a share of its tokens' width."""
+    decoder_width: int = 64
+    """Width of the decoder's adapters."""
+    activation: str = "relu"
+    """Of the adapters: "relu" as in the paper, "gelu" as in the released code."""
+    scale: float = 0.5
+    """Of the adapters beside the MLPs."""
+    initialization: str = "zero"
+    """"zero": the adapters' up projections start at zero, so that the encoder starts as SAM; "official": at random."""
+    depth_attention: bool = True
+    """Attend along depth as well (SD-Trans); without it slices do not see each other."""
+    prompted: str = "hyper"
+    """How prompt tokens steer the decoder's first adapter: "hyper" (HyP-Adpt), "add" or "concat", the paper's ablation."""
+    hyper_layers: int = 1
+    """Layers that "hyper" makes."""
+    upsampling: int = 4
+    """Of the decoder: 4 as in SAM; 16, progressive, as in MA-SAM."""
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"med_sa: {name} must be one of {', '.join(known)}; got '{getattr(self, name)}'.")
+        if not 0 < self.ratio <= 1 or self.decoder_width < 1 or self.hyper_layers < 1:
+            raise ConfigError(
+                f"med_sa: ratio must be in (0, 1], decoder_width and hyper_layers 1 or more; got {self.ratio}, {self.decoder_width} and "
+                f"{self.hyper_layers}."
+            )
+
+
+def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
+    """Compose the network around a SAM whose token grid fits `spec`."""
+    from samunet.models.decoders import ClassTokenMasks
+    from samunet.models.medical_adapter import MedicalSites, medical_decoder
+    from samunet.models.promptfree import PromptFreeSAM
+
+    width = sam.image_encoder.pos_embed.shape[-1]
+    transformer = sam.mask_decoder.transformer
+    adapter = {"activation": config.activation, "start_at_zero": config.initialization == "zero", "scale": config.scale}
+    depth = config.depth_attention and spec.patch_size[0] > 1
+    sites = [MedicalSites(width, int(config.ratio * width), depth=depth, **adapter) for _ in sam.image_encoder.blocks]
+    prompted = {"form": config.prompted, "hyper_layers": config.hyper_layers}
+    decoder = medical_decoder(len(transformer.layers), sam.mask_decoder.transformer_dim, config.decoder_width, **prompted, **adapter)
+    if spec.pretrained:
+        transformer.layers[0].requires_grad_(False)  # the adapters learn instead; the second layer and the heads train whole
+    head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling, decoder)
+    return PromptFreeSAM(sam, spec, sites, head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing)
+
+
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
+    """Estimate the memory of one mixed-precision training step in GiB."""
+    config = config or Config()
+    adapters = config.ratio * (1.5 if config.depth_attention else 1.0) + (ATTENTION_ALONG_DEPTH if config.depth_attention else 0)
+    width = int(backbone.width * adapters)
+    return step_gib(spec, backbone, batch_size, adapter_width=width, upsampling=config.upsampling, checkpointing=config.checkpointing)
