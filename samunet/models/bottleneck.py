@@ -97,3 +97,24 @@ class DepthConvolution(nn.Module):
         """(B, D, h, w, C) to the same shape."""
         mixed = self.convolution(squeezed.movedim(-1, 1)).movedim(1, -1)
         return squeezed + self.activation(self.norm(mixed))
+
+
+class DepthOfTokens(nn.Module):
+    """MaskSAM's middle in the decoder: g + v, v what the slices say of one channel of one token; on (..., D, C).
+
+    Args:
+        hidden: C.
+        depth: slices of a slab; v is a perceptron over them, D to 4D to D with GELU between. None takes a convolution of three slices, each
+            channel by itself, whose weights fit any depth.
+    """
+
+    def __init__(self, hidden: int, depth: int | None) -> None:
+        super().__init__()
+        self.mix: nn.Module = nn.Conv1d(hidden, hidden, 3, padding=1, groups=hidden)
+        if depth is not None:
+            self.mix = nn.Sequential(nn.Linear(depth, 4 * depth), nn.GELU(), nn.Linear(4 * depth, depth))
+
+    def forward(self, squeezed: Tensor) -> Tensor:
+        along = squeezed.transpose(-1, -2)
+        mixed = self.mix(along.flatten(0, -3)).unflatten(0, along.shape[:-2])
+        return squeezed + mixed.transpose(-1, -2)

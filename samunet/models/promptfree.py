@@ -113,13 +113,23 @@ class PromptFreeSAM(SlabSegmenter):
         return logits[..., : used[0], : used[1]]
 
     def _fit(self, logits: Tensor, shape: Sequence[int]) -> Tensor:
-        """Bring logits of the padded encoder plane to the patch's (D, H, W)."""
-        planes = logits.movedim(1, 2).flatten(0, 1)
-        if planes.shape[2:] != self.pixels.encoder_size:
-            planes = F.interpolate(planes, size=self.pixels.encoder_size, mode="bilinear", align_corners=False)
-        planes = planes[..., : round(shape[1] * self.scale), : round(shape[2] * self.scale)]
-        if self.scale > 1:
-            planes = F.adaptive_avg_pool2d(planes, tuple(shape[1:]))  # every logit of the decoder has a part in the loss
-        elif planes.shape[2:] != tuple(shape[1:]):
-            planes = F.interpolate(planes, size=tuple(shape[1:]), mode="bilinear", align_corners=False)
-        return planes.unflatten(0, (logits.shape[0], shape[0])).movedim(2, 1)
+        return fit_to_patch(logits, shape, self.scale, self.pixels.encoder_size)
+
+
+def fit_to_patch(logits: Tensor, shape: Sequence[int], scale: float, encoder_size: tuple[int, int]) -> Tensor:
+    """Bring (B, K, D, f*h, f*w) logits of the padded encoder plane to the patch, (B, K, D, H, W).
+
+    Args:
+        shape: of the patch, (D, H, W).
+        scale: encoder pixels per voxel.
+        encoder_size: (H, W) of the padded plane, in encoder pixels.
+    """
+    planes = logits.movedim(1, 2).flatten(0, 1)
+    if planes.shape[2:] != encoder_size:
+        planes = F.interpolate(planes, size=encoder_size, mode="bilinear", align_corners=False)
+    planes = planes[..., : round(shape[1] * scale), : round(shape[2] * scale)]
+    if scale > 1:
+        planes = F.adaptive_avg_pool2d(planes, tuple(shape[1:]))  # every logit of the decoder has a part in the loss
+    elif planes.shape[2:] != tuple(shape[1:]):
+        planes = F.interpolate(planes, size=tuple(shape[1:]), mode="bilinear", align_corners=False)
+    return planes.unflatten(0, (logits.shape[0], shape[0])).movedim(2, 1)

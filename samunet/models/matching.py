@@ -1,0 +1,178 @@
+"""The set criterion: each target mask finds the query that fits it best, and the losses follow that assignment.
+
+Source: Carion et al., DETR, ECCV 2020; Cheng et al., Mask2Former, CVPR 2022 (costs on points); Xie et al., MaskSAM, ICCV 2025 (auxiliary masks
+and boxes, weights). Axes: B batch, D slices, N = B*D, Q queries, K targets (classes with background, or regions), P points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from samunet.models.queries import tight_boxes
+
+NO_OBJECT = 0.1  # weight of a query without a target in the cross-entropy
+FOCUS = 0.75  # share of the points where the logits are nearest to zero
+CANDIDATES = 2  # points drawn for each that is kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetWeights:
+    """Weights of the terms, the same in costs and losses; the defaults are MaskSAM's."""
+
+    classes: float = 0.2
+    masks: float = 1.5
+    auxiliary: float = 0.5
+    box: float = 0.5
+    giou: float = 0.2
+    points: int = 32768
+    """Pixels of a slice at which masks are compared; all of them where it has no more."""
+    match: str = "slice"
+    """"slice": every slice has an assignment of its own; "volume": a slab has one."""
+
+
+class Found(NamedTuple):
+    """What a network says, on the patch's grid."""
+
+    masks: Tensor
+    """(B, Q, D, H, W) logits."""
+    auxiliary: Tensor
+    """(B, Q, D, H, W) logits."""
+    boxes: Tensor
+    """(B, D, Q, 4) shares of the patch's plane."""
+    classes: Tensor
+    """(B, D, Q, K + 1) logits."""
+
+
+def set_sums(found: Found, targets: Tensor, known: Tensor, weights: SetWeights) -> dict[str, Tensor]:
+    """Match and return the sums from which `set_terms` computes the loss; those of several batches add up.
+
+    Args:
+        targets: (B, K, D, H, W) masks, 0 or 1.
+        known: (B, D, H, W) 1 where a voxel counts.
+    """
+    size, queries, depth = found.masks.shape[:3]
+    flat = _flat(found.masks), _flat(found.auxiliary), _flat(targets), known.flatten(0, 1).flatten(1).float()
+    present, seen = (flat[2] * flat[3].unsqueeze(1)).sum(-1) > 0, flat[3].any(-1)
+    boxes, classes = found.boxes.flatten(0, 1), found.classes.flatten(0, 1).float()
+    target_boxes = tight_boxes((targets * known.unsqueeze(1) > 0).movedim(1, 2).flatten(0, 1))
+    with torch.no_grad():
+        places = _points(flat[3], weights.points)
+        sampled = [part.gather(-1, places.unsqueeze(1).expand(-1, part.shape[1], -1)) for part in flat[:3]]
+        costs = _costs(*sampled, flat[3].gather(-1, places), boxes, target_boxes, classes, weights)
+        slices, query, target = _assign(costs, present, depth if weights.match == "volume" else 1)
+    wanted = torch.full((size * depth, queries), classes.shape[-1] - 1, device=classes.device)
+    wanted[slices, query] = target
+    share = torch.where(wanted == classes.shape[-1] - 1, NO_OBJECT, 1.0) * seen.unsqueeze(1)
+    entropy = F.cross_entropy(classes.flatten(0, 1), wanted.flatten(), reduction="none").view_as(share)
+    mask = _mask_loss(flat[0][slices, query], flat[2][slices, target], flat[3][slices], weights.points)
+    auxiliary = _mask_loss(flat[1][slices, query], flat[2][slices, target], flat[3][slices], weights.points)
+    box, wanted_box = boxes[slices, query], target_boxes[slices, target]
+    return {
+        "class": (entropy * share).sum(),
+        "share": share.sum(),
+        "mask": mask.sum(),
+        "auxiliary": auxiliary.sum(),
+        "box": (box - wanted_box).abs().sum(),
+        "giou": (1 - generalized_iou(box, wanted_box)).sum(),
+        "targets": share.new_tensor(float(len(slices))),
+    }
+
+
+def set_terms(sums: dict[str, Tensor], weights: SetWeights) -> dict[str, Tensor]:
+    """Return the named terms: cross-entropy over all queries, and the rest a target."""
+    count = sums["targets"].clamp_min(1)
+    return {
+        "class": weights.classes * sums["class"] / sums["share"].clamp_min(NO_OBJECT),
+        "mask": weights.masks * sums["mask"] / count,
+        "auxiliary": weights.auxiliary * sums["auxiliary"] / count,
+        "box": weights.box * sums["box"] / count,
+        "giou": weights.giou * sums["giou"] / count,
+    }
+
+
+def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Return the generalized IoU (Rezatofighi et al., CVPR 2019) of (..., 4) boxes x1, y1, x2, y2, in [-1, 1]; of two empty boxes at one place 0."""
+    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp_min(0).prod(-1)
+    hull = (torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])).clamp_min(0).prod(-1)
+    union = sum((box[..., 2:] - box[..., :2]).clamp_min(0).prod(-1) for box in (first, second)) - overlap
+    tiny = torch.finfo(first.dtype).tiny
+    return overlap / union.clamp_min(tiny) - (hull - union) / hull.clamp_min(tiny)
+
+
+def _flat(volumes: Tensor) -> Tensor:
+    """(B, Q, D, H, W) to (N, Q, H*W) in fp32."""
+    return volumes.movedim(1, 2).flatten(0, 1).flatten(2).float()
+
+
+def _points(known: Tensor, count: int) -> Tensor:
+    """Draw the same random pixels for all masks of a slice, (N, P); all pixels where there are no more."""
+    pixels = known.shape[-1]
+    if pixels <= count:
+        return torch.arange(pixels, device=known.device).expand(len(known), -1)
+    return torch.randint(pixels, (len(known), count), device=known.device)
+
+
+def _costs(
+    masks: Tensor, auxiliary: Tensor, targets: Tensor, known: Tensor, boxes: Tensor, target_boxes: Tensor, classes: Tensor, weights: SetWeights
+) -> Tensor:
+    """What it costs to give a target to a query, (N, Q, K)."""
+    apart = (boxes.unsqueeze(2) - target_boxes.unsqueeze(1)).abs().sum(-1)
+    alike = generalized_iou(boxes.unsqueeze(2), target_boxes.unsqueeze(1))
+    likely = classes.softmax(-1)[..., :-1]
+    return (
+        weights.masks * _pairwise(masks, targets, known)
+        + weights.auxiliary * _pairwise(auxiliary, targets, known)
+        + weights.box * apart
+        - weights.giou * alike
+        - weights.classes * likely
+    )
+
+
+def _pairwise(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy and Dice loss of every query with every target, (N, Q, P) and (N, K, P) to (N, Q, K)."""
+    known = known.unsqueeze(1)
+    count, chances = known.sum(-1, keepdim=True).clamp_min(1), logits.sigmoid() * known
+    wanted = (targets * known).transpose(1, 2)
+    entropy = ((F.softplus(logits) * known).sum(-1, keepdim=True) - logits @ wanted) / count
+    dice = 1 - (2 * chances @ wanted + 1) / (chances.sum(-1, keepdim=True) + wanted.sum(1).unsqueeze(1) + 1)
+    return entropy + dice
+
+
+def _assign(costs: Tensor, present: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return slice, query and target of every match, slabs of `depth` slices together; a target counts where it is present.
+
+    Args:
+        costs: (N, Q, K).
+        present: (N, K).
+    """
+    grouped, there = costs.unflatten(0, (-1, depth)).cpu(), present.unflatten(0, (-1, depth)).cpu()
+    summed = (grouped * there.unsqueeze(2)).sum(1).numpy()
+    matches = []
+    for slab, table in enumerate(summed):
+        columns = there[slab].any(0).nonzero().flatten().numpy()
+        rows, chosen = linear_sum_assignment(table[:, columns])
+        for query, target in zip(rows.tolist(), columns[chosen].tolist(), strict=True):
+            matches += [(slab * depth + place, query, target) for place in there[slab, :, target].nonzero().flatten().tolist()]
+    found = torch.tensor(sorted(matches), dtype=torch.long, device=costs.device).reshape(-1, 3)
+    return found[:, 0], found[:, 1], found[:, 2]
+
+
+def _mask_loss(logits: Tensor, targets: Tensor, known: Tensor, count: int) -> Tensor:
+    """Cross-entropy and Dice loss of matched masks, (M, P) each to (M,), where there are many pixels on those that are least decided."""
+    if logits.shape[-1] > count:
+        with torch.no_grad():
+            drawn = torch.randint(logits.shape[-1], (len(logits), CANDIDATES * count), device=logits.device)
+            undecided = logits.gather(1, drawn).abs().topk(round(FOCUS * count), dim=1, largest=False).indices
+            rest = torch.randint(logits.shape[-1], (len(logits), count - undecided.shape[1]), device=logits.device)
+            places = torch.cat((drawn.gather(1, undecided), rest), dim=1)
+        logits, targets, known = (part.gather(1, places) for part in (logits, targets, known))
+    entropy = (F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * known).sum(1) / known.sum(1).clamp_min(1)
+    chances, targets = logits.sigmoid() * known, targets * known
+    dice = 1 - (2 * (chances * targets).sum(1) + 1) / (chances.sum(1) + targets.sum(1) + 1)
+    return entropy + dice

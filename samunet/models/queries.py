@@ -1,0 +1,202 @@
+"""Queries in place of prompts: a generator makes a mask, a box and a token for each, SAM's decoder turns them into masks with classes.
+
+Source: Xie et al., MaskSAM, ICCV 2025, from its equations. Axes: B batch, D slices, Q queries, C decoder width, E encoder width, h w token rows and
+columns, H W pixels of the padded encoder plane.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from samunet.core.geometry import Shape
+from samunet.models.convolution import Convolution
+from samunet.models.mask_adapter import SlabOfQueries
+from samunet.sam.decoder import dense_positions, run_two_way
+
+SLOPE = 0.01  # of leaky ReLUs, nnU-Net's
+CORNERS = 2, 3  # SAM's point embeddings of a box
+
+
+class Prompts(NamedTuple):
+    """What the generator gives for every slice and query."""
+
+    masks: Tensor
+    """(B, Q, D, f*h, f*w) logits of auxiliary masks on the padded plane."""
+    boxes: Tensor
+    """(B, D, Q, 4) x1, y1, x2, y2 as shares of the padded plane."""
+    tokens: Tensor
+    """(B, D, Q, C)."""
+
+
+class Answers(NamedTuple):
+    """What the decoder gives for every slice and query."""
+
+    masks: Tensor
+    """(B, Q, D, 4h, 4w) logits."""
+    classes: Tensor
+    """(B, D, Q, K + 1) logits; the last is "no object"."""
+
+
+def block(inputs: int, outputs: int, kernel: Shape = (3, 3, 3)) -> nn.Sequential:
+    """Return a convolution, a norm and a leaky ReLU on (B, C, D, h, w)."""
+    padding = tuple(side // 2 for side in kernel)
+    return nn.Sequential(
+        Convolution(inputs, outputs, kernel, padding=padding), nn.InstanceNorm3d(outputs, affine=True), nn.LeakyReLU(SLOPE, inplace=True)
+    )
+
+
+def twice_in_plane(inputs: int, outputs: int) -> nn.ConvTranspose3d:
+    """Return a transposed convolution that doubles h and w."""
+    return nn.ConvTranspose3d(inputs, outputs, (1, 2, 2), stride=(1, 2, 2))
+
+
+class LearnedPixels(nn.Module):
+    """Turn a normalized image into SAM's three channels by convolutions that train, up to the encoder's resolution (MaskSAM's stem).
+
+    Args:
+        channels: of the image.
+        doublings: how often the plane's sides double: log2 of encoder pixels per voxel.
+        encoder_size: (H, W); planes are zero-padded at the bottom and right.
+    """
+
+    def __init__(self, channels: int, doublings: int, encoder_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.encoder_size = encoder_size
+        width = 16 if doublings else 8
+        layers: list[nn.Module] = [block(channels, width)]
+        for _ in range(doublings):
+            layers += [twice_in_plane(width, width), nn.InstanceNorm3d(width, affine=True), nn.GELU()]
+        self.layers = nn.Sequential(*layers, block(width, 3))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, D, H, W) voxels to (B, D, 3, H, W) encoder pixels."""
+        pixels = self.layers(image).movedim(1, 2)
+        missing = [want - have for want, have in zip(self.encoder_size, pixels.shape[3:], strict=True)]
+        return F.pad(pixels, (0, missing[1], 0, missing[0]))
+
+
+class PromptGenerator(nn.Module):
+    """A convolutional decoder over the encoder's global blocks and neck, with three heads.
+
+    Args:
+        taps: number of global blocks.
+        width: E.
+        decoder_width: C.
+        queries: Q.
+        doublings: of the token grid toward voxels; later stages refine at that resolution.
+        kernels: of the stages, from the neck on; the last one serves those beyond.
+    """
+
+    def __init__(self, taps: int, width: int, decoder_width: int, queries: int, *, doublings: int, kernels: Sequence[Shape]) -> None:
+        super().__init__()
+        self.side = math.ceil(math.sqrt(decoder_width))
+        self.decoder_width = decoder_width
+        widths = [decoder_width, *(max(8, decoder_width // 2 if stage < 2 else decoder_width // 4) for stage in range(taps))]
+        kernel = [kernels[min(stage, len(kernels) - 1)] for stage in range(taps + 1)]
+        self.first = nn.Sequential(block(decoder_width, widths[0], kernel[0]), block(widths[0], widths[0], kernel[0]))
+        self.ups, self.laterals, self.joins = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for stage in range(1, taps + 1):
+            before, after = widths[stage - 1], widths[stage]
+            self.ups.append(twice_in_plane(before, after) if stage <= doublings else nn.Identity())
+            lateral = [block(width, after, (1, 1, 1))] if doublings == 0 else []
+            for level in range(min(stage, doublings)):
+                lateral += [twice_in_plane(after if level else width, after), block(after, after, kernel[stage])]
+            self.laterals.append(nn.Sequential(*lateral))
+            self.joins.append(block((after if stage <= doublings else before) + after, after, kernel[stage]))
+        self.mask = nn.Conv3d(widths[-1], queries, 1)
+        pooled = sum(widths)
+        self.box = nn.Sequential(nn.Conv3d(pooled, queries, 1, bias=False), nn.InstanceNorm3d(queries, affine=True))
+        self.token = nn.Sequential(Convolution(pooled, queries, 3, padding=1), nn.InstanceNorm3d(queries, affine=True), nn.GELU())
+
+    def forward(self, taps: Sequence[Tensor], neck: Tensor) -> Prompts:
+        """Make prompts of (B, D, h, w, E) outputs of the global blocks and the (B, D, C, h, w) neck's."""
+        stages = [self.first(neck.movedim(1, 2))]
+        for up, lateral, join, tap in zip(self.ups, self.laterals, self.joins, reversed(taps), strict=True):
+            stages.append(join(torch.cat((up(stages[-1]), lateral(tap.movedim(-1, 1))), dim=1)))
+        masks = self.mask(stages[-1])
+        cells = self.box(_pooled(stages, 2)).float().sigmoid().movedim(2, 1)  # (B, D, Q, 2, 2): x1 y1, and shares of what is left
+        first, share = cells.unbind(3)
+        predicted = torch.cat((first, first + (1 - first) * share), dim=-1)
+        boxes = (predicted + tight_boxes(masks.detach().movedim(1, 2) > 0)) / 2
+        tokens = self.token(_pooled(stages, self.side)).movedim(2, 1).flatten(3)[..., : self.decoder_width]
+        return Prompts(masks=masks, boxes=boxes, tokens=tokens)
+
+
+def _pooled(stages: Sequence[Tensor], side: int) -> Tensor:
+    """Average every stage's planes to side x side and stack the channels: (B, sum of C, D, side, side)."""
+    return torch.cat([F.adaptive_avg_pool3d(stage, (stage.shape[2], side, side)) for stage in stages], dim=1)
+
+
+def tight_boxes(masks: Tensor) -> Tensor:
+    """Return the boxes of (..., H, W) boolean masks as (..., 4) shares x1, y1, x2, y2 of the plane; zeros for an empty mask."""
+    sides = []
+    for axis in (-2, -1):  # columns hold a voxel somewhere along H, rows along W
+        line = masks.any(axis).float()
+        size = line.shape[-1]
+        sides.append((line.argmax(-1) / size, (size - line.flip(-1).argmax(-1)) / size))
+    (left, right), (top, bottom) = sides
+    return torch.stack((left, top, right, bottom), dim=-1) * masks.flatten(-2).any(-1).unsqueeze(-1)
+
+
+class QueryMasks(nn.Module):
+    """SAM's prompt encoder and mask decoder, run once for every slice and query.
+
+    The tokens are SAM's (quality and four masks), the two corners of the query's box, and a class token: a learned vector plus the query's own.
+    The query's thresholded mask is the dense prompt. Masks come from SAM's first mask token. Boxes and mask prompts carry no gradient, as published:
+    the generator learns them by losses of their own.
+
+    Args:
+        sam: takes part in the result.
+        outputs: K.
+        depth: slices of a slab, for embeddings along depth.
+        adapters: of the decoder's layers, see `samunet.models.mask_adapter.mask_decoder_adapters`.
+    """
+
+    def __init__(self, sam: Sam, outputs: int, depth: int, adapters: nn.ModuleList) -> None:
+        super().__init__()
+        width = sam.mask_decoder.transformer_dim
+        self.prompt_encoder, self.mask_decoder, self.adapters = sam.prompt_encoder, sam.mask_decoder, adapters
+        self.class_token = nn.Parameter(torch.randn(1, width))
+        self.depth_embedding = nn.Parameter(torch.zeros(depth, width))
+        self.classify = nn.Linear(width, outputs + 1)
+
+    def forward(self, embedding: Tensor, prompts: Prompts) -> Answers:
+        """(B, D, C, h, w) embedding and prompts to masks and classes."""
+        batch, depth, _, *plane = embedding.shape
+        slab, sides = (batch, depth, prompts.boxes.shape[2]), (plane[0], plane[1])
+        decoder, count = self.mask_decoder, math.prod((batch, depth, prompts.boxes.shape[2]))
+        masks = (prompts.masks.detach() > 0).to(embedding.dtype).movedim(1, 2).flatten(0, 2).unsqueeze(1)
+        dense = self.prompt_encoder.mask_downscaling(F.interpolate(masks, size=[4 * side for side in sides], mode="nearest-exact"))
+        planes = embedding.unsqueeze(2).expand(-1, -1, slab[2], -1, -1, -1).flatten(0, 2) + dense
+        own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(count, -1, -1)
+        classes = (self.class_token + prompts.tokens).flatten(0, 2).unsqueeze(1)
+        tokens = torch.cat((own, self._corners(prompts.boxes).flatten(0, 2).to(own.dtype), classes.to(own.dtype)), dim=1)
+        along = along_depth(self.depth_embedding, depth).repeat(batch, 1).repeat_interleave(slab[2], dim=0)
+        positions = dense_positions(self.prompt_encoder.pe_layer, sides).to(planes.dtype) + along[..., None, None].to(planes.dtype)
+        sites = [SlabOfQueries(part, slab, sides) for part in self.adapters]
+        queries, places = run_two_way(decoder.transformer, planes, positions, tokens, sites)
+        features = decoder.output_upscaling(places.transpose(1, 2).unflatten(2, sides))
+        weights = decoder.output_hypernetworks_mlps[0](queries[:, 1])
+        found = torch.einsum("nc,nchw->nhw", weights, features).unflatten(0, slab)
+        return Answers(masks=found.movedim(2, 1), classes=self.classify(queries[:, -1]).unflatten(0, slab))
+
+    def _corners(self, boxes: Tensor) -> Tensor:
+        """(B, D, Q, 4) boxes to (B, D, Q, 2, C) embeddings of their corners, SAM's."""
+        encoding = self.prompt_encoder.pe_layer
+        with torch.autocast(boxes.device.type, enabled=False):
+            placed = encoding._pe_encoding(boxes.detach().float().unflatten(-1, (2, 2)))
+        return placed + torch.stack([self.prompt_encoder.point_embeddings[corner].weight[0] for corner in CORNERS])
+
+
+def along_depth(embedding: Tensor, depth: int) -> Tensor:
+    """Bring a (D, C) embedding of slices to another number of them, linearly: (depth, C)."""
+    if len(embedding) == depth:
+        return embedding
+    return F.interpolate(embedding.T.unsqueeze(0), size=depth, mode="linear", align_corners=False)[0].T

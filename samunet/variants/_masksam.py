@@ -1,0 +1,115 @@
+"""The network of masksam. Axes: B batch, C channels, D H W voxels, Q queries, K outputs, h w token rows and columns."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from samunet.core.batch import Batch
+from samunet.models.losses import region_targets
+from samunet.models.mask_adapter import MaskSites, mask_decoder_adapters
+from samunet.models.matching import Found, SetWeights, set_sums, set_terms
+from samunet.models.promptfree import fit_to_patch
+from samunet.models.queries import Answers, LearnedPixels, PromptGenerator, Prompts, QueryMasks, along_depth
+from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import TOKEN_PIXELS, encoder_size
+from samunet.sam.encoder import embed_patches, encode
+
+if TYPE_CHECKING:
+    from samunet.variants.masksam import Config
+
+TINY = 1e-6  # smallest chance of a class in a voxel
+
+
+class MaskSAM(SlabSegmenter):
+    """Stem, adapted encoder, prompt generator and SAM's decoder once for every slice and query.
+
+    SAM's encoder, prompt encoder and decoder are frozen when their weights are pretrained.
+
+    Args:
+        sam: for the token grid of `spec`.
+        spec: data and plan.
+        config: the method's options.
+    """
+
+    def __init__(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
+        super().__init__()
+        self.labels, self.scale, self.checkpointing = spec.labels, spec.encoder_scale, config.checkpointing
+        self.weights = SetWeights(points=config.points, match=config.match)
+        doublings = int(math.log2(spec.encoder_scale))
+        self.encoder_size = encoder_size(spec.patch_size[1:], spec.encoder_scale)
+        self.pixels = LearnedPixels(len(spec.schemes), doublings, self.encoder_size)
+        for part in (sam.image_encoder, sam.prompt_encoder, sam.mask_decoder):
+            part.requires_grad_(not spec.pretrained)
+        self.image_encoder = sam.image_encoder
+        blocks, width = sam.image_encoder.blocks, sam.image_encoder.pos_embed.shape[-1]
+        self.taps = tuple(index for index, block in enumerate(blocks) if block.window_size == 0)
+        zero, depth = config.initialization == "zero", spec.patch_size[0]
+        self.sites = nn.ModuleList(MaskSites(width, int(config.ratio * width), start_at_zero=zero) for _ in blocks)
+        self.depth_embedding = nn.Parameter(torch.zeros(depth, width))
+        decoder_width = sam.mask_decoder.transformer_dim
+        self.generator = PromptGenerator(
+            len(self.taps),
+            width,
+            decoder_width,
+            config.queries_for(spec.labels.outputs),
+            doublings=max(0, int(math.log2(TOKEN_PIXELS)) - doublings),
+            kernels=spec.topology.kernels[::-1],
+        )
+        adapters = mask_decoder_adapters(
+            len(sam.mask_decoder.transformer.layers),
+            decoder_width,
+            int(config.ratio * decoder_width),
+            depth=depth if config.decoder_depth == "perceptron" else None,
+            start_at_zero=zero,
+        )
+        self.head = QueryMasks(sam, spec.labels.outputs, depth, adapters)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Weigh every query's mask by its chances of each class, and return logits whose softmax, or sigmoid for regions, is that sum."""
+        _, answers = self._answers(image)
+        masks = self._fit(answers.masks, image.shape[2:]).float().sigmoid()
+        classes = answers.classes.float().softmax(-1)[..., :-1]
+        chances = torch.einsum("bdqk,bqdhw->bkdhw", classes, masks)
+        return chances.clamp(TINY, 1 - TINY).logit() if self.labels.has_regions else chances.clamp_min(TINY).log()
+
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        prompts, answers = self._answers(batch.image)
+        shape = batch.label.shape[1:]
+        plane = torch.tensor(self.encoder_size[::-1], device=prompts.boxes.device)
+        share = plane / (self.scale * torch.tensor([shape[2], shape[1]], device=plane.device))  # of the padded plane to that of the patch
+        found = Found(
+            masks=self._fit(answers.masks, shape),
+            auxiliary=self._fit(prompts.masks, shape),
+            boxes=prompts.boxes * share.repeat(2),
+            classes=answers.classes,
+        )
+        ignore = self.labels.ignore
+        known = torch.ones_like(batch.label, dtype=torch.bool) if ignore is None else batch.label != ignore
+        if self.labels.has_regions:
+            targets = region_targets(batch.label, self.labels)
+        else:
+            targets = F.one_hot(batch.label.long().masked_fill(~known, 0), self.labels.outputs).movedim(-1, 1)
+        return set_sums(found, targets.float(), known, self.weights)
+
+    def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return set_terms(sums, self.weights)
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        return groups_around(self, self.image_encoder)
+
+    def _answers(self, image: Tensor) -> tuple[Prompts, Answers]:
+        tokens = embed_patches(self.image_encoder, self.pixels(image))
+        tokens = tokens + along_depth(self.depth_embedding, tokens.shape[1])[:, None, None]
+        encoded = encode(self.image_encoder, tokens, self.sites, self.taps, checkpointing=self.checkpointing)
+        prompts = self.generator(encoded.global_blocks, encoded.neck)
+        return prompts, self.head(encoded.neck, prompts)
+
+    def _fit(self, logits: Tensor, shape: torch.Size) -> Tensor:
+        return fit_to_patch(logits, shape, self.scale, self.encoder_size)

@@ -1,0 +1,214 @@
+"""MaskSAM: its adapters written out, published counts, which loss reaches which head, which slices meet, and its inference."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from samunet.core.batch import Batch
+from samunet.core.labels import parse_labels
+from samunet.core.plan import Topology
+from samunet.errors import ConfigError
+from samunet.models.bottleneck import Bottleneck, DepthConvolution, DepthOfTokens
+from samunet.models.mask_adapter import MaskSites, SlabOfQueries, mask_decoder_adapters
+from samunet.models.queries import along_depth
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
+from samunet.sam.encoder import encode
+from samunet.variants import masksam
+
+NANO = backbone_named("vit_nano")
+
+
+def spec_for(patch=(4, 32, 48), *, classes=3, scale=2.0, pretrained=True) -> NetworkSpec:
+    topology = Topology(strides=((1, 1, 1), (1, 2, 2)), kernels=((1, 3, 3), (3, 3, 3)), widths=(8, 16))
+    labels = parse_labels({"background": 0} | {f"class {value}": value for value in range(1, classes + 1)})
+    return NetworkSpec(
+        schemes=("ct",), labels=labels, spacing=(3.0, 1.0, 1.0), patch_size=patch, encoder_scale=scale, topology=topology, pretrained=pretrained
+    )
+
+
+def small(*, pretrained=True, patch=(4, 32, 48), **options):
+    torch.manual_seed(0)
+    spec = spec_for(patch, pretrained=pretrained)
+    network = masksam.build(build_sam(NANO, (patch[1] * 2, patch[2] * 2)), spec, masksam.Config(**options))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad and not parameter.any():
+                parameter.normal_(std=0.05)
+    return network
+
+
+def batch_of(patch=(4, 32, 48), size=2) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    label = torch.randint(0, 4, (size, *patch), generator=generator).to(torch.int16)
+    return Batch(image=torch.randn(size, 1, *patch, generator=generator), label=label)
+
+
+@torch.no_grad()
+def test_the_encoders_adapter_is_its_equation():
+    """D(x) = W2 (g + GELU(LN(DWConv(g)))), g = GELU(W1 x), one channel at a time on the true depth axis."""
+    torch.manual_seed(0)
+    width, hidden = 12, 3
+    module = Bottleneck(width, hidden, middle=DepthConvolution(hidden), start_at_zero=False)
+    x = torch.randn(2, 4, 5, 6, width)
+    g = F.gelu(x @ module.down.weight.T + module.down.bias)
+    padded = F.pad(g, (0, 0, 1, 1, 1, 1, 1, 1))
+    mixed = torch.zeros_like(g)
+    kernel = module.middle.convolution.weight[:, 0]
+    for d in range(3):
+        for row in range(3):
+            for column in range(3):
+                mixed += padded[:, d : d + 4, row : row + 5, column : column + 6] * kernel[:, d, row, column]
+    mixed += module.middle.convolution.bias
+    centered = mixed - mixed.mean(-1, keepdim=True)
+    normed = centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt() * module.middle.norm.weight + module.middle.norm.bias
+    expected = (g + F.gelu(normed)) @ module.up.weight.T + module.up.bias
+    assert torch.allclose(module(x), expected, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_decoders_adapter_is_its_equation():
+    """W2 (g + v), v = V2 GELU(V1 g) along depth, for every query, token and channel by itself."""
+    torch.manual_seed(0)
+    batch, depth, queries, tokens, width = 2, 3, 2, 4, 8
+    adapters = mask_decoder_adapters(2, width, 2, depth=depth, start_at_zero=False)
+    site = SlabOfQueries(adapters[0], (batch, depth, queries), (2, 2))
+    module = adapters[0].attentions["self"]
+    x = torch.randn(batch * depth * queries, tokens, width)
+    given = site.beside_attention("self", x, x).reshape(batch, depth, queries, tokens, width)
+    g = F.gelu(x @ module.down.weight.T + module.down.bias).reshape(batch, depth, queries, tokens, 2)
+    first, _, second = module.middle.mix
+    v = torch.zeros_like(g)
+    for b in range(batch):
+        for q in range(queries):
+            for t in range(tokens):
+                for c in range(2):
+                    v[b, :, q, t, c] = second.weight @ F.gelu(first.weight @ g[b, :, q, t, c] + first.bias) + second.bias
+    assert torch.allclose(given, (g + v) @ module.up.weight.T + module.up.bias, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_image_side_adapter_sees_the_volume_of_each_query():
+    torch.manual_seed(0)
+    adapters = mask_decoder_adapters(1, 8, 2, depth=None, start_at_zero=False)
+    site = SlabOfQueries(adapters[0], (2, 3, 2), (2, 3))
+    x = torch.randn(12, 6, 8)
+    given = site.beside_attention("image_to_token", x, x).reshape(2, 3, 2, 2, 3, 8)
+    volumes = x.reshape(2, 3, 2, 2, 3, 8)
+    for b in range(2):
+        for q in range(2):
+            expected = adapters[0].attentions["image_to_token"](volumes[b, :, q].unsqueeze(0))[0]
+            assert torch.allclose(given[b, :, q], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "published"), [("vit_b", 7.24e6), ("vit_h", 53.15e6)])
+def test_the_encoders_adapters_have_the_published_size(name, published):
+    backbone = backbone_named(name)
+    with torch.device("meta"):
+        sites = [MaskSites(backbone.width, backbone.width // 4, start_at_zero=True) for _ in range(backbone.depth)]
+    count = sum(parameter.numel() for site in sites for parameter in site.parameters())
+    assert count == pytest.approx(published, rel=1e-3)
+
+
+@pytest.mark.parametrize("depth", [4, 9, 26])
+def test_the_decoders_adapters_have_the_published_size(depth):
+    adapter = Bottleneck(256, 64, middle=DepthOfTokens(64, depth))
+    assert sum(parameter.numel() for parameter in adapter.parameters()) == 33_088 + 8 * depth**2 + 5 * depth
+
+
+@torch.no_grad()
+def test_slices_meet_in_a_windowed_block_alone_and_samples_do_not():
+    torch.manual_seed(0)
+    encoder = build_sam(NANO, (128, 128), window=3).image_encoder
+    windowed = next(index for index, block in enumerate(encoder.blocks) if block.window_size)
+    encoder.blocks = encoder.blocks[windowed : windowed + 1]
+    width = encoder.pos_embed.shape[-1]
+    tokens = torch.randn(2, 6, 8, 8, width)
+    moved = tokens.clone()
+    moved[0, 3, 5, 6] += torch.randn(width)
+    site = MaskSites(width, 8, start_at_zero=False)
+    before, after = (encode(encoder, given, [site], taps=(0,)).global_blocks[0] for given in (tokens, moved))
+    changed = (before != after).any(-1)
+    assert not changed[1].any()
+    # Through attention the whole window of slice 3 moves; two convolutions carry it to slices 1 to 5, and nowhere near the far corner.
+    assert [bool(changed[0, depth].any()) for depth in range(6)] == [False, True, True, True, True, True]
+    assert not changed[0, [1, 2, 4, 5], 0, 0].any()
+
+
+def test_each_loss_reaches_the_heads_that_it_should():
+    """Auxiliary masks and boxes are thresholded and cut off before the decoder: only their own losses teach their heads."""
+    network = small()
+    heads = {"mask": network.generator.mask.weight, "box": network.generator.box[0].weight, "token": network.generator.token[0].weight}
+    reached = {}
+    for name, term in network.loss(batch_of()).items():
+        slopes = torch.autograd.grad(term, list(heads.values()), retain_graph=True, allow_unused=True)
+        reached[name] = {head for head, slope in zip(heads, slopes, strict=True) if slope is not None and slope.any()}
+    assert reached == {"class": {"token"}, "mask": {"token"}, "auxiliary": {"mask"}, "box": {"box"}, "giou": {"box"}}
+    own = torch.autograd.grad(network.loss(batch_of())["auxiliary"], [network.generator.first[0][0].weight])[0]
+    assert own.any()  # the trunk learns from the auxiliary masks
+
+
+def test_everything_of_sam_is_frozen_around_the_adapters():
+    network = small()
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    frozen = ("image_encoder.", "head.prompt_encoder.", "head.mask_decoder.")
+    assert not [name for name in names if name.startswith(frozen)]
+    assert {name.split(".")[0] for name in names} == {"pixels", "sites", "depth_embedding", "generator", "head"}
+
+
+@torch.no_grad()
+def test_prediction_is_the_sum_over_queries_of_class_times_mask():
+    network = small().eval()
+    image = batch_of().image
+    _, answers = network._answers(image)
+    logits = network(image)
+    masks = network._fit(answers.masks, image.shape[2:]).sigmoid()
+    chances = torch.zeros(2, 4, *image.shape[2:])
+    for query in range(masks.shape[1]):
+        for c in range(4):
+            chance = answers.classes[:, :, query].softmax(-1)[..., c]
+            chances[:, c] += chance[..., None, None] * masks[:, query]
+    assert torch.allclose(logits.softmax(1), chances / chances.sum(1, keepdim=True), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_number_of_slices_is_free_with_convolutions():
+    network = small().eval()
+    assert network(torch.randn(1, 1, 7, 32, 48)).shape == (1, 4, 7, 32, 48)
+    assert torch.equal(along_depth(torch.arange(8.0).reshape(4, 2), 4), torch.arange(8.0).reshape(4, 2))
+    assert torch.allclose(along_depth(torch.tensor([[0.0], [1.0]]), 4)[:, 0], torch.tensor([0.0, 0.25, 0.75, 1.0]))
+
+
+def test_the_loss_of_a_batch_is_that_of_its_parts_together():
+    network, batch = small(), batch_of()
+    whole = network.loss(batch)
+    parts = [network.sums(Batch(image=batch.image[i : i + 1], label=batch.label[i : i + 1])) for i in range(2)]
+    joined = network.terms({name: parts[0][name] + parts[1][name] for name in parts[0]})
+    assert all(torch.allclose(whole[name], joined[name], rtol=1e-4) for name in whole)
+
+
+@pytest.mark.parametrize(("outputs", "queries"), [(2, 8), (4, 8), (9, 16), (14, 24), (16, 24), (41, 64)])
+def test_the_number_of_queries_follows_the_classes(outputs, queries):
+    assert masksam.Config().queries_for(outputs) == queries and masksam.Config(queries=7).queries_for(outputs) == 7
+
+
+def test_what_cannot_be_is_refused():
+    sam = build_sam(NANO, (64, 96))
+    with pytest.raises(ConfigError, match="3 queries cannot answer for 4 classes"):
+        masksam.build(sam, spec_for(), masksam.Config(queries=3))
+    with pytest.raises(ConfigError, match="encoder_scale must be 1, 2, 4"):
+        masksam.build(sam, spec_for(scale=1.5), masksam.Config())
+    for wrong in ({"match": "pixel"}, {"decoder_depth": "none"}, {"ratio": 2.0}, {"points": 0}):
+        with pytest.raises(ConfigError, match="masksam: "):
+            masksam.Config(**wrong)
+
+
+def test_encoder_scales_are_powers_of_two():
+    topology = Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,))
+    choices = masksam.preferred(topology, (8, 128, 128), 9.0)
+    assert [choice.scale for choice in choices] == [2.0, 1.0] and all(math.log2(choice.scale).is_integer() for choice in choices)
