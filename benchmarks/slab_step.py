@@ -15,12 +15,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from machine import processor_name
 
 from samunet.core.batch import Batch
 from samunet.core.codec import write_json
+from samunet.core.geometry import Shape
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.hardware import autocast, choose_precision, peak_mib, start_peak
@@ -31,6 +33,8 @@ from samunet.variants import ma_sam
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES = 12
+WIDTHS = (32, 64, 128, 256, 320, 320)
+TOPOLOGY = Topology(strides=((1, 1, 1), *((1, 2, 2),) * 5), kernels=((1, 3, 3), (1, 3, 3), *((3, 3, 3),) * 4), widths=WIDTHS)
 
 
 def main() -> None:
@@ -43,7 +47,9 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("BACKBONE", "CHECKPOINTING"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one[0], arguments.one[1] == "yes", arguments)))
+        shape = (arguments.depth, arguments.side, arguments.side)
+        config = ma_sam.Config(checkpointing=arguments.one[1] == "yes")
+        print(json.dumps(measure(ma_sam, config, arguments.one[0], shape, torch.device(arguments.device), arguments.repeats)))
         return
     rows = []
     for name in arguments.backbones:
@@ -72,27 +78,26 @@ def main() -> None:
     write_json(RESULTS / f"slab_step_{arguments.device}.json", result)
 
 
-def measure(name: str, checkpointing: bool, arguments: argparse.Namespace) -> dict[str, float]:
-    """Seconds a step, and growth of the peak memory over the built model in MiB."""
+def measure(variant: Any, config: Any, backbone: str, shape: Shape, device: torch.device, repeats: int) -> dict[str, float]:
+    """Seconds a step, growth of the peak memory over the built model in MiB, and how many weights train."""
     torch.manual_seed(0)
-    device, shape = torch.device(arguments.device), (arguments.depth, arguments.side, arguments.side)
     spec = NetworkSpec(
         schemes=("ct",),
         labels=parse_labels({"background": 0} | {f"class {value}": value for value in range(1, CLASSES + 1)}),
         spacing=(3.0, 1.0, 1.0),
         patch_size=shape,
         encoder_scale=1.0,
-        topology=Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,)),
+        topology=TOPOLOGY,
         pretrained=True,
     )
-    network = ma_sam.build(build_sam(backbone_named(name), shape[1:]), spec, ma_sam.Config(checkpointing=checkpointing)).to(device)
+    network = variant.build(build_sam(backbone_named(backbone), shape[1:]), spec, config).to(device)
     trained = [parameter for group in network.parameter_groups() for parameter in group.parameters]
     optimizer = torch.optim.AdamW(trained, fused=True)
     batch = Batch(image=torch.randn(1, 1, *shape, device=device), label=torch.randint(0, CLASSES + 1, (1, *shape), device=device).short())
     precision = choose_precision("auto", device)
     before = torch.cuda.memory_allocated() / 2**20 if device.type == "cuda" else start_peak()
     seconds = []
-    for _ in range(1 + arguments.repeats):
+    for _ in range(1 + repeats):
         began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
@@ -103,7 +108,7 @@ def measure(name: str, checkpointing: bool, arguments: argparse.Namespace) -> di
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak_mib()
-    return {"seconds": round(min(seconds[1:]), 3), "peak_mib": round(peak - before)}
+    return {"seconds": round(min(seconds[1:]), 3), "peak_mib": round(peak - before), "trained": sum(parameter.numel() for parameter in trained)}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,23 @@ CONTROL = "control: no SAM path"
 TRAINER = sorted(RESULTS.glob("trainer_*.json"))
 PLANNING = RESULTS / "study_planning.json"
 EXPORT, STRIDE, OVERHEAD = RESULTS / "export.json", RESULTS / "slab_stride.json", sorted(RESULTS.glob("predict_overhead_*.json"))
+HEAD_TO_HEAD = RESULTS / "head_to_head.json"
+MEETINGS = {
+    "hippocampus": "Hippocampus MR",
+    "hippocampus_10_cases": "Hippocampus MR",
+    "prostate": "Prostate MR",
+    "hippocampus_as_planned": "Hippocampus MR, batches as planned",
+}
+HEAD_TO_HEAD_READING = """
+## What this shows, and what not
+
+- It shows the first minutes of training on one core. nnU-Net's optimizer and width are made for 250,000 steps; nothing here says who is ahead
+  after a day on a GPU.
+- It says nothing about SAM's pretrained weights: there are none in these trainings. How much of the difference comes from the SAM path at all,
+  [the study of sam_unet](sam_unet.md) asks: on the hippocampus the same network without it is ahead, on the prostate far behind.
+- Part of the difference is precision and optimizer: the rows with bf16 and AdamW are nnU-Net's network, data and loss with samunet's of both.
+- One seed, one fold. Intervals are over cases.
+"""
 PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))
 TITLES = {
     "hippocampus": "Hippocampus MR (Medical Segmentation Decathlon), 3D",
@@ -287,6 +304,45 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
     return "\n".join(sections).rstrip() + "\n"
 
 
+def head_to_head_page(result: dict) -> str:
+    """Render documentation/results/head-to-head.md."""
+    machine = result["machine"]
+    sections = [
+        "# nnU-Net and samunet, trained for equally long\n",
+        "This page shows what both reach in the same minutes of one thread of a CPU, on the same cases, without pretrained weights.\n",
+        f"{machine['cpu']}, {machine['threads_a_training']} thread a training, torch {machine['torch']}; fold 0, one seed, whole validation cases",
+        "with flips, scored by one evaluator. Made by `benchmarks/head_to_head.py` through `samunet_compare --run_nnunet --match minutes`",
+        "([how minutes are matched](../how-to/compare.md#train-nnu-net-too)); this page is written by `benchmarks/tables.py`.",
+        "Plans are each tool's own but for what makes them fit into minutes on a CPU, the same for both: batches of two patches, or of as many",
+        "slices, and on the prostate a spacing of 3 x 1.25 x 1.25 mm and a memory target of 2.2 GiB (at their own 0.625 mm neither gets through",
+        "thirty steps). nnU-Net computes in fp32, its only precision on CPUs; samunet takes bf16 where the CPU has it.",
+    ]
+    for name, meeting in result["meetings"].items():
+        few = f", {meeting['train_cases']} training cases" if meeting["train_cases"] else ""
+        dice, surface, distance = (_means(meeting["rows"], metric) for metric in ("dice", "nsd", "hd95"))
+        sections += [
+            f"\n## {MEETINGS[name]}, {meeting['minutes']:g} minutes{few}\n",
+            _row("model", "Dice", "NSD", "HD95, mm", "steps", "seconds a step", "last rate", "minutes", "RAM, GiB"),
+            "|---" * 9 + "|",
+        ]
+        for training in sorted(meeting["trainings"], key=lambda training: -dice[training["method"]]):
+            cost, method = training["cost"], training["method"]
+            scores = [f"{dice[method]:.3f}", f"{surface[method]:.3f}", f"{distance[method]:.1f}"]
+            pace = [cost["steps"], f"{60 * cost['minutes'] / cost['steps']:.2f}", f"{cost['last_learning_rate']:.1e}"]
+            sections.append(_row(method, *scores, *pace, f"{cost['minutes']:.2f}", f"{cost['memory_mib'] / 1024:.1f}"))
+        sections += ["", f"On {meeting['validation_cases']} validation cases:\n", *(f"- {verdict}" for verdict in meeting["verdicts"])]
+    return "\n".join([*sections, HEAD_TO_HEAD_READING])
+
+
+def _means(rows: list[dict], metric: str) -> dict[str, float]:
+    """Mean of each method, from the rows of its pairs."""
+    found = {}
+    for row in rows:
+        if row["metric"] == metric:
+            found |= {row["first"]: row["means"][0], row["second"]: row["means"][1]}
+    return found
+
+
 def within(text: str, name: str, content: str) -> str:
     """Return a page with what stands between its two marks of a name replaced."""
     begin, end = f"<!-- {name}: written by benchmarks/tables.py -->", f"<!-- end of {name} -->"
@@ -306,6 +362,8 @@ def pages() -> dict[str, str]:
     if EXPORT.is_file() and OVERHEAD and STRIDE.is_file():
         overhead = [json.loads(path.read_text()) for path in OVERHEAD]
         texts["documentation/results/prediction.md"] = prediction_page(json.loads(EXPORT.read_text()), overhead, json.loads(STRIDE.read_text()))
+    if HEAD_TO_HEAD.is_file():
+        texts["documentation/results/head-to-head.md"] = head_to_head_page(json.loads(HEAD_TO_HEAD.read_text()))
     if TRAINER:
         texts["documentation/results/trainer.md"] = trainer_page([json.loads(path.read_text()) for path in TRAINER])
     if PLANNING.is_file():
