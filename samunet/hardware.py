@@ -130,6 +130,14 @@ def _cpu_information() -> str:
         return ""
 
 
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the CPU where Linux tells it; else the device's kind."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    found = re.search(r"^model name\s*:\s*(.+)$", _cpu_information(), re.MULTILINE) if device.type == "cpu" else None
+    return found[1].strip() if found else device.type
+
+
 def autocast(device: torch.device, precision: torch.dtype | None) -> AbstractContextManager[object]:
     """Return a context in which matrix products and convolutions run in `precision`; None leaves fp32."""
     return nullcontext() if precision is None else torch.autocast(device.type, dtype=precision)

@@ -40,3 +40,10 @@ def test_the_limit_of_a_container_counts_and_pages_of_files_do_not(monkeypatch, 
     assert hardware.available_memory() == 900000 - 800000 + 250000
     (tmp_path / "memory.max").write_text("max\n")
     assert hardware.available_memory() > 900000
+
+
+def test_a_cpu_has_the_name_that_linux_gives_it(monkeypatch):
+    monkeypatch.setattr(hardware, "_cpu_information", lambda: "processor\t: 0\nmodel name\t: Some CPU 9000\nflags\t: fpu")
+    assert hardware.device_name(torch.device("cpu")) == "Some CPU 9000"
+    monkeypatch.setattr(hardware, "_cpu_information", lambda: "")
+    assert hardware.device_name(torch.device("cpu")) == "cpu" and hardware.device_name(torch.device("mps")) == "mps"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -173,6 +174,10 @@ def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
         digest = hashlib.sha256("".join(file_sha256(path) for _, path in sorted(entry.files.items())).encode()).hexdigest()[:16]
         folder = os.path.commonpath([path.parent for path in entry.files.values()])
         lines.append(f"{entry.name}: {len(entry.files)} segmentations in {folder}, hash {digest}.")
+    folds = sorted((path.parents[1].name, case) for case, path in entries[0].files.items() if path.parent.name == "validation")
+    if folds:
+        split = hashlib.sha256(json.dumps(folds).encode()).hexdigest()[:16]
+        lines.append(f"The same cases of {', '.join(sorted({fold for fold, _ in folds}))} for all, hash of the split {split}.")
     lines.append(
         f"All segmentations were scored anew by samunet {__version__} (numpy {np.__version__}, scipy {scipy.__version__}) against the "
         f"same references; NSD at {comparison.tolerance:g} mm."

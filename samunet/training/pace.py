@@ -12,7 +12,7 @@ import torch
 
 from samunet.core.codec import write_json
 from samunet.errors import ConfigError
-from samunet.hardware import largest_memory_mib
+from samunet.hardware import device_name, largest_memory_mib
 
 COST = "cost.json"  # in a fold's folder
 FIRST_STEPS = 2  # of the first epoch, which measures the pace
@@ -107,7 +107,7 @@ def write_cost(
         last_learning_rate=last_learning_rate,
         memory_mib=largest_memory_mib(),
         device_memory_mib=torch.cuda.max_memory_allocated(device) / 2**20 if cuda else None,
-        device=torch.cuda.get_device_name(device) if cuda else device.type,
+        device=device_name(device),
         threads=torch.get_num_threads(),
     )
     write_json(folder / COST, found)
