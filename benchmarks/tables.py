@@ -29,6 +29,7 @@ MEETINGS = {
     "prostate": "Prostate MR",
     "hippocampus_as_planned": "Hippocampus MR, batches as planned",
 }
+PROSTATE = ", and on the prostate a spacing of 3 x 1.25 x 1.25 mm and a memory target of 2.2 GiB"
 HEAD_TO_HEAD_READING = """
 ## What this shows, and what not
 
@@ -36,7 +37,10 @@ HEAD_TO_HEAD_READING = """
   after a day on a GPU.
 - It says nothing about SAM's pretrained weights: there are none in these trainings. How much of the difference comes from the SAM path at all,
   [the study of sam_unet](sam_unet.md) asks: on the hippocampus the same network without it is ahead, on the prostate far behind.
-- Part of the difference is precision and optimizer: the rows with bf16 and AdamW are nnU-Net's network, data and loss with samunet's of both.
+- Part of the difference is precision and optimizer. `benchmarks/nnunet_trainers/nnUNetTrainerBf16AdamW.py` gives nnU-Net's network, data and
+  loss samunet's of both; where it was trained it has a row.
+- MA-SAM from scratch learns hardly anything in so short a time: a transformer without pretrained weights, and an order of magnitude fewer
+  steps. The publication starts from SAM's weights, and so should who uses it.
 - One seed, one fold. Intervals are over cases.
 """
 PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))
@@ -314,8 +318,8 @@ def head_to_head_page(result: dict) -> str:
         "with flips, scored by one evaluator. Made by `benchmarks/head_to_head.py` through `samunet_compare --run_nnunet --match minutes`",
         "([how minutes are matched](../how-to/compare.md#train-nnu-net-too)); this page is written by `benchmarks/tables.py`.",
         "Plans are each tool's own but for what makes them fit into minutes on a CPU, the same for both: batches of two patches, or of as many",
-        "slices, and on the prostate a spacing of 3 x 1.25 x 1.25 mm and a memory target of 2.2 GiB (at their own 0.625 mm neither gets through",
-        "thirty steps). nnU-Net computes in fp32, its only precision on CPUs; samunet takes bf16 where the CPU has it.",
+        f"slices{PROSTATE if 'prostate' in result['meetings'] else ''}. nnU-Net computes in fp32, its only precision on CPUs; samunet takes bf16",
+        "where the CPU has it.",
     ]
     for name, meeting in result["meetings"].items():
         few = f", {meeting['train_cases']} training cases" if meeting["train_cases"] else ""

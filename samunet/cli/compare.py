@@ -77,6 +77,11 @@ def _compare(arguments: argparse.Namespace) -> None:
     settings: dict[str, Any] = {"tolerance": arguments.nsd_tolerance, "threads": arguments.np}
     if arguments.run_nnunet and (arguments.d is None or arguments.models):
         raise ConfigError("--run_nnunet goes with -d DATASET and without --models.")
+    of_training = {"--match": arguments.match != "none", "--minutes": arguments.minutes, "--num_train_cases": arguments.num_train_cases}
+    if not arguments.run_nnunet and any(of_training.values()):
+        raise ConfigError(f"{next(name for name, given in of_training.items() if given)} goes with --run_nnunet; without it nothing is trained.")
+    if arguments.epochs is not None and (arguments.match != "epochs" or not arguments.run_nnunet):
+        raise ConfigError("--epochs goes with --run_nnunet --match epochs.")
     if arguments.run_nnunet:
         workspace = workspace_from_environment()
         comparison = run_against_nnunet(workspace, workspace.dataset_name(arguments.d), _settings(arguments), arguments.o, **settings)
@@ -104,7 +109,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         folds=tuple(arguments.f),
         match=arguments.match,
         minutes=arguments.minutes,
-        epochs=arguments.epochs or TrainingConfig().epochs,
+        epochs=TrainingConfig().epochs if arguments.epochs is None else arguments.epochs,
         train_cases=arguments.num_train_cases,
         nnunet=NNUNet(planner=arguments.planner, trainer=first, configuration=arguments.nnunet_configuration),
         further_trainers=tuple(others),

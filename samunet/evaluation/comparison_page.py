@@ -165,13 +165,13 @@ def _curves_plot(trainings: Sequence[Training]) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     methods = list(dict.fromkeys(training.method for training in trainings))
+    timed = all(training.cost for training in trainings if training.curve)
     for training in trainings:
-        minutes = training.cost.get("minutes") or training.cost.get("wall_minutes")
-        over = np.arange(1, len(training.curve) + 1) / max(1, len(training.curve)) * (minutes or 100)
+        whole = (training.cost.get("minutes") or training.cost["wall_minutes"]) if timed and training.cost else 100
+        over = np.arange(1, len(training.curve) + 1) / max(1, len(training.curve)) * whole
         number = methods.index(training.method)
         first = next(other for other in trainings if other.method == training.method) is training
         axes.plot(over, training.curve, color=f"C{number}", label=training.method if first else None, linewidth=1.5)
-    timed = all(training.cost for training in trainings)
     axes.set(xlabel="minutes of training" if timed else "% of training", ylabel="Dice of validation patches", ylim=(0, 1))
     axes.legend(fontsize="small", loc="lower right")
     axes.grid(alpha=0.3)

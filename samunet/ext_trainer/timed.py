@@ -5,7 +5,6 @@ samunet writes a file with such a trainer, see `samunet.pipeline.nnunet`, and nn
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import torch
@@ -29,17 +28,15 @@ class Timed(nnUNetTrainer):
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = CUDA) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)  # nnU-Net reads the names of these from here
         self.num_epochs = self.epochs
+        if self.threads:
+            torch.set_num_threads(self.threads)  # nnU-Net's command takes every core of a CPU
         self.pace = Pace(self.minutes, self.epochs, training_clock(device)) if self.minutes else None
-        self.steps, self.began = 0, 0.0
+        self.steps = 0
 
     def on_epoch_start(self) -> None:
         """Give the epoch its steps; the first starts the clock."""
-        if self.steps == 0:
-            if self.threads:
-                torch.set_num_threads(self.threads)  # nnU-Net's command takes every core of a CPU
-            self.began = time.monotonic()
-            if self.pace is not None:
-                self.pace.start()
+        if self.steps == 0 and self.pace is not None:
+            self.pace.start()
         if self.pace is not None:
             self.num_iterations_per_epoch = self.pace.steps
             self.num_val_iterations_per_epoch = validation_steps(self.pace.steps)
@@ -49,15 +46,16 @@ class Timed(nnUNetTrainer):
         """Measure what the epoch took; the last writes the cost."""
         super().on_epoch_end()
         self.steps += self.num_iterations_per_epoch
+        wall = sum(self.logger.get_value("epoch_end_timestamps", None)) - sum(self.logger.get_value("epoch_start_timestamps", None))
         if self.pace is not None:
             self.pace.begin_epoch(self.current_epoch)
         if self.current_epoch == self.num_epochs:
             write_cost(
                 self.device,
                 minutes=self.pace.seconds / 60 if self.pace else None,
-                wall_minutes=(time.monotonic() - self.began) / 60,
+                wall_minutes=wall / 60,  # of earlier runs too: the log goes into checkpoints
                 epochs=self.num_epochs,
-                steps=self.steps,
+                steps=self.steps if self.pace else self.num_epochs * self.num_iterations_per_epoch,
                 last_learning_rate=self.optimizer.param_groups[0]["lr"],
                 folder=Path(self.output_folder),
             )

@@ -18,6 +18,7 @@ from samunet.models.queries import tight_boxes
 
 NO_OBJECT = 0.1  # weight of a query without a target in the cross-entropy
 FOCUS = 0.75  # share of the points where the logits are nearest to zero
+WORST = 1e4  # stands for a cost that is no number, so that the step ends where losses are checked
 CANDIDATES = 2  # points drawn for each that is kept
 
 
@@ -56,10 +57,15 @@ def set_sums(found: Found, targets: Tensor, known: Tensor, weights: SetWeights) 
         targets: (B, K, D, H, W) masks, 0 or 1.
         known: (B, D, H, W) 1 where a voxel counts.
     """
+    with torch.autocast(found.masks.device.type, enabled=False):  # sums over so many points overflow in 16 bits
+        return _sums(Found(*(part.float() for part in found)), targets, known, weights)
+
+
+def _sums(found: Found, targets: Tensor, known: Tensor, weights: SetWeights) -> dict[str, Tensor]:
     size, queries, depth = found.masks.shape[:3]
     flat = _flat(found.masks), _flat(found.auxiliary), _flat(targets), known.flatten(0, 1).flatten(1).float()
     present, seen = (flat[2] * flat[3].unsqueeze(1)).sum(-1) > 0, flat[3].any(-1)
-    boxes, classes = found.boxes.flatten(0, 1), found.classes.flatten(0, 1).float()
+    boxes, classes = found.boxes.flatten(0, 1), found.classes.flatten(0, 1)
     target_boxes = tight_boxes((targets * known.unsqueeze(1) > 0).movedim(1, 2).flatten(0, 1))
     with torch.no_grad():
         places = _points(flat[3], weights.points)
@@ -106,8 +112,8 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _flat(volumes: Tensor) -> Tensor:
-    """(B, Q, D, H, W) to (N, Q, H*W) in fp32."""
-    return volumes.movedim(1, 2).flatten(0, 1).flatten(2).float()
+    """(B, Q, D, H, W) to (N, Q, H*W)."""
+    return volumes.movedim(1, 2).flatten(0, 1).flatten(2)
 
 
 def _points(known: Tensor, count: int) -> Tensor:
@@ -152,7 +158,7 @@ def _assign(costs: Tensor, present: Tensor, depth: int) -> tuple[Tensor, Tensor,
         present: (N, K).
     """
     grouped, there = costs.unflatten(0, (-1, depth)).cpu(), present.unflatten(0, (-1, depth)).cpu()
-    summed = (grouped * there.unsqueeze(2)).sum(1).numpy()
+    summed = (grouped * there.unsqueeze(2)).sum(1).nan_to_num(WORST, WORST, -WORST).numpy()
     matches = []
     for slab, table in enumerate(summed):
         columns = there[slab].any(0).nonzero().flatten().numpy()

@@ -29,6 +29,8 @@ class Prompts(NamedTuple):
 
     masks: Tensor
     """(B, Q, D, f*h, f*w) logits of auxiliary masks on the padded plane."""
+    shown: Tensor
+    """The same, true where a mask is and the plane is not padding; carries no gradient."""
     boxes: Tensor
     """(B, D, Q, 4) x1, y1, x2, y2 as shares of the padded plane."""
     tokens: Tensor
@@ -115,8 +117,14 @@ class PromptGenerator(nn.Module):
         self.box = nn.Sequential(nn.Conv3d(pooled, queries, 1, bias=False), nn.InstanceNorm3d(queries, affine=True))
         self.token = nn.Sequential(Convolution(pooled, queries, 3, padding=1), nn.InstanceNorm3d(queries, affine=True), nn.GELU())
 
-    def forward(self, taps: Sequence[Tensor], neck: Tensor) -> Prompts:
-        """Make prompts of (B, D, h, w, E) outputs of the global blocks and the (B, D, C, h, w) neck's."""
+    def forward(self, taps: Sequence[Tensor], neck: Tensor, used: tuple[float, float]) -> Prompts:
+        """Make prompts.
+
+        Args:
+            taps: (B, D, h, w, E) outputs of the global blocks.
+            neck: (B, D, C, h, w).
+            used: share of the plane's rows and columns that is no padding.
+        """
         stages = [self.first(neck.movedim(1, 2))]
         for up, lateral, join, tap in zip(self.ups, self.laterals, self.joins, reversed(taps), strict=True):
             stages.append(join(torch.cat((up(stages[-1]), lateral(tap.movedim(-1, 1))), dim=1)))
@@ -124,9 +132,13 @@ class PromptGenerator(nn.Module):
         cells = self.box(_pooled(stages, 2)).float().sigmoid().movedim(2, 1)  # (B, D, Q, 2, 2): x1 y1, and shares of what is left
         first, share = cells.unbind(3)
         predicted = torch.cat((first, first + (1 - first) * share), dim=-1)
-        boxes = (predicted + tight_boxes(masks.detach().movedim(1, 2) > 0)) / 2
+        shown = masks.detach() > 0
+        for axis, share_used in zip((3, 4), used, strict=True):
+            padding = shown.shape[axis] - math.ceil(shown.shape[axis] * share_used)
+            shown.narrow(axis, shown.shape[axis] - padding, padding).fill_(False)
+        boxes = (predicted + tight_boxes(shown.movedim(1, 2))) / 2
         tokens = self.token(_pooled(stages, self.side)).movedim(2, 1).flatten(3)[..., : self.decoder_width]
-        return Prompts(masks=masks, boxes=boxes, tokens=tokens)
+        return Prompts(masks=masks, shown=shown, boxes=boxes, tokens=tokens)
 
 
 def _pooled(stages: Sequence[Tensor], side: int) -> Tensor:
@@ -172,7 +184,7 @@ class QueryMasks(nn.Module):
         batch, depth, _, *plane = embedding.shape
         slab, sides = (batch, depth, prompts.boxes.shape[2]), (plane[0], plane[1])
         decoder, count = self.mask_decoder, math.prod((batch, depth, prompts.boxes.shape[2]))
-        masks = (prompts.masks.detach() > 0).to(embedding.dtype).movedim(1, 2).flatten(0, 2).unsqueeze(1)
+        masks = prompts.shown.to(embedding.dtype).movedim(1, 2).flatten(0, 2).unsqueeze(1)
         dense = self.prompt_encoder.mask_downscaling(F.interpolate(masks, size=[4 * side for side in sides], mode="nearest-exact"))
         planes = embedding.unsqueeze(2).expand(-1, -1, slab[2], -1, -1, -1).flatten(0, 2) + dense
         own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(count, -1, -1)

@@ -53,12 +53,15 @@ def compare_folders(
     return _compare(entries, wanted, spec, output, images={case: paths[0] for case, paths in found.items()}, tolerance=tolerance, threads=threads)
 
 
-def compare_trained(workspace: Workspace, dataset: str, models: Sequence[str], output: Path, *, tolerance: float, threads: int) -> Comparison:
+def compare_trained(
+    workspace: Workspace, dataset: str, models: Sequence[str], output: Path, *, tolerance: float, threads: int, folds: Sequence[str] = ()
+) -> Comparison:
     """Compare what the models of a dataset predicted for their validation cases, samunet's and nnU-Net's, and write the report.
 
     Args:
         models: names of folders `<Trainer>__<plans>__<configuration>`, the baseline first; none takes all that have such predictions,
             nnU-Net's first.
+        folds: to look at; all numbered ones when there are none.
 
     Raises:
         ConfigError, DatasetError: there are fewer than two, or they differ in folds, cases or labels.
@@ -66,20 +69,20 @@ def compare_trained(workspace: Workspace, dataset: str, models: Sequence[str], o
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
     folder = workspace.results / dataset
-    chosen = models or sorted((path.name for path in folder.glob("*__*__*") if _validated(path, spec)), key=_nnunets_first)
+    chosen = models or sorted((path.name for path in folder.glob("*__*__*") if _validated(path, spec, folds)), key=_nnunets_first)
     entries, first_folds = [], None
     for name, shown in zip(chosen, short_names(chosen), strict=True):
-        predicted = _validated(folder / name, spec)
+        predicted = _validated(folder / name, spec, folds)
         if not predicted:
             raise DatasetError(
                 f"{folder / name} holds no validation predictions (fold_*/validation/*{spec.file_ending}); train and validate it first."
             )
         _refuse_other_labels(folder / name / "dataset.json", name, spec.labels)
-        folds = {case: fold for case, (fold, _) in predicted.items()}
-        first_folds = first_folds or folds
-        moved = sorted(case for case in folds.keys() & first_folds.keys() if folds[case] != first_folds[case])
+        of_case = {case: fold for case, (fold, _) in predicted.items()}
+        first_folds = first_folds or of_case
+        moved = sorted(case for case in of_case.keys() & first_folds.keys() if of_case[case] != first_folds[case])
         if moved:
-            raise DatasetError(f"{name} and {chosen[0]} have other splits: '{moved[0]}' is in {folds[moved[0]]} and {first_folds[moved[0]]}.")
+            raise DatasetError(f"{name} and {chosen[0]} have other splits: '{moved[0]}' is in {of_case[moved[0]]} and {first_folds[moved[0]]}.")
         entries.append(Entry(name=shown, files={case: path for case, (_, path) in predicted.items()}))
     cases = {case.identifier: case for case in training_cases(raw, spec)}
     shared = [case for case in first_folds or {} if case in cases]
@@ -127,11 +130,12 @@ def _compare(
     return comparison
 
 
-def _validated(model: Path, spec: DatasetSpec) -> dict[str, tuple[str, Path]]:
+def _validated(model: Path, spec: DatasetSpec, folds: Sequence[str]) -> dict[str, tuple[str, Path]]:
     """Return fold and file of every validation prediction of a model; folds by number, of seeds and other variations none."""
     found: dict[str, tuple[str, Path]] = {}
     for folder in sorted(model.glob("fold_*/validation")):
-        if folder.parent.name.removeprefix("fold_").isdecimal():
+        fold = folder.parent.name.removeprefix("fold_")
+        if fold in folds or (not folds and fold.isdecimal()):
             for name in file_names(folder, spec.file_ending):
                 case = name.removesuffix(spec.file_ending)
                 if case in found:
@@ -143,7 +147,8 @@ def _validated(model: Path, spec: DatasetSpec) -> dict[str, tuple[str, Path]]:
 def short_names(models: Sequence[str]) -> tuple[str, ...]:
     """Return what to call models on a page: of <Trainer>__<plans>__<configuration> what is not the default; the whole where two would be alike."""
     short = []
-    for trainer, plans, configuration in (model.split("__") for model in models):
+    for model in models:
+        trainer, plans, configuration = parts if len(parts := model.split("__")) == 3 else ("", "", model)
         own = trainer.removeprefix("nnUNetTrainer").strip("_").replace("_", " ")
         words = ["nnU-Net", own] if trainer.startswith("nnUNetTrainer") else [] if trainer == DEFAULT_TRAINER else [trainer]
         words += [] if plans in (DEFAULT_PLANS_NAME, "nnUNetPlans") else [plans]

@@ -13,7 +13,8 @@ from samunet.training.log import RECORDS
 from samunet.training.pace import COST, Cost
 
 TYPES = re.compile(r"np\.float\d+\(|\)")
-PSEUDO_DICE = re.compile(r"Pseudo dice \[(.*)\]")  # a line of nnU-Net's log an epoch: [np.float32(0.91), nan]
+EPOCH = re.compile(r": Epoch (\d+)\s*$")  # lines of nnU-Net's log
+PSEUDO_DICE = re.compile(r"Pseudo dice \[(.*)\]")  # [np.float32(0.91), nan]
 
 
 def cost_of(fold: Path) -> Cost | None:
@@ -31,5 +32,12 @@ def curve_of(fold: Path) -> tuple[float, ...]:
     if own.is_file():
         records = [json.loads(line) for line in own.read_text(encoding="utf-8").splitlines()]
         return tuple(math.nan if record.get("mean_fg_dice") is None else float(record["mean_fg_dice"]) for record in records)
-    text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in sorted(fold.glob("training_log_*.txt")))
-    return tuple(known_mean(map(float, TYPES.sub("", values).split(","))) for values in PSEUDO_DICE.findall(text))
+    logs = sorted(fold.glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime)
+    found: dict[int, float] = {}  # of an epoch that was run again after an interruption the last counts
+    epoch = 0
+    for line in (line for path in logs for line in path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        if match := EPOCH.search(line):
+            epoch = int(match[1])
+        elif match := PSEUDO_DICE.search(line):
+            found[epoch] = known_mean(map(float, TYPES.sub("", match[1]).split(",")))
+    return tuple(found[number] for number in sorted(found))

@@ -29,13 +29,13 @@ from samunet.pipeline.plans import PlanOptions, open_plan, plan, plan_path, prep
 from samunet.pipeline.trainings import fold_split, is_finished
 from samunet.planning.splits import FILE_NAME, Split
 from samunet.training.config import TrainingConfig
-from samunet.training.pace import COST, Cost
+from samunet.training.pace import COST, LARGEST_ERROR, Cost
 
 logger = logging.getLogger(__name__)
 
 MATCHES = ("none", "epochs", "minutes")
-LARGEST_ERROR = 0.03  # of the minutes
 FEWEST_EPOCHS = 30
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 SETTINGS_FILE = "settings.json"
 SUBSET_SEED = 12345  # nnU-Net's seed of splits
 
@@ -65,6 +65,11 @@ class Settings:
             raise ConfigError(f"--match takes one of {', '.join(MATCHES)}; got '{self.match}'.")
         if (self.match == "minutes") != (self.minutes > 0):
             raise ConfigError("--match minutes goes with --minutes N above 0, and --minutes with nothing else.")
+        wrong = [fold for fold in self.folds if not fold.isdecimal()]
+        if wrong:
+            raise ConfigError(f"Folds to compare are numbers, of a cross-validation whose cases nobody trained on; got '{wrong[0]}'.")
+        if self.epochs < 1:
+            raise ConfigError(f"--epochs takes a number above 0; got {self.epochs}.")
         if self.train_cases < 0:
             raise ConfigError(f"--num_train_cases takes a number above 0; got {self.train_cases}.")
 
@@ -103,10 +108,15 @@ def run_against_nnunet(
     output = output.resolve()
     _refuse_other_settings(output, settings)
     raw, log = open_dataset(workspace, dataset), output / "logs"
-    plans, configuration = nnunet.plan_and_preprocess(workspace, raw.spec.name, settings.nnunet, log / "nnunet_plan.txt", threads=threads)
-    ours = [_plan_and_preprocess(workspace, raw, name, threads) for name in settings.configurations]
     identifiers = tuple(case.identifier for case in raw.cases)
     splits = {fold: fold_split(workspace, raw.spec, identifiers, fold) for fold in settings.folds}
+    known = len(read_json(workspace.preprocessed / raw.spec.name / FILE_NAME))
+    if beyond := [fold for fold in settings.folds if int(fold) >= known]:
+        raise ConfigError(f"{raw.spec.name} has the folds 0 to {known - 1} ({FILE_NAME}); got fold {beyond[0]}.")
+    plans, configuration = nnunet.plan_and_preprocess(
+        workspace, raw.spec.name, identifiers, settings.nnunet, log / "nnunet_plan.txt", threads=threads
+    )
+    ours = [_plan_and_preprocess(workspace, raw, name, threads) for name in settings.configurations]
     place = workspace
     if settings.match != "none" or settings.train_cases:
         place = _place_of_its_own(workspace, raw.spec.name, output, splits, settings.train_cases)
@@ -123,7 +133,7 @@ def run_against_nnunet(
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(train, [(side, fold) for side in sides for fold in settings.folds]))
     models = [side.folder.name for side in sides]
-    return compare_trained(place, raw.spec.name, models, output, tolerance=tolerance, threads=threads)
+    return compare_trained(place, raw.spec.name, models, output, tolerance=tolerance, threads=threads, folds=settings.folds)
 
 
 def draw_cases(split: Split, count: int) -> Split:
@@ -182,19 +192,17 @@ def _place_of_its_own(workspace: Workspace, dataset: str, output: Path, splits: 
             (target / path.name).symlink_to(path.resolve(), target_is_directory=True)
         elif path.suffix == ".json":
             shutil.copyfile(path, target / path.name)
-    written = read_json(source / FILE_NAME) if (source / FILE_NAME).is_file() else []
+    written = read_json(source / FILE_NAME)
     for fold, split in splits.items():
-        if fold.isdecimal() and int(fold) < len(written):
-            written[int(fold)] = encode(draw_cases(split, count))
-        elif count:
-            raise ConfigError(f"--num_train_cases goes with the {len(written)} folds of {FILE_NAME}; got fold {fold}.")
+        written[int(fold)] = encode(draw_cases(split, count))
     write_json(target / FILE_NAME, written)
     return place
 
 
 def _nnunets_side(place: Workspace, dataset: str, settings: Settings, base: str, plans: str, configuration: str, output: Path) -> Side:
-    trainer, trainers, environment = base, output / "trainers", {}
+    trainer, trainers = base, output / "trainers"
     device = choose_device(settings.device)
+    environment = _visible(device)
     if settings.match != "none":
         epochs = settings.epochs_of_minutes if settings.minutes else settings.epochs
         trainer = nnunet.write_trainer(trainers, base, epochs=epochs, minutes=settings.minutes, threads=_threads(device))
@@ -214,8 +222,8 @@ def _our_side(place: Workspace, dataset: str, settings: Settings, plans: str, co
     model = model_folder(place, dataset, plans, configuration)
     device = choose_device(settings.device)
     threads = _threads(device)
-    environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    words: list[str] = ["-p", plans, "-device", str(device)]
+    environment = _visible(device) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    words: list[str] = ["-p", plans, "-device", device.type]
     if settings.match == "epochs":
         words += ["--epochs", str(settings.epochs)]
     if settings.minutes:
@@ -236,6 +244,14 @@ def _our_side(place: Workspace, dataset: str, settings: Settings, plans: str, co
 def _threads(device: torch.device) -> int:
     """Threads of a CPU, the same for both, which by themselves choose differently; 0 for another device."""
     return torch.get_num_threads() if device.type == "cpu" else 0
+
+
+def _visible(device: torch.device) -> dict[str, str]:
+    """Let the tools see one GPU only where one is named: nnU-Net's command takes the first that it sees."""
+    if device.type != "cuda" or device.index is None:
+        return {}
+    visible = environment_of_commands().get(VISIBLE_GPUS)
+    return {VISIBLE_GPUS: visible.split(",")[device.index] if visible else str(device.index)}
 
 
 def _refuse_missed_minutes(fold: Path, settings: Settings) -> None:

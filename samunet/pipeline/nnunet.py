@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from samunet.core.codec import read_json, write_text
 from samunet.core.results import model_folder
@@ -47,8 +48,11 @@ def refuse_absent() -> None:
         raise ConfigError("nnU-Net is not installed in this environment; install it with: pip install 'samunet[nnunet]'")
 
 
-def plan_and_preprocess(workspace: Workspace, dataset: str, wanted: NNUNet, log: Path, *, threads: int) -> tuple[str, str]:
+def plan_and_preprocess(workspace: Workspace, dataset: str, cases: Sequence[str], wanted: NNUNet, log: Path, *, threads: int) -> tuple[str, str]:
     """Plan and preprocess a dataset with nnU-Net, where that is not done; returns the names of plan and configuration.
+
+    Args:
+        cases: identifiers that must be preprocessed.
 
     Raises:
         ConfigError: nnU-Net has no such planner, or its plan no such configuration.
@@ -63,10 +67,21 @@ def plan_and_preprocess(workspace: Workspace, dataset: str, wanted: NNUNet, log:
     chosen = wanted.configuration or next(name for name in CONFIGURATIONS if name in known)
     if chosen not in known:
         raise ConfigError(f"nnU-Net's plan {plans} of {dataset} has no configuration '{chosen}'; it has {', '.join(known)}.")
-    if not any((folder / known[chosen]["data_identifier"]).glob("*.pkl")):
+    done = {path.stem for path in (folder / _data_identifier(known, chosen)).glob("*.pkl")}
+    if not done.issuperset(cases):
         words = ["-d", number, "-plans_name", plans, "-c", chosen, "-np", each]
         run_command([script("nnUNetv2_preprocess"), *words], variables(workspace), log)
     return plans, chosen
+
+
+def _data_identifier(known: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """Return the folder of a configuration's cases, which it may inherit; raises ConfigError for one that needs another's predictions."""
+    entry = known[name]
+    if entry.get("previous_stage"):
+        raise ConfigError(f"nnU-Net's configuration '{name}' needs predictions of {entry['previous_stage']}; train it with nnU-Net's own commands.")
+    while "data_identifier" not in entry:
+        entry = known[entry["inherits_from"]]
+    return str(entry["data_identifier"])
 
 
 def train(workspace: Workspace, dataset: str, trainer: str, plans: str, configuration: str, fold: str, *, settings: TrainSettings, log: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,12 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
     configuration = model.name.split("__")[2]
     reader, cases = reader_for(spec.file_ending, plan.reader), {case.identifier: case for case in training_cases(raw, spec)}
     shown = [score for score in scores if _identifier(score, spec.file_ending) in cases and Path(score.prediction_file).is_file()]
-    worst = sorted(shown, key=lambda score: known_mean(metrics.dice for metrics in score.metrics.values()))[:MOST_PICTURES]
+
+    def dice(score: CaseScore) -> float:
+        mean = known_mean(metrics.dice for metrics in score.metrics.values())
+        return 1.0 if math.isnan(mean) else mean  # nothing to find and nothing found
+
+    worst = sorted(shown, key=dice)[:MOST_PICTURES]
     names = names_from_labels(spec.labels)
 
     def draw(score: CaseScore) -> CasePicture:

@@ -21,8 +21,8 @@ class TrainingConfig:
     iterations: int = 250
     """Optimizer steps an epoch (nnU-Net's 250)."""
     minutes: float = 0.0
-    """Minutes that the epochs share, instead of having `iterations` steps each: the learning rate reaches zero when they are over. On a CPU they
-    are processor time a thread, elsewhere time of day. 0 for no such limit."""
+    """Minutes that the epochs share, instead of having `iterations` steps each: the learning rate reaches zero when they are over. With one
+    thread of a CPU they are processor time, otherwise time of day. 0 for no such limit."""
     validation_iterations: int = 50
     """Validation batches an epoch; at most a fifth of the iterations. The same patches each epoch."""
     batch_size: int = 0

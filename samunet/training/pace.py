@@ -16,6 +16,7 @@ from samunet.hardware import device_name, largest_memory_mib
 
 COST = "cost.json"  # in a fold's folder
 FIRST_STEPS = 2  # of the first epoch, which measures the pace
+LARGEST_ERROR = 0.03  # of the minutes: what counts as equally long
 MEASURING_EPOCHS = 2  # after which the pace is known; the first has what is done once in it
 UNLIMITED = 2**40  # steps to prepare patches for, where their number is not known
 
@@ -60,8 +61,8 @@ class Pace:
         now = self.seconds
         share = max(0.0, self.budget - now) / max(1, self.epochs - epoch)
         each = (now - self.began) / self.steps
-        if epoch == MEASURING_EPOCHS < self.epochs and share < each / 2:
-            need = (now + (self.epochs - epoch) * each) / 60
+        need = (now + (self.epochs - epoch) * each) / 60
+        if epoch == MEASURING_EPOCHS < self.epochs and 60 * need > (1 + LARGEST_ERROR) * self.budget:
             raise ConfigError(
                 f"{self.epochs} epochs of one step would take about {need:.1f} minutes, and {self.budget / 60:g} were given; "
                 "give more minutes, fewer epochs or a smaller batch."
@@ -121,9 +122,7 @@ def validation_steps(steps: int, most: int = 50) -> int:
 def training_clock(device: torch.device) -> Callable[[], float]:
     """Return the clock that a training's minutes go by, in seconds.
 
-    On a CPU it is the processor time of this process, divided among its threads, so that other programs take nothing from the training;
-    elsewhere the time of day.
+    With one thread of a CPU it is the processor time of this process, so that other programs take nothing from the training; otherwise the
+    time of day, since not everything runs in all threads.
     """
-    if device.type == "cpu":
-        return lambda: time.process_time() / torch.get_num_threads()
-    return time.monotonic
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.monotonic

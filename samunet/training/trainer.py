@@ -125,6 +125,7 @@ class SAMTrainer:
         self.pace = Pace(config.minutes, config.last_epoch, training_clock(device), pace) if config.minutes else None
         if resume is not None:
             self._take_up(resume)
+        self.began_at = self.step
         self.patient_from = self.epoch if extended else 0
 
     def run(self) -> bool:
@@ -140,7 +141,7 @@ class SAMTrainer:
                     return False
                 loss, dice = self._validate()
                 self._finish_epoch(loss, dice, began, waited)
-        if self.processes.first:
+        if self.processes.first and self.step > self.began_at:
             self._write_cost()
         if self.saves:
             self._save(FINAL)

@@ -74,10 +74,11 @@ class MaskSAM(SlabSegmenter):
     def forward(self, image: Tensor) -> Tensor:
         """Weigh every query's mask by its chances of each class, and return logits whose softmax, or sigmoid for regions, is that sum."""
         _, answers = self._answers(image)
-        masks = self._fit(answers.masks, image.shape[2:]).float().sigmoid()
-        classes = answers.classes.float().softmax(-1)[..., :-1]
-        chances = torch.einsum("bdqk,bqdhw->bkdhw", classes, masks)
-        return chances.clamp(TINY, 1 - TINY).logit() if self.labels.has_regions else chances.clamp_min(TINY).log()
+        with torch.autocast(image.device.type, enabled=False):  # 1 - TINY is 1 in 16 bits
+            masks = self._fit(answers.masks.float(), image.shape[2:]).sigmoid()
+            classes = answers.classes.float().softmax(-1)[..., :-1]
+            chances = torch.einsum("bdqk,bqdhw->bkdhw", classes, masks)
+            return chances.clamp(TINY, 1 - TINY).logit() if self.labels.has_regions else chances.clamp_min(TINY).log()
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         prompts, answers = self._answers(batch.image)
@@ -108,7 +109,8 @@ class MaskSAM(SlabSegmenter):
         tokens = embed_patches(self.image_encoder, self.pixels(image))
         tokens = tokens + along_depth(self.depth_embedding, tokens.shape[1])[:, None, None]
         encoded = encode(self.image_encoder, tokens, self.sites, self.taps, checkpointing=self.checkpointing)
-        prompts = self.generator(encoded.global_blocks, encoded.neck)
+        used = [side * self.scale / whole for side, whole in zip(image.shape[3:], self.encoder_size, strict=True)]
+        prompts = self.generator(encoded.global_blocks, encoded.neck, (used[0], used[1]))
         return prompts, self.head(encoded.neck, prompts)
 
     def _fit(self, logits: Tensor, shape: torch.Size) -> Tensor:

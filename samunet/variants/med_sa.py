@@ -29,7 +29,7 @@ ATTENTION_ALONG_DEPTH = 0.75  # of a token's width: what it keeps for the gradie
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PromptFreeConfig):
-    """Options of this method; the defaults are the paper's where it tells."""
+    """Options of this method; the defaults are the paper's where it tells, but for the start at zero."""
 
     ratio: float = 0.25
     """Width of the encoder's adapters as a share of its tokens' width."""

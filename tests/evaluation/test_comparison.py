@@ -168,6 +168,7 @@ def test_models_are_called_by_what_is_not_the_default():
         "SAMTrainer__b__2d_x",
     )
     assert short_names(names) == ("nnU-Net 3d_fullres", "nnU-Net 25min 2d", "3d_adapter", "b 2d_x")
+    assert short_names(("3d_adapter", "A__B__C__old")) == ("3d_adapter", "A__B__C__old")
     alike = ("SAMTrainer__samunetPlans__3d_adapter", "SAMTrainer__nnUNetPlans__3d_adapter")
     assert short_names(alike) == alike
 
@@ -193,5 +194,7 @@ def test_models_of_a_dataset_are_compared_on_their_validation_cases(dataset, mon
     shutil.move(moved / "fold_0" / "validation" / names[0], moved / "fold_1" / "validation" / names[0])
     assert command.main(words) == 2
     assert "have other splits: '" in capsys.readouterr().err
+    assert command.main([*words, "--models", "3d_adapter", moved.name]) == 2
+    assert "holds no validation predictions" in capsys.readouterr().err
     assert command.main([*words, "--models", "absent__a__b", moved.name]) == 2
     assert "holds no validation predictions" in capsys.readouterr().err

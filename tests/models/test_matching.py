@@ -131,3 +131,23 @@ def test_sampled_points_estimate_the_whole():
     whole, sampled = (set_sums(found, targets, known, SetWeights(points=points)) for points in (4096, 2000))
     assert sampled["mask"].item() == pytest.approx(whole["mask"].item(), rel=0.25) and sampled["mask"] != whole["mask"]
     assert sampled["class"].item() == pytest.approx(whole["class"].item(), rel=0.5)
+
+
+def test_sums_over_many_points_do_not_overflow_under_16_bits():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.zeros(1, 2, 1, 192, 192)
+    targets[:, 0], targets[:, 1, :, :40, :40] = 1, 1
+    targets[:, 0, :, :40, :40] = 0
+    masks = torch.where(targets[:, [0, 1, 1]] > 0, 6.0, -6.0)
+    boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 3, 4)
+    found = Found(masks=masks.half(), auxiliary=masks.half(), boxes=boxes, classes=torch.randn(1, 1, 3, 3, generator=generator).half())
+    with torch.autocast("cpu", torch.float16):
+        sums = set_sums(found, targets, torch.ones(1, 1, 192, 192, dtype=torch.bool), SetWeights())
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in sums.values())
+    assert sums["mask"].item() < 0.1  # the right queries were found
+
+
+def test_costs_that_are_no_numbers_do_not_stop_the_assignment():
+    costs = torch.tensor([[[float("nan"), float("inf")], [0.0, -float("inf")]]])
+    _, query, target = _assign(costs, torch.ones(1, 2, dtype=torch.bool), 1)
+    assert sorted(target.tolist()) == [0, 1] and len(set(query.tolist())) == 2

@@ -7,11 +7,12 @@ import re
 import shutil
 
 import pytest
+import torch
 
 from samunet.cli import compare
 from samunet.core.codec import read_json, write_json
 from samunet.errors import ConfigError
-from samunet.pipeline import head_to_head
+from samunet.pipeline import head_to_head, nnunet
 from samunet.pipeline.head_to_head import Settings, draw_cases
 from samunet.planning.splits import Split
 
@@ -36,11 +37,47 @@ def test_the_same_few_cases_are_drawn_and_validation_stays():
         ({"match": "minutes"}, "--match minutes goes with --minutes"),
         ({"match": "none", "minutes": 5.0}, "--match minutes goes with --minutes"),
         ({"match": "none", "train_cases": -1}, "takes a number above 0"),
+        ({"match": "epochs", "epochs": 0}, "--epochs takes a number above 0"),
+        ({"match": "none", "folds": ("all",)}, "Folds to compare are numbers"),
     ],
 )
 def test_impossible_settings_are_refused(words, message):
     with pytest.raises(ConfigError, match=message):
-        Settings(configurations=("3d_adapter",), folds=("0",), **words)
+        Settings(**({"configurations": ("3d_adapter",), "folds": ("0",)} | words))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run_nnunet", "--epochs", "5"], "--epochs goes with --run_nnunet --match epochs"),
+        (["--match", "minutes", "--minutes", "5"], "--match goes with --run_nnunet"),
+        (["--num_train_cases", "5"], "--num_train_cases goes with --run_nnunet"),
+        (["--run_nnunet", "--models", "a__b__c"], "without --models"),
+        (["--run_nnunet", "-f", "7"], "has the folds 0 to 4"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(environment, capsys, tmp_path, words, message):
+    assert compare.main(["-d", "901", "-o", str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_folder_of_a_configuration_may_be_inherited_and_a_cascade_is_refused():
+    known = {
+        "3d_fullres": {"data_identifier": "nnUNetPlans_3d_fullres"},
+        "larger": {"inherits_from": "3d_fullres", "batch_size": 40},
+        "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+    }
+    assert nnunet._data_identifier(known, "larger") == "nnUNetPlans_3d_fullres"
+    with pytest.raises(ConfigError, match="needs predictions of 3d_lowres"):
+        nnunet._data_identifier(known, "3d_cascade_fullres")
+
+
+def test_one_gpu_is_shown_where_one_is_named(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert head_to_head._visible(torch.device("cpu")) == head_to_head._visible(torch.device("cuda")) == {}
+    assert head_to_head._visible(torch.device("cuda:1")) == {"CUDA_VISIBLE_DEVICES": "1"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert head_to_head._visible(torch.device("cuda:1")) == {"CUDA_VISIBLE_DEVICES": "6"}
 
 
 @pytest.fixture(scope="module")

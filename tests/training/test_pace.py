@@ -58,6 +58,18 @@ def test_minutes_that_hold_no_step_an_epoch_are_refused_after_the_first_epochs()
         train(Pace(1, 30, clock), clock, lambda epoch: 30.0, 30)
 
 
+@pytest.mark.parametrize(("seconds", "fits"), [(19.0, True), (25.0, False), (35.0, False)])
+def test_ten_minutes_of_thirty_epochs_hold_steps_of_at_most_twenty_seconds(seconds, fits):
+    clock = Clock()
+    pace = Pace(10, 30, clock)
+    if not fits:
+        with pytest.raises(ConfigError, match="give more minutes, fewer epochs or a smaller batch"):
+            train(pace, clock, lambda epoch: seconds, 30)
+        return
+    train(pace, clock, lambda epoch: seconds, 30)
+    assert pace.seconds == pytest.approx(600, rel=0.03)
+
+
 def test_a_pace_goes_on_where_it_was_saved():
     clock = Clock()
     pace = Pace(10, 30, clock)
@@ -79,6 +91,13 @@ def test_a_training_of_minutes_takes_them(project, tmp_path):
     assert cost["minutes"] == pytest.approx(0.25, rel=0.15) and cost["epochs"] == 5 and cost["steps"] == state.step > 5
     assert len(state.history["train_loss"]) == 5 and 0 < cost["last_learning_rate"] < 5e-4
     assert cost["threads"] == 1 and cost["device"] and cost["device_memory_mib"] is None
+
+
+def test_the_cost_of_a_finished_training_stays(project, tmp_path):
+    fold = project.train(results=tmp_path, validate=False)
+    before = (fold / "cost.json").read_text()
+    project.train(results=tmp_path, validate=False, resume=True)
+    assert (fold / "cost.json").read_text() == before
 
 
 def test_minutes_cannot_be_extended_or_shared_among_processes(project, tmp_path):

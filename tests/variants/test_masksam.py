@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from samunet.core.plan import Topology
 from samunet.errors import ConfigError
 from samunet.models.bottleneck import Bottleneck, DepthConvolution, DepthOfTokens
 from samunet.models.mask_adapter import MaskSites, SlabOfQueries, mask_decoder_adapters
-from samunet.models.queries import along_depth
+from samunet.models.queries import along_depth, tight_boxes
 from samunet.models.spec import NetworkSpec
-from samunet.sam.backbones import backbone_named
+from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.sam.encoder import encode
 from samunet.variants import masksam
@@ -35,7 +36,7 @@ def spec_for(patch=(4, 32, 48), *, classes=3, scale=2.0, pretrained=True) -> Net
 def small(*, pretrained=True, patch=(4, 32, 48), **options):
     torch.manual_seed(0)
     spec = spec_for(patch, pretrained=pretrained)
-    network = masksam.build(build_sam(NANO, (patch[1] * 2, patch[2] * 2)), spec, masksam.Config(**options))
+    network = masksam.build(build_sam(NANO, encoder_size(patch[1:], 2.0)), spec, masksam.Config(**options))
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.requires_grad and not parameter.any():
@@ -212,3 +213,30 @@ def test_encoder_scales_are_powers_of_two():
     topology = Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,))
     choices = masksam.preferred(topology, (8, 128, 128), 9.0)
     assert [choice.scale for choice in choices] == [2.0, 1.0] and all(math.log2(choice.scale).is_integer() for choice in choices)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("regions", [False, True])
+def test_confident_queries_give_finite_logits_in_16_bits(regions):
+    names = {"background": 0, "whole": [1, 2], "core": 2} if regions else {"background": 0, "a": 1, "b": 2}
+    labels = parse_labels(names, [1, 2] if regions else None)
+    torch.manual_seed(0)
+    spec = replace(spec_for(), labels=labels)
+    network = masksam.build(build_sam(NANO, (64, 96)), spec, masksam.Config()).eval()
+    network.head.classify.bias[:] = torch.tensor([40.0, *[-40.0] * (len(network.head.classify.bias) - 1)])
+    network.head.mask_decoder.output_hypernetworks_mlps[0].layers[-1].bias += 100
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(batch_of().image)
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+
+
+def test_what_lies_in_the_padding_is_neither_box_nor_prompt():
+    network = small(patch=(2, 20, 40))  # 40 x 80 encoder pixels in 48 x 80
+    assert network.encoder_size == (48, 80)
+    with torch.no_grad():
+        network.generator.mask.bias += 1000  # masks everywhere
+        prompts, _ = network._answers(torch.randn(1, 1, 2, 20, 40))
+    rows = prompts.shown.any(-1).any(0).any(0).any(0)
+    assert rows.tolist() == [index < math.ceil(len(rows) * 40 / 48) for index in range(len(rows))]
+    tight = tight_boxes(prompts.shown.movedim(1, 2))
+    assert (tight[..., 3] <= 40 / 48 + 1 / len(rows)).all() and (tight[..., 2] == 1).all()
