@@ -22,6 +22,7 @@ CONTROL = "control: no SAM path"
 TRAINER = sorted(RESULTS.glob("trainer_*.json"))
 PLANNING = RESULTS / "study_planning.json"
 EXPORT, STRIDE, OVERHEAD = RESULTS / "export.json", RESULTS / "slab_stride.json", sorted(RESULTS.glob("predict_overhead_*.json"))
+METHODS = RESULTS / "variant_step_cpu.json"
 HEAD_TO_HEAD = RESULTS / "head_to_head.json"
 MEETINGS = {
     "hippocampus": "Hippocampus MR",
@@ -238,7 +239,7 @@ def preprocessing_page(results: list[dict]) -> str:
     return "\n".join(sections) + "\n"
 
 
-def trainer_page(results: list[dict]) -> str:
+def trainer_page(results: list[dict], methods: dict | None) -> str:
     """Render documentation/results/trainer.md."""
     machine = results[0]["machine"]
     parts = ("data", "forward", "backward", "optimizer")
@@ -258,6 +259,16 @@ def trainer_page(results: list[dict]) -> str:
         totals = [f"{result[name]:.3f}" for name in ("plain_loop_seconds_a_step", "trainer_seconds_a_step")]
         shares = [f"{result['trainer_adds_percent_by_median']:.1f} %", f"{result['loader']['waiting_percent']:.1f} %"]
         sections.append(_row(result["dataset"], " x ".join(map(str, result["patch"])), *seconds, *totals, *shares))
+    if methods is not None:
+        slab, where = " x ".join(map(str, methods["slab"])), methods["machine"]
+        sections += [
+            f"\n## One step of every method, {methods['backbone']}, a slab of {slab}\n",
+            f"{where['name']}, {where['cpu_threads']} threads; {methods['classes']} classes, random weights taken as pretrained: SAM is frozen where a",
+            "method freezes it. Memory is the growth of a fresh process's peak. Made by `benchmarks/variant_step.py`.\n",
+            _row("method", "seconds", "MiB", "weights that train, million"),
+            "|---" * 4 + "|",
+            *(_row(name, f"{row['seconds']:.1f}", row["peak_mib"], f"{row['trained'] / 1e6:.1f}") for name, row in methods["steps"].items()),
+        ]
     return "\n".join(sections) + "\n"
 
 
@@ -369,7 +380,9 @@ def pages() -> dict[str, str]:
     if HEAD_TO_HEAD.is_file():
         texts["documentation/results/head-to-head.md"] = head_to_head_page(json.loads(HEAD_TO_HEAD.read_text()))
     if TRAINER:
-        texts["documentation/results/trainer.md"] = trainer_page([json.loads(path.read_text()) for path in TRAINER])
+        texts["documentation/results/trainer.md"] = trainer_page(
+            [json.loads(path.read_text()) for path in TRAINER], json.loads(METHODS.read_text()) if METHODS.is_file() else None
+        )
     if PLANNING.is_file():
         decides = "documentation/explanation/how-planning-decides.md"
         texts[decides] = within((ROOT / decides).read_text(), "planning", planning_table(json.loads(PLANNING.read_text())))
