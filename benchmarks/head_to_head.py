@@ -1,7 +1,7 @@
 """nnU-Net and samunet, trained for equally long on the same cases.
 
     python benchmarks/head_to_head.py hippocampus --work FOLDER
-    python benchmarks/head_to_head.py --publish --work FOLDER       # pages' numbers into benchmarks/results
+    python benchmarks/head_to_head.py publish --work FOLDER         # pages' numbers into benchmarks/results
 
 Every training has one thread of a CPU and its minutes are processor time, so that two may run side by side. A comparison that was
 interrupted goes on, training by training. Reads nnUNet_raw; the rest goes to the work folder. Needs nnU-Net.
@@ -65,15 +65,14 @@ MEETINGS = {
 def main() -> None:
     """Run the meeting that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("meeting", choices=MEETINGS, nargs="?")
+    parser.add_argument("meeting", choices=[*MEETINGS, "publish"])
     parser.add_argument("--work", type=Path, required=True, help="folder for plans, cases, models and reports; the same again goes on")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
     parser.add_argument("--configurations", nargs="+", default=list(MODELS), help="samunet's")
     parser.add_argument("--trainers", nargs="+", default=["nnUNetTrainer", "nnUNetTrainerBf16AdamW"], help="nnU-Net's, the baseline first")
-    parser.add_argument("--publish", action="store_true", help="gather the comparisons of the work folder")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
-    if arguments.publish or arguments.meeting is None:
+    if arguments.meeting == "publish":
         publish(work)
         return
     torch.set_num_threads(1)
@@ -86,8 +85,7 @@ def main() -> None:
         match="minutes",
         minutes=meeting.minutes,
         train_cases=meeting.train_cases,
-        nnunet=nnunet.NNUNet(trainer=arguments.trainers[0]),
-        further_trainers=tuple(arguments.trainers[1:]),
+        nnunet=nnunet.NNUNet(trainers=tuple(arguments.trainers)),
         device="cpu",
     )
     dataset = workspace.dataset_name(meeting.dataset)

@@ -36,12 +36,11 @@ HEAD_TO_HEAD_READING = """
 
 - It shows the first minutes of training on one core. nnU-Net's optimizer and width are made for 250,000 steps; nothing here says who is ahead
   after a day on a GPU.
-- It says nothing about SAM's pretrained weights: there are none in these trainings. How much of the difference comes from the SAM path at all,
-  [the study of sam_unet](sam_unet.md) asks: on the hippocampus the same network without it is ahead, on the prostate far behind.
+- It says nothing about SAM's pretrained weights: there are none in these trainings. How much of the difference comes from the SAM path at all is what
+  [the study of sam_unet](sam_unet.md) measures.
 - Part of the difference is precision and optimizer. `benchmarks/nnunet_trainers/nnUNetTrainerBf16AdamW.py` gives nnU-Net's network, data and
   loss samunet's of both; where it was trained it has a row.
-- MA-SAM from scratch learns hardly anything in so short a time: a transformer without pretrained weights, and an order of magnitude fewer
-  steps. The publication starts from SAM's weights, and so should who uses it.
+- MA-SAM is a transformer that its publication starts from SAM's weights, and so should who uses it; from scratch, in minutes, it gets nowhere near.
 - One seed, one fold. Intervals are over cases.
 """
 PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))

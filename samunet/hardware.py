@@ -178,14 +178,8 @@ def start_peak() -> float:
 
 
 def peak_mib() -> float:
-    """Return the peak since `start_peak`, in MiB."""
+    """Return the most that this process held since `start_peak`, or since it began, in MiB; NaN where it is not told."""
     return _kib("/proc/self/status", "VmHWM") / 1024
-
-
-def largest_memory_mib() -> float | None:
-    """Return the most RAM that this process held so far, in MiB; None where it is not told."""
-    most = _kib("/proc/self/status", "VmHWM") / 1024
-    return None if math.isnan(most) else most
 
 
 def available_memory() -> int | None:

@@ -76,6 +76,11 @@ def test_help_is_given_without_torch():
         assert done.stderr.strip() == "False" and "Exit codes: 0 done, 2 refused input" in done.stdout
 
 
+def test_comparing_predictions_needs_no_torch():
+    code = "import sys, samunet.cli.compare, samunet.pipeline.comparisons, samunet.pipeline.reports; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_measuring_planning_and_preprocessing_need_no_torch(tmp_path):
     write_tiny_dataset(tmp_path / "raw")
     folders = {f"nnUNet_{kind}": str(tmp_path / kind) for kind in ("raw", "preprocessed", "results")}

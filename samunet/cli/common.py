@@ -38,9 +38,12 @@ def make_parser(name: str, summary: str, next_step: str = "") -> argparse.Argume
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say, with a configuration, which model is meant."""
+    from samunet.core.plan import DEFAULT_PLANS_NAME
+    from samunet.core.results import DEFAULT_TRAINER
+
     parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
-    parser.add_argument("-p", default="samunetPlans", metavar="NAME", help="plan of the model (default: %(default)s)")
-    parser.add_argument("-tr", default="SAMTrainer", metavar="NAME", help="trainer of the model (default: %(default)s)")
+    parser.add_argument("-p", default=DEFAULT_PLANS_NAME, metavar="NAME", help="plan of the model (default: %(default)s)")
+    parser.add_argument("-tr", default=DEFAULT_TRAINER, metavar="NAME", help="trainer of the model (default: %(default)s)")
 
 
 def model_meant(arguments: argparse.Namespace, configuration: str) -> tuple[Workspace, str, Path]:

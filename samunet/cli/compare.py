@@ -69,7 +69,6 @@ def _compare(arguments: argparse.Namespace) -> None:
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.pipeline.comparisons import compare_folders, compare_trained
-    from samunet.pipeline.head_to_head import run_against_nnunet
 
     folders = (arguments.reference, arguments.predictions, arguments.djfile)
     if (arguments.d is None) == (not any(folders)) or (arguments.d is None and not all(folders)):
@@ -83,6 +82,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.epochs is not None and (arguments.match != "epochs" or not arguments.run_nnunet):
         raise ConfigError("--epochs goes with --run_nnunet --match epochs.")
     if arguments.run_nnunet:
+        from samunet.pipeline.head_to_head import run_against_nnunet  # loads torch, which comparing alone does not need
+
         workspace = workspace_from_environment()
         comparison = run_against_nnunet(workspace, workspace.dataset_name(arguments.d), _settings(arguments), arguments.o, **settings)
     elif arguments.d is not None:
@@ -103,7 +104,6 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     from samunet.pipeline.nnunet import NNUNet
     from samunet.training.config import TrainingConfig
 
-    first, *others = arguments.nnunet_trainer
     return Settings(
         configurations=tuple(arguments.c),
         folds=tuple(arguments.f),
@@ -111,7 +111,6 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         minutes=arguments.minutes,
         epochs=TrainingConfig().epochs if arguments.epochs is None else arguments.epochs,
         train_cases=arguments.num_train_cases,
-        nnunet=NNUNet(planner=arguments.planner, trainer=first, configuration=arguments.nnunet_configuration),
-        further_trainers=tuple(others),
+        nnunet=NNUNet(planner=arguments.planner, trainers=tuple(arguments.nnunet_trainer), configuration=arguments.nnunet_configuration),
         device=arguments.device,
     )

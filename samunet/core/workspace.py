@@ -50,7 +50,7 @@ class Workspace:
         names = self._dataset_names()
         text = str(wanted)
         number = int(text) if text.isdecimal() else None
-        found = sorted(name for name in names if name == text or (number is not None and _id_of(name) == number))
+        found = sorted(name for name in names if name == text or (number is not None and dataset_id(name) == number))
         if len(found) == 1:
             return found[0]
         if found:
@@ -70,7 +70,7 @@ class Workspace:
             for folder in self._folders()
             if folder.is_dir()
             for entry in folder.iterdir()
-            if entry.is_dir() and _id_of(entry.name) is not None
+            if entry.is_dir() and dataset_id(entry.name) is not None
         }
 
 
@@ -96,7 +96,8 @@ def expand_path(text: str) -> Path:
     return Path(os.path.expandvars(text)).expanduser()
 
 
-def _id_of(name: str) -> int | None:
+def dataset_id(name: str) -> int | None:
+    """Return the number of DatasetXXX_Name; None for another name."""
     match = re.fullmatch(r"Dataset(\d{3,})_.+", name)
     return int(match[1]) if match else None
 

@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from samunet.core.codec import write_csv, write_json, write_text
+from samunet.core.cost import Cost
 from samunet.evaluation.comparison import MEAN, METRICS, Comparison, Row, case_values
 from samunet.evaluation.page import render
 from samunet.evaluation.picture import CasePicture
@@ -31,8 +31,8 @@ class Training:
 
     method: str
     fold: str
-    cost: dict[str, Any]
-    """cost.json of the fold; empty where nobody wrote it down."""
+    cost: Cost | None
+    """None where nobody wrote it down."""
     curve: tuple[float, ...]
     """Mean Dice of the validation patches after each epoch; empty where it is not known."""
 
@@ -167,7 +167,7 @@ def _curves_plot(trainings: Sequence[Training]) -> bytes:
     methods = list(dict.fromkeys(training.method for training in trainings))
     timed = all(training.cost for training in trainings if training.curve)
     for training in trainings:
-        whole = (training.cost.get("minutes") or training.cost["wall_minutes"]) if timed and training.cost else 100
+        whole = (training.cost.minutes or training.cost.wall_minutes) if timed and training.cost else 100
         over = np.arange(1, len(training.curve) + 1) / max(1, len(training.curve)) * whole
         number = methods.index(training.method)
         first = next(other for other in trainings if other.method == training.method) is training

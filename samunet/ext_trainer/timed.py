@@ -31,13 +31,12 @@ class Timed(nnUNetTrainer):
         if self.threads:
             torch.set_num_threads(self.threads)  # nnU-Net's command takes every core of a CPU
         self.pace = Pace(self.minutes, self.epochs, training_clock(device)) if self.minutes else None
-        self.steps = 0
 
     def on_epoch_start(self) -> None:
         """Give the epoch its steps; the first starts the clock."""
-        if self.steps == 0 and self.pace is not None:
-            self.pace.start()
         if self.pace is not None:
+            if self.pace.started is None:
+                self.pace.start()
             self.num_iterations_per_epoch = self.pace.steps
             self.num_val_iterations_per_epoch = validation_steps(self.pace.steps)
         super().on_epoch_start()
@@ -45,17 +44,16 @@ class Timed(nnUNetTrainer):
     def on_epoch_end(self) -> None:
         """Measure what the epoch took; the last writes the cost."""
         super().on_epoch_end()
-        self.steps += self.num_iterations_per_epoch
-        wall = sum(self.logger.get_value("epoch_end_timestamps", None)) - sum(self.logger.get_value("epoch_start_timestamps", None))
         if self.pace is not None:
             self.pace.begin_epoch(self.current_epoch)
         if self.current_epoch == self.num_epochs:
+            began, ended = (self.logger.get_value(f"epoch_{side}_timestamps", None) for side in ("start", "end"))
             write_cost(
+                Path(self.output_folder),
                 self.device,
-                minutes=self.pace.seconds / 60 if self.pace else None,
-                wall_minutes=wall / 60,  # of earlier runs too: the log goes into checkpoints
+                self.pace,
+                wall_seconds=sum(ended) - sum(began),  # of earlier runs too: the log goes into checkpoints
                 epochs=self.num_epochs,
-                steps=self.steps if self.pace else self.num_epochs * self.num_iterations_per_epoch,
+                steps=self.pace.first_step if self.pace else self.num_epochs * self.num_iterations_per_epoch,
                 last_learning_rate=self.optimizer.param_groups[0]["lr"],
-                folder=Path(self.output_folder),
             )

@@ -14,7 +14,8 @@ import numpy as np
 import scipy
 
 from samunet import __version__
-from samunet.core.codec import encode, file_sha256, read_json
+from samunet.core.codec import file_sha256, read_json
+from samunet.core.cost import read_cost
 from samunet.core.dataset import Case, DatasetSpec, group_channels, read_dataset_json, training_cases
 from samunet.core.labels import Labels
 from samunet.core.plan import DEFAULT_PLANS_NAME
@@ -26,7 +27,8 @@ from samunet.evaluation.comparison_page import Training, most_telling_cases, wri
 from samunet.evaluation.picture import CasePicture, draw_case
 from samunet.evaluation.score import file_names, names_from_labels
 from samunet.imageio import ImageReader, reader_for
-from samunet.pipeline.costs import cost_of, curve_of
+from samunet.pipeline.curves import curve_of
+from samunet.pipeline.nnunet import PLANS, TRAINER
 from samunet.planning.splits import groups_from
 from samunet.progress import each
 
@@ -123,7 +125,7 @@ def _compare(
         return _picture(case, images[case], references[case], entries, reader, spec.labels)
 
     pictures = each(draw, telling, threads=threads, title="Drawing")
-    sections = {"How": [*_how(entries, comparison), *map(_how_trained, models)]}
+    sections = {"How": [*_how(entries, comparison), *(_same_folds(entries[0]) if models else ()), *map(_how_trained, models)]}
     folds = {path.parents[1].name for entry in entries for path in entry.files.values()} if models else set()
     trainings = [_training(entry.name, model, fold) for entry, model in zip(entries, models, strict=False) for fold in sorted(folds)]
     write_comparison(output, comparison, title=f"Comparison on {spec.name}", sections=sections, pictures=pictures, trainings=trainings)
@@ -149,15 +151,15 @@ def short_names(models: Sequence[str]) -> tuple[str, ...]:
     short = []
     for model in models:
         trainer, plans, configuration = parts if len(parts := model.split("__")) == 3 else ("", "", model)
-        own = trainer.removeprefix("nnUNetTrainer").strip("_").replace("_", " ")
-        words = ["nnU-Net", own] if trainer.startswith("nnUNetTrainer") else [] if trainer == DEFAULT_TRAINER else [trainer]
-        words += [] if plans in (DEFAULT_PLANS_NAME, "nnUNetPlans") else [plans]
+        own = trainer.removeprefix(TRAINER).strip("_").replace("_", " ")
+        words = ["nnU-Net", own] if trainer.startswith(TRAINER) else [] if trainer == DEFAULT_TRAINER else [trainer]
+        words += [] if plans in (DEFAULT_PLANS_NAME, PLANS) else [plans]
         short.append(" ".join(filter(None, [*words, configuration])))
     return tuple(short) if len(set(short)) == len(short) else tuple(models)
 
 
 def _nnunets_first(name: str) -> tuple[bool, str]:
-    return not name.startswith("nnUNetTrainer"), name
+    return not name.startswith(TRAINER), name
 
 
 def _refuse_other_labels(path: Path, name: str, labels: Labels) -> None:
@@ -179,10 +181,6 @@ def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
         digest = hashlib.sha256("".join(file_sha256(path) for _, path in sorted(entry.files.items())).encode()).hexdigest()[:16]
         folder = os.path.commonpath([path.parent for path in entry.files.values()])
         lines.append(f"{entry.name}: {len(entry.files)} segmentations in {folder}, hash {digest}.")
-    folds = sorted((path.parents[1].name, case) for case, path in entries[0].files.items() if path.parent.name == "validation")
-    if folds:
-        split = hashlib.sha256(json.dumps(folds).encode()).hexdigest()[:16]
-        lines.append(f"The same cases of {', '.join(sorted({fold for fold, _ in folds}))} for all, hash of the split {split}.")
     lines.append(
         f"All segmentations were scored anew by samunet {__version__} (numpy {np.__version__}, scipy {scipy.__version__}) against the "
         f"same references; NSD at {comparison.tolerance:g} mm."
@@ -194,15 +192,20 @@ def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
     return lines
 
 
+def _same_folds(entry: Entry) -> list[str]:
+    folds = sorted((path.parents[1].name, case) for case, path in entry.files.items())
+    split = hashlib.sha256(json.dumps(folds).encode()).hexdigest()[:16]
+    return [f"The same cases of {', '.join(sorted({fold for fold, _ in folds}))} for all, hash of the split {split}."]
+
+
 def _training(name: str, model: Path, fold: str) -> Training:
-    found = cost_of(model / fold)
-    return Training(method=name, fold=fold.removeprefix("fold_"), cost={} if found is None else encode(found), curve=curve_of(model / fold))
+    return Training(method=name, fold=fold.removeprefix("fold_"), cost=read_cost(model / fold), curve=curve_of(model / fold))
 
 
 def _how_trained(model: Path) -> str:
     """Say with which tool and plan a model was trained, and how its Dice spreads over seeds, where several were trained."""
     tool = f"samunet {__version__}"
-    if model.name.startswith("nnUNetTrainer"):
+    if model.name.startswith(TRAINER):
         tool = f"nnU-Net {version('nnunetv2')}" if find_spec("nnunetv2") else "nnU-Net"
     said = f"{model.name}: {tool} is installed"
     if (model / "plans.json").is_file():

@@ -14,6 +14,7 @@ import torch
 import samunet
 from samunet.checkpoint import Checkpoint, load_checkpoint, load_fitting
 from samunet.core.codec import PART_PREFIX, encode, write_json
+from samunet.core.cost import COST
 from samunet.core.dataset import DatasetSpec
 from samunet.core.plan import Configuration, Plan, save_plan
 from samunet.core.results import BEST, DEFAULT_TRAINER, FINAL, LATEST
@@ -30,7 +31,6 @@ from samunet.pipeline.options import TrainOptions
 from samunet.planning.splits import Split
 from samunet.training.config import TrainingConfig
 from samunet.training.log import PICTURE, RECORDS, TEXT, TrainingLog
-from samunet.training.pace import COST
 from samunet.training.processes import Processes
 from samunet.training.sinks import WANDB_ID, Sink, open_sinks, require_sinks
 from samunet.training.stopping import FILE as STOP_FILE

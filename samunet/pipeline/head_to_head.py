@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from samunet.core.codec import decode, encode, read_json, write_json
+from samunet.core.cost import read_cost
 from samunet.core.plan import DEFAULT_PLANS_NAME
 from samunet.core.results import model_folder
 from samunet.core.workspace import Workspace, environment_of_commands
@@ -27,16 +28,16 @@ from samunet.pipeline.comparisons import compare_trained
 from samunet.pipeline.datasets import RawDataset, extract, open_dataset
 from samunet.pipeline.plans import PlanOptions, open_plan, plan, plan_path, preprocess, resolve
 from samunet.pipeline.trainings import fold_split, is_finished
-from samunet.planning.splits import FILE_NAME, Split
+from samunet.planning.splits import FILE_NAME, Split, read_splits
 from samunet.training.config import TrainingConfig
-from samunet.training.pace import COST, LARGEST_ERROR, Cost
+from samunet.training.pace import LARGEST_ERROR
 
 logger = logging.getLogger(__name__)
 
 MATCHES = ("none", "epochs", "minutes")
 FEWEST_EPOCHS = 30
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-SETTINGS_FILE = "settings.json"
+SETTINGS_FILE, LOGS = "settings.json", "logs"
 SUBSET_SEED = 12345  # nnU-Net's seed of splits
 
 
@@ -55,8 +56,6 @@ class Settings:
     train_cases: int = 0
     """Training cases of each fold, drawn at random and the same for both; 0 for all of them."""
     nnunet: nnunet.NNUNet = nnunet.NNUNet()
-    further_trainers: tuple[str, ...] = ()
-    """Further trainers of nnU-Net, which are trained likewise."""
     device: str | None = None
     """None takes the best one present."""
 
@@ -107,22 +106,21 @@ def run_against_nnunet(
     nnunet.refuse_absent()
     output = output.resolve()
     _refuse_other_settings(output, settings)
-    raw, log = open_dataset(workspace, dataset), output / "logs"
+    raw = open_dataset(workspace, dataset)
     identifiers = tuple(case.identifier for case in raw.cases)
     splits = {fold: fold_split(workspace, raw.spec, identifiers, fold) for fold in settings.folds}
-    known = len(read_json(workspace.preprocessed / raw.spec.name / FILE_NAME))
+    known = len(read_splits(workspace.preprocessed / raw.spec.name / FILE_NAME))
     if beyond := [fold for fold in settings.folds if int(fold) >= known]:
         raise ConfigError(f"{raw.spec.name} has the folds 0 to {known - 1} ({FILE_NAME}); got fold {beyond[0]}.")
-    plans, configuration = nnunet.plan_and_preprocess(
-        workspace, raw.spec.name, identifiers, settings.nnunet, log / "nnunet_plan.txt", threads=threads
-    )
+    log = output / LOGS / "nnunet_plan.txt"
+    plans, configuration = nnunet.plan_and_preprocess(workspace, raw.spec.name, identifiers, settings.nnunet, log, threads=threads)
     ours = [_plan_and_preprocess(workspace, raw, name, threads) for name in settings.configurations]
     place = workspace
     if settings.match != "none" or settings.train_cases:
         place = _place_of_its_own(workspace, raw.spec.name, output, splits, settings.train_cases)
     write_json(output / SETTINGS_FILE, settings)
-    sides = [_nnunets_side(place, raw.spec.name, settings, base, plans, configuration, output) for base in _trainers(settings)]
-    sides += [_our_side(place, raw.spec.name, settings, *names, log) for names in ours]
+    sides = [_nnunets_side(place, raw.spec.name, settings, base, plans, configuration, output) for base in settings.nnunet.trainers]
+    sides += [_our_side(place, raw.spec.name, settings, *names, output) for names in ours]
 
     def train(job: tuple[Side, str]) -> None:
         side, fold = job
@@ -150,17 +148,13 @@ def draw_cases(split: Split, count: int) -> Split:
     return replace(split, train=tuple(sorted(order[:count].tolist())))
 
 
-def _trainers(settings: Settings) -> tuple[str, ...]:
-    return (settings.nnunet.trainer, *settings.further_trainers)
-
-
 def _refuse_other_settings(output: Path, settings: Settings) -> None:
     """Further configurations and trainers may join a comparison; all else must be what it was."""
     path = output / SETTINGS_FILE
     if not path.is_file():
         return
     before = decode(Settings, read_json(path), str(path))
-    joined = replace(before, configurations=settings.configurations, further_trainers=settings.further_trainers)
+    joined = replace(before, configurations=settings.configurations, nnunet=replace(before.nnunet, trainers=settings.nnunet.trainers))
     if joined != settings:
         known = encode(joined)
         changed = ", ".join(f"{name} {known[name]} (now {value})" for name, value in encode(settings).items() if value != known[name])
@@ -210,15 +204,16 @@ def _nnunets_side(place: Workspace, dataset: str, settings: Settings, base: str,
         environment[nnunet.TRAINERS_VARIABLE] = os.pathsep.join([str(trainers), *([known] if known else [])])
     if settings.minutes and device.type == "cpu":
         environment["nnUNet_n_proc_DA"] = "0"  # augmentation in the training process, where its clock counts it
-    how = nnunet.TrainSettings(device=device.type, resume=not settings.minutes, environment=environment)
+    model = model_folder(place, dataset, plans, configuration, trainer)
 
     def train(fold: str) -> None:
-        nnunet.train(place, dataset, trainer, plans, configuration, fold, settings=how, log=output / "logs" / f"{trainer}_{fold}.txt")
+        words, log = [dataset, configuration, fold, "-tr", trainer, "-p", plans, "-device", device.type], output / LOGS / f"{trainer}_{fold}.txt"
+        nnunet.train(place, model / f"fold_{fold}", words, resume=not settings.minutes, environment=environment, log=log)
 
-    return Side(model_folder(place, dataset, plans, configuration, trainer), train)
+    return Side(model, train)
 
 
-def _our_side(place: Workspace, dataset: str, settings: Settings, plans: str, configuration: str, log: Path) -> Side:
+def _our_side(place: Workspace, dataset: str, settings: Settings, plans: str, configuration: str, output: Path) -> Side:
     model = model_folder(place, dataset, plans, configuration)
     device = choose_device(settings.device)
     threads = _threads(device)
@@ -236,7 +231,7 @@ def _our_side(place: Workspace, dataset: str, settings: Settings, plans: str, co
             return
         goes_on = ["--val"] if is_finished(folder) else ["--c"] if not settings.minutes else []
         command = [sys.executable, "-m", "samunet.cli.train", dataset, configuration, fold, *words, *goes_on]
-        nnunet.run_command(command, nnunet.variables(place) | environment, log / f"{plans}__{configuration}_{fold}.txt")
+        nnunet.run_command(command, nnunet.variables(place) | environment, output / LOGS / f"{plans}__{configuration}_{fold}.txt")
 
     return Side(model, train)
 
@@ -257,7 +252,8 @@ def _visible(device: torch.device) -> dict[str, str]:
 def _refuse_missed_minutes(fold: Path, settings: Settings) -> None:
     if not settings.minutes:
         return
-    found = decode(Cost, read_json(fold / COST), str(fold / COST)).minutes
+    cost = read_cost(fold)
+    found = cost.minutes if cost else None
     if found is None or abs(found / settings.minutes - 1) > LARGEST_ERROR:
         raise ConfigError(
             f"{fold} trained for {'an unknown time' if found is None else f'{found:.2f} minutes'} instead of {settings.minutes:g}, more than "

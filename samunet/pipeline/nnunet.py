@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from samunet.core.codec import read_json, write_text
-from samunet.core.results import model_folder
-from samunet.core.workspace import Workspace, environment_of_commands
+from samunet.core.workspace import Workspace, dataset_id, environment_of_commands
 from samunet.errors import ConfigError, SamunetError
 from samunet.evaluation.summary import SUMMARY
 
 FINAL = "checkpoint_final.pth"
+TRAINER, PLANS = "nnUNetTrainer", "nnUNetPlans"  # its defaults
 TRAINERS_VARIABLE = "nnUNet_extTrainer"  # folders with further trainers
 CONFIGURATIONS = ("3d_fullres", "2d")  # the first that a plan has is trained
 SOURCE = '''"""Written by samunet: {base} with another length. Nothing else differs."""
@@ -37,7 +37,8 @@ class NNUNet:
     """What nnU-Net plans and trains."""
 
     planner: str = "ExperimentPlanner"
-    trainer: str = "nnUNetTrainer"
+    trainers: tuple[str, ...] = (TRAINER,)
+    """All are trained; the first is the baseline."""
     configuration: str | None = None
     """3d_fullres where its plan has it, else 2d, when None."""
 
@@ -59,7 +60,7 @@ def plan_and_preprocess(workspace: Workspace, dataset: str, cases: Sequence[str]
         SamunetError: a command failed.
     """
     folder, plans = workspace.preprocessed / dataset, _plans_name(wanted.planner)
-    number, each = dataset[len("Dataset") :].split("_")[0], str(threads)
+    number, each = str(dataset_id(dataset)), str(threads)
     if not (folder / f"{plans}.json").is_file():
         words = ["-d", number, "-pl", wanted.planner, "-npfp", each, "--no_pp"]
         run_command([script("nnUNetv2_plan_and_preprocess"), *words], variables(workspace), log)
@@ -84,27 +85,25 @@ def _data_identifier(known: Mapping[str, Mapping[str, Any]], name: str) -> str:
     return str(entry["data_identifier"])
 
 
-def train(workspace: Workspace, dataset: str, trainer: str, plans: str, configuration: str, fold: str, *, settings: TrainSettings, log: Path) -> None:
-    """Train and validate one fold with nnU-Net, or what is left of it."""
-    folder = model_folder(workspace, dataset, plans, configuration, trainer) / f"fold_{fold}"
-    if (folder / "validation" / SUMMARY).is_file():
+def train(workspace: Workspace, fold: Path, words: Sequence[str], *, resume: bool, environment: Mapping[str, str], log: Path) -> None:
+    """Train and validate one fold with nnU-Net, or what is left of it.
+
+    Args:
+        fold: its folder.
+        words: of nnU-Net's training command.
+        resume: go on with a training that was interrupted, instead of beginning anew.
+        environment: variables besides those of the workspace.
+
+    Raises:
+        SamunetError: the command failed.
+    """
+    finished = (fold / FINAL).is_file()
+    if (fold / "validation" / SUMMARY).is_file():
         return
-    if folder.is_dir() and not (settings.resume or (folder / FINAL).is_file()):
-        shutil.rmtree(folder)
-    goes_on = ["--val"] if (folder / FINAL).is_file() else ["--c"] if settings.resume and folder.is_dir() else []
-    words = [dataset, configuration, fold, "-tr", trainer, "-p", plans, "-device", settings.device, *goes_on]
-    run_command([script("nnUNetv2_train"), *words], variables(workspace) | settings.environment, log)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """How nnU-Net's training command is run."""
-
-    device: str
-    resume: bool
-    """Go on with a training that was interrupted, instead of beginning anew."""
-    environment: Mapping[str, str]
-    """Variables besides the three folders."""
+    if fold.is_dir() and not (resume or finished):
+        shutil.rmtree(fold)
+    goes_on = ["--val"] if finished else ["--c"] if fold.is_dir() else []
+    run_command([script("nnUNetv2_train"), *words, *goes_on], variables(workspace) | environment, log)
 
 
 def write_trainer(folder: Path, base: str, *, epochs: int, minutes: float, threads: int) -> str:

@@ -16,7 +16,7 @@ from samunet.core.geometry import Shape, Triple
 from samunet.core.labels import left_right_pairs
 from samunet.core.plan import DEFAULT_PLANS_NAME, Configuration, Plan, Topology, check_plans_name, load_plan, parse_configuration_name, save_plan
 from samunet.core.plugins import load_variant
-from samunet.core.workspace import Workspace
+from samunet.core.workspace import Workspace, dataset_id
 from samunet.errors import ConfigError, DatasetError, PlanningError
 from samunet.models.spec import NetworkSpec
 from samunet.ops.normalize import scheme_for
@@ -122,8 +122,7 @@ def open_plan(workspace: Workspace, dataset: str, plans_name: str) -> Plan:
     """Read a saved plan; raises ConfigError that says how to make it when it is absent."""
     path = plan_path(workspace, dataset, plans_name)
     if not path.is_file():
-        number = dataset[len("Dataset") :].split("_")[0].lstrip("0") or "0"
-        raise ConfigError(f"{dataset} has no plan '{plans_name}' ({path}). Make it first: samunet_plan_and_preprocess -d {number}")
+        raise ConfigError(f"{dataset} has no plan '{plans_name}' ({path}). Make it first: samunet_plan_and_preprocess -d {dataset_id(dataset)}")
     return load_plan(path)
 
 

@@ -103,16 +103,15 @@ def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], tap
 
 def _run_block(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
     tokens = _add(tokens, sites.before_attention(tokens))
-    qkv, attended = _attend(block, block.norm1(tokens), sites)
-    tokens = tokens + _add(attended, sites.beside_attention(block.attn, qkv, attended))
+    tokens = tokens + _attend(block, block.norm1(tokens), sites)
     tokens = _add(tokens, sites.after_attention(tokens))
     normalized = block.norm2(tokens)
     hidden = block.mlp.act(linear(block.mlp.lin1, normalized))
     return tokens + _add(linear(block.mlp.lin2, hidden), sites.beside_mlp(normalized))
 
 
-def _attend(block: Block, tokens: Tensor, sites: Sites) -> tuple[Tensor, Tensor]:
-    """Attention of a block, windowed or global; (B, D, h, w, E) normalized tokens to (B, D, h, w, 3E) q, k, v and (B, D, h, w, E).
+def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
+    """Attention of a block, windowed or global, and what joins it; (B, D, h, w, E) normalized tokens to the same shape.
 
     SAM pads the plane with zero tokens to whole windows and lets them through the linear layers. All of them get the same q, k
     and v there, so those are computed once, and only real tokens go through the output layer.
@@ -128,7 +127,8 @@ def _attend(block: Block, tokens: Tensor, sites: Sites) -> tuple[Tensor, Tensor]
             qkv = _pad(qkv, _add(block.attn.qkv(zero), sites.qkv_update(zero)), block.window_size)
         windows, padded = window_partition(qkv, block.window_size)
         mixed = window_unpartition(_mix(block.attn, windows), block.window_size, padded, plane)
-    return of_tokens, linear(block.attn.proj, mixed).unflatten(0, tokens.shape[:2])
+    attended = linear(block.attn.proj, mixed).unflatten(0, tokens.shape[:2])
+    return _add(attended, sites.beside_attention(block.attn, of_tokens, attended))
 
 
 def attend_along_depth(attention: Attention, qkv: Tensor) -> Tensor:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from samunet.core.codec import write_json
+from samunet.core.cost import COST, Cost
 from samunet.errors import ConfigError
-from samunet.hardware import device_name, largest_memory_mib
+from samunet.hardware import device_name, peak_mib
 
-COST = "cost.json"  # in a fold's folder
 FIRST_STEPS = 2  # of the first epoch, which measures the pace
 LARGEST_ERROR = 0.03  # of the minutes: what counts as equally long
 MEASURING_EPOCHS = 2  # after which the pace is known; the first has what is done once in it
@@ -75,38 +75,23 @@ class Pace:
         return {"seconds": self.seconds, "first_step": self.first_step, "steps": self.steps, "began": self.began}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a training took: cost.json of a fold."""
-
-    minutes: float | None
-    """By `training_clock`, from the first step to the end of the last epoch; None where the training was not told its minutes."""
-    wall_minutes: float
-    epochs: int
-    steps: int
-    last_learning_rate: float
-    """Of the last epoch's last step."""
-    memory_mib: float | None
-    """The most RAM that the training process held."""
-    device_memory_mib: float | None
-    """The most memory of the GPU; None on a CPU."""
-    device: str
-    threads: int
-    """Of the CPU."""
-
-
 def write_cost(
-    device: torch.device, *, minutes: float | None, wall_minutes: float, epochs: int, steps: int, last_learning_rate: float, folder: Path
+    folder: Path, device: torch.device, pace: Pace | None, *, wall_seconds: float, epochs: int, steps: int, last_learning_rate: float
 ) -> None:
-    """Write a training's cost into its fold's folder."""
-    cuda = device.type == "cuda"
+    """Write what a training took into its fold's folder.
+
+    Args:
+        pace: of a training that was told its minutes.
+        wall_seconds: of all epochs.
+    """
+    cuda, memory = device.type == "cuda", peak_mib()
     found = Cost(
-        minutes=minutes,
-        wall_minutes=wall_minutes,
+        minutes=pace.seconds / 60 if pace else None,
+        wall_minutes=wall_seconds / 60,
         epochs=epochs,
         steps=steps,
         last_learning_rate=last_learning_rate,
-        memory_mib=largest_memory_mib(),
+        memory_mib=None if math.isnan(memory) else memory,
         device_memory_mib=torch.cuda.max_memory_allocated(device) / 2**20 if cuda else None,
         device=device_name(device),
         threads=torch.get_num_threads(),

@@ -125,7 +125,7 @@ class SAMTrainer:
         self.pace = Pace(config.minutes, config.last_epoch, training_clock(device), pace) if config.minutes else None
         if resume is not None:
             self._take_up(resume)
-        self.began_at = self.step
+        self.taken_up_at = self.step
         self.patient_from = self.epoch if extended else 0
 
     def run(self) -> bool:
@@ -141,7 +141,7 @@ class SAMTrainer:
                     return False
                 loss, dice = self._validate()
                 self._finish_epoch(loss, dice, began, waited)
-        if self.processes.first and self.step > self.began_at:
+        if self.processes.first and self.step > self.taken_up_at:
             self._write_cost()
         if self.saves:
             self._save(FINAL)
@@ -157,15 +157,9 @@ class SAMTrainer:
         return self.epoch * self.config.iterations, self.config.iterations
 
     def _write_cost(self) -> None:
-        write_cost(
-            self.device,
-            minutes=self.pace.seconds / 60 if self.pace else None,
-            wall_minutes=sum(self.log.times.get("seconds", [])) / 60,
-            epochs=self.epoch,
-            steps=self.step,
-            last_learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
-            folder=self.folder,
-        )
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        seconds = sum(self.log.times.get("seconds", []))
+        write_cost(self.folder, self.device, self.pace, wall_seconds=seconds, epochs=self.epoch, steps=self.step, last_learning_rate=rate)
 
     def _train_epoch(self, batches: Iterator[Batch]) -> float | None:
         """Run the rest of the epoch; returns the seconds spent waiting for data, None when asked to stop."""

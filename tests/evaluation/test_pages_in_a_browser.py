@@ -58,6 +58,10 @@ def look(page: Path, folder: Path) -> tuple[str, int, int]:
     return done.stdout, len([name for name in initiators if name not in (None, "not an origin")]), done.stderr.count("CONSOLE")
 
 
+def test_a_folder_that_is_called_validation_makes_no_cross_validation(page):
+    assert "hash of the split" not in page.read_text(encoding="utf-8")  # the predictions of this page lie in fold_0/validation
+
+
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 def test_a_browser_asks_for_nothing_and_has_nothing_to_say(page, tmp_path):
     document, requests, messages = look(page, tmp_path)

@@ -1,4 +1,4 @@
-"""What trainings cost and how they went, samunet's and nnU-Net's, from their folders."""
+"""How trainings went, samunet's and nnU-Net's, from their logs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ import math
 import re
 from pathlib import Path
 
-from samunet.core.codec import decode, read_json
 from samunet.core.values import known_mean
 from samunet.training.log import RECORDS
-from samunet.training.pace import COST, Cost
 
 TYPES = re.compile(r"np\.float\d+\(|\)")
 EPOCH = re.compile(r": Epoch (\d+)\s*$")  # lines of nnU-Net's log
 PSEUDO_DICE = re.compile(r"Pseudo dice \[(.*)\]")  # [np.float32(0.91), nan]
-
-
-def cost_of(fold: Path) -> Cost | None:
-    """Read what a fold's training cost; None where nobody wrote it down."""
-    path = fold / COST
-    return decode(Cost, read_json(path), str(path)) if path.is_file() else None
 
 
 def curve_of(fold: Path) -> tuple[float, ...]:

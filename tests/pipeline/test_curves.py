@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from samunet.core.cost import read_cost
 from samunet.hardware import device_name
-from samunet.pipeline.costs import cost_of, curve_of
+from samunet.pipeline.curves import curve_of
 
 LOG = """
 2026-11-22 10:00:00.0: Epoch 0
@@ -33,10 +34,10 @@ def test_the_curve_of_nnunet_is_read_from_its_log_whatever_numpy_prints(tmp_path
 
 def test_our_own_curve_and_cost_are_read(trained):
     assert len(curve_of(trained)) == 2 and all(0 <= value <= 1 for value in curve_of(trained))
-    cost = cost_of(trained)
+    cost = read_cost(trained)
     assert (cost.epochs, cost.steps, cost.minutes) == (2, 6, None) and cost.wall_minutes > 0
     assert cost.device == device_name(torch.device("cpu")) and cost.threads == 1
 
 
 def test_a_folder_without_either_tells_nothing(tmp_path):
-    assert cost_of(tmp_path) is None and curve_of(tmp_path) == ()
+    assert read_cost(tmp_path) is None and curve_of(tmp_path) == ()

@@ -1,0 +1,36 @@
+"""What a training took: cost.json of a fold, samunet's or nnU-Net's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from samunet.core.codec import decode, read_json
+
+COST = "cost.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of the whole training."""
+
+    minutes: float | None
+    """By the training's clock, from the first step to the end of the last epoch; None where the training was not told its minutes."""
+    wall_minutes: float
+    epochs: int
+    steps: int
+    last_learning_rate: float
+    """Of the last epoch's last step."""
+    memory_mib: float | None
+    """The most RAM that the training process held; None where it is not told."""
+    device_memory_mib: float | None
+    """The most memory of the GPU; None on a CPU."""
+    device: str
+    threads: int
+    """Of the CPU."""
+
+
+def read_cost(fold: Path) -> Cost | None:
+    """Read what a fold's training took; None where nobody wrote it down. Raises ConfigError when the file has another form."""
+    path = fold / COST
+    return decode(Cost, read_json(path), str(path)) if path.is_file() else None
