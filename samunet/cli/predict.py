@@ -37,6 +37,7 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
         "-i", type=Path, nargs="+", required=True, metavar="INPUT", help="folder of images named <case>_0000<ending>, image files, or DICOM folders"
     )
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="clicks and boxes, for models that segment what they show")
     parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds whose logits are averaged (default: all finished ones)")
     parser.add_argument(
         "-step_size", type=float, default=0.5, metavar="SHARE", help="distance between tiles as a share of the tile (default: %(default)s)"
@@ -70,6 +71,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     from samunet import __version__, pipeline
     from samunet.core.codec import write_json
     from samunet.core.plan import NO_LOW_RESOLUTION
+    from samunet.core.prompts import read_prompts
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.hardware import choose_device, keep_freed_memory
@@ -79,6 +81,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         raise ConfigError(f"-prev_stage_predictions: {NO_LOW_RESOLUTION}")
     if num_parts < 1 or not 0 <= part_id < num_parts:
         raise ConfigError(f"-part_id must be from 0 to -num_parts - 1; got part {part_id} of {num_parts}.")
+    prompts = None if arguments.prompts is None else read_prompts(arguments.prompts)
     keep_freed_memory()
     options = PredictionOptions(
         step_size=arguments.step_size,
@@ -113,6 +116,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
             writers=arguments.nps,
             max_ram=arguments.max_ram,
             quiet=arguments.disable_progress_bar,
+            prompts=prompts,
         ),
         skip_existing=arguments.continue_prediction,
         previews=arguments.preview,

@@ -47,6 +47,11 @@ class Labels:
         return tuple((name, values) for name, values in self.values if values != (0,))
 
     @property
+    def channels(self) -> tuple[Named, ...]:
+        """(name, label values) of what each output channel but background's is for."""
+        return self.foreground if self.has_regions else tuple(sorted(self.foreground, key=lambda named: named[1]))
+
+    @property
     def outputs(self) -> int:
         """Number of network output channels."""
         return len(self.foreground) if self.has_regions else len(self.all_values)

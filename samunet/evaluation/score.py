@@ -11,6 +11,7 @@ import numpy as np
 
 from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
 from samunet.core.labels import Labels
+from samunet.core.prompts import prompts_behind
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.summary import CaseScore, Metrics, Summary, Target, summarize, target_key
 from samunet.imageio import ImageReader
@@ -121,7 +122,7 @@ def evaluate_folder(
         return score_case(reference_folder / name, prediction_folder / name, targets=targets, ignore=ignore, reader=reader, measures=measures)
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        return summarize(list(pool.map(score, names)))
+        return summarize(list(pool.map(score, names)), prompts_behind(prediction_folder))
 
 
 def _measure(

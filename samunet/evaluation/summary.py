@@ -32,6 +32,7 @@ MORE_KEYS = {
     "detection_f1": "detection_F1",
 }
 """What nnU-Net's file does not have and its reader passes over; written where it was measured."""
+PROMPTS_KEY = "prompts"  # likewise, of predictions that were made with them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,8 @@ class Summary:
     """Mean over the cases in which a metric has a number; NaN where none has."""
     foreground_mean: Metrics
     """Mean over the targets other than background."""
+    prompts: str | None = None
+    """From where the prompts are that the predictions were made with; None where there were none."""
 
     def dice(self, target: Target) -> tuple[float, ...]:
         """Return the Dice of every case that has one for this target; cases with NaN are left out."""
@@ -98,11 +101,14 @@ class Summary:
         return tuple(name for name in MORE_KEYS if getattr(self.foreground_mean, name) is not None)
 
 
-def summarize(cases: Sequence[CaseScore]) -> Summary:
+def summarize(cases: Sequence[CaseScore], prompts: str | None = None) -> Summary:
     """Average the scores of cases; NaN is skipped everywhere.
 
     A target that is absent from all references and predictions does not count in `foreground_mean`. nnU-Net lets such
     a target turn the foreground mean into NaN; all other values are the same.
+
+    Args:
+        prompts: from where the prompts behind the predictions are, if there were any.
 
     Raises:
         DatasetError: there is no case, or cases differ in their targets.
@@ -115,7 +121,7 @@ def summarize(cases: Sequence[CaseScore]) -> Summary:
             raise DatasetError(f"Case '{case.name}' is scored on {sorted(case.metrics)}, the first case on {sorted(targets)}; score all on the same.")
     mean = {target: _mean([case.metrics[target] for case in cases]) for target in targets}
     foreground = [metrics for target, metrics in mean.items() if target != BACKGROUND]
-    return Summary(cases=tuple(cases), mean=mean, foreground_mean=_mean(foreground))
+    return Summary(cases=tuple(cases), mean=mean, foreground_mean=_mean(foreground), prompts=prompts)
 
 
 def write_summary(path: Path, summary: Summary) -> None:
@@ -131,7 +137,7 @@ def write_summary(path: Path, summary: Summary) -> None:
             }
             for case in summary.cases
         ],
-    }
+    } | ({} if summary.prompts is None else {PROMPTS_KEY: summary.prompts})
     write_text(path, json.dumps(raw, indent=4, sort_keys=True) + "\n")
 
 
@@ -169,6 +175,7 @@ def read_summary(path: Path) -> Summary:
             ),
             mean=_targets_from_json(raw["mean"]),
             foreground_mean=_from_json(raw["foreground_mean"]),
+            prompts=raw.get(PROMPTS_KEY),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from samunet.core.dataset import Case
 from samunet.core.preprocessed import PreprocessedCase
+from samunet.core.prompts import PROMPTS, PromptFile, write_prompts
 from samunet.core.volume import Volume
 from samunet.errors import PredictionError, SamunetError
 from samunet.imageio import ImageReader, reader_for
@@ -55,6 +56,8 @@ class FileOptions:
     """Bytes by which work is arranged when there is no such limit; None arranges nothing."""
     quiet: bool = False
     """No progress bar."""
+    prompts: PromptFile | None = None
+    """For a model that segments what they show."""
 
 
 def predict_cases(
@@ -69,6 +72,8 @@ def predict_cases(
         The cases that failed.
     """
     work = _Work(predictor=predictor, folder=folder, options=options or FileOptions(), extras=extras)
+    if work.options.prompts is not None:
+        write_prompts(folder / PROMPTS, work.options.prompts)  # first, so that no prediction is without its label
     failures = work.run(cases)
     if extras is not None:
         extras.finish()
@@ -114,7 +119,8 @@ class _Work:
         try:
             preprocessed, volume = future.result()
             in_file = not self.budget.scores_fit(needs[case.identifier])
-            scores = self.predictor.scores(preprocessed, self.folder if in_file else None)
+            shown = self.options.prompts.of(case.identifier, self.predictor.dataset.labels) if self.options.prompts else None
+            scores = self.predictor.scores(preprocessed, self.folder if in_file else None, shown)
         except FAILURES as error:
             self._fail(case, error)
             self.budget.end(case.identifier)

@@ -19,6 +19,7 @@ from samunet.core.geometry import Geometry
 from samunet.core.history import Box
 from samunet.core.plan import Configuration, Plan, load_plan
 from samunet.core.preprocessed import PreprocessedCase
+from samunet.core.prompts import INSIDE, CasePrompts
 from samunet.core.results import FINAL, finished_folds
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
@@ -28,17 +29,21 @@ from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.accumulators import Place, accumulators, best_place
 from samunet.inference.passes import combine, flips_of, logits_from, passes
 from samunet.inference.sliding_window import sliding_window
+from samunet.models.prompted import ABSENT
 from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
 from samunet.ops.crop import crop
 from samunet.ops.tiling import pad_to
 from samunet.preprocessing.backward import probabilities_from_logits, resize_to_input_grid, segmentation_from_logits
 from samunet.preprocessing.forward import preprocess
+from samunet.preprocessing.prompt_map import prompt_map
 from samunet.progress import bar
 
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+NO_PROMPTS = "The model segments what prompts show; give clicks or boxes with --prompts FILE (documentation/how-to/prompts.md)."
+USELESS_PROMPTS = "The model segments without prompts; leave --prompts out, or choose a model such as 3d_med_sa_prompted."
 PRECISIONS = ("auto", *PRECISION_NAMES.values())
 
 
@@ -113,13 +118,21 @@ class Predictor:
     options: PredictionOptions = field(default_factory=PredictionOptions)
 
     def __post_init__(self) -> None:
+        if self.prompted and self.options.slab_votes:
+            raise ConfigError("Slab votes are for models that segment without prompts; leave --slab_votes out.")
         if self.options.uncertainty and len(self.networks) * len(self._flips) < 2:
             raise ConfigError("Uncertainty is how much folds and flips disagree; here is one fold without flips. Allow flips, or give several folds.")
 
     @property
+    def prompted(self) -> bool:
+        """True where the networks segment what prompts show."""
+        return self.networks[0].prompts is not None
+
+    @property
     def score_channels(self) -> int:
-        """Volumes of scores: one a class or region, and one more for uncertainty."""
-        return self.dataset.labels.outputs + self.options.uncertainty
+        """Volumes of scores: one a class or region, one more for uncertainty, and with prompts one a structure for where it was shown."""
+        labels = self.dataset.labels
+        return labels.outputs + self.options.uncertainty + self.prompted * len(labels.channels)
 
     @property
     def extra_slices(self) -> int:
@@ -196,16 +209,18 @@ class Predictor:
         """Bring a volume to the network's grid."""
         return preprocess(volume, None, self.plan, self.configuration)
 
-    def scores(self, case: PreprocessedCase, folder: Path | None = None) -> Scores:
+    def scores(self, case: PreprocessedCase, folder: Path | None = None, prompts: CasePrompts | None = None) -> Scores:
         """Run the networks over a preprocessed case; logits are averaged over folds and flips.
 
         Args:
             folder: where a file takes up the scores; None keeps them in memory.
+            prompts: of the case, for networks that take them, and only for those.
 
         Raises:
+            ConfigError: the networks take prompts and there are none, or the other way round; or one lies outside the image.
             PredictionError: the device's memory does not hold one tile, or the network gives values that are not finite.
         """
-        image, inside = self._padded(case.image)
+        image, inside = self._padded(self._with_prompts(case, prompts))
         shape = (self.score_channels, *image.shape[1:])
         place: Place = folder or best_place(shape, self.device if self.options.sums_on_device else CPU)
         batch = self.options.tile_batch
@@ -223,6 +238,8 @@ class Predictor:
                 way_out = "free it, or keep sums in a file with --max_ram" if self.device.type == "cpu" else "free it, or predict with -device cpu"
                 raise PredictionError(f"The memory of {self.device} does not hold one tile of {patch} voxels beside the sums; {way_out}.")
         total = crop(total.cpu(), inside)
+        if self.prompted:
+            total = self._where_shown(total)
         if not all(torch.isfinite(plane.sum()) for plane in total):
             raise PredictionError("The network gave values that are not finite; its weights are damaged, or the image holds extreme values.")
         logits = total[: self.dataset.labels.outputs]
@@ -236,23 +253,28 @@ class Predictor:
             return 0
         options = self.options
         tiles = torch.ones(options.tile_batch, len(self.plan.channels), *self.configuration.patch_size)
+        if self.prompted:
+            shown = torch.zeros(len(tiles), len(self.dataset.labels.channels), *tiles.shape[2:])
+            shown[..., 0, 0] = INSIDE
+            tiles = torch.cat([tiles, shown], 1)
         before = start_peak()
         with torch.no_grad():
             self._run_tiles(tiles, options.tile_batch)
         return int((peak_mib() - before) * 2**20)
 
-    def predict(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
+    def predict(self, image: ImageLike, *, probabilities: bool = False, prompts: CasePrompts | None = None) -> Prediction:
         """Segment one image; calls from several threads do not disturb each other.
 
         Args:
             image: a volume; a file, DICOM folder or list of channel files; a nibabel or SimpleITK image; or (array, spacing).
             probabilities: return them too.
+            prompts: for a model that segments what they show, and only for such a model.
         """
         volume = as_volume(image, reader_for(self.dataset.file_ending, self.plan.reader))
         if len(volume.array) != len(self.plan.channels):
             raise ShapeError(f"The image has {len(volume.array)} channels; the model was trained on {len(self.plan.channels)}.")
         case = self.preprocess(volume)
-        scores, labels = self.scores(case), self.dataset.labels
+        scores, labels = self.scores(case, prompts=prompts), self.dataset.labels
         return Prediction(
             segmentation=segmentation_from_logits(scores.logits, case.history, labels),
             geometry=volume.geometry,
@@ -263,6 +285,22 @@ class Predictor:
     def predict_many(self, images: Iterable[ImageLike], *, probabilities: bool = False) -> Iterator[Prediction]:
         """Segment images one by one, as they are asked for."""
         return (self.predict(image, probabilities=probabilities) for image in images)
+
+    def _with_prompts(self, case: PreprocessedCase, prompts: CasePrompts | None) -> np.ndarray:
+        """Return the image, and behind its channels the prompt map where the networks take one."""
+        if self.prompted != (prompts is not None):
+            raise ConfigError(NO_PROMPTS if self.prompted else USELESS_PROMPTS)
+        if prompts is None:
+            return case.image
+        return np.concatenate([case.image, prompt_map(prompts, self.dataset.labels, case.history)])
+
+    def _where_shown(self, total: Tensor) -> Tensor:
+        """Make weighted sums means over the tiles in which a prompt shows the structure, and drop the weights."""
+        labels = self.dataset.labels
+        shown = total[-len(labels.channels) :]
+        for logits, weight in zip(total[labels.outputs - len(shown) : labels.outputs], shown, strict=True):
+            logits.copy_(torch.where(weight > 0, logits / weight, ABSENT))
+        return total[: -len(shown)]
 
     def _padded(self, image: np.ndarray) -> tuple[np.ndarray, Box]:
         """Pad to a tile at least; for slab votes repeat the end slices first, so that the outermost slabs are centered on them."""
@@ -299,19 +337,28 @@ class Predictor:
         )
 
     def _run_tiles(self, tiles: Tensor, batch: int) -> Tensor:
-        """Return mean logits (or probabilities) over folds and flips, and the disagreement as the last channel when it is wanted."""
-        precision = choose_precision(self.options.precision, self.device)
+        """Return mean logits (or probabilities) over folds and flips, and the disagreement as a channel when it is wanted.
+
+        With prompts the logits are zero where none shows the structure in its slice, and channels that are one where one does come last.
+        """
+        precision, channels = choose_precision(self.options.precision, self.device), len(self.plan.channels)
 
         def run(network: nn.Module, part: Tensor) -> Tensor:
             with autocast(self.device, precision):
-                return network(part)
+                return network(part[:, :channels], part[:, channels:]) if self.prompted else network(part)
 
-        return combine(
+        found = combine(
             passes([partial(run, network) for network in self.networks], tiles, self._flips, batch),
             regions=self.dataset.labels.has_regions,
             votes=self.options.slab_votes,
             uncertainty=self.options.uncertainty,
         )
+        if not self.prompted:
+            return found
+        shown = (tiles[:, channels:] > 0).flatten(3).any(3)[..., None, None].expand(-1, -1, -1, *tiles.shape[3:]).to(found.dtype)
+        outputs = self.dataset.labels.outputs
+        found[:, outputs - shown.shape[1] : outputs] *= shown
+        return torch.cat([found, shown], 1)
 
 
 def share_frozen(network: nn.Module, others: Sequence[nn.Module]) -> None:

@@ -64,11 +64,13 @@ def step_gib(
     upsampling: int,
     checkpointing: bool = False,
     encoder_learns: bool = True,
+    decoder_runs: int = 1,
 ) -> float:
     """Estimate the memory of one mixed-precision training step in GiB.
 
     A token needs about 18 embeddings a block for its own layers, 8 adapter widths, and its row of relative positions; the
-    decoder about 3 feature maps of each resolution; logits and label sums about 6 maps of the patch a class.
+    decoder about 3 feature maps of each resolution, and 20 embeddings a token for each run over a slice beyond the first; logits and
+    label sums about 6 maps of the patch a class.
     """
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     slices = batch_size * spec.patch_size[0]
@@ -76,7 +78,7 @@ def step_gib(
     blocks = 0.5 if not encoder_learns else 1 + backbone.depth / 18 if checkpointing else backbone.depth
     tokens = slices * height * width * blocks * per_token * 4
     maps = sum((4**level) * backbone.decoder_width / 2**level for level in range(1, 5 if upsampling == 16 else 3))
-    decoder = slices * height * width * 3 * maps * 4
+    decoder = slices * height * width * (decoder_runs * 3 * maps + (decoder_runs - 1) * 20 * backbone.decoder_width) * 4
     outputs = 6 * slices * spec.labels.outputs * spec.patch_size[1] * spec.patch_size[2] * 4
     adapters = 2 * backbone.depth * adapter_width * (2 * backbone.width + 3 * adapter_width)
     weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained or not encoder_learns else 16)

@@ -24,6 +24,8 @@ class ParameterGroup:
 class SlabSegmenter(nn.Module):
     """A network on slabs of slices."""
 
+    prompts: str | None = None
+    """Where `forward` takes a prompt map (see samunet.core.prompts) beside the image: the kind of prompts that it was trained with."""
     mean_over_samples = False
     """True where the loss of a batch is the mean of its samples' losses, so that its parts need not know of each other."""
 
@@ -46,6 +48,10 @@ class SlabSegmenter(nn.Module):
     def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the named loss terms of a batch from its sums."""
         raise NotImplementedError
+
+    def answer(self, batch: Batch) -> Tensor:
+        """Return the logits by which training judges itself; a network that takes prompts makes them from the labels."""
+        return self(batch.image)
 
     def merge(self) -> None:
         """Fold what training kept apart into fewer operations, for prediction only; logits stay equal to rounding."""

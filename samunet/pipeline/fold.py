@@ -22,7 +22,7 @@ from samunet.core.workspace import Workspace
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.loader import PatchSource, batches
-from samunet.errors import CheckpointError
+from samunet.errors import CheckpointError, ConfigError
 from samunet.hardware import PRECISION_NAMES, choose_precision, choose_workers, fast_fp32_products_are_exact, use_fast_fp32_products
 from samunet.inference.whole import mean_dice
 from samunet.models.segmenter import SlabSegmenter
@@ -122,6 +122,8 @@ def _start_from(model: SlabSegmenter, source: Path, configuration: Configuration
 
 def _sources(model: SlabSegmenter, fold: Fold, configuration: Configuration, batch_size: int, items: range, precision: torch.dtype | None) -> Sources:
     config, device = fold.config, fold.device
+    if config.whole_cases and model.prompts is not None:
+        raise ConfigError("Whole cases are predicted while training only where no prompts are needed; leave --whole_cases out.")
     augmentation = Augmentation(
         patch_size=configuration.patch_size,
         mirror_axes=configuration.mirror_axes,

@@ -14,6 +14,7 @@ import torch
 from samunet.core.codec import write_json
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
 from samunet.core.plan import save_plan
+from samunet.core.prompts import PromptFile, prompts_behind
 from samunet.errors import ConfigError, DatasetError
 from samunet.hardware import available_memory
 from samunet.imageio import reader_for
@@ -21,7 +22,7 @@ from samunet.imageio.dicom import is_dicom
 from samunet.inference.budget import readable
 from samunet.inference.extras import UNCERTAINTY, Extras
 from samunet.inference.files import Failure, FileOptions, predict_cases
-from samunet.inference.predictor import Predictor
+from samunet.inference.predictor import NO_PROMPTS, USELESS_PROMPTS, Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +66,12 @@ def predict(
         skip_existing: leave cases whose files are there and can be read.
 
     Raises:
-        ConfigError: the networks alone need more than `options.max_ram`.
+        ConfigError: the networks alone need more than `options.max_ram`; prompts are missing, or given to a model without, or the folder
+            holds predictions of the other kind.
     """
-    options = _within_memory(options or FileOptions(), predictor)
-    spec = predictor.dataset
+    spec, options = predictor.dataset, options or FileOptions()
+    _check_prompts(options.prompts, predictor, cases, folder)
+    options = _within_memory(options, predictor)
     wanted = [case for case in cases if not (skip_existing and _is_done(folder, case, predictor, options))]
     if len(wanted) < len(cases):
         logger.info("%d of %d cases are already predicted.", len(cases) - len(wanted), len(cases))
@@ -76,6 +79,16 @@ def predict(
     save_plan(folder / "plans.json", predictor.plan)
     extras = Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics)
     return predict_cases(predictor, wanted, folder, options, extras)
+
+
+def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequence[Case], folder: Path) -> None:
+    if predictor.prompted != (prompts is not None):
+        raise ConfigError(NO_PROMPTS if predictor.prompted else USELESS_PROMPTS)
+    for case in cases if prompts is not None else ():
+        prompts.of(case.identifier, predictor.dataset.labels)
+    if any(folder.glob(f"*{predictor.dataset.file_ending}")) and (prompts is None) != (prompts_behind(folder) is None):
+        kinds = ("with", "without") if prompts is None else ("without", "with")
+        raise ConfigError(f"{folder} holds predictions made {kinds[0]} prompts; write those {kinds[1]} to another folder.")
 
 
 def tile_batch(device: torch.device) -> int:

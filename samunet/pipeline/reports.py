@@ -9,6 +9,7 @@ from pathlib import Path
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import Case, read_dataset_json, training_cases
 from samunet.core.plan import load_plan
+from samunet.core.prompts import prompts_behind
 from samunet.core.results import finished_folds
 from samunet.core.values import known_mean
 from samunet.core.workspace import Workspace
@@ -45,7 +46,8 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
         for fold in folds
         for case in read_summary(fold / "validation" / "summary.json").cases
     ]
-    summary = summarize(scores)
+    origins = [prompts_behind(fold / "validation") for fold in folds]
+    summary = summarize(scores, origins[0])
     plan = load_plan(model / "plans.json")
     configuration = model.name.split("__")[2]
     reader, cases = reader_for(spec.file_ending, plan.reader), {case.identifier: case for case in training_cases(raw, spec)}
@@ -74,7 +76,9 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
         class_names=names,
         pictures=each(draw, worst, threads=threads, title="Drawing"),
         curve=curve if curve.is_file() else None,
-        sections=({"Cases": [ALL_IS_TRAINING]} if folds[0].name == "fold_all" else {}) | {"Plan": reasons},
+        sections=({"Prompts": [f"These scores are of predictions with prompts; {summary.prompts}."]} if summary.prompts else {})
+        | ({"Cases": [ALL_IS_TRAINING]} if folds[0].name == "fold_all" else {})
+        | {"Plan": reasons},
     )
     return summary
 

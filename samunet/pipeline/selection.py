@@ -10,6 +10,7 @@ from pathlib import Path
 
 from samunet.core.codec import atomic_path, write_json, write_text
 from samunet.core.dataset import DatasetSpec, read_dataset_json, training_cases
+from samunet.core.prompts import PROMPTS, merge_prompts, prompts_behind, read_prompts, refuse_mixed, write_prompts
 from samunet.core.results import BEST_MODEL_FILE, trained_models
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
@@ -86,6 +87,9 @@ def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, th
     for file in ("dataset.json", "plans.json"):
         if (model / file).is_file():
             _copy(model / file, target / file)
+    folders = {folder.parent.name: folder for folder in dict.fromkeys(origin.values())}
+    if any(refuse_mixed(folders).values()):
+        write_prompts(target / PROMPTS, merge_prompts([read_prompts(folder / PROMPTS) for folder in folders.values()]))
     return _score(references, target, spec, threads)
 
 
@@ -115,6 +119,7 @@ def find_best(
         summary = accumulate(results / name, raw, folds, folder, threads=threads)
         single.append(Candidate(models=(name,), folder=folder, dice=summary.foreground_mean.dice))
     _refuse_other_cases(single, spec)
+    refuse_mixed({candidate.name: candidate.folder for candidate in single})
     pairs = [pair for pair in itertools.combinations(single, 2) if all(_has_probabilities(one.folder, spec) for one in pair)] if ensembling else []
     references = references_of(raw, spec)
     both = [_ensemble(first, second, references, results, folds, spec, threads) for first, second in pairs]
@@ -144,7 +149,8 @@ def _score(references: Mapping[str, Path], folder: Path, spec: DatasetSpec, thre
         options = {"targets": targets_from_labels(spec.labels), "ignore": spec.labels.ignore, "reader": reader}
         return score_case(references[name], folder / name, **options)
 
-    summary = summarize(each(score, sorted(file_names(folder, spec.file_ending)), threads=threads, title="Scoring"))
+    names = sorted(file_names(folder, spec.file_ending))
+    summary = summarize(each(score, names, threads=threads, title="Scoring"), prompts_behind(folder))
     write_summary(folder / SUMMARY, summary)
     return summary
 

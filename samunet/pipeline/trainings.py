@@ -28,6 +28,7 @@ from samunet.pipeline.datasets import open_dataset
 from samunet.pipeline.fold import Fold, build_trainer
 from samunet.pipeline.options import TrainOptions
 from samunet.pipeline.plans import open_plan, resolve
+from samunet.pipeline.prompts import prompts_for_validation
 from samunet.pipeline.resuming import check_resume, resumable, settings_to_train
 from samunet.planning.splits import Split, groups_from, split_for_fold
 from samunet.preprocessing.run import check_made_by
@@ -172,7 +173,8 @@ def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers:
     chosen = [case for case in dataset.cases if case.identifier in set(identifiers)]
     target = folder / ("validation_best" if options.validate_best else "validation")
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
-    failures = predict_cases(predictor, chosen, target, FileOptions(save_probabilities=options.save_probabilities))
+    prompts = prompts_for_validation(predictor, chosen, dataset) if predictor.prompted else None
+    failures = predict_cases(predictor, chosen, target, FileOptions(save_probabilities=options.save_probabilities, prompts=prompts))
     if failures:
         raise DatasetError(f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}")
     labels = dataset.spec.labels
@@ -181,6 +183,7 @@ def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers:
         prediction = target / f"{case.identifier}{dataset.spec.file_ending}"
         return score_case(case.label, prediction, targets=targets_from_labels(labels), ignore=labels.ignore, reader=dataset.reader)
 
-    summary = summarize(each(score, chosen, threads=os.cpu_count() or 1, title="Scoring"))
+    scored = each(score, chosen, threads=os.cpu_count() or 1, title="Scoring")
+    summary = summarize(scored, None if prompts is None else prompts.origin)
     write_summary(target / SUMMARY, summary)
     return summary

@@ -225,7 +225,7 @@ class SAMTrainer:
             for batch in map(self._to_device, self.sources.validation(0, validation_steps(self._epoch_steps[1], self.config.validation_iterations))):
                 with autocast(self.device, self.precision):
                     loss = torch.stack(list(self.model.loss(batch).values())).sum()
-                    logits = self.model(batch.image)
+                    logits = self.model.answer(batch)
                 losses += torch.tensor([float(loss), 1.0]) * len(batch.image)
                 counts += self._counts(logits.float(), batch.label).cpu()
         summed = self.processes.sum({"losses": losses.to(self.device), "counts": counts.to(self.device)})

@@ -11,10 +11,10 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from samunet.core.batch import Batch
+from samunet.models.adapted import fit_to_patch
 from samunet.models.losses import region_targets
 from samunet.models.mask_adapter import MaskSites, mask_decoder_adapters
 from samunet.models.matching import Found, SetWeights, set_sums, set_terms
-from samunet.models.promptfree import fit_to_patch
 from samunet.models.queries import Answers, LearnedPixels, PromptGenerator, Prompts, QueryMasks, along_depth
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from samunet.models.segmenter import SlabSegmenter
+    from samunet.sam.encoder import Sites
 
 __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
 
@@ -57,16 +58,21 @@ class Config(PromptFreeConfig):
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
-    from samunet.models.adapters import MASAMSites, SharedFactors
     from samunet.models.decoders import ClassTokenMasks
     from samunet.models.promptfree import PromptFreeSAM
+
+    head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling)
+    return PromptFreeSAM(sam, spec, adapters(sam, config), head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing)
+
+
+def adapters(sam: Sam, config: Config) -> list[Sites]:
+    """Return the encoder's adapters."""
+    from samunet.models.adapters import MASAMSites, SharedFactors
 
     width = sam.image_encoder.pos_embed.shape[-1]
     factors = SharedFactors(width, config.rank) if config.rank > 0 else None
     zero = config.initialization == "zero"
-    sites = [MASAMSites(width, config.adapter_width, factors, dropout=config.dropout, start_at_zero=zero) for _ in sam.image_encoder.blocks]
-    head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling)
-    return PromptFreeSAM(sam, spec, sites, head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing)
+    return [MASAMSites(width, config.adapter_width, factors, dropout=config.dropout, start_at_zero=zero) for _ in sam.image_encoder.blocks]
 
 
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from samunet.models.segmenter import SlabSegmenter
+    from samunet.sam.decoder import DecoderSites
+    from samunet.sam.encoder import Sites
 
 __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
 
@@ -28,8 +30,8 @@ ATTENTION_ALONG_DEPTH = 0.75  # of a token's width: what it keeps for the gradie
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PromptFreeConfig):
-    """Options of this method; the defaults are the paper's where it tells, but for the start at zero."""
+class AdapterConfig(PromptFreeConfig):
+    """Options of the adapters; the defaults are the paper's where it tells, but for the start at zero."""
 
     ratio: float = 0.25
     """Width of the encoder's adapters as a share of its tokens' width."""
@@ -47,8 +49,6 @@ class Config(PromptFreeConfig):
     """How prompt tokens steer the decoder's first adapter: "hyper" (HyP-Adpt), "add" or "concat", the paper's ablation."""
     hyper_layers: int = 1
     """Layers that "hyper" makes."""
-    upsampling: int = 4
-    """Of the decoder: 4 as in SAM; 16, progressive, as in MA-SAM."""
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -61,11 +61,27 @@ class Config(PromptFreeConfig):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Config(AdapterConfig):
+    """Options of this method."""
+
+    upsampling: int = 4
+    """Of the decoder: 4 as in SAM; 16, progressive, as in MA-SAM."""
+
+
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
     from samunet.models.decoders import ClassTokenMasks
-    from samunet.models.medical_adapter import MedicalSites, medical_decoder
     from samunet.models.promptfree import PromptFreeSAM
+
+    sites, decoder = adapters(sam, spec, config)
+    head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling, decoder)
+    return PromptFreeSAM(sam, spec, sites, head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing)
+
+
+def adapters(sam: Sam, spec: NetworkSpec, config: AdapterConfig) -> tuple[list[Sites], list[DecoderSites]]:
+    """Return the encoder's and the decoder's adapters, and freeze the decoder's first layer where it is pretrained."""
+    from samunet.models.medical_adapter import MedicalSites, medical_decoder
 
     width = sam.image_encoder.pos_embed.shape[-1]
     transformer = sam.mask_decoder.transformer
@@ -76,13 +92,17 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     decoder = medical_decoder(len(transformer.layers), sam.mask_decoder.transformer_dim, config.decoder_width, **prompted, **adapter)
     if spec.pretrained:
         transformer.layers[0].requires_grad_(False)  # the adapters learn instead; the second layer and the heads train whole
-    head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling, decoder)
-    return PromptFreeSAM(sam, spec, sites, head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing)
+    return sites, decoder
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
     """Estimate the memory of one mixed-precision training step in GiB."""
     config = config or Config()
-    adapters = config.ratio * (1.5 if config.depth_attention else 1.0) + (ATTENTION_ALONG_DEPTH if config.depth_attention else 0)
-    width = int(backbone.width * adapters)
+    width = adapters_width(backbone, config)
     return step_gib(spec, backbone, batch_size, adapter_width=width, upsampling=config.upsampling, checkpointing=config.checkpointing)
+
+
+def adapters_width(backbone: Backbone, config: AdapterConfig) -> int:
+    """Return what a block's adapters keep for the gradient, in the unit of `step_gib`."""
+    shares = config.ratio * (1.5 if config.depth_attention else 1.0) + (ATTENTION_ALONG_DEPTH if config.depth_attention else 0)
+    return int(backbone.width * shares)

@@ -7,7 +7,7 @@ import torch
 
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
-from samunet.sam.decoder import DecoderSites, _run_layer, dense_positions, run_two_way
+from samunet.sam.decoder import DecoderSites, _Prompts, _run_layer, dense_positions, run_two_way
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_increments_enter_where_their_sites_say(setup, where):
     layer = transformer.layers[1]
     image, places = planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
     queries = torch.randn(2, 5, 64)
-    given = _run_layer(layer, queries, image, tokens, places, Increments(where))
+    given = _run_layer(layer, queries, image, tokens, places, Increments(where), _Prompts(tokens, None))
     factor = {name: 1.5 if name == where else 1.0 for name in ("self", "token_to_image", "image_to_token")}
     # The layer written out in the package's own attentions.
     x = layer.norm1(queries + factor["self"] * layer.self_attn(q=queries + tokens, k=queries + tokens, v=queries))

@@ -1,0 +1,94 @@
+"""A SAM encoder with sites, between a patch and the logits of a head; what the prompt-free and the promptable networks share.
+
+Axes: B batch, C channels, D H W voxels, h w token rows and columns, K outputs. Slices meet only in the encoder's sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from samunet.models.adapters import merge_updates
+from samunet.models.inputs import SAMPixels
+from samunet.models.losses import slab_terms
+from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import encoder_size
+from samunet.sam.encoder import Sites, embed_patches, encode
+
+
+class AdaptedSAM(SlabSegmenter):
+    """Pixels, a SAM encoder and a head.
+
+    The encoder is frozen when its weights are pretrained, unless `train_encoder` says otherwise; sites and head train.
+
+    Args:
+        sam: for the token grid of `spec`.
+        spec: data and plan.
+        sites: one a block, or None for SAM's plain blocks.
+        head: of the subclass.
+        pixel_range: see `SAMPixels`.
+        train_encoder: None trains it when its weights are random.
+        layer_decay: see `groups_around`.
+        checkpointing: see `samunet.sam.encoder.encode`.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        spec: NetworkSpec,
+        sites: Sequence[Sites] | None,
+        *,
+        head: nn.Module,
+        pixel_range: str = "sam",
+        train_encoder: bool | None = None,
+        layer_decay: float = 1.0,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.labels, self.scale, self.slab_depth = spec.labels, spec.encoder_scale, spec.patch_size[0]
+        self.layer_decay, self.checkpointing = layer_decay, checkpointing
+        self.pixels = SAMPixels(spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale), pixel_range)
+        self.image_encoder = sam.image_encoder.requires_grad_(not spec.pretrained if train_encoder is None else train_encoder)
+        self.sites = nn.ModuleList(sites if sites is not None else [Sites() for _ in self.image_encoder.blocks])
+        self.head = head
+
+    def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return slab_terms(sums)
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        return groups_around(self, self.image_encoder, layer_decay=self.layer_decay)
+
+    def merge(self) -> None:
+        merge_updates(self.image_encoder, self.sites)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, D, 3, H, W) pixels to (B, D, C, h, w) embeddings."""
+        tokens = embed_patches(self.image_encoder, pixels)
+        return encode(self.image_encoder, tokens, self.sites, checkpointing=self.checkpointing).neck
+
+    def fit(self, logits: Tensor, shape: Sequence[int]) -> Tensor:
+        """(B, K, D, f*h, f*w) logits of the padded encoder plane to the patch's (B, K, D, H, W)."""
+        return fit_to_patch(logits, shape, self.scale, self.pixels.encoder_size)
+
+
+def fit_to_patch(logits: Tensor, shape: Sequence[int], scale: float, encoder_size: tuple[int, int]) -> Tensor:
+    """Bring (B, K, D, f*h, f*w) logits of the padded encoder plane to the patch, (B, K, D, H, W).
+
+    Args:
+        shape: of the patch, (D, H, W).
+        scale: encoder pixels per voxel.
+        encoder_size: (H, W) of the padded plane, in encoder pixels.
+    """
+    planes = logits.movedim(1, 2).flatten(0, 1)
+    if planes.shape[2:] != encoder_size:
+        planes = F.interpolate(planes, size=encoder_size, mode="bilinear", align_corners=False)
+    planes = planes[..., : round(shape[1] * scale), : round(shape[2] * scale)]
+    if scale > 1:
+        planes = F.adaptive_avg_pool2d(planes, tuple(shape[1:]))  # every logit of the decoder has a part in the loss
+    elif planes.shape[2:] != tuple(shape[1:]):
+        planes = F.interpolate(planes, size=tuple(shape[1:]), mode="bilinear", align_corners=False)
+    return planes.unflatten(0, (logits.shape[0], shape[0])).movedim(2, 1)

@@ -1,0 +1,141 @@
+"""SAM with prompts: an adapted encoder, and SAM's decoder once for every slice and structure that a click or a box shows.
+
+Axes: B batch, R foreground classes or regions, K outputs, D H W voxels, N pairs of a slice and a structure, P prompt tokens, C decoder width,
+h w token rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from segment_anything.modeling import MaskDecoder, Sam
+from torch import Tensor, nn
+
+from samunet.core.batch import Batch
+from samunet.models.adapted import AdaptedSAM
+from samunet.models.losses import region_targets, slab_sums
+from samunet.models.prompt_rules import PromptedConfig
+from samunet.models.prompt_tokens import PromptTokens, corrected, draw_mode, embed, read_map, simulated_boxes, simulated_clicks
+from samunet.models.spec import NetworkSpec
+from samunet.sam.decoder import DecoderSites, dense_positions, run_two_way
+from samunet.sam.encoder import Sites
+
+ABSENT = -20.0  # logit of a structure in a slice where nothing shows it
+TOGETHER = 64  # pairs that the decoder takes at a time where no gradient is wanted
+
+
+class PromptedMasks(nn.Module):
+    """SAM's prompt encoder and a mask decoder as a head for prompts.
+
+    The sites hear, at every token, the token and the mean of its pair's prompts.
+
+    Args:
+        sam: gives the prompt encoder.
+        decoder: SAM's own, whose first mask counts, as SAM takes it where it is asked for one mask; or one with two tokens, elsewhere and
+            the structure, whose masks' difference counts: its softmax is that of a class-token decoder for one class.
+        sites: see `run_two_way`.
+    """
+
+    def __init__(self, sam: Sam, decoder: MaskDecoder, sites: Sequence[DecoderSites] | None = None) -> None:
+        super().__init__()
+        self.prompt_encoder, self.mask_decoder = sam.prompt_encoder, decoder
+        self.sites = None if sites is None else nn.ModuleList(sites)
+        self.difference = decoder.num_mask_tokens == 2
+
+    def forward(self, embedding: Tensor, prompts: PromptTokens | None) -> Tensor:
+        """(N, C, h, w) embeddings of the pairs' slices to (N, f*h, f*w) logits, f the upsampling; without prompts as SAM without prompts."""
+        decoder, plane = self.mask_decoder, embedding.shape[2:]
+        tokens = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(len(embedding), -1, -1)
+        heard = present = None
+        if prompts is not None:
+            shown = prompts.kinds >= 0
+            given = embed(self.prompt_encoder, prompts).to(tokens.dtype)
+            mean = given.sum(1, keepdim=True) / shown.sum(1)[:, None, None]
+            present = torch.cat((shown.new_ones(tokens.shape[:2]), shown), dim=1)
+            tokens = torch.cat((tokens, given), dim=1)
+            heard = tokens + mean
+        positions = dense_positions(self.prompt_encoder.pe_layer, tuple(plane)).to(embedding.dtype)
+        planes = embedding + self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        queries, places = run_two_way(decoder.transformer, planes, positions, tokens, self.sites, heard=heard, present=present)
+        features = decoder.output_upscaling(places.transpose(1, 2).unflatten(2, plane))
+        weights = decoder.output_hypernetworks_mlps[0](queries[:, 1])
+        if self.difference:
+            weights = decoder.output_hypernetworks_mlps[1](queries[:, 2]) - weights
+        return torch.einsum("nc,nchw->nhw", weights, features)
+
+
+class PromptedSAM(AdaptedSAM):
+    """An adapted SAM that segments what prompts show, each structure by itself.
+
+    A structure's logit is that of its mask; background's is 0. With one class the softmax of both is the sigmoid of the mask.
+
+    Args:
+        sam, spec, sites, settings: of `AdaptedSAM`; the head is a `PromptedMasks`.
+        simulation: of prompts in training.
+    """
+
+    def __init__(self, sam: Sam, spec: NetworkSpec, sites: Sequence[Sites] | None, *, simulation: PromptedConfig, **settings: Any) -> None:
+        super().__init__(sam, spec, sites, **settings)
+        self.simulation, self.prompts = simulation, simulation.prompts
+        self.order = [self.labels.foreground.index(named) for named in self.labels.channels]
+
+    def forward(self, image: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """Segment.
+
+        Args:
+            image: (B, C, D, H, W).
+            drawn: (B, R, D, H, W) prompt map, see `samunet.core.prompts`, a plane for each of `labels.channels`; None runs SAM's decoder
+                without prompts, alike for all structures.
+
+        Returns:
+            (B, K, D, H, W) logits; ABSENT for a structure in a slice without prompts.
+        """
+        return self._with_background(self._masks(self.encode(self.pixels(image)), drawn, image.shape[2:]))
+
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        embedding = self.encode(self.pixels(batch.image))
+        shape = batch.label.shape[1:]
+        drawn = self.simulate(batch.label, embedding)
+        logits = self._masks(embedding, drawn, shape)
+        return slab_sums(self._with_background(logits), batch.label, self.labels)
+
+    def answer(self, batch: Batch) -> Tensor:
+        embedding = self.encode(self.pixels(batch.image))
+        drawn = self.simulate(batch.label, embedding)
+        return self._with_background(self._masks(embedding, drawn, batch.label.shape[1:]))
+
+    @torch.no_grad()
+    def simulate(self, label: Tensor, embedding: Tensor) -> Tensor:
+        """Draw prompts for (B, D, H, W) labels, as the settings say, from torch's generator of the device: a (B, R, D, H, W) map."""
+        target = region_targets(label, self.labels)[:, self.order].bool()
+        settings = self.simulation
+        mode = draw_mode(settings.prompts)
+        if mode == "box":
+            return simulated_boxes(target, overlap=settings.box_overlap, relaxation=settings.box_relaxation)
+        drawn = simulated_clicks(target, settings.points if mode == "points" else 1)
+        for _ in range(settings.rounds - 1 if mode == "iterative" else 0):
+            drawn = corrected(drawn, self._masks(embedding, drawn, label.shape[1:]), target)
+        return drawn
+
+    def _masks(self, embedding: Tensor, drawn: Tensor | None, shape: Sequence[int]) -> Tensor:
+        """(B, D, C, h, w) embedding and a prompt map to (B, R, D, H, W) logits of the patch."""
+        batch, depth = embedding.shape[:2]
+        structures = len(self.labels.foreground)
+        if drawn is None:
+            masks = self.head(embedding.flatten(0, 1), None).unflatten(0, (batch, 1, depth))
+            return self.fit(masks, shape).expand(-1, structures, -1, -1, -1)
+        pairs, prompts = read_map(drawn, self.scale, self.pixels.encoder_size)
+        sample, structure, place = pairs.unbind(1)
+        found = embedding.new_full((batch, structures, depth, *shape[1:]), ABSENT) + 0 * embedding.mean()  # a gradient, where nothing is shown
+        together = max(1, len(pairs)) if torch.is_grad_enabled() else TOGETHER
+        for part in (slice(first, first + together) for first in range(0, len(pairs), together)):
+            masks = self.head(embedding[sample[part], place[part]], PromptTokens(*(tokens[part] for tokens in prompts)))
+            masks = self.fit(masks[None, None], (len(masks), *shape[1:]))[0, 0]
+            found = found.index_put((sample[part], structure[part], place[part]), masks.to(found.dtype))
+        return found
+
+    def _with_background(self, logits: Tensor) -> Tensor:
+        """(B, R, D, H, W) to (B, K, D, H, W): for classes, a background of zeros before them."""
+        return logits if self.labels.has_regions else torch.cat((torch.zeros_like(logits[:, :1]), logits), dim=1)

@@ -1,0 +1,90 @@
+"""Prompts made from reference segmentations, to train on paper what a user would click and to score promptable models alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import edt
+import numpy as np
+
+from samunet.core.dataset import Case, DatasetSpec
+from samunet.core.prompts import CasePrompts, PromptFile, StructurePrompts
+from samunet.errors import ConfigError, DatasetError
+from samunet.imageio import ImageReader
+from samunet.inference.predictor import Predictor
+from samunet.ops.crop import bounding_box
+from samunet.pipeline.datasets import RawDataset
+from samunet.progress import each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clicking:
+    """How a simulated user shows structures."""
+
+    points: int = 1
+    """Clicks inside a structure in each slice where it is: the first farthest from its border, the others anywhere; 0 for a box."""
+    relaxation: int = 0
+    """Voxels by which a box is larger on every side."""
+    axis: int = 0
+    """Of the file's array, (D, H, W), along which the slices of the clicks follow each other."""
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        if self.points < 0 or self.relaxation < 0 or self.axis not in (0, 1, 2):
+            raise ConfigError(f"points and relaxation must be 0 or more, the axis 0, 1 or 2; got {self.points}, {self.relaxation} and {self.axis}.")
+
+    @property
+    def origin(self) -> str:
+        """What these prompts are, in words."""
+        if not self.points:
+            return "reference: one 3D box a structure" + (f", larger by {self.relaxation} voxels on every side" if self.relaxation else "")
+        return f"reference: {self.points} click{'s' if self.points > 1 else ''} a structure and slice"
+
+
+def prompts_from_references(cases: Sequence[Case], spec: DatasetSpec, reader: ImageReader, clicking: Clicking, *, threads: int = 1) -> PromptFile:
+    """Make prompts for every structure of cases from their references; one that a reference lacks gets none.
+
+    Raises:
+        DatasetError: a case has no reference, or it cannot be read.
+    """
+
+    def of_case(case: Case) -> CasePrompts:
+        if case.label is None:
+            raise DatasetError(f"Case '{case.identifier}' has no reference; prompts are made from references.")
+        label, _ = reader.read_label(case.label)
+        structures = {}
+        for number, (name, values) in enumerate(spec.labels.foreground):
+            mask = np.isin(label, values)
+            if mask.any():
+                seed = [clicking.seed, number, *case.identifier.encode()]
+                structures[name] = _box(mask, clicking.relaxation) if not clicking.points else _clicks(mask, clicking, np.random.default_rng(seed))
+        return CasePrompts(structures=structures)
+
+    found = each(of_case, cases, threads=threads, title="Making prompts", quiet=True)
+    return PromptFile(cases={case.identifier: prompts for case, prompts in zip(cases, found, strict=True)}, origin=clicking.origin)
+
+
+def prompts_for_validation(predictor: Predictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:
+    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click a structure and slice."""
+    boxes = predictor.networks[0].prompts == "box"
+    clicking = Clicking(points=0 if boxes else 1, axis=predictor.plan.transpose[0])
+    return prompts_from_references(cases, dataset.spec, dataset.reader, clicking)
+
+
+def _box(mask: np.ndarray, relaxation: int) -> StructurePrompts:
+    sides = [(max(0, a - relaxation), min(size, b + relaxation) - 1) for (a, b), size in zip(bounding_box(mask), mask.shape, strict=True)]
+    first, last = (tuple(float(side[end]) for side in reversed(sides)) for end in (0, 1))
+    return StructurePrompts(box=(first, last))
+
+
+def _clicks(mask: np.ndarray, clicking: Clicking, random: np.random.Generator) -> StructurePrompts:
+    points = []
+    planes = np.moveaxis(mask, clicking.axis, 0)
+    for place in np.flatnonzero(planes.any((1, 2))):
+        plane = np.ascontiguousarray(planes[place])
+        inside = np.argwhere(plane)
+        chosen = [np.unravel_index(np.argmax(edt.edt(plane, black_border=True)), plane.shape)]
+        chosen += list(inside[random.choice(len(inside), min(clicking.points - 1, len(inside)), replace=False)])
+        points += [tuple(float(x) for x in np.insert(voxel, clicking.axis, place)[::-1]) for voxel in chosen]
+    return StructurePrompts(points=tuple(points))
