@@ -75,6 +75,8 @@ def write_and_print(summary: Summary, names: Mapping[str, str], path: Path, csv:
     print(f"{'class':<{width}}  {'  '.join(f'{title:>{_width(title)}}' for title in shown.values())}   cases")
     for name, metrics, cases in rows:
         print(f"{name:<{width}}  {'  '.join(_number(getattr(metrics, key), _width(title)) for key, title in shown.items())}  {cases:>6}".rstrip())
+    if summary.prompts is not None:
+        print(f"These are scores of predictions with prompts ({summary.prompts}); they are not comparable with automatic ones.")
     print(f"Wrote {path}")
 
 

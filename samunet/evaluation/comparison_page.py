@@ -147,13 +147,14 @@ def _difference_plot(comparison: Comparison) -> bytes:
 
 def _scatter_plot(comparison: Comparison) -> bytes:
     """Draw the mean Dice of each case by one method against that by the other."""
-    first, second = comparison.case_means("dice").T
+    means = comparison.case_means("dice")
+    first, second = means.T
     figure = Figure(figsize=(5, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
     axes.plot(first, second, "o", color=POINT, alpha=0.7, markersize=5)
-    low = max(0.0, float(np.nanmin([np.nanmin(first), np.nanmin(second)])) - 0.05)
+    low = max(0.0, float(means[~np.isnan(means)].min(initial=1.0)) - 0.05)
     axes.set(xlim=(low, 1.01), ylim=(low, 1.01), aspect="equal", xlabel=f"Dice of {list(comparison.summaries)[0]}")
     axes.set_ylabel(f"Dice of {list(comparison.summaries)[1]}")
     return _png(figure)

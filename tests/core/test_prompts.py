@@ -82,7 +82,8 @@ def test_cases_and_structures_that_do_not_exist_are_named(tmp_path):
 
 def test_folders_with_and_without_prompts_do_not_mix(tmp_path):
     folders = {name: tmp_path / name for name in "abc"}
-    one, other = PromptFile(cases={"x": CasePrompts(structures={})}, origin="one"), PromptFile(cases={"y": CasePrompts(structures={})}, origin="other")
+    nothing = CasePrompts(structures={})
+    one, other = PromptFile(cases={"x": nothing}, origin="one"), PromptFile(cases={"y": nothing}, origin="other")
     for name, prompts in (("a", one), ("b", other)):
         folders[name].mkdir()
         write_prompts(folders[name] / PROMPTS, prompts)

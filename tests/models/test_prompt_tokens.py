@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from samunet.core.prompts import BOX, INSIDE, OUTSIDE
 from samunet.errors import ConfigError
 from samunet.models.prompt_rules import PromptedConfig
-from samunet.models.prompted import PromptedMasks
 from samunet.models.prompt_tokens import clicks_in, corrected, draw_mode, embed, read_map, simulated_boxes, simulated_clicks
+from samunet.models.prompted import PromptedMasks
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 

@@ -1,0 +1,201 @@
+"""The way of a promptable model: train, validate, simulate prompts, predict with them, score, and what is refused on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from samunet import pipeline
+from samunet.cli import accumulate_crossval_results, compare, evaluate_folder, predict, report, simulate_prompts, train
+from samunet.core.dataset import read_dataset_json
+from samunet.core.prompts import PROMPTS, CasePrompts, PromptFile, StructurePrompts, prompts_behind, read_prompts, write_prompts
+from samunet.core.results import model_folder
+from samunet.errors import ConfigError
+from samunet.evaluation.summary import SUMMARY, read_summary
+from samunet.imageio import reader_for
+from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.models.prompted import ABSENT
+from samunet.pipeline.prompts import Clicking, prompts_from_references
+from samunet.preprocessing.prompt_map import prompt_map
+
+NAME = "3d_med_sa_prompted"
+
+
+@pytest.fixture(scope="module")
+def prompted(project):
+    return project.train(configuration=NAME, config={"epochs": 1, "iterations": 2})
+
+
+@pytest.fixture(scope="module")
+def boxes(project, tmp_path_factory):
+    """Boxes of all training cases, as a file."""
+    raw = project.workspace.raw / project.dataset
+    path = tmp_path_factory.mktemp("prompts") / "boxes.json"
+    assert simulate_prompts.main([str(raw / "labelsTr"), "-djfile", str(raw / "dataset.json"), "-o", str(path), "--box", "--relaxation", "1"]) == 0
+    return path
+
+
+def predictor_of(fold, **options) -> Predictor:
+    return Predictor.from_folder(fold.parent, device="cpu", options=PredictionOptions(**{"flips": False, "quiet": True, **options}))
+
+
+def references(project):
+    folder = project.workspace.raw / project.dataset
+    spec = read_dataset_json(folder / "dataset.json")
+    return pipeline.open_dataset(project.workspace, project.dataset).cases, spec, reader_for(spec.file_ending)
+
+
+@pytest.mark.parametrize("clicking", [Clicking(points=1), Clicking(points=3, axis=2), Clicking(points=0), Clicking(points=0, relaxation=2)])
+def test_prompts_are_made_where_the_reference_is(project, clicking):
+    cases, spec, reader = references(project)
+    made = prompts_from_references(cases, spec, reader, clicking, threads=2)
+    assert made == prompts_from_references(cases, spec, reader, clicking) and made.origin.startswith("reference: ")
+    for case in cases:
+        label, _ = reader.read_label(case.label)
+        assert set(made.cases[case.identifier].structures) == {name for name, (value,) in spec.labels.foreground if (label == value).any()}
+        for name, (value,) in spec.labels.foreground:
+            mask, given = label == value, made.cases[case.identifier].structures.get(name)
+            if given is None:
+                continue
+            slices = np.flatnonzero(np.moveaxis(mask, clicking.axis, 0).any((1, 2)))
+            voxels = np.array(given.points, dtype=int).reshape(-1, 3)[:, ::-1]
+            if clicking.points:
+                assert mask[tuple(voxels.T)].all()
+                assert set(voxels[:, clicking.axis]) == set(slices) and len(slices) <= len(voxels) <= clicking.points * len(slices)
+            else:
+                (x0, y0, z0), (x1, y1, z1) = (tuple(map(int, corner)) for corner in given.box)
+                inside = np.zeros_like(mask)
+                inside[z0 : z1 + 1, y0 : y1 + 1, x0 : x1 + 1] = True
+                assert not (mask & ~inside).any()
+                wider = [(z1 - z0, 0), (y1 - y0, 1), (x1 - x0, 2)]
+                for extent, axis in wider:
+                    held = np.flatnonzero(mask.any(tuple(other for other in range(3) if other != axis)))
+                    assert 0 <= extent - (held[-1] - held[0]) <= 2 * clicking.relaxation
+
+
+def test_a_promptable_fold_is_validated_with_prompts_that_are_named(prompted):
+    folder = prompted / "validation"
+    assert prompts_behind(folder) == "reference: 1 click a structure and slice" == read_summary(folder / SUMMARY).prompts
+    assert json.loads((folder / SUMMARY).read_text())["prompts"].startswith("reference")
+
+
+def test_files_are_predicted_with_prompts_and_labelled(prompted, project, boxes, tmp_path, environment, capsys):
+    images = project.workspace.raw / project.dataset / "imagesTr"
+    words = ["-i", str(images), "-o", str(tmp_path / "out"), "-d", project.dataset, "-c", NAME, "-device", "cpu", "--disable_tta"]
+    assert predict.main(words) == 2
+    assert "segments what prompts show" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert predict.main([*words, "--prompts", str(boxes)]) == 0
+    assert read_prompts(tmp_path / "out" / PROMPTS) == read_prompts(boxes)
+    raw = project.workspace.raw / project.dataset
+    assert evaluate_folder.main([str(raw / "labelsTr"), str(tmp_path / "out"), "-djfile", str(raw / "dataset.json")]) == 0
+    assert "reference: one 3D box a structure" in read_summary(tmp_path / "out" / SUMMARY).prompts
+    assert "with prompts (reference: one 3D box" in capsys.readouterr().out
+    automatic = ["-i", str(images), "-o", str(tmp_path / "out"), "-d", project.dataset, "-c", "3d_adapter", "-device", "cpu"]
+    project.train(configuration="3d_adapter")
+    assert predict.main(automatic) == 2
+    assert "holds predictions made with prompts; write those without to another folder" in capsys.readouterr().err
+    assert predict.main([*automatic, "--prompts", str(boxes)]) == 2
+    assert "segments without prompts" in capsys.readouterr().err
+
+
+def test_nothing_is_segmented_outside_the_slices_that_a_box_reaches(prompted, project, images_of):
+    predictor = predictor_of(prompted, flips=True)
+    volume = images_of(0)
+    box = StructurePrompts(box=((4.0, 4.0, 3.0), (20.0, 20.0, 7.0)))
+    case = predictor.preprocess(volume)
+    prompts = CasePrompts(structures={"middle": box})
+    logits = predictor.scores(case, prompts=prompts).logits
+    assert (logits[[1, 3]] == ABSENT).all() and not logits[0].any()
+    shown = prompt_map(prompts, predictor.dataset.labels, case.history)[1].any((1, 2))
+    assert 4 <= shown.sum() <= 6 and (logits[2, ~shown] == ABSENT).all() and (logits[2, shown] > ABSENT + 1).all()
+    with pytest.raises(ConfigError, match="give clicks or boxes"):
+        predictor.predict(volume)
+    with pytest.raises(ConfigError, match="outside the image"):
+        predictor.predict(volume, prompts=CasePrompts(structures={"middle": StructurePrompts(points=((500.0, 0.0, 0.0),))}))
+
+
+def test_a_tile_without_the_click_has_no_say(prompted, images_of):
+    """With tiles smaller than the plane, a click speaks for the tiles that hold it; the mean is over those alone."""
+    predictor = predictor_of(prompted)
+    case = predictor.preprocess(images_of(0))
+    point = StructurePrompts(points=((4.0, 4.0, 8.0),))
+    prompts = CasePrompts(structures={"large": point})
+    shown = prompt_map(prompts, predictor.dataset.labels, case.history)[0].any((1, 2))
+    whole = predictor.scores(case, prompts=prompts).logits
+    again = predictor_of(prompted, step_size=0.25).scores(case, prompts=prompts).logits
+    for logits in (whole, again):
+        assert logits.isfinite().all() and (logits[1, shown] > ABSENT + 1).any() and (logits[1, ~shown] == ABSENT).all()
+        assert not ((logits[1] > ABSENT) & (logits[1] < ABSENT + 10)).any()  # no mean of an answer and an absence
+
+
+def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(prompted, project, tmp_path, environment, capsys):
+    raw = project.workspace.raw / project.dataset
+    project.train(configuration="3d_adapter")
+    words = ["-d", project.dataset, "-o", str(tmp_path / "report")]
+    models = [f"SAMTrainer__samunetPlans__{name}" for name in ("3d_adapter", NAME)]
+    assert compare.main([*words, "--models", *models]) == 2
+    assert "with prompts" in (message := capsys.readouterr().err) and "another task" in message
+    assert not (tmp_path / "report").exists()
+    folder = prompted / "validation"
+    copies = {name: shutil.copytree(folder, tmp_path / name) for name in ("a", "b")}
+    shutil.copytree(prompted / "validation", tmp_path / "references")
+    named = [f"{name}={path}" for name, path in copies.items()]
+    words = ["--reference", str(tmp_path / "references"), "-djfile", str(raw / "dataset.json"), "-o", str(tmp_path / "page")]
+    assert compare.main([*words, "--predictions", *named]) == 0
+    assert "a was shown prompts; reference: 1 click" in (tmp_path / "page" / "report.html").read_text()
+    (copies["b"] / PROMPTS).unlink()
+    assert compare.main([*words, "--predictions", *named]) == 2
+    assert accumulate_crossval_results.main(["-d", project.dataset, "-c", NAME, "-f", "0"]) == 0
+    joined = model_folder(project.workspace, project.dataset, "samunetPlans", NAME) / "crossval_results_folds_0"
+    assert prompts_behind(joined) == prompts_behind(folder) == read_summary(joined / SUMMARY).prompts
+    assert report.main(["-d", project.dataset, NAME, "-o", str(tmp_path / "page.html")]) == 0
+    assert "predictions with prompts; reference: 1 click" in (tmp_path / "page.html").read_text()
+
+
+def test_whole_cases_in_training_are_refused(project, environment, capsys):
+    words = [project.dataset, NAME, "1", "--epochs", "1", "--iterations", "1", "--whole_cases", "1", "--workers", "0", "-device", "cpu"]
+    assert train.main(words) == 2
+    assert "leave --whole_cases out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--points", "0"], "--points must be 1 or more"), (["--relaxation", "2"], "give --box too"), (["-axis", "5"], "the axis 0, 1 or 2")],
+)
+def test_wrong_options_of_simulating_are_refused(project, tmp_path, words, message, capsys):
+    raw = project.workspace.raw / project.dataset
+    assert simulate_prompts.main([str(raw / "labelsTr"), "-djfile", str(raw / "dataset.json"), "-o", str(tmp_path / "p.json"), *words]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "p.json").exists()
+
+
+def test_a_case_without_prompts_is_named_before_anything_is_written(prompted, project, tmp_path):
+    cases = pipeline.cases_to_predict(project.workspace.raw / project.dataset / "imagesTr", predictor_of(prompted).dataset, tmp_path / "out")
+    prompts = PromptFile(cases={cases[0].identifier: CasePrompts(structures={})})
+    with pytest.raises(ConfigError, match=f"no case '{cases[1].identifier}'"):
+        pipeline.predict(predictor_of(prompted), cases, tmp_path / "out", pipeline.FileOptions(prompts=prompts))
+    assert not (tmp_path / "out").exists()
+    write_prompts(tmp_path / "p.json", prompts)
+    assert read_prompts(tmp_path / "p.json") == prompts
+
+
+def test_prompts_with_positions_in_mm_are_those_in_voxels(prompted, project, images_of):
+    case = sorted((project.workspace.raw / project.dataset / "imagesTr").iterdir())[0]
+    image = sitk.ReadImage(str(case))
+    lps = image.TransformIndexToPhysicalPoint((10, 12, 5))
+    predictor = predictor_of(prompted)
+    found = [
+        predictor.predict(images_of(0), prompts=CasePrompts(structures={"large": StructurePrompts(points=(point,))}, coordinates=kind)).segmentation
+        for kind, point in (("voxel", (10.0, 12.0, 5.0)), ("lps", lps), ("ras", (-lps[0], -lps[1], lps[2])))
+    ]
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+@pytest.fixture
+def images_of(project):
+    """Index of a training case to its volume."""
+    cases, spec, reader = references(project)
+    return lambda index: reader.read_image(list(cases[index].images))
