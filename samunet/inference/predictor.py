@@ -126,7 +126,7 @@ class Predictor:
     @property
     def prompted(self) -> bool:
         """True where the networks segment what prompts show."""
-        return self.networks[0].prompts is not None
+        return getattr(self.networks[0], "prompts", None) is not None
 
     @property
     def score_channels(self) -> int:
