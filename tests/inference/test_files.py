@@ -130,8 +130,8 @@ def test_a_case_is_let_go_when_the_budget_counts_it_out(predictor, images, tmp_p
     alive, most = [], []
     real = Predictor.scores
 
-    def scores(self, case, folder=None):
-        found = real(self, case, folder)
+    def scores(self, case, folder=None, prompts=None):
+        found = real(self, case, folder, prompts)
         alive.append(weakref.ref(found))
         most.append(sum(ref() is not None for ref in alive))
         return found
