@@ -33,6 +33,12 @@ RESULTS = Path(__file__).parent / "results"
 TRAINERS = Path(__file__).parent / "nnunet_trainers"
 CONTROL = "samunetPlansNoSAM"  # the same network without the SAM path
 MODELS = ("3d_adapter", "3d_ma_sam", f"{CONTROL}__3d_adapter")
+ATTEMPTS: dict[str, dict[str, Any]] = {
+    "samunetPlansBatch4": {"batch_size": 4},
+    "samunetPlansScale2": {"encoder_scale": 2.0},
+    "samunetPlansBatch4Scale2": {"batch_size": 4, "encoder_scale": 2.0},
+}
+"""Changes to 3d_ma_sam, to find out why it is weak; as `--configurations samunetPlansBatch4__3d_ma_sam`."""
 BATCH_SIZE = 2
 
 
@@ -100,7 +106,7 @@ def prepare(meeting: Meeting, work: Path) -> Workspace:
     workspace.results.mkdir(parents=True, exist_ok=True)
     dataset = pipeline.open_dataset(workspace, meeting.dataset)
     folder = workspace.preprocessed / dataset.spec.name
-    if (folder / f"{CONTROL}.json").is_file():
+    if all((folder / f"{name}.json").is_file() for name in (CONTROL, *ATTEMPTS)):
         return workspace
     fingerprint = pipeline.extract(workspace, dataset, threads=2, clean=False, quiet=True)
     options = pipeline.PlanOptions(memory_gib=meeting.memory_gib, spacing=meeting.spacing, backbone="vit_tiny")
@@ -119,8 +125,11 @@ def prepare(meeting: Meeting, work: Path) -> Workspace:
         theirs = read_json(folder / "nnUNetPlans.json")
         theirs["configurations"]["3d_fullres"]["batch_size"] = BATCH_SIZE
         write_json(folder / "nnUNetPlans.json", theirs)
-    control = replace(plan.configuration("3d_adapter"), variant_options={"sam_path": False})
-    save_plan(folder / f"{CONTROL}.json", replace(plan, plans_name=CONTROL, configurations={"3d_adapter": control}))
+    variations = {CONTROL: ("3d_adapter", {"variant_options": {"sam_path": False}})}
+    variations |= {name: ("3d_ma_sam", changes) for name, changes in ATTEMPTS.items()}
+    for name, (configuration, changes) in variations.items():
+        changed = {configuration: replace(plan.configuration(configuration), **changes)}
+        save_plan(folder / f"{name}.json", replace(plan, plans_name=name, configurations=changed))
     return workspace
 
 
