@@ -1,12 +1,14 @@
-"""Models of other programs: MA-SAM's checkpoints, read into a fold of samunet and written from one."""
+"""Models of other programs: checkpoints of authors' code, read into a fold of samunet, and MA-SAM's written from one too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from samunet import pipeline
 from samunet.checkpoint import FORMAT, Checkpoint, CheckpointState, load_checkpoint, load_trainable_state, save_checkpoint, trainable_state
@@ -17,21 +19,40 @@ from samunet.core.plan import Configuration, Plan, load_plan, save_plan
 from samunet.core.results import DEFAULT_TRAINER, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
-from samunet.models.promptfree import PromptFreeSAM
+from samunet.models.adapted import AdaptedSAM
+from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
 from samunet.sam.weights import read_tensors
 from samunet.training.config import TrainingConfig
 from samunet.training.trainer import FINAL
-from samunet.variants._ma_sam_checkpoint import load_official, official_state
+from samunet.variants import _ma_sam_checkpoint, _med_sa_checkpoint
 
 
-def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configuration: str, plans_name: str, fold: str) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """Checkpoints of a program."""
+
+    title: str
+    variant: str
+    """The method that they fit."""
+    options: dict[str, Any]
+    """Of the method, on which the weights were trained."""
+    load: Callable[[SlabSegmenter, Mapping[str, Tensor]], None]
+
+
+MA_SAM = Foreign(title="MA-SAM", variant="ma_sam", options={"pixel_range": "unit"}, load=_ma_sam_checkpoint.load_official)
+MED_SA = Foreign(
+    title="Medical SAM Adapter", variant="med_sa_prompted", options={"compat": "official", "prompts": "points"}, load=_med_sa_checkpoint.load_official
+)
+
+
+def import_checkpoint(workspace: Workspace, dataset: str, source: Path, foreign: Foreign, *, configuration: str, plans_name: str, fold: str) -> Path:
     """Make a fold that can predict from a checkpoint of the authors' code; returns the checkpoint's path.
 
     Args:
         dataset: name of a planned dataset with the same classes.
         source: the authors' file, adapters and decoder; SAM's weights are the plan's.
-        configuration: of the variant ma_sam and with pretrained weights.
+        configuration: of the foreign file's variant and with pretrained weights.
 
     Raises:
         ConfigError: the configuration is of another variant, or has no pretrained weights.
@@ -40,19 +61,18 @@ def import_ma_sam(workspace: Workspace, dataset: str, source: Path, *, configura
     """
     plan = pipeline.resolve(workspace, pipeline.open_plan(workspace, dataset, plans_name), configuration)
     spec = read_dataset_json(workspace.raw / dataset / "dataset.json")
-    # The authors trained on pixels in [0, 1]; the weights mean nothing on others.
     entry = plan.configuration(configuration)
-    entry = replace(entry, variant_options={**entry.variant_options, "pixel_range": "unit"})
+    entry = replace(entry, variant_options={**entry.variant_options, **foreign.options})  # the weights mean nothing with others
     plan = replace(plan, configurations={**plan.configurations, configuration: entry})
     if entry.weights is None:
-        raise ConfigError(f"Configuration '{configuration}' has no pretrained weights, and MA-SAM's files hold none of SAM's. Plan with -backbone.")
+        raise ConfigError(f"Configuration '{configuration}' has no pretrained weights, on which {foreign.title} was trained. Plan with -backbone.")
     folder = model_folder(workspace, dataset, plans_name, configuration)
     checkpoint = folder / f"fold_{fold}" / FINAL
     if checkpoint.exists():
         raise CheckpointError(f"{checkpoint} exists already; remove it, or give another fold with -f.")
     pipeline.check_other_folds(checkpoint.parent, plan, spec, configuration)
-    network = _network(plan, entry, spec.labels, workspace.weights_folders)
-    load_official(network, read_tensors(source))
+    network = _network(plan, entry, spec.labels, workspace.weights_folders, foreign)
+    foreign.load(network, read_tensors(source))
     state = CheckpointState(
         format=FORMAT,
         configuration=configuration,
@@ -87,17 +107,18 @@ def export_ma_sam(workspace: Workspace, dataset: str, target: Path, *, configura
     plan, stored = load_plan(folder / "plans.json"), load_checkpoint(checkpoint, with_optimizer=False)
     entry = plan.configuration(stored.state.configuration)
     check_frozen_weights(stored.state, entry, checkpoint)
-    network = _network(plan, entry, read_dataset_json(folder / "dataset.json").labels, workspace.weights_folders)
+    network = _network(plan, entry, read_dataset_json(folder / "dataset.json").labels, workspace.weights_folders, MA_SAM)
     load_trainable_state(network, stored.weights, checkpoint, pretrained=True)
     with atomic_path(target) as temporary:
-        torch.save(official_state(network), temporary)
+        torch.save(_ma_sam_checkpoint.official_state(network), temporary)
     return target
 
 
-def _network(plan: Plan, configuration: Configuration, labels: Labels, weights_folders: Sequence[Path]) -> PromptFreeSAM:
-    if configuration.variant != "ma_sam":
-        raise ConfigError(f"MA-SAM's checkpoints fit the method ma_sam only; the configuration has {configuration.variant}. Use 3d_ma_sam.")
+def _network(plan: Plan, configuration: Configuration, labels: Labels, weights_folders: Sequence[Path], foreign: Foreign) -> Any:
+    if configuration.variant != foreign.variant:
+        message = f"{foreign.title}'s checkpoints fit the method {foreign.variant} only; the configuration has {configuration.variant}."
+        raise ConfigError(f"{message} Use 3d_{foreign.variant}.")
     network = build_network(plan, configuration, labels, weights_folders)
-    if not isinstance(network, PromptFreeSAM):
-        raise ConfigError("The method ma_sam comes from an installed package here; its checkpoints cannot be exchanged.")
+    if not isinstance(network, AdaptedSAM):
+        raise ConfigError(f"The method {foreign.variant} comes from an installed package here; its checkpoints cannot be exchanged.")
     return network

@@ -72,4 +72,6 @@ def test_a_fold_leaves_and_comes_back(trained, tmp_path, monkeypatch, capsys):
 def test_another_method_is_refused(trained, tmp_path):
     workspace, _ = trained
     with pytest.raises(ConfigError, match="fit the method ma_sam only; the configuration has sam_unet"):
-        exchange.import_ma_sam(workspace, NAME, tmp_path / "x.pth", configuration="3d_adapter", plans_name="samunetPlans", fold="0")
+        exchange.import_checkpoint(
+            workspace, NAME, tmp_path / "x.pth", exchange.MA_SAM, configuration="3d_adapter", plans_name="samunetPlans", fold="0"
+        )

@@ -36,5 +36,9 @@ def _command(arguments: argparse.Namespace) -> None:
 
     workspace = workspace_from_environment()
     name = workspace.dataset_name(arguments.d)
-    act = exchange.import_ma_sam if arguments.action == "import" else exchange.export_ma_sam
-    print(f"Wrote {act(workspace, name, arguments.file, configuration=arguments.c, plans_name=arguments.p, fold=arguments.f)}")
+    meant = {"configuration": arguments.c, "plans_name": arguments.p, "fold": arguments.f}
+    if arguments.action == "import":
+        written = exchange.import_checkpoint(workspace, name, arguments.file, exchange.MA_SAM, **meant)
+    else:
+        written = exchange.export_ma_sam(workspace, name, arguments.file, **meant)
+    print(f"Wrote {written}")

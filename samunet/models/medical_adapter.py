@@ -5,12 +5,12 @@ Source: Wu et al., Medical SAM Adapter, Medical Image Analysis 2025, from its eq
 
 from __future__ import annotations
 
-from segment_anything.modeling.image_encoder import Attention
+from segment_anything.modeling.image_encoder import Attention, Block, window_partition, window_unpartition
 from torch import Tensor, nn
 
 from samunet.models.bottleneck import Bottleneck, PromptedBottleneck
 from samunet.sam.decoder import IMAGE_TO_TOKEN, TOKEN_TO_IMAGE, DecoderSites
-from samunet.sam.encoder import Sites, attend_along_depth
+from samunet.sam.encoder import Sites, attend_along_depth, pad_to_windows
 
 
 class MedicalSites(Sites):
@@ -41,6 +41,34 @@ class MedicalSites(Sites):
 
     def beside_mlp(self, tokens: Tensor) -> Tensor:
         return self.scale * self.mlp(tokens)
+
+
+class ReleasedSites(MedicalSites):
+    """One encoder block's adapters as the authors' code has them, to read their weights.
+
+    Windows are cut before the norm, so that padding enters as the norm's bias; and in windowed blocks D neighboring windows, row by row
+    and slice by slice, stand for the D slices of a place.
+
+    Args:
+        block: that they belong to.
+        others: of `MedicalSites`.
+    """
+
+    def __init__(self, block: Block, *others: int, **settings: object) -> None:
+        super().__init__(*others, **settings)
+        self.block = (block,)  # in a tuple: the encoder's own, not a part of this
+
+    def padding(self, tokens: Tensor) -> Tensor:
+        return self.block[0].norm1.bias.unsqueeze(0)
+
+    def beside_attention(self, attention: Attention, qkv: Tensor, attended: Tensor) -> Tensor:
+        window, (batch, depth, *plane) = self.block[0].window_size, qkv.shape[:4]
+        if window == 0 or self.depth is None or depth == 1:
+            return super().beside_attention(attention, qkv, attended)
+        padded = pad_to_windows(qkv.flatten(0, 1), attention.qkv(self.padding(qkv)), window)
+        windows, sides = window_partition(padded, window)
+        along = attend_along_depth(attention, windows.unflatten(0, (-1, depth))).flatten(0, 1)
+        return self.space(attended) + self.depth(window_unpartition(along, window, sides, plane).unflatten(0, (batch, depth)))
 
 
 class MedicalDecoderSites(DecoderSites):

@@ -36,10 +36,12 @@ class PromptedMasks(nn.Module):
         decoder: SAM's own, whose first mask counts, as SAM takes it where it is asked for one mask; or one with two tokens, elsewhere and
             the structure, whose masks' difference counts: its softmax is that of a class-token decoder for one class.
         sites: see `run_two_way`.
+        released: as the code of Medical SAM Adapter: the decoder runs as EfficientSAM's, and x and y of prompts change places.
     """
 
-    def __init__(self, sam: Sam, decoder: MaskDecoder, sites: Sequence[DecoderSites] | None = None) -> None:
+    def __init__(self, sam: Sam, decoder: MaskDecoder, sites: Sequence[DecoderSites] | None = None, *, released: bool = False) -> None:
         super().__init__()
+        self.released = released
         self.prompt_encoder, self.mask_decoder = sam.prompt_encoder, decoder
         self.sites = None if sites is None else nn.ModuleList(sites)
         self.difference = decoder.num_mask_tokens == 2
@@ -51,14 +53,15 @@ class PromptedMasks(nn.Module):
         heard = present = None
         if prompts is not None:
             shown = prompts.kinds >= 0
-            given = embed(self.prompt_encoder, prompts).to(tokens.dtype)
+            given = embed(self.prompt_encoder, prompts._replace(places=prompts.places.flip(-1)) if self.released else prompts).to(tokens.dtype)
             mean = given.sum(1, keepdim=True) / shown.sum(1)[:, None, None]
             present = torch.cat((shown.new_ones(tokens.shape[:2]), shown), dim=1)
             tokens = torch.cat((tokens, given), dim=1)
             heard = tokens + mean
         positions = dense_positions(self.prompt_encoder.pe_layer, tuple(plane)).to(embedding.dtype)
         planes = embedding + self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-        queries, places = run_two_way(decoder.transformer, planes, positions, tokens, self.sites, heard=heard, present=present)
+        told = {"heard": heard, "present": present, "efficient": self.released}
+        queries, places = run_two_way(decoder.transformer, planes, positions, tokens, self.sites, **told)
         features = decoder.output_upscaling(places.transpose(1, 2).unflatten(2, plane))
         weights = decoder.output_hypernetworks_mlps[0](queries[:, 1])
         if self.difference:

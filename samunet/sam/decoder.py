@@ -66,6 +66,7 @@ def run_two_way(
     *,
     heard: Tensor | None = None,
     present: Tensor | None = None,
+    efficient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run SAM's two-way transformer.
 
@@ -77,13 +78,15 @@ def run_two_way(
         sites: one entry a layer, and a last one for the attention after the layers.
         heard: (N, T, C) what the sites get as prompts; None gives them the tokens.
         present: (N, T) bool, false where a token only fills up: nothing attends to it. None: all are there.
+        efficient: tokens attend to themselves as in EfficientSAM (Xiong et al., CVPR 2024): with a residual in every layer, and from the second
+            layer on with the positions added to the tokens for good.
 
     Returns:
         (N, T, C) tokens and (N, L, C) places. Numerically the package's own forward pass when the sites attach nothing.
     """
     sites = sites or [NOTHING] * (len(transformer.layers) + 1)
     image, places = planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
-    queries, prompts = tokens, _Prompts(tokens if heard is None else heard, None if present is None else present[:, None, None])
+    queries, prompts = tokens, _Prompts(tokens if heard is None else heard, None if present is None else present[:, None, None], efficient)
     for layer, attached in zip(transformer.layers, sites[:-1], strict=True):
         queries, image = _run_layer(layer, queries, image, tokens, places, attached, prompts)
     attended = _attend(transformer.final_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites[-1], prompts)
@@ -91,17 +94,21 @@ def run_two_way(
 
 
 class _Prompts(NamedTuple):
-    """What `run_two_way` was told of the tokens."""
+    """What `run_two_way` was told of the tokens, and how they attend to themselves."""
 
     heard: Tensor
     present: Tensor | None
     """(N, 1, 1, T)."""
+    efficient: bool = False
 
 
 def _run_layer(
     layer: TwoWayAttentionBlock, queries: Tensor, image: Tensor, tokens: Tensor, places: Tensor, sites: DecoderSites, prompts: _Prompts
 ) -> tuple[Tensor, Tensor]:
-    if layer.skip_first_layer_pe:  # SAM's first layer has neither positions nor a residual here
+    if prompts.efficient:
+        queries = queries if layer.skip_first_layer_pe else queries + tokens
+        queries = queries + _attend(layer.self_attn, queries, queries, queries, SELF, sites, prompts)
+    elif layer.skip_first_layer_pe:  # SAM's first layer has neither positions nor a residual here
         queries = _attend(layer.self_attn, queries, queries, queries, SELF, sites, prompts)
     else:
         placed = queries + tokens

@@ -36,9 +36,13 @@ class Sites(nn.Module):
     def qkv_update(self, tokens: Tensor) -> Tensor | None:
         """(..., E) normalized tokens to an increment (..., 3E) ordered q, k, v, or None; token by token, with none lost to windows.
 
-        Where the plane is padded to whole windows, it is also asked for the increment of one zero token.
+        Where the plane is padded to whole windows, it is also asked for the increment of the token that fills it up.
         """
         return None
+
+    def padding(self, tokens: Tensor) -> Tensor:
+        """(1, E) normalized token that fills the plane up to whole windows: zeros, as in SAM."""
+        return tokens.new_zeros(1, tokens.shape[-1])
 
     def beside_attention(self, attention: Attention, qkv: Tensor, attended: Tensor) -> Tensor | None:
         """What joins the block's attention before its residual.
@@ -113,7 +117,7 @@ def _run_block(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
 def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
     """Attention of a block, windowed or global, and what joins it; (B, D, h, w, E) normalized tokens to the same shape.
 
-    SAM pads the plane with zero tokens to whole windows and lets them through the linear layers. All of them get the same q, k
+    SAM pads the plane with equal tokens to whole windows and lets them through the linear layers. All of them get the same q, k
     and v there, so those are computed once, and only real tokens go through the output layer.
     """
     of_tokens = _add(linear(block.attn.qkv, tokens), sites.qkv_update(tokens))
@@ -123,8 +127,8 @@ def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
     else:
         plane = qkv.shape[1:3]
         if any(size % block.window_size for size in plane):
-            zero = tokens.new_zeros(1, tokens.shape[-1])
-            qkv = _pad(qkv, _add(block.attn.qkv(zero), sites.qkv_update(zero)), block.window_size)
+            empty = sites.padding(tokens)
+            qkv = pad_to_windows(qkv, _add(block.attn.qkv(empty), sites.qkv_update(empty)), block.window_size)
         windows, padded = window_partition(qkv, block.window_size)
         mixed = window_unpartition(_mix(block.attn, windows), block.window_size, padded, plane)
     attended = linear(block.attn.proj, mixed).unflatten(0, tokens.shape[:2])
@@ -149,7 +153,7 @@ def attend_along_depth(attention: Attention, qkv: Tensor) -> Tensor:
     return linear(attention.proj, mixed.permute(0, 4, 1, 2, 3, 5).flatten(4))
 
 
-def _pad(planes: Tensor, values: Tensor, window: int) -> Tensor:
+def pad_to_windows(planes: Tensor, values: Tensor, window: int) -> Tensor:
     """Extend (N, h, w, C) planes to whole windows at the bottom and right with (1, C) values."""
     down, right = (-size % window for size in planes.shape[1:3])
     if right:

@@ -73,7 +73,7 @@ def check_weights(backbone: Backbone, path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a file that holds a flat table of tensors and nothing else, .pth or .safetensors, to the CPU.
+    """Read a file that holds a flat table of tensors, .pth or .safetensors, to the CPU; of a training's .pth, what it calls state_dict.
 
     Raises:
         WeightsAbsentError: the file does not exist.
@@ -90,6 +90,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # readers raise many kinds on damaged or hostile files; each means that this file cannot be used
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"Weights file {path} cannot be read ({reason}); it is damaged or no checkpoint. Download it again.") from None
+    if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
+        stored = stored["state_dict"]
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
         raise CheckpointError(f"Weights file {path} does not hold a plain table of tensors; use a checkpoint in the official layout.")
     return stored

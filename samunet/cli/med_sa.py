@@ -1,0 +1,35 @@
+"""samunet_med_sa: read checkpoints of the Medical SAM Adapter authors' code."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from samunet.cli.common import make_parser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = make_parser(
+        "samunet_med_sa",
+        "Read a checkpoint of the Medical SAM Adapter authors' code into a fold of samunet that predicts with clicks.",
+        "Next: samunet_predict -i IMAGES -o PREDICTIONS --prompts FILE",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    bring = actions.add_parser("import", help="authors' file to a fold that can predict")
+    bring.add_argument("file", type=Path, metavar="FILE", help="checkpoint of the authors' code")
+    bring.add_argument("-d", required=True, metavar="DATASET", help="id or name of a planned dataset that names the structure")
+    bring.add_argument("-c", default="2d_med_sa_prompted", metavar="CONFIGURATION", help="default: %(default)s")
+    bring.add_argument("-p", default="samunetPlans", metavar="PLANS", help="default: %(default)s")
+    bring.add_argument("-f", default="all", metavar="FOLD", help="default: %(default)s")
+    return run(parser, _command, argv)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    from samunet import exchange
+    from samunet.core.workspace import workspace_from_environment
+
+    workspace = workspace_from_environment()
+    name, meant = workspace.dataset_name(arguments.d), {"configuration": arguments.c, "plans_name": arguments.p, "fold": arguments.f}
+    print(f"Wrote {exchange.import_checkpoint(workspace, name, arguments.file, exchange.MED_SA, **meant)}")
