@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,24 +135,26 @@ def prepare(meeting: Meeting, work: Path) -> Workspace:
 
 def publish(work: Path) -> None:
     """Write what the comparisons found into one file."""
-    found: dict[str, Any] = {"machine": {"cpu": processor_name(), "threads_a_training": 1, "torch": torch.__version__}, "meetings": {}}
-    for name, meeting in MEETINGS.items():
-        path = work / name / "comparison.json"
-        if not path.is_file():
-            continue
-        document = json.loads(path.read_text())
-        rows = [row for row in document["rows"] if row["target"] == "mean"]
-        plans = {plan.parent.name: json.loads(plan.read_text()) for plan in sorted((work / name / "nnUNet_results").glob("*/*/plans.json"))}
-        found["meetings"][name] = {
-            "minutes": meeting.minutes,
-            "train_cases": meeting.train_cases,
-            "validation_cases": len(document["cases"]),
-            "trainings": [training | {"curve": [round(value, 3) for value in training["curve"]]} for training in document["trainings"]],
-            "configurations": {model: _figures(plan, model.split("__")[2]) for model, plan in plans.items()},
-            "rows": rows,
-            "verdicts": document["verdicts"],
-        }
-    write_json(RESULTS / "head_to_head.json", found)
+    meetings = {name: meeting for name, meeting in MEETINGS.items() if (work / name / "comparison.json").is_file()}
+    found = {name: {**asdict(meeting), **figures(work / name, work / name / "nnUNet_results")} for name, meeting in meetings.items()}
+    write_json(RESULTS / "head_to_head.json", {"machine": machine(), "meetings": found})
+
+
+def machine() -> dict[str, Any]:
+    return {"cpu": processor_name(), "threads_a_training": 1, "torch": torch.__version__}
+
+
+def figures(report: Path, results: Path) -> dict[str, Any]:
+    """Return what a page shows of a comparison: means over classes, costs, plans, verdicts."""
+    document = json.loads((report / "comparison.json").read_text())
+    plans = {plan.parent.name: json.loads(plan.read_text()) for plan in sorted(results.glob("*/*/plans.json"))}
+    return {
+        "validation_cases": len(document["cases"]),
+        "trainings": [training | {"curve": [round(value, 3) for value in training["curve"]]} for training in document["trainings"]],
+        "configurations": {model: _figures(plan, model.split("__")[2]) for model, plan in plans.items()},
+        "rows": [row for row in document["rows"] if row["target"] == "mean"],
+        "verdicts": document["verdicts"],
+    }
 
 
 def _figures(plan: dict[str, Any], configuration: str) -> dict[str, Any]:
