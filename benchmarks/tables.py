@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from samunet.pipeline.comparisons import short_names
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 STUDIES = [RESULTS / f"study_sam_unet_{part}.json" for part in ("ranking", "final")]
@@ -41,7 +43,8 @@ HEAD_TO_HEAD_READING = """
 - Part of the difference is precision and optimizer. `benchmarks/nnunet_trainers/nnUNetTrainerBf16AdamW.py` gives nnU-Net's network, data and
   loss samunet's of both; where it was trained it has a row.
 - MA-SAM is a transformer that its publication starts from SAM's weights, and so should who uses it; from scratch, in minutes, it gets nowhere near.
-- On the prostate nnU-Net makes so few steps that it still predicts nothing but background. That is what its planes cost one core, and says nothing about its network.
+- On the prostate nnU-Net makes so few steps that it still predicts nothing but background. That is what its planes cost one core, and says
+  nothing about its network.
 - One seed, one fold. Intervals are over cases. With four cases no difference can be shown: the smallest p that Wilcoxon's test then has is 1/8.
 """
 PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))
@@ -334,19 +337,29 @@ def head_to_head_page(result: dict) -> str:
     ]
     for name, meeting in result["meetings"].items():
         few = f", {meeting['train_cases']} training cases" if meeting["train_cases"] else ""
-        dice, surface, distance = (_means(meeting["rows"], metric) for metric in ("dice", "nsd", "hd95"))
-        sections += [
-            f"\n## {MEETINGS[name]}, {meeting['minutes']:g} minutes{few}\n",
-            _row("model", "Dice", "NSD", "HD95, mm", "steps", "seconds a step", "last rate", "minutes", "RAM, GiB"),
-            "|---" * 9 + "|",
-        ]
-        for training in sorted(meeting["trainings"], key=lambda training: -dice[training["method"]]):
-            cost, method = training["cost"], training["method"]
-            scores = [f"{dice[method]:.3f}", f"{surface[method]:.3f}", f"{distance[method]:.1f}"]
-            pace = [cost["steps"], f"{60 * cost['minutes'] / cost['steps']:.2f}", f"{cost['last_learning_rate']:.1e}"]
-            sections.append(_row(method, *scores, *pace, f"{cost['minutes']:.2f}", f"{cost['memory_mib'] / 1024:.1f}"))
-        sections += ["", f"On {meeting['validation_cases']} validation cases:\n", *(f"- {verdict}" for verdict in meeting["verdicts"])]
+        baseline = next(training["method"] for training in meeting["trainings"] if training["method"].startswith("nnU-Net"))
+        verdicts = [verdict for verdict in meeting["verdicts"] if baseline in verdict]
+        sections += [f"\n## {MEETINGS[name]}, {meeting['minutes']:g} minutes{few}\n", *trained_rows(meeting)]
+        sections += ["", f"On {meeting['validation_cases']} validation cases, against {baseline}:\n", *(f"- {verdict}" for verdict in verdicts)]
     return "\n".join([*sections, HEAD_TO_HEAD_READING])
+
+
+def trained_rows(meeting: dict) -> list[str]:
+    """A table of what was trained for equal minutes, the best first."""
+    dice, surface, distance = (_means(meeting["rows"], metric) for metric in ("dice", "nsd", "hd95"))
+    entries = dict(zip(short_names(list(meeting["configurations"])), meeting["configurations"].values(), strict=True))
+    rows = [
+        _row("model", "Dice", "NSD", "HD95, mm", "patch", "batch", "encoder scale", "steps", "seconds a step", "minutes", "RAM, GiB"),
+        "|---" * 11 + "|",
+    ]
+    for training in sorted(meeting["trainings"], key=lambda training: -dice[training["method"]]):
+        cost, method = training["cost"], training["method"]
+        entry = entries[method]
+        scores = [f"{dice[method]:.3f}", f"{surface[method]:.3f}", f"{distance[method]:.1f}"]
+        plan = [" x ".join(map(str, entry["patch_size"])), entry["batch_size"], f"{entry['encoder_scale']:g}" if "encoder_scale" in entry else "-"]
+        pace = [cost["steps"], f"{60 * cost['minutes'] / cost['steps']:.2f}", f"{cost['minutes']:.2f}"]
+        rows.append(_row(method, *scores, *plan, *pace, f"{cost['memory_mib'] / 1024:.1f}"))
+    return rows
 
 
 def _means(rows: list[dict], metric: str) -> dict[str, float]:
