@@ -37,7 +37,7 @@ def _command(arguments: argparse.Namespace) -> None:
     from samunet.errors import ConfigError, DatasetError
     from samunet.evaluation.score import file_names
     from samunet.imageio import reader_for
-    from samunet.pipeline.prompts import Clicking, prompts_from_references
+    from samunet.pipeline.simulated_prompts import Clicking, prompts_from_references
 
     if arguments.points < 1:
         raise ConfigError(f"--points must be 1 or more; got {arguments.points}. For boxes give --box.")

@@ -23,6 +23,8 @@ TO_LPS = {"lps": (1.0, 1.0, 1.0), "ras": (-1.0, -1.0, 1.0)}
 COORDINATES = ("voxel", *TO_LPS)
 INSIDE, OUTSIDE, BOX = 1, 2, 4
 """Bits of a voxel of a prompt map: a click inside the structure, one outside it, part of its box."""
+SHOWS = INSIDE | BOX
+"""What says that a structure is in a slice; a click outside it only corrects."""
 Point = tuple[float, ...]
 
 
@@ -52,7 +54,7 @@ class CasePrompts:
             raise ConfigError(f"coordinates of prompts must be one of {', '.join(COORDINATES)}; got '{self.coordinates}'.")
 
     def indices(self, points: tuple[Point, ...], geometry: Geometry) -> tuple[Triple, ...]:
-        """Return points as continuous (D, H, W) indices of the file's grid."""
+        """Return points as continuous (D, H, W) indices of the file's grid; raises ConfigError for one outside the image."""
         found = []
         for point in points:
             if len(point) not in (2, 3):
@@ -104,9 +106,16 @@ def write_prompts(path: Path, prompts: PromptFile) -> None:
 
 
 def merge_prompts(files: Sequence[PromptFile]) -> PromptFile:
-    """Join prompts of several folders; where they are for the same case, the last ones count."""
+    """Join prompts; where they are for the same case, the last ones count."""
     cases = {case: prompts for file in files for case, prompts in file.cases.items()}
     return PromptFile(cases=cases, origin="; ".join(dict.fromkeys(file.origin for file in files)))
+
+
+def carry_prompts(folders: Sequence[Path], target: Path) -> None:
+    """Write the prompts behind folders of predictions, if there are any, to a folder that is made of them."""
+    found = [read_prompts(folder / PROMPTS) for folder in folders if (folder / PROMPTS).is_file()]
+    if found:
+        write_prompts(target / PROMPTS, merge_prompts(found))
 
 
 def refuse_mixed(folders: Mapping[str, Path]) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from samunet.core.codec import decode, read_json
 from samunet.core.labels import Labels
-from samunet.core.prompts import PROMPTS, read_prompts, write_prompts
+from samunet.core.prompts import carry_prompts
 from samunet.core.values import known_mean
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.score import file_names, refuse_missing, targets_from_labels
@@ -132,8 +132,7 @@ def apply_to_folder(
         reader.write_segmentation(kept.astype(np.uint8 if kept.max(initial=0) < 256 else np.uint16), geometry, target / name)
 
     each(run, names, threads=threads, title="Postprocessing", quiet=True)
-    if (source / PROMPTS).is_file():
-        write_prompts(target / PROMPTS, read_prompts(source / PROMPTS))
+    carry_prompts([source], target)
     return tuple(names)
 
 

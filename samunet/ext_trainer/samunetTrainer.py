@@ -21,6 +21,8 @@ from samunet.core.geometry import shape3, triple
 from samunet.core.labels import Labels
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
 from samunet.core.plugins import load_variant
+from samunet.errors import ConfigError
+from samunet.models.prompt_rules import takes_prompts
 from samunet.network import build_network
 from samunet.training.config import TrainingConfig
 from samunet.training.trainer import make_optimizer
@@ -79,6 +81,8 @@ class samunetTrainer(nnUNetTrainer):
     ) -> nn.Module:
         """Build a samunet network from nnU-Net's plan."""
         del enable_deep_supervision
+        if takes_prompts(load_variant(cls.variant)):
+            raise ConfigError(f"The method {cls.variant} takes prompts, which nnU-Net does not give; train it with samunet_train.")
         network = build_network(*samunet_plan(cls.variant, configuration_manager, num_input_channels), class_labels(num_output_channels))
         return Slab(network)
 

@@ -39,15 +39,17 @@ def estimate(
     probabilities: bool = False,
     uncertainty: bool = False,
     extra_slices: int = 0,
+    prompt_planes: int = 0,
 ) -> Need:
     """Return what a case on this grid needs, from above: nothing is cropped away.
 
     Args:
-        score_channels: classes or regions, and one more for uncertainty.
+        score_channels: see `samunet.inference.predictor.Predictor`.
         keep_image: the image is needed until the end, for pictures or statistics.
         probabilities: they are written too.
         uncertainty: its map is written too.
         extra_slices: added on the network's grid, for slab votes.
+        prompt_planes: of the prompt map, which lie behind the image's channels while it is predicted.
     """
     channels = len(plan.channels)
     shape = [geometry.shape[axis] for axis in plan.transpose]
@@ -62,6 +64,7 @@ def estimate(
     reading = 3 * image + voxels + 2 * network_image  # as stored, as numbers, normalized; nonzero mask; half resampled, resampled
     # padded too; weights; segmentation, as an image, compressed
     writing = (3 if extra_slices else 2) * network_image + network_voxels * FLOAT + 3 * voxels * 2
+    writing += 2 * (channels + prompt_planes) * network_voxels * FLOAT if prompt_planes else 0  # joined, and padded
     writing += (image if keep_image else 0) + (4 * voxels * FLOAT if probabilities else 0) + (3 * voxels * FLOAT if uncertainty else 0)
     return Need(volumes=max(reading, writing), scores=score_channels * network_voxels * FLOAT)
 

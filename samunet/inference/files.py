@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from samunet.core.dataset import Case
 from samunet.core.preprocessed import PreprocessedCase
-from samunet.core.prompts import PROMPTS, PromptFile, write_prompts
+from samunet.core.prompts import PROMPTS, PromptFile, merge_prompts, read_prompts, write_prompts
 from samunet.core.volume import Volume
 from samunet.errors import PredictionError, SamunetError
 from samunet.imageio import ImageReader, reader_for
@@ -72,12 +72,23 @@ def predict_cases(
         The cases that failed.
     """
     work = _Work(predictor=predictor, folder=folder, options=options or FileOptions(), extras=extras)
-    if work.options.prompts is not None:
-        write_prompts(folder / PROMPTS, work.options.prompts)  # first, so that no prediction is without its label
+    if work.options.prompts is not None:  # first, so that no prediction is without its label
+        write_prompts(folder / PROMPTS, prompts_of_all(folder, work.options.prompts, [case.identifier for case in cases]))
     failures = work.run(cases)
     if extras is not None:
         extras.finish()
     return failures
+
+
+def prompts_of_all(folder: Path, prompts: PromptFile, predicted: Sequence[str]) -> PromptFile:
+    """Return what the prompts of a folder are after cases are predicted with new ones; the others that lie there keep theirs."""
+    if not (folder / PROMPTS).is_file():
+        return prompts
+    before = read_prompts(folder / PROMPTS)
+    kept = {case: given for case, given in before.cases.items() if case not in predicted}
+    if not kept:
+        return prompts
+    return merge_prompts([prompts, replace(before, cases=kept)])
 
 
 @dataclass(kw_only=True)
@@ -164,6 +175,7 @@ class _Work:
             probabilities=self.options.save_probabilities,
             uncertainty=self.predictor.options.uncertainty,
             extra_slices=self.predictor.extra_slices,
+            prompt_planes=self.predictor.prompt_planes,
         )
 
     @property

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from samunet.core.geometry import Geometry
 from samunet.core.history import Box
 from samunet.core.plan import Configuration, Plan, load_plan
 from samunet.core.preprocessed import PreprocessedCase
-from samunet.core.prompts import INSIDE, CasePrompts
+from samunet.core.prompts import INSIDE, SHOWS, CasePrompts
 from samunet.core.results import FINAL, finished_folds
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
@@ -42,7 +43,7 @@ from samunet.progress import bar
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-NO_PROMPTS = "The model segments what prompts show; give clicks or boxes with --prompts FILE (documentation/how-to/prompts.md)."
+NO_PROMPTS = "The model segments what prompts show; give clicks or boxes, --prompts FILE or prompts= (documentation/how-to/prompts.md)."
 USELESS_PROMPTS = "The model segments without prompts; leave --prompts out, or choose a model such as 3d_med_sa_prompted."
 PRECISIONS = ("auto", *PRECISION_NAMES.values())
 
@@ -129,10 +130,15 @@ class Predictor:
         return getattr(self.networks[0], "prompts", None) is not None
 
     @property
+    def prompt_planes(self) -> int:
+        """Planes of the map that says where structures are shown; 0 without prompts."""
+        return len(self.dataset.labels.channels) if self.prompted else 0
+
+    @property
     def score_channels(self) -> int:
-        """Volumes of scores: one a class or region, one more for uncertainty, and with prompts one a structure for where it was shown."""
-        labels = self.dataset.labels
-        return labels.outputs + self.options.uncertainty + self.prompted * len(labels.channels)
+        """Volumes of scores: one a class or region, one more for uncertainty; with prompts as many again, but background's, for who had a say."""
+        uncertainty = self.options.uncertainty
+        return self.dataset.labels.outputs + uncertainty + (self.prompt_planes + uncertainty if self.prompted else 0)
 
     @property
     def extra_slices(self) -> int:
@@ -254,7 +260,7 @@ class Predictor:
         options = self.options
         tiles = torch.ones(options.tile_batch, len(self.plan.channels), *self.configuration.patch_size)
         if self.prompted:
-            shown = torch.zeros(len(tiles), len(self.dataset.labels.channels), *tiles.shape[2:])
+            shown = torch.zeros(len(tiles), self.prompt_planes, *tiles.shape[2:])
             shown[..., 0, 0] = INSIDE
             tiles = torch.cat([tiles, shown], 1)
         before = start_peak()
@@ -282,9 +288,12 @@ class Predictor:
             uncertainty=None if scores.disagreement is None else resize_to_input_grid(scores.disagreement, case.history),
         )
 
-    def predict_many(self, images: Iterable[ImageLike], *, probabilities: bool = False) -> Iterator[Prediction]:
-        """Segment images one by one, as they are asked for."""
-        return (self.predict(image, probabilities=probabilities) for image in images)
+    def predict_many(
+        self, images: Iterable[ImageLike], *, probabilities: bool = False, prompts: Iterable[CasePrompts] | None = None
+    ) -> Iterator[Prediction]:
+        """Segment images one by one, as they are asked for; `prompts` has those of each, for a model that takes them."""
+        pairs = zip(images, repeat(None) if prompts is None else prompts, strict=False)
+        return (self.predict(image, probabilities=probabilities, prompts=shown) for image, shown in pairs)
 
     def _with_prompts(self, case: PreprocessedCase, prompts: CasePrompts | None) -> np.ndarray:
         """Return the image, and behind its channels the prompt map where the networks take one."""
@@ -296,11 +305,11 @@ class Predictor:
 
     def _where_shown(self, total: Tensor) -> Tensor:
         """Make weighted sums means over the tiles in which a prompt shows the structure, and drop the weights."""
-        labels = self.dataset.labels
-        shown = total[-len(labels.channels) :]
-        for logits, weight in zip(total[labels.outputs - len(shown) : labels.outputs], shown, strict=True):
-            logits.copy_(torch.where(weight > 0, logits / weight, ABSENT))
-        return total[: -len(shown)]
+        outputs, uncertainty = self.dataset.labels.outputs, self.options.uncertainty
+        scores, shown = total[: outputs + uncertainty], total[outputs + uncertainty :]
+        for index, (sums, weight) in enumerate(zip(scores[len(scores) - len(shown) :], shown, strict=True)):
+            sums.copy_(torch.where(weight > 0, sums / weight, ABSENT if index < self.prompt_planes else 0.0))
+        return scores
 
     def _padded(self, image: np.ndarray) -> tuple[np.ndarray, Box]:
         """Pad to a tile at least; for slab votes repeat the end slices first, so that the outermost slabs are centered on them."""
@@ -339,7 +348,8 @@ class Predictor:
     def _run_tiles(self, tiles: Tensor, batch: int) -> Tensor:
         """Return mean logits (or probabilities) over folds and flips, and the disagreement as a channel when it is wanted.
 
-        With prompts the logits are zero where none shows the structure in its slice, and channels that are one where one does come last.
+        With prompts, logits are zero in a slice where none shows their structure; channels that are one where one does come last. So it is
+        with the disagreement, which counts where any structure is shown.
         """
         precision, channels = choose_precision(self.options.precision, self.device), len(self.plan.channels)
 
@@ -355,9 +365,10 @@ class Predictor:
         )
         if not self.prompted:
             return found
-        shown = (tiles[:, channels:] > 0).flatten(3).any(3)[..., None, None].expand(-1, -1, -1, *tiles.shape[3:]).to(found.dtype)
-        outputs = self.dataset.labels.outputs
-        found[:, outputs - shown.shape[1] : outputs] *= shown
+        shown = (tiles[:, channels:].to(torch.uint8) & SHOWS > 0).flatten(3).any(3)
+        shown = torch.cat([shown, shown.any(1, keepdim=True)], 1) if self.options.uncertainty else shown
+        shown = shown[..., None, None].expand(-1, -1, -1, *tiles.shape[3:]).to(found.dtype)
+        found[:, found.shape[1] - shown.shape[1] :] *= shown
         return torch.cat([found, shown], 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 from samunet.errors import ConfigError
 
@@ -17,6 +18,11 @@ WITHOUT_GRADIENT = {
 """Parameters of a prompted head that no loss reaches, or not in every step, and why."""
 
 
+def takes_prompts(variant: ModuleType) -> bool:
+    """Tell whether an adaptation method segments what prompts show."""
+    return issubclass(variant.Config, PromptedConfig)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptedConfig:
     """How prompts are simulated from labels in training."""
@@ -29,8 +35,8 @@ class PromptedConfig:
     """Clicks of "iterative" in each slice, the first included."""
     box_overlap: float = 0.75
     """The sides of a box move by chance, as far as the plane's IoU with the tight box stays at this or above."""
-    box_relaxation: int = 0
-    """A box is then larger by up to so many voxels on every side of the plane."""
+    box_relaxation: int = 2
+    """A box is then larger by up to so many voxels on every side, along depth too."""
 
     def __post_init__(self) -> None:
         if self.prompts not in MODES:

@@ -11,7 +11,7 @@ import torch
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor
 
-from samunet.core.prompts import BOX, INSIDE, OUTSIDE
+from samunet.core.prompts import BOX, INSIDE, OUTSIDE, SHOWS
 from samunet.models.prompt_rules import MODES
 
 KINDS = {OUTSIDE: 0, INSIDE: 1}
@@ -49,19 +49,23 @@ def clicks_in(mask: Tensor, count: int) -> Tensor:
     return torch.zeros_like(flat, dtype=torch.uint8).scatter_(-1, index, (best >= 0).to(torch.uint8)).view(mask.shape)
 
 
-def corrected(drawn: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    """Add one click to each slice of a prompt map where the prediction, logits above 0, and the target differ; (B, R, D, H, W) all."""
-    missed, wrong = target & (logits <= 0), ~target & (logits > 0)
+def corrected(drawn: Tensor, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Add one click to each slice of a prompt map where the prediction, logits above 0, and the target differ; (B, R, D, H, W) all.
+
+    Args:
+        known: (B, D, H, W) false where there is no annotation and so no click.
+    """
+    missed, wrong = target & (logits <= 0), ~target & (logits > 0) & known.unsqueeze(1)
     click = clicks_in(missed | wrong, 1).bool() & target.flatten(-2).any(-1)[..., None, None]
-    return drawn | (click & missed) * INSIDE | (click & wrong) * OUTSIDE
+    return drawn | (click & missed).to(torch.uint8) * INSIDE | (click & wrong).to(torch.uint8) * OUTSIDE
 
 
 def simulated_boxes(target: Tensor, *, overlap: float = 1.0, relaxation: int = 0) -> Tensor:
     """Return a prompt map with one box for each structure of a sample: (B, R, D, H, W) bool masks to uint8.
 
-    A box holds the structure in all slices of the slab. Each side in the plane moves by a share of the box's size, of at most
-    (1 - sqrt(overlap)) / 2 in either direction, rounded toward the tight box, so that the IoU in the plane is `overlap` or more; then
-    outward by up to `relaxation` voxels.
+    A box holds the structure in all slices of the slab that have it. Each side in the plane moves by a share of the box's size, of at most
+    (1 - sqrt(overlap)) / 2 in either direction, rounded toward the tight box, so that the IoU in the plane is `overlap` or more; then each
+    side, along depth too, outward by up to `relaxation` voxels.
     """
     drawn = torch.zeros_like(target, dtype=torch.uint8)
     most = (1 - overlap**0.5) / 2
@@ -70,10 +74,8 @@ def simulated_boxes(target: Tensor, *, overlap: float = 1.0, relaxation: int = 0
         for axis in range(3):
             held = mask.any(dim=[other for other in range(3) if other != axis]).nonzero()
             first, last = int(held[0]), int(held[-1]) + 1
-            if axis > 0:
-                share, wider = (2 * torch.rand(2) - 1) * most * (last - first), torch.randint(relaxation + 1, (2,))
-                first, last = first + int(share[0]) - int(wider[0]), last + int(share[1]) + int(wider[1])
-            place[axis] = slice(max(0, first), last)
+            share, wider = (2 * torch.rand(2) - 1) * most * (last - first) * (axis > 0), torch.randint(relaxation + 1, (2,))
+            place[axis] = slice(max(0, first + int(share[0]) - int(wider[0])), last + int(share[1]) + int(wider[1]))
         drawn[(sample, structure, *place)] = BOX
     return drawn
 
@@ -87,11 +89,11 @@ def read_map(drawn: Tensor, scale: float, encoder_size: tuple[int, int]) -> tupl
         encoder_size: (H, W) of the padded plane in encoder pixels.
 
     Returns:
-        (N, 3) sample, structure and slice of all pairs that have a prompt, in order; and their tokens: clicks first, then SAM's
-        padding point where there is no box, or else the box's corners.
+        (N, 3) sample, structure and slice of all pairs with a click inside or a box, in order; and their tokens: clicks first, then
+        SAM's padding point where there is no box, or else the box's corners.
     """
     drawn = drawn.to(torch.uint8)
-    pairs = drawn.flatten(3).any(3).nonzero()
+    pairs = (drawn & SHOWS > 0).flatten(3).any(3).nonzero()
     planes = drawn[pairs[:, 0], pairs[:, 1], pairs[:, 2]]
     clicks = (planes & (INSIDE | OUTSIDE)).nonzero()  # in the order of the pairs
     counts = torch.bincount(clicks[:, 0], minlength=len(pairs))

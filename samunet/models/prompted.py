@@ -111,15 +111,17 @@ class PromptedSAM(AdaptedSAM):
 
     @torch.no_grad()
     def simulate(self, label: Tensor, embedding: Tensor) -> Tensor:
-        """Draw prompts for (B, D, H, W) labels, as the settings say, from torch's generator of the device: a (B, R, D, H, W) map."""
+        """Draw prompts for (B, D, H, W) labels, as the settings say, from torch's generators: a (B, R, D, H, W) uint8 map."""
         target = region_targets(label, self.labels)[:, self.order].bool()
+        known = torch.ones_like(label, dtype=torch.bool) if self.labels.ignore is None else label != self.labels.ignore
         settings = self.simulation
         mode = draw_mode(settings.prompts)
         if mode == "box":
             return simulated_boxes(target, overlap=settings.box_overlap, relaxation=settings.box_relaxation)
         drawn = simulated_clicks(target, settings.points if mode == "points" else 1)
         for _ in range(settings.rounds - 1 if mode == "iterative" else 0):
-            drawn = corrected(drawn, self._masks(embedding, drawn, label.shape[1:]), target)
+            drawn = corrected(drawn, self._masks(embedding, drawn, label.shape[1:]), target, known)
+        torch.clear_autocast_cache()  # some versions of torch would give the step casts of weights that were made here, without gradient
         return drawn
 
     def _masks(self, embedding: Tensor, drawn: Tensor | None, shape: Sequence[int]) -> Tensor:

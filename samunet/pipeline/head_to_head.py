@@ -16,13 +16,15 @@ import torch
 
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.cost import read_cost
-from samunet.core.plan import DEFAULT_PLANS_NAME
+from samunet.core.plan import DEFAULT_PLANS_NAME, parse_configuration_name
+from samunet.core.plugins import load_variant
 from samunet.core.results import model_folder
 from samunet.core.workspace import Workspace, environment_of_commands
 from samunet.errors import ConfigError
 from samunet.evaluation.comparison import Comparison
 from samunet.evaluation.summary import SUMMARY
 from samunet.hardware import choose_device
+from samunet.models.prompt_rules import takes_prompts
 from samunet.pipeline import nnunet
 from samunet.pipeline.comparisons import compare_trained
 from samunet.pipeline.datasets import RawDataset, extract, open_dataset
@@ -104,6 +106,9 @@ def run_against_nnunet(
         SamunetError: a command failed.
     """
     nnunet.refuse_absent()
+    for name in settings.configurations:
+        if takes_prompts(load_variant(parse_configuration_name(name.rpartition("__")[2])[1])):
+            raise ConfigError(f"{name} is shown where to look, nnU-Net is not; what they reach is not compared. Leave it out.")
     output = output.resolve()
     _refuse_other_settings(output, settings)
     raw = open_dataset(workspace, dataset)

@@ -14,7 +14,7 @@ import torch
 from samunet.core.codec import write_json
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
 from samunet.core.plan import save_plan
-from samunet.core.prompts import PromptFile, prompts_behind
+from samunet.core.prompts import PROMPTS, PromptFile, read_prompts
 from samunet.errors import ConfigError, DatasetError
 from samunet.hardware import available_memory
 from samunet.imageio import reader_for
@@ -86,8 +86,9 @@ def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequ
         raise ConfigError(NO_PROMPTS if predictor.prompted else USELESS_PROMPTS)
     for case in cases if prompts is not None else ():
         prompts.of(case.identifier, predictor.dataset.labels)
-    if any(folder.glob(f"*{predictor.dataset.file_ending}")) and (prompts is None) != (prompts_behind(folder) is None):
-        kinds = ("with", "without") if prompts is None else ("without", "with")
+    labelled = (folder / PROMPTS).is_file()
+    if labelled != (prompts is not None) and (labelled or any(folder.glob(f"*{predictor.dataset.file_ending}"))):
+        kinds = ("with", "without") if labelled else ("without", "with")
         raise ConfigError(f"{folder} holds predictions made {kinds[0]} prompts; write those {kinds[1]} to another folder.")
 
 
@@ -143,6 +144,8 @@ def _is_done(folder: Path, case: Case, predictor: Predictor, options: FileOption
     names = [folder / f"{case.identifier}{spec.file_ending}"]
     names += [folder / UNCERTAINTY / names[0].name] if predictor.options.uncertainty else []
     if not all(path.is_file() for path in names):
+        return False
+    if options.prompts is not None and read_prompts(folder / PROMPTS).cases.get(case.identifier) != options.prompts.cases[case.identifier]:
         return False
     try:
         for path in names:

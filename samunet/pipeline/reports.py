@@ -46,8 +46,8 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
         for fold in folds
         for case in read_summary(fold / "validation" / "summary.json").cases
     ]
-    origins = [prompts_behind(fold / "validation") for fold in folds]
-    summary = summarize(scores, origins[0])
+    origins = dict.fromkeys(origin for fold in folds if (origin := prompts_behind(fold / "validation")) is not None)
+    summary = summarize(scores, "; ".join(origins) or None)
     plan = load_plan(model / "plans.json")
     configuration = model.name.split("__")[2]
     reader, cases = reader_for(spec.file_ending, plan.reader), {case.identifier: case for case in training_cases(raw, spec)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from samunet.core.codec import atomic_path, write_json, write_text
 from samunet.core.dataset import DatasetSpec, read_dataset_json, training_cases
-from samunet.core.prompts import PROMPTS, merge_prompts, prompts_behind, read_prompts, refuse_mixed, write_prompts
+from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
 from samunet.core.results import BEST_MODEL_FILE, trained_models
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
@@ -87,9 +87,7 @@ def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, th
     for file in ("dataset.json", "plans.json"):
         if (model / file).is_file():
             _copy(model / file, target / file)
-    folders = {folder.parent.name: folder for folder in dict.fromkeys(origin.values())}
-    if any(refuse_mixed(folders).values()):
-        write_prompts(target / PROMPTS, merge_prompts([read_prompts(folder / PROMPTS) for folder in folders.values()]))
+    carry_prompts(list(dict.fromkeys(origin.values())), target)
     return _score(references, target, spec, threads)
 
 
@@ -113,13 +111,13 @@ def find_best(
     if not names:
         raise ConfigError(f"No model of {dataset} is trained in {results}. Train first: samunet_train {dataset} 3d_adapter all folds 0 to 4.")
     spec = read_dataset_json(raw / "dataset.json")
+    refuse_mixed({f"{name}/fold_{fold}": results / name / f"fold_{fold}" / "validation" for name in names for fold in folds})
     single = []
     for name in names:
         folder = crossval_folder(results / name, folds)
         summary = accumulate(results / name, raw, folds, folder, threads=threads)
         single.append(Candidate(models=(name,), folder=folder, dice=summary.foreground_mean.dice))
     _refuse_other_cases(single, spec)
-    refuse_mixed({candidate.name: candidate.folder for candidate in single})
     pairs = [pair for pair in itertools.combinations(single, 2) if all(_has_probabilities(one.folder, spec) for one in pair)] if ensembling else []
     references = references_of(raw, spec)
     both = [_ensemble(first, second, references, results, folds, spec, threads) for first, second in pairs]
@@ -210,13 +208,15 @@ def _mark(results: Path, candidates: Sequence[Candidate], folds: Sequence[str], 
 
 def _instructions(dataset: str, best: Candidate, folds: Sequence[str], postprocessing: Postprocessing) -> str:
     """Return the commands that predict with the best candidate."""
-    lines = [f"Best on the validation cases of {dataset}, folds {' '.join(folds)}: {best.name}, mean foreground Dice {best.dice:.4f}.", ""]
+    origin = prompts_behind(best.folder)
+    shown = "" if origin is None else f" with prompts ({origin})"
+    lines = [f"Best on the validation cases of {dataset}, folds {' '.join(folds)}: {best.name}, mean foreground Dice {best.dice:.4f}{shown}.", ""]
     several = len(best.models) > 1
     folders = [f"OUTPUT_{number}" for number in range(1, len(best.models) + 1)] if several else ["OUTPUT"]
     for model, folder in zip(best.models, folders, strict=True):
         parts = _parts(model)
         command = f"samunet_predict -i INPUT -o {folder} -d {dataset} -p {parts['plans_identifier']} -c {parts['configuration']} -f {' '.join(folds)}"
-        lines.append(command + (" --save_probabilities" if several else ""))
+        lines.append(command + (" --save_probabilities" if several else "") + (" --prompts FILE" if origin is not None else ""))
     if several:
         lines.append(f"samunet_ensemble -i {' '.join(folders)} -o OUTPUT")
     if postprocessing.steps:

@@ -28,8 +28,8 @@ from samunet.pipeline.datasets import open_dataset
 from samunet.pipeline.fold import Fold, build_trainer
 from samunet.pipeline.options import TrainOptions
 from samunet.pipeline.plans import open_plan, resolve
-from samunet.pipeline.prompts import prompts_for_validation
 from samunet.pipeline.resuming import check_resume, resumable, settings_to_train
+from samunet.pipeline.simulated_prompts import prompts_for_validation
 from samunet.planning.splits import Split, groups_from, split_for_fold
 from samunet.preprocessing.run import check_made_by
 from samunet.progress import each

@@ -30,7 +30,7 @@ def load_official(network: PromptedSAM, stored: Mapping[str, Tensor]) -> None:
     if missing:
         raise CheckpointError(
             f"This is no Medical SAM Adapter checkpoint for this network: {len(missing)} tensors are missing ({', '.join(missing[:3])}). "
-            "The backbone must be that of its training; weights of 2D training have no use in a 3D configuration."
+            "The backbone must be that of its training."
         )
     positions = [name for name, tensor in stored.items() if name.endswith(RELATIVE) and tensor.any()]
     if positions:

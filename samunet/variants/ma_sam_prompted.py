@@ -37,7 +37,7 @@ class Config(PromptedConfig, ma_sam.Config):
     box_overlap: float = 1.0
     """The sides of a box move by chance, as far as the plane's IoU with the tight box stays at this or above; 1 leaves it tight."""
     box_relaxation: int = 5
-    """A box is then larger by up to so many voxels on every side of the plane, as boxes drawn by hand are."""
+    """A box is then larger by up to so many voxels on every side, along depth too, as boxes drawn by hand are."""
 
     def __post_init__(self) -> None:
         ma_sam.Config.__post_init__(self)

@@ -98,9 +98,15 @@ def test_more_clicks_for_one_leave_the_others_as_they_are(sam):
     assert torch.allclose(before[1:], after[1:], atol=1e-5) and not torch.allclose(before[0], after[0], atol=1e-2)
 
 
-def test_a_map_without_prompts_has_no_pairs():
-    pairs, tokens = read_map(torch.zeros(2, 3, 4, 8, 8), 1.0, (16, 16))
+def test_a_map_without_prompts_has_no_pairs_and_a_click_outside_shows_nothing():
+    drawn = torch.zeros(2, 3, 4, 8, 8)
+    assert read_map(drawn, 1.0, (16, 16))[0].shape == (0, 3)
+    drawn[0, 1, 2, 3, 4] = OUTSIDE
+    pairs, tokens = read_map(drawn, 1.0, (16, 16))
     assert pairs.shape == (0, 3) and len(tokens.kinds) == 0
+    drawn[0, 1, 2, 5, 5] = INSIDE
+    pairs, tokens = read_map(drawn, 1.0, (16, 16))
+    assert pairs.tolist() == [[0, 1, 2]] and tokens.kinds[0, :2].tolist() == [0, 1]  # SAM's outside and inside
 
 
 masks = st.tuples(st.integers(0, 2**32 - 1), st.integers(4, 24), st.integers(4, 24), st.sampled_from([0.02, 0.2, 0.8]))
@@ -126,11 +132,12 @@ def test_clicks_lie_inside_as_many_as_asked_for_and_possible(drawn, count):
 @settings(max_examples=60, deadline=None)
 def test_a_correction_adds_one_click_where_the_network_errs(drawn):
     target = mask_from(drawn)
-    logits = torch.randn(target.shape)
+    logits, known = torch.randn(target.shape), torch.rand(2, *target.shape[2:]) < 0.5
     before = simulated_clicks(target, 1)
-    after = corrected(before, logits, target)
+    after = corrected(before, logits, target, known | target.any(1))  # a labelled voxel is known
     added = after & ~before
-    wrong = (logits > 0) != target
+    wrong = ((logits > 0) != target) & (known | target.any(1)).unsqueeze(1)
+    assert after.dtype is torch.uint8
     present = target.flatten(-2).any(-1)
     assert torch.equal(added.bool().flatten(-2).sum(-1) <= 1, torch.ones_like(present))
     assert torch.equal(after.flatten(-2).any(-1), present)
@@ -139,7 +146,7 @@ def test_a_correction_adds_one_click_where_the_network_errs(drawn):
 
 @given(masks, st.sampled_from([1.0, 0.75, 0.5]), st.integers(0, 3))
 @settings(max_examples=80, deadline=None)
-def test_a_box_overlaps_the_tight_one_as_stated_and_is_the_same_in_all_slices(drawn, overlap, relaxation):
+def test_a_box_overlaps_the_tight_one_as_stated_and_is_the_same_in_its_slices(drawn, overlap, relaxation):
     target = mask_from(drawn)
     found = simulated_boxes(target, overlap=overlap, relaxation=relaxation)
     tight = simulated_boxes(target)
@@ -147,7 +154,8 @@ def test_a_box_overlaps_the_tight_one_as_stated_and_is_the_same_in_all_slices(dr
     for sample in range(2):
         for structure in range(3):
             mask, box, close = (part[sample, structure] > 0 for part in (target, found, tight))
-            assert torch.equal(box.flatten(1).any(1), close.flatten(1).any(1))
+            reached, held = box.flatten(1).any(1), mask.flatten(1).any(1)
+            assert not (held & ~reached).any() and (relaxation > 0 or torch.equal(reached, close.flatten(1).any(1)))
             planes = [plane for plane in box if plane.any()]
             assert all(torch.equal(plane, planes[0]) for plane in planes)
             if not mask.any():
@@ -155,12 +163,20 @@ def test_a_box_overlaps_the_tight_one_as_stated_and_is_the_same_in_all_slices(dr
                 continue
             assert not (mask & ~close).any()
             if relaxation == 0:
-                union, both = (box[:] | close).sum(), (box & close).sum()
+                union, both = (box | close).sum(), (box & close).sum()
                 assert both / union >= overlap - 1e-6
             elif overlap == 1.0:
                 assert not (close & ~box).any()
                 rows = [part.any(2).any(0).nonzero() for part in (box, close)]
                 assert rows[1][0] - rows[0][0] <= relaxation and rows[0][-1] - rows[1][-1] <= relaxation
+
+
+def test_a_box_reaches_beyond_the_structure_along_depth_too():
+    torch.manual_seed(0)
+    target = torch.zeros(1, 1, 9, 12, 12, dtype=torch.bool)
+    target[0, 0, 4, 3:9, 3:9] = True
+    depths = {int((simulated_boxes(target, relaxation=2) > 0).flatten(3).any(3).sum()) for _ in range(60)}
+    assert depths == {1, 2, 3, 4, 5}
 
 
 def test_modes_are_what_they_say():

@@ -1,4 +1,4 @@
-"""Prompts made from reference segmentations, to train on paper what a user would click and to score promptable models alike."""
+"""Prompts made from reference segmentations, so that promptable models can be scored as if somebody had clicked."""
 
 from __future__ import annotations
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from samunet import pipeline
 from samunet.cli import accumulate_crossval_results, compare, evaluate_folder, predict, report, simulate_prompts, train
 from samunet.core.dataset import read_dataset_json
-from samunet.core.prompts import PROMPTS, CasePrompts, PromptFile, StructurePrompts, prompts_behind, read_prompts, write_prompts
+from samunet.core.geometry import Geometry
+from samunet.core.prompts import INSIDE, PROMPTS, CasePrompts, PromptFile, StructurePrompts, prompts_behind, read_prompts, write_prompts
 from samunet.core.results import model_folder
+from samunet.core.volume import Volume
 from samunet.errors import ConfigError
 from samunet.evaluation.summary import SUMMARY, read_summary
 from samunet.imageio import reader_for
 from samunet.inference.predictor import PredictionOptions, Predictor
 from samunet.models.prompted import ABSENT
-from samunet.pipeline.prompts import Clicking, prompts_from_references
+from samunet.pipeline.simulated_prompts import Clicking, prompts_from_references
 from samunet.preprocessing.prompt_map import prompt_map
 
 NAME = "3d_med_sa_prompted"
@@ -118,18 +122,46 @@ def test_nothing_is_segmented_outside_the_slices_that_a_box_reaches(prompted, pr
         predictor.predict(volume, prompts=CasePrompts(structures={"middle": StructurePrompts(points=((500.0, 0.0, 0.0),))}))
 
 
-def test_a_tile_without_the_click_has_no_say(prompted, images_of):
-    """With tiles smaller than the plane, a click speaks for the tiles that hold it; the mean is over those alone."""
+class ByPlace(torch.nn.Module):
+    """A network that takes prompts and answers with the place of the first click in the tile, and ABSENT where a slice has none."""
+
+    prompts = "points"
+
+    def forward(self, image, drawn):
+        answers = torch.zeros(len(image), 4, *image.shape[2:])
+        for sample, structure, place in (drawn.to(torch.uint8) & INSIDE).flatten(3).any(3).nonzero().tolist():
+            answers[sample, 1 + structure, place] = 1.0 + (drawn[sample, structure, place] > 0).nonzero()[0, 1]
+        shown = (drawn > 0).flatten(3).any(3)[..., None, None]
+        return torch.cat((answers[:, :1], torch.where(shown, answers[:, 1:], ABSENT)), 1)
+
+
+@pytest.mark.parametrize("uncertainty", [False, True])
+def test_a_tile_without_the_click_has_no_say(prompted, uncertainty):
+    """In a plane of several tiles, only those that hold the click answer for its structure, and the mean is over those alone."""
+    options = PredictionOptions(flips=False, quiet=True, uncertainty=uncertainty)
+    networks = (ByPlace(), ByPlace()) if uncertainty else (ByPlace(),)
+    predictor = dataclasses.replace(predictor_of(prompted), networks=networks, options=options)
+    depth, height, width = predictor.configuration.patch_size
+    geometry = Geometry(shape=(depth, height, 2 * width), spacing=predictor.configuration.spacing)
+    case = predictor.preprocess(Volume(array=np.random.default_rng(0).normal(size=(2, *geometry.shape)).astype(np.float32), geometry=geometry))
+    assert case.image.shape[1:] == geometry.shape
+    click, far = StructurePrompts(points=((3.0, 2.0, 5.0),)), StructurePrompts(background_points=((width + 8.0, 2.0, 5.0),))
+    found = predictor.scores(case, prompts=CasePrompts(structures={"large": click, "small": far}))
+    logits = found.logits
+    assert torch.allclose(logits[1, 5, :, :width], torch.tensor(4.0)), "3 columns from the tile's rim, plus one"
+    assert (logits[1, 5, :, -(width // 2) :] == ABSENT).all() and (logits[1, 4] == ABSENT).all()
+    assert (logits[[2, 3]] == ABSENT).all() and not logits[0].any()  # a click outside shows nothing
+    if uncertainty:
+        assert found.disagreement.abs().max() < 1e-5
+
+
+def test_the_network_answers_where_it_is_shown_and_nowhere_else(prompted, images_of):
     predictor = predictor_of(prompted)
     case = predictor.preprocess(images_of(0))
-    point = StructurePrompts(points=((4.0, 4.0, 8.0),))
-    prompts = CasePrompts(structures={"large": point})
+    prompts = CasePrompts(structures={"large": StructurePrompts(points=((4.0, 4.0, 8.0),))})
     shown = prompt_map(prompts, predictor.dataset.labels, case.history)[0].any((1, 2))
-    whole = predictor.scores(case, prompts=prompts).logits
-    again = predictor_of(prompted, step_size=0.25).scores(case, prompts=prompts).logits
-    for logits in (whole, again):
-        assert logits.isfinite().all() and (logits[1, shown] > ABSENT + 1).any() and (logits[1, ~shown] == ABSENT).all()
-        assert not ((logits[1] > ABSENT) & (logits[1] < ABSENT + 10)).any()  # no mean of an answer and an absence
+    logits = predictor.scores(case, prompts=prompts).logits
+    assert logits.isfinite().all() and (logits[1, shown] > ABSENT + 1).any() and (logits[1, ~shown] == ABSENT).all()
 
 
 def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(prompted, project, tmp_path, environment, capsys):
@@ -187,11 +219,51 @@ def test_prompts_with_positions_in_mm_are_those_in_voxels(prompted, project, ima
     image = sitk.ReadImage(str(case))
     lps = image.TransformIndexToPhysicalPoint((10, 12, 5))
     predictor = predictor_of(prompted)
+    preprocessed = predictor.preprocess(images_of(0))
+    positions = {"voxel": (10.0, 12.0, 5.0), "lps": lps, "ras": (-lps[0], -lps[1], lps[2])}
     found = [
-        predictor.predict(images_of(0), prompts=CasePrompts(structures={"large": StructurePrompts(points=(point,))}, coordinates=kind)).segmentation
-        for kind, point in (("voxel", (10.0, 12.0, 5.0)), ("lps", lps), ("ras", (-lps[0], -lps[1], lps[2])))
+        predictor.scores(preprocessed, prompts=CasePrompts(structures={"large": StructurePrompts(points=(point,))}, coordinates=kind)).logits
+        for kind, point in (*positions.items(), ("voxel", (12.0, 12.0, 5.0)))
     ]
-    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2]) and not torch.equal(found[0], found[3])
+
+
+def test_other_prompts_are_predicted_anew_and_what_stays_keeps_its_own(prompted, project, tmp_path):
+    predictor = predictor_of(prompted)
+    cases = pipeline.cases_to_predict(project.workspace.raw / project.dataset / "imagesTr", predictor.dataset, tmp_path / "out")[:2]
+    first, second = (case.identifier for case in cases)
+
+    def prompts(origin, **places):
+        shown = {name: CasePrompts(structures={"large": StructurePrompts(points=((place, 12.0, 5.0),))}) for name, place in places.items()}
+        return PromptFile(cases=shown, origin=origin)
+
+    def predict_both(given, only=cases):
+        pipeline.predict(predictor, only, tmp_path / "out", pipeline.FileOptions(prompts=given), skip_existing=True)
+        return [(tmp_path / "out" / f"{name}.nii.gz").stat().st_mtime_ns for name in (first, second)]
+
+    before = predict_both(prompts("one", **{first: 10.0, second: 10.0}))
+    now = predict_both(prompts("two", **{first: 10.0, second: 20.0}))
+    assert now[0] == before[0] and now[1] > before[1]
+    written = read_prompts(tmp_path / "out" / PROMPTS)
+    assert set(written.cases) == {first, second} and "one" in written.origin and "two" in written.origin
+    assert written.cases[second].structures["large"].points == ((20.0, 12.0, 5.0),)
+    predict_both(prompts("three", **{first: 30.0}), only=cases[:1])
+    written = read_prompts(tmp_path / "out" / PROMPTS)
+    assert written.cases[first].structures["large"].points[0][0] == 30.0 and written.cases[second].structures["large"].points[0][0] == 20.0
+
+
+def test_many_are_predicted_with_prompts_of_each(prompted, images_of):
+    predictor = predictor_of(prompted)
+    shown = CasePrompts(structures={"large": StructurePrompts(points=((10.0, 12.0, 5.0),))})
+    found = list(predictor.predict_many([images_of(0), images_of(1)], prompts=[shown, shown]))
+    assert len(found) == 2 and np.array_equal(found[0].segmentation, predictor.predict(images_of(0), prompts=shown).segmentation)
+
+
+def test_nnu_net_is_not_asked_to_compete_with_prompts(project, environment, tmp_path, capsys):
+    pytest.importorskip("nnunetv2")
+    words = ["-d", project.dataset, "-o", str(tmp_path / "out"), "--run_nnunet", "-c", NAME, "-f", "0"]
+    assert compare.main(words) == 2
+    assert "is shown where to look, nnU-Net is not" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.fixture
