@@ -98,11 +98,7 @@ class PromptedSAM(AdaptedSAM):
         return self._with_background(self._masks(self.encode(self.pixels(image)), drawn, image.shape[2:]))
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
-        embedding = self.encode(self.pixels(batch.image))
-        shape = batch.label.shape[1:]
-        drawn = self.simulate(batch.label, embedding)
-        logits = self._masks(embedding, drawn, shape)
-        return slab_sums(self._with_background(logits), batch.label, self.labels)
+        return slab_sums(self.answer(batch), batch.label, self.labels)
 
     def answer(self, batch: Batch) -> Tensor:
         embedding = self.encode(self.pixels(batch.image))
