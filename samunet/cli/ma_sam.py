@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from samunet.cli.common import make_parser, run
 
@@ -17,17 +18,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Next, after import: samunet_predict -i IMAGES -o PREDICTIONS",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    bring = actions.add_parser("import", help="authors' file to a fold that can predict")
-    bring.add_argument("file", type=Path, metavar="FILE", help="checkpoint of the authors' code")
-    bring.add_argument("-d", required=True, metavar="DATASET", help="id or name of a planned dataset with the same classes")
+    add_import(actions, "3d_ma_sam", dataset="id or name of a planned dataset with the same classes")
     export = actions.add_parser("export", help="trained fold to an authors' file")
     export.add_argument("file", type=Path, metavar="FILE", help="file to write, .pth")
     export.add_argument("-d", required=True, metavar="DATASET", help="id or name")
-    for action in (bring, export):
-        action.add_argument("-c", default="3d_ma_sam", metavar="CONFIGURATION", help="default: %(default)s")
-        action.add_argument("-p", default="samunetPlans", metavar="PLANS", help="default: %(default)s")
-        action.add_argument("-f", default="all", metavar="FOLD", help="default: %(default)s")
+    _add_fold(export, "3d_ma_sam")
     return run(parser, _command, argv)
+
+
+def add_import(actions: Any, configuration: str, *, dataset: str) -> None:
+    """Add the action that reads an authors' file; `dataset` says which one may be given."""
+    action = actions.add_parser("import", help="authors' file to a fold that can predict")
+    action.add_argument("file", type=Path, metavar="FILE", help="checkpoint of the authors' code")
+    action.add_argument("-d", required=True, metavar="DATASET", help=dataset)
+    _add_fold(action, configuration)
+
+
+def _add_fold(action: argparse.ArgumentParser, configuration: str) -> None:
+    action.add_argument("-c", default=configuration, metavar="CONFIGURATION", help="default: %(default)s")
+    action.add_argument("-p", default="samunetPlans", metavar="PLANS", help="default: %(default)s")
+    action.add_argument("-f", default="all", metavar="FOLD", help="default: %(default)s")
 
 
 def _command(arguments: argparse.Namespace) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from samunet.cli.common import make_parser, run
+from samunet.cli.ma_sam import add_import
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,12 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Next: samunet_predict -i IMAGES -o PREDICTIONS --prompts FILE",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    bring = actions.add_parser("import", help="authors' file to a fold that can predict")
-    bring.add_argument("file", type=Path, metavar="FILE", help="checkpoint of the authors' code")
-    bring.add_argument("-d", required=True, metavar="DATASET", help="id or name of a planned dataset that names the structure")
-    bring.add_argument("-c", default="2d_med_sa_prompted", metavar="CONFIGURATION", help="default: %(default)s")
-    bring.add_argument("-p", default="samunetPlans", metavar="PLANS", help="default: %(default)s")
-    bring.add_argument("-f", default="all", metavar="FOLD", help="default: %(default)s")
+    add_import(actions, "2d_med_sa_prompted", dataset="id or name of a planned dataset that names the structure")
     return run(parser, _command, argv)
 
 
