@@ -88,10 +88,21 @@ def rows_of(data: dict[str, Any], minutes: float, *names: str) -> tuple[Row, ...
     return tuple(Row(name=name, minutes=minutes, **data, **VARIANTS.get(name, {})) for name in names)
 
 
+FOUR = {"batch_size": 4}
 FINAL = ("no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)  # the best two of the ranking, and what to hold them against
 STUDIES = {
     "sam_unet_ranking": rows_of(HIPPOCAMPUS, 6.0, *VARIANTS),
     "sam_unet_final": rows_of(HIPPOCAMPUS, 20.0, *FINAL) + rows_of(PROSTATE, 20.0, *FINAL),
+    "ma_sam_attempts": tuple(
+        Row(name=name, dataset=4, minutes=6.0, configuration="3d_ma_sam", changes={"encoder_scale": 2.0}, training=training, options=options)
+        for name, training, options in (
+            ("4 slabs, scale 2", FOUR, {}),
+            ("lower rates: 3e-4, encoder 1.5e-4", FOUR | {"learning_rate": 3e-4, "backbone_learning_rate": 1.5e-4}, {}),
+            ("adapters start at zero", FOUR, {"initialization": "zero"}),
+            ("upsampling 4", FOUR, {"upsampling": 4}),
+            ("warm-up over 30 % of the steps", FOUR | {"warmup": 0.3}, {}),
+        )
+    ),
     "sam_unet_try": rows_of(HIPPOCAMPUS, 0.2, "default", NNUNET),
 }
 
