@@ -38,10 +38,10 @@ HEAD_TO_HEAD_READING = """
 
 - It shows the first minutes of training on one core. nnU-Net's optimizer and width are made for 250,000 steps; nothing here says who is ahead
   after a day on a GPU.
-- It says nothing about SAM's pretrained weights: there are none in these trainings. How much of the difference comes from the SAM path at all is what
-  [the study of sam_unet](sam_unet.md) measures.
-- Part of the difference is precision and optimizer. `benchmarks/nnunet_trainers/nnUNetTrainerBf16AdamW.py` gives nnU-Net's network, data and
-  loss samunet's of both; where it was trained it has a row.
+- It says nothing about SAM's pretrained weights: there are none in these trainings. Nor is any of the lead SAM's doing: without the SAM path
+  (samunetPlansNoSAM) the same network is as good or better, and cheaper ([the study of sam_unet](sam_unet.md)).
+- About half of the lead on the hippocampus is precision and optimizer: nnU-Net Bf16AdamW is nnU-Net's network, data and loss with samunet's of both
+  (`benchmarks/nnunet_trainers/`). The rest is what else differs: blocks, normalization, sampling, rates.
 - MA-SAM is a transformer that its publication starts from SAM's weights, and so should who uses it; from scratch, in minutes, it gets nowhere near.
 - On the prostate nnU-Net makes so few steps that it still predicts nothing but background. That is what its planes cost one core, and says
   nothing about its network.
