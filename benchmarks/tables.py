@@ -43,8 +43,8 @@ HEAD_TO_HEAD_READING = """
 - About half of the lead on the hippocampus is precision and optimizer: nnU-Net Bf16AdamW is nnU-Net's network, data and loss with samunet's of both
   (`benchmarks/nnunet_trainers/`). The rest is what else differs: blocks, normalization, sampling, rates.
 - MA-SAM is a transformer that its publication starts from SAM's weights, and so should who uses it. From scratch, in minutes, it is weak because it
-  makes few steps: a quarter of the slabs in a step (samunetPlansBatch4) and coarser tokens besides (encoder scale 2, samunetPlansBatch4Scale2) bring it
-  from nothing to ahead of nnU-Net in the ten minutes on ten cases. On the prostate it finds one class of two.
+  makes few steps: a quarter of the slabs in a step (samunetPlansBatch4) and coarser tokens besides (samunetPlansBatch4Scale2) bring it from nothing
+  to ahead of nnU-Net in the ten minutes on ten cases. On the prostate it finds one class of two.
 - On the prostate nnU-Net makes so few steps that it still predicts nothing but background. That is what its planes cost one core, and says
   nothing about its network.
 - One seed, one fold. Intervals are over cases. With four cases no difference can be shown: the smallest p that Wilcoxon's test then has is 1/8.
