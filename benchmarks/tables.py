@@ -25,7 +25,8 @@ TRAINER = sorted(RESULTS.glob("trainer_*.json"))
 PLANNING = RESULTS / "study_planning.json"
 EXPORT, STRIDE, OVERHEAD = RESULTS / "export.json", RESULTS / "slab_stride.json", sorted(RESULTS.glob("predict_overhead_*.json"))
 METHODS = RESULTS / "variant_step_cpu.json"
-HEAD_TO_HEAD = RESULTS / "head_to_head.json"
+HEAD_TO_HEAD, ATTEMPTS = RESULTS / "head_to_head.json", RESULTS / "study_ma_sam_attempts.json"
+COMPARED = RESULTS / "methods.json"
 MEETINGS = {
     "hippocampus": "Hippocampus MR",
     "hippocampus_10_cases": "Hippocampus MR",
@@ -48,6 +49,14 @@ HEAD_TO_HEAD_READING = """
 - On the prostate nnU-Net makes so few steps that it still predicts nothing but background. That is what its planes cost one core, and says
   nothing about its network.
 - One seed, one fold. Intervals are over cases. With four cases no difference can be shown: the smallest p that Wilcoxon's test then has is 1/8.
+"""
+METHODS_READING = """
+## What this shows, and what not
+
+- Who learns fastest from nothing on one core. The published methods adapt a pretrained SAM, and without its weights all of them are transformers
+  that begin at random; `sam_unet` is a U-Net besides, which learns from little.
+- Nothing about what they reach with SAM's weights, on a GPU, or in a day.
+- One seed, one fold. Intervals are over cases; with four cases no difference can be shown.
 """
 PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))
 TITLES = {
@@ -324,7 +333,7 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
     return "\n".join(sections).rstrip() + "\n"
 
 
-def head_to_head_page(result: dict) -> str:
+def head_to_head_page(result: dict, attempts: dict | None) -> str:
     """Render documentation/results/head-to-head.md."""
     machine = result["machine"]
     sections = [
@@ -343,7 +352,45 @@ def head_to_head_page(result: dict) -> str:
         verdicts = [verdict for verdict in meeting["verdicts"] if baseline in verdict]
         sections += [f"\n## {MEETINGS[name]}, {meeting['minutes']:g} minutes{few}\n", *trained_rows(meeting)]
         sections += ["", f"On {meeting['validation_cases']} validation cases, against {baseline}:\n", *(f"- {verdict}" for verdict in verdicts)]
-    return "\n".join([*sections, HEAD_TO_HEAD_READING])
+    return "\n".join([*sections, *attempts_section(attempts), HEAD_TO_HEAD_READING])
+
+
+def attempts_section(study: dict | None) -> list[str]:
+    """What single changes to 3d_ma_sam do from scratch."""
+    if study is None:
+        return []
+    minutes = study["rows"][0]["row"]["minutes"]
+    sections = [
+        "\n## Attempts at 3d_ma_sam\n",
+        f"One thing changed in each row, on the hippocampus with all training cases, {minutes:g} minutes of processor time, without flips. Made by",
+        "`benchmarks/study.py ma_sam_attempts`.\n",
+        _row("attempt", "Dice", "by class", "steps", "CPU minutes"),
+        "|---" * 5 + "|",
+    ]
+    for result in study["rows"]:
+        classes = ", ".join(f"{name} {dice:.3f}" for name, dice in result["dice_by_class"].items())
+        sections.append(_row(result["row"]["name"], f"{result['dice']:.3f}", classes, result["steps"], f"{result['cpu_minutes']:.2f}"))
+    return sections
+
+
+def methods_page(result: dict) -> str:
+    """Render documentation/results/methods.md."""
+    machine = result["machine"]
+    minutes = next(iter(result["datasets"].values()))["minutes"]
+    sections = [
+        "# Every method, trained for equally long\n",
+        f"This page shows what each method reaches in {minutes:g} minutes of one thread of a CPU, on the same cases, without pretrained weights.\n",
+        f"{machine['cpu']}, {machine['threads_a_training']} thread a training, torch {machine['torch']}; `vit_tiny`, fold 0, one seed,",
+        "whole validation cases with flips, one version of the code. Made by `benchmarks/methods.py` through `samunet_compare`; this page is written by",
+        "`benchmarks/tables.py`.",
+        "Plans are the planner's own but for the batch: two patches, and of methods with thin slabs as many as hold 20 slices, if the plan has so",
+        f"many{PROSTATE if 'prostate' in result['datasets'] else ''}.",
+    ]
+    for name, meeting in result["datasets"].items():
+        first = meeting["trainings"][0]["method"]
+        sections += [f"\n## {MEETINGS[name]}\n", *trained_rows(meeting), "", f"On {meeting['validation_cases']} validation cases, against {first}:\n"]
+        sections += [f"- {verdict}" for verdict in meeting["verdicts"] if first in verdict]
+    return "\n".join([*sections, METHODS_READING])
 
 
 def trained_rows(meeting: dict) -> list[str]:
@@ -393,7 +440,10 @@ def pages() -> dict[str, str]:
         overhead = [json.loads(path.read_text()) for path in OVERHEAD]
         texts["documentation/results/prediction.md"] = prediction_page(json.loads(EXPORT.read_text()), overhead, json.loads(STRIDE.read_text()))
     if HEAD_TO_HEAD.is_file():
-        texts["documentation/results/head-to-head.md"] = head_to_head_page(json.loads(HEAD_TO_HEAD.read_text()))
+        attempts = json.loads(ATTEMPTS.read_text()) if ATTEMPTS.is_file() else None
+        texts["documentation/results/head-to-head.md"] = head_to_head_page(json.loads(HEAD_TO_HEAD.read_text()), attempts)
+    if COMPARED.is_file():
+        texts["documentation/results/methods.md"] = methods_page(json.loads(COMPARED.read_text()))
     if TRAINER:
         texts["documentation/results/trainer.md"] = trainer_page(
             [json.loads(path.read_text()) for path in TRAINER], json.loads(METHODS.read_text()) if METHODS.is_file() else None
