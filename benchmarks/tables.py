@@ -381,8 +381,8 @@ def methods_page(result: dict) -> str:
         "# Every method, trained for equally long\n",
         f"This page shows what each method reaches in {minutes:g} minutes of one thread of a CPU, on the same cases, without pretrained weights.\n",
         f"{machine['cpu']}, {machine['threads_a_training']} thread a training, torch {machine['torch']}; `vit_tiny`, fold 0, one seed,",
-        "whole validation cases with flips, one version of the code. Made by `benchmarks/methods.py` through `samunet_compare`; this page is written by",
-        "`benchmarks/tables.py`.",
+        "whole validation cases with flips, one version of the code. Made by `benchmarks/methods.py` through `samunet_compare`; this",
+        "page is written by `benchmarks/tables.py`.",
         "Plans are the planner's own but for the batch: two patches, and of methods with thin slabs as many as hold 20 slices, if the plan has so",
         f"many{PROSTATE if 'prostate' in result['datasets'] else ''}.",
     ]
