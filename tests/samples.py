@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +17,10 @@ from samunet.core.workspace import Workspace
 from samunet.phantom import write_tiny_dataset
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
+from samunet.training.config import TrainingConfig
+
+TINY = "Dataset901_Tiny"
+TINY_TRAINING = {"epochs": 2, "iterations": 3, "batch_size": 2, "workers": 0, "precision": "fp32"}
 
 
 def untouched(geometry: Geometry) -> SpatialHistory:
@@ -80,3 +85,42 @@ def planned_with_weights(root: Path, name: str, *, size, side: int, **options) -
     fingerprint = pipeline.extract(workspace, dataset, threads=1, clean=False, quiet=True)
     asked = pipeline.PlanOptions(backbone="vit_nano", weights=str(weights), sha256=file_sha256(weights), **options)
     return workspace, dataset, weights, pipeline.plan(workspace, dataset, fingerprint, asked)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A workspace that holds the tiny dataset."""
+
+    workspace: Workspace
+    dataset: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        folders = self.workspace
+        return {"nnUNet_raw": str(folders.raw), "nnUNet_preprocessed": str(folders.preprocessed), "nnUNet_results": str(folders.results)}
+
+    def train(self, fold: str = "0", *, results: Path | None = None, config: dict | None = None, **options) -> Path:
+        workspace = self.workspace if results is None else Workspace(**{**vars(self.workspace), "results_folder": results})
+        settings = TrainingConfig(**(TINY_TRAINING | (config or {})))
+        options = {"configuration": "3d_adapter", "device": "cpu", **options}
+        return pipeline.train(workspace, self.dataset, settings, pipeline.TrainOptions(fold=fold, **options))
+
+
+def make_project(root: Path, **dataset) -> Project:
+    """Write, plan and preprocess a tiny dataset for every configuration that its dimensions allow."""
+    workspace = Workspace(raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results")
+    workspace.raw.mkdir(parents=True)
+    name = dataset.setdefault("name", TINY)
+    write_tiny_dataset(workspace.raw, **dataset)
+    raw = pipeline.open_dataset(workspace, name)
+    fingerprint = pipeline.extract(workspace, raw, threads=1, clean=False, quiet=True)
+    plan = pipeline.plan(workspace, raw, fingerprint, pipeline.PlanOptions(backbone="vit_nano"))
+    for configuration in plan.configurations:
+        pipeline.preprocess(workspace, raw, plan, configuration, threads=1, quiet=True)
+    return Project(workspace=workspace, dataset=name)
+
+
+def make_tiny_project(root: Path) -> Project:
+    """A planned and preprocessed tiny 3D dataset of six cases, two channels and three foreground classes."""
+    labels = {"background": 0, "large": 1, "middle": 2, "small": 3}
+    return make_project(root, dimensions=3, channels=2, labels=labels, cases=6, size=(16, 40, 32), seed=1, file_ending=".nii.gz")

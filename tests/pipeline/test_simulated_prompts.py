@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from samples import make_tiny_project
 
 from samunet import pipeline
 from samunet.cli import accumulate_crossval_results, compare, evaluate_folder, predict, report, simulate_prompts, train
@@ -27,6 +28,18 @@ from samunet.pipeline.simulated_prompts import Clicking, prompts_from_references
 from samunet.preprocessing.prompt_map import prompt_map
 
 NAME = "3d_med_sa_prompted"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project of these tests' own, since they train models that others must not find."""
+    return make_tiny_project(tmp_path_factory.mktemp("prompted"))
+
+
+@pytest.fixture
+def environment(project, monkeypatch):
+    for name, value in project.environment.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
