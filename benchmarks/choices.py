@@ -25,6 +25,7 @@ from machine import processor_name
 from samunet import pipeline
 from samunet.core.batch import Batch
 from samunet.core.codec import write_json
+from samunet.core.plan import DEFAULT_PLANS_NAME
 from samunet.core.workspace import workspace_from_environment
 from samunet.hardware import keep_freed_memory, use_fast_fp32_products
 from samunet.network import build_network
@@ -53,7 +54,7 @@ def main() -> None:
 
 def products(workspace: object, dataset: pipeline.RawDataset) -> dict[str, float]:
     """Time steps of the plan's 3d_adapter on noise."""
-    plan = pipeline.open_plan(workspace, dataset.spec.name, "samunetPlans")
+    plan = pipeline.open_plan(workspace, dataset.spec.name, DEFAULT_PLANS_NAME)
     configuration = plan.configuration("3d_adapter")
     network = build_network(plan, configuration, dataset.spec.labels).train()
     shape = (configuration.batch_size, *configuration.patch_size)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ CONTROL = "samunetPlansNoSAM"  # the same network without the SAM path
 MODELS = ("3d_adapter", "3d_ma_sam", f"{CONTROL}__3d_adapter")
 ATTEMPTS: dict[str, dict[str, Any]] = {
     "samunetPlansBatch4": {"batch_size": 4},
-    "samunetPlansScale2": {"encoder_scale": 2.0},
     "samunetPlansBatch4Scale2": {"batch_size": 4, "encoder_scale": 2.0},
 }
 """Changes to 3d_ma_sam, to find out why it is weak; as `--configurations samunetPlansBatch4__3d_ma_sam`."""
@@ -70,10 +70,7 @@ MEETINGS = {
 
 def main() -> None:
     """Run the meeting that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("meeting", choices=[*MEETINGS, "publish"])
-    parser.add_argument("--work", type=Path, required=True, help="folder for plans, cases, models and reports; the same again goes on")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
+    parser = make_parser(__doc__, MEETINGS)
     parser.add_argument("--configurations", nargs="+", default=list(MODELS), help="samunet's")
     parser.add_argument("--trainers", nargs="+", default=["nnUNetTrainer", "nnUNetTrainerBf16AdamW"], help="nnU-Net's, the baseline first")
     arguments = parser.parse_args()
@@ -97,6 +94,15 @@ def main() -> None:
     dataset = workspace.dataset_name(meeting.dataset)
     comparison = run_against_nnunet(workspace, dataset, settings, work / arguments.meeting, tolerance=2.0, threads=2, jobs=arguments.jobs)
     print("\n".join(comparison.verdicts()))
+
+
+def make_parser(description: str | None, meetings: Iterable[str]) -> argparse.ArgumentParser:
+    """Return a parser that asks for a meeting, or for its figures, and for where it is held."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("meeting", choices=[*meetings, "publish"])
+    parser.add_argument("--work", type=Path, required=True, help="folder for plans, cases, models and reports; the same again goes on")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
+    return parser
 
 
 def prepare(meeting: Meeting, work: Path) -> Workspace:

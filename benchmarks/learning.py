@@ -26,6 +26,7 @@ from machine import processor_name
 from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import read_json, write_json
 from samunet.core.dataset import training_cases
+from samunet.core.plan import DEFAULT_PLANS_NAME
 from samunet.core.results import model_folder
 from samunet.core.workspace import workspace_from_environment
 from samunet.evaluation.score import names_from_labels
@@ -56,7 +57,7 @@ def main() -> None:
         "train": ["samunet_train", *which, *shlex.split(arguments.train)],
     }
     seconds = {name: _run(command) for name, command in steps.items()}
-    plans_name = "samunetPlans"
+    plans_name = DEFAULT_PLANS_NAME
     fold = model_folder(workspace, dataset.spec.name, plans_name, arguments.configuration) / f"fold_{arguments.fold}"
     val = read_json(workspace.preprocessed / dataset.spec.name / "splits_final.json")[int(arguments.fold)]["val"]
     images, labels, predictions = work / "val_images", work / "val_labels", work / "val_predictions"

@@ -11,7 +11,6 @@ work folder.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from head_to_head import BATCH_SIZE, MEETINGS, RESULTS, Meeting, figures, machine
+from head_to_head import BATCH_SIZE, MEETINGS, RESULTS, Meeting, figures, machine, make_parser
 from study import code_hash
 
 from samunet import pipeline
@@ -37,19 +36,16 @@ DATASETS = {name: replace(MEETINGS[name], minutes=MINUTES) for name in ("hippoca
 
 def main() -> None:
     """Train and compare on the dataset that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=[*DATASETS, "publish"])
-    parser.add_argument("--work", type=Path, required=True, help="folder for plans, cases, models and reports; the same again goes on")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
+    parser = make_parser(__doc__, DATASETS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="configurations to train and compare")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
-    if arguments.dataset == "publish":
+    if arguments.meeting == "publish":
         done = {name: meeting for name, meeting in DATASETS.items() if (work / name / "report" / "comparison.json").is_file()}
         found = {name: {**asdict(meeting), **figures(work / name / "report", work / name / "results")} for name, meeting in done.items()}
         write_json(RESULTS / "methods.json", {"machine": machine(), "datasets": found})
         return
-    meeting, place = DATASETS[arguments.dataset], work / arguments.dataset
+    meeting, place = DATASETS[arguments.meeting], work / arguments.meeting
     workspace = Workspace(raw_folder=workspace_from_environment().raw, preprocessed_folder=place / "preprocessed", results_folder=place / "results")
     refuse_other_code(place / "code.json")
     name = prepare(meeting, workspace)

@@ -34,7 +34,7 @@ import samunet
 from samunet import pipeline
 from samunet.core.codec import encode, read_json, write_json
 from samunet.core.dataset import Case
-from samunet.core.plan import save_plan
+from samunet.core.plan import DEFAULT_PLANS_NAME, save_plan
 from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.evaluation.score import names_from_labels, score_case, targets_from_labels
 from samunet.evaluation.summary import summarize, target_key
@@ -224,9 +224,9 @@ def validation_cases(row: Row, shared: Workspace, dataset: pipeline.RawDataset) 
 
 def train_and_predict(row: Row, work: Path, shared: Workspace, dataset: pipeline.RawDataset, cases: list[Case], predictions: Path) -> dict[str, Any]:
     """Train one of samunet's rows and write a segmentation of every case; returns what the training cost, with the plan's entry."""
-    plan = pipeline.resolve(shared, pipeline.open_plan(shared, dataset.spec.name, "samunetPlans"), row.configuration)
+    plan = pipeline.resolve(shared, pipeline.open_plan(shared, dataset.spec.name, DEFAULT_PLANS_NAME), row.configuration)
     entry = replace(plan.configuration(row.configuration), variant_options=row.options, **row.changes)
-    own = f"samunetPlans_{key_of(row, '')}"
+    own = f"{DEFAULT_PLANS_NAME}_{key_of(row, '')}"
     save_plan(shared.preprocessed / dataset.spec.name / f"{own}.json", replace(plan, plans_name=own, configurations={row.configuration: entry}))
     workspace = replace(shared, results_folder=work / own)
     options = pipeline.TrainOptions(configuration=row.configuration, fold=row.fold, plans_name=own, device="cpu", validate=False)

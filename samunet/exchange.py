@@ -20,7 +20,6 @@ from samunet.core.results import DEFAULT_TRAINER, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
 from samunet.models.adapted import AdaptedSAM
-from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
 from samunet.sam.weights import read_tensors
 from samunet.training.config import TrainingConfig
@@ -37,7 +36,8 @@ class Foreign:
     """The method that they fit."""
     options: dict[str, Any]
     """Of the method, on which the weights were trained."""
-    load: Callable[[SlabSegmenter, Mapping[str, Tensor]], None]
+    load: Callable[[Any, Mapping[str, Tensor]], None]
+    """Fills a network of the method."""
 
 
 MA_SAM = Foreign(title="MA-SAM", variant="ma_sam", options={"pixel_range": "unit"}, load=_ma_sam_checkpoint.load_official)

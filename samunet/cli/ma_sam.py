@@ -35,8 +35,10 @@ def add_import(actions: Any, configuration: str, *, dataset: str) -> None:
 
 
 def _add_fold(action: argparse.ArgumentParser, configuration: str) -> None:
+    from samunet.core.plan import DEFAULT_PLANS_NAME
+
     action.add_argument("-c", default=configuration, metavar="CONFIGURATION", help="default: %(default)s")
-    action.add_argument("-p", default="samunetPlans", metavar="PLANS", help="default: %(default)s")
+    action.add_argument("-p", default=DEFAULT_PLANS_NAME, metavar="PLANS", help="default: %(default)s")
     action.add_argument("-f", default="all", metavar="FOLD", help="default: %(default)s")
 
 

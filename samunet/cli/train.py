@@ -12,9 +12,11 @@ from typing import Any
 
 from samunet.cli.common import make_parser, run
 from samunet.cli.fields import add_fields, given_fields, parse_assignment
+from samunet.core.plan import DEFAULT_PLANS_NAME
+from samunet.core.results import DEFAULT_TRAINER
 from samunet.training.config import PRESETS, RunConfig, TrainingConfig
 
-TRAINERS = ("SAMTrainer",)
+TRAINERS = (DEFAULT_TRAINER,)
 STOPPED = "Stopped, nothing is lost. The same command with --c, and without --extend, goes on."
 
 
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("configuration", help="configuration of the plan, e.g. 3d_adapter or 2d_adapter")
     parser.add_argument("fold", help="fold of the cross-validation, 0 to 4, or all")
     parser.add_argument("-tr", default=TRAINERS[0], metavar="NAME", help="trainer (default: %(default)s)")
-    parser.add_argument("-p", default="samunetPlans", metavar="NAME", help="plan (default: %(default)s)")
+    parser.add_argument("-p", default=DEFAULT_PLANS_NAME, metavar="NAME", help="plan (default: %(default)s)")
     parser.add_argument("-pretrained_weights", type=Path, metavar="FILE", help="start from the weights of another training, as far as they fit")
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="processes that share each batch, one a GPU (default: %(default)s)")
     parser.add_argument("--npz", action="store_true", help="also save the probabilities of the validation cases")

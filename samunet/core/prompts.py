@@ -53,12 +53,12 @@ class CasePrompts:
         if self.coordinates not in COORDINATES:
             raise ConfigError(f"coordinates of prompts must be one of {', '.join(COORDINATES)}; got '{self.coordinates}'.")
 
-    def indices(self, points: tuple[Point, ...], geometry: Geometry) -> tuple[Triple, ...]:
-        """Return points as continuous (D, H, W) indices of the file's grid; raises ConfigError for one outside the image."""
+    def indices(self, structure: str, points: tuple[Point, ...], geometry: Geometry) -> tuple[Triple, ...]:
+        """Return points of a structure as continuous (D, H, W) indices of the file's grid; raises ConfigError for one outside the image."""
         found = []
         for point in points:
             if len(point) not in (2, 3):
-                raise ConfigError(f"a point has three numbers x, y and z; got {list(point)}.")
+                raise ConfigError(f"a point of '{structure}' has three numbers x, y and z; got {list(point)}.")
             position = np.array([*point, 0.0][:3])
             if self.coordinates == "voxel":
                 index = position[::-1]
@@ -67,7 +67,8 @@ class CasePrompts:
                 index = np.linalg.solve(steps.T, position * TO_LPS[self.coordinates] - geometry.origin)
             if any(not -0.5 <= place <= size - 0.5 for place, size in zip(index, geometry.shape, strict=True)):
                 shape = " x ".join(map(str, geometry.shape[::-1]))
-                raise ConfigError(f"point {list(point)} ({self.coordinates}) lies outside the image of {shape} voxels; check the coordinates.")
+                message = f"point {list(point)} ({self.coordinates}) of '{structure}' lies outside the image of {shape} voxels"
+                raise ConfigError(f"{message}; check the coordinates.")
             found.append(triple(index.tolist()))
         return tuple(found)
 

@@ -10,6 +10,7 @@ from samunet.errors import ConfigError
 
 DEFAULT_TRAINER = "SAMTrainer"
 LATEST, BEST, FINAL = "checkpoint_latest.safetensors", "checkpoint_best.safetensors", "checkpoint_final.safetensors"
+VALIDATION, VALIDATION_BEST = "validation", "validation_best"  # folders of a fold: predictions by the final and by the best checkpoint
 BEST_MODEL_FILE = "inference_information.json"  # nnU-Net's, in the results folder of a dataset
 
 

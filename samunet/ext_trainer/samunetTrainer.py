@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from samunet.core.fingerprint import IntensityStatistics
 from samunet.core.geometry import shape3, triple
 from samunet.core.labels import Labels
-from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
+from samunet.core.plan import DEFAULT_PLANS_NAME, ChannelPlan, Configuration, Plan, Topology
 from samunet.core.plugins import load_variant
 from samunet.errors import ConfigError
 from samunet.models.prompt_rules import takes_prompts
@@ -145,7 +145,7 @@ def samunet_plan(variant: str, configuration_manager: Any, channels: int) -> tup
     )
     plan = Plan(
         dataset="Dataset000_nnUNet",
-        plans_name="samunetPlans",
+        plans_name=DEFAULT_PLANS_NAME,
         reader="SimpleITKIO",
         memory_gib=8.0,
         precision="mixed",

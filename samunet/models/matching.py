@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from samunet.models.queries import tight_boxes
+from samunet.models.boxes import tight_boxes
 
 NO_OBJECT = 0.1  # weight of a query without a target in the cross-entropy
 FOCUS = 0.75  # share of the points where the logits are nearest to zero

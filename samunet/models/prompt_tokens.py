@@ -12,6 +12,7 @@ from segment_anything.modeling import PromptEncoder
 from torch import Tensor
 
 from samunet.core.prompts import BOX, INSIDE, OUTSIDE, SHOWS
+from samunet.models.boxes import extent
 from samunet.models.prompt_rules import MODES
 
 KINDS = {OUTSIDE: 0, INSIDE: 1}
@@ -67,17 +68,17 @@ def simulated_boxes(target: Tensor, *, overlap: float = 1.0, relaxation: int = 0
     (1 - sqrt(overlap)) / 2 in either direction, rounded toward the tight box, so that the IoU in the plane is `overlap` or more; then each
     side, along depth too, outward by up to `relaxation` voxels.
     """
-    drawn = torch.zeros_like(target, dtype=torch.uint8)
-    most = (1 - overlap**0.5) / 2
-    for sample, structure in target.flatten(2).any(2).nonzero().tolist():
-        mask, place = target[sample, structure], [slice(None)] * 3
-        for axis in range(3):
-            held = mask.any(dim=[other for other in range(3) if other != axis]).nonzero()
-            first, last = int(held[0]), int(held[-1]) + 1
-            share, wider = (2 * torch.rand(2) - 1) * most * (last - first) * (axis > 0), torch.randint(relaxation + 1, (2,))
-            place[axis] = slice(max(0, first + int(share[0]) - int(wider[0])), last + int(share[1]) + int(wider[1]))
-        drawn[(sample, structure, *place)] = BOX
-    return drawn
+    drawn = target.flatten(2).any(2)[..., None, None, None]
+    for axis, others in ((2, (3, 4)), (3, (2, 4)), (4, (2, 3))):
+        first, stop = extent(target.any(dim=others))
+        most = (stop - first) * (1 - overlap**0.5) / 2 if axis > 2 else torch.zeros_like(first)
+        moved = (most * (2 * torch.rand(2, *first.shape, device=target.device) - 1)).long()
+        wider = torch.randint(relaxation + 1, moved.shape, device=target.device)
+        low, high = first + moved[0] - wider[0], stop + moved[1] + wider[1]
+        place = torch.arange(target.shape[axis], device=target.device)
+        within = (low.unsqueeze(-1) <= place) & (place < high.unsqueeze(-1))
+        drawn = drawn & within[..., None, None].movedim(2, axis)
+    return drawn * torch.tensor(BOX, dtype=torch.uint8)
 
 
 def read_map(drawn: Tensor, scale: float, encoder_size: tuple[int, int]) -> tuple[Tensor, PromptTokens]:
@@ -105,10 +106,9 @@ def read_map(drawn: Tensor, scale: float, encoder_size: tuple[int, int]) -> tupl
     bits = planes[clicks[:, 0], clicks[:, 1], clicks[:, 2]]
     kinds[clicks[:, 0], rank] = torch.where((bits & INSIDE) > 0, KINDS[INSIDE], KINDS[OUTSIDE])
     boxed = planes & BOX > 0
-    for axis, column in ((1, 0), (2, 1)):  # rows hold a voxel somewhere, and so do columns
-        held = boxed.any(axis).float()
-        places[:, most, column] = held.argmax(-1).float()
-        places[:, most + 1, column] = held.shape[-1] - 1.0 - held.flip(-1).argmax(-1)
+    for axis, column in ((1, 0), (2, 1)):
+        first, stop = extent(boxed.any(axis))
+        places[:, most, column], places[:, most + 1, column] = first.float(), stop - 1.0
     has_box = boxed.flatten(1).any(1)
     kinds[:, most] = torch.where(has_box, FIRST_CORNER, NO_POINT)
     kinds[:, most + 1] = torch.where(has_box, LAST_CORNER, NOTHING)

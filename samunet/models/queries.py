@@ -16,6 +16,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from samunet.core.geometry import Shape
+from samunet.models.boxes import tight_boxes
 from samunet.models.convolution import Convolution
 from samunet.models.mask_adapter import SlabOfQueries
 from samunet.sam.decoder import dense_positions, run_two_way
@@ -144,17 +145,6 @@ class PromptGenerator(nn.Module):
 def _pooled(stages: Sequence[Tensor], side: int) -> Tensor:
     """Average every stage's planes to side x side and stack the channels: (B, sum of C, D, side, side)."""
     return torch.cat([F.adaptive_avg_pool3d(stage, (stage.shape[2], side, side)) for stage in stages], dim=1)
-
-
-def tight_boxes(masks: Tensor) -> Tensor:
-    """Return the boxes of (..., H, W) boolean masks as (..., 4) shares x1, y1, x2, y2 of the plane; zeros for an empty mask."""
-    sides = []
-    for axis in (-2, -1):  # columns hold a voxel somewhere along H, rows along W
-        line = masks.any(axis).float()
-        size = line.shape[-1]
-        sides.append((line.argmax(-1) / size, (size - line.flip(-1).argmax(-1)) / size))
-    (left, right), (top, bottom) = sides
-    return torch.stack((left, top, right, bottom), dim=-1) * masks.flatten(-2).any(-1).unsqueeze(-1)
 
 
 class QueryMasks(nn.Module):

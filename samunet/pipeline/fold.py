@@ -17,7 +17,7 @@ from samunet.core.codec import PART_PREFIX, encode, write_json
 from samunet.core.cost import COST
 from samunet.core.dataset import DatasetSpec
 from samunet.core.plan import Configuration, Plan, save_plan
-from samunet.core.results import BEST, DEFAULT_TRAINER, FINAL, LATEST
+from samunet.core.results import BEST, DEFAULT_TRAINER, FINAL, LATEST, VALIDATION, VALIDATION_BEST
 from samunet.core.workspace import Workspace
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
@@ -171,7 +171,7 @@ def _prepare_folder(fold: Fold, options: TrainOptions) -> list[Sink]:
     if fold.resume is None:
         for name in (LATEST, BEST, FINAL, TEXT, RECORDS, PICTURE, COST):
             (folder / name).unlink(missing_ok=True)
-        for name in ("validation", "validation_best"):
+        for name in (VALIDATION, VALIDATION_BEST):
             shutil.rmtree(folder / name, ignore_errors=True)
     elif options.extend and (folder / FINAL).is_file():
         (folder / FINAL).replace(folder / LATEST)

@@ -18,7 +18,7 @@ from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.cost import read_cost
 from samunet.core.plan import DEFAULT_PLANS_NAME, parse_configuration_name
 from samunet.core.plugins import load_variant
-from samunet.core.results import model_folder
+from samunet.core.results import VALIDATION, model_folder
 from samunet.core.workspace import Workspace, environment_of_commands
 from samunet.errors import ConfigError
 from samunet.evaluation.comparison import Comparison
@@ -232,7 +232,7 @@ def _our_side(place: Workspace, dataset: str, settings: Settings, plans: str, co
 
     def train(fold: str) -> None:
         folder = model / f"fold_{fold}"
-        if (folder / "validation" / SUMMARY).is_file() and is_finished(folder):
+        if (folder / VALIDATION / SUMMARY).is_file() and is_finished(folder):
             return
         goes_on = ["--val"] if is_finished(folder) else ["--c"] if not settings.minutes else []
         command = [sys.executable, "-m", "samunet.cli.train", dataset, configuration, fold, *words, *goes_on]

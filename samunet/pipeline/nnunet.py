@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samunet.core.codec import read_json, write_text
+from samunet.core.results import VALIDATION
 from samunet.core.workspace import Workspace, dataset_id, environment_of_commands
 from samunet.errors import ConfigError, SamunetError
 from samunet.evaluation.summary import SUMMARY
@@ -98,7 +99,7 @@ def train(workspace: Workspace, fold: Path, words: Sequence[str], *, resume: boo
         SamunetError: the command failed.
     """
     finished = (fold / FINAL).is_file()
-    if (fold / "validation" / SUMMARY).is_file():
+    if (fold / VALIDATION / SUMMARY).is_file():
         return
     if fold.is_dir() and not (resume or finished):
         shutil.rmtree(fold)

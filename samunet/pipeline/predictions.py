@@ -84,8 +84,9 @@ def predict(
 def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequence[Case], folder: Path) -> None:
     if predictor.prompted != (prompts is not None):
         raise ConfigError(NO_PROMPTS if predictor.prompted else USELESS_PROMPTS)
-    for case in cases if prompts is not None else ():
-        prompts.of(case.identifier, predictor.dataset.labels)
+    if prompts is not None:
+        for case in cases:
+            prompts.of(case.identifier, predictor.dataset.labels)
     labelled = (folder / PROMPTS).is_file()
     if labelled != (prompts is not None) and (labelled or any(folder.glob(f"*{predictor.dataset.file_ending}"))):
         kinds = ("with", "without") if labelled else ("without", "with")

@@ -10,14 +10,14 @@ from samunet.core.codec import atomic_path
 from samunet.core.dataset import Case, read_dataset_json, training_cases
 from samunet.core.plan import load_plan
 from samunet.core.prompts import prompts_behind
-from samunet.core.results import finished_folds
+from samunet.core.results import VALIDATION, finished_folds
 from samunet.core.values import known_mean
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.picture import CasePicture, draw_case
 from samunet.evaluation.report import write_report
 from samunet.evaluation.score import names_from_labels
-from samunet.evaluation.summary import CaseScore, Summary, read_summary, summarize
+from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import read_case
 from samunet.progress import each
@@ -38,15 +38,15 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
     """
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
-    folds = [model / f"fold_{fold}" for fold in finished_folds(model, "validation/summary.json")]
+    folds = [model / f"fold_{fold}" for fold in finished_folds(model, f"{VALIDATION}/{SUMMARY}")]
     if not folds:
         raise DatasetError(f"{model} holds no validation scores (fold_*/validation/summary.json); train a fold, or validate it with --val.")
     scores = [  # the summary names files as they lay when it was written
-        replace(case, prediction_file=str(fold / "validation" / case.name))
+        replace(case, prediction_file=str(fold / VALIDATION / case.name))
         for fold in folds
-        for case in read_summary(fold / "validation" / "summary.json").cases
+        for case in read_summary(fold / VALIDATION / SUMMARY).cases
     ]
-    origins = dict.fromkeys(origin for fold in folds if (origin := prompts_behind(fold / "validation")) is not None)
+    origins = dict.fromkeys(origin for fold in folds if (origin := prompts_behind(fold / VALIDATION)) is not None)
     summary = summarize(scores, "; ".join(origins) or None)
     plan = load_plan(model / "plans.json")
     configuration = model.name.split("__")[2]

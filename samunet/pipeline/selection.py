@@ -11,7 +11,7 @@ from pathlib import Path
 from samunet.core.codec import atomic_path, write_json, write_text
 from samunet.core.dataset import DatasetSpec, read_dataset_json, training_cases
 from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
-from samunet.core.results import BEST_MODEL_FILE, trained_models
+from samunet.core.results import BEST_MODEL_FILE, VALIDATION, trained_models
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.postprocessing import FILE_NAME, Postprocessing, apply_to_folder, determine
@@ -70,7 +70,7 @@ def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, th
     spec = read_dataset_json(raw / "dataset.json")
     origin: dict[str, Path] = {}
     for fold in folds:
-        folder = model / f"fold_{fold}" / "validation"
+        folder = model / f"fold_{fold}" / VALIDATION
         names = file_names(folder, spec.file_ending) if folder.is_dir() else set()
         if not names:
             raise DatasetError(f"{folder} holds no validation predictions; train the fold, or give the folds that are trained with -f.")
@@ -111,7 +111,7 @@ def find_best(
     if not names:
         raise ConfigError(f"No model of {dataset} is trained in {results}. Train first: samunet_train {dataset} 3d_adapter all folds 0 to 4.")
     spec = read_dataset_json(raw / "dataset.json")
-    refuse_mixed({f"{name}/fold_{fold}": results / name / f"fold_{fold}" / "validation" for name in names for fold in folds})
+    refuse_mixed({f"{name}/fold_{fold}": results / name / f"fold_{fold}" / VALIDATION for name in names for fold in folds})
     single = []
     for name in names:
         folder = crossval_folder(results / name, folds)

@@ -16,7 +16,7 @@ from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import encode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.plan import Plan, changed_for_training, load_plan
-from samunet.core.results import BEST, FINAL, model_folder
+from samunet.core.results import BEST, FINAL, VALIDATION, VALIDATION_BEST, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
@@ -105,7 +105,7 @@ def train_seeds(workspace: Workspace, dataset_name: str, settings: Mapping[str, 
     for seed in range(first, first + count):
         chosen = replace(options, variation="" if seed == first else f"_seed_{seed}", validate=True)
         folder = model / f"fold_{options.fold}{chosen.variation}"
-        scores = folder / ("validation_best" if options.validate_best else "validation") / SUMMARY
+        scores = folder / (VALIDATION_BEST if options.validate_best else VALIDATION) / SUMMARY
         if is_finished(folder):
             settings_to_train({**encode(TrainingConfig(**settings)), "seed": seed}, load_checkpoint(folder / FINAL), folder)
         if not (is_finished(folder) and scores.is_file()):
@@ -171,7 +171,7 @@ def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers:
     )
     dataset = open_dataset(workspace, dataset_name)
     chosen = [case for case in dataset.cases if case.identifier in set(identifiers)]
-    target = folder / ("validation_best" if options.validate_best else "validation")
+    target = folder / (VALIDATION_BEST if options.validate_best else VALIDATION)
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
     prompts = prompts_for_validation(predictor, chosen, dataset) if predictor.prompted else None
     failures = predict_cases(predictor, chosen, target, FileOptions(save_probabilities=options.save_probabilities, prompts=prompts))

@@ -34,11 +34,11 @@ def prompt_map(prompts: CasePrompts, labels: Labels, history: SpatialHistory) ->
             continue
         given = prompts.structures[name]
         for points, bit in ((given.points, INSIDE), (given.background_points, OUTSIDE)):
-            for index in prompts.indices(points, history.geometry):
+            for index in prompts.indices(name, points, history.geometry):
                 voxel = _cropped(index, history)
                 plane[_voxels(voxel, voxel, history, axes=(0,))] |= bit
         if given.box is not None:
-            first, last = (_cropped(index, history) for index in prompts.indices(given.box, history.geometry))
+            first, last = (_cropped(index, history) for index in prompts.indices(name, given.box, history.geometry))
             plane[_voxels(first, last, history, axes=(0, 1, 2))] |= BOX
     return drawn
 

@@ -35,19 +35,19 @@ def test_positions_in_mm_are_those_of_itk_and_nifti(tmp_path):
     lps = image.TransformContinuousIndexToPhysicalPoint(index)
     ras = (-lps[0], -lps[1], lps[2])
     for name, point in (("voxel", index), ("lps", lps), ("ras", ras)):
-        found = CasePrompts(structures={}, coordinates=name).indices((point,), geometry)
+        found = CasePrompts(structures={}, coordinates=name).indices("organ", (point,), geometry)
         assert np.allclose(found, [index[::-1]], atol=1e-4), name
 
 
 def test_a_point_of_a_2d_image_needs_no_z_and_one_outside_is_refused():
     geometry = Geometry(shape=(1, 10, 20), spacing=(1.0, 0.5, 0.5), planar=True)
     prompts = CasePrompts(structures={})
-    assert prompts.indices(((3.0, 4.0),), geometry) == ((0.0, 4.0, 3.0),)
+    assert prompts.indices("organ", ((3.0, 4.0),), geometry) == ((0.0, 4.0, 3.0),)
     for point in ((20.0, 4.0), (3.0, -0.6), (3.0, 4.0, 1.0)):
         with pytest.raises(ConfigError, match="outside the image of 20 x 10 x 1 voxels"):
-            prompts.indices((point,), geometry)
+            prompts.indices("organ", (point,), geometry)
     with pytest.raises(ConfigError, match="three numbers"):
-        prompts.indices(((1.0,),), geometry)
+        prompts.indices("organ", ((1.0,),), geometry)
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path):

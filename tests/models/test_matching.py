@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samunet.models.boxes import tight_boxes
 from samunet.models.matching import NO_OBJECT, Found, SetWeights, _assign, generalized_iou, set_sums, set_terms
-from samunet.models.queries import tight_boxes
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -14,8 +14,9 @@ from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
 from samunet.models.bottleneck import Bottleneck, DepthConvolution, DepthOfTokens
+from samunet.models.boxes import tight_boxes
 from samunet.models.mask_adapter import MaskSites, SlabOfQueries, mask_decoder_adapters
-from samunet.models.queries import along_depth, tight_boxes
+from samunet.models.queries import along_depth
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
