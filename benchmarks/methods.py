@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,16 +29,17 @@ from samunet.core.results import model_folder
 from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.pipeline.comparisons import compare_trained
 
-METHODS = ("3d_adapter", "3d_ma_sam", "2d_samed", "3d_med_sa", "3d_masksam")
+AUTOMATIC = ("3d_adapter", "3d_ma_sam", "2d_samed", "3d_med_sa", "3d_masksam")
+METHODS = {"hippocampus": AUTOMATIC, "prostate": AUTOMATIC, "hippocampus_prompted": ("3d_med_sa_prompted", "3d_ma_sam_prompted")}
+"""Those that are compared, by meeting."""
 MINUTES, EPOCHS = 12, 30
 MOST_SLICES = 20
-DATASETS = {name: replace(MEETINGS[name], minutes=MINUTES) for name in ("hippocampus", "prostate")}
+DATASETS = {name: replace(MEETINGS[name.removesuffix("_prompted")], minutes=MINUTES) for name in METHODS}
 
 
 def main() -> None:
     """Train and compare on the dataset that the command line names."""
     parser = make_parser(__doc__, DATASETS)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="configurations to train and compare")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     if arguments.meeting == "publish":
@@ -45,10 +47,10 @@ def main() -> None:
         found = {name: {**asdict(meeting), **figures(work / name / "report", work / name / "results")} for name, meeting in done.items()}
         write_json(RESULTS / "methods.json", {"machine": machine(), "datasets": found})
         return
-    meeting, place = DATASETS[arguments.meeting], work / arguments.meeting
+    meeting, methods, place = DATASETS[arguments.meeting], METHODS[arguments.meeting], work / arguments.meeting
     workspace = Workspace(raw_folder=workspace_from_environment().raw, preprocessed_folder=place / "preprocessed", results_folder=place / "results")
     refuse_other_code(place / "code.json")
-    name = prepare(meeting, workspace)
+    name = prepare(meeting, methods, workspace)
 
     def train(method: str) -> None:
         fold = model_folder(workspace, name, DEFAULT_PLANS_NAME, method) / "fold_0"
@@ -60,8 +62,8 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "samunet.cli.train", *words], env=environment, check=True)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(train, arguments.methods))
-    models = [model_folder(workspace, name, DEFAULT_PLANS_NAME, method).name for method in arguments.methods]
+        list(pool.map(train, methods))
+    models = [model_folder(workspace, name, DEFAULT_PLANS_NAME, method).name for method in methods]
     comparison = compare_trained(workspace, name, models, place / "report", tolerance=2.0, threads=2, folds=("0",))
     print("\n".join(comparison.verdicts()))
 
@@ -75,7 +77,7 @@ def refuse_other_code(path: Path) -> None:
     write_json(path, code)
 
 
-def prepare(meeting: Meeting, workspace: Workspace) -> str:
+def prepare(meeting: Meeting, methods: Sequence[str], workspace: Workspace) -> str:
     """Plan and preprocess once; returns the dataset's name."""
     workspace.results.mkdir(parents=True, exist_ok=True)
     raw = pipeline.open_dataset(workspace, meeting.dataset)
@@ -85,9 +87,9 @@ def prepare(meeting: Meeting, workspace: Workspace) -> str:
     fingerprint = pipeline.extract(workspace, raw, threads=2, clean=False, quiet=True)
     options = pipeline.PlanOptions(memory_gib=meeting.memory_gib, spacing=meeting.spacing, backbone="vit_tiny")
     plan = pipeline.plan(workspace, raw, fingerprint, options)
-    for method in METHODS:
+    for method in methods:
         plan = with_feasible_batch(pipeline.resolve(workspace, plan, method), method)
-    for method in METHODS:
+    for method in methods:
         pipeline.preprocess(workspace, raw, plan, method, threads=2, quiet=True)
     save_plan(path, plan)
     return raw.spec.name

@@ -32,6 +32,7 @@ MEETINGS = {
     "hippocampus_10_cases": "Hippocampus MR",
     "prostate": "Prostate MR",
     "hippocampus_as_planned": "Hippocampus MR, batches as planned",
+    "hippocampus_prompted": "Hippocampus MR, with prompts",
 }
 PROSTATE = ", and on the prostate a spacing of 3 x 1.25 x 1.25 mm and a memory target of 2.2 GiB"
 HEAD_TO_HEAD_READING = """
@@ -381,16 +382,28 @@ def methods_page(result: dict) -> str:
         "# Every method, trained for equally long\n",
         f"This page shows what each method reaches in {minutes:g} minutes of one thread of a CPU, on the same cases, without pretrained weights.\n",
         f"{machine['cpu']}, {machine['threads_a_training']} thread a training, torch {machine['torch']}; `vit_tiny`, fold 0, one seed,",
-        "whole validation cases with flips, one version of the code. Made by `benchmarks/methods.py` through `samunet_compare`; this",
+        "whole validation cases with flips, one version of the code for each table. Made by `benchmarks/methods.py` through `samunet_compare`; this",
         "page is written by `benchmarks/tables.py`.",
         "Plans are the planner's own but for the batch: two patches, and of methods with thin slabs as many as hold 20 slices, if the plan has so",
         f"many{PROSTATE if 'prostate' in result['datasets'] else ''}.",
     ]
     for name, meeting in result["datasets"].items():
         first = meeting["trainings"][0]["method"]
-        sections += [f"\n## {MEETINGS[name]}\n", *trained_rows(meeting), "", f"On {meeting['validation_cases']} validation cases, against {first}:\n"]
+        sections += [
+            f"\n## {MEETINGS[name]}\n",
+            *shown_rows(meeting["prompts"]),
+            *trained_rows(meeting),
+            "",
+            f"On {meeting['validation_cases']} validation cases, against {first}:\n",
+        ]
         sections += [f"- {verdict}" for verdict in meeting["verdicts"] if first in verdict]
     return "\n".join([*sections, METHODS_READING])
+
+
+def shown_rows(prompts: dict[str, str]) -> list[str]:
+    """What methods with prompts were shown; nothing where there are none."""
+    shown = [f"- {name}: {origin}" for name, origin in prompts.items()]
+    return ["Made from the references, so that these scores are no match for those of methods that get none:\n", *shown, ""] if shown else []
 
 
 def trained_rows(meeting: dict) -> list[str]:

@@ -96,6 +96,8 @@ def _compare(arguments: argparse.Namespace) -> None:
         )
     for verdict in comparison.verdicts():
         print(verdict)
+    for name, origin in comparison.prompts.items():
+        print(f"{name} was shown prompts ({origin}).")
     print(f"Wrote {arguments.o / 'report.html'}")
 
 

@@ -119,13 +119,15 @@ def carry_prompts(folders: Sequence[Path], target: Path) -> None:
         write_prompts(target / PROMPTS, merge_prompts(found))
 
 
-def refuse_mixed(folders: Mapping[str, Path]) -> dict[str, str | None]:
-    """Return from where the prompts of folders of predictions are, by name, None for those without.
+def refuse_mixed(origins: Mapping[str, str | None]) -> None:
+    """Refuse predictions, by name, of which some were made with prompts and others without.
+
+    Args:
+        origins: of each, see `prompts_behind`.
 
     Raises:
-        ConfigError: some were predicted with prompts and others without.
+        ConfigError: they are mixed.
     """
-    origins = {name: prompts_behind(folder) for name, folder in folders.items()}
     prompted = [name for name, origin in origins.items() if origin is not None]
     if prompted and len(prompted) < len(origins):
         other = next(name for name, origin in origins.items() if origin is None)
@@ -133,7 +135,6 @@ def refuse_mixed(folders: Mapping[str, Path]) -> dict[str, str | None]:
             f"{prompted[0]} was predicted with prompts ({origins[prompted[0]]}) and {other} without; who is shown where to look has another "
             "task, so they are not compared. Leave one of them out."
         )
-    return origins
 
 
 def prompts_behind(folder: Path) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from samunet.core.labels import Labels
+from samunet.core.prompts import refuse_mixed
 from samunet.errors import ConfigError
 from samunet.evaluation.score import Measures, names_from_labels, refuse_missing, score_case, targets_from_labels
 from samunet.evaluation.statistics import PairedDifference, holm, is_shown, paired_difference, rank_shares
@@ -31,6 +32,8 @@ class Entry:
     name: str
     files: dict[str, Path]
     """Segmentation of each case."""
+    prompts: str | None = None
+    """From where the prompts are that it was made with; None where there were none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,11 @@ class Comparison:
     tolerance: float
     """Of NSD in mm."""
 
+    @property
+    def prompts(self) -> dict[str, str]:
+        """From where the prompts of a method are; empty where all segmented without."""
+        return {name: summary.prompts for name, summary in self.summaries.items() if summary.prompts is not None}
+
     def verdicts(self) -> tuple[str, ...]:
         """Return a sentence a pair, on the mean Dice."""
         return tuple(_verdict(row) for row in self.rows if row.metric == "dice" and row.target == MEAN)
@@ -99,11 +107,12 @@ def compare(
         tolerance: of NSD in mm.
 
     Raises:
-        ConfigError: there are fewer than two entries, or two of one name.
+        ConfigError: there are fewer than two entries, or two of one name, or some were made with prompts and others without.
         DatasetError: an entry lacks a case or has others, or a segmentation is not on its reference's grid.
     """
     if len(entries) < 2 or len({entry.name for entry in entries}) < len(entries):
         raise ConfigError(f"A comparison takes two or more sets of predictions of different names; got {[entry.name for entry in entries]}.")
+    refuse_mixed({entry.name: entry.prompts for entry in entries})
     for entry in entries:
         refuse_missing(set(references) - set(entry.files), f"no prediction of {entry.name}", "Compare on the same cases.")
         refuse_missing(set(entry.files) - set(references), f"a prediction of {entry.name} but no reference", "Compare on the same cases.")
@@ -115,7 +124,8 @@ def compare(
         return score_case(references[case], entry.files[case], targets=targets, ignore=labels.ignore, reader=reader, measures=measures)
 
     scores = each(score, list(itertools.product(entries, cases)), threads=threads, title="Scoring", quiet=quiet)
-    summaries = {entry.name: summarize(scores[i * len(cases) : (i + 1) * len(cases)]) for i, entry in enumerate(entries)}
+    count = len(cases)
+    summaries = {entry.name: summarize(scores[i * count : (i + 1) * count], entry.prompts) for i, entry in enumerate(entries)}
     of_case = tuple((patients or {}).get(case, case) for case in cases)
     ranks = rank_shares(_mean(case_values(summaries, "dice"), axis=2).T, of_case)
     return Comparison(

@@ -196,6 +196,7 @@ def _document(comparison: Comparison) -> dict[str, object]:
         "patients": comparison.patients,
         "nsd_tolerance_mm": comparison.tolerance,
         "methods": list(comparison.summaries),
+        "prompts": comparison.prompts,
         "share_of_first_ranks": comparison.first_ranks,
         "verdicts": comparison.verdicts(),
         "rows": comparison.rows,

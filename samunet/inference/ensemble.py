@@ -10,7 +10,7 @@ import numpy as np
 
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import read_dataset_json
-from samunet.core.prompts import carry_prompts, refuse_mixed
+from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import reader_for
 from samunet.inference.probabilities import open_probabilities, write_probabilities
@@ -35,7 +35,7 @@ def ensemble(folders: Sequence[Path], target: Path, *, threads: int, save_probab
         raise ConfigError(f"An ensemble takes two folders or more; got {len(folders)}.")
     if target.resolve() in {folder.resolve() for folder in folders}:
         raise ConfigError(f"{target} is input and output; give another output folder.")
-    refuse_mixed({str(folder): folder for folder in folders})
+    refuse_mixed({str(folder): prompts_behind(folder) for folder in folders})
     spec = read_dataset_json(folders[0] / "dataset.json")
     for folder in folders[1:]:
         if read_dataset_json(folder / "dataset.json").labels != spec.labels:

@@ -19,7 +19,7 @@ from samunet.core.cost import read_cost
 from samunet.core.dataset import Case, DatasetSpec, group_channels, read_dataset_json, training_cases
 from samunet.core.labels import Labels
 from samunet.core.plan import DEFAULT_PLANS_NAME
-from samunet.core.prompts import refuse_mixed
+from samunet.core.prompts import prompts_behind
 from samunet.core.results import DEFAULT_TRAINER
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
@@ -46,16 +46,14 @@ def compare_folders(
     Raises:
         ConfigError, DatasetError: the folders are not alike in cases or labels.
     """
-    origins = refuse_mixed(folders)
     entries = []
     for name, folder in folders.items():
         files = {file.removesuffix(spec.file_ending): folder / file for file in file_names(folder, spec.file_ending)}
         _refuse_other_labels(folder / "dataset.json", name, spec.labels)
-        entries.append(Entry(name=name, files=files))
+        entries.append(Entry(name=name, files=files, prompts=prompts_behind(folder)))
     wanted = {file.removesuffix(spec.file_ending): references / file for file in file_names(references, spec.file_ending)}
     found = group_channels(images, spec.file_ending) if images is not None else {}
-    shown = {case: paths[0] for case, paths in found.items()}
-    return _compare(entries, wanted, spec, output, images=shown, tolerance=tolerance, threads=threads, prompts=origins)
+    return _compare(entries, wanted, spec, output, images={case: paths[0] for case, paths in found.items()}, tolerance=tolerance, threads=threads)
 
 
 def compare_trained(
@@ -88,8 +86,8 @@ def compare_trained(
         moved = sorted(case for case in of_case.keys() & first_folds.keys() if of_case[case] != first_folds[case])
         if moved:
             raise DatasetError(f"{name} and {chosen[0]} have other splits: '{moved[0]}' is in {of_case[moved[0]]} and {first_folds[moved[0]]}.")
-        entries.append(Entry(name=shown, files={case: path for case, (_, path) in predicted.items()}))
-    first_of = {entry.name: next(iter(entry.files.values())).parent for entry in entries}
+        files = {case: path for case, (_, path) in predicted.items()}
+        entries.append(Entry(name=shown, files=files, prompts=prompts_behind(next(iter(files.values())).parent)))
     cases = {case.identifier: case for case in training_cases(raw, spec)}
     shared = [case for case in first_folds or {} if case in cases]
     wanted = {case: path for case in shared if (path := cases[case].label) is not None}
@@ -105,7 +103,6 @@ def compare_trained(
         threads=threads,
         cases=tuple(cases.values()),
         models=about,
-        prompts=refuse_mixed(first_of),
     )
 
 
@@ -120,7 +117,6 @@ def _compare(
     threads: int,
     cases: Sequence[Case] = (),
     models: Sequence[Path] = (),  # of the entries, in their order
-    prompts: Mapping[str, str | None],
 ) -> Comparison:
     reader = reader_for(spec.file_ending, spec.reader)
     groups = groups_from(spec.raw.get("groups"), [case.identifier for case in cases] or sorted(references))
@@ -131,7 +127,7 @@ def _compare(
         return _picture(case, images[case], references[case], entries, reader, spec.labels)
 
     pictures = each(draw, telling, threads=threads, title="Drawing")
-    prompted = [f"{name} was shown prompts; {origin}." for name, origin in prompts.items() if origin is not None]
+    prompted = [f"{name} was shown prompts; {origin}." for name, origin in comparison.prompts.items()]
     sections = {"How": [*prompted, *_how(entries, comparison), *(_same_folds(entries[0]) if models else ()), *map(_how_trained, models)]}
     folds = {path.parents[1].name for entry in entries for path in entry.files.values()} if models else set()
     trainings = [_training(entry.name, model, fold) for entry, model in zip(entries, models, strict=False) for fold in sorted(folds)]

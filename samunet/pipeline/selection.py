@@ -111,7 +111,7 @@ def find_best(
     if not names:
         raise ConfigError(f"No model of {dataset} is trained in {results}. Train first: samunet_train {dataset} 3d_adapter all folds 0 to 4.")
     spec = read_dataset_json(raw / "dataset.json")
-    refuse_mixed({f"{name}/fold_{fold}": results / name / f"fold_{fold}" / VALIDATION for name in names for fold in folds})
+    refuse_mixed({f"{name}/fold_{fold}": prompts_behind(results / name / f"fold_{fold}" / VALIDATION) for name in names for fold in folds})
     single = []
     for name in names:
         folder = crossval_folder(results / name, folds)

@@ -10,7 +10,17 @@ import SimpleITK as sitk
 
 from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
-from samunet.core.prompts import PROMPTS, CasePrompts, PromptFile, StructurePrompts, merge_prompts, read_prompts, refuse_mixed, write_prompts
+from samunet.core.prompts import (
+    PROMPTS,
+    CasePrompts,
+    PromptFile,
+    StructurePrompts,
+    merge_prompts,
+    prompts_behind,
+    read_prompts,
+    refuse_mixed,
+    write_prompts,
+)
 from samunet.errors import ConfigError
 from samunet.imageio import reader_for
 
@@ -88,9 +98,11 @@ def test_folders_with_and_without_prompts_do_not_mix(tmp_path):
         folders[name].mkdir()
         write_prompts(folders[name] / PROMPTS, prompts)
     folders["c"].mkdir()
-    assert refuse_mixed({name: folders[name] for name in "ab"}) == {"a": "one", "b": "other"}
-    assert refuse_mixed({"c": folders["c"]}) == {"c": None}
+    origins = {name: prompts_behind(folder) for name, folder in folders.items()}
+    assert origins == {"a": "one", "b": "other", "c": None}
+    refuse_mixed({name: origins[name] for name in "ab"})
+    refuse_mixed({"c": None})
     with pytest.raises(ConfigError, match="a was predicted with prompts .* and c without"):
-        refuse_mixed(folders)
+        refuse_mixed(origins)
     merged = merge_prompts([one, other, one])
     assert set(merged.cases) == {"x", "y"} and merged.origin == "one; other"

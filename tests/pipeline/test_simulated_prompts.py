@@ -191,6 +191,9 @@ def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(prompted, projec
     named = [f"{name}={path}" for name, path in copies.items()]
     words = ["--reference", str(tmp_path / "references"), "-djfile", str(raw / "dataset.json"), "-o", str(tmp_path / "page")]
     assert compare.main([*words, "--predictions", *named]) == 0
+    assert "b was shown prompts (reference: 1 click a structure and slice)." in capsys.readouterr().out
+    origin = "reference: 1 click a structure and slice"
+    assert json.loads((tmp_path / "page" / "comparison.json").read_text())["prompts"] == {"a": origin, "b": origin}
     assert "a was shown prompts; reference: 1 click" in (tmp_path / "page" / "report.html").read_text()
     (copies["b"] / PROMPTS).unlink()
     assert compare.main([*words, "--predictions", *named]) == 2
