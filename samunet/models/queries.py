@@ -86,10 +86,10 @@ class LearnedPixels(nn.Module):
 
 
 class PromptGenerator(nn.Module):
-    """A convolutional decoder over the encoder's global blocks and neck, with three heads.
+    """A convolutional decoder over four of the encoder's blocks and its neck, with three heads.
 
     Args:
-        taps: number of global blocks.
+        taps: number of blocks.
         width: E.
         decoder_width: C.
         queries: Q.
@@ -122,7 +122,7 @@ class PromptGenerator(nn.Module):
         """Make prompts.
 
         Args:
-            taps: (B, D, h, w, E) outputs of the global blocks.
+            taps: (B, D, h, w, E) outputs of the blocks.
             neck: (B, D, C, h, w).
             used: share of the plane's rows and columns that is no padding.
         """

@@ -71,8 +71,13 @@ class Encoded(NamedTuple):
 
     neck: Tensor
     """(B, D, C, h, w), C = decoder width."""
-    global_blocks: tuple[Tensor, ...]
-    """(B, D, h, w, E) after each block with global attention that was asked for."""
+    taps: tuple[Tensor, ...]
+    """(B, D, h, w, E) after each block that was asked for."""
+
+
+def ends_of_quarters(encoder: ImageEncoderViT) -> tuple[int, ...]:
+    """Return the index of the last block of each quarter: those with global attention in ViT-B, L and H."""
+    return tuple(len(encoder.blocks) * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
 
 
 def embed_patches(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
@@ -102,7 +107,7 @@ def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], tap
         if index in taps:
             tapped.append(tokens)
     planes = encoder.neck(tokens.flatten(0, 1).permute(0, 3, 1, 2))
-    return Encoded(neck=planes.unflatten(0, tokens.shape[:2]), global_blocks=tuple(tapped))
+    return Encoded(neck=planes.unflatten(0, tokens.shape[:2]), taps=tuple(tapped))
 
 
 def _run_block(block: Block, tokens: Tensor, sites: Sites) -> Tensor:

@@ -19,7 +19,7 @@ from samunet.models.queries import Answers, LearnedPixels, PromptGenerator, Prom
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, encoder_size
-from samunet.sam.encoder import embed_patches, encode
+from samunet.sam.encoder import embed_patches, encode, ends_of_quarters
 
 if TYPE_CHECKING:
     from samunet.variants.masksam import Config
@@ -49,7 +49,7 @@ class MaskSAM(SlabSegmenter):
             part.requires_grad_(not spec.pretrained)
         self.image_encoder = sam.image_encoder
         blocks, width = sam.image_encoder.blocks, sam.image_encoder.pos_embed.shape[-1]
-        self.taps = tuple(index for index, block in enumerate(blocks) if block.window_size == 0)
+        self.taps = ends_of_quarters(sam.image_encoder)
         zero, depth = config.initialization == "zero", spec.patch_size[0]
         self.sites = nn.ModuleList(MaskSites(width, int(config.ratio * width), start_at_zero=zero) for _ in blocks)
         self.depth_embedding = nn.Parameter(torch.zeros(depth, width))
@@ -110,7 +110,7 @@ class MaskSAM(SlabSegmenter):
         tokens = tokens + along_depth(self.depth_embedding, tokens.shape[1])[:, None, None]
         encoded = encode(self.image_encoder, tokens, self.sites, self.taps, checkpointing=self.checkpointing)
         used = [side * self.scale / whole for side, whole in zip(image.shape[3:], self.encoder_size, strict=True)]
-        prompts = self.generator(encoded.global_blocks, encoded.neck, (used[0], used[1]))
+        prompts = self.generator(encoded.taps, encoded.neck, (used[0], used[1]))
         return prompts, self.head(encoded.neck, prompts)
 
     def _fit(self, logits: Tensor, shape: torch.Size) -> Tensor:

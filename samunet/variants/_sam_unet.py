@@ -21,7 +21,7 @@ from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_aroun
 from samunet.models.spec import NetworkSpec
 from samunet.models.unet import Decoder, Encoder
 from samunet.sam.backbones import encoder_size
-from samunet.sam.encoder import embed_patches, encode
+from samunet.sam.encoder import embed_patches, encode, ends_of_quarters
 from samunet.variants.sam_unet import Config, adapter_width, injection_stage, token_source
 
 
@@ -105,7 +105,7 @@ class SAMPath(nn.Module):
         bottleneck = adapter_width(width, spec, config)
         factors = SharedFactors(width, config.rank) if spec.pretrained and config.rank > 0 else None
         self.sites = nn.ModuleList(MASAMSites(width, bottleneck, factors) for _ in self.backbone.blocks)
-        self.taps = tuple(len(self.backbone.blocks) * quarter // 4 - 1 for quarter in (1, 2, 3, 4))  # where ViT-B, L and H attend globally
+        self.taps = ends_of_quarters(self.backbone)
         sources = [width] * len(self.taps) + [sam.mask_decoder.transformer_dim]
         self.norms = nn.ModuleList(nn.LayerNorm(source) for source in sources)
         self.checkpointing = config.checkpointing
@@ -125,7 +125,7 @@ class SAMPath(nn.Module):
             grid = (features.shape[2], *self.backbone.pos_embed.shape[1:3])
             tokens = self.tokens(_resize(features, grid).movedim(1, -1))
         encoded = encode(self.backbone, tokens, self.sites, self.taps, checkpointing=self.checkpointing)
-        sources = (*encoded.global_blocks, encoded.neck.movedim(2, -1))
+        sources = (*encoded.taps, encoded.neck.movedim(2, -1))
         joined = torch.cat([norm(source) for norm, source in zip(self.norms, sources, strict=True)], dim=-1)
         height, width = features.shape[3:]
         return encoded.neck, joined.movedim(-1, 1)[..., :height, :width]

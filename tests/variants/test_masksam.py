@@ -134,7 +134,7 @@ def test_slices_meet_in_a_windowed_block_alone_and_samples_do_not():
     moved = tokens.clone()
     moved[0, 3, 5, 6] += torch.randn(width)
     site = MaskSites(width, 8, start_at_zero=False)
-    before, after = (encode(encoder, given, [site], taps=(0,)).global_blocks[0] for given in (tokens, moved))
+    before, after = (encode(encoder, given, [site], taps=(0,)).taps[0] for given in (tokens, moved))
     changed = (before != after).any(-1)
     assert not changed[1].any()
     # Through attention the whole window of slice 3 moves; two convolutions carry it to slices 1 to 5, and nowhere near the far corner.
@@ -192,6 +192,12 @@ def test_the_loss_of_a_batch_is_that_of_its_parts_together():
     parts = [network.sums(Batch(image=batch.image[i : i + 1], label=batch.label[i : i + 1])) for i in range(2)]
     joined = network.terms({name: parts[0][name] + parts[1][name] for name in parts[0]})
     assert all(torch.allclose(whole[name], joined[name], rtol=1e-4) for name in whole)
+
+
+def test_the_generator_joins_four_blocks_where_all_attend_globally_too():
+    for window in (0, None):
+        network = masksam.build(build_sam(backbone_named("vit_tiny"), (64, 96), window=window), spec_for(), masksam.Config())
+        assert network.taps == (2, 5, 8, 11) and len(network.generator.ups) == 4
 
 
 @pytest.mark.parametrize(("outputs", "queries"), [(2, 8), (4, 8), (9, 16), (14, 24), (16, 24), (41, 64)])

@@ -53,7 +53,7 @@ def test_a_block_is_its_equations():
     width = encoder.pos_embed.shape[-1]
     site = MedicalSites(width, 8, depth=True, scale=0.5, activation="relu", start_at_zero=False)
     pixels = torch.randn(2, 3, 3, 64, 96)
-    given = encode(encoder, embed_patches(encoder, pixels), [site], taps=(0,)).global_blocks[0]
+    given = encode(encoder, embed_patches(encoder, pixels), [site], taps=(0,)).taps[0]
 
     x = embed_patches(encoder, pixels) + encoder.pos_embed
     u = block.norm1(x)
@@ -136,14 +136,14 @@ def test_slices_meet_in_a_windowed_block_alone_and_samples_do_not():
     tokens = torch.randn(2, 6, 8, 8, width)
     moved = tokens.clone()
     moved[0, 3, 5, 6] += torch.randn(width)
-    before, after = (encode(encoder, given, [site], taps=(0,)).global_blocks[0] for given in (tokens, moved))
+    before, after = (encode(encoder, given, [site], taps=(0,)).taps[0] for given in (tokens, moved))
     changed = (before != after).any(-1)
     assert not changed[1].any()
     assert changed[0, :, 5, 6].all()  # the same place of every slice, slice 4 too
     others = changed[0, [0, 1, 2, 4, 5]]
     assert others.sum() == 5  # and no other place of other slices: windows are not taken for slices
     alone = MedicalSites(width, 8, depth=False, scale=0.5, activation="relu", start_at_zero=False)
-    before, after = (encode(encoder, given, [alone], taps=(0,)).global_blocks[0] for given in (tokens, moved))
+    before, after = (encode(encoder, given, [alone], taps=(0,)).taps[0] for given in (tokens, moved))
     assert not (before != after).any(-1)[0, [0, 1, 2, 4, 5]].any()
 
 
