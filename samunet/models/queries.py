@@ -19,6 +19,7 @@ from samunet.core.geometry import Shape
 from samunet.models.boxes import tight_boxes
 from samunet.models.convolution import Convolution
 from samunet.models.mask_adapter import SlabOfQueries
+from samunet.models.query_rules import generator_widths
 from samunet.sam.decoder import dense_positions, run_two_way
 
 SLOPE = 0.01  # of leaky ReLUs, nnU-Net's
@@ -89,7 +90,6 @@ class PromptGenerator(nn.Module):
     """A convolutional decoder over four of the encoder's blocks and its neck, with three heads.
 
     Args:
-        taps: number of blocks.
         width: E.
         decoder_width: C.
         queries: Q.
@@ -97,15 +97,15 @@ class PromptGenerator(nn.Module):
         kernels: of the stages, from the neck on; the last one serves those beyond.
     """
 
-    def __init__(self, taps: int, width: int, decoder_width: int, queries: int, *, doublings: int, kernels: Sequence[Shape]) -> None:
+    def __init__(self, width: int, decoder_width: int, queries: int, *, doublings: int, kernels: Sequence[Shape]) -> None:
         super().__init__()
         self.side = math.ceil(math.sqrt(decoder_width))
         self.decoder_width = decoder_width
-        widths = [decoder_width, *(max(8, decoder_width // 2 if stage < 2 else decoder_width // 4) for stage in range(taps))]
-        kernel = [kernels[min(stage, len(kernels) - 1)] for stage in range(taps + 1)]
+        widths = [decoder_width, *generator_widths(decoder_width)]
+        kernel = [kernels[min(stage, len(kernels) - 1)] for stage in range(len(widths))]
         self.first = nn.Sequential(block(decoder_width, widths[0], kernel[0]), block(widths[0], widths[0], kernel[0]))
         self.ups, self.laterals, self.joins = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for stage in range(1, taps + 1):
+        for stage in range(1, len(widths)):
             before, after = widths[stage - 1], widths[stage]
             self.ups.append(twice_in_plane(before, after) if stage <= doublings else nn.Identity())
             lateral = [block(width, after, (1, 1, 1))] if doublings == 0 else []

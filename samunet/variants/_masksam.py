@@ -16,9 +16,10 @@ from samunet.models.losses import region_targets
 from samunet.models.mask_adapter import MaskSites, mask_decoder_adapters
 from samunet.models.matching import Found, SetWeights, set_sums, set_terms
 from samunet.models.queries import Answers, LearnedPixels, PromptGenerator, Prompts, QueryMasks, along_depth
+from samunet.models.query_rules import generator_doublings
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec
-from samunet.sam.backbones import TOKEN_PIXELS, encoder_size
+from samunet.sam.backbones import encoder_size
 from samunet.sam.encoder import embed_patches, encode, ends_of_quarters
 
 if TYPE_CHECKING:
@@ -55,11 +56,10 @@ class MaskSAM(SlabSegmenter):
         self.depth_embedding = nn.Parameter(torch.zeros(depth, width))
         decoder_width = sam.mask_decoder.transformer_dim
         self.generator = PromptGenerator(
-            len(self.taps),
             width,
             decoder_width,
             config.queries_for(spec.labels.outputs),
-            doublings=max(0, int(math.log2(TOKEN_PIXELS)) - doublings),
+            doublings=generator_doublings(spec.encoder_scale),
             kernels=spec.topology.kernels[::-1],
         )
         adapters = mask_decoder_adapters(

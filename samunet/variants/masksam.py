@@ -14,6 +14,7 @@ from samunet.core.plan import Preference, Topology
 from samunet.errors import ConfigError
 from samunet.models import promptfree_rules
 from samunet.models.promptfree_rules import step_gib
+from samunet.models.query_rules import generator_values
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 
@@ -99,12 +100,13 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
-    """Estimate the memory of one mixed-precision training step in GiB: the encoder's, and SAM's decoder once a slice and query."""
+    """Estimate the memory of one mixed-precision training step in GiB: the encoder's, the generator's, and SAM's decoder once a slice and query."""
     config = config or Config()
     queries = config.queries_for(spec.labels.outputs)
     encoder = step_gib(spec, backbone, batch_size, adapter_width=int(config.ratio * backbone.width), upsampling=4, checkpointing=config.checkpointing)
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     slices = batch_size * spec.patch_size[0]
+    generator = slices * height * width * generator_values(backbone.decoder_width, spec.encoder_scale) * 4
     decoder = slices * queries * height * width * 60 * backbone.decoder_width * 4  # places of two layers, and their upsampling
     outputs = 10 * slices * queries * spec.patch_size[1] * spec.patch_size[2] * 4
-    return encoder + (decoder + outputs) / 2**30
+    return encoder + (generator + decoder + outputs) / 2**30
