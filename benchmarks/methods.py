@@ -33,7 +33,6 @@ AUTOMATIC = ("3d_adapter", "3d_ma_sam", "2d_samed", "3d_med_sa", "3d_masksam")
 METHODS = {"hippocampus": AUTOMATIC, "prostate": AUTOMATIC, "hippocampus_prompted": ("3d_med_sa_prompted", "3d_ma_sam_prompted")}
 """Those that are compared, by meeting."""
 MINUTES, EPOCHS = 12, 30
-FEW_EPOCHS = {("prostate", "3d_masksam"): 15}  # a step takes half a minute, and an epoch has one at least
 MOST_SLICES = 20
 DATASETS = {name: replace(MEETINGS[name.removesuffix("_prompted")], minutes=MINUTES) for name in METHODS}
 
@@ -57,8 +56,7 @@ def main() -> None:
         fold = model_folder(workspace, name, DEFAULT_PLANS_NAME, method) / "fold_0"
         if (fold / "validation" / "summary.json").is_file():
             return
-        words = [name, method, "0", "-device", "cpu", "--workers", "0", "--minutes", str(MINUTES)]
-        words += ["--epochs", str(FEW_EPOCHS.get((arguments.meeting, method), EPOCHS))]
+        words = [name, method, "0", "-device", "cpu", "--workers", "0", "--minutes", str(MINUTES), "--epochs", str(EPOCHS)]
         folders = {"nnUNet_raw": workspace.raw, "nnUNet_preprocessed": workspace.preprocessed, "nnUNet_results": workspace.results}
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | {variable: str(folder) for variable, folder in folders.items()}
         subprocess.run([sys.executable, "-m", "samunet.cli.train", *words], env=environment, check=True)
