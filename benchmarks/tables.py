@@ -279,7 +279,8 @@ def trainer_page(results: list[dict], methods: dict | None) -> str:
         sections += [
             f"\n## One step of every method, {methods['backbone']}, a slab of {slab}\n",
             f"{where['name']}, {where['cpu_threads']} threads; {methods['classes']} classes, random weights taken as pretrained: SAM is frozen where",
-            "a method freezes it. Memory is the growth of a fresh process's peak. Made by `benchmarks/variant_step.py`.\n",
+            "a method freezes it. Those with prompts draw them for every structure in every slice, med_sa_prompted three clicks one after the other.",
+            "Memory is the growth of a fresh process's peak. Made by `benchmarks/variant_step.py`.\n",
             _row("method", "seconds", "MiB", "weights that train, million"),
             "|---" * 4 + "|",
             *(_row(name, f"{row['seconds']:.1f}", row["peak_mib"], f"{row['trained'] / 1e6:.1f}") for name, row in methods["steps"].items()),

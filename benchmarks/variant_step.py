@@ -4,7 +4,7 @@
     python benchmarks/variant_step.py --device cuda
 
 Each measurement is a process of its own: one step to warm up, then the fastest of the repeats. Writes
-benchmarks/results/variant_step_<device>.json.
+benchmarks/results/variant_step_<device>.json; methods that were not asked for keep their rows there, if they were measured alike.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import torch
 from machine import processor_name
 from slab_step import CLASSES, RESULTS, measure
 
-from samunet.core.codec import write_json
+from samunet.core.codec import read_json, write_json
 from samunet.core.plugins import load_variant
 
-VARIANTS = ("sam_unet", "ma_sam", "samed", "med_sa", "masksam")
+VARIANTS = ("sam_unet", "ma_sam", "samed", "med_sa", "masksam", "med_sa_prompted", "ma_sam_prompted")
+OPTIONS = {"med_sa_prompted": {"prompts": "iterative"}}
+"""Where the default draws what a step does: the most that it may be."""
 
 
 def main() -> None:
@@ -36,7 +38,8 @@ def main() -> None:
     device, (depth, height, width) = torch.device(arguments.device), arguments.shape
     if arguments.one:
         variant = load_variant(arguments.one)
-        print(json.dumps(measure(variant, variant.Config(), arguments.backbone, (depth, height, width), device, arguments.repeats)))
+        config = variant.Config(**OPTIONS.get(arguments.one, {}))
+        print(json.dumps(measure(variant, config, arguments.backbone, (depth, height, width), device, arguments.repeats)))
         return
     rows = {}
     for name in arguments.variants:
@@ -44,8 +47,11 @@ def main() -> None:
         rows[name] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
         print(name, rows[name], flush=True)
     machine = {"device": device.type, "name": processor_name(device.type), "cpu_threads": torch.get_num_threads(), "torch": torch.__version__}
-    result = {"machine": machine, "backbone": arguments.backbone, "slab": arguments.shape, "classes": CLASSES, "steps": rows}
-    write_json(RESULTS / f"variant_step_{device.type}.json", result)
+    settings = {"machine": machine, "backbone": arguments.backbone, "slab": arguments.shape, "classes": CLASSES}
+    path = RESULTS / f"variant_step_{device.type}.json"
+    before = read_json(path) if path.is_file() else {}
+    kept = before["steps"] if before.items() >= settings.items() else {}
+    write_json(path, settings | {"steps": kept | rows})
 
 
 if __name__ == "__main__":
