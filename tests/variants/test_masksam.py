@@ -194,6 +194,27 @@ def test_the_loss_of_a_batch_is_that_of_its_parts_together():
     assert all(torch.allclose(whole[name], joined[name], rtol=1e-4) for name in whole)
 
 
+def test_two_discs_are_learned():
+    patch = (2, 32, 32)
+    torch.manual_seed(0)
+    network = masksam.build(build_sam(NANO, patch[1:]), spec_for(patch, classes=2, scale=1.0, pretrained=False), masksam.Config()).train()
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    label = torch.zeros(1, *patch, dtype=torch.int16)
+    for value, (row, column) in enumerate(((9, 10), (22, 21)), start=1):
+        label[:, :, (rows - row) ** 2 + (columns - column) ** 2 < 50] = value
+    batch = Batch(image=torch.tensor([0.0, 2.0, -2.0])[label.long()].unsqueeze(1) + 0.2 * torch.randn(1, 1, *patch), label=label)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        sum(network.loss(batch).values()).backward()
+        optimizer.step()
+    network.eval()
+    with torch.no_grad():
+        found = network(batch.image).argmax(1)
+    dice = [2 * ((found == value) & (label == value)).sum() / ((found == value).sum() + (label == value).sum()) for value in (1, 2)]
+    assert min(dice) > 0.8, dice
+
+
 def test_the_generator_joins_four_blocks_where_all_attend_globally_too():
     for window in (0, None):
         network = masksam.build(build_sam(backbone_named("vit_tiny"), (64, 96), window=window), spec_for(), masksam.Config())
