@@ -30,13 +30,10 @@ CONFIGURATIONS = (
     (35, "3d_adapter", 2.0),
     (35, "3d_adapter", 4.0),
     (35, "2d_samed", 2.0),
-    (4, "3d_med_sa", 2.0),
-    (35, "3d_med_sa", 2.0),
-    (4, "3d_masksam", 2.0),
-    (35, "3d_masksam", 2.0),
-    (4, "3d_med_sa_prompted", 2.0),
-    (35, "3d_ma_sam_prompted", 2.0),
     (45, "2d_adapter", 2.0),
+    (4, "3d_masksam", 2.0),
+    (4, "3d_masksam", 6.0),
+    (35, "3d_masksam", 2.0),
 )
 
 
