@@ -160,7 +160,7 @@ def figures(report: Path, results: Path) -> dict[str, Any]:
         "configurations": {model: _figures(plan, model.split("__")[2]) for model, plan in plans.items()},
         "rows": [row for row in document["rows"] if row["target"] == "mean"],
         "verdicts": document["verdicts"],
-        "prompts": document.get("prompts", {}),
+        "prompts": document["prompts"],
     }
 
 

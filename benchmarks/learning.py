@@ -57,8 +57,7 @@ def main() -> None:
         "train": ["samunet_train", *which, *shlex.split(arguments.train)],
     }
     seconds = {name: _run(command) for name, command in steps.items()}
-    plans_name = DEFAULT_PLANS_NAME
-    fold = model_folder(workspace, dataset.spec.name, plans_name, arguments.configuration) / f"fold_{arguments.fold}"
+    fold = model_folder(workspace, dataset.spec.name, DEFAULT_PLANS_NAME, arguments.configuration) / f"fold_{arguments.fold}"
     val = read_json(workspace.preprocessed / dataset.spec.name / "splits_final.json")[int(arguments.fold)]["val"]
     images, labels, predictions = work / "val_images", work / "val_labels", work / "val_predictions"
     _link_cases(dataset.folder, dataset, val, images, labels)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samunet.cli.common import make_parser, run
+from samunet.core.plan import DEFAULT_PLANS_NAME
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +36,6 @@ def add_import(actions: Any, configuration: str, *, dataset: str) -> None:
 
 
 def _add_fold(action: argparse.ArgumentParser, configuration: str) -> None:
-    from samunet.core.plan import DEFAULT_PLANS_NAME
-
     action.add_argument("-c", default=configuration, metavar="CONFIGURATION", help="default: %(default)s")
     action.add_argument("-p", default=DEFAULT_PLANS_NAME, metavar="PLANS", help="default: %(default)s")
     action.add_argument("-f", default="all", metavar="FOLD", help="default: %(default)s")
