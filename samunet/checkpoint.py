@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from samunet.core.codec import atomic_path, decode, encode
+from samunet.core.codec import atomic_path, decode, encode, parse_json
 from samunet.errors import CheckpointError
 
 HEADER_KEY = "samunet"
@@ -166,9 +166,10 @@ def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
         raise CheckpointError(f"Checkpoint {path} cannot be read ({error}); it is damaged. Use another checkpoint, or train again.") from None
     if header is None:
         raise CheckpointError(f"File {path} is not a samunet checkpoint; its header lacks the key '{HEADER_KEY}'.")
-    fields = json.loads(header)
-    if fields.get("format") != FORMAT:
-        raise CheckpointError(f"Checkpoint {path} has format {fields.get('format')}; this version of samunet reads format {FORMAT}. Train again.")
+    fields = parse_json(header, f"The header of checkpoint {path}")
+    version = fields.get("format") if isinstance(fields, dict) else None
+    if version != FORMAT:
+        raise CheckpointError(f"Checkpoint {path} has format {version}; this version of samunet reads format {FORMAT}. Train again.")
     return Checkpoint(
         state=decode(CheckpointState, fields, path.name),
         model=_part(tensors, "model."),

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from samunet import __version__
 from samunet.checkpoint import load_checkpoint
-from samunet.core.codec import PART_PREFIX, atomic_path, decode, encode, file_sha256, read_json
+from samunet.core.codec import PART_PREFIX, atomic_path, decode, encode, file_sha256, parse_json, read_json
 from samunet.core.plan import Plan, load_plan
 from samunet.core.results import FINAL, finished_folds
 from samunet.core.workspace import Workspace
@@ -220,8 +220,8 @@ def _manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
     if MANIFEST not in infos or infos[MANIFEST].file_size > CHUNK:
         raise CheckpointError(f"{source} is not a model of samunet; it has no {MANIFEST}.")
     try:
-        manifest = decode(Manifest, json.loads(archive.read(MANIFEST)), MANIFEST)
-    except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
+        manifest = decode(Manifest, parse_json(archive.read(MANIFEST), MANIFEST), MANIFEST)
+    except ConfigError as error:
         raise CheckpointError(f"{source} has a manifest that cannot be read ({error}); export the model again.") from None
     if manifest.format != FORMAT:
         raise CheckpointError(f"{source} has format {manifest.format}; this version of samunet reads format {FORMAT}.")

@@ -22,6 +22,8 @@ from samunet.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 PART_PREFIX = ".part-"  # of files that are being written
+MOST_LEVELS = 100  # of lists and objects within each other; what samunet and nnU-Net write has fewer than ten
+LARGEST = 2**63 - 1  # whole number in a file
 
 
 def encode(value: Any) -> Any:
@@ -106,13 +108,58 @@ def _require(fits: bool, where: str, expected: str, raw: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises ConfigError that names the file when it is absent or not JSON."""
+    """Read a JSON file; raises ConfigError that names the file when it is absent or `parse_json` refuses it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return parse_json(path.read_bytes(), f"File {path}")
+    except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"File {path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"File {path} is not valid JSON: {error}. Correct it, or write it anew.") from None
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """Read JSON that is no file of its own.
+
+    Args:
+        text: bytes are UTF-8.
+        what: it is, for the message, e.g. "File /x/plans.json" or "log.jsonl, line 3".
+
+    Raises:
+        ConfigError: it is not JSON, holds a whole number beyond 64 bits, or lists and objects more than MOST_LEVELS deep.
+    """
+    try:
+        value = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+        _refuse_extremes(value)
+    except RecursionError:
+        raise ConfigError(f"{what} holds lists or objects within each other too deep to read; write it anew.") from None
+    except ValueError as error:
+        raise ConfigError(f"{what} is not valid JSON: {str(error).partition(';')[0]}. Correct it, or write it anew.") from None
+    return value
+
+
+def _refuse_extremes(value: Any) -> None:
+    """Raise ValueError for what JSON allows and later steps choke on: depth, giant whole numbers, halves of characters."""
+    level, levels = [value], 0
+    while level:
+        for part in level:
+            if isinstance(part, int) and not -LARGEST <= part <= LARGEST:
+                raise ValueError("it holds a whole number of more than 64 bits")
+            if isinstance(part, str) and not part.isascii():
+                part.encode()  # a UnicodeEncodeError is a ValueError
+        level = _parts(level)
+        levels += 1
+        if levels > MOST_LEVELS:
+            raise ValueError(f"it holds lists or objects more than {MOST_LEVELS} deep")
+
+
+def _parts(level: Iterable[Any]) -> list[Any]:
+    """Keys, values and items of the objects and lists of one level."""
+    found: list[Any] = []
+    for item in level:
+        if isinstance(item, dict):
+            found += item.keys()
+            found += item.values()
+        elif isinstance(item, list):
+            found += item
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

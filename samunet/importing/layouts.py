@@ -98,7 +98,10 @@ def from_datalist(path: Path, root: Path | None = None) -> list[FoundCase]:
         raise DatasetError(f'{path} is no MONAI datalist; expected {{"training": [{{"image": ..., "label": ...}}, ...]}}.')
     cases = []
     for part, training in (("training", True), ("validation", True), ("testing", False), ("test", False)):
-        for index, entry in enumerate(raw.get(part) or []):
+        entries = raw.get(part) or []
+        if not isinstance(entries, list):
+            raise DatasetError(f"{path}: '{part}' must be a list of entries; got {str(entries)[:80]}.")
+        for index, entry in enumerate(entries):
             entry = {"image": entry} if isinstance(entry, str) else entry
             if not isinstance(entry, Mapping) or "image" not in entry:
                 raise DatasetError(f"{path}: entry {index} of '{part}' has no image; got {str(entry)[:80]}.")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
 
 from samunet.core.values import known_mean
-from samunet.training.log import RECORDS
+from samunet.training.log import RECORDS, read_records
 
 TYPES = re.compile(r"np\.float\d+\(|\)")
 EPOCH = re.compile(r": Epoch (\d+)\s*$")  # lines of nnU-Net's log
@@ -22,8 +21,8 @@ def curve_of(fold: Path) -> tuple[float, ...]:
     """
     own = fold / RECORDS
     if own.is_file():
-        records = [json.loads(line) for line in own.read_text(encoding="utf-8").splitlines()]
-        return tuple(math.nan if record.get("mean_fg_dice") is None else float(record["mean_fg_dice"]) for record in records)
+        values = [record.get("mean_fg_dice") for record in read_records(own)]
+        return tuple(float(value) if isinstance(value, (int, float)) else math.nan for value in values)
     logs = sorted(fold.glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime)
     found: dict[int, float] = {}  # of an epoch that was run again after an interruption the last counts
     epoch = 0

@@ -9,13 +9,15 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from samunet.core.codec import atomic_path, write_text
+from samunet.core.codec import atomic_path, parse_json, write_text
+from samunet.errors import ConfigError
 from samunet.training.sinks import Sink
 
 logger = logging.getLogger(__name__)
@@ -93,19 +95,28 @@ class TrainingLog:
     def _take_up(self, epochs: int) -> None:
         """Keep the records of the epochs that the checkpoint knows, and their times."""
         path = self.folder / RECORDS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        records = []
-        for line in lines:
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:  # the process was killed while it wrote
-                continue
-        kept = [record for record in records if record.get("epoch", math.inf) <= epochs]
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        kept = [record for record in read_records(path) if record["epoch"] <= epochs]
         if len(kept) != len(lines):
             write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         for record in kept:
             for name in ("seconds", "waiting_seconds"):
-                self.times.setdefault(name, []).append(float(record.get(name, math.nan)))
+                self.times.setdefault(name, []).append(_number(record.get(name)))
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs of a log.jsonl; lines that are none, as of a process that was killed while it wrote, are left out."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with suppress(ConfigError):
+            record = parse_json(line, path.name)
+            if isinstance(record, dict) and type(record.get("epoch")) is int:
+                found.append(record)
+    return found
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def draw(values: Values, times: Values) -> bytes:

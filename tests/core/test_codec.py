@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from samunet.core.codec import atomic_path, decode, encode, read_json, write_json, write_text
+from samunet.core.codec import atomic_path, decode, encode, parse_json, read_json, write_json, write_text
 from samunet.errors import ConfigError
 
 
@@ -112,6 +113,33 @@ def test_json_that_is_absent_or_broken_names_the_file(tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"binary\.json is not valid JSON"):
         read_json(tmp_path / "binary.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "too deep"),
+        ('{"a":' * 101 + "1" + "}" * 101, "more than 100 deep"),
+        ("1" * 5000, "digits"),
+        ('{"a": [1, -9223372036854775809]}', "more than 64 bits"),
+        (r'{"name": "\ud800"}', "surrogates"),
+    ],
+    ids=["100,000 deep", "101 deep", "5,000 digits", "65 bits", "half a character"],
+)
+def test_json_that_python_reads_or_chokes_on_but_no_file_of_ours_holds_is_refused_by_name(tmp_path, text, message):
+    (tmp_path / "odd.json").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_json(tmp_path / "odd.json")
+    assert str(tmp_path / "odd.json") in str(caught.value)
+    with pytest.raises(ConfigError, match=f"^line 3 .*{message}"):
+        parse_json(text.encode(), "line 3")
+
+
+def test_what_lies_at_the_limits_is_read():
+    value = [9223372036854775807, "\U0001f980é"]
+    for _ in range(98):
+        value = [value]
+    assert parse_json(json.dumps(value), "x") == value
 
 
 def test_equal_values_give_equal_bytes_and_folders_are_made(tmp_path):

@@ -41,3 +41,17 @@ def test_our_own_curve_and_cost_are_read(trained):
 
 def test_a_folder_without_either_tells_nothing(tmp_path):
     assert read_cost(tmp_path) is None and curve_of(tmp_path) == ()
+
+
+def test_lines_of_our_log_that_are_no_epochs_are_left_out(tmp_path):
+    lines = [
+        '{"epoch": 1, "mean_fg_dice": 0.5}',
+        "[" * 100_000,
+        '{"epoch": ' + "1" * 5000 + "}",
+        "3",
+        '{"epoch": 2, "mean_fg_dice": "x"}',
+        '{"epoch": 3, "me',
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    found = curve_of(tmp_path)
+    assert found[0] == 0.5 and math.isnan(found[1]) and len(found) == 2
