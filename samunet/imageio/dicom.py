@@ -14,10 +14,17 @@ import SimpleITK as sitk
 
 from samunet.core.geometry import Geometry
 from samunet.errors import ImageFileError
+from samunet.imageio.reader import Peek
 
 POSITION, ORIENTATION = "0020|0032", "0020|0037"  # image position and orientation (patient)
 ROWS, COLUMNS, SAMPLES, BITS = "0028|0010", "0028|0011", "0028|0002", "0028|0100"  # bits allocated a sample
 PIXEL_DATA, DELIMITER, UNDEFINED = b"\xe0\x7f\x10\x00", b"\xfe\xff\xdd\xe0", 0xFFFFFFFF  # tags, little endian; length of compressed pixels
+PIXEL_BYTES = {
+    getattr(sitk, f"sitk{vector}{name}"): size
+    for name, size in {"UInt8": 1, "Int8": 1, "UInt16": 2, "Int16": 2, "UInt32": 4, "Int32": 4, "Float32": 4}.items()
+    for vector in ("", "Vector")
+}
+"""Of one component; what is not here has 8."""
 PREAMBLE = 128  # bytes before the letters DICM
 PARALLEL = 1e-3  # largest difference of a cosine
 LOCALE = RLock()
@@ -74,8 +81,8 @@ def read_series(folder: Path) -> sitk.Image:
 
 
 @_locale_kept()
-def peek_series(folder: Path) -> Geometry:
-    """Return shape and spacing of a series from the headers of its first and last file; raises as `series_files`, or where one is damaged."""
+def peek_series(folder: Path) -> Peek:
+    """Tell what reading a series gives from the headers of its first and last file; raises as `series_files`, or where one is damaged."""
     files = series_files(folder)
     header = sitk.ImageFileReader()
     ends = []
@@ -88,9 +95,21 @@ def peek_series(folder: Path) -> Geometry:
             raise ImageFileError(f"{file} cannot be read: {_reason(error)}") from None
     (width, height, *rest), (x, y, *_) = header.GetSize(), header.GetSpacing()
     if len(files) == 1:
-        return Geometry(shape=(rest[0] if rest else 1, height, width), spacing=(header.GetSpacing()[2] if rest else 1.0, y, x))
-    distance = float(np.linalg.norm(ends[1] - ends[0])) / (len(files) - 1)
-    return Geometry(shape=(len(files), height, width), spacing=(distance or 1.0, y, x))
+        depth, distance = (rest[0], header.GetSpacing()[2]) if rest else (1, 1.0)
+    else:
+        depth, distance = len(files), float(np.linalg.norm(ends[1] - ends[0])) / (len(files) - 1) or 1.0
+    loaded = depth * height * width * pixel_bytes(header)
+    return Peek(
+        geometry=Geometry(shape=(depth, height, width), spacing=(distance, y, x)),
+        channels=header.GetNumberOfComponents(),
+        loaded=loaded,
+        loading=2 * loaded + 3 * (loaded // len(files)) + max(file.stat().st_size for file in files),  # image and copy; one file's parts
+    )
+
+
+def pixel_bytes(header: sitk.ImageFileReader) -> int:
+    """Return the bytes of a voxel, all its components, in a file whose header was read."""
+    return PIXEL_BYTES.get(header.GetPixelID(), 8) * header.GetNumberOfComponents()
 
 
 def _check_slice(file: Path) -> list[float]:

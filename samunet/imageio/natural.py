@@ -6,6 +6,7 @@ image and its indices in a label.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from PIL import Image
 from samunet.core.codec import atomic_path
 from samunet.core.geometry import Geometry
 from samunet.errors import ImageFileError
-from samunet.imageio.reader import ImageReader, LoadedFile, as_label, check_segmentation
-from samunet.imageio.tiff3d import read_tiff, write_tiff
+from samunet.imageio.integrity import refuse_absent
+from samunet.imageio.reader import ImageReader, LoadedFile, Peek, as_label, check_segmentation
+from samunet.imageio.tiff3d import peek_tiff, read_tiff, write_tiff
 
 GREY_MODES = ("1", "L", "I;16", "I;16B", "I", "F")
 COLOR_MODES = ("RGB", "RGBA", "LA")
@@ -35,16 +37,31 @@ class NaturalImage2DIO(ImageReader):
         """See ImageReader; colors give three channels."""
         return _load(path, indices=False)
 
-    def peek(self, path: Path) -> Geometry:
-        """See ImageReader; TIFF files are read whole."""
+    def peek(self, path: Path) -> Peek:
+        """See ImageReader."""
         if path.suffix.lower() in (".tif", ".tiff"):
-            return super().peek(path)
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except READ_ERRORS as error:
-            raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
-        return Geometry(shape=(1, height, width), spacing=(1.0, 1.0, 1.0), planar=True)
+            form = peek_tiff(path)
+            colors = 3 if form.palette else math.prod(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis == "S")
+            height, width = (1, 1, *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis != "S"))[-2:]
+            pixels, kept = height * width, 3 * height * width if form.palette else form.bytes
+            loading = form.loading + (13 * pixels if form.palette else 0)  # three 16-bit colors, shifted, and as 8 bits
+        else:
+            refuse_absent(path)
+            try:
+                with Image.open(path) as image:
+                    (width, height), mode = image.size, image.mode
+            except READ_ERRORS as error:
+                raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
+            colors = len(mode) if mode in COLOR_MODES else 3 if mode in PALETTE_MODES else 1
+            pixels, kept = height * width, height * width * colors * (4 if mode in ("I", "F") else 2 if mode.startswith("I;") else 1)
+            loading = 4 * pixels + 3 * kept  # Pillow's own form; its bytes, as parts and joined; the array
+            loading += 4 * pixels if mode in PALETTE_MODES else 0
+        return Peek(
+            geometry=Geometry(shape=(1, height, width), spacing=(1.0, 1.0, 1.0), planar=True),
+            channels=colors - (colors in (2, 4)),  # without an opaque alpha
+            loaded=kept,
+            loading=loading,
+        )
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
         """See ImageReader; of a palette the indices count."""

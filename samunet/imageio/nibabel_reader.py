@@ -17,10 +17,10 @@ import numpy as np
 from nibabel.quaternions import quat2mat
 
 from samunet.core.codec import atomic_path
-from samunet.core.geometry import Geometry, Vector3
+from samunet.core.geometry import Geometry, Triple, Vector3
 from samunet.errors import ImageFileError
-from samunet.imageio.nifti import read_nifti
-from samunet.imageio.reader import ImageReader, LoadedFile, as_channels, check_segmentation
+from samunet.imageio.nifti import array_form, read_header, read_nifti
+from samunet.imageio.reader import ImageReader, LoadedFile, Peek, as_channels, check_segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,10 @@ class NibabelIO(ImageReader):
     def load(self, path: Path) -> LoadedFile:
         """See ImageReader; a 4D or RGB file gives several channels."""
         return load(path)
+
+    def peek(self, path: Path) -> Peek:
+        """See ImageReader."""
+        return peek(path)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; a planar grid is written as a 2D image."""
@@ -71,6 +75,21 @@ def load(path: Path) -> LoadedFile:
     return _from_header(*read_nifti(path), path)
 
 
+def peek(path: Path) -> Peek:
+    """Tell from its header what `load` will return and take; raises ImageFileError as it does."""
+    header = read_header(path)
+    shape, kind = array_form(header, path)
+    depth, height, width = (1, *shape)[-3:]
+    planar, colors = len(shape) == 2, len(kind.names or " ")
+    loaded = math.prod(shape) * kind.itemsize
+    return Peek(
+        geometry=Geometry(shape=(depth, height, width), spacing=_spacing(header, planar, path)[0], planar=planar),
+        channels=colors * math.prod(shape[:-3]),
+        loaded=loaded,
+        loading=loaded * (2 if kind.names else 1),  # colors are parted
+    )
+
+
 def from_nibabel(image: nibabel.Nifti1Image, path: Path) -> LoadedFile:
     """Turn an image of nibabel's into channels and their grid; see `load`. `path` stands in messages."""
     return _from_header(image.header, np.asanyarray(image.dataobj).T, path)
@@ -88,11 +107,7 @@ def _from_header(header: nibabel.Nifti1Header, array: np.ndarray, path: Path) ->
 
 
 def _geometry(header: nibabel.Nifti1Header, shape: tuple[int, int, int], planar: bool, path: Path) -> Geometry:
-    unit = MM_BY_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-    x, y, z = (float(abs(value)) * unit for value in header["pixdim"][1:4])
-    spacing = (1.0, y, x) if planar else (z, y, x)
-    if not all(np.isfinite(spacing)) or min(spacing) <= 0:
-        raise ImageFileError(f"{path} has spacing {spacing} mm (D, H, W), expected positive numbers; write its header anew.", "header")
+    spacing, unit = _spacing(header, planar, path)
     axes, origin = _axes(header, path)
     origin = origin * unit
     axes = axes * np.where(header["pixdim"][1:4] < 0, -1, 1)  # as ITK does; the format wants positive numbers
@@ -108,6 +123,16 @@ def _geometry(header: nibabel.Nifti1Header, shape: tuple[int, int, int], planar:
         direction=(_vector(axes[:, 2]), _vector(axes[:, 1]), _vector(axes[:, 0])),
         planar=planar,
     )
+
+
+def _spacing(header: nibabel.Nifti1Header, planar: bool, path: Path) -> tuple[Triple, float]:
+    """Return the spacing (D, H, W) in mm, and the file's unit of length in mm."""
+    unit = MM_BY_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    x, y, z = (float(abs(value)) * unit for value in header["pixdim"][1:4])
+    spacing = (1.0, y, x) if planar else (z, y, x)
+    if not all(np.isfinite(spacing)) or min(spacing) <= 0:
+        raise ImageFileError(f"{path} has spacing {spacing} mm (D, H, W), expected positive numbers; write its header anew.", "header")
+    return spacing, unit
 
 
 def _axes(header: nibabel.Nifti1Header, path: Path) -> tuple[np.ndarray, np.ndarray]:

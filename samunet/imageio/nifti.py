@@ -21,6 +21,8 @@ from samunet.imageio.reader import count_not_finite, refuse_not_finite
 
 EXTENSION_FLAG = 4  # bytes between header and data
 MAX_OFFSET = 1 << 31  # bytes; real files begin at 352, or later by the length of their header extensions
+DEFLATE_AT_MOST = 1032  # bytes that one compressed byte can stand for
+UNSCALED = (1.0, 0.0)  # slope and intercept
 HEADERS = dict(zip(NIFTI_BYTES, (nibabel.Nifti1Header, nibabel.Nifti2Header), strict=True))
 
 
@@ -44,19 +46,47 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Header, np.ndarray]:
         header = _header(file.read(max(HEADERS)), path)
         offset, lengths, kind = _layout(header, path)
         size = math.prod(lengths) * kind.itemsize
+        there = path.stat().st_size
+        if offset + size > there * (DEFLATE_AT_MOST if compressed else 1):  # headers promise anything, so nothing is allocated before
+            raise _truncated(path, offset + size, f"{there} compressed ones" if compressed else str(there))
         file.seek(offset)
-        payload = bytearray()  # grows with what is there; headers promise anything
-        while chunk := file.read(min(CHUNK, size - len(payload))):
-            payload += chunk
-        if len(payload) < size:
-            message = f"{path} is truncated: its header promises {offset + size} bytes, {offset + len(payload)} are there; copy it again."
-            raise ImageFileError(message, "truncated")
+        scaling = UNSCALED if kind.names else _scaling(header)
+        array = np.empty(math.prod(lengths), _scaled_kind(kind, scaling))
+        step, not_finite = CHUNK // kind.itemsize, 0
+        for first in range(0, len(array), step):  # the stored and the scaled numbers are never both in memory
+            part = array[first : first + step]
+            payload = file.read(len(part) * kind.itemsize)
+            if len(payload) < len(part) * kind.itemsize:
+                raise _truncated(path, offset + size, str(offset + first * kind.itemsize + len(payload)))
+            stored = np.frombuffer(payload, kind)
+            not_finite += count_not_finite(stored) if kind.kind == "f" else 0
+            np.copyto(part, stored if scaling == UNSCALED else stored * scaling[0] + scaling[1], casting="same_kind")
         while compressed and file.read(CHUNK):  # the checksum stands at the end
             pass
-    array = np.frombuffer(payload, kind).reshape(lengths[::-1])
-    if kind.kind == "f":
-        refuse_not_finite(count_not_finite(array), path)
-    return header, array if kind.names else _scaled(array, *_scaling(header))
+    refuse_not_finite(not_finite, path)
+    return header, array.reshape(lengths[::-1])
+
+
+def _truncated(path: Path, promised: int, there: str) -> ImageFileError:
+    message = f"{path} is truncated: its header promises {promised} bytes, {there} are there; copy it again."
+    return ImageFileError(message, "truncated")
+
+
+def read_header(path: Path) -> nibabel.Nifti1Header:
+    """Read the header of a plain or compressed NIfTI file as it stands, of either version; its values are not checked.
+
+    Raises:
+        ImageFileError: the file is absent or does not begin with such a header.
+    """
+    refuse_absent(path)
+    with naming_damage(path), gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        return _header(file.read(max(HEADERS)), path)
+
+
+def array_form(header: nibabel.Nifti1Header, path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Return shape (..., z, y, x) and number type of what `read_nifti` returns; raises ImageFileError where the header does not say."""
+    _, lengths, kind = _layout(header, path)
+    return lengths[::-1], kind if kind.names else _scaled_kind(kind, _scaling(header))
 
 
 def _scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
@@ -65,14 +95,11 @@ def _scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
     return slope if abs(slope) > np.finfo(float).eps else 1.0, intercept
 
 
-def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """Apply a header's scaling: computed in float64, kept as float32 where the stored numbers have no more digits than that."""
-    if (slope, intercept) == (1.0, 0.0):
-        return array
-    result = np.empty(array.shape, np.float32 if array.dtype.itemsize <= 2 or array.dtype.kind + str(array.dtype.itemsize) == "f4" else np.float64)
-    for source, target in zip(array, result, strict=True):
-        np.copyto(target, source * slope + intercept, casting="same_kind")
-    return result
+def _scaled_kind(kind: np.dtype, scaling: tuple[float, float]) -> np.dtype:
+    """Return the number type of scaled voxels: float32 where the stored numbers have no more digits than that, else float64."""
+    if scaling == UNSCALED:
+        return kind
+    return np.dtype(np.float32 if kind.itemsize <= 2 or (kind.kind, kind.itemsize) == ("f", 4) else np.float64)
 
 
 def _header(head: bytes, path: Path) -> nibabel.Nifti1Header:

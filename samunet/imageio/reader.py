@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,19 @@ INTEGER_TOLERANCE = 1e-3  # scaled integer files (NIfTI slope) miss whole number
 
 LoadedFile = tuple[np.ndarray, Geometry]
 """(C, D, H, W) in the file's own number type, and its grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peek:
+    """What a file's header tells before its voxels are read."""
+
+    geometry: Geometry
+    """Its shape, spacing and planarity; position and direction need not be right."""
+    channels: int
+    loaded: int
+    """Bytes of the array that `ImageReader.load` returns."""
+    loading: int
+    """Bytes that `ImageReader.load` takes at most, that array included."""
 
 
 class ImageReader(ABC):
@@ -47,13 +61,13 @@ class ImageReader(ABC):
             ImageFileError: the format cannot hold the values or the grid.
         """
 
-    def peek(self, path: Path) -> Geometry:
-        """Return shape and spacing of a file, from its header alone where the format allows; what is wrong further on is not noticed.
+    @abstractmethod
+    def peek(self, path: Path) -> Peek:
+        """Return what a file's header tells; what is wrong further on is not noticed.
 
         Raises:
             ImageFileError: the header cannot be read.
         """
-        return self.load(path)[1]
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """Return every file that reading `path` takes into account, itself first."""

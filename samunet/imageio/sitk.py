@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from samunet.core.codec import atomic_path
 from samunet.core.geometry import IDENTITY_DIRECTION, Geometry, Vector3
 from samunet.errors import ImageFileError
 from samunet.imageio import dicom, nibabel_reader
-from samunet.imageio.integrity import check_file
+from samunet.imageio.integrity import check_file, refuse_absent
 from samunet.imageio.nifti import is_nifti
-from samunet.imageio.reader import ImageReader, LoadedFile, as_channels, check_segmentation
+from samunet.imageio.reader import ImageReader, LoadedFile, Peek, as_channels, check_segmentation
 
 
 class SimpleITKIO(ImageReader):
@@ -32,21 +33,31 @@ class SimpleITKIO(ImageReader):
         try:
             image = sitk.ReadImage(str(path))
         except RuntimeError as error:
-            raise ImageFileError(f"{path} cannot be read: {_reason(error)} Export it again, or convert it to .nii.gz.") from None
+            raise _unreadable(path, error) from None
         return from_itk(image, path)
 
-    def peek(self, path: Path) -> Geometry:
-        """See ImageReader; a file whose header ITK refuses is read whole."""
+    def peek(self, path: Path) -> Peek:
+        """See ImageReader."""
         if path.is_dir():
             return dicom.peek_series(path)
+        if is_nifti(path):
+            return nibabel_reader.peek(path)
+        refuse_absent(path)
         header = sitk.ImageFileReader()
         header.SetFileName(str(path))
         try:
             header.ReadImageInformation()
-        except RuntimeError:
-            return super().peek(path)
+        except RuntimeError as error:
+            raise _unreadable(path, error) from None
         (width, height, *rest), (x, y, *slices) = header.GetSize(), map(abs, header.GetSpacing())
-        return Geometry(shape=(rest[0] if rest else 1, height, width), spacing=(slices[0] if slices else 1.0, y, x), planar=not rest)
+        channels = header.GetNumberOfComponents() * math.prod(rest[1:])
+        loaded = math.prod(header.GetSize()) * dicom.pixel_bytes(header)
+        return Peek(
+            geometry=Geometry(shape=(rest[0] if rest else 1, height, width), spacing=(slices[0] if slices else 1.0, y, x), planar=not rest),
+            channels=channels,
+            loaded=loaded,
+            loading=2 * loaded + path.stat().st_size,  # ITK's image, its copy, and the compressed stream
+        )
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """See ImageReader."""
@@ -104,6 +115,10 @@ def from_itk(image: sitk.Image, path: Path) -> LoadedFile:
 def _column(matrix: np.ndarray, index: int) -> Vector3:
     x, y, z = matrix[:3, index].tolist()
     return (x, y, z)
+
+
+def _unreadable(path: Path, error: RuntimeError) -> ImageFileError:
+    return ImageFileError(f"{path} cannot be read: {_reason(error)} Export it again, or convert it to .nii.gz.")
 
 
 def _reason(error: RuntimeError) -> str:

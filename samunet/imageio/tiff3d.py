@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,8 @@ import tifffile
 from samunet.core.codec import atomic_path, read_json, write_json
 from samunet.core.geometry import Geometry, Triple, triple
 from samunet.errors import ConfigError, ImageFileError, ShapeError
-from samunet.imageio.reader import ImageReader, LoadedFile, check_segmentation
+from samunet.imageio.integrity import refuse_absent
+from samunet.imageio.reader import ImageReader, LoadedFile, Peek, check_segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +41,17 @@ class Tiff3DIO(ImageReader):
         depth, height, width = array.shape
         return array[None], Geometry(shape=(depth, height, width), spacing=_spacing(path))
 
+    def peek(self, path: Path) -> Peek:
+        """See ImageReader."""
+        form = peek_tiff(path)
+        depth, height, width = (1, 1, *form.lengths)[-3:]
+        return Peek(
+            geometry=Geometry(shape=(depth, height, width), spacing=_spacing(path)),
+            channels=1,
+            loaded=form.bytes,
+            loading=form.loading,
+        )
+
     def files(self, path: Path) -> tuple[Path, ...]:
         """See ImageReader; the spacing file belongs to a stack."""
         beside = spacing_file(path)
@@ -54,6 +70,32 @@ def spacing_file(path: Path) -> Path:
     return own if own.is_file() else path.with_name(f"{CHANNEL_SUFFIX.sub('', path.stem)}.json")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TiffForm:
+    """What the header of a TIFF tells of what `read_tiff` returns."""
+
+    lengths: tuple[int, ...]
+    axes: str
+    palette: bool
+    bytes: int
+    loading: int
+    """Bytes that reading takes at most, the array included."""
+
+
+def peek_tiff(path: Path) -> TiffForm:
+    """Read the headers of a TIFF alone; raises ImageFileError where they cannot be read."""
+    with _opened(path) as file:
+        series, first = file.series[0], file.pages.first
+        page = math.prod(first.shape) * np.dtype(first.dtype).itemsize
+        return TiffForm(
+            lengths=series.shape,
+            axes=series.axes,
+            palette=first.photometric == tifffile.PHOTOMETRIC.PALETTE,
+            bytes=series.nbytes,
+            loading=series.nbytes + min(3 * page, 3 * series.nbytes),  # a page's compressed stream, decoded, and as it is put in its place
+        )
+
+
 def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None]:
     """Read a TIFF, its axes as tifffile names them, and its palette.
 
@@ -63,16 +105,22 @@ def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None]:
     Raises:
         ImageFileError: the file is absent, damaged, or holds several images of unequal form.
     """
-    if not path.is_file():
-        raise ImageFileError(f"Image file {path} does not exist.", "missing-file")
+    with _opened(path) as file:
+        if _page_chain_is_cut(file):
+            raise ImageFileError(f"{path} is truncated: pages are missing after page {len(file.pages)}; copy or export it again.", "truncated")
+        if len(file.series) != 1:
+            raise ImageFileError(f"{path} holds {len(file.series)} images of unequal form, expected one; save the image alone.", "pixel-form")
+        series, first = file.series[0], file.pages.first
+        return series.asarray(), series.axes, first.colormap if first.photometric == tifffile.PHOTOMETRIC.PALETTE else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
+    """Open a TIFF; what its reading raises becomes an ImageFileError that names it."""
+    refuse_absent(path)
     try:
         with tifffile.TiffFile(path) as file:
-            if _page_chain_is_cut(file):
-                raise ImageFileError(f"{path} is truncated: pages are missing after page {len(file.pages)}; copy or export it again.", "truncated")
-            if len(file.series) != 1:
-                raise ImageFileError(f"{path} holds {len(file.series)} images of unequal form, expected one; save the image alone.", "pixel-form")
-            series, first = file.series[0], file.pages.first
-            return series.asarray(), series.axes, first.colormap if first.photometric == tifffile.PHOTOMETRIC.PALETTE else None
+            yield file
     except ImageFileError:
         raise
     except Exception as error:  # of damaged files tifffile raises anything, a MemoryError for absurd sizes too

@@ -163,7 +163,7 @@ class _Work:
     def _need(self, case: Case) -> Need:
         """Estimate from the header; a file that cannot be read fails later, with its reason."""
         try:
-            geometry = self.reader.peek(case.images[0])
+            geometry = self.reader.peek(case.images[0]).geometry
         except FAILURES:
             return NOTHING
         return estimate(

@@ -88,7 +88,7 @@ def test_a_series_gives_its_numbers_on_its_grid(tmp_path):
 @pytest.mark.parametrize("depth", [5, 1])
 def test_a_peek_tells_shape_and_spacing(tmp_path, depth):
     folder = write_series(oblique(depth), tmp_path / "series")
-    seen, whole = READER.peek(folder), READER.load(folder)[1]
+    seen, whole = READER.peek(folder).geometry, READER.load(folder)[1]
     assert seen.shape == whole.shape and seen.planar == whole.planar
     np.testing.assert_allclose(seen.spacing, whole.spacing, rtol=1e-4)
 
