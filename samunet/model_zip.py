@@ -20,7 +20,7 @@ from samunet import __version__
 from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import PART_PREFIX, atomic_path, decode, encode, file_sha256, parse_json, read_json
 from samunet.core.plan import Plan, load_plan
-from samunet.core.results import FINAL, finished_folds
+from samunet.core.results import FINAL, checkpoint_file, finished_folds
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
 from samunet.evaluation.summary import SUMMARY
@@ -78,7 +78,7 @@ def export_model(
         CheckpointError: a fold has no such checkpoint, or folds stand on other frozen weights.
         WeightsAbsentError: the frozen weights are to be packed and are not on this machine.
     """
-    name = checkpoint.removesuffix(".safetensors") + ".safetensors"
+    name = checkpoint_file(checkpoint)
     chosen = tuple(folds) if folds is not None else finished_folds(folder, name)
     if not chosen:
         raise CheckpointError(f"Model {folder} has no fold with {name}; train one first, or name another checkpoint with -chk.")

@@ -104,5 +104,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         threads=arguments.np,
         chill=arguments.chill,
         measures=measures_of(arguments),
+        expected=dataset.labels.expected_in_files,
     )
     write_and_print(summary, names_from_labels(dataset.labels), arguments.o or arguments.pred_folder / "summary.json", arguments.csv)

@@ -42,6 +42,7 @@ def _command(arguments: argparse.Namespace) -> None:
     measure_on = choose_device(arguments.device) if arguments.measure else None
     for wanted in arguments.d:
         dataset = pipeline.open_dataset(workspace, wanted)
+        planning.keep_up_splits(workspace, dataset, arguments)
         fingerprint = pipeline.extract(workspace, dataset, threads=DEFAULT_THREADS, clean=False)
         path = pipeline.plan_path(workspace, dataset.spec.name, options.plans_name)
         plain = options == pipeline.PlanOptions(plans_name=options.plans_name) and not arguments.measure

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from samunet.pipeline import PlanOptions, RawDataset
 
 
+ADD_NEW_CASES = "--add_new_cases"
+
+
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="dataset ids or names, e.g. 4 or Dataset004_Hippocampus")
 
@@ -51,6 +54,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="configurations to preprocess (default: all of the plan)")
+    parser.add_argument(ADD_NEW_CASES, action="store_true", help="put cases that are in no fold of splits_final.json into folds, groups together")
     parser.add_argument("-np", type=int, nargs="+", metavar="N", help="cases preprocessed at a time, one number or one a configuration")
 
 
@@ -109,7 +113,16 @@ def open_and_measure(workspace: Workspace, wanted: str, arguments: argparse.Name
         report.refuse_errors()
         print("\n".join(line for line in report.lines() if not line.startswith("ok")) or report.summary())
     dataset = pipeline.open_dataset(workspace, wanted)
+    keep_up_splits(workspace, dataset, arguments)
     return dataset, pipeline.extract(workspace, dataset, threads=arguments.npfp, clean=arguments.clean, quiet=arguments.no_pbar)
+
+
+def keep_up_splits(workspace: Workspace, dataset: RawDataset, arguments: argparse.Namespace) -> None:
+    """Say which cases the dataset's splits file does not know, or put them in where --add_new_cases asks for it."""
+    from samunet import pipeline
+
+    cases = [case.identifier for case in dataset.cases]
+    pipeline.keep_up_splits(workspace, dataset.spec, cases, add=getattr(arguments, "add_new_cases", False))
 
 
 def preprocess_configurations(workspace: Workspace, dataset: RawDataset, plan: Plan, arguments: argparse.Namespace) -> None:

@@ -144,11 +144,11 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
 
 def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
     """Return the one trained model that the options leave; raises ConfigError that lists the candidates otherwise."""
-    from samunet.core.results import best_models, trained_models
+    from samunet.core.results import best_models, checkpoint_file, trained_models
     from samunet.errors import CheckpointError, ConfigError
 
     dataset = None if arguments.d is None else workspace.dataset_name(arguments.d)
-    models = trained_models(workspace, f"{arguments.chk.removesuffix('.safetensors')}.safetensors")
+    models = trained_models(workspace, checkpoint_file(arguments.chk))
     wanted = {"tr": arguments.tr, "p": arguments.p, "c": arguments.c}
 
     def fits(folder: Path) -> bool:

@@ -31,5 +31,6 @@ def _command(arguments: argparse.Namespace) -> None:
     workspace = workspace_from_environment()
     for wanted in arguments.d:
         dataset = pipeline.open_dataset(workspace, wanted)
+        planning.keep_up_splits(workspace, dataset, arguments)
         plan = pipeline.open_plan(workspace, dataset.spec.name, arguments.plans_name)
         planning.preprocess_configurations(workspace, dataset, plan, arguments)

@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--npz", action="store_true", help="also save the probabilities of the validation cases")
     parser.add_argument("--c", action="store_true", dest="resume", help="continue the training in the fold's folder, with its settings")
     parser.add_argument("--extend", type=int, default=0, metavar="EPOCHS", help="with --c: train so many epochs more than was planned")
+    parser.add_argument("--add_new_cases", action="store_true", help="first put cases that splits_final.json does not know into its folds")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times with seeds that count up; writes mean and spread of Dice")
     parser.add_argument("--val", action="store_true", help="only validate a finished training")
     parser.add_argument("--val_best", action="store_true", help="validate checkpoint_best instead of checkpoint_final, into validation_best")
@@ -69,10 +70,21 @@ def _command(arguments: argparse.Namespace, typed: list[str]) -> int | None:
 
         print(script(arguments, [word for word in typed if word != "--slurm"]))
         return None
+    if arguments.add_new_cases and "WORLD_SIZE" not in os.environ:
+        _add_new_cases(arguments.dataset_name_or_id)
     if arguments.num_gpus > 1 and "WORLD_SIZE" not in os.environ and not arguments.val:
         return _with_torchrun(arguments.num_gpus, typed)
     _train(arguments, typed)
     return None
+
+
+def _add_new_cases(wanted: str) -> None:
+    from samunet import pipeline
+    from samunet.core.workspace import workspace_from_environment
+
+    workspace = workspace_from_environment()
+    dataset = pipeline.open_dataset(workspace, wanted)
+    pipeline.keep_up_splits(workspace, dataset.spec, [case.identifier for case in dataset.cases], add=True)
 
 
 def _train(arguments: argparse.Namespace, typed: list[str]) -> None:

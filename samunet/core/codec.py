@@ -119,14 +119,14 @@ def parse_json(text: str | bytes, what: str) -> Any:
     """Read JSON that is no file of its own.
 
     Args:
-        text: bytes are UTF-8.
+        text: bytes are UTF-8, a byte order mark before it or not.
         what: it is, for the message, e.g. "File /x/plans.json" or "log.jsonl, line 3".
 
     Raises:
         ConfigError: it is not JSON, holds a whole number beyond 64 bits, or lists and objects more than MOST_LEVELS deep.
     """
     try:
-        value = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+        value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
         _refuse_extremes(value)
     except RecursionError:
         raise ConfigError(f"{what} holds lists or objects within each other too deep to read; write it anew.") from None

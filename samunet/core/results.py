@@ -19,6 +19,11 @@ def model_folder(workspace: Workspace, dataset: str, plans_name: str, configurat
     return workspace.results / dataset / f"{trainer}__{plans_name}__{configuration}"
 
 
+def checkpoint_file(name: str) -> str:
+    """Return the file of a checkpoint that is named with or without its ending, or with nnU-Net's: checkpoint_best.pth."""
+    return name.removesuffix(".pth").removesuffix(".safetensors") + ".safetensors"
+
+
 def finished_folds(folder: Path, file_name: str = FINAL) -> tuple[str, ...]:
     """List the folds of a model folder that hold a file, a checkpoint for example; numbered folds first, "all" only when there are none."""
     found = sorted(path.relative_to(folder).parts[0].removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}"))

@@ -77,13 +77,27 @@ class Workspace:
 def workspace_from_environment(environment: Mapping[str, str] | None = None) -> Workspace:
     """Read nnUNet_raw, nnUNet_preprocessed and nnUNet_results once; unset ones raise only when used.
 
-    SAM's checkpoints lie in the folder SAMUNET_WEIGHTS, where it is set, and in the user's cache.
+    SAM's checkpoints lie in the folder SAMUNET_WEIGHTS, where it is set, and in the user's cache. A leading ~, which a shell leaves in
+    quotes and other programs always, is the home folder.
+
+    Raises:
+        ConfigError: a folder begins with ~ and there is no such home folder.
     """
     values = os.environ if environment is None else environment
-    raw, preprocessed, results = (Path(values[name]) if values.get(name) else None for name in PURPOSE)
+    raw, preprocessed, results = (_folder(values, name) for name in PURPOSE)
     cache = Path(values.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # stays as it is where there is no home
-    own = (Path(values[WEIGHTS_VARIABLE]),) if values.get(WEIGHTS_VARIABLE) else ()
-    return Workspace(raw_folder=raw, preprocessed_folder=preprocessed, results_folder=results, weights_folders=(*own, cache / "samunet"))
+    own = _folder(values, WEIGHTS_VARIABLE)
+    weights = (*([own] if own else []), cache / "samunet")
+    return Workspace(raw_folder=raw, preprocessed_folder=preprocessed, results_folder=results, weights_folders=weights)
+
+
+def _folder(values: Mapping[str, str], name: str) -> Path | None:
+    if not values.get(name):
+        return None
+    folder = os.path.expanduser(values[name])
+    if folder.startswith("~"):
+        raise ConfigError(f"{name} is '{folder}', and there is no such home folder; give the whole path.")
+    return Path(folder)
 
 
 def environment_of_commands(**variables: str) -> dict[str, str]:

@@ -121,7 +121,8 @@ def compare(
 
     def score(job: tuple[Entry, str]) -> CaseScore:
         entry, case = job
-        return score_case(references[case], entry.files[case], targets=targets, ignore=labels.ignore, reader=reader, measures=measures)
+        options = {"targets": targets, "ignore": labels.ignore, "reader": reader, "measures": measures, "expected": labels.expected_in_files}
+        return score_case(references[case], entry.files[case], **options)
 
     scores = each(score, list(itertools.product(entries, cases)), threads=threads, title="Scoring", quiet=quiet)
     count = len(cases)

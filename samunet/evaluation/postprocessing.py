@@ -20,6 +20,7 @@ from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.score import file_names, refuse_missing, targets_from_labels
 from samunet.evaluation.summary import Target
 from samunet.imageio import ImageReader
+from samunet.imageio.case import refuse_unexpected_values
 from samunet.ops.components import keep_largest
 from samunet.ops.overlap import overlap
 from samunet.progress import each
@@ -87,6 +88,8 @@ def determine(
         def of_case(name: str) -> list[list[float]]:
             reference, _ = reader.read_label(references[name])
             segmentation, _ = reader.read_label(prediction_folder / name)
+            for label, path in ((reference, references[name]), (segmentation, prediction_folder / name)):
+                refuse_unexpected_values(label, labels.expected_in_files, str(path))
             if reference.shape != segmentation.shape:
                 raise DatasetError(f"{name}: prediction has shape {segmentation.shape}, reference {reference.shape}; they must share one grid.")
             segmentation = Postprocessing(steps=tuple(chosen), cases=0).apply(segmentation)

@@ -15,6 +15,7 @@ from samunet.core.prompts import prompts_behind
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.summary import CaseScore, Metrics, Summary, Target, summarize, target_key
 from samunet.imageio import ImageReader
+from samunet.imageio.case import refuse_unexpected_values
 from samunet.ops.components import detection_f1
 from samunet.ops.overlap import overlap
 from samunet.ops.surface import surface_scores
@@ -43,12 +44,22 @@ def names_from_labels(labels: Labels) -> dict[str, str]:
 
 
 def score_case(
-    reference: Path, prediction: Path, *, targets: Sequence[Target], ignore: int | None, reader: ImageReader, measures: Measures | None = None
+    reference: Path,
+    prediction: Path,
+    *,
+    targets: Sequence[Target],
+    ignore: int | None,
+    reader: ImageReader,
+    measures: Measures | None = None,
+    expected: Sequence[int] | None = None,
 ) -> CaseScore:
     """Score one predicted segmentation file; voxels where the reference is `ignore` do not count.
 
+    Args:
+        expected: values that the two files may hold; None where nothing says which.
+
     Raises:
-        DatasetError: the two files do not share one grid (to 0.01 mm at every corner).
+        DatasetError: the two files do not share one grid (to 0.01 mm at every corner), or one holds another value than expected.
     """
     reference_label, reference_geometry = reader.read_label(reference)
     segmentation, geometry = reader.read_label(prediction)
@@ -62,6 +73,8 @@ def score_case(
             f"Case '{reference.name}': prediction and reference lie {geometry.corner_distance_mm(reference_geometry):.3g} mm apart "
             f"at a corner; at most {GRID_TOLERANCE_MM} mm is expected. Check spacing, origin and direction of {prediction}."
         )
+    for label, path in ((reference_label, reference), (segmentation, prediction)) if expected is not None else ():
+        refuse_unexpected_values(label, expected, str(path))
     metrics = {}
     for target in targets:
         counts = overlap(reference_label, segmentation, tuple(target), ignore)
@@ -90,6 +103,7 @@ def evaluate_folder(
     threads: int,
     chill: bool = False,
     measures: Measures | None = None,
+    expected: Sequence[int] | None = None,
 ) -> Summary:
     """Score every prediction in a folder against the reference of the same file name.
 
@@ -100,6 +114,7 @@ def evaluate_folder(
         threads: cases read and scored at a time.
         chill: score the cases that have both files, instead of refusing when one is missing.
         measures: what is measured beside overlap.
+        expected: values that the files may hold, see `score_case`.
 
     Raises:
         ConfigError: there is nothing to score, or fewer than one thread.
@@ -119,7 +134,8 @@ def evaluate_folder(
         )
 
     def score(name: str) -> CaseScore:
-        return score_case(reference_folder / name, prediction_folder / name, targets=targets, ignore=ignore, reader=reader, measures=measures)
+        options = {"targets": targets, "ignore": ignore, "reader": reader, "measures": measures, "expected": expected}
+        return score_case(reference_folder / name, prediction_folder / name, **options)
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
         return summarize(list(pool.map(score, names)), prompts_behind(prediction_folder))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from samunet.core.dataset import Case, DatasetSpec
@@ -51,10 +53,19 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
             f"Case '{case.identifier}': label and image lie {apart:.1f} mm apart at a corner (label spacing {geometry.spacing}, image spacing "
             f"{volume.geometry.spacing} mm). They must share one grid; correct the headers, or resample the label."
         )
-    unexpected = sorted(set(distinct(label)) - set(spec.labels.expected_in_files))
+    refuse_unexpected_values(label, spec.labels.expected_in_files, f"Case '{case.identifier}': label file {case.label.name}")
+    return volume, label
+
+
+def refuse_unexpected_values(label: np.ndarray, expected: Sequence[int], what: str) -> None:
+    """Raise DatasetError when a label holds values that dataset.json does not name.
+
+    Args:
+        what: the file, as the message begins.
+    """
+    unexpected = sorted(set(distinct(label)) - set(expected))
     if unexpected:
         raise DatasetError(
-            f"Case '{case.identifier}': label file {case.label.name} holds the values {unexpected[:5]}, which dataset.json does not name "
-            f"(it names {list(spec.labels.expected_in_files)}). Correct the file, or the labels in dataset.json."
+            f"{what} holds the values {unexpected[:5]}, which dataset.json does not name "
+            f"(it names {list(expected)}). Correct the file, or the labels in dataset.json."
         )
-    return volume, label

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 INTEGER_TOLERANCE = 1e-3  # scaled integer files (NIfTI slope) miss whole numbers by rounding, never by this much
 
+ENORMOUS = 1e37  # padding is the largest float32, 3.4e38, or near it; no unit of measurement comes there
+
 LoadedFile = tuple[np.ndarray, Geometry]
 """(C, D, H, W) in the file's own number type, and its grid."""
 
@@ -133,7 +135,7 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
         part = stacked[position : position + len(array)]
         with np.errstate(over="ignore"):  # numbers beyond float32 become infinite and are refused below
             part[...] = array
-        refuse_not_finite(count_not_finite(part), path)
+        _check_values(part, path)
         position += len(array)
     return Volume(array=stacked, geometry=first)
 
@@ -199,6 +201,22 @@ def _check_grid(geometry: Geometry, path: Path) -> None:
     numbers = np.concatenate([geometry.spacing, geometry.origin, np.ravel(geometry.direction)])
     if not np.isfinite(numbers).all():
         raise ImageFileError(f"{path} has a spacing, origin or direction that is not a number; write its header anew.", "header")
+
+
+def _check_values(array: np.ndarray, path: Path) -> None:
+    """Refuse values that are not finite, and say where some are about the largest that 32 bits hold, as padding is."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if abs(array.sum(dtype=np.float64)) < ENORMOUS:
+            return
+    refuse_not_finite(count_not_finite(array), path)
+    largest = float(np.abs(array).max())
+    if largest >= ENORMOUS:
+        logger.warning(
+            "%s holds values up to %.3g, about the largest that 32 bits hold, beside which all others vanish; where they are padding, replace them "
+            "by the smallest value of the image.",
+            path,
+            largest,
+        )
 
 
 def count_not_finite(array: np.ndarray) -> int:

@@ -21,7 +21,7 @@ from samunet.core.history import Box
 from samunet.core.plan import Configuration, Plan, load_plan
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.prompts import INSIDE, SHOWS, CasePrompts
-from samunet.core.results import FINAL, finished_folds
+from samunet.core.results import FINAL, checkpoint_file, finished_folds
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
 from samunet.hardware import PRECISION_NAMES, autocast, choose_device, choose_precision, is_out_of_memory, peak_mib, start_peak
@@ -178,7 +178,7 @@ class Predictor:
             raise CheckpointError(f"Folder {folder} is not a trained model; it has no plans.json. Give a <Trainer>__<plans>__<configuration> folder.")
         plan = load_plan(folder / "plans.json")
         dataset = read_dataset_json(folder / "dataset.json")
-        file_name = checkpoint.removesuffix(".safetensors") + ".safetensors"
+        file_name = checkpoint_file(checkpoint)
         chosen = tuple(folds) if folds is not None else finished_folds(folder, file_name)
         if not chosen:
             raise CheckpointError(f"Model {folder} has no fold with {file_name}; train one first, or name another checkpoint with -chk.")

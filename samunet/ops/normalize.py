@@ -10,6 +10,7 @@ from samunet.core.plan import ChannelPlan
 from samunet.errors import ConfigError, DatasetError, ShapeError, did_you_mean
 
 EPSILON = 1e-8  # nnU-Net's smallest divisor
+ROUNDING = 1e-6  # of float32, relative; what varies less is taken for constant
 
 
 def normalize(array: np.ndarray, channels: Sequence[ChannelPlan], mask: np.ndarray) -> np.ndarray:
@@ -59,10 +60,20 @@ def _ct(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
 
 
 def _zscore(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
-    centered = values - np.float32(values.mean(dtype=np.float64))
-    spread = float(np.sqrt(np.square(centered).mean(dtype=np.float64)))
+    with np.errstate(over="ignore"):
+        centered = values - np.float32(values.mean(dtype=np.float64))
+        spread = float(np.sqrt(np.square(centered).mean(dtype=np.float64)))
+    if not EPSILON < spread < np.inf:
+        exact = values.astype(np.float64) - values.mean(dtype=np.float64)
+        if _varies(values, spread := float(exact.std())):
+            return (exact / spread).astype(np.float32)
     centered /= np.float32(max(spread, EPSILON))
     return centered
+
+
+def _varies(values: np.ndarray, spread: float) -> bool:
+    """Tell whether values in unusual units differ by more than rounding."""
+    return spread > ROUNDING * float(np.abs(values).max())
 
 
 def _none(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
@@ -70,7 +81,12 @@ def _none(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
 
 
 def _rescale_to_0_1(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
-    shifted = values - values.min()
+    with np.errstate(over="ignore"):
+        shifted = values - values.min()
+    if not EPSILON < shifted.max() < np.inf:
+        exact = values.astype(np.float64) - float(values.min())
+        if _varies(values, float(exact.max())):
+            return (exact / exact.max()).astype(np.float32)
     shifted /= max(shifted.max(), np.float32(EPSILON))
     return shifted
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from samunet.core.workspace import FINGERPRINT_FILE, Workspace
 from samunet.errors import ConfigError
 from samunet.imageio import ImageReader, reader_for
 from samunet.planning.extract import describes, extract_fingerprint
+from samunet.planning.splits import FILE_NAME as SPLITS_FILE
+from samunet.planning.splits import add_new_cases, groups_from, new_cases
 
 if TYPE_CHECKING:
     from samunet.checking.run import CheckReport
@@ -38,6 +41,34 @@ def open_dataset(workspace: Workspace, wanted: str | int) -> RawDataset:
     spec = read_dataset_json(folder / "dataset.json")
     cases = training_cases(folder, spec)
     return RawDataset(folder=folder, spec=spec, cases=cases, reader=reader_for(spec.file_ending, spec.reader, cases[0].images[0]))
+
+
+def groups_of(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]) -> dict[str, str] | None:
+    """Return the group of every case by the raw dataset's dataset.json, where there is one, or by `spec`; see `groups_from`."""
+    raw = workspace.raw / spec.name / "dataset.json"
+    return groups_from((read_dataset_json(raw) if raw.is_file() else spec).raw.get("groups"), cases)
+
+
+def keep_up_splits(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], *, add: bool = False) -> None:
+    """Say which cases the splits file of a preprocessed dataset has in no fold, or put them into its folds.
+
+    Args:
+        add: put them in, groups kept together; see `add_new_cases`.
+    """
+    folder = workspace.preprocessed / spec.name
+    found = add_new_cases(folder, cases, groups_of(workspace, spec, cases)) if add else new_cases(folder, cases)
+    if not found:
+        return
+    what = f"{len(found)} {'case' if len(found) == 1 else 'cases'}, first '{found[0]}'"
+    if add:
+        logger.info("Put %s, into the folds of %s. Folds that are trained already have not seen them.", what, folder / SPLITS_FILE)
+    else:
+        logger.warning(
+            "%s, in no fold of %s: never trained on, never validated. To put them into the folds: samunet_preprocess -d %s --add_new_cases",
+            what,
+            folder / SPLITS_FILE,
+            spec.name,
+        )
 
 
 def check(workspace: Workspace, wanted: str | int, *, threads: int, quiet: bool = False) -> CheckReport:

@@ -145,7 +145,7 @@ def _score(references: Mapping[str, Path], folder: Path, spec: DatasetSpec, thre
 
     def score(name: str) -> CaseScore:
         options = {"targets": targets_from_labels(spec.labels), "ignore": spec.labels.ignore, "reader": reader}
-        return score_case(references[name], folder / name, **options)
+        return score_case(references[name], folder / name, expected=spec.labels.expected_in_files, **options)
 
     names = sorted(file_names(folder, spec.file_ending))
     summary = summarize(each(score, names, threads=threads, title="Scoring"), prompts_behind(folder))

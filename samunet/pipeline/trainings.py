@@ -24,13 +24,13 @@ from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, summarize, w
 from samunet.hardware import choose_device
 from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.predictor import Predictor
-from samunet.pipeline.datasets import open_dataset
+from samunet.pipeline.datasets import groups_of, keep_up_splits, open_dataset
 from samunet.pipeline.fold import Fold, build_trainer
 from samunet.pipeline.options import TrainOptions
 from samunet.pipeline.plans import open_plan, resolve
 from samunet.pipeline.resuming import check_resume, resumable, settings_to_train
 from samunet.pipeline.simulated_prompts import prompts_for_validation
-from samunet.planning.splits import Split, groups_from, split_for_fold
+from samunet.planning.splits import Split, split_for_fold
 from samunet.preprocessing.run import check_made_by
 from samunet.progress import each
 from samunet.storage import stored_cases
@@ -138,9 +138,11 @@ def fold_split(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], fo
     Args:
         spec: of the preprocessed cases; the raw dataset's groups come first, for they may have been added later.
     """
-    raw = workspace.raw / spec.name
-    groups = groups_from((read_dataset_json(raw / "dataset.json") if (raw / "dataset.json").is_file() else spec).raw.get("groups"), cases)
-    return split_for_fold(workspace.preprocessed / spec.name, cases, fold, raw_folder=raw, groups=groups)
+    groups = groups_of(workspace, spec, cases)
+    split = split_for_fold(workspace.preprocessed / spec.name, cases, fold, raw_folder=workspace.raw / spec.name, groups=groups)
+    if fold != "all":
+        keep_up_splits(workspace, spec, cases)
+    return split
 
 
 def check_other_folds(folder: Path, plan: Plan, spec: DatasetSpec, name: str) -> None:

@@ -102,6 +102,36 @@ def load_or_make_splits(
     return read_splits(path)
 
 
+def new_cases(folder: Path, identifiers: Sequence[str]) -> tuple[str, ...]:
+    """Return the cases, sorted, that the splits file of a preprocessed dataset folder has in no fold; none where there is no file yet."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return ()
+    return tuple(sorted(set(identifiers) - {name for split in read_splits(path) for name in (*split.train, *split.val)}))
+
+
+def add_new_cases(folder: Path, identifiers: Sequence[str], groups: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Put the cases that a splits file does not know into its folds, and return them; what is in it stays where it is.
+
+    A new case validates in one fold and trains in the others: in the fold that validates its group, for a new group in the one with the
+    fewest validation cases. Where the file has one fold only, or trains on the group in every fold, the case trains everywhere.
+    """
+    added = new_cases(folder, identifiers)
+    if not added:
+        return ()
+    folds = read_json(folder / FILE_NAME)
+    group_of = groups or {name: name for name in identifiers}
+    for name in added:
+        mates = {other for other in identifiers if group_of[other] == group_of[name]}
+        validating = next((fold for fold in folds if mates & {*fold["val"]}), None)
+        if validating is None and len(folds) > 1 and not any(mates & {*fold["train"]} for fold in folds):
+            validating = min(folds, key=lambda fold: len(fold["val"]))
+        for fold in folds:
+            fold["val" if fold is validating else "train"].append(name)
+    write_json(folder / FILE_NAME, folds)
+    return added
+
+
 def read_splits(path: Path) -> tuple[Split, ...]:
     """Read a splits_final.json; raises ConfigError when it has another form."""
     raw = read_json(path)

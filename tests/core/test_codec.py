@@ -199,3 +199,8 @@ def test_writing_never_changes_the_umask_that_other_threads_see(tmp_path, monkey
     for thread in threads:
         thread.join()
     assert changes == [] and len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + '{\r\n"Schädel": 1}'.encode())
+    assert read_json(tmp_path / "a.json") == {"Schädel": 1}

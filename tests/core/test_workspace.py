@@ -89,3 +89,11 @@ def test_paths_may_hold_variables_and_the_home_folder(monkeypatch):
     monkeypatch.delenv("SAMUNET_TEST_UNSET", raising=False)
     assert expand_path("$SAMUNET_TEST_FOLDER/a") == Path("/data/a") and expand_path("$SAMUNET_TEST_UNSET/a") == Path("$SAMUNET_TEST_UNSET/a")
     assert expand_path("~/a") == Path.home() / "a" and expand_path("plain/a") == Path("plain/a")
+
+
+def test_a_tilde_is_the_home_folder_and_never_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = workspace_from_environment({"nnUNet_raw": "~/raw", "nnUNet_results": "~", "SAMUNET_WEIGHTS": "~/w"})
+    assert (made.raw, made.results, made.weights_folders[0]) == (tmp_path / "raw", tmp_path, tmp_path / "w")
+    with pytest.raises(ConfigError, match=r"nnUNet_raw is '~nobody-here/raw', and there is no such home folder"):
+        workspace_from_environment({"nnUNet_raw": "~nobody-here/raw"})

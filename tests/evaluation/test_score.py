@@ -123,3 +123,11 @@ def test_targets_are_foreground_classes_or_regions():
     regions = parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])
     assert targets_from_labels(regions) == ((1, 2), (2,))
     assert names_from_labels(regions) == {"(1, 2)": "whole", "2": "core"}
+
+
+@pytest.mark.parametrize("part", ["gt", "out"])
+def test_a_value_that_dataset_json_does_not_name_is_refused_with_its_file(folder, part):
+    assert score(folder, ignore=3, expected=(0, 1, 2, 3)).cases
+    write(folder / part / f"b{ENDING}", [[[255, 1, 1], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]])
+    with pytest.raises(DatasetError, match=rf"{part}/b\.nii\.gz holds the values \[255\], which dataset\.json does not name"):
+        score(folder, ignore=3, expected=(0, 1, 2, 3))

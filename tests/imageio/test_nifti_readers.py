@@ -575,3 +575,13 @@ def test_a_header_without_numbers_is_refused(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"sizes: 4 3 2", b"sizes: 4 x 2"))
     with pytest.raises(ImageFileError, match="header that cannot be read"):
         SITK.read_image([path])
+
+
+def test_voxels_as_large_as_float32_holds_are_named_since_they_are_padding(tmp_path, caplog):
+    array = np.random.default_rng(0).normal(100, 20, (4, 5, 6)).astype(np.float32)
+    for name, factor in (("plain", 1), ("other_units", 1e30), ("padded", 1)):
+        values = array * np.float32(factor)
+        values[0, 0, 0] = np.finfo(np.float32).min if name == "padded" else values[0, 0, 0]
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+        READERS[1].read_image([tmp_path / f"{name}.nii.gz"])
+    assert [record.getMessage().split()[0] for record in caplog.records] == [str(tmp_path / "padded.nii.gz")]

@@ -99,3 +99,25 @@ def test_unknown_scheme_and_missing_channel_are_refused():
         normalize(image(), [dataclasses.replace(channel("ct"), scheme="zscor")], EVERYWHERE)
     with pytest.raises(ShapeError, match="2 planned channels"):
         normalize(image(), [channel("ct")] * 2, EVERYWHERE)
+
+
+@pytest.mark.parametrize("scheme", ["zscore", "rescale_to_0_1"])
+@pytest.mark.parametrize("unit", [1e30, 1e36, 1e-11, 1e-25])
+def test_an_image_in_other_units_is_normalized_alike(scheme, unit):
+    exact = image().astype(np.float64)
+    scaled = normalize((exact * unit).astype(np.float32), [channel(scheme)], EVERYWHERE)
+    shifted = exact - (exact.mean() if scheme == "zscore" else exact.min())
+    np.testing.assert_allclose(scaled, shifted / (exact.std() if scheme == "zscore" else np.ptp(exact)), atol=1e-5)
+
+
+def test_values_at_both_ends_of_float32_do_not_overflow():
+    given = image()
+    given.flat[:2] = np.finfo(np.float32).max, np.finfo(np.float32).min
+    exact = given.astype(np.float64)
+    np.testing.assert_allclose(normalize(given, [channel("zscore")], EVERYWHERE), (exact - exact.mean()) / exact.std(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-12, 0.1, 1e35])
+@pytest.mark.parametrize("scheme", ["zscore", "rescale_to_0_1"])
+def test_a_constant_channel_becomes_zero_whatever_its_value(scheme, value):
+    assert not normalize(np.full(SHAPE, value, np.float32), [channel(scheme)], EVERYWHERE).any()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from samunet.errors import ConfigError, DatasetError
-from samunet.planning.splits import groups_from, load_or_make_splits, make_splits, split_for_fold
+from samunet.planning.splits import add_new_cases, groups_from, load_or_make_splits, make_splits, new_cases, read_splits, split_for_fold
 
 NAMES = tuple(f"case_{i:02d}" for i in range(12))
 
@@ -148,3 +148,37 @@ def test_one_patient_cannot_be_split():
 
 def test_an_expression_may_have_alternatives():
     assert groups_from(r"^(a\d)_|^(b\d)_", ("a1_x", "b2_y")) == {"a1_x": "a1", "b2_y": "b2"}
+
+
+def test_new_cases_validate_once_and_train_in_the_other_folds(tmp_path):
+    load_or_make_splits(tmp_path, NAMES)
+    before = read_splits(tmp_path / "splits_final.json")
+    fresh = ("fresh_1", "fresh_2")
+    assert new_cases(tmp_path, (*NAMES, *fresh)) == add_new_cases(tmp_path, (*NAMES, *fresh)) == fresh
+    after = read_splits(tmp_path / "splits_final.json")
+    for name in fresh:
+        assert sorted((name in split.val, name in split.train) for split in after) == [(False, True)] * 4 + [(True, False)]
+    for old, new in zip(before, after, strict=True):
+        assert set(new.val) - set(fresh) == set(old.val) and set(new.train) - set(fresh) == set(old.train)
+    assert max(len(split.val) for split in after) - min(len(split.val) for split in after) <= 1  # 12 + 2 cases in five folds
+    assert new_cases(tmp_path, (*NAMES, *fresh)) == add_new_cases(tmp_path, (*NAMES, *fresh)) == ()
+
+
+def test_a_new_case_goes_where_its_group_is(tmp_path):
+    groups = {name: name[-1] for name in NAMES} | {"fresh_a3": "3", "fresh_b3": "3", "fresh_z": "z", "more_z": "z"}
+    load_or_make_splits(tmp_path, NAMES, groups={name: groups[name] for name in NAMES})
+    add_new_cases(tmp_path, tuple(groups), groups)
+    for split in read_splits(tmp_path / "splits_final.json"):
+        assert not {groups[name] for name in split.train} & {groups[name] for name in split.val}
+        assert len({*split.train, *split.val}) == len(groups)
+
+
+def test_new_cases_train_where_a_file_has_one_fold_and_further_keys_stay(tmp_path):
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": NAMES[1:], "val": NAMES[:1], "note": "by hand"}]))
+    add_new_cases(tmp_path, (*NAMES, "fresh"))
+    (fold,) = json.loads((tmp_path / "splits_final.json").read_text())
+    assert fold == {"train": [*NAMES[1:], "fresh"], "val": [NAMES[0]], "note": "by hand"}
+
+
+def test_without_a_splits_file_no_case_is_new(tmp_path):
+    assert new_cases(tmp_path, NAMES) == add_new_cases(tmp_path, NAMES) == () and not list(tmp_path.iterdir())
