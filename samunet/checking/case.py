@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import nibabel
 import numpy as np
 
 from samunet.checking.findings import Finding, relative
@@ -19,7 +18,7 @@ from samunet.core.labels import left_right_pairs
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_that_counts, skew
-from samunet.imageio.nifti import is_nifti
+from samunet.imageio.nifti import is_nifti, read_header
 from samunet.imageio.reader import same_spacing
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 
@@ -158,8 +157,8 @@ def _leftward_mm(left: np.ndarray, right: np.ndarray, geometry: Geometry) -> flo
 def _header_faults(path: Path) -> list[tuple[str, str]]:
     """What a NIfTI header says of the grid besides what readers take from it."""
     try:
-        header = nibabel.load(path).header
-        affine = affine_that_counts(header, path)  # type: ignore[arg-type]
+        header = read_header(path)
+        affine = affine_that_counts(header, path)
         both = int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0
         apart = header.get_sform() - header.get_qform() if both else np.zeros((4, 4))
     except Exception:  # what it cannot be read for is a finding already

@@ -16,13 +16,14 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from samunet.errors import ImageFileError
-from samunet.imageio.integrity import CHUNK, NIFTI_BYTES, naming_damage, refuse_absent
+from samunet.imageio.integrity import CHUNK, DEFLATE_RATIO, NIFTI_BYTES, naming_damage, refuse_absent
 from samunet.imageio.reader import count_not_finite, refuse_not_finite
 
 EXTENSION_FLAG = 4  # bytes between header and data
 MAX_OFFSET = 1 << 31  # bytes; real files begin at 352, or later by the length of their header extensions
-DEFLATE_AT_MOST = 1032  # bytes that one compressed byte can stand for
 UNSCALED = (1.0, 0.0)  # slope and intercept
+SFORM = ("srow_x", "srow_y", "srow_z")
+QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 HEADERS = dict(zip(NIFTI_BYTES, (nibabel.Nifti1Header, nibabel.Nifti2Header), strict=True))
 
 
@@ -47,7 +48,7 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Header, np.ndarray]:
         offset, lengths, kind = _layout(header, path)
         size = math.prod(lengths) * kind.itemsize
         there = path.stat().st_size
-        if offset + size > there * (DEFLATE_AT_MOST if compressed else 1):  # headers promise anything, so nothing is allocated before
+        if offset + size > there * (DEFLATE_RATIO if compressed else 1):  # headers promise anything, so nothing is allocated before
             raise _truncated(path, offset + size, f"{there} compressed ones" if compressed else str(there))
         file.seek(offset)
         scaling = UNSCALED if kind.names else _scaling(header)
@@ -73,7 +74,7 @@ def _truncated(path: Path, promised: int, there: str) -> ImageFileError:
 
 
 def read_header(path: Path) -> nibabel.Nifti1Header:
-    """Read the header of a plain or compressed NIfTI file as it stands, of either version; its values are not checked.
+    """Read the header of a plain or compressed NIfTI file as it stands, of either version; only its affines are checked.
 
     Raises:
         ImageFileError: the file is absent or does not begin with such a header.
@@ -110,6 +111,9 @@ def _header(head: bytes, path: Path) -> nibabel.Nifti1Header:
     header = HEADERS[size](head[:size], check=False)
     if header["magic"].item() not in (b"n+1", b"n+2"):
         raise ImageFileError(f"{path} is a NIfTI header whose data lie in another file; save header and data as one .nii.gz file.", "header")
+    for name in (*(SFORM if header["sform_code"] > 0 else ()), *(QFORM if header["qform_code"] > 0 else ())):
+        if not np.isfinite(header[name]).all():  # ITK would look for axes without end
+            raise ImageFileError(f"{path} has a {name} that is not a number; write its header anew.", "header")
     return header
 
 

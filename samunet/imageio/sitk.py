@@ -12,9 +12,13 @@ from samunet.core.codec import atomic_path
 from samunet.core.geometry import IDENTITY_DIRECTION, Geometry, Vector3
 from samunet.errors import ImageFileError
 from samunet.imageio import dicom, nibabel_reader
+from samunet.imageio.headers import Header, read_header
 from samunet.imageio.integrity import check_file, refuse_absent
 from samunet.imageio.nifti import is_nifti
-from samunet.imageio.reader import ImageReader, LoadedFile, Peek, as_channels, check_segmentation
+from samunet.imageio.reader import ImageReader, LoadedFile, Peek, as_channels, check_segmentation, same_spacing
+
+IMAGE_IO = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".gipl": "GiplImageIO"}
+"""ITK's reader by ending; left to choose, ITK takes a file for whatever its content begins like."""
 
 
 class SimpleITKIO(ImageReader):
@@ -29,39 +33,40 @@ class SimpleITKIO(ImageReader):
             return from_itk(dicom.read_series(path), path)
         if is_nifti(path):
             return nibabel_reader.load(path)
-        check_file(path)
+        header = check_file(path)
         try:
-            image = sitk.ReadImage(str(path))
+            image = sitk.ReadImage(str(path), imageIO=IMAGE_IO[path.suffix.lower()])
         except RuntimeError as error:
             raise _unreadable(path, error) from None
-        return from_itk(image, path)
+        array, geometry = from_itk(image, path)
+        expected = _geometry(header)
+        if geometry.shape != expected.shape or not same_spacing(geometry, expected):
+            message = f"{path} is understood by ITK as {geometry.shape} voxels of {geometry.spacing} mm, its header says {expected.shape} and "
+            raise ImageFileError(message + f"{expected.spacing}; export it again.", "header")
+        return array, geometry
 
     def peek(self, path: Path) -> Peek:
-        """See ImageReader."""
+        """See ImageReader; of a file the header only is read."""
         if path.is_dir():
             return dicom.peek_series(path)
         if is_nifti(path):
             return nibabel_reader.peek(path)
         refuse_absent(path)
-        header = sitk.ImageFileReader()
-        header.SetFileName(str(path))
-        try:
-            header.ReadImageInformation()
-        except RuntimeError as error:
-            raise _unreadable(path, error) from None
-        (width, height, *rest), (x, y, *slices) = header.GetSize(), map(abs, header.GetSpacing())
-        channels = header.GetNumberOfComponents() * math.prod(rest[1:])
-        loaded = math.prod(header.GetSize()) * dicom.pixel_bytes(header)
+        header = read_header(path)
         return Peek(
-            geometry=Geometry(shape=(rest[0] if rest else 1, height, width), spacing=(slices[0] if slices else 1.0, y, x), planar=not rest),
-            channels=channels,
-            loaded=loaded,
-            loading=2 * loaded + path.stat().st_size,  # ITK's image, its copy, and the compressed stream
+            geometry=_geometry(header),
+            channels=header.components * math.prod(header.size[3:]),
+            loaded=header.num_bytes,
+            loading=2 * header.num_bytes + header.data.stat().st_size,  # ITK's image, its copy, and the compressed stream
         )
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """See ImageReader."""
-        return dicom.series_files(path) if path.is_dir() else (path,)
+        """See ImageReader; a header may keep its voxels in a file beside it."""
+        if path.is_dir():
+            return dicom.series_files(path)
+        if is_nifti(path) or not path.is_file():
+            return (path,)
+        return tuple(dict.fromkeys((path, read_header(path).data)))
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
         """See ImageReader; a planar grid is written as a 2D image. GIPL holds no direction, so it takes identity only."""
@@ -79,6 +84,12 @@ class SimpleITKIO(ImageReader):
                 sitk.WriteImage(image, str(temporary), useCompression=True)
             except RuntimeError as error:
                 raise ImageFileError(f"{path} cannot be written: {_reason(error)}") from None
+
+
+def _geometry(header: Header) -> Geometry:
+    (width, height, *slices), (x, y, *thickness) = header.size, header.spacing
+    shape, spacing = (slices[0] if slices else 1, height, width), (thickness[0] if slices else 1.0, y, x)
+    return Geometry(shape=shape, spacing=spacing, planar=not slices)
 
 
 def from_itk(image: sitk.Image, path: Path) -> LoadedFile:

@@ -70,7 +70,7 @@ def test_a_flat_medical_image_is_planar(tmp_path):
 
 def test_a_header_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "case.nrrd").write_text("nothing")
-    with pytest.raises(ImageFileError, match="case.nrrd cannot be read"):
+    with pytest.raises(ImageFileError, match="case.nrrd has a header that cannot be read: it does not begin with NRRD"):
         reader_for(".nrrd").peek(tmp_path / "case.nrrd")
     with pytest.raises(ImageFileError, match="absent.nii.gz"):
         reader_for(".nii.gz").peek(tmp_path / "absent.nii.gz")
