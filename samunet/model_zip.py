@@ -18,9 +18,11 @@ from pathlib import Path, PurePosixPath
 
 from samunet import __version__
 from samunet.checkpoint import load_checkpoint
-from samunet.core.codec import PART_PREFIX, atomic_path, decode, encode, file_sha256, parse_json, read_json
+from samunet.core.codec import atomic_path, decode, encode, file_sha256, parse_json, read_json
+from samunet.core.parts import naming, part_name, remove_dead_parts
 from samunet.core.plan import Plan, load_plan
 from samunet.core.results import FINAL, checkpoint_file, finished_folds
+from samunet.core.units import readable
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
 from samunet.evaluation.summary import SUMMARY
@@ -128,10 +130,11 @@ def install_model(source: Path, workspace: Workspace, *, overwrite: bool) -> Pat
         if target.exists() and not overwrite:
             raise ConfigError(f"{target} exists already; move it away, or replace it with --overwrite.")
         workspace.results.mkdir(parents=True, exist_ok=True)
+        remove_dead_parts(workspace.results)
         needed, free = sum(entry.size for entry in manifest.files.values()), shutil.disk_usage(workspace.results).free
         if needed > free:
-            raise CheckpointError(f"{source} unpacks to {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free in {workspace.results}.")
-        with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=workspace.results) as temporary:
+            raise CheckpointError(f"{source} unpacks to {readable(needed)}, and {readable(free)} are free in {workspace.results}.")
+        with naming(target), tempfile.TemporaryDirectory(prefix=f"{part_name()}-", dir=workspace.results) as temporary:
             for path, entry in manifest.files.items():
                 _extract(archive, path, entry, Path(temporary, path), source)
             model = Path(temporary, manifest.model)

@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from samunet.core import parts
 from samunet.core.codec import read_json, write_json
 from samunet.core.geometry import Geometry, Shape, Vector3
 from samunet.core.labels import parse_labels
@@ -186,16 +185,19 @@ def _is_complete(target: Path, description: dict[str, object], files: Sequence[s
 def _new_dataset(target: Path, description: dict[str, object], files: Sequence[str]) -> Iterator[Path]:
     """Give a folder to fill that gets its dataset.json and becomes `target` at the end; on failure nothing remains."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".part-"))
+    parts.remove_dead_parts(target.parent)
+    temporary = target.parent / parts.part_name()
+    parts.begin_part(temporary)
     try:
-        folder = temporary / target.name  # mkdtemp's own folder is private; this one has ordinary permissions
-        for file in files:
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        yield folder
-        write_json(folder / "dataset.json", description)
-        os.replace(folder, target)
+        folder = temporary / target.name
+        with parts.naming(target):
+            for file in files:
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            yield folder
+            write_json(folder / "dataset.json", description)
+            os.replace(folder, target)
     finally:
-        shutil.rmtree(temporary)
+        parts.end_part(temporary)
 
 
 def _write_array(path: Path, array: np.ndarray, geometry: Geometry, *, vector: bool = False) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -18,13 +19,21 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], *, threads: 
 
     Nothing here may draw from global random generators. The first exception stops what has not begun and is raised.
     """
-    with ThreadPoolExecutor(max(1, threads)) as pool:
+    with pool_of(threads) as pool:
         futures = [pool.submit(function, item) for item in items]
-        try:
-            return [future.result() for future in bar(futures, title=title, quiet=quiet)]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        return [future.result() for future in bar(futures, title=title, quiet=quiet)]
+
+
+@contextmanager
+def pool_of(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool of one thread or more; after an error what has not begun is dropped, and an interruption waits for nothing."""
+    pool = ThreadPoolExecutor(max(1, threads))
+    try:
+        yield pool
+    except BaseException as error:
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def bar(items: Iterable[Item], *, title: str, total: int | None = None, quiet: bool = False) -> Iterable[Item]:

@@ -21,6 +21,7 @@ import numpy as np
 from samunet.core.codec import atomic_path, decode, read_json, write_json
 from samunet.core.history import SpatialHistory
 from samunet.core.labels import Labels
+from samunet.core.parts import is_part
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.errors import DatasetError
 
@@ -124,7 +125,7 @@ def remove_all_but(folder: Path, cases: Iterable[str]) -> None:
     """Remove what is stored of all cases but those given, and any other file of such an ending."""
     kept = {name for case in cases for name in file_names(case)}
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.endswith(SUFFIXES) and path.name not in kept:
+        if path.name.endswith(SUFFIXES) and path.name not in kept and not is_part(path):
             path.unlink()
 
 
@@ -134,7 +135,7 @@ def stored_cases(folder: Path) -> tuple[str, ...]:
         sorted(
             path.name.removesuffix("_seg.b2nd")
             for path in folder.glob("*_seg.b2nd")
-            if (folder / f"{path.name.removesuffix('_seg.b2nd')}.json").is_file()
+            if not is_part(path) and (folder / f"{path.name.removesuffix('_seg.b2nd')}.json").is_file()
         )
     )
 

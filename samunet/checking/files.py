@@ -6,6 +6,7 @@ from pathlib import Path
 
 from samunet.checking.findings import Finding, relative
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, listed_case
+from samunet.core.parts import is_part
 from samunet.errors import DatasetError
 
 SIDECAR = ".json"  # of TIFF stacks
@@ -78,6 +79,8 @@ def _files(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> list[Pat
     """Files with the dataset's ending; others are stray, but for what belongs to a TIFF stack."""
     kept = []
     for path in sorted(folder.iterdir()):
+        if is_part(path):
+            continue
         if path.name.endswith(spec.file_ending) and not path.name.startswith("."):
             kept.append(path)
         elif not (spec.file_ending in TIFF and path.suffix == SIDECAR):

@@ -6,12 +6,17 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from samunet import __version__
+from samunet.core.parts import is_full, remove_open_parts
 from samunet.errors import SamunetError
 
 if TYPE_CHECKING:
@@ -20,6 +25,9 @@ if TYPE_CHECKING:
 DEFAULT_THREADS = min(8, os.cpu_count() or 1)  # nnU-Net's default is 8 processes
 DEFAULT_FOLDS = ["0", "1", "2", "3", "4"]
 DEFAULT_TOLERANCE_MM = 2.0  # of the normalized surface Dice
+INTERRUPTED = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
+if hasattr(signal, "SIGHUP"):
+    INTERRUPTED[signal.SIGHUP] = "ended by SIGHUP"
 EXIT_CODES = "Exit codes: 0 done, 2 refused input, 3 some cases failed, 4 weights absent."
 
 
@@ -62,19 +70,60 @@ def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace],
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("samunet").setLevel(logging.INFO)
     try:
-        return command(arguments) or 0
+        with interruptions_raised():
+            return command(arguments) or 0
     except SamunetError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        where = f"{error.filename}: " if error.filename is not None else ""
-        print(f"{parser.prog}: {where}{error.strerror}; make space, or correct the permissions, and run the command again.", file=sys.stderr)
+        name = error.filename2 or error.filename  # what is copied comes first
+        where = f"{name}: " if name is not None else ""
+        way_out = "make space" if is_full(error) else "make space, or correct the permissions,"
+        print(f"{parser.prog}: {where}{error.strerror}; {way_out} and run the command again.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; what is finished is kept, unfinished files were removed.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        by = next((number for number in error.args if number in INTERRUPTED), signal.SIGINT)
+        remove_open_parts()
+        print(f"{parser.prog}: {INTERRUPTED[by]}; what is finished is kept, unfinished files were removed.", file=sys.stderr)
+        if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+            _end(by)  # Python would wait for a case that a thread still works on, and write it
+        return 128 + by
+
+
+@contextmanager
+def interruptions_raised() -> Iterator[None]:
+    """Within this context SIGTERM and SIGHUP raise KeyboardInterrupt(signal) as Ctrl-C does, once; the next one ends the process."""
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    heard = []
+
+    def hear(number: int, _: FrameType | None) -> None:
+        heard.append(number)
+        if len(heard) > 1:
+            _end(number)
+        raise KeyboardInterrupt(signal.Signals(number))
+
+    before = {number: signal.getsignal(number) for number in INTERRUPTED}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # as nohup wants it
+                signal.signal(number, hear)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int) -> NoReturn:
+    """End the process at once, but leave nothing unfinished."""
+    remove_open_parts()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # a pipe that nobody reads, or a signal in the middle of a line
+            stream.flush()
+    os._exit(128 + number)
 
 
 def parse_bytes(text: str) -> int:

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(arguments: argparse.Namespace) -> None:
     from samunet.cli.predict import choose_model
+    from samunet.core.units import readable
     from samunet.core.workspace import workspace_from_environment
     from samunet.model_zip import export_model
 
@@ -43,6 +44,6 @@ def _export(arguments: argparse.Namespace) -> None:
         embed=arguments.embed_backbone,
         weights_folders=workspace.weights_folders,
     )
-    print(f"Wrote {arguments.o}: {manifest.model}, {len(manifest.files)} files, {arguments.o.stat().st_size / 2**20:.1f} MiB")
+    print(f"Wrote {arguments.o}: {manifest.model}, {len(manifest.files)} files, {readable(arguments.o.stat().st_size)}")
     if manifest.weights and not arguments.embed_backbone:
         print(f"It needs {manifest.weights} (SHA-256 {manifest.weights_sha256}) on the other machine, or --embed_backbone here.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samunet.cli.common import make_parser, run
+from samunet.core.units import readable
 
 if TYPE_CHECKING:
     from samunet.sam.checkpoints import OfficialCheckpoint
@@ -49,7 +50,7 @@ def _list(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
 
     for checkpoint in CHECKPOINTS:
         where = find_checkpoint(checkpoint, folders)
-        print(f"{checkpoint.name:<13} {checkpoint.backbone}  {checkpoint.size / 1e6:5.0f} MB  {where or 'not here: ' + checkpoint.url}")
+        print(f"{checkpoint.name:<13} {checkpoint.backbone}  {readable(checkpoint.size):>8}  {where or 'not here: ' + checkpoint.url}")
     print(f"Looked in: {', '.join(map(str, folders))}")
 
 
@@ -62,7 +63,7 @@ def _download(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
         print(f"{checkpoint.name} is here already: {there}   (samunet_weights verify {checkpoint.name} reads it again)")
         return
     target = folders[0] / checkpoint.file
-    print(f"Downloading {checkpoint.url} ({checkpoint.size / 1e6:.0f} MB) to {target}")
+    print(f"Downloading {checkpoint.url} ({readable(checkpoint.size)}) to {target}")
     sha256 = download(checkpoint, target, given=arguments.sha256, accept=lambda found: _accepted(found, arguments), quiet=arguments.no_pbar)
     print(f"{checkpoint.name}: {target}, SHA-256 {sha256}")
 

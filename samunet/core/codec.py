@@ -9,7 +9,6 @@ import io
 import json
 import math
 import os
-import secrets
 import stat
 import types
 import typing
@@ -18,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from samunet.core import parts
 from samunet.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
-PART_PREFIX = ".part-"  # of files that are being written
 MOST_LEVELS = 100  # of lists and objects within each other; what samunet and nnU-Net write has fewer than ten
 LARGEST = 2**63 - 1  # whole number in a file
 
@@ -186,23 +185,29 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is synced to disk and renamed, on failure it is removed.
 
-    The temporary name keeps the file's ending, since image libraries choose the format by it. Parent folders are made.
+    The temporary name keeps the file's ending, since image libraries choose the format by it. Parent folders are made, and what
+    killed processes left in the folder is removed.
+
+    Raises:
+        OSError: names `path` where the disk is full, whatever the library that writes says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    ending = "".join(path.suffixes[-2:])
-    temporary = path.parent / f"{PART_PREFIX}{secrets.token_hex(8)}{ending}"
-    # Not mkstemp: its files are private, and asking for the umask means changing it, for every thread.
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    permissions = stat.S_IMODE(os.fstat(handle).st_mode)
-    os.close(handle)
+    parts.remove_dead_parts_once(path.parent.absolute())
+    temporary = path.parent / parts.part_name("".join(path.suffixes[-2:]))
+    parts.begin_part(temporary)
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(permissions)
-        os.replace(temporary, path)
+        with parts.naming(path, temporary):
+            # Not mkstemp: its files are private, and asking for the umask means changing it, for every thread.
+            handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            permissions = stat.S_IMODE(os.fstat(handle).st_mode)
+            os.close(handle)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(permissions)
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        parts.end_part(temporary)
 
 
 def file_sha256(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from samunet.imageio.case import refuse_unexpected_values
 from samunet.ops.components import detection_f1
 from samunet.ops.overlap import overlap
 from samunet.ops.surface import surface_scores
+from samunet.progress import pool_of
 
 NUM_NAMED = 5  # ours: enough names to see the pattern in an error message
 
@@ -137,7 +137,7 @@ def evaluate_folder(
         options = {"targets": targets, "ignore": ignore, "reader": reader, "measures": measures, "expected": expected}
         return score_case(reference_folder / name, prediction_folder / name, **options)
 
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    with pool_of(threads) as pool:
         return summarize(list(pool.map(score, names)), prompts_behind(prediction_folder))
 
 

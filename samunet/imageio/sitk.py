@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from samunet.imageio.reader import ImageReader, LoadedFile, Peek, as_channels, c
 
 IMAGE_IO = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".gipl": "GiplImageIO"}
 """ITK's reader by ending; left to choose, ITK takes a file for whatever its content begins like."""
+
+NIFTI_HEADERS = (352, 544)  # bytes, of NIfTI-1 and NIfTI-2
 
 
 class SimpleITKIO(ImageReader):
@@ -84,6 +87,8 @@ class SimpleITKIO(ImageReader):
                 sitk.WriteImage(image, str(temporary), useCompression=True)
             except RuntimeError as error:
                 raise ImageFileError(f"{path} cannot be written: {_reason(error)}") from None
+            if not _holds(temporary, segmentation.nbytes):
+                raise ImageFileError(f"{path} cannot be written whole; is the disk full?")
 
 
 def _geometry(header: Header) -> Geometry:
@@ -121,6 +126,15 @@ def from_itk(image: sitk.Image, path: Path) -> LoadedFile:
         origin=image.GetOrigin()[:3],
         direction=(_column(directions, 2), _column(directions, 1), _column(directions, 0)),
     )
+
+
+def _holds(path: Path, payload: int) -> bool:
+    """Tell whether a file of a format that ITK writes without looking at what the system says of it (2.5.7) holds so many bytes of voxels."""
+    if path.name.endswith(".nii.gz"):
+        with open(path, "rb") as file:
+            file.seek(-4, os.SEEK_END)  # the uncompressed size modulo 2^32 ends a gzip file
+            return int.from_bytes(file.read(), "little") in {(payload + header) % 2**32 for header in NIFTI_HEADERS}
+    return path.suffix not in (".nii", ".gipl") or path.stat().st_size > payload
 
 
 def _column(matrix: np.ndarray, index: int) -> Vector3:

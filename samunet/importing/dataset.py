@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections import Counter
@@ -16,6 +15,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from samunet.core import parts
 from samunet.core.codec import read_json, write_json
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
@@ -83,23 +83,26 @@ def write_dataset(
     repeated = sorted(identifier for identifier, count in Counter(case.identifier.casefold() for case in cases).items() if count > 1)
     if repeated:  # in capitals or not: some file systems do not tell them apart
         raise DatasetError(f"{name}: {len(repeated)} identifiers stand for several cases, first '{repeated[0]}'; rename the files.")
-    partial = raw_folder / f".{name}.{os.getpid()}.partial"
+    parts.remove_dead_parts(raw_folder)
+    partial = raw_folder / parts.part_name()
+    parts.begin_part(partial)
     try:
-        for part in ("imagesTr", "labelsTr", *(["imagesTs"] if len(training) < len(cases) else [])):
-            (partial / part).mkdir(parents=True)
-        each(lambda case: _write_case(partial, case, ending, len(channels)), cases, threads=threads, title="Copying cases", quiet=quiet)
-        description = {
-            "channel_names": {str(index): channel for index, channel in enumerate(channels)},
-            "labels": dict(labels),
-            "numTraining": len(training),
-            "file_ending": ending,
-        }
-        write_json(partial / "dataset.json", description)
-        if repairs:
-            write_json(partial / REPORT, _repair(partial, ending, repairs, threads=threads, quiet=quiet))
-        partial.rename(target)
+        with parts.naming(target):
+            for part in ("imagesTr", "labelsTr", *(["imagesTs"] if len(training) < len(cases) else [])):
+                (partial / part).mkdir(parents=True)
+            each(lambda case: _write_case(partial, case, ending, len(channels)), cases, threads=threads, title="Copying cases", quiet=quiet)
+            description = {
+                "channel_names": {str(index): channel for index, channel in enumerate(channels)},
+                "labels": dict(labels),
+                "numTraining": len(training),
+                "file_ending": ending,
+            }
+            write_json(partial / "dataset.json", description)
+            if repairs:
+                write_json(partial / REPORT, _repair(partial, ending, repairs, threads=threads, quiet=quiet))
+            partial.rename(target)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        parts.end_part(partial)
     return target
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samunet.core.parts import naming
+
 ROOM = 2.0  # times the accumulators must be free on a device, so that tiles fit beside them
 
 Place = torch.device | Path
@@ -31,7 +33,7 @@ def accumulators(shape: tuple[int, ...], place: Place) -> Tensor:
     if isinstance(place, torch.device):
         return torch.zeros(shape, device=place)
     place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=place) as file:
+    with naming(place / "scores"), tempfile.TemporaryFile(dir=place) as file:
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a killed process at the first write otherwise
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * torch.float32.itemsize)
         return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))

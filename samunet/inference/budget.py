@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from samunet.core.geometry import Geometry, triple
 from samunet.core.plan import Configuration, Plan
+from samunet.core.units import readable
 from samunet.ops.resample import target_shape
 from samunet.preprocessing.forward import network_spacing
 
 FLOAT = 4  # bytes
-UNITS = ((2**30, "GiB"), (2**20, "MiB"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +106,3 @@ def describe(needs: Sequence[Need], budget: Budget) -> str:
         return line
     on_disk = sum(not budget.scores_fit(need) for need in needs)
     return f"{line}, {readable(budget.limit)} for all at a time" + (f"; the scores of {on_disk} case(s) go to disk" if on_disk else "")
-
-
-def readable(amount: int) -> str:
-    """Write bytes as "1.50 GiB" or "24.0 MiB"."""
-    size, unit = UNITS[0] if amount >= UNITS[0][0] else UNITS[1]
-    return f"{amount / size:.3g} {unit}"

@@ -10,6 +10,7 @@ import numpy as np
 
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import read_dataset_json
+from samunet.core.parts import is_part
 from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import reader_for
@@ -82,7 +83,7 @@ def mean_planes(paths: Sequence[Path], shape: tuple[int, ...]) -> Iterator[np.nd
 
 
 def _shared_cases(folders: Sequence[Path]) -> tuple[str, ...]:
-    first, *others = ({path.stem for path in folder.glob("*.npz")} for folder in folders)
+    first, *others = ({path.stem for path in folder.glob("*.npz") if not is_part(path)} for folder in folders)
     if not first:
         raise DatasetError(f"{folders[0]} holds no probabilities (<case>.npz); predict with --save_probabilities.")
     for folder, cases in zip(folders[1:], others, strict=True):

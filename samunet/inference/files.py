@@ -6,23 +6,24 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from samunet.core.dataset import Case
+from samunet.core.parts import is_full
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.prompts import PROMPTS, PromptFile, merge_prompts, read_prompts, write_prompts
+from samunet.core.units import readable
 from samunet.core.volume import Volume
 from samunet.errors import PredictionError, SamunetError
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import read_image
-from samunet.inference.budget import Budget, Need, describe, estimate, readable
+from samunet.inference.budget import Budget, Need, describe, estimate
 from samunet.inference.extras import UNCERTAINTY, Extras, per_mille
 from samunet.inference.predictor import Predictor, Scores
 from samunet.inference.probabilities import write_probabilities
 from samunet.preprocessing.backward import probability_planes, resize_to_input_grid, segmentation_from_logits
-from samunet.progress import bar
+from samunet.progress import bar, pool_of
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class _Work:
         if needs:
             logger.info("%s", describe(list(needs.values()), self.budget))
         waiting = deque(self._possible(cases, needs))
-        with _pool(self.options.readers) as reading, _pool(self.options.writers) as writing:
+        with pool_of(self.options.readers) as reading, pool_of(self.options.writers) as writing:
             for _ in bar(range(len(waiting)), title="Predicting", quiet=self.options.quiet):
                 self._read_ahead(waiting, needs, reading)
                 self._predict(needs, writing)  # a call of its own, so that nothing here keeps the case in memory
@@ -212,17 +213,8 @@ class _Work:
         self.budget.end(case.identifier)
 
     def _fail(self, case: Case, error: Exception) -> None:
+        if is_full(error):  # which no other case escapes
+            raise error
         reason = str(error) or "out of memory"  # a MemoryError says nothing
         logger.error("Case '%s' failed: %s", case.identifier, reason)
         self.failures.append(Failure(identifier=case.identifier, reason=reason))
-
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of one thread or more; when something goes wrong, what has not begun is dropped."""
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -13,9 +13,10 @@ import torch
 
 import samunet
 from samunet.checkpoint import Checkpoint, load_checkpoint, load_fitting
-from samunet.core.codec import PART_PREFIX, encode, write_json
+from samunet.core.codec import encode, write_json
 from samunet.core.cost import COST
 from samunet.core.dataset import DatasetSpec
+from samunet.core.parts import is_part, remove_part
 from samunet.core.plan import Configuration, Plan, save_plan
 from samunet.core.results import BEST, DEFAULT_TRAINER, FINAL, LATEST, VALIDATION, VALIDATION_BEST
 from samunet.core.workspace import Workspace
@@ -162,8 +163,8 @@ def _prepare_folder(fold: Fold, options: TrainOptions) -> list[Sink]:
     """Remove what an earlier training left, unless this one continues it, and write what describes this one; returns the other logs."""
     folder = fold.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(f"{PART_PREFIX}*"):  # of a run that was killed while it wrote
-        path.unlink()
+    for path in filter(is_part, folder.iterdir()):  # of a run that was killed while it wrote, maybe on another machine
+        remove_part(path)
     if fold.resume is None:
         (folder / WANDB_ID).unlink(missing_ok=True)
     sinks = open_sinks(options.run.logs, folder, f"{fold.spec.name} {options.configuration} {folder.name}", encode(fold.config))

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.cost import read_cost
+from samunet.core.parts import is_part
 from samunet.core.plan import DEFAULT_PLANS_NAME, parse_configuration_name
 from samunet.core.plugins import load_variant
 from samunet.core.results import VALIDATION, model_folder
@@ -31,6 +31,7 @@ from samunet.pipeline.datasets import RawDataset, extract, open_dataset
 from samunet.pipeline.plans import PlanOptions, open_plan, plan, plan_path, preprocess, resolve
 from samunet.pipeline.trainings import fold_split, is_finished
 from samunet.planning.splits import FILE_NAME, Split, read_splits
+from samunet.progress import pool_of
 from samunet.training.config import TrainingConfig
 from samunet.training.pace import LARGEST_ERROR
 
@@ -133,7 +134,7 @@ def run_against_nnunet(
         side.train(fold)
         _refuse_missed_minutes(side.folder / f"fold_{fold}", settings)
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with pool_of(jobs) as pool:
         list(pool.map(train, [(side, fold) for side in sides for fold in settings.folds]))
     models = [side.folder.name for side in sides]
     return compare_trained(place, raw.spec.name, models, output, tolerance=tolerance, threads=threads, folds=settings.folds)
@@ -185,7 +186,7 @@ def _place_of_its_own(workspace: Workspace, dataset: str, output: Path, splits: 
     target.mkdir(parents=True, exist_ok=True)
     place.results.mkdir(exist_ok=True)
     for path in source.iterdir():
-        if path.name == FILE_NAME or (path.is_dir() and (target / path.name).exists()):
+        if path.name == FILE_NAME or is_part(path) or (path.is_dir() and (target / path.name).exists()):
             continue
         if path.is_dir():
             (target / path.name).symlink_to(path.resolve(), target_is_directory=True)

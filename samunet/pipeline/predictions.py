@@ -13,13 +13,14 @@ import torch
 
 from samunet.core.codec import write_json
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
+from samunet.core.parts import is_part
 from samunet.core.plan import save_plan
 from samunet.core.prompts import PROMPTS, PromptFile, read_prompts
+from samunet.core.units import readable
 from samunet.errors import ConfigError, DatasetError
 from samunet.hardware import available_memory
 from samunet.imageio import reader_for
 from samunet.imageio.dicom import is_dicom
-from samunet.inference.budget import readable
 from samunet.inference.extras import UNCERTAINTY, Extras
 from samunet.inference.files import Failure, FileOptions, predict_cases
 from samunet.inference.predictor import NO_PROMPTS, USELESS_PROMPTS, Predictor
@@ -88,7 +89,7 @@ def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequ
         for case in cases:
             prompts.of(case.identifier, predictor.dataset.labels)
     labelled = (folder / PROMPTS).is_file()
-    if labelled != (prompts is not None) and (labelled or any(folder.glob(f"*{predictor.dataset.file_ending}"))):
+    if labelled != (prompts is not None) and (labelled or not all(map(is_part, folder.glob(f"*{predictor.dataset.file_ending}")))):
         kinds = ("with", "without") if labelled else ("without", "with")
         raise ConfigError(f"{folder} holds predictions made {kinds[0]} prompts; write those {kinds[1]} to another folder.")
 

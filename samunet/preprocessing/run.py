@@ -10,6 +10,7 @@ from typing import Any
 
 from samunet.core.codec import encode, file_sha256, write_json
 from samunet.core.dataset import Case, DatasetSpec
+from samunet.core.parts import is_full
 from samunet.core.plan import Configuration, Plan
 from samunet.errors import DatasetError, SamunetError
 from samunet.imageio import ImageReader
@@ -60,6 +61,8 @@ def preprocess_dataset(
             volume, label = read_case(case, spec, reader)
             save_case(folder, case.identifier, preprocess(volume, label, plan, configuration), spec.labels, configuration.patch_size, origin)
         except (SamunetError, OSError, MemoryError) as error:
+            if is_full(error):  # which no other case escapes
+                raise
             return f"case '{case.identifier}': {str(error) or 'out of memory'}"
         return None
 

@@ -13,6 +13,7 @@ from urllib.error import HTTPError
 from tqdm import tqdm
 
 from samunet.core.codec import file_sha256
+from samunet.core.units import readable
 from samunet.errors import CheckpointError, WeightsAbsentError
 from samunet.sam.checkpoints import OfficialCheckpoint, record_sha256
 
@@ -64,7 +65,7 @@ def download(
 def by_hand(checkpoint: OfficialCheckpoint, target: Path) -> str:
     """Say where a checkpoint can be had and where it belongs, for machines without a network."""
     return (
-        f"Fetch {checkpoint.url} ({checkpoint.size / 1e6:.0f} MB, SHA-256 {checkpoint.sha256 or 'not published'}) elsewhere and put it at {target}, "
+        f"Fetch {checkpoint.url} ({readable(checkpoint.size)}, SHA-256 {checkpoint.sha256 or 'not published'}) elsewhere and put it at {target}, "
         "or run: samunet_weights import FILE"
     )
 
@@ -87,7 +88,7 @@ def _fetch(checkpoint: OfficialCheckpoint, part: Path, quiet: bool) -> None:
         total = start + int(length) if length else None
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - start > free:
-            raise OSError(f"{part.parent} has {free / 1e6:.0f} MB free, {(total - start) / 1e6:.0f} MB are needed")
+            raise OSError(f"{part.parent} has {readable(free)} free, {readable(total - start)} are needed")
         progress = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=checkpoint.file, disable=True if quiet else None)
         with open(part, "ab" if resumed else "wb") as file, progress:
             while block := response.read(1 << 20):

@@ -57,6 +57,16 @@ def test_it_is_nnunets_average(predicted, tmp_path):
     np.testing.assert_allclose(np.stack(list(mean_planes(paths, shape))), theirs.average_probabilities([str(path) for path in paths]), atol=1e-6)
 
 
+def test_what_a_killed_prediction_left_is_passed_over(predicted, tmp_path):
+    part = predicted / "b" / ".part-elsewhere-1-2-0123456789ab.npz"
+    part.touch()
+    try:
+        cases = ensemble([predicted / "a", predicted / "b"], tmp_path, threads=1)
+    finally:
+        part.unlink()
+    assert cases == tuple(sorted(path.stem for path in (predicted / "a").glob("*.npz")))
+
+
 def test_folders_that_do_not_fit_are_refused(predicted, tmp_path):
     first = predicted / "a"
     other = tmp_path / "other"

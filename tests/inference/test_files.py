@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import pytest
 
 from samunet import pipeline
 from samunet.cli import predict as command
-from samunet.core.codec import file_sha256
+from samunet.core.codec import atomic_path, file_sha256
 from samunet.core.geometry import Geometry
 from samunet.errors import ConfigError, DatasetError
 from samunet.hardware import available_memory
@@ -174,6 +175,20 @@ def test_broken_results_are_predicted_again_and_whole_ones_are_left(predictor, i
     second.with_name(f"{cases[1].identifier}.npz").write_bytes(b"")
     pipeline.predict(predictor, cases, tmp_path, options, skip_existing=True)
     assert second.stat().st_mtime_ns != kept
+
+
+def test_a_full_disk_ends_the_command_with_the_files_name(environment, images, tmp_path, monkeypatch, capsys):
+    def full(path, planes, count):
+        with atomic_path(path) as part:
+            part.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "write_probabilities", full)
+    words = ["-i", str(images), "-o", str(tmp_path), "--disable_tta", "-device", "cpu", "--save_probabilities", "-nps", "2"]
+    assert command.main(words) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"^samunet_predict: .*/\w+\.npz: No space left on device; make space and run the command again\.$", said, re.M)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset.json", "plans.json"]
 
 
 def test_several_inputs_are_one_list_of_cases(predictor, images, tmp_path):

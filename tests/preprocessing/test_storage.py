@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 from dataclasses import replace
@@ -12,6 +13,7 @@ import tifffile
 from samples import small_configuration, small_plan, untouched
 
 from samunet import storage
+from samunet.core.codec import atomic_path
 from samunet.core.dataset import read_dataset_json, training_cases
 from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
@@ -23,7 +25,18 @@ from samunet.phantom import write_tiny_dataset
 from samunet.preprocessing import run
 from samunet.preprocessing.forward import preprocess
 from samunet.preprocessing.run import check_made_by, preprocess_dataset
-from samunet.storage import Origin, file_names, load_locations, load_record, open_array, read_part, sample_locations, save_case, stored_cases
+from samunet.storage import (
+    Origin,
+    file_names,
+    load_locations,
+    load_record,
+    open_array,
+    read_part,
+    remove_all_but,
+    sample_locations,
+    save_case,
+    stored_cases,
+)
 
 LABELS = parse_labels({"background": 0, "a": 1, "b": 2})
 PATCH = (8, 16, 16)
@@ -283,6 +296,28 @@ def test_names_that_would_share_a_file_and_a_folder_of_nnunet_are_refused(tmp_pa
     (tmp_path / "out/tiny_000_seg.pkl").write_bytes(b"")
     with pytest.raises(DatasetError, match="holds cases that nnU-Net has preprocessed"):
         preprocess_dataset(tmp_path / "out", spec, cases, *rest, threads=1, quiet=True)
+
+
+def test_a_full_disk_ends_preprocessing_with_the_files_name(tmp_path, raw, monkeypatch):
+    def full(folder, identifier, *_):
+        with atomic_path(folder / f"{identifier}.b2nd"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run, "save_case", full)
+    spec, cases, plan, configuration, reader = raw
+    with pytest.raises(OSError) as raised:
+        preprocess_dataset(tmp_path / "out", spec, cases, plan, configuration, reader, threads=2, quiet=True)
+    assert raised.value.errno == errno.ENOSPC and raised.value.filename.endswith(".b2nd")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_parts_are_neither_cases_nor_removed_with_other_cases(tmp_path):
+    part = tmp_path / ".part-elsewhere-1-2-0123456789ab.1_seg.b2nd"  # of a case whose name has a dot
+    for path in (part, part.with_name(part.name.replace("_seg.b2nd", ".json"))):
+        path.touch()
+    assert stored_cases(tmp_path) == ()
+    remove_all_but(tmp_path, [])
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_one_broken_case_does_not_keep_the_others_from_being_done(tmp_path, raw):

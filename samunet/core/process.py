@@ -1,0 +1,64 @@
+"""Who a process is, so that another one can tell later whether it still runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+FIRST_NAMESPACE = 0xEFFFFFFC  # Linux' number of the machine's own process ids; a container counts its own
+STATE, BEGAN = 0, 19  # positions in /proc/<pid>/stat after the name, see proc(5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessId:
+    """One process among those of all machines, and among those that had its number before."""
+
+    host: str
+    """Name of the machine, and of its container where process numbers are the container's: letters, digits, '.', '-' and '_'."""
+    number: int
+    began: int
+    """Clock ticks from the machine's start to the process's; 0 where the system does not tell."""
+
+
+def this_process() -> ProcessId:
+    """Return who asks."""
+    return ProcessId(host=_host(), number=os.getpid(), began=_began(os.getpid()) or 0)
+
+
+def is_dead(process: ProcessId) -> bool:
+    """Tell whether a process has certainly ended; nobody knows that of another machine's."""
+    if process.host != _host():
+        return False
+    if sys.platform == "linux":
+        return _began(process.number) != process.began
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process.number, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _host() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", platform.node())[:64] or "localhost"
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return name
+    return name if namespace == FIRST_NAMESPACE else f"{name}.{namespace}"
+
+
+def _began(number: int) -> int | None:
+    """Return when a process began; None where it has ended, though its parent may not know yet, and outside Linux."""
+    try:
+        fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[STATE] in "ZX" else int(fields[BEGAN])

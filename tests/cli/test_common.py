@@ -1,0 +1,67 @@
+"""How every command ends when it is asked to, or when the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = """
+import sys, time
+from pathlib import Path
+from samunet.cli.common import make_parser, run
+from samunet.core.codec import atomic_path, write_text
+from samunet.progress import each
+
+folder = Path(sys.argv[1])
+
+def case(number):  # the first is written, the second takes long, as a step in C does that no signal ends
+    if number == 0:
+        return write_text(folder / "case0", "whole")
+    with atomic_path(folder / f"case{number}") as part:
+        part.write_text("half")
+        print("writing", flush=True)
+        time.sleep(600)
+
+sys.exit(run(make_parser("samunet_some", ""), lambda _: each(case, range(20), threads=2, title="Cases"), []))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGTERM, 143, "ended by SIGTERM"), (signal.SIGINT, 130, "interrupted"), (signal.SIGHUP, 129, "ended by SIGHUP")],
+)
+def test_a_signal_ends_a_command_at_once_with_a_sentence_and_without_parts(tmp_path, number, code, words):
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() and process.stdout.readline()  # both threads are in the middle of a file
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert errors == f"samunet_some: {words}; what is finished is kept, unfinished files were removed.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["case0"]
+
+
+def test_a_command_that_nohup_started_outlives_its_terminal(tmp_path):
+    process = subprocess.Popen(["nohup", sys.executable, "-c", COMMAND, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def test_a_full_disk_is_one_sentence_with_the_file_and_the_way_out(tmp_path, capsys):
+    from samunet.cli.common import make_parser, run
+    from samunet.core.codec import atomic_path
+
+    def command(_):
+        with atomic_path(tmp_path / "case.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert run(make_parser("samunet_some", ""), command, []) == 2
+    assert capsys.readouterr().err == f"samunet_some: {tmp_path}/case.json: No space left on device; make space and run the command again.\n"
