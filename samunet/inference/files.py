@@ -190,8 +190,9 @@ class _Work:
     def _write(self, case: Case, preprocessed: PreprocessedCase, volume: Volume | None, scores: Scores) -> None:
         history, spec = preprocessed.history, self.predictor.dataset
         if self.options.save_probabilities:
-            planes = probability_planes(scores.logits, history, spec.labels)
-            write_probabilities(self.folder / f"{case.identifier}.npz", planes, len(scores.logits))
+            planes, count = probability_planes(scores.logits, history, spec.labels), len(scores.logits)
+            shown = bar(planes, title=f"Probabilities of {case.identifier}", total=count, quiet=self.options.quiet)
+            write_probabilities(self.folder / f"{case.identifier}.npz", shown, count)
         segmentation = segmentation_from_logits(scores.logits, history, spec.labels)
         if scores.disagreement is not None:
             uncertainty = resize_to_input_grid(scores.disagreement, history)

@@ -76,7 +76,9 @@ def probability_planes(logits: Tensor, history: SpatialHistory, labels: Labels) 
     if not labels.has_regions:
         normalizer = np.empty(history.shape_after_crop, np.float32)
         for block in _blocks(history):
-            normalizer[block.new] = np.logaddexp.reduce(block.resize(_old(logits, block)), axis=0)
+            scores = block.resize(_old(logits, block))
+            highest = scores.max(axis=0)
+            normalizer[block.new] = highest + np.log(np.exp(scores - highest).sum(axis=0))  # np.logaddexp takes ten times as long
     for channel in range(len(logits)):
         plane = np.zeros(history.geometry.shape, np.float32)
         if channel == 0 and normalizer is not None:

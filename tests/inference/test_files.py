@@ -33,7 +33,10 @@ from samunet.inference.probabilities import open_probabilities, write_probabilit
 def test_probabilities_come_back_plane_by_plane(tmp_path):
     array = np.random.default_rng(0).random((5, 3, 4, 6)).astype(np.float32)
     write_probabilities(tmp_path / "a.npz", iter(array), 5)
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["probabilities"], array)
+    stored = np.load(tmp_path / "a.npz")["probabilities"]
+    assert stored.dtype == np.float16 and stored.shape == array.shape
+    np.testing.assert_array_equal(stored[array < 0.5].astype(float) * 4096, np.rint(array[array < 0.5] * 4096))
+    np.testing.assert_allclose(stored, array, atol=1 / 2048)
     for name, stored in {"half": array.astype(np.float16), "columns": np.asfortranarray(array), "double": array.astype(float)}.items():
         np.savez_compressed(tmp_path / f"{name}.npz", probabilities=stored)
         with open_probabilities(tmp_path / f"{name}.npz") as opened:

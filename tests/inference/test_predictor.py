@@ -45,7 +45,7 @@ def test_files_have_the_affine_shape_and_format_of_the_input(predictor, images, 
         image, output = nibabel.load(case.images[0]), nibabel.load(tmp_path / f"{case.identifier}.nii.gz")
         assert output.shape == image.shape and np.allclose(output.affine, image.affine, atol=1e-5)
         probabilities = np.load(tmp_path / f"{case.identifier}.npz")["probabilities"]
-        assert probabilities.shape == (4, *image.shape[::-1]) and np.allclose(probabilities.sum(0), 1, atol=1e-3)
+        assert probabilities.shape == (4, *image.shape[::-1]) and np.allclose(probabilities.sum(0, dtype=float), 1, atol=1e-3)
         assert (probabilities.argmax(0) == np.asarray(output.dataobj).transpose(2, 1, 0)).mean() > 0.99
     assert (tmp_path / "dataset.json").is_file() and (tmp_path / "plans.json").is_file()
 
