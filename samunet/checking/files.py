@@ -29,7 +29,7 @@ def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Findin
     if findings:
         return [], findings
     images = _images(folder, spec, findings)
-    labels = {path.name.removesuffix(spec.file_ending): path for path in _files(folder / "labelsTr", spec, findings)}
+    labels = {_stem(path, spec): path for path in _files(folder / "labelsTr", spec, findings)}
     cases = []
     for name, files in sorted(images.items()):
         if name not in labels:
@@ -62,7 +62,7 @@ def _listed_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Fin
 def _images(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> dict[str, tuple[Path, ...]]:
     grouped: dict[str, dict[int, Path]] = {}
     for path in _files(folder / "imagesTr", spec, findings):
-        match = CHANNEL_FILE.fullmatch(path.name.removesuffix(spec.file_ending))
+        match = CHANNEL_FILE.fullmatch(_stem(path, spec))
         if match is None:
             message = f"{path.name} is not named <case>_<4-digit channel>{spec.file_ending}, for example case1_0000{spec.file_ending}."
             findings.append(Finding(case="", file=relative(path, folder), code="file-name", message=message))
@@ -75,13 +75,17 @@ def _images(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> dict[st
     return {name: tuple(files[channel] for channel in sorted(files)) for name, files in grouped.items()}
 
 
+def _stem(path: Path, spec: DatasetSpec) -> str:
+    return path.name[: len(path.name) - len(spec.file_ending)]
+
+
 def _files(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> list[Path]:
     """Files with the dataset's ending; others are stray, but for what belongs to a TIFF stack."""
     kept = []
     for path in sorted(folder.iterdir()):
         if is_part(path):
             continue
-        if path.name.endswith(spec.file_ending) and not path.name.startswith("."):
+        if path.name.lower().endswith(spec.file_ending) and not path.name.startswith("."):
             kept.append(path)
         elif not (spec.file_ending in TIFF and path.suffix == SIDECAR):
             what = "folder" if path.is_dir() else "hidden file" if path.name.startswith(".") else f"file that does not end in {spec.file_ending}"

@@ -25,10 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _apply(arguments: argparse.Namespace) -> None:
     from samunet.core.dataset import read_dataset_json
     from samunet.evaluation.postprocessing import apply_to_folder, load_postprocessing
-    from samunet.imageio import reader_for
+    from samunet.imageio import reader_of_segmentations
 
     found = load_postprocessing(arguments.pp_file)
     dataset = read_dataset_json(dataset_json(arguments.i, arguments.dataset_json))
-    reader = reader_for(dataset.file_ending, dataset.reader)
+    reader = reader_of_segmentations(arguments.i, dataset)
     names = apply_to_folder(found, arguments.i, arguments.o, file_ending=dataset.file_ending, reader=reader, threads=arguments.np)
     print(f"Wrote {len(names)} segmentations to {arguments.o}")

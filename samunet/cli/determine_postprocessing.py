@@ -43,14 +43,13 @@ def dataset_json(folder: Path, given: Path | None) -> Path:
 
 def _determine(arguments: argparse.Namespace) -> None:
     from samunet.core.codec import write_json
-    from samunet.core.dataset import read_dataset_json
+    from samunet.core.dataset import files_with_ending, read_dataset_json
     from samunet.evaluation.postprocessing import FILE_NAME, apply_to_folder, determine, name_of
-    from samunet.evaluation.score import file_names
-    from samunet.imageio import reader_for
+    from samunet.imageio import reader_of_segmentations
 
     dataset = read_dataset_json(dataset_json(arguments.i, arguments.dataset_json))
-    reader, threads = reader_for(dataset.file_ending, dataset.reader), arguments.np
-    references = {name: arguments.ref / name for name in file_names(arguments.ref, dataset.file_ending)}
+    reader, threads = reader_of_segmentations(arguments.i, dataset), arguments.np
+    references = files_with_ending(arguments.ref, dataset.file_ending)
     found = determine(references, arguments.i, labels=dataset.labels, file_ending=dataset.file_ending, reader=reader, threads=threads)
     for step in found.steps:
         print(f"Keep the largest component of {name_of(step.values, dataset.labels)}: Dice {step.dice_before:.4f} -> {step.dice_after:.4f}")

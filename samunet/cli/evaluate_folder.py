@@ -91,7 +91,7 @@ def _number(value: float, width: int) -> str:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from samunet.core.dataset import read_dataset_json
     from samunet.evaluation.score import evaluate_folder, names_from_labels, targets_from_labels
-    from samunet.imageio import reader_for
+    from samunet.imageio import reader_of_segmentations
 
     dataset = read_dataset_json(arguments.djfile)
     summary = evaluate_folder(
@@ -100,7 +100,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         targets=targets_from_labels(dataset.labels),
         ignore=dataset.labels.ignore,
         file_ending=dataset.file_ending,
-        reader=reader_for(dataset.file_ending, dataset.reader),
+        reader=reader_of_segmentations(arguments.pred_folder, dataset),
         threads=arguments.np,
         chill=arguments.chill,
         measures=measures_of(arguments),

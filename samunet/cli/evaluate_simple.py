@@ -50,7 +50,7 @@ def _file_ending(folder: Path) -> tuple[str, Path]:
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the reference segmentations.")
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".") and path.suffix != ".json")
-    endings = {".nii.gz" if path.name.endswith(".nii.gz") else path.suffix: path for path in reversed(files)}
+    endings = {".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower(): path for path in reversed(files)}
     if len(endings) != 1:
         raise DatasetError(
             f"Folder {folder} holds files ending in {', '.join(sorted(endings)) or 'nothing'}; "

@@ -32,11 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> None:
-    from samunet.core.dataset import Case, read_dataset_json
+    from samunet.core.dataset import Case, files_with_ending, read_dataset_json
     from samunet.core.prompts import write_prompts
     from samunet.errors import ConfigError, DatasetError
-    from samunet.evaluation.score import file_names
-    from samunet.imageio import reader_for
+    from samunet.imageio import reader_of_segmentations
     from samunet.pipeline.simulated_prompts import Clicking, prompts_from_references
 
     if arguments.points < 1:
@@ -44,12 +43,11 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.relaxation and not arguments.box:
         raise ConfigError("--relaxation makes boxes larger; give --box too.")
     spec = read_dataset_json(arguments.djfile)
-    names = sorted(file_names(arguments.references, spec.file_ending))
-    if not names:
+    found = files_with_ending(arguments.references, spec.file_ending)
+    if not found:
         raise DatasetError(f"No file ending in {spec.file_ending} is in {arguments.references}.")
-    files = {name.removesuffix(spec.file_ending): arguments.references / name for name in names}
-    cases = [Case(identifier=name, images=(), label=file) for name, file in files.items()]
+    cases = [Case(identifier=name.removesuffix(spec.file_ending), images=(), label=file) for name, file in found.items()]
     clicking = Clicking(points=0 if arguments.box else arguments.points, relaxation=arguments.relaxation, axis=arguments.axis, seed=arguments.seed)
-    prompts = prompts_from_references(cases, spec, reader_for(spec.file_ending, spec.reader), clicking, threads=arguments.np)
+    prompts = prompts_from_references(cases, spec, reader_of_segmentations(arguments.references, spec), clicking, threads=arguments.np)
     write_prompts(arguments.o, prompts)
     print(f"Wrote prompts of {len(cases)} case(s), {prompts.origin}, to {arguments.o}")

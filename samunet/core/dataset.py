@@ -36,6 +36,7 @@ class DatasetSpec:
     """Channel names in order; the name chooses the normalization (nnU-Net's rule)."""
     labels: Labels
     file_ending: str
+    """In lower case; files may have it in capitals."""
     num_training: int
     reader: str | None
     """Reader asked for by `overwrite_image_reader_writer`."""
@@ -70,7 +71,7 @@ def read_dataset_json(path: Path) -> DatasetSpec:
         name=path.absolute().parent.name,
         channels=tuple(str(channels[str(i)]) for i in range(len(channels))),
         labels=parse_labels(raw["labels"], raw.get("regions_class_order")),
-        file_ending=str(raw["file_ending"]),
+        file_ending=str(raw["file_ending"]).lower(),
         num_training=num_training,
         reader=None if reader in (None, "None") else str(reader),
         raw=raw,
@@ -97,15 +98,32 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
     for needed in (images, labels):
         if not needed.is_dir():
             raise DatasetError(f"Folder {needed} does not exist; a dataset keeps its training images in imagesTr and their labels in labelsTr.")
-    cases = []
+    cases, known = [], files_with_ending(labels, spec.file_ending)
     for identifier, files in group_channels(images, spec.file_ending).items():
-        label = labels / f"{identifier}{spec.file_ending}"
-        if not label.is_file():
-            raise DatasetError(f"Case '{identifier}': label file {label} is missing; add it, or remove the case's images.")
-        cases.append(Case(identifier=identifier, images=files, label=label))
+        label = f"{identifier}{spec.file_ending}"
+        if label not in known:
+            raise DatasetError(f"Case '{identifier}': label file {labels / label} is missing; add it, or remove the case's images.")
+        cases.append(Case(identifier=identifier, images=files, label=known[label]))
     if not cases:
         raise DatasetError(f"Folder {images} holds no file named <case>_0000{spec.file_ending}; check file_ending in dataset.json.")
     return tuple(cases)
+
+
+def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
+    """Map names to the files of a folder that have an ending, in capitals or not; in the names it is as given. Hidden files do not count.
+
+    Raises:
+        DatasetError: there is no such folder, or two files differ in the capitals of their ending only.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the *{file_ending} files.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.lower().endswith(file_ending.lower()) and not path.name.startswith("."):
+            other = found.setdefault(path.name[: len(path.name) - len(file_ending)] + file_ending, path)
+            if other != path:
+                raise DatasetError(f"{other} and {path.name} differ in capitals only; remove one of them.")
+    return found
 
 
 def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
@@ -115,15 +133,13 @@ def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]
         DatasetError: a channel number is skipped, so that channels would change places.
     """
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if not path.name.endswith(file_ending) or path.name.startswith("."):
-            continue
-        match = CHANNEL_FILE.fullmatch(path.name.removesuffix(file_ending))
+    for name, path in files_with_ending(folder, file_ending).items():
+        match = CHANNEL_FILE.fullmatch(name.removesuffix(file_ending))
         if match is None:
             raise DatasetError(f"File {path} is not named <case>_<4-digit channel>{file_ending}; rename it, e.g. case1_0000{file_ending}.")
         found.setdefault(match["case"], []).append(path)
     for identifier, files in found.items():
-        numbers = [int(path.name.removesuffix(file_ending)[-4:]) for path in files]
+        numbers = [int(path.name[: len(path.name) - len(file_ending)][-4:]) for path in files]
         if numbers != list(range(len(numbers))):
             raise DatasetError(f"Case '{identifier}' in {folder} has channels {numbers}; they must count up from 0000 without a gap.")
     return {identifier: tuple(files) for identifier, files in sorted(found.items())}

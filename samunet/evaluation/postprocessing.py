@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from samunet.core.codec import decode, read_json
+from samunet.core.dataset import files_with_ending
 from samunet.core.labels import Labels
 from samunet.core.prompts import carry_prompts
 from samunet.core.values import known_mean
 from samunet.errors import ConfigError, DatasetError
-from samunet.evaluation.score import file_names, refuse_missing, targets_from_labels
+from samunet.evaluation.score import refuse_missing, targets_from_labels
 from samunet.evaluation.summary import Target
 from samunet.imageio import ImageReader
 from samunet.imageio.case import refuse_unexpected_values
@@ -74,9 +75,9 @@ def determine(
     Raises:
         DatasetError: a prediction or a reference is missing, or two do not share a grid.
     """
-    predictions = file_names(prediction_folder, file_ending)
-    refuse_missing(references.keys() - predictions, f"no prediction in {prediction_folder}", "Predict them, or leave their references out.")
-    refuse_missing(predictions - references.keys(), f"no reference in spite of a prediction in {prediction_folder}", "Move them away.")
+    predictions = files_with_ending(prediction_folder, file_ending)
+    refuse_missing(references.keys() - predictions.keys(), f"no prediction in {prediction_folder}", "Predict them, or leave their references out.")
+    refuse_missing(predictions.keys() - references.keys(), f"no reference in spite of a prediction in {prediction_folder}", "Move them away.")
     if not references:
         raise DatasetError(f"There is no reference ending in {file_ending}, so nothing can be determined.")
     targets = targets_from_labels(labels)
@@ -87,8 +88,8 @@ def determine(
 
         def of_case(name: str) -> list[list[float]]:
             reference, _ = reader.read_label(references[name])
-            segmentation, _ = reader.read_label(prediction_folder / name)
-            for label, path in ((reference, references[name]), (segmentation, prediction_folder / name)):
+            segmentation, _ = reader.read_label(predictions[name])
+            for label, path in ((reference, references[name]), (segmentation, predictions[name])):
                 refuse_unexpected_values(label, labels.expected_in_files, str(path))
             if reference.shape != segmentation.shape:
                 raise DatasetError(f"{name}: prediction has shape {segmentation.shape}, reference {reference.shape}; they must share one grid.")
@@ -125,18 +126,18 @@ def apply_to_folder(
     """
     if source.resolve() == target.resolve():
         raise ConfigError(f"{source} is input and output; give another output folder.")
-    names = sorted(file_names(source, file_ending))
-    if not names:
+    files = files_with_ending(source, file_ending)
+    if not files:
         raise DatasetError(f"No file ending in {file_ending} is in {source}.")
 
     def run(name: str) -> None:
-        segmentation, geometry = reader.read_label(source / name)
+        segmentation, geometry = reader.read_label(files[name])
         kept = postprocessing.apply(segmentation)
         reader.write_segmentation(kept.astype(np.uint8 if kept.max(initial=0) < 256 else np.uint16), geometry, target / name)
 
-    each(run, names, threads=threads, title="Postprocessing", quiet=True)
+    each(run, list(files), threads=threads, title="Postprocessing", quiet=True)
     carry_prompts([source], target)
-    return tuple(names)
+    return tuple(files)
 
 
 def name_of(target: Target, labels: Labels) -> str:

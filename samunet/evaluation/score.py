@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from samunet.core.dataset import files_with_ending
 from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
 from samunet.core.labels import Labels
 from samunet.core.prompts import prompts_behind
@@ -122,11 +123,12 @@ def evaluate_folder(
     """
     if threads < 1 or not targets:
         raise ConfigError(f"Scoring needs at least one thread and one label; got {threads} threads and labels {list(targets)}.")
-    references, predictions = (file_names(folder, file_ending) for folder in (reference_folder, prediction_folder))
+    references, predictions = (files_with_ending(folder, file_ending) for folder in (reference_folder, prediction_folder))
     if not chill:
-        refuse_missing(references - predictions, f"no prediction in {prediction_folder}", "Predict them, or score the rest with --chill.")
-        refuse_missing(predictions - references, f"no reference in {reference_folder}", "Move them away, or leave them out with --chill.")
-    names = sorted(references & predictions)
+        unpredicted, unknown = references.keys() - predictions.keys(), predictions.keys() - references.keys()
+        refuse_missing(unpredicted, f"no prediction in {prediction_folder}", "Predict them, or score the rest with --chill.")
+        refuse_missing(unknown, f"no reference in {reference_folder}", "Move them away, or leave them out with --chill.")
+    names = sorted(references.keys() & predictions.keys())
     if not names:
         raise DatasetError(
             f"No file ending in {file_ending} is in both {reference_folder} ({len(references)} files) and {prediction_folder} "
@@ -135,7 +137,7 @@ def evaluate_folder(
 
     def score(name: str) -> CaseScore:
         options = {"targets": targets, "ignore": ignore, "reader": reader, "measures": measures, "expected": expected}
-        return score_case(reference_folder / name, prediction_folder / name, **options)
+        return score_case(references[name], predictions[name], **options)
 
     with pool_of(threads) as pool:
         return summarize(list(pool.map(score, names)), prompts_behind(prediction_folder))
@@ -158,13 +160,6 @@ def _measure(
     if measures.lesions:
         found["detection_f1"] = detection_f1(wanted, predicted)
     return found
-
-
-def file_names(folder: Path, file_ending: str) -> set[str]:
-    """Return the names of the files of a folder with an ending; raises DatasetError when there is no such folder."""
-    if not folder.is_dir():
-        raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the *{file_ending} files.")
-    return {path.name for path in folder.iterdir() if path.name.endswith(file_ending) and not path.name.startswith(".") and path.is_file()}
 
 
 def refuse_missing(names: set[str], what: str, way_out: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from samunet.core.codec import read_json
+from samunet.core.dataset import DatasetSpec, files_with_ending
 from samunet.errors import ConfigError, DatasetError, ImageFileError, did_you_mean
 from samunet.imageio.natural import NaturalImage2DIO
 from samunet.imageio.nibabel_reader import NibabelIO
@@ -11,10 +13,11 @@ from samunet.imageio.reader import ImageReader
 from samunet.imageio.sitk import SimpleITKIO
 from samunet.imageio.tiff3d import Tiff3DIO
 
-__all__ = ["READERS", "ImageReader", "reader_for"]
+__all__ = ["READERS", "ImageReader", "reader_for", "reader_of_segmentations"]
 
 READERS: tuple[ImageReader, ...] = (NaturalImage2DIO(), SimpleITKIO(), Tiff3DIO(), NibabelIO())
 """nnU-Net's names and order."""
+PARENTS = 3  # a model's plan lies two folders above its validation predictions, three above postprocessed ones
 
 
 def reader_for(file_ending: str, name: str | None = None, example: Path | None = None) -> ImageReader:
@@ -48,3 +51,29 @@ def reader_for(file_ending: str, name: str | None = None, example: Path | None =
         except DatasetError as error:
             refusals.append(f"{reader.name}: {error}")
     raise ImageFileError(f"No image reader can open {example}. {' '.join(refusals)}")
+
+
+def reader_of_segmentations(folder: Path, spec: DatasetSpec) -> ImageReader:
+    """Choose the reader of a folder of predictions or references.
+
+    The reader that dataset.json asks for comes first, then that of the plan in the folder or above it, which the segmentations were made
+    with, then the first that opens one of them.
+
+    Raises:
+        ConfigError, DatasetError: as `reader_for`.
+    """
+    name = spec.reader or _planned_reader(folder)
+    if name is not None and (spec.reader or spec.file_ending in reader_for(spec.file_ending, name).endings):
+        return reader_for(spec.file_ending, name)
+    files = files_with_ending(folder, spec.file_ending) if folder.is_dir() else {}
+    return reader_for(spec.file_ending, example=next(iter(files.values()), None))
+
+
+def _planned_reader(folder: Path) -> str | None:
+    """Return the reader that the nearest plans.json names, samunet's or nnU-Net's, in a folder or up to three above it."""
+    for parent in (folder, *list(folder.resolve().parents)[:PARENTS]):
+        if (parent / "plans.json").is_file():
+            plan = read_json(parent / "plans.json")
+            name = (plan.get("reader") or plan.get("image_reader_writer")) if isinstance(plan, dict) else None
+            return name if isinstance(name, str) else None
+    return None

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from samunet.core.codec import atomic_path
-from samunet.core.dataset import read_dataset_json
+from samunet.core.dataset import files_with_ending, read_dataset_json
 from samunet.core.parts import is_part
 from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
 from samunet.errors import ConfigError, DatasetError
-from samunet.imageio import reader_for
+from samunet.imageio import reader_of_segmentations
 from samunet.inference.probabilities import open_probabilities, write_probabilities
 from samunet.preprocessing.backward import label_values
 from samunet.progress import each
@@ -41,12 +41,12 @@ def ensemble(folders: Sequence[Path], target: Path, *, threads: int, save_probab
     for folder in folders[1:]:
         if read_dataset_json(folder / "dataset.json").labels != spec.labels:
             raise DatasetError(f"{folder} and {folders[0]} were predicted with other labels; an ensemble needs one set.")
-    cases = _shared_cases(folders)
-    reader = reader_for(spec.file_ending, spec.reader)
+    cases, files = _shared_cases(folders), files_with_ending(folders[0], spec.file_ending)
+    reader = reader_of_segmentations(folders[0], spec)
 
     def run(case: str) -> None:
         name = f"{case}{spec.file_ending}"
-        _, geometry = reader.read_label(folders[0] / name)
+        _, geometry = reader.read_label(files.get(name, folders[0] / name))
         planes = mean_planes([folder / f"{case}.npz" for folder in folders], (spec.labels.outputs, *geometry.shape))
         if save_probabilities:
             write_probabilities(target / f"{case}.npz", planes, spec.labels.outputs)

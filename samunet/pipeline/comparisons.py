@@ -16,7 +16,7 @@ import scipy
 from samunet import __version__
 from samunet.core.codec import file_sha256, read_json
 from samunet.core.cost import read_cost
-from samunet.core.dataset import Case, DatasetSpec, group_channels, read_dataset_json, training_cases
+from samunet.core.dataset import Case, DatasetSpec, files_with_ending, group_channels, read_dataset_json, training_cases
 from samunet.core.labels import Labels
 from samunet.core.plan import DEFAULT_PLANS_NAME
 from samunet.core.prompts import prompts_behind
@@ -26,8 +26,8 @@ from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.comparison import Comparison, Entry, compare
 from samunet.evaluation.comparison_page import Training, most_telling_cases, write_comparison
 from samunet.evaluation.picture import CasePicture, draw_case
-from samunet.evaluation.score import file_names, names_from_labels
-from samunet.imageio import ImageReader, reader_for
+from samunet.evaluation.score import names_from_labels
+from samunet.imageio import ImageReader, reader_of_segmentations
 from samunet.pipeline.curves import curve_of
 from samunet.pipeline.nnunet import PLANS, TRAINER
 from samunet.planning.splits import groups_from
@@ -48,10 +48,10 @@ def compare_folders(
     """
     entries = []
     for name, folder in folders.items():
-        files = {file.removesuffix(spec.file_ending): folder / file for file in file_names(folder, spec.file_ending)}
+        files = {name.removesuffix(spec.file_ending): file for name, file in files_with_ending(folder, spec.file_ending).items()}
         _refuse_other_labels(folder / "dataset.json", name, spec.labels)
         entries.append(Entry(name=name, files=files, prompts=prompts_behind(folder)))
-    wanted = {file.removesuffix(spec.file_ending): references / file for file in file_names(references, spec.file_ending)}
+    wanted = {name.removesuffix(spec.file_ending): file for name, file in files_with_ending(references, spec.file_ending).items()}
     found = group_channels(images, spec.file_ending) if images is not None else {}
     return _compare(entries, wanted, spec, output, images={case: paths[0] for case, paths in found.items()}, tolerance=tolerance, threads=threads)
 
@@ -118,7 +118,7 @@ def _compare(
     cases: Sequence[Case] = (),
     models: Sequence[Path] = (),  # of the entries, in their order
 ) -> Comparison:
-    reader = reader_for(spec.file_ending, spec.reader)
+    reader = reader_of_segmentations(next(iter(entries[0].files.values())).parent, spec)
     groups = groups_from(spec.raw.get("groups"), [case.identifier for case in cases] or sorted(references))
     comparison = compare(entries, references, spec.labels, reader, patients=groups, tolerance=tolerance, threads=threads)
     telling = [case for case in most_telling_cases(comparison) if case in images]
@@ -141,7 +141,7 @@ def _validated(model: Path, spec: DatasetSpec, folds: Sequence[str]) -> dict[str
     for folder in sorted(model.glob("fold_*/validation")):
         fold = folder.parent.name.removeprefix("fold_")
         if fold in folds or (not folds and fold.isdecimal()):
-            for name in file_names(folder, spec.file_ending):
+            for name in files_with_ending(folder, spec.file_ending):
                 case = name.removesuffix(spec.file_ending)
                 if case in found:
                     raise DatasetError(f"Model {model} predicted '{case}' in {found[case][0]} and {folder.parent.name}; their splits overlap.")

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samunet.core.codec import atomic_path, write_json, write_text
-from samunet.core.dataset import DatasetSpec, read_dataset_json, training_cases
+from samunet.core.dataset import DatasetSpec, files_with_ending, read_dataset_json, training_cases
 from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
 from samunet.core.results import BEST_MODEL_FILE, VALIDATION, trained_models
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.postprocessing import FILE_NAME, Postprocessing, apply_to_folder, determine
-from samunet.evaluation.score import file_names, refuse_missing, score_case, targets_from_labels
+from samunet.evaluation.score import refuse_missing, score_case, targets_from_labels
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, summarize, write_summary
-from samunet.imageio import reader_for
+from samunet.imageio import reader_of_segmentations
 from samunet.inference.ensemble import ensemble
 from samunet.progress import each
 
@@ -71,7 +71,7 @@ def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, th
     origin: dict[str, Path] = {}
     for fold in folds:
         folder = model / f"fold_{fold}" / VALIDATION
-        names = file_names(folder, spec.file_ending) if folder.is_dir() else set()
+        names = set(files_with_ending(folder, spec.file_ending)) if folder.is_dir() else set()
         if not names:
             raise DatasetError(f"{folder} holds no validation predictions; train the fold, or give the folds that are trained with -f.")
         if twice := sorted(names & origin.keys()):
@@ -81,9 +81,9 @@ def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, th
     refuse_missing(origin.keys() - references.keys(), f"no reference in {raw}", "Restore them.")
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
     for name, folder in sorted(origin.items()):
-        for file in (name, f"{name.removesuffix(spec.file_ending)}.npz"):
-            if (folder / file).is_file():
-                _copy(folder / file, target / file)
+        beside = folder / f"{name.removesuffix(spec.file_ending)}.npz"
+        for file in (*reader_of_segmentations(folder, spec).files(folder / name), *([beside] if beside.is_file() else [])):
+            _copy(file, target / file.name)
     for file in ("dataset.json", "plans.json"):
         if (model / file).is_file():
             _copy(model / file, target / file)
@@ -123,9 +123,9 @@ def find_best(
     both = [_ensemble(first, second, references, results, folds, spec, threads) for first, second in pairs]
     candidates = sorted([*single, *both], key=lambda candidate: -candidate.dice)
     best = candidates[0]
-    reader = reader_for(spec.file_ending, spec.reader)
+    reader = reader_of_segmentations(best.folder, spec)
     options = {"file_ending": spec.file_ending, "reader": reader, "threads": threads}
-    predicted = file_names(best.folder, spec.file_ending)
+    predicted = files_with_ending(best.folder, spec.file_ending)
     found = determine({name: path for name, path in references.items() if name in predicted}, best.folder, labels=spec.labels, **options)
     write_json(best.folder / FILE_NAME, found)
     apply_to_folder(found, best.folder, best.folder / "postprocessed", **options)
@@ -141,13 +141,13 @@ def references_of(raw: Path, spec: DatasetSpec) -> dict[str, Path]:
 
 
 def _score(references: Mapping[str, Path], folder: Path, spec: DatasetSpec, threads: int) -> Summary:
-    reader = reader_for(spec.file_ending, spec.reader)
+    reader = reader_of_segmentations(folder, spec)
 
     def score(name: str) -> CaseScore:
         options = {"targets": targets_from_labels(spec.labels), "ignore": spec.labels.ignore, "reader": reader}
         return score_case(references[name], folder / name, expected=spec.labels.expected_in_files, **options)
 
-    names = sorted(file_names(folder, spec.file_ending))
+    names = sorted(files_with_ending(folder, spec.file_ending))
     summary = summarize(each(score, names, threads=threads, title="Scoring"), prompts_behind(folder))
     write_summary(folder / SUMMARY, summary)
     return summary
@@ -164,14 +164,14 @@ def _ensemble(
 
 
 def _has_probabilities(folder: Path, spec: DatasetSpec) -> bool:
-    return all((folder / f"{name.removesuffix(spec.file_ending)}.npz").is_file() for name in file_names(folder, spec.file_ending))
+    return all((folder / f"{name.removesuffix(spec.file_ending)}.npz").is_file() for name in files_with_ending(folder, spec.file_ending))
 
 
 def _refuse_other_cases(candidates: Sequence[Candidate], spec: DatasetSpec) -> None:
-    first = file_names(candidates[0].folder, spec.file_ending)
+    first = files_with_ending(candidates[0].folder, spec.file_ending).keys()
     for candidate in candidates[1:]:
         refuse_missing(
-            first ^ file_names(candidate.folder, spec.file_ending),
+            first ^ files_with_ending(candidate.folder, spec.file_ending).keys(),
             f"no validation prediction of both {candidates[0].name} and {candidate.name}",
             "Compare models of one split.",
         )

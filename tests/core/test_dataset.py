@@ -158,3 +158,14 @@ def test_a_real_folder_is_read(tmp_path):
     cases = training_cases(folder, spec)
     assert spec.name == "Dataset999_Tiny" and [case.identifier for case in cases] == ["tiny_000", "tiny_001", "tiny_002"]
     assert all(path.is_file() for case in cases for path in (*case.images, case.label))
+
+
+def test_endings_in_capitals_are_endings(tmp_path):
+    touch(tmp_path, "imagesTr/a_0000.NII.GZ", "imagesTr/a_0001.nii.gz", "labelsTr/a.Nii.Gz")
+    spec = read_dataset_json(write(tmp_path, file_ending=".NII.GZ"))
+    (case,) = training_cases(tmp_path, spec)
+    assert spec.file_ending == ".nii.gz" and case.identifier == "a" and case.label == tmp_path / "labelsTr/a.Nii.Gz"
+    assert [path.name for path in case.images] == ["a_0000.NII.GZ", "a_0001.nii.gz"]
+    touch(tmp_path, "imagesTr/a_0000.nii.gz")
+    with pytest.raises(DatasetError, match=r"imagesTr/a_0000\.NII\.GZ and a_0000\.nii\.gz differ in capitals only; remove one"):
+        training_cases(tmp_path, spec)

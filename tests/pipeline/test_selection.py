@@ -8,8 +8,17 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 
-from samunet.cli import accumulate_crossval_results, find_best_configuration, predict
+from samunet.cli import (
+    accumulate_crossval_results,
+    determine_postprocessing,
+    ensemble,
+    evaluate_folder,
+    find_best_configuration,
+    predict,
+    simulate_prompts,
+)
 from samunet.core.results import best_models
 from samunet.core.workspace import Workspace
 from samunet.evaluation.summary import read_summary
@@ -104,3 +113,40 @@ def test_models_of_other_splits_and_absent_ones_are_refused(workspace, capsys):
     shutil.rmtree(place.results / dataset.name)
     assert find_best_configuration.main([dataset.name]) == 2
     assert "Train first" in capsys.readouterr().err
+
+
+def test_stacks_keep_their_spacing_and_reader_through_every_command(tmp_path, monkeypatch, capsys):
+    """3D TIFF: the reader is the plan's, since nothing about an ending tells a stack from an image; 3 x 1 x 1 mm lie in a file beside each."""
+    raw, model = tmp_path / "raw" / "Dataset901_Ball", tmp_path / "results" / "Dataset901_Ball" / "SAMTrainer__samunetPlans__3d_adapter"
+    folders = [raw / "imagesTr", raw / "labelsTr", model / "fold_0" / "validation"]
+    label = np.zeros((4, 10, 12), np.uint8)
+    label[1:3, 2:7, 3:9] = 1
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for case in ("a", "b"):
+            name = f"{case}_0000" if folder.name == "imagesTr" else case
+            tifffile.imwrite(folder / f"{name}.tif", label, photometric="minisblack")
+            (folder / f"{case}.json").write_text('{"spacing": [3, 1, 1]}')
+    description = {"channel_names": {"0": "x"}, "labels": {"background": 0, "ball": 1}, "numTraining": 2, "file_ending": ".tif"}
+    for folder in (raw, model):
+        (folder / "dataset.json").write_text(json.dumps(description))
+    (model / "plans.json").write_text('{"reader": "Tiff3DIO"}')
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    checkpoint = model / "fold_0" / "checkpoint_final.safetensors"
+    checkpoint.touch()
+    for case in ("a", "b"):
+        np.savez_compressed(folders[2] / f"{case}.npz", probabilities=np.eye(2, dtype=np.float32)[label].transpose(3, 0, 1, 2))
+    assert find_best_configuration.main(["901", "-f", "0", "-np", "1"]) == 0
+    found = model / "crossval_results_folds_0"
+    assert read_summary(found / "summary.json").foreground_mean.dice == 1
+    assert ensemble.main(["-i", str(folders[2]), str(found), "-o", str(tmp_path / "e"), "-np", "1"]) == 2  # no dataset.json beside a fold's
+    assert "fold_0/validation/dataset.json does not exist" in capsys.readouterr().err
+    assert ensemble.main(["-i", str(found), str(found), "-o", str(tmp_path / "e"), "-np", "1"]) == 0
+    determine = ["-i", str(folders[2]), "-ref", str(folders[1]), "-dataset_json", str(raw / "dataset.json")]
+    assert determine_postprocessing.main(determine) == 0
+    assert evaluate_folder.main([str(folders[1]), str(folders[2]), "-djfile", str(raw / "dataset.json")]) == 0
+    assert simulate_prompts.main([str(folders[1]), "-djfile", str(raw / "dataset.json"), "-o", str(tmp_path / "p.json")]) == 0
+    for folder in (found, found / "postprocessed", folders[2] / "postprocessed", tmp_path / "e"):
+        assert json.loads((folder / "a.json").read_text()) == {"spacing": [3.0, 1.0, 1.0]}, folder
+    assert "1 mm" not in capsys.readouterr().out
