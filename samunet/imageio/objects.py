@@ -12,9 +12,9 @@ import SimpleITK as sitk
 from samunet.core.geometry import Geometry
 from samunet.core.volume import Volume
 from samunet.errors import ShapeError
+from samunet.imageio.itk import from_itk
 from samunet.imageio.nibabel_reader import from_nibabel
 from samunet.imageio.reader import ImageReader, stack_channels
-from samunet.imageio.sitk import from_itk
 
 IN_MEMORY = Path("the image")  # in messages
 

@@ -111,7 +111,7 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
         raise DatasetError("A case needs at least one image file; got none.")
     first = files[0][1]
     for (_, geometry), path in zip(files, paths, strict=True):
-        _check_grid(geometry, path)
+        check_grid(geometry, path)
         if geometry.shape != first.shape or geometry.planar != first.planar:
             raise DatasetError(
                 f"Channel files of one case must share one shape: {paths[0]} has {first.shape}, {path} has {geometry.shape}. "
@@ -152,7 +152,7 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
         ImageFileError: several channels, values that are not finite or not whole, or beyond 32 bits.
     """
     array, geometry = file
-    _check_grid(geometry, path)
+    check_grid(geometry, path)
     if len(array) != 1:
         raise ImageFileError(
             f"Label file {path} has {len(array)} channels, expected one; save the label values as one grey channel.", "label-channels"
@@ -197,7 +197,8 @@ def check_segmentation(segmentation: np.ndarray, geometry: Geometry, path: Path)
         raise ImageFileError(f"{path}: a segmentation is written as uint8 or uint16, got {segmentation.dtype}; convert it first.")
 
 
-def _check_grid(geometry: Geometry, path: Path) -> None:
+def check_grid(geometry: Geometry, path: Path) -> None:
+    """Raise ImageFileError unless every number of a grid is finite."""
     numbers = np.concatenate([geometry.spacing, geometry.origin, np.ravel(geometry.direction)])
     if not np.isfinite(numbers).all():
         raise ImageFileError(f"{path} has a spacing, origin or direction that is not a number; write its header anew.", "header")

@@ -13,13 +13,12 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk
 
 from samunet.core import parts
 from samunet.core.codec import read_json, write_json
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
-from samunet.imageio import READERS, dicom, reader_for
+from samunet.imageio import READERS, itk_pool, reader_for
 from samunet.imageio.nifti import is_nifti
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 from samunet.importing.repair import Repairs, repair_file
@@ -178,7 +177,7 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
 def _copy_image(source: Path, target: Path) -> None:
     """Copy a file as it is; a folder's DICOM series becomes a NIfTI file with the same numbers on the same grid."""
     if source.is_dir():
-        sitk.WriteImage(dicom.read_series(source), str(target))
+        itk_pool.convert_series(source, target)
     else:
         shutil.copyfile(source, target)
 

@@ -26,6 +26,7 @@ from samunet.progress import each
 
 FORMAT = 1  # of a fingerprint; raise it when the same files give other measurements
 SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels a channel
+SHOWN = 20  # broken cases that a message names
 SEED = 1234  # nnU-Net's
 LABELED_VOXELS = 1 << 21  # at a time, 12 bytes each
 DRAWS_AT_A_TIME = 10_000_000  # bounds the memory of the drawn indices at 80 MB a thread
@@ -47,10 +48,16 @@ def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageR
     """Read every training case once and measure it.
 
     Raises:
-        DatasetError: a case is broken, 2D and 3D images are mixed, or no case has foreground.
+        DatasetError: cases are broken, which are named after all were read; 2D and 3D images are mixed, or no case has foreground.
     """
     draws = SAMPLES // len(cases)
-    measured = each(lambda case: _measure(case, spec, reader, draws), cases, threads=threads, title="Measuring cases", quiet=quiet)
+    found = each(lambda case: _tried(case, spec, reader, draws), cases, threads=threads, title="Measuring cases", quiet=quiet)
+    measured = [case for case in found if isinstance(case, _Measured)]
+    failures = [case for case in found if isinstance(case, DatasetError)]
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise DatasetError(f"{len(failures)} of {len(cases)} cases cannot be measured:\n" + "\n".join(map(str, failures[:SHOWN])))
     planar = {case.planar for case in measured}
     if len(planar) > 1:
         raise DatasetError(f"{spec.name} mixes 2D and 3D images; a dataset holds one kind. Split it in two.")
@@ -81,6 +88,14 @@ def describes(fingerprint: Fingerprint, spec: DatasetSpec, cases: Sequence[Case]
         return False
     hashes = each(lambda case: _hashes(case, reader), cases, threads=threads, title="Comparing files", quiet=quiet)
     return all(fingerprint.cases[case.identifier].sha256 == found for case, found in zip(cases, hashes, strict=True))
+
+
+def _tried(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> _Measured | DatasetError:
+    """Measure a case, or return what is wrong with it, so that one broken case does not hide another."""
+    try:
+        return _measure(case, spec, reader, draws)
+    except DatasetError as error:
+        return error
 
 
 def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> _Measured:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from samunet.core.geometry import Geometry
 from samunet.errors import DatasetError, ImageFileError, ShapeError
 from samunet.imageio import READERS
-from samunet.imageio.sitk import from_itk
+from samunet.imageio.itk import from_itk
 
 SITK = next(reader for reader in READERS if reader.name == "SimpleITKIO")
 NIBABEL = next(reader for reader in READERS if reader.name == "NibabelIO")

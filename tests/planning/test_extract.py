@@ -235,3 +235,13 @@ def test_an_image_of_zeros_is_kept_whole(tmp_path):
     label[1, 2, 2] = 1
     found = fingerprint_of(drawn(tmp_path / "Dataset001_Drawn", [(image, label, (1.0, 1.0, 1.0))]))
     assert found.cases["c0"].shape_after_crop == (3, 8, 8) and found.intensities[0].std == 0
+
+
+def test_every_broken_case_is_named_not_the_first_only(tmp_path):
+    folder = write_tiny_dataset(tmp_path, file_ending=".mha")
+    for name in ("tiny_000", "tiny_002"):
+        path = folder / "imagesTr" / f"{name}_0000.mha"
+        path.write_bytes(path.read_bytes().replace(b"NDims = 3", b"NDims = 9"))
+    with pytest.raises(DatasetError, match=r"2 of \d+ cases cannot be measured") as refusal:
+        fingerprint_of(folder, threads=2)
+    assert "tiny_000_0000.mha" in str(refusal.value) and "tiny_002_0000.mha" in str(refusal.value) and "tiny_001" not in str(refusal.value)
