@@ -24,7 +24,7 @@ import torch
 from machine import processor_name
 
 from samunet.core.codec import write_json
-from samunet.hardware import peak_mib, start_peak
+from samunet.core.memory import peak_mib, start_peak
 from samunet.sam.attention import FORMS, relative_attention
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam

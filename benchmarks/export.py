@@ -38,7 +38,7 @@ from samunet.core.dataset import read_dataset_json
 from samunet.core.geometry import Geometry
 from samunet.core.history import SpatialHistory
 from samunet.core.labels import parse_labels
-from samunet.hardware import peak_mib, start_peak
+from samunet.core.memory import peak_mib, start_peak
 from samunet.imageio.nibabel_reader import affine_of
 from samunet.preprocessing.backward import segmentation_from_logits
 

@@ -24,8 +24,9 @@ from samunet.core.batch import Batch
 from samunet.core.codec import write_json
 from samunet.core.geometry import Shape
 from samunet.core.labels import parse_labels
+from samunet.core.memory import peak_mib, start_peak
 from samunet.core.plan import Topology
-from samunet.hardware import autocast, choose_precision, peak_mib, start_peak
+from samunet.hardware import autocast, choose_precision
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam

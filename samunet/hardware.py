@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import re
 import sys
@@ -19,7 +18,6 @@ from samunet.errors import ConfigError
 
 PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
 BF16_GAIN = 0.85  # share of the time in fp32 below which bf16 is taken
-CGROUPS = Path("/sys/fs/cgroup")
 LOST_DIGITS = 4  # times the error of the default is fp32 all the same; bf16 would lose some hundred times more
 
 
@@ -169,49 +167,3 @@ def keep_freed_memory() -> None:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Tell whether torch raised this for want of memory; for a CPU it has no exception of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
-
-
-def start_peak() -> float:
-    """Begin a new measurement of this process's peak memory (Linux); returns what it holds now in MiB."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    return _kib("/proc/self/status", "VmRSS") / 1024
-
-
-def peak_mib() -> float:
-    """Return the most that this process held since `start_peak`, or since it began, in MiB; NaN where it is not told."""
-    return _kib("/proc/self/status", "VmHWM") / 1024
-
-
-def available_memory() -> int | None:
-    """Return how many bytes of RAM could be used without swapping, also by the limits of a container; None where it is not told."""
-    free = _kib("/proc/meminfo", "MemAvailable") * 1024
-    if math.isnan(free):
-        return None
-    return int(min([free, *_left_in_groups()]))
-
-
-def _left_in_groups() -> list[int]:
-    """Return what the control groups of this process, version 2 of Linux's, leave of their limits; pages of files can be dropped."""
-    try:
-        own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
-        return []
-    left = []
-    for part in {CGROUPS, CGROUPS / own.strip("/")}:
-        try:
-            limit, used, details = (part.joinpath(f"memory.{name}").read_text() for name in ("max", "current", "stat"))
-        except OSError:
-            continue
-        if limit.strip() != "max":
-            pages = sum(int(line.split()[1]) for line in details.splitlines() if line.startswith(("inactive_file ", "active_file ")))
-            left.append(max(0, int(limit) - int(used) + pages))
-    return left
-
-
-def _kib(file: str, name: str) -> float:
-    """Return a line "Name: 12 kB" of a file of Linux's; NaN elsewhere."""
-    try:
-        match = re.search(rf"{name}:\s+(\d+) kB", Path(file).read_text())
-    except OSError:
-        return float("nan")
-    return int(match[1]) if match else float("nan")

@@ -16,9 +16,10 @@ import torch
 
 from samunet.core.batch import Batch
 from samunet.core.labels import Labels
+from samunet.core.memory import peak_mib, start_peak
 from samunet.core.plan import Configuration, Plan
 from samunet.errors import ConfigError
-from samunet.hardware import autocast, choose_precision, keep_freed_memory, peak_mib, start_peak
+from samunet.hardware import autocast, choose_precision, keep_freed_memory
 from samunet.network import build_network
 from samunet.training.accumulate import backward
 from samunet.training.config import TrainingConfig

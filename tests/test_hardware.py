@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from samunet import hardware
+from samunet.core import memory
 
 
 def test_fast_products_have_the_digits_of_fp32_where_the_check_says_so():
@@ -30,16 +31,16 @@ def test_bf16_needs_hardware_that_multiplies_it(monkeypatch, flags, has):
 
 
 def test_the_limit_of_a_container_counts_and_pages_of_files_do_not(monkeypatch, tmp_path):
-    free = hardware.available_memory()
+    free = memory.available_memory()
     if free is None:
         pytest.skip("only Linux tells")
     values = {"max": "900000", "current": "800000", "stat": "anon 500000\ninactive_file 200000\nactive_file 50000\nfile 260000\n"}
     for name, text in values.items():
         (tmp_path / f"memory.{name}").write_text(text + "\n")
-    monkeypatch.setattr(hardware, "CGROUPS", tmp_path)
-    assert hardware.available_memory() == 900000 - 800000 + 250000
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    assert memory.available_memory() == 900000 - 800000 + 250000
     (tmp_path / "memory.max").write_text("max\n")
-    assert hardware.available_memory() > 900000
+    assert memory.available_memory() > 900000
 
 
 def test_a_cpu_has_the_name_that_linux_gives_it(monkeypatch):

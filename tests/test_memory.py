@@ -12,9 +12,9 @@ from samples import planned_with_weights
 from samunet import memory, pipeline
 from samunet.cli import plan_experiment
 from samunet.core.codec import file_sha256
+from samunet.core.memory import peak_mib, start_peak
 from samunet.core.plan import load_plan
 from samunet.errors import ConfigError, PlanningError
-from samunet.hardware import peak_mib, start_peak
 from samunet.memory import MeasuredStep, measure_step
 from samunet.pipeline import plans
 from samunet.sam import checkpoints

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from samunet.core.dataset import Case, DatasetSpec
-from samunet.core.geometry import GRID_TOLERANCE_MM
+from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
 from samunet.core.values import distinct
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError
@@ -21,12 +23,41 @@ def read_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> Volume:
         DatasetError: a file cannot be read, or the number of channels is not that of dataset.json.
     """
     volume = reader.read_image(case.images)
-    if len(volume.array) != len(spec.channels):
+    _check_channels(len(volume.array), case, spec)
+    return volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSize:
+    """What the headers of a case's files tell of its image."""
+
+    geometry: Geometry
+    """Of the first file; position and direction need not be right."""
+    reading: int
+    """Bytes that `read_image` takes at most, what it returns included."""
+
+
+def peek_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> ImageSize:
+    """Return what reading the image of a case will give and take, from headers alone.
+
+    Raises:
+        DatasetError: a header cannot be read, or the number of channels is not that of dataset.json.
+    """
+    peeks = [reader.peek(path) for path in case.images]
+    _check_channels(sum(peek.channels for peek in peeks), case, spec)
+    geometry = peeks[0].geometry
+    image = sum(peek.channels * math.prod(peek.geometry.shape) for peek in peeks) * np.float32().itemsize
+    if len(peeks) == 1:
+        return ImageSize(geometry=geometry, reading=max(peeks[0].loading, peeks[0].loaded + image))
+    return ImageSize(geometry=geometry, reading=image + max(image, *(peek.loading for peek in peeks)))
+
+
+def _check_channels(count: int, case: Case, spec: DatasetSpec) -> None:
+    if count != len(spec.channels):
         raise DatasetError(
-            f"Case '{case.identifier}' has {len(volume.array)} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)} "
+            f"Case '{case.identifier}' has {count} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)} "
             f"({', '.join(spec.channels)}). Add the missing files, or correct channel_names."
         )
-    return volume
 
 
 def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volume, np.ndarray]:

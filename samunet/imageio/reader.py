@@ -82,7 +82,9 @@ class ImageReader(ABC):
             ImageFileError: a file is absent, damaged, of an unknown form, or holds values that are not finite.
             DatasetError: the files differ in shape or spacing.
         """
-        return stack_channels([self.load(path) for path in paths], paths)
+        if len(paths) == 1:
+            return stack_channels([self.load(paths[0])], paths)
+        return stack_channels([_narrow(self.load(path)) for path in paths], paths)
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
         """Read a reference segmentation as (D, H, W) int16, or int32 when a value needs it.
@@ -96,6 +98,12 @@ class ImageReader(ABC):
 def files_of(case: Case, reader: ImageReader) -> tuple[Path, ...]:
     """Return every file that reading a case takes into account."""
     return tuple(file for path in (*case.images, *([case.label] if case.label else [])) for file in reader.files(path))
+
+
+def _narrow(file: LoadedFile) -> LoadedFile:
+    """Turn a file's numbers into float32 before the next file is read."""
+    with np.errstate(over="ignore"):  # infinite values are refused when channels are stacked
+        return file[0].astype(np.float32, copy=False), file[1]
 
 
 def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume:

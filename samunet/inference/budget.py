@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from samunet.core.geometry import Geometry, triple
 from samunet.core.plan import Configuration, Plan
 from samunet.core.units import readable
-from samunet.ops.resample import target_shape
-from samunet.preprocessing.forward import network_spacing
+from samunet.imageio.case import ImageSize
+from samunet.preprocessing.memory import FLOAT, network_shape, preprocessing_bytes
 
-FLOAT = 4  # bytes
+SEGMENTATION = 8  # bytes a voxel of up to 16 bits: itself, as the library's image, compressed
+MEASURED = 14  # bytes a voxel for statistics: a structure's mask, places and intensities
+FIXED = 40 << 20  # whatever the case: what libraries load on first use, buffers; benchmarks/prediction_memory.py
+PICTURES = 80 << 20  # matplotlib
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,43 +32,43 @@ class Need:
 
 
 def estimate(
-    geometry: Geometry,
+    size: ImageSize,
     plan: Plan,
     configuration: Configuration,
     *,
     score_channels: int,
     keep_image: bool = False,
+    pictures: bool = False,
     probabilities: bool = False,
     uncertainty: bool = False,
     extra_slices: int = 0,
     prompt_planes: int = 0,
 ) -> Need:
-    """Return what a case on this grid needs, from above: nothing is cropped away.
+    """Return what a case of this size needs, from above: nothing is cropped away.
 
     Args:
+        size: what its headers tell.
         score_channels: see `samunet.inference.predictor.Predictor`.
         keep_image: the image is needed until the end, for pictures or statistics.
+        pictures: some are drawn.
         probabilities: they are written too.
         uncertainty: its map is written too.
         extra_slices: added on the network's grid, for slab votes.
         prompt_planes: of the prompt map, which lie behind the image's channels while it is predicted.
     """
-    channels = len(plan.channels)
-    shape = [geometry.shape[axis] for axis in plan.transpose]
-    spacing = triple([geometry.spacing[axis] for axis in plan.transpose])
-    depth, height, width = shape
-    wanted = target_shape((depth, height, width), spacing, network_spacing(configuration, spacing))
-    voxels = math.prod(shape)
-    padded = (wanted[0] + extra_slices, *wanted[1:])
-    network_voxels = math.prod(max(size, tile) for size, tile in zip(padded, configuration.patch_size, strict=True))
-    image = channels * voxels * FLOAT
-    network_image = channels * network_voxels * FLOAT
-    reading = 3 * image + voxels + 2 * network_image  # as stored, as numbers, normalized; nonzero mask; half resampled, resampled
-    # padded too; weights; segmentation, as an image, compressed
-    writing = (3 if extra_slices else 2) * network_image + network_voxels * FLOAT + 3 * voxels * 2
-    writing += 2 * (channels + prompt_planes) * network_voxels * FLOAT if prompt_planes else 0  # joined, and padded
-    writing += (image if keep_image else 0) + (4 * voxels * FLOAT if probabilities else 0) + (3 * voxels * FLOAT if uncertainty else 0)
-    return Need(volumes=max(reading, writing), scores=score_channels * network_voxels * FLOAT)
+    channels, voxels = len(plan.channels), math.prod(size.geometry.shape)
+    depth, *plane = network_shape(size.geometry, plan, configuration)
+    padded = math.prod(max(side, tile) for side, tile in zip((depth + extra_slices, *plane), configuration.patch_size, strict=True))
+    image, network_image = channels * voxels * FLOAT, channels * padded * FLOAT
+    kept = image if keep_image else 0
+    preprocessing = preprocessing_bytes(size, plan, configuration)
+    predicting = kept + (3 if extra_slices else 2) * network_image + padded * FLOAT  # padded too; weights
+    predicting += 2 * (channels + prompt_planes) * padded * FLOAT if prompt_planes else 0  # joined, and padded
+    writing = kept + SEGMENTATION * voxels
+    writing += (MEASURED * voxels if keep_image else 0) + (3 * voxels * FLOAT if uncertainty else 0)
+    writing = max(writing, kept + 3 * voxels * FLOAT if probabilities else 0)
+    fixed = FIXED + (PICTURES if pictures else 0)
+    return Need(volumes=max(preprocessing, predicting, writing) + fixed, scores=score_channels * padded * FLOAT)
 
 
 @dataclass(kw_only=True)
@@ -98,11 +100,21 @@ class Budget:
         del self._held[identifier]
 
 
-def describe(needs: Sequence[Need], budget: Budget) -> str:
-    """Say in one line what is to come."""
-    largest = max(needs, key=lambda need: need.total)
-    line = f"Memory beside the network: up to {readable(largest.total)} a case"
-    if budget.limit is None:
-        return line
-    on_disk = sum(not budget.scores_fit(need) for need in needs)
-    return f"{line}, {readable(budget.limit)} for all at a time" + (f"; the scores of {on_disk} case(s) go to disk" if on_disk else "")
+def describe(needs: Sequence[Need], budget: Budget, at_a_time: int) -> str:
+    """Say where memory slows down what is to come; empty where it does not.
+
+    Args:
+        at_a_time: cases in work when memory allows.
+    """
+    if budget.limit is None or not needs:
+        return ""
+    largest, on_disk = max(budget.bytes_of(need) for need in needs), sum(not budget.scores_fit(need) for need in needs)
+    fitting = max(1, budget.limit // largest) if largest else at_a_time
+    lines = []
+    if fitting < min(at_a_time, len(needs)):
+        lines.append(
+            f"The largest case takes {readable(largest)} of memory, {readable(budget.limit)} may be used: fewer cases are in work at a time."
+        )
+    if on_disk:
+        lines.append(f"The networks' scores of {on_disk} case(s) do not fit into memory; a file holds them meanwhile, which is slower.")
+    return " ".join(lines)

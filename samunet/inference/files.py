@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from samunet.core.dataset import Case
+from samunet.core.history import SpatialHistory
 from samunet.core.parts import is_full
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.prompts import PROMPTS, PromptFile, merge_prompts, read_prompts, write_prompts
@@ -17,18 +19,17 @@ from samunet.core.units import readable
 from samunet.core.volume import Volume
 from samunet.errors import PredictionError, SamunetError
 from samunet.imageio import ImageReader, reader_for
-from samunet.imageio.case import read_image
+from samunet.imageio.case import ImageSize, peek_image, read_image
 from samunet.inference.budget import Budget, Need, describe, estimate
 from samunet.inference.extras import UNCERTAINTY, Extras, per_mille
 from samunet.inference.predictor import Predictor, Scores
-from samunet.inference.probabilities import write_probabilities
+from samunet.inference.probabilities import forecast, write_probabilities
 from samunet.preprocessing.backward import probability_planes, resize_to_input_grid, segmentation_from_logits
 from samunet.progress import bar, pool_of
 
 logger = logging.getLogger(__name__)
 
 FAILURES = (SamunetError, OSError, MemoryError)  # of one case, which leave the others alone
-NOTHING = Need(volumes=0, scores=0)
 
 Read = tuple[PreprocessedCase, Volume | None]
 
@@ -55,6 +56,8 @@ class FileOptions:
     """Bytes that the cases in work may take together; a case that needs more is refused."""
     available: int | None = None
     """Bytes by which work is arranged when there is no such limit; None arranges nothing."""
+    free: int | None = None
+    """Bytes beyond which a case is refused when there is no such limit; None refuses nothing."""
     quiet: bool = False
     """No progress bar."""
     prompts: PromptFile | None = None
@@ -105,16 +108,21 @@ class _Work:
     ahead: deque[tuple[Case, Future[Read]]] = field(default_factory=deque)
     behind: deque[tuple[Case, Future[None]]] = field(default_factory=deque)
     failures: list[Failure] = field(default_factory=list)
+    voxels: dict[str, int] = field(default_factory=dict)
+    """Of the cases that can be predicted."""
 
     def __post_init__(self) -> None:
         self.reader = reader_for(self.predictor.dataset.file_ending, self.predictor.plan.reader)
         self.budget = Budget(limit=self.options.max_ram if self.options.max_ram is not None else self.options.available)
 
     def run(self, cases: Sequence[Case]) -> tuple[Failure, ...]:
-        needs = {case.identifier: self._need(case) for case in cases}
-        if needs:
-            logger.info("%s", describe(list(needs.values()), self.budget))
-        waiting = deque(self._possible(cases, needs))
+        needs = {case.identifier: need for case in cases if (need := self._need(case)) is not None}
+        waiting = deque(case for case in cases if case.identifier in needs)
+        at_a_time = max(1, self.options.readers) + max(1, self.options.writers) + 1
+        if line := describe(list(needs.values()), self.budget, at_a_time):
+            logger.info("%s", line)
+        if self.options.save_probabilities and self.voxels:
+            logger.info("%s", forecast(list(self.voxels.values()), self.predictor.dataset.labels.outputs))
         with pool_of(self.options.readers) as reading, pool_of(self.options.writers) as writing:
             for _ in bar(range(len(waiting)), title="Predicting", quiet=self.options.quiet):
                 self._read_ahead(waiting, needs, reading)
@@ -137,18 +145,7 @@ class _Work:
             self._fail(case, error)
             self.budget.end(case.identifier)
         else:
-            self.behind.append((case, pool.submit(self._write, case, preprocessed, volume, scores)))
-
-    def _possible(self, cases: Sequence[Case], needs: dict[str, Need]) -> Iterator[Case]:
-        """Leave out, as failed, what does not fit into the memory that the user allows."""
-        limit = self.options.max_ram
-        for case in cases:
-            need = needs[case.identifier]
-            if limit is None or need.volumes <= limit:
-                yield case
-            else:
-                message = f"its volumes need about {readable(need.volumes)}, allowed are {readable(limit)} beside the network; raise --max_ram"
-                self._fail(case, PredictionError(message))
+            self.behind.append((case, pool.submit(self._write, case, preprocessed.history, volume, scores)))
 
     def _read_ahead(self, waiting: deque[Case], needs: dict[str, Need], pool: ThreadPoolExecutor) -> None:
         """Begin with as many cases as threads and memory allow, one at least."""
@@ -161,18 +158,35 @@ class _Work:
             self.budget.begin(case.identifier, needs[case.identifier])
             self.ahead.append((waiting.popleft(), pool.submit(self._read, case)))
 
-    def _need(self, case: Case) -> Need:
-        """Estimate from the header; a file that cannot be read fails later, with its reason."""
+    def _need(self, case: Case) -> Need | None:
+        """Estimate from the headers; None, and the case has failed, where they cannot be read or it does not fit into memory."""
         try:
-            geometry = self.reader.peek(case.images[0]).geometry
-        except FAILURES:
-            return NOTHING
+            size = peek_image(case, self.predictor.dataset, self.reader)
+            need = self._estimate(size)
+            self._refuse(need)
+        except FAILURES as error:
+            self._fail(case, error)
+            return None
+        self.voxels[case.identifier] = math.prod(size.geometry.shape)
+        return need
+
+    def _refuse(self, need: Need) -> None:
+        limit, free = self.options.max_ram, self.options.free
+        if limit is not None and need.volumes > limit:
+            message = f"its volumes need about {readable(need.volumes)}, allowed are {readable(limit)} beside the network; raise --max_ram"
+            raise PredictionError(message)
+        if limit is None and free is not None and need.volumes > free:
+            message = f"its volumes need about {readable(need.volumes)} of memory, {readable(free)} are free; free some, or try with --max_ram"
+            raise PredictionError(message)
+
+    def _estimate(self, size: ImageSize) -> Need:
         return estimate(
-            geometry,
+            size,
             self.predictor.plan,
             self.predictor.configuration,
             score_channels=self.predictor.score_channels,
             keep_image=self._looks is not None,
+            pictures=self._looks is not None and self._looks.previews,
             probabilities=self.options.save_probabilities,
             uncertainty=self.predictor.options.uncertainty,
             extra_slices=self.predictor.extra_slices,
@@ -187,8 +201,8 @@ class _Work:
         volume = read_image(case, self.predictor.dataset, self.reader)
         return self.predictor.preprocess(volume), volume if self._looks else None
 
-    def _write(self, case: Case, preprocessed: PreprocessedCase, volume: Volume | None, scores: Scores) -> None:
-        history, spec = preprocessed.history, self.predictor.dataset
+    def _write(self, case: Case, history: SpatialHistory, volume: Volume | None, scores: Scores) -> None:
+        spec = self.predictor.dataset
         if self.options.save_probabilities:
             planes, count = probability_planes(scores.logits, history, spec.labels), len(scores.logits)
             shown = bar(planes, title=f"Probabilities of {case.identifier}", total=count, quiet=self.options.quiet)

@@ -18,13 +18,14 @@ from samunet.checkpoint import load_checkpoint, load_trainable_state
 from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.geometry import Geometry
 from samunet.core.history import Box
+from samunet.core.memory import peak_mib, start_peak
 from samunet.core.plan import Configuration, Plan, load_plan
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.prompts import INSIDE, SHOWS, CasePrompts
 from samunet.core.results import FINAL, checkpoint_file, finished_folds
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
-from samunet.hardware import PRECISION_NAMES, autocast, choose_device, choose_precision, is_out_of_memory, peak_mib, start_peak
+from samunet.hardware import PRECISION_NAMES, autocast, choose_device, choose_precision, is_out_of_memory
 from samunet.imageio import reader_for
 from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.accumulators import Place, accumulators, best_place

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import IO
 import numpy as np
 
 from samunet.core.codec import atomic_path
+from samunet.core.units import readable
 from samunet.errors import DatasetError
 
 MEMBER = "probabilities.npy"
@@ -44,6 +45,17 @@ def write_probabilities(path: Path, planes: Iterable[np.ndarray], count: int) ->
                 rounded = np.rint(part * STEPS)
                 rounded /= STEPS
                 file.write(rounded.astype("<f2", order="C").data)
+
+
+def forecast(voxels: Sequence[int], classes: int) -> str:
+    """Say in one line what writing the probabilities of cases of these sizes takes."""
+    largest = classes * max(voxels)
+    minutes = largest / NUMBERS_PER_SECOND / 60
+    takes = f"{minutes:.0f} minute(s)" if minutes >= 1 else "less than a minute"
+    return (
+        f"Probabilities: {classes} numbers per voxel, before compression up to {readable(BYTES * largest)} per case and "
+        f"{readable(BYTES * classes * sum(voxels))} in all; the largest case takes about {takes} to write."
+    )
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,11 @@ def resample_image(array: np.ndarray, new_shape: Shape, *, axis: int | None, ord
         raise ShapeError(f"An image is (C, D, H, W); got shape {array.shape}.")
     if array.shape[1:] == tuple(new_shape):
         return array
-    if axis is None:
-        return np.stack([_spline(channel.astype(np.float32, copy=False), new_shape, order, sliced=False) for channel in array])
     result = np.empty((len(array), *new_shape), dtype=np.float32)
+    if axis is None:
+        for source, target in zip(array, result, strict=True):
+            target[...] = _spline(source.astype(np.float32, copy=False), new_shape, order, sliced=False)
+        return result
     origins = nearest_indices(array.shape[1 + axis], new_shape[axis])
     used, places = np.unique(origins, return_inverse=True)
     plane = tuple(size for other, size in enumerate(new_shape) if other != axis)

@@ -13,12 +13,12 @@ import torch
 
 from samunet.core.codec import write_json
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
+from samunet.core.memory import available_memory
 from samunet.core.parts import is_part
 from samunet.core.plan import save_plan
 from samunet.core.prompts import PROMPTS, PromptFile, read_prompts
 from samunet.core.units import readable
 from samunet.errors import ConfigError, DatasetError
-from samunet.hardware import available_memory
 from samunet.imageio import reader_for
 from samunet.imageio.dicom import is_dicom
 from samunet.inference.extras import UNCERTAINTY, Extras
@@ -133,7 +133,7 @@ def _within_memory(options: FileOptions, predictor: Predictor) -> FileOptions:
     """Take what the networks need off the limit; without a limit, keep to a share of what is free now."""
     if options.max_ram is None:
         free = available_memory()
-        return options if free is None else replace(options, available=int(SHARE_OF_FREE * free))
+        return options if free is None else replace(options, available=int(SHARE_OF_FREE * free), free=free)
     working = predictor.working_memory()
     if working >= options.max_ram:
         raise ConfigError(f"The network alone works with {readable(working)}; give --max_ram more than that.")

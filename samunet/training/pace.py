@@ -12,8 +12,9 @@ import torch
 
 from samunet.core.codec import write_json
 from samunet.core.cost import COST, Cost
+from samunet.core.memory import peak_mib
 from samunet.errors import ConfigError
-from samunet.hardware import device_name, peak_mib
+from samunet.hardware import device_name
 
 FIRST_STEPS = 2  # of the first epoch, which measures the pace
 LARGEST_ERROR = 0.03  # of the minutes: what counts as equally long

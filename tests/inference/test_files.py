@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,12 +23,13 @@ from samunet import pipeline
 from samunet.cli import predict as command
 from samunet.core.codec import atomic_path, file_sha256
 from samunet.core.geometry import Geometry
+from samunet.core.memory import available_memory
 from samunet.errors import ConfigError, DatasetError
-from samunet.hardware import available_memory
+from samunet.imageio.case import ImageSize
 from samunet.inference import files
 from samunet.inference.budget import Budget, Need, describe, estimate
 from samunet.inference.predictor import Predictor
-from samunet.inference.probabilities import open_probabilities, write_probabilities
+from samunet.inference.probabilities import forecast, open_probabilities, write_probabilities
 
 
 def test_probabilities_come_back_plane_by_plane(tmp_path):
@@ -92,16 +94,21 @@ def test_a_budget_lets_cases_in_while_they_fit_and_one_always():
     budget.end("a")
     assert budget.fits(small)
     assert Budget(limit=None).fits(Need(volumes=10**15, scores=0))
-    assert describe([small, large], Budget(limit=100)).endswith("the scores of 1 case(s) go to disk")
+    said = describe([small, large], Budget(limit=100), 3)
+    assert said.startswith("The largest case takes 60 bytes of memory, 100 bytes may be used: fewer") and "scores of 1 case(s) do not fit" in said
+    assert describe([small, small, small], Budget(limit=120), 3) == describe([large], Budget(limit=None), 3) == ""
 
 
 def test_the_estimate_holds_what_is_known_of_a_case(predictor):
     geometry = Geometry(shape=(64, 100, 90), spacing=predictor.configuration.spacing)
-    need = estimate(geometry, predictor.plan, predictor.configuration, score_channels=4, keep_image=False, probabilities=False)
+    size = ImageSize(geometry=geometry, reading=0)
+    need = estimate(size, predictor.plan, predictor.configuration, score_channels=4, keep_image=False, probabilities=False)
     voxels = 64 * 100 * 90
     assert need.scores == 4 * voxels * 4
     assert need.volumes >= 2 * voxels * 4 * 3  # two channels, as stored, as numbers, normalized
-    assert estimate(geometry, predictor.plan, predictor.configuration, score_channels=4, keep_image=True, probabilities=True).volumes > need.volumes
+    assert estimate(size, predictor.plan, predictor.configuration, score_channels=4, keep_image=True, pictures=True).volumes > need.volumes
+    large = ImageSize(geometry=geometry, reading=100 * voxels)
+    assert estimate(large, predictor.plan, predictor.configuration, score_channels=4).volumes >= 100 * voxels
 
 
 def test_scores_in_a_file_give_the_same_segmentations(predictor, images, tmp_path, caplog):
@@ -123,10 +130,32 @@ def test_a_case_beyond_max_ram_is_refused_and_the_others_go_on(predictor, images
     failures = files.predict_cases(predictor, [*huge, *cases], tmp_path / "out", files.FileOptions(max_ram=64 * 2**20))
     assert [failure.identifier for failure in failures] == ["large"]
     assert re.search("its volumes need about 1[0-9]{2} MiB, allowed are 64 MiB beside the network; raise --max_ram", failures[0].reason)
+    failures = files.predict_cases(predictor, [*huge, *cases], tmp_path / "free", files.FileOptions(free=64 * 2**20))
+    assert [failure.identifier for failure in failures] == ["large"]
+    assert re.search("its volumes need about 1[0-9]{2} MiB of memory, 64 MiB are free; free some, or try with --max_ram", failures[0].reason)
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == len(cases)
     monkeypatch.setattr(Predictor, "working_memory", lambda _: 2**20)
     with pytest.raises(ConfigError, match=r"The network alone works with .* MiB; give --max_ram more than that"):
         pipeline.predict(predictor, cases, tmp_path / "out", files.FileOptions(max_ram=1))
+
+
+def test_a_case_of_too_many_channels_is_refused_before_it_is_read(predictor, images, tmp_path, monkeypatch):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((20, 20, 20, 40), np.int16), np.eye(4)), tmp_path / "time_0000.nii.gz")
+    cases = pipeline.cases_to_predict(tmp_path / "time_0000.nii.gz", predictor.dataset, tmp_path / "out")
+    monkeypatch.setattr(files, "read_image", lambda *_: pytest.fail("it was read"))
+    failures = files.predict_cases(predictor, cases, tmp_path / "out")
+    assert "has 40 channels in 1 file(s); dataset.json names 2" in failures[0].reason
+
+
+def test_the_files_of_probabilities_are_foretold(predictor, images, tmp_path, caplog):
+    assert forecast([512 * 512 * 200, 100], 40) == (
+        "Probabilities: 40 numbers per voxel, before compression up to 3.91 GiB per case and 3.91 GiB in all; "
+        "the largest case takes about 2 minute(s) to write."
+    )
+    cases = pipeline.cases_to_predict(images, predictor.dataset, tmp_path)
+    with caplog.at_level(logging.INFO):
+        files.predict_cases(predictor, cases[:1], tmp_path, files.FileOptions(save_probabilities=True))
+    assert "Probabilities: 4 numbers per voxel" in caplog.text and "may be used" not in caplog.text
 
 
 def test_a_case_is_let_go_when_the_budget_counts_it_out(predictor, images, tmp_path, monkeypatch):

@@ -1,0 +1,66 @@
+"""How much memory is free, and how much this process takes; only Linux tells."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from samunet.core.units import readable
+from samunet.errors import DatasetError
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def refuse_beyond_free(needed: int, identifier: str) -> None:
+    """Raise DatasetError where a case needs more bytes than are free."""
+    free = available_memory()
+    if free is not None and needed > free:
+        message = f"Case '{identifier}' needs about {readable(needed)} of memory, {readable(free)} are free; free some, or work on a larger machine."
+        raise DatasetError(message, "too-large")
+
+
+def start_peak() -> float:
+    """Begin a new measurement of this process's peak memory (Linux); returns what it holds now in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    return _kib("/proc/self/status", "VmRSS") / 1024
+
+
+def peak_mib() -> float:
+    """Return the most that this process held since `start_peak`, or since it began, in MiB; NaN where it is not told."""
+    return _kib("/proc/self/status", "VmHWM") / 1024
+
+
+def available_memory() -> int | None:
+    """Return how many bytes of RAM could be used without swapping, also by the limits of a container; None where it is not told."""
+    free = _kib("/proc/meminfo", "MemAvailable") * 1024
+    if math.isnan(free):
+        return None
+    return int(min([free, *_left_in_groups()]))
+
+
+def _left_in_groups() -> list[int]:
+    """Return what the control groups of this process, version 2 of Linux's, leave of their limits; pages of files can be dropped."""
+    try:
+        own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return []
+    left = []
+    for part in {CGROUPS, CGROUPS / own.strip("/")}:
+        try:
+            limit, used, details = (part.joinpath(f"memory.{name}").read_text() for name in ("max", "current", "stat"))
+        except OSError:
+            continue
+        if limit.strip() != "max":
+            pages = sum(int(line.split()[1]) for line in details.splitlines() if line.startswith(("inactive_file ", "active_file ")))
+            left.append(max(0, int(limit) - int(used) + pages))
+    return left
+
+
+def _kib(file: str, name: str) -> float:
+    """Return a line "Name: 12 kB" of a file of Linux's; NaN elsewhere."""
+    try:
+        match = re.search(rf"{name}:\s+(\d+) kB", Path(file).read_text())
+    except OSError:
+        return float("nan")
+    return int(match[1]) if match else float("nan")

@@ -1,0 +1,45 @@
+"""How much memory a case takes until it is on the network's grid, from what its headers tell."""
+
+from __future__ import annotations
+
+import math
+
+from samunet.core.geometry import Geometry, Shape, triple
+from samunet.core.plan import Configuration, Plan
+from samunet.imageio.case import ImageSize
+from samunet.ops.resample import target_shape
+from samunet.preprocessing.forward import network_spacing
+
+FLOAT = 4  # bytes
+STORED = 24  # bytes a voxel: a label of 16 bits with its copies, places of classes; benchmarks/prediction_memory.py
+
+
+def network_shape(geometry: Geometry, plan: Plan, configuration: Configuration) -> Shape:
+    """Return the (D, H, W) voxels of a case on the network's grid when nothing is cropped away."""
+    depth, height, width = (geometry.shape[axis] for axis in plan.transpose)
+    spacing = triple([geometry.spacing[axis] for axis in plan.transpose])
+    return target_shape((depth, height, width), spacing, network_spacing(configuration, spacing))
+
+
+def preprocessing_bytes(size: ImageSize, plan: Plan, configuration: Configuration) -> int:
+    """Return what reading and `preprocess` take at most for a case without a label.
+
+    The image is in memory as it was read and normalized, beside it two or three arrays of the channel that is worked on, or the image on
+    the network's grid; filling the holes of the mask of what is not zero takes some bytes a voxel.
+    """
+    channels, voxels = len(plan.channels), math.prod(size.geometry.shape)
+    new_voxels = math.prod(network_shape(size.geometry, plan, configuration))
+    image, new_image = channels * voxels * FLOAT, channels * new_voxels * FLOAT
+    within_mask = any(channel.within_mask for channel in plan.channels)
+    filling = image + 8 * voxels
+    normalizing = 2 * image + 2 * voxels + (3 if within_mask else 2) * voxels * FLOAT
+    resampling = 2 * image + voxels + new_image + 3 * max(voxels, new_voxels) * FLOAT
+    unchanged = 2 * image + voxels + (new_image if plan.transpose != (0, 1, 2) else 0)
+    return max(size.reading, filling, normalizing, resampling if new_voxels != voxels else unchanged)
+
+
+def storing_bytes(size: ImageSize, plan: Plan, configuration: Configuration) -> int:
+    """Return what preprocessing and storing a training case take at most."""
+    voxels, new_voxels = math.prod(size.geometry.shape), math.prod(network_shape(size.geometry, plan, configuration))
+    storing = 3 * len(plan.channels) * new_voxels * FLOAT + STORED * new_voxels  # the image, packed, and as the bytes of its file
+    return max(preprocessing_bytes(size, plan, configuration) + 8 * (voxels + new_voxels), storing)
