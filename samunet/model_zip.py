@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -14,27 +15,33 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from samunet import __version__
 from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import atomic_path, decode, encode, file_sha256, parse_json, read_json
+from samunet.core.dataset import read_dataset_json
+from samunet.core.names import LONGEST_FILE_NAME, fault_of_name
 from samunet.core.parts import naming, part_name, remove_dead_parts
-from samunet.core.plan import Plan, load_plan
-from samunet.core.results import FINAL, checkpoint_file, finished_folds
+from samunet.core.plan import PLANS_NAME, Plan, load_plan
+from samunet.core.results import DEFAULT_TRAINER, checkpoint_file, finished_folds
 from samunet.core.units import readable
-from samunet.core.workspace import Workspace
-from samunet.errors import CheckpointError, ConfigError
-from samunet.evaluation.summary import SUMMARY
+from samunet.core.workspace import Workspace, dataset_id
+from samunet.errors import CheckpointError, ConfigError, SamunetError
+from samunet.evaluation.postprocessing import load_postprocessing
+from samunet.evaluation.summary import SUMMARY, read_summary
 from samunet.network import check_frozen_weights
-from samunet.sam.checkpoints import find_weights
+from samunet.sam.checkpoints import find_weights, refuse_foreign
 
 FORMAT = 1
 MANIFEST, CARD = "samunet_model.json", "MODEL_CARD.md"
 WEIGHTS = "weights"  # folder of frozen weights within the zip
 OF_FOLD = ("config.json", "log.jsonl", "progress.png")  # what names no path of the machine
 SCORES = f"validation/{SUMMARY}"
-OF_MODEL = ("dataset.json", "postprocessing.json")
+PLAN, POSTPROCESSING, CHECKPOINT_ENDING = "plans.json", "postprocessing.json", ".safetensors"
+OF_MODEL = ("dataset.json", POSTPROCESSING)
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+OF_WINDOWS = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9¹²³])(\..*)?|.*\.", re.IGNORECASE)  # names that it keeps for itself, or changes
 DAY_ONE = (1980, 1, 1, 0, 0, 0)  # equal models give equal files
 CHUNK = 1 << 20
 
@@ -64,6 +71,20 @@ class Manifest:
     files: dict[str, Entry]
     """By path in the zip; the manifest itself is not among them."""
 
+    @property
+    def packed(self) -> str | None:
+        """Path of the frozen weights in the zip; None where they are not packed."""
+        path = f"{WEIGHTS}/{self.weights}"
+        return path if self.weights is not None and path in self.files else None
+
+    def needs(self, path: str) -> bool:
+        """Tell whether a path in the zip has a place in a model."""
+        inner = path.removeprefix(f"{self.model}/")
+        fold, _, file = inner.partition("/")
+        of_fold = file in (*OF_FOLD, SCORES) or (file.endswith(CHECKPOINT_ENDING) and "/" not in file)
+        of_model = inner != path and (inner in (PLAN, *OF_MODEL) or (fold.startswith("fold_") and of_fold))
+        return of_model or path in (CARD, self.packed)
+
 
 def export_model(
     folder: Path, target: Path, *, folds: Sequence[str] | None, checkpoint: str, license_text: str, embed: bool, weights_folders: Sequence[Path]
@@ -84,7 +105,7 @@ def export_model(
     chosen = tuple(folds) if folds is not None else finished_folds(folder, name)
     if not chosen:
         raise CheckpointError(f"Model {folder} has no fold with {name}; train one first, or name another checkpoint with -chk.")
-    plan = load_plan(folder / "plans.json")
+    plan = load_plan(folder / PLAN)
     configuration = plan.configuration(folder.name.rsplit("__", 1)[-1])
     for fold in chosen:
         path = folder / f"fold_{fold}" / name
@@ -97,10 +118,11 @@ def export_model(
         if (scores := folder / f"fold_{fold}" / SCORES).is_file():
             sources[f"{model}/fold_{fold}/{SCORES}"] = _scores_without_paths(scores)
     sources |= {f"{model}/{file}": folder / file for file in OF_MODEL if (folder / file).is_file()}
-    sources[f"{model}/plans.json"] = (json.dumps(encode(_without_paths(plan)), indent=2) + "\n").encode()
+    sources[f"{model}/{PLAN}"] = (json.dumps(encode(_without_paths(plan)), indent=2) + "\n").encode()
     weights = None if configuration.weights is None else Path(configuration.weights).name
     if embed and configuration.weights is not None:
         path = find_weights(configuration.weights, weights_folders)
+        refuse_foreign(path.name, configuration.weights_sha256)
         if file_sha256(path) != configuration.weights_sha256:
             raise CheckpointError(f"{path} is not the file that the model stands on (SHA-256 {configuration.weights_sha256}).")
         sources[f"{WEIGHTS}/{weights}"] = path
@@ -121,7 +143,8 @@ def install_model(source: Path, workspace: Workspace, *, overwrite: bool) -> Pat
     Frozen weights that are packed go to the first folder of checkpoints, unless a file of that name is there.
 
     Raises:
-        CheckpointError: the file is no model of samunet, is damaged, or holds what its manifest does not list, links, or paths that lead elsewhere.
+        CheckpointError: the file is no model of samunet, is damaged, lacks a part of a model that can predict, holds what its manifest does not
+            list or its plan does not need, links, names that lead elsewhere; or another file of the frozen weights' name is there.
         ConfigError: the model is there already.
     """
     with _opened(source) as archive:
@@ -138,18 +161,50 @@ def install_model(source: Path, workspace: Workspace, *, overwrite: bool) -> Pat
             for path, entry in manifest.files.items():
                 _extract(archive, path, entry, Path(temporary, path), source)
             model = Path(temporary, manifest.model)
-            if not (model / "plans.json").is_file():
-                raise CheckpointError(f"{source} holds no plans.json of its model; export the model again.")
-            load_plan(model / "plans.json")
-            for fold in finished_folds(model):
-                load_checkpoint(model / f"fold_{fold}" / FINAL, with_optimizer=False)
-            for weights in Path(temporary, WEIGHTS).glob("*"):
-                kept = workspace.weights_folders[0] / weights.name
-                if not kept.exists():
-                    with atomic_path(kept) as part:
-                        shutil.copyfile(weights, part)
+            try:
+                _refuse_unfit(model, manifest)
+            except SamunetError as error:
+                raise CheckpointError(f"{source} holds no model that can predict: {str(error).replace(f'{temporary}{os.sep}', '')}") from None
+            if manifest.packed is not None:
+                _keep_weights(Path(temporary, manifest.packed), manifest, workspace.weights_folders[0])
             _put(model, target, Path(temporary, "replaced"))
     return target
+
+
+def _refuse_unfit(model: Path, manifest: Manifest) -> None:
+    """Raise SamunetError unless the files of a model can be read and belong together, the frozen weights with them."""
+    plan, name = load_plan(model / PLAN), model.name.rsplit("__", 1)[-1]
+    read_dataset_json(model / "dataset.json")
+    configuration = plan.configuration(name)
+    for entry in plan.configurations.values():
+        if entry.weights is not None and (fault := fault_of_name(entry.weights, LONGEST_FILE_NAME)) is not None:
+            raise CheckpointError(f"{PLAN} names the weights {entry.weights!r}, whose name {fault}; a file's name without folder was expected.")
+    if (configuration.weights, configuration.weights_sha256) != (manifest.weights, manifest.weights_sha256):
+        raise CheckpointError(f"{PLAN} and {MANIFEST} name different frozen weights; export the model again.")
+    if manifest.packed is not None and manifest.files[manifest.packed].sha256 != configuration.weights_sha256:
+        raise CheckpointError(
+            f"{manifest.packed} is not the file that {PLAN} names (SHA-256 {configuration.weights_sha256}); export the model again."
+        )
+    if (model / POSTPROCESSING).is_file():
+        load_postprocessing(model / POSTPROCESSING)
+    for scores in model.glob(f"fold_*/{SCORES}"):
+        read_summary(scores)
+    for path in sorted(model.glob(f"fold_*/*{CHECKPOINT_ENDING}")):
+        state = load_checkpoint(path, with_optimizer=False).state
+        if state.configuration != name:
+            raise CheckpointError(f"{path} was trained as {state.configuration!r}, its model is {name}; export the model again.")
+        check_frozen_weights(state, configuration, path)
+
+
+def _keep_weights(packed: Path, manifest: Manifest, folder: Path) -> None:
+    """Copy verified frozen weights to a folder of checkpoints, unless the same file is there."""
+    kept = folder / packed.name
+    if not kept.exists():
+        refuse_foreign(packed.name, manifest.weights_sha256)
+        with atomic_path(kept) as part:
+            shutil.copyfile(packed, part)
+    elif file_sha256(kept) != manifest.weights_sha256:
+        raise CheckpointError(f"{kept} is another file than the model stands on (SHA-256 {manifest.weights_sha256}); move it away.")
 
 
 def _put(model: Path, target: Path, aside: Path) -> None:
@@ -201,7 +256,7 @@ def _entry(source: Path | bytes) -> Entry:
 def _write(archive: zipfile.ZipFile, path: str, source: Path | bytes) -> None:
     info = zipfile.ZipInfo(path, DAY_ONE)
     info.external_attr = 0o644 << 16
-    info.compress_type = zipfile.ZIP_DEFLATED if isinstance(source, bytes) or source.suffix != ".safetensors" else zipfile.ZIP_STORED
+    info.compress_type = zipfile.ZIP_DEFLATED if isinstance(source, bytes) or source.suffix != CHECKPOINT_ENDING else zipfile.ZIP_STORED
     with archive.open(info, "w", force_zip64=True) as target, io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         shutil.copyfileobj(file, target, CHUNK)
 
@@ -213,13 +268,17 @@ def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(source) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last of encrypted files and unknown compression
+    except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, RuntimeError) as error:  # the last of encrypted files
         raise CheckpointError(f"{source} is no zip file, or damaged ({error}); copy or download it again.") from None
 
 
 def _manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
     """Read the manifest, and refuse a zip that holds anything else than what it lists."""
     infos = {info.filename: info for info in archive.infolist()}
+    for info in archive.infolist():
+        _refuse_path(info.orig_filename, source)  # zipfile ends names at a NUL
+        if info.filename != info.orig_filename or info.compress_type not in METHODS:
+            raise CheckpointError(f"{source} stores {info.filename!r} in a way that samunet does not; do not use this file.")
     if MANIFEST not in infos or infos[MANIFEST].file_size > CHUNK:
         raise CheckpointError(f"{source} is not a model of samunet; it has no {MANIFEST}.")
     try:
@@ -228,28 +287,44 @@ def _manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
         raise CheckpointError(f"{source} has a manifest that cannot be read ({error}); export the model again.") from None
     if manifest.format != FORMAT:
         raise CheckpointError(f"{source} has format {manifest.format}; this version of samunet reads format {FORMAT}.")
-    for path in (*infos, manifest.model):
-        _refuse_path(path, source)
-    if len(PurePosixPath(manifest.model).parts) != 2:
-        raise CheckpointError(f"{source} names the model folder '{manifest.model}', expected <dataset>/<trainer>__<plans>__<configuration>.")
+    _refuse_path(manifest.model, source)
+    if not _is_model(manifest.model):
+        raise CheckpointError(
+            f"{source} names the model folder {manifest.model!r}, expected DatasetXXX_Name/{DEFAULT_TRAINER}__<plans>__<configuration>."
+        )
     if set(infos) != {MANIFEST, *manifest.files} or len(infos) != len(archive.infolist()):
         others = sorted(set(infos) ^ {MANIFEST, *manifest.files})
         raise CheckpointError(f"{source} does not hold what its manifest lists, first {others[:3] or 'a file that is there twice'}.")
     for path, entry in manifest.files.items():
-        if not (path == CARD or path.startswith((f"{manifest.model}/", f"{WEIGHTS}/"))):
-            raise CheckpointError(f"{source} holds {path}, which belongs to no model.")
+        if not manifest.needs(path):
+            raise CheckpointError(f"{source} holds {path}, which belongs to no model, or not to this one.")
         mode = infos[path].external_attr >> 16
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             raise CheckpointError(f"{source} holds a link or a device, {path}; a model holds plain files only.")
         if infos[path].file_size != entry.size:
             raise CheckpointError(f"{source}: {path} has {infos[path].file_size} bytes, its manifest says {entry.size}.")
+    lacking = [name for name in (PLAN, "dataset.json") if f"{manifest.model}/{name}" not in manifest.files]
+    lacking += [] if any(path.endswith(CHECKPOINT_ENDING) and path != manifest.packed for path in manifest.files) else ["fold with a checkpoint"]
+    if lacking:
+        raise CheckpointError(f"{source} holds no {lacking[0]} of its model; export the model again.")
     return manifest
 
 
+def _is_model(folder: str) -> bool:
+    """Tell whether a folder has the form <dataset>/<trainer>__<plans>__<configuration>, and is not of nnU-Net."""
+    dataset, *rest = folder.split("/")
+    parts = rest[0].split("__") if len(rest) == 1 else []
+    return dataset_id(dataset) is not None and len(parts) == 3 and parts[0] == DEFAULT_TRAINER and PLANS_NAME.fullmatch(parts[1]) is not None
+
+
 def _refuse_path(path: str, source: Path) -> None:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path or "\0" in path or not pure.parts:
-        raise CheckpointError(f"{source} holds the path '{path}', which leads elsewhere; do not use this file.")
+    parts = path.split("/")
+    if not parts[0] or ".." in parts or "\\" in path or ":" in path:
+        raise CheckpointError(f"{source} holds the path {path!r}, which leads elsewhere; do not use this file.")
+    for part in parts:
+        fault = fault_of_name(part, LONGEST_FILE_NAME) or ("is one of Windows" if OF_WINDOWS.fullmatch(part) else None)
+        if fault is not None:
+            raise CheckpointError(f"{source} holds the path {path!r}, of which {part!r} {fault}; do not use this file.")
 
 
 def _extract(archive: zipfile.ZipFile, path: str, entry: Entry, target: Path, source: Path) -> None:

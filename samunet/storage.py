@@ -5,13 +5,14 @@
 <case>.json              what the case was made from, and its SpatialHistory
 <case>_locations.npz     sampled (N, 3) voxel indices of each class or region, by its position among the foreground;
                          of annotated voxels too, where the dataset has an ignore label
+samunet_cases.json       names of the cases that were stored; nothing else in the folder is ever removed
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import numpy as np
 from samunet.core.codec import atomic_path, decode, read_json, write_json
 from samunet.core.history import SpatialHistory
 from samunet.core.labels import Labels
+from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.errors import DatasetError
@@ -30,6 +32,7 @@ CHUNK_BYTES = 6 * 1024 * 1024  # nnU-Net's, about a core's share of L3
 SEED = 1234  # nnU-Net's
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01  # nnU-Net's: this many voxels a class, or 1 % of a large one
 ANNOTATED = "annotated"
+CASES = "samunet_cases.json"
 SUFFIXES = ("_seg.b2nd", ".b2nd", "_locations.npz", ".json")  # of a case's files; the record last
 
 
@@ -121,23 +124,29 @@ def remove_case(folder: Path, identifier: str) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def remove_all_but(folder: Path, cases: Iterable[str]) -> None:
-    """Remove what is stored of all cases but those given, and any other file of such an ending."""
-    kept = {name for case in cases for name in file_names(case)}
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.endswith(SUFFIXES) and path.name not in kept and not is_part(path):
-            path.unlink()
+def listed_cases(folder: Path) -> tuple[str, ...] | None:
+    """Return the cases that were stored in a folder, by its list; None without one. Raises SamunetError when it is no list of names."""
+    path = folder / CASES
+    if not path.is_file():
+        return None
+    names = decode(tuple[str, ...], read_json(path), str(path))
+    for name in names:
+        check_case_name(name, path)
+    return names
+
+
+def remove_all_but(folder: Path, cases: Sequence[str]) -> None:
+    """Remove what was stored of other cases, by the folder's list, and list those that are to be stored; other files stay."""
+    for case in set(listed_cases(folder) or ()).difference(cases):
+        remove_case(folder, case)
+    write_json(folder / CASES, sorted(cases))
 
 
 def stored_cases(folder: Path) -> tuple[str, ...]:
-    """List the whole cases of a preprocessed folder, sorted."""
-    return tuple(
-        sorted(
-            path.name.removesuffix("_seg.b2nd")
-            for path in folder.glob("*_seg.b2nd")
-            if not is_part(path) and (folder / f"{path.name.removesuffix('_seg.b2nd')}.json").is_file()
-        )
-    )
+    """List the whole cases of a preprocessed folder, sorted; those that its list does not name are none."""
+    found = {path.name.removesuffix("_seg.b2nd") for path in folder.glob("*_seg.b2nd") if not is_part(path)}
+    listed = listed_cases(folder)
+    return tuple(sorted(name for name in (found if listed is None else found.intersection(listed)) if (folder / f"{name}.json").is_file()))
 
 
 def sample_locations(label: np.ndarray, labels: Labels) -> Locations:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 from samunet.checking.findings import Finding, relative
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, listed_case
+from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
 from samunet.errors import DatasetError
 
 SIDECAR = ".json"  # of TIFF stacks
 TIFF = (".tif", ".tiff")
+Files = TypeVar("Files")
 
 
 def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Finding]]:
@@ -28,8 +31,9 @@ def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Findin
     ]
     if findings:
         return [], findings
-    images = _images(folder, spec, findings)
+    images = _named(_images(folder, spec, findings), folder / "imagesTr", findings)
     labels = {_stem(path, spec): path for path in _files(folder / "labelsTr", spec, findings)}
+    labels = _named(labels, folder / "labelsTr", findings)
     cases = []
     for name, files in sorted(images.items()):
         if name not in labels:
@@ -55,7 +59,8 @@ def _listed_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Fin
         try:
             cases.append(listed_case(folder, name, files))
         except DatasetError as error:
-            findings.append(Finding(case=name, file="dataset.json", code="dataset-json", message=str(error)))
+            code, case = (error.code, "") if error.code == "case-name" else ("dataset-json", name)
+            findings.append(Finding(case=case, file="dataset.json", code=code, message=str(error)))
     return cases, findings + _count(spec, cases)
 
 
@@ -77,6 +82,18 @@ def _images(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> dict[st
 
 def _stem(path: Path, spec: DatasetSpec) -> str:
     return path.name[: len(path.name) - len(spec.file_ending)]
+
+
+def _named(found: dict[str, Files], folder: Path, findings: list[Finding]) -> dict[str, Files]:
+    """Leave out what has no name that a case may have."""
+    kept = {}
+    for name, files in found.items():
+        try:
+            check_case_name(name, folder.name)
+            kept[name] = files
+        except DatasetError as error:
+            findings.append(Finding(case="", file=folder.name, code=error.code, message=str(error)))
+    return kept
 
 
 def _files(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> list[Path]:

@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "missing-label": (ERROR, "Add the label file, or remove the case's images."),
     "missing-image": (WARNING, "Add the images, or remove the label file; it is not used."),
     "file-name": (ERROR, "Rename the file to <case>_<4-digit channel><ending>."),
+    "case-name": (ERROR, "Rename the case: letters, digits, spaces and marks such as . - _ + ( ), no separator, no leading dot, 200 bytes at most."),
     "stray-file": (WARNING, "Move the file elsewhere; it is not used."),
     "channel-gap": (ERROR, "Add the missing channel file, or renumber the files from 0000 without a gap."),
     "channel-count": (ERROR, "Add the missing files, or correct channel_names in dataset.json."),

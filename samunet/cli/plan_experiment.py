@@ -30,7 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace) -> None:
     from samunet import pipeline
-    from samunet.core.plan import load_plan
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.hardware import choose_device
@@ -47,6 +46,9 @@ def _command(arguments: argparse.Namespace) -> None:
         path = pipeline.plan_path(workspace, dataset.spec.name, options.plans_name)
         plain = options == pipeline.PlanOptions(plans_name=options.plans_name) and not arguments.measure
         only_explain = arguments.explain and path.is_file() and plain
-        plan = load_plan(path) if only_explain else pipeline.plan(workspace, dataset, fingerprint, options, measure_on=measure_on)
+        if only_explain:
+            plan = pipeline.open_plan(workspace, dataset.spec.name, options.plans_name)
+        else:
+            plan = pipeline.plan(workspace, dataset, fingerprint, options, measure_on=measure_on)
         planning.print_plan(plan, explain=arguments.explain)
         print(f"{'Read' if only_explain else 'Wrote'} {path}")

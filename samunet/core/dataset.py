@@ -9,10 +9,12 @@ from typing import Any
 
 from samunet.core.codec import read_json
 from samunet.core.labels import Labels, parse_labels
+from samunet.core.names import LONGEST_FILE_NAME, check_case_name
 from samunet.core.workspace import expand_path
 from samunet.errors import DatasetError
 
-CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
+FILE_ENDING = re.compile(r"(\.[A-Za-z0-9]{1,16}){1,3}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +68,15 @@ def read_dataset_json(path: Path) -> DatasetSpec:
     num_training = raw.get("numTraining", 0)
     if not isinstance(num_training, int) or isinstance(num_training, bool):
         raise DatasetError(f"{path}: numTraining must be the number of training cases; got {num_training!r}.")
+    ending = raw["file_ending"]
+    if not isinstance(ending, str) or FILE_ENDING.fullmatch(ending) is None:
+        raise DatasetError(f"{path}: file_ending must be an ending with its dot, such as .nii.gz; got {str(ending)[:80]!r}.")
     reader = raw.get("overwrite_image_reader_writer")
     return DatasetSpec(
         name=path.absolute().parent.name,
         channels=tuple(str(channels[str(i)]) for i in range(len(channels))),
         labels=parse_labels(raw["labels"], raw.get("regions_class_order")),
-        file_ending=str(raw["file_ending"]).lower(),
+        file_ending=ending.lower(),
         num_training=num_training,
         reader=None if reader in (None, "None") else str(reader),
         raw=raw,
@@ -113,14 +118,16 @@ def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
     """Map names to the files of a folder that have an ending, in capitals or not; in the names it is as given. Hidden files do not count.
 
     Raises:
-        DatasetError: there is no such folder, or two files differ in the capitals of their ending only.
+        DatasetError: there is no such folder, two files differ in the capitals of their ending only, or a name is none of a case.
     """
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the *{file_ending} files.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.lower().endswith(file_ending.lower()) and not path.name.startswith("."):
-            other = found.setdefault(path.name[: len(path.name) - len(file_ending)] + file_ending, path)
+            stem = path.name[: len(path.name) - len(file_ending)]
+            check_case_name(stem, folder, LONGEST_FILE_NAME)  # a channel's number is part of it
+            other = found.setdefault(stem + file_ending, path)
             if other != path:
                 raise DatasetError(f"{other} and {path.name} differ in capitals only; remove one of them.")
     return found
@@ -130,7 +137,7 @@ def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]
     """Map each case identifier to its channel files `<case>_0000<ending>`, `<case>_0001<ending>`, ..., sorted.
 
     Raises:
-        DatasetError: a channel number is skipped, so that channels would change places.
+        DatasetError: a channel number is skipped, so that channels would change places; or a name is none, see `check_case_name`.
     """
     found: dict[str, list[Path]] = {}
     for name, path in files_with_ending(folder, file_ending).items():
@@ -139,6 +146,7 @@ def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]
             raise DatasetError(f"File {path} is not named <case>_<4-digit channel>{file_ending}; rename it, e.g. case1_0000{file_ending}.")
         found.setdefault(match["case"], []).append(path)
     for identifier, files in found.items():
+        check_case_name(identifier, folder)
         numbers = [int(path.name[: len(path.name) - len(file_ending)][-4:]) for path in files]
         if numbers != list(range(len(numbers))):
             raise DatasetError(f"Case '{identifier}' in {folder} has channels {numbers}; they must count up from 0000 without a gap.")
@@ -146,7 +154,8 @@ def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]
 
 
 def listed_case(folder: Path, identifier: str, files: Any) -> Case:
-    """Return a case as the `dataset` entry of dataset.json lists it; raises DatasetError for another form. Files need not exist."""
+    """Return a case as the `dataset` entry of dataset.json lists it; raises DatasetError for another form or name. Files need not exist."""
+    check_case_name(identifier, folder / "dataset.json")
     images = files.get("images") if isinstance(files, dict) else None
     if not isinstance(images, list) or not images or not isinstance(files.get("label"), str):
         raise DatasetError(

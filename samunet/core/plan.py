@@ -11,12 +11,14 @@ from samunet.core.codec import decode, read_json, write_json
 from samunet.core.fingerprint import IntensityStatistics
 from samunet.core.geometry import Shape, Triple
 from samunet.core.history import Axes
+from samunet.core.names import fault_of_name
 from samunet.errors import ConfigError, did_you_mean
 
 DEFAULT_PLANS_NAME = "samunetPlans"
 ALIASES = {"adapter": "sam_unet"}
 PLANS_NAME = re.compile(r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")  # never nnU-Net's, and never "__", which separates names in folders
-FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MOVE_PLANS = "bring plans of other datasets over with samunet_move_plans_between_datasets"
 NO_LOW_RESOLUTION = "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter instead."
 NNUNET_ONLY = {"3d_lowres": NO_LOW_RESOLUTION, "3d_cascade_fullres": NO_LOW_RESOLUTION, "3d_fullres": "its place has 3d_adapter here."}
 
@@ -114,6 +116,10 @@ class Plan:
     configurations: dict[str, Configuration]
     reasons: dict[str, str]
     """Decision to the one sentence that explains it."""
+
+    def __post_init__(self) -> None:
+        if fault_of_name(self.dataset) is not None:
+            raise ConfigError(f"The dataset of a plan must have the form DatasetXXX_Name; got {self.dataset[:80]!r}; {MOVE_PLANS}.")
 
     def configuration(self, name: str) -> Configuration:
         """Return a configuration by name; raises ConfigError that names the nearest one."""

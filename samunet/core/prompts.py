@@ -15,6 +15,7 @@ import numpy as np
 from samunet.core.codec import decode, read_json, write_json
 from samunet.core.geometry import Geometry, Triple, triple
 from samunet.core.labels import Labels
+from samunet.core.names import check_case_name
 from samunet.errors import ConfigError, did_you_mean
 
 PROMPTS = "prompts.json"
@@ -97,8 +98,11 @@ class PromptFile:
 
 
 def read_prompts(path: Path) -> PromptFile:
-    """Read a file of prompts strictly; raises ConfigError that names what does not fit."""
-    return decode(PromptFile, read_json(path), path.name)
+    """Read a file of prompts strictly; raises ConfigError that names what does not fit, DatasetError where a name is none of a case."""
+    prompts = decode(PromptFile, read_json(path), path.name)
+    for case in prompts.cases:
+        check_case_name(case, path)
+    return prompts
 
 
 def write_prompts(path: Path, prompts: PromptFile) -> None:

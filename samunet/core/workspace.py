@@ -107,7 +107,7 @@ def environment_of_commands(**variables: str) -> dict[str, str]:
 
 def expand_path(text: str) -> Path:
     """Replace $VARIABLE and a leading ~ in a path of dataset.json, as nnU-Net does; an unset variable stays as it is written."""
-    return Path(os.path.expandvars(text)).expanduser()
+    return Path(os.path.expanduser(os.path.expandvars(text)))  # Path's own raises where there is no such user
 
 
 def dataset_id(name: str) -> int | None:

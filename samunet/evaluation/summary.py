@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from samunet.core.codec import read_json, write_csv, write_text
+from samunet.core.names import LONGEST_FILE_NAME, fault_of_name
 from samunet.core.values import known_mean
 from samunet.errors import ConfigError, DatasetError
 
@@ -164,7 +165,7 @@ def read_summary(path: Path) -> Summary:
     """
     raw = read_json(path)
     try:
-        return Summary(
+        found = Summary(
             cases=tuple(
                 CaseScore(
                     reference_file=case["reference_file"],
@@ -177,11 +178,15 @@ def read_summary(path: Path) -> Summary:
             foreground_mean=_from_json(raw["foreground_mean"]),
             prompts=raw.get(PROMPTS_KEY),
         )
+        for case in found.cases:
+            if (fault := fault_of_name(case.name, LONGEST_FILE_NAME)) is not None:
+                raise ValueError(f"the file name {case.name[:60]!r} {fault}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"File {path} is not a summary.json: {type(error).__name__} {error}. "
             "It needs foreground_mean, mean and metric_per_case; write it anew with samunet_evaluate_folder."
         ) from None
+    return found
 
 
 def target_key(target: Target) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from samunet.core import parts
 from samunet.core.codec import read_json, write_json
 from samunet.core.labels import parse_labels
+from samunet.core.names import check_case_name
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import READERS, itk_pool, reader_for
 from samunet.imageio.nifti import is_nifti
@@ -28,7 +30,6 @@ NAME = re.compile(r"Dataset(\d{3,})_[A-Za-z0-9]+")
 REPORT = "repairs.json"
 NONE = Repairs()
 SERIES_ENDING = ".nii.gz"  # what DICOM series become
-IDENTIFIER = re.compile(r"[^A-Za-z0-9.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class FoundCase:
     """One file a channel, or one file with all channels."""
     label: Path | None
     """None for a case without reference, which becomes a test case."""
+
+    def __post_init__(self) -> None:
+        check_case_name(self.identifier, self.images[0])
 
     @property
     def training(self) -> bool:
@@ -130,8 +134,9 @@ def _refuse_taken(target: Path) -> None:
 
 
 def identifier_of(text: str) -> str:
-    """Turn a name into a case identifier: letters, digits, '.', '-' and '_' only."""
-    return IDENTIFIER.sub("_", text).strip("_") or "case"
+    """Turn a name into a case identifier: letters of any script, digits, '.', '-' and '_' only."""
+    kept = "".join(character if character in ".-" or unicodedata.category(character)[0] in "LMN" else "_" for character in text)
+    return re.sub("_+", "_", kept).strip("_") or "case"
 
 
 def ending_of(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from samunet.core.codec import read_json
+from samunet.core.names import check_case_name
 from samunet.errors import DatasetError
 from samunet.importing.dataset import FoundCase, ending_of, identifier_of
 
@@ -164,6 +165,7 @@ def _with_suffix(folder: Path, suffix: str) -> dict[str, Path]:
 def _listed(folder: Path, name: str | None, images: Sequence[Any], label: Any, where: str) -> FoundCase:
     if not name:
         raise DatasetError(f"{where}: the case has no name; give it one.")
+    check_case_name(name, where)
     if not all(isinstance(image, str) and image for image in images):
         raise DatasetError(f"{where}: every channel needs a file; got {list(images)}.")
     if not isinstance(label, str | None):

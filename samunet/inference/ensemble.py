@@ -10,6 +10,7 @@ import numpy as np
 
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import files_with_ending, read_dataset_json
+from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
 from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
 from samunet.errors import ConfigError, DatasetError
@@ -89,4 +90,6 @@ def _shared_cases(folders: Sequence[Path]) -> tuple[str, ...]:
     for folder, cases in zip(folders[1:], others, strict=True):
         if differing := sorted(first ^ cases):
             raise DatasetError(f"{folder} and {folders[0]} hold other cases, first {', '.join(differing[:SHOWN])}; predict the same cases with both.")
+    for case in first:
+        check_case_name(case, folders[0])
     return tuple(sorted(first))

@@ -12,6 +12,7 @@ import numpy as np
 
 from samunet.core.codec import atomic_path, read_json, write_csv, write_json, write_text
 from samunet.core.labels import Labels
+from samunet.core.names import fault_of_name
 from samunet.core.volume import Volume
 from samunet.evaluation.colors import label_color
 from samunet.evaluation.score import names_from_labels
@@ -83,7 +84,7 @@ class Extras:
         """Join what a table in the folder says of other cases."""
         path = self.folder / f"{name}.json"
         earlier = read_json(path) if path.is_file() else {}
-        kept = {case: value for case, value in earlier.items() if any(self.folder.glob(f"{glob.escape(case)}.*"))}
+        kept = {case: value for case, value in earlier.items() if fault_of_name(case) is None and any(self.folder.glob(f"{glob.escape(case)}.*"))}
         return dict(sorted({**kept, **found}.items()))
 
 

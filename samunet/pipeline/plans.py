@@ -14,7 +14,17 @@ from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.fingerprint import Fingerprint
 from samunet.core.geometry import Shape, Triple
 from samunet.core.labels import left_right_pairs
-from samunet.core.plan import DEFAULT_PLANS_NAME, Configuration, Plan, Topology, check_plans_name, load_plan, parse_configuration_name, save_plan
+from samunet.core.plan import (
+    DEFAULT_PLANS_NAME,
+    MOVE_PLANS,
+    Configuration,
+    Plan,
+    Topology,
+    check_plans_name,
+    load_plan,
+    parse_configuration_name,
+    save_plan,
+)
 from samunet.core.plugins import load_variant
 from samunet.core.workspace import Workspace, dataset_id
 from samunet.errors import ConfigError, DatasetError, PlanningError
@@ -119,11 +129,17 @@ def plan_path(workspace: Workspace, dataset: str, plans_name: str) -> Path:
 
 
 def open_plan(workspace: Workspace, dataset: str, plans_name: str) -> Plan:
-    """Read a saved plan; raises ConfigError that says how to make it when it is absent."""
+    """Read a dataset's saved plan; its name is that of the file, whatever stands in it.
+
+    Raises:
+        ConfigError: it is absent, of another form, or another dataset's.
+    """
     path = plan_path(workspace, dataset, plans_name)
     if not path.is_file():
         raise ConfigError(f"{dataset} has no plan '{plans_name}' ({path}). Make it first: samunet_plan_and_preprocess -d {dataset_id(dataset)}")
-    return load_plan(path)
+    plan = load_plan(path)
+    _refuse_other_dataset(plan, dataset, str(path))
+    return replace(plan, plans_name=plans_name)
 
 
 def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: str, target_plans: str, configurations: Sequence[str] = ()) -> Path:
@@ -209,9 +225,10 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
 
 
 def preprocess(workspace: Workspace, dataset: RawDataset, plan: Plan, name: str, *, threads: int, quiet: bool = False) -> Path:
-    """Preprocess every training case for one configuration; returns the folder."""
+    """Preprocess every training case for one configuration; returns the folder. Raises ConfigError for a plan of another dataset."""
+    _refuse_other_dataset(plan, dataset.spec.name, f"Plan '{plan.plans_name}'")
     configuration = plan.configuration(name)
-    folder = workspace.preprocessed / plan.dataset / configuration.data_identifier
+    folder = workspace.preprocessed / dataset.spec.name / configuration.data_identifier
     preprocess_dataset(folder, dataset.spec, dataset.cases, plan, configuration, dataset.reader, threads=threads, quiet=quiet)
     return folder
 
@@ -222,6 +239,11 @@ def estimate_gib(configuration: Configuration, spec: DatasetSpec, precision: str
     weights = configuration.weights is not None
     method = _method(name, spec, backbone, pretrained=weights, precision=precision, options=configuration.variant_options)
     return method.cost(configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size)
+
+
+def _refuse_other_dataset(plan: Plan, dataset: str, where: str) -> None:
+    if plan.dataset != dataset:
+        raise ConfigError(f"{where} is a plan of {plan.dataset}, not of {dataset}: plan {dataset} itself, or {MOVE_PLANS}.")
 
 
 def _merged(saved: Plan, made: Plan, name: str) -> Plan:

@@ -14,6 +14,7 @@ import torch
 from samunet.core.codec import write_json
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
 from samunet.core.memory import available_memory
+from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
 from samunet.core.plan import save_plan
 from samunet.core.prompts import PROMPTS, PromptFile, read_prompts
@@ -36,11 +37,12 @@ def cases_to_predict(sources: Path | Sequence[Path], spec: DatasetSpec, folder: 
     A folder without images of the dataset's ending is one DICOM series, or holds a folder a series, named <case> or <case>_0000.
 
     Raises:
-        DatasetError: an input is absent or holds no file of the dataset's ending and no folder, or two have cases of one name.
+        DatasetError: an input is absent or holds no file of the dataset's ending and no folder, a name is none of a case, or two are the same.
     """
     found: dict[str, Case] = {}
     for source in [sources] if isinstance(sources, Path) else sources:
         for case in _cases_of(source, spec, folder):
+            check_case_name(case.identifier, source)
             if found.setdefault(case.identifier, case) != case:
                 message = f"Two inputs are case '{case.identifier}': {found[case.identifier].images[0]} and {case.images[0]}; rename one."
                 raise DatasetError(message)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from samunet.core.codec import decode, read_json, write_json
+from samunet.core.names import check_case_name
 from samunet.errors import ConfigError, DatasetError
 
 FOLDS = 5
@@ -133,11 +134,14 @@ def add_new_cases(folder: Path, identifiers: Sequence[str], groups: Mapping[str,
 
 
 def read_splits(path: Path) -> tuple[Split, ...]:
-    """Read a splits_final.json; raises ConfigError when it has another form."""
+    """Read a splits_final.json; raises ConfigError when it has another form, DatasetError where a name is none of a case."""
     raw = read_json(path)
     if isinstance(raw, list):
         raw = [{key: fold[key] for key in ("train", "val") if key in fold} if isinstance(fold, dict) else fold for fold in raw]
-    return decode(tuple[Split, ...], raw, str(path))
+    splits = decode(tuple[Split, ...], raw, str(path))
+    for name in {name for split in splits for name in (*split.train, *split.val)}:
+        check_case_name(name, path)
+    return splits
 
 
 def split_for_fold(

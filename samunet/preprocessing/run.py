@@ -18,7 +18,7 @@ from samunet.imageio.case import read_case
 from samunet.imageio.reader import files_of
 from samunet.preprocessing.forward import preprocess
 from samunet.progress import each
-from samunet.storage import Origin, file_names, load_record, remove_all_but, remove_case, save_case
+from samunet.storage import CASES, Origin, file_names, listed_cases, load_record, remove_all_but, remove_case, save_case
 
 DESCRIPTION = "dataset.json"
 NNUNET_CASES = "*.pkl"  # what nnU-Net keeps beside its cases, and we never do
@@ -39,18 +39,20 @@ def preprocess_dataset(
 ) -> None:
     """Write every training case, and dataset.json, to a folder of preprocessed cases.
 
-    Cases that lie there already, made from the same files in the same way, are left alone; others that lie there are removed.
+    Cases that lie there already, made from the same files in the same way, are left alone; others that were stored there are removed.
 
     Raises:
-        DatasetError: the folder is nnU-Net's; two cases would be stored in one file; or some cases cannot be read or written, which are
+        DatasetError: the folder is nnU-Net's or another's; two cases would be stored in one file; or some cases cannot be read or written, which are
             named while the others are done.
     """
     if next(folder.glob(NNUNET_CASES), None) is not None:
         raise DatasetError(f"{folder} holds cases that nnU-Net has preprocessed; give the configuration a data_identifier of its own.")
     _refuse_shared_names(cases)
+    if (folder / DESCRIPTION).exists() and listed_cases(folder) is None and not any(_origin_of(folder, case.identifier) for case in cases):
+        raise DatasetError(f"{folder} holds a {DESCRIPTION} and nothing that samunet stored; give the configuration a data_identifier of its own.")
     settings = settings_hash(spec, plan, configuration)
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    remove_all_but(folder, (case.identifier for case in cases))
+    remove_all_but(folder, [case.identifier for case in cases])
 
     def run(case: Case) -> str | None:
         try:
@@ -104,7 +106,7 @@ def _origin_of(folder: Path, identifier: str) -> Origin | None:
 
 def _refuse_shared_names(cases: Sequence[Case]) -> None:
     """Refuse identifiers whose stored files have one name, as those of 'a' and 'a_seg'."""
-    owners = {DESCRIPTION: DESCRIPTION}
+    owners = {name: name for name in (DESCRIPTION, CASES)}
     for case in cases:
         for name in file_names(case.identifier):
             if name in owners:

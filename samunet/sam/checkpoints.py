@@ -6,6 +6,7 @@ recorded in `<file>.sha256` (the format of sha256sum). Nothing here uses the net
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class OfficialCheckpoint:
         return self.url.rsplit("/", 1)[1]
 
 
+RECORD_ENDING = ".sha256"
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = (
     OfficialCheckpoint(
@@ -88,8 +90,8 @@ def find_weights(wanted: str, folders: Sequence[Path]) -> Path:
     Raises:
         WeightsAbsentError: there is no such file.
     """
-    path = Path(wanted).expanduser()
-    known = next((checkpoint for checkpoint in CHECKPOINTS if path.name in (checkpoint.name, checkpoint.file)), None)
+    path = Path(os.path.expanduser(wanted))  # Path's own raises where there is no such user
+    known = _official(path.name)
     name = known.file if known else path.name
     for candidate in (path, *(folder / name for folder in folders)):
         if candidate.is_file():
@@ -124,9 +126,25 @@ def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path]
     return found
 
 
+def refuse_foreign(name: str, sha256: str | None) -> None:
+    """Raise CheckpointError for a weights file that has the name of an official one, or of its record, and is not the published file."""
+    official = _official(name)
+    if name.endswith(RECORD_ENDING):
+        raise CheckpointError(f"'{name}' is the name of a record of hashes, which {name.removesuffix(RECORD_ENDING)} would be trusted by.")
+    if official is not None and (official.sha256 is None or official.sha256 != sha256):
+        known = f"has the published SHA-256 {official.sha256}" if official.sha256 else "has no published hash"
+        raise CheckpointError(
+            f"A file '{name}' with SHA-256 {sha256} is not taken from others: {official.name} {known}. Bring it with samunet_weights."
+        )
+
+
+def _official(name: str) -> OfficialCheckpoint | None:
+    return next((checkpoint for checkpoint in CHECKPOINTS if name.lower() in (checkpoint.name, checkpoint.file)), None)
+
+
 def record_of(path: Path) -> Path:
     """Return the file that records the hash of a weights file."""
-    return path.with_name(path.name + ".sha256")
+    return path.with_name(path.name + RECORD_ENDING)
 
 
 def recorded_sha256(path: Path) -> str | None:

@@ -170,7 +170,14 @@ def test_a_file_with_several_channels_is_not_taken_for_one(source, raw, tmp_path
 
 
 def test_identifiers_hold_only_what_file_systems_and_nnunet_like():
-    assert [identifier_of(text) for text in ("patient 1", "a/b\\c", "é", "x.y-z_1")] == ["patient_1", "a_b_c", "case", "x.y-z_1"]
+    assert [identifier_of(text) for text in ("patient 1", "a/b\\c", "+", "Müller  3", "患者_01", "x.y-z_1")] == [
+        "patient_1",
+        "a_b_c",
+        "case",
+        "Müller_3",
+        "患者_01",
+        "x.y-z_1",
+    ]
 
 
 def test_a_list_is_no_table():

@@ -189,12 +189,13 @@ def test_a_dataset_is_preprocessed_case_by_case_whatever_the_threads(tmp_path, r
     assert read_dataset_json(tmp_path / "1" / "dataset.json").labels == spec.labels
 
 
-def test_what_lies_in_the_folder_is_replaced(tmp_path, raw):
+def test_what_was_stored_in_the_folder_is_replaced(tmp_path, raw):
     spec, cases, *rest = raw
     folder = tmp_path / "out"
-    save(folder, "stale", "tiny_000")
+    save(folder, "stale", "tiny_000", "not_listed")
+    (folder / "samunet_cases.json").write_text('["stale", "tiny_000"]')
     preprocess_dataset(folder, spec, cases[:2], *rest, threads=1, quiet=True)
-    assert stored_cases(folder) == ("tiny_000", "tiny_001") and not list(folder.glob("stale*"))
+    assert stored_cases(folder) == ("tiny_000", "tiny_001") and not list(folder.glob("stale*")) and len(list(folder.glob("not_listed*"))) == 4
 
 
 def test_an_interrupted_run_does_not_look_whole(tmp_path, raw, monkeypatch):

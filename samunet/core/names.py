@@ -1,0 +1,46 @@
+"""Names that become names of files, checked once, where they enter."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from samunet.errors import DatasetError
+
+LONGEST_FILE_NAME = 255  # bytes, of most file systems
+MOST_BYTES = 200  # of a case's name, which endings such as _0000.nii.gz follow
+FORBIDDEN = '/\\:*?"<>|'  # separators, and what Windows allows in no name
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode categories: control and format characters, undecodable bytes, line ends
+JOINERS = "\u200c\u200d"  # of such characters, those that are part of words in Persian and Indic scripts
+
+
+def fault_of_name(name: object, most_bytes: int = MOST_BYTES) -> str | None:
+    """Say why something cannot be the name of a file, as in "begins with a dot"; None where it can."""
+    if not isinstance(name, str) or not name:
+        return "is empty" if name == "" else "is no text"
+    if name.startswith("."):
+        return "begins with a dot"
+    if name != name.strip():
+        return "begins or ends with a space"
+    for character in name:
+        if character in FORBIDDEN or (unicodedata.category(character) in UNSEEN and character not in JOINERS):
+            return f"holds the character {character!r}"
+    length = len(name.encode())
+    return f"has {length} bytes, more than {most_bytes}" if length > most_bytes else None
+
+
+def check_case_name(name: object, where: object, most_bytes: int = MOST_BYTES) -> None:
+    """Refuse a name of a case that would lead elsewhere than to a file of its own in the folder meant.
+
+    Letters of any script, digits, spaces and marks such as . - _ + ( ) are fine.
+
+    Args:
+        where: the file or folder that names the case, for the message.
+
+    Raises:
+        DatasetError: with the code "case-name".
+    """
+    fault = fault_of_name(name, most_bytes)
+    if fault is not None:
+        shown = repr(name) if len(str(name)) <= 60 else f"{str(name)[:60]!r}..."
+        message = f"{where}: the case name {shown} {fault}; rename the case, with letters, digits, spaces and marks such as . - _ + ( )."
+        raise DatasetError(message, "case-name")
