@@ -9,11 +9,10 @@ import unicodedata
 import pytest
 
 from samunet.checking.run import check_dataset
-from samunet.core.dataset import group_channels, read_dataset_json, training_cases
+from samunet.core.dataset import files_with_ending, group_channels, read_dataset_json, training_cases
 from samunet.core.names import check_case_name, fault_of_name
 from samunet.core.prompts import read_prompts
 from samunet.errors import ConfigError, DatasetError
-from samunet.evaluation.score import file_names
 from samunet.evaluation.summary import read_summary
 from samunet.importing import layouts
 from samunet.importing.dataset import FoundCase
@@ -109,14 +108,16 @@ def test_folders_are_held_to_it(tmp_path, name):
     images, spec = folder / "imagesTr", read_dataset_json(folder / "dataset.json")
     report = check_dataset(folder, threads=1, quiet=True)
     if name.startswith("."):  # files that nobody looks at
-        assert list(group_channels(images, ".nii.gz")) == ["tiny_001"] and file_names(folder / "labelsTr", ".nii.gz") == {"tiny_001.nii.gz"}
+        assert list(group_channels(images, ".nii.gz")) == ["tiny_001"] and list(files_with_ending(folder / "labelsTr", ".nii.gz")) == [
+            "tiny_001.nii.gz"
+        ]
         return
     assert [finding.file for finding in report.errors if finding.code == "case-name"] == ["imagesTr", "labelsTr"]
     assert [case.identifier for case in report.cases] == ["tiny_001"]
     for read in (
         lambda: group_channels(images, ".nii.gz"),
         lambda: training_cases(folder, spec),
-        lambda: file_names(folder / "labelsTr", ".nii.gz"),
+        lambda: files_with_ending(folder / "labelsTr", ".nii.gz"),
         lambda: cases_to_predict(images, spec, tmp_path / "out"),
         lambda: cases_to_predict(folder / "labelsTr" / f"{name}.nii.gz", spec, tmp_path / "out"),
     ):
