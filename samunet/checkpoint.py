@@ -1,16 +1,17 @@
 """One file a checkpoint: safetensors with the state as JSON in its header. No pickle, no clock times, no paths.
 
 Tensors are named "model.<parameter>", "average.<parameter>", "optimizer.<parameter>.<slot>" and "random.<generator>"; the header
-key "samunet" holds everything else. Weights that training does not change are not stored but named by their SHA-256.
+key "samunet" holds everything else, and checksums of it all. Weights that training does not change are not stored but named by their SHA-256.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,9 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from samunet.core.codec import atomic_path, decode, encode, parse_json
+from samunet.core.ranges import Count, OneOf, Sha256, Within
 from samunet.errors import CheckpointError
 
 HEADER_KEY = "samunet"
+CHECKSUMS = "sha256"  # key beside the fields of the state: of what predicts, state included, and of all else
+PREDICTS = ("model.", "average.")
 FORMAT = 2
 
 
@@ -32,21 +36,21 @@ class CheckpointState:
     configuration: str
     """Configuration name, e.g. 3d_adapter."""
     trainer: str
-    step: int
+    step: Count
     """Optimizer steps done."""
-    epoch: int
+    epoch: Count
     """Epochs done."""
     epoch_loss: float
     """Sum of the losses of the steps since then."""
-    best_dice: float
+    best_dice: Annotated[float, Within(-1, 1)]
     """Best smoothed training-time Dice so far; -1 before the first epoch."""
-    weights_sha256: str | None
+    weights_sha256: Sha256 | None
     """SHA-256 of the pretrained file below; None when every weight is stored here."""
     scaler: dict[str, Any]
     """State of the fp16 loss scaler; empty where there is none."""
     training: dict[str, Any]
     """The training configuration."""
-    precision: str
+    precision: Annotated[str, OneOf("bf16", "fp16", "fp32")]
     """Number format of the training: bf16, fp16 or fp32."""
     history: dict[str, tuple[float | None, ...]]
     """Logged values, one an epoch; None where there was none."""
@@ -127,14 +131,30 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors |= {f"average.{name}": tensor for name, tensor in checkpoint.average.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in checkpoint.optimizer.items()}
     tensors |= {f"random.{name}": tensor for name, tensor in checkpoint.random.items()}
-    _write(path, tensors, {HEADER_KEY: json.dumps(encode(checkpoint.state), sort_keys=True)})
+    whole, fields = _on_cpu(tensors), encode(checkpoint.state)
+    fields[CHECKSUMS] = _checksums(whole, fields, with_optimizer=True)
+    _write(path, whole, {HEADER_KEY: json.dumps(fields, sort_keys=True)})
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> None:
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _checksums(tensors: Mapping[str, Tensor], fields: Mapping[str, Any], *, with_optimizer: bool) -> list[str]:
+    """Return the SHA-256 of what predicts, and of what only resuming needs, unless that was not read."""
+    predicts = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    rest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest = predicts if name.startswith(PREDICTS) else rest
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return [predicts.hexdigest(), *([rest.hexdigest()] if with_optimizer else [])]
+
+
+def _write(path: Path, whole: Mapping[str, Tensor], metadata: dict[str, str] | None) -> None:
     try:
         with atomic_path(path) as temporary:
-            save_file(whole, temporary, metadata=metadata)
+            save_file(dict(whole), temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} cannot be written ({error}); earlier checkpoints are whole. Make space, or the folder writable, and go on with --c."
@@ -143,7 +163,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] |
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to a safetensors file, whole or not at all; raises CheckpointError as `save_checkpoint` does."""
-    _write(path, tensors, None)
+    _write(path, _on_cpu(tensors), None)
 
 
 def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
@@ -153,14 +173,14 @@ def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
         with_optimizer: also read what only resuming needs.
 
     Raises:
-        CheckpointError: the file is absent, damaged, or not a samunet checkpoint.
+        CheckpointError: the file is absent, damaged (which a checksum tells too), or not a samunet checkpoint.
     """
     if not path.is_file():
         raise CheckpointError(f"Checkpoint {path} does not exist.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
-            names = [name for name in file.keys() if with_optimizer or name.startswith(("model.", "average."))]  # noqa: SIM118 - not a dict
+            names = [name for name in file.keys() if with_optimizer or name.startswith(PREDICTS)]  # noqa: SIM118 - not a dict
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"Checkpoint {path} cannot be read ({error}); it is damaged. Use another checkpoint, or train again.") from None
@@ -170,6 +190,11 @@ def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
     version = fields.get("format") if isinstance(fields, dict) else None
     if version != FORMAT:
         raise CheckpointError(f"Checkpoint {path} has format {version}; this version of samunet reads format {FORMAT}. Train again.")
+    if CHECKSUMS in fields:  # checkpoints of earlier versions have none
+        stored = fields.pop(CHECKSUMS)
+        found = _checksums(tensors, fields, with_optimizer=with_optimizer)
+        if not isinstance(stored, list) or len(stored) != 2 or stored[: len(found)] != found:
+            raise CheckpointError(f"Checkpoint {path} is not as it was written, by its checksum. Use another checkpoint, or train again.")
     return Checkpoint(
         state=decode(CheckpointState, fields, path.name),
         model=_part(tensors, "model."),

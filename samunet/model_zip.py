@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from samunet import __version__
 from samunet.checkpoint import load_checkpoint
@@ -24,6 +25,7 @@ from samunet.core.dataset import read_dataset_json
 from samunet.core.names import LONGEST_FILE_NAME, fault_of_name
 from samunet.core.parts import naming, part_name, remove_dead_parts
 from samunet.core.plan import PLANS_NAME, Plan, load_plan
+from samunet.core.ranges import Sha256, Within
 from samunet.core.results import DEFAULT_TRAINER, checkpoint_file, finished_folds
 from samunet.core.units import readable
 from samunet.core.workspace import Workspace, dataset_id
@@ -50,8 +52,8 @@ CHUNK = 1 << 20
 class Entry:
     """One file of a zip."""
 
-    sha256: str
-    size: int
+    sha256: Sha256
+    size: Annotated[int, Within(0, 2**62)]
     """Bytes."""
 
 
@@ -67,7 +69,7 @@ class Manifest:
     license: str
     weights: str | None
     """File name of the frozen weights below the model; None without."""
-    weights_sha256: str | None
+    weights_sha256: Sha256 | None
     files: dict[str, Entry]
     """By path in the zip; the manifest itself is not among them."""
 

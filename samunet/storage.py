@@ -2,7 +2,7 @@
 
 <case>.b2nd              (C, D, H, W) float32
 <case>_seg.b2nd          (1, D, H, W) int16
-<case>.json              what the case was made from, and its SpatialHistory
+<case>.json              what the case was made from, its SpatialHistory, and the SHA-256 of the other three and of itself
 <case>_locations.npz     sampled (N, 3) voxel indices of each class or region, by its position among the foreground;
                          of annotated voxels too, where the dataset has an ignore label
 samunet_cases.json       names of the cases that were stored; nothing else in the folder is ever removed
@@ -10,22 +10,25 @@ samunet_cases.json       names of the cases that were stored; nothing else in th
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import math
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import blosc2
 import numpy as np
 
-from samunet.core.codec import atomic_path, decode, read_json, write_json
+from samunet.core.codec import atomic_path, decode, encode, file_sha256, read_json, write_json
 from samunet.core.history import SpatialHistory
 from samunet.core.labels import Labels
 from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
 from samunet.core.preprocessed import PreprocessedCase
-from samunet.errors import DatasetError
+from samunet.errors import DatasetError, SamunetError
 
 BLOCK_BYTES = 128 * 1024  # nnU-Net's, about an L2 cache
 CHUNK_BYTES = 6 * 1024 * 1024  # nnU-Net's, about a core's share of L3
@@ -33,7 +36,8 @@ SEED = 1234  # nnU-Net's
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01  # nnU-Net's: this many voxels a class, or 1 % of a large one
 ANNOTATED = "annotated"
 CASES = "samunet_cases.json"
-SUFFIXES = ("_seg.b2nd", ".b2nd", "_locations.npz", ".json")  # of a case's files; the record last
+LABEL, IMAGE, LOCATIONS = "_seg.b2nd", ".b2nd", "_locations.npz"
+SUFFIXES = (LABEL, IMAGE, LOCATIONS, ".json")  # of a case's files; the record last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,16 @@ class Record:
 
     origin: Origin
     history: SpatialHistory
+    sha256: dict[str, str]
+    """Of the other files, by the endings of their names."""
+    own_sha256: str = ""
+    """Of everything above."""
+
+    @property
+    def sealed(self) -> Record:
+        """The same with its own hash."""
+        bare = replace(self, own_sha256="")
+        return replace(self, own_sha256=hashlib.sha256(json.dumps(encode(bare), sort_keys=True).encode()).hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +86,37 @@ def save_case(folder: Path, identifier: str, case: PreprocessedCase, labels: Lab
     """
     if case.label is None:
         raise DatasetError(f"Case '{identifier}' has no label; only labelled cases are stored.")
-    _save_array(folder / f"{identifier}.b2nd", case.image, patch_size)
-    _save_array(folder / f"{identifier}_seg.b2nd", case.label.astype(np.int16)[None], patch_size)
-    with atomic_path(folder / f"{identifier}_locations.npz") as path, open(path, "wb") as file:
-        found = sample_locations(case.label, labels)
-        arrays = {str(i): voxels for i, voxels in enumerate(found.classes)}
-        np.savez(file, **(arrays if found.annotated is None else {**arrays, ANNOTATED: found.annotated}))
-    write_json(folder / f"{identifier}.json", Record(origin=origin, history=case.history))
+    found = sample_locations(case.label, labels)
+    arrays = {str(i): voxels for i, voxels in enumerate(found.classes)} | ({} if found.annotated is None else {ANNOTATED: found.annotated})
+    locations = io.BytesIO()
+    np.savez(locations, **arrays)
+    sha256 = {
+        IMAGE: _save(folder / f"{identifier}{IMAGE}", _packed(case.image, patch_size)),
+        LABEL: _save(folder / f"{identifier}{LABEL}", _packed(case.label.astype(np.int16)[None], patch_size)),
+        LOCATIONS: _save(folder / f"{identifier}{LOCATIONS}", locations.getvalue()),
+    }
+    write_json(folder / f"{identifier}.json", Record(origin=origin, history=case.history, sha256=sha256).sealed)
+
+
+def check_arrays(folder: Path, identifier: str, record: Record) -> None:
+    """Compare image and label of a stored case with their checksums; raises DatasetError that names the file that is absent or damaged."""
+    for ending in (IMAGE, LABEL):
+        path = folder / f"{identifier}{ending}"
+        try:
+            _compare(path, file_sha256(path), record.sha256.get(ending))
+        except OSError as error:
+            raise _unreadable(path, error) from None
+
+
+def is_whole(folder: Path, identifier: str) -> bool:
+    """Tell whether all files of a stored case are there and as they were written."""
+    try:
+        record = load_record(folder, identifier)
+        load_locations(folder, identifier, record)
+        check_arrays(folder, identifier, record)
+    except SamunetError:
+        return False
+    return True
 
 
 def open_array(path: Path) -> blosc2.NDArray:
@@ -98,15 +136,25 @@ def read_part(path: Path, part: tuple[int | slice, ...]) -> np.ndarray:
 
 
 def load_record(folder: Path, identifier: str) -> Record:
-    """Read what preprocessing did to a stored case, and to what; raises ConfigError when the file is absent or of another form."""
-    return decode(Record, read_json(folder / f"{identifier}.json"), f"{identifier}.json")
+    """Read what preprocessing did to a stored case, and to what.
+
+    Raises:
+        ConfigError: the file is absent or of another form.
+        DatasetError: it does not fit its own checksum.
+    """
+    path = folder / f"{identifier}.json"
+    record = decode(Record, read_json(path), path.name)
+    _compare(path, record.sealed.own_sha256, record.own_sha256)
+    return record
 
 
-def load_locations(folder: Path, identifier: str) -> Locations:
-    """Read the sampled voxels of a stored case; raises DatasetError when the file is absent or broken."""
-    path = folder / f"{identifier}_locations.npz"
+def load_locations(folder: Path, identifier: str, record: Record) -> Locations:
+    """Read the sampled voxels of a stored case; raises DatasetError when the file is absent or broken, or does not fit its checksum."""
+    path = folder / f"{identifier}{LOCATIONS}"
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+        content = path.read_bytes()
+        _compare(path, hashlib.sha256(content).hexdigest(), record.sha256.get(LOCATIONS))
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             classes = tuple(stored[str(i)] for i in range(len(stored.files) - (ANNOTATED in stored.files)))
             return Locations(classes=classes, annotated=stored[ANNOTATED] if ANNOTATED in stored.files else None)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
@@ -167,14 +215,25 @@ def _unreadable(path: Path, error: Exception) -> DatasetError:
     return DatasetError(f"Preprocessed file {path} cannot be read ({error}); preprocess the dataset again.")
 
 
-def _save_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
+def _compare(path: Path, found: str, expected: str | None) -> None:
+    if found != expected:
+        raise DatasetError(f"Preprocessed file {path} is not as it was written, by its checksum; preprocess the dataset again.")
+
+
+def _packed(array: np.ndarray, patch_size: Sequence[int]) -> bytes:
     chunks, blocks = chunk_and_block(array.shape, patch_size, array.itemsize)
+    # Level 5 would take five times as long for files 3 % smaller, and decode no faster.
+    packed = blosc2.asarray(
+        np.ascontiguousarray(array), chunks=chunks, blocks=blocks, cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 1, "nthreads": 1}
+    )
+    return packed.to_cframe()
+
+
+def _save(path: Path, content: bytes) -> str:
+    """Write a file whole or not at all; returns its SHA-256."""
     with atomic_path(path) as temporary:
-        # Level 5 would take five times as long for files 3 % smaller, and decode no faster.
-        packed = blosc2.asarray(
-            np.ascontiguousarray(array), chunks=chunks, blocks=blocks, cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 1, "nthreads": 1}
-        )
-        temporary.write_bytes(packed.to_cframe())
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def chunk_and_block(shape: Sequence[int], patch_size: Sequence[int], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

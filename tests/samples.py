@@ -61,14 +61,14 @@ def small_configuration(spacing, dimensions=3) -> Configuration:
         data_identifier="p_3d",
         spacing=spacing,
         median_shape=(8.0, 32.0, 32.0),
-        patch_size=(8, 16, 16),
+        patch_size=(1 if dimensions == 2 else 8, 16, 16),
         batch_size=2,
         backbone="vit_nano",
         weights=None,
         weights_sha256=None,
         encoder_scale=1.0,
         topology=Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,)),
-        mirror_axes=(0, 1, 2),
+        mirror_axes=(0, 1, 2)[3 - dimensions :],
         variant_options={},
     )
 

@@ -7,9 +7,9 @@ import dataclasses
 import hashlib
 import io
 import json
-import math
 import os
 import stat
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from samunet.core import parts
-from samunet.errors import ConfigError, did_you_mean
+from samunet.errors import ConfigError, SamunetError, did_you_mean
 
 T = TypeVar("T")
 MOST_LEVELS = 100  # of lists and objects within each other; what samunet and nnU-Net write has fewer than ten
 LARGEST = 2**63 - 1  # whole number in a file
+MOST_FLOAT = sys.float_info.max
 
 
 def encode(value: Any) -> Any:
@@ -45,7 +46,8 @@ def decode(kind: type[T], raw: Any, where: str) -> T:
         where: path of the value for messages, e.g. "samunetPlans.json: configurations.3d_adapter".
 
     Raises:
-        ConfigError: a key is unknown (the nearest is named) or missing, or a value has the wrong type.
+        ConfigError: a key is unknown (the nearest is named) or missing, or a value has the wrong type or does not follow a rule of
+            `samunet.core.ranges`.
     """
     return typing.cast(T, _decode(kind, raw, where))
 
@@ -56,6 +58,11 @@ def _decode(kind: Any, raw: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(typing.cast(type, kind), raw, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:  # with rules of samunet.core.ranges
+        value = _decode(arguments[0], raw, where)
+        for rule in arguments[1:]:
+            _require(rule.fits(value), where, rule.expected if isinstance(raw, str) else f"a number {rule.expected}", raw)
+        return value
     if origin in (typing.Union, types.UnionType):
         if raw is None and type(None) in arguments:
             return None
@@ -66,7 +73,7 @@ def _decode(kind: Any, raw: Any, where: str) -> Any:
         _require(isinstance(raw, dict), where, "an object", raw)
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in raw.items()}
     if kind is float:
-        _require(isinstance(raw, (int, float)) and not isinstance(raw, bool) and math.isfinite(raw), where, "a number", raw)
+        _require(isinstance(raw, int | float) and not isinstance(raw, bool) and -MOST_FLOAT <= raw <= MOST_FLOAT, where, "a number", raw)
         return float(raw)
     if kind is int:
         _require(isinstance(raw, int) and not isinstance(raw, bool), where, "a whole number", raw)
@@ -79,7 +86,7 @@ def _decode(kind: Any, raw: Any, where: str) -> Any:
 
 def _decode_dataclass(kind: type, raw: Any, where: str) -> Any:
     _require(isinstance(raw, dict), where, "an object", raw)
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in raw:
         if key not in fields:
@@ -90,7 +97,10 @@ def _decode_dataclass(kind: type, raw: Any, where: str) -> Any:
             values[name] = _decode(hints[name], raw[name], f"{where}.{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: key '{name}' is missing; add it, or write the file anew with the command that made it.")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except SamunetError as error:  # of its own checks, which do not know the file
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _decode_tuple(arguments: tuple[Any, ...], raw: Any, where: str) -> tuple[Any, ...]:

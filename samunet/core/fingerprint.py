@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from samunet.core.geometry import Shape, Triple
+from samunet.core.geometry import Triple
+from samunet.core.ranges import Count, Form, LabelValue, Real, Sha256, Share, Spacing, Voxels, Within
+from samunet.errors import ConfigError
+
+ROUNDING = 1e-3  # relative, of statistics against each other
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntensityStatistics:
     """Foreground intensities of one channel, pooled over cases (nnU-Net's figures)."""
 
-    mean: float
-    median: float
-    std: float
-    minimum: float
-    maximum: float
-    percentile_00_5: float
-    percentile_99_5: float
+    mean: Real
+    median: Real
+    std: Annotated[float, Within(0, 3e38)]
+    minimum: Real
+    maximum: Real
+    percentile_00_5: Real
+    percentile_99_5: Real
+
+    def __post_init__(self) -> None:
+        rounding = ROUNDING * max(abs(self.minimum), abs(self.maximum))
+        for name in ("mean", "median", "percentile_00_5", "percentile_99_5"):
+            if not self.minimum - rounding <= getattr(self, name) <= self.maximum + rounding:
+                raise ConfigError(f"{name} must lie between minimum {self.minimum} and maximum {self.maximum}; got {getattr(self, name)}.")
+        if self.percentile_00_5 > self.percentile_99_5 + rounding:
+            raise ConfigError(f"percentile_00_5 must not be above percentile_99_5; got {self.percentile_00_5} and {self.percentile_99_5}.")
+        # A hundredth of the values lie at or beyond these two, so std is a twentieth of their distance at least.
+        if self.std < ROUNDING * (self.percentile_99_5 - self.percentile_00_5):
+            distance = self.percentile_99_5 - self.percentile_00_5
+            raise ConfigError(f"std must fit the percentiles, which lie {distance} apart; got {self.std}.")
+        if self.std > self.maximum - self.minimum + rounding:
+            raise ConfigError(f"std must not exceed the distance from minimum to maximum, {self.maximum - self.minimum}; got {self.std}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFingerprint:
     """One case."""
 
-    spacing: Triple
+    spacing: Spacing
     """mm, (D, H, W) of the file."""
-    shape: Shape
+    shape: Voxels
     """Voxels of the file."""
-    shape_after_crop: Shape
+    shape_after_crop: Voxels
     """Voxels after cropping to nonzero."""
-    orientation: str
+    orientation: Annotated[str, Form("[RLAPIS]{3}", "three letters of R, L, A, P, I and S")]
     """See Geometry.orientation; of the file's axes."""
-    foreground_slices: int
+    foreground_slices: Count
     """Slices across the axis of largest spacing that hold foreground."""
-    labels_present: tuple[int, ...]
+    labels_present: tuple[LabelValue, ...]
     """Foreground label values found, sorted."""
-    sha256: dict[str, str]
+    sha256: dict[str, Sha256]
     """Folder and file name to SHA-256 of every image and label file."""
 
 
@@ -45,9 +64,9 @@ class ClassSize:
     """How large one foreground class or region is, over the cases that hold it."""
 
     name: str
-    values: tuple[int, ...]
+    values: tuple[LabelValue, ...]
     """Label values that make it up."""
-    cases: int
+    cases: Count
     """Number of cases that hold the class."""
     in_plane_mm: Triple
     """10th, 50th and 90th percentile over slices of the diameter of a disk with the slice's area; mm.
@@ -68,11 +87,11 @@ class Fingerprint:
     """Case identifier to measurements, sorted by identifier."""
     intensities: tuple[IntensityStatistics, ...]
     """One entry a channel."""
-    median_relative_size_after_crop: float
+    median_relative_size_after_crop: Share
     """Median over cases of voxels after crop / voxels before."""
     classes: tuple[ClassSize, ...]
     """One entry a foreground class or region, in the order of dataset.json."""
-    ignore: int | None
+    ignore: LabelValue | None
     """Label value that counts nowhere."""
     format: int
     """Of the measurements; another one is measured anew."""

@@ -45,7 +45,7 @@ class Geometry:
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or len(self.spacing) != 3:
             raise ShapeError(f"A geometry has three axes (D, H, W); got shape {self.shape} and spacing {self.spacing}.")
-        if min(self.spacing) <= 0:
+        if not min(self.spacing) > 0:
             raise ShapeError(f"Spacing must be positive on every axis; got {self.spacing} mm.")
 
     def same_grid(self, other: Geometry, tolerance_mm: float = GRID_TOLERANCE_MM) -> bool:

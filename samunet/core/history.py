@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samunet.core.geometry import Geometry, Shape, Triple
+from samunet.core.geometry import Geometry
+from samunet.core.ranges import Axis, Count, Spacing, Voxels
+from samunet.errors import ConfigError
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-Axes = tuple[int, int, int]
+Box = tuple[tuple[Count, Count], tuple[Count, Count], tuple[Count, Count]]
+Axes = tuple[Axis, Axis, Axis]
+
+
+def check_transpose(transpose: Axes) -> None:
+    """Raise ConfigError unless the file's three axes are in it, each once."""
+    if sorted(transpose) != [0, 1, 2]:
+        raise ConfigError(f"transpose must hold the axes 0, 1 and 2, each once; got {list(transpose)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +28,18 @@ class SpatialHistory:
     """Array axis of the file that became axis 0, 1, 2."""
     crop: Box
     """Half-open (start, stop) per axis, after the transpose."""
-    shape_after_crop: Shape
-    spacing_after_transpose: Triple
+    shape_after_crop: Voxels
+    spacing_after_transpose: Spacing
     """mm, before resampling."""
-    shape_after_resample: Shape
-    spacing_after_resample: Triple
+    shape_after_resample: Voxels
+    spacing_after_resample: Spacing
     """mm."""
 
+    def __post_init__(self) -> None:
+        check_transpose(self.transpose)
+
     @property
-    def transposed_shape(self) -> Shape:
+    def transposed_shape(self) -> Voxels:
         """Shape of the whole image after the transpose, before the crop."""
         shape = self.geometry.shape
         return (shape[self.transpose[0]], shape[self.transpose[1]], shape[self.transpose[2]])

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from samunet.core.codec import decode, read_json, write_json
 from samunet.core.fingerprint import IntensityStatistics
-from samunet.core.geometry import Shape, Triple
-from samunet.core.history import Axes
+from samunet.core.history import Axes, check_transpose
 from samunet.core.names import fault_of_name
+from samunet.core.ranges import Axis, Form, OneOf, Sha256, Spacing, Voxels, Within
 from samunet.errors import ConfigError, did_you_mean
 
 DEFAULT_PLANS_NAME = "samunetPlans"
 ALIASES = {"adapter": "sam_unet"}
 PLANS_NAME = re.compile(r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")  # never nnU-Net's, and never "__", which separates names in folders
-FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+FOLDER_NAME = Form(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "the name of a folder, of letters, digits, '.', '-' and '_', 100 at most")
+PATCH_VOXELS, ENCODER_SIDE = 2**28, 8192  # at most; planning stays below 2**24 and 1024
+Stages = tuple[tuple[Annotated[int, Within(1, 16)], Annotated[int, Within(1, 16)], Annotated[int, Within(1, 16)]], ...]
 MOVE_PLANS = "bring plans of other datasets over with samunet_move_plans_between_datasets"
 NO_LOW_RESOLUTION = "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter instead."
 NNUNET_ONLY = {"3d_lowres": NO_LOW_RESOLUTION, "3d_cascade_fullres": NO_LOW_RESOLUTION, "3d_fullres": "its place has 3d_adapter here."}
@@ -40,12 +43,21 @@ class ChannelPlan:
 class Topology:
     """Stages of a U-Net (nnU-Net's rule): one entry a stage."""
 
-    strides: tuple[Shape, ...]
+    strides: Stages
     """(D, H, W) stride of each stage's first convolution; all ones for stage 0."""
-    kernels: tuple[Shape, ...]
+    kernels: Stages
     """(D, H, W) kernel size of each stage."""
-    widths: tuple[int, ...]
+    widths: tuple[Annotated[int, Within(1, 4096)], ...]
     """Feature channels of each stage."""
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.strides), len(self.kernels), len(self.widths)]
+        if len(set(lengths)) > 1 or not 1 <= lengths[0] <= 16:
+            raise ConfigError(f"strides, kernels and widths must have one entry per stage, for 1 to 16 stages; they have {lengths}.")
+        if max(self.strides[0]) > 1:
+            raise ConfigError(f"the first of strides must be 1, 1, 1; got {list(self.strides[0])}.")
+        if even := [size for kernel in self.kernels for size in kernel if size % 2 == 0]:
+            raise ConfigError(f"kernels must be of odd numbers, so that they have a middle; got {even[0]}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,34 +78,43 @@ class Configuration:
 
     variant: str
     """Module name of the adaptation method in samunet.variants."""
-    dimensions: int
+    dimensions: Annotated[int, Within(2, 3)]
     """2 or 3."""
-    data_identifier: str
+    data_identifier: Annotated[str, FOLDER_NAME]
     """Folder of the preprocessed cases."""
-    spacing: Triple
+    spacing: Spacing
     """mm; the first entry is ignored for 2D configurations."""
-    median_shape: Triple
+    median_shape: tuple[Annotated[float, Within(0, 1e9)], Annotated[float, Within(0, 1e9)], Annotated[float, Within(0, 1e9)]]
     """Median case in voxels at this spacing."""
-    patch_size: Shape
+    patch_size: Voxels
     """Voxels; the first entry is the slab depth, 1 for 2D."""
-    batch_size: int
+    batch_size: Annotated[int, Within(1, 65536)]
     backbone: str
     """Name of the SAM encoder, e.g. vit_tiny or vit_b."""
-    weights: str | None
+    weights: Annotated[str, Form(r"[^\x00-\x1f]+", "a path")] | None
     """Path of the pretrained weights, or null when there are none and everything trains."""
-    weights_sha256: str | None
+    weights_sha256: Sha256 | None
     """Of that file; another file is refused."""
-    encoder_scale: float
+    encoder_scale: Annotated[float, Within(1e-3, 64)]
     """Encoder pixels per voxel in the plane; a 16-pixel token covers 16 / encoder_scale voxels."""
     topology: Topology
-    mirror_axes: tuple[int, ...]
+    mirror_axes: tuple[Axis, ...]
     """Patch axes (0 = D) that may be flipped in training and prediction."""
     variant_options: dict[str, Any]
     """Fields of the variant's Config that differ from their defaults."""
 
     def __post_init__(self) -> None:
-        if FOLDER_NAME.fullmatch(self.data_identifier) is None:
-            raise ConfigError(f"data_identifier must be the name of a folder, of letters, digits, '.', '-' and '_'; got '{self.data_identifier}'.")
+        if not FOLDER_NAME.fits(self.data_identifier):  # not only in files: it becomes a path
+            raise ConfigError(f"data_identifier must be {FOLDER_NAME.expected}; got '{self.data_identifier}'.")
+        if math.prod(self.patch_size) > PATCH_VOXELS:
+            raise ConfigError(f"patch_size must have {PATCH_VOXELS} voxels or fewer in all; got {list(self.patch_size)}.")
+        sides = [side * self.encoder_scale for side in self.patch_size[1:]]
+        if min(sides) < 1 or max(sides) > ENCODER_SIDE:
+            raise ConfigError(f"patch_size times encoder_scale must give the encoder 1 to {ENCODER_SIDE} pixels a side; got {sides}.")
+        if self.dimensions == 2 and self.patch_size[0] != 1:
+            raise ConfigError(f"a 2D configuration has patches of one slice, expected 1 as the first entry of patch_size; got {self.patch_size[0]}.")
+        if len(set(self.mirror_axes)) < len(self.mirror_axes) or (self.dimensions == 2 and 0 in self.mirror_axes):
+            raise ConfigError(f"mirror_axes must hold each axis once, and axis 0 in 3D only; got {list(self.mirror_axes)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +125,11 @@ class Plan:
     plans_name: str
     reader: str
     """Name of the image reader."""
-    memory_gib: float
+    memory_gib: Annotated[float, Within(0.01, 1e6)]
     """What a training step may need, as asked for at planning."""
-    precision: str
+    precision: Annotated[str, OneOf("mixed", "fp32")]
     """"mixed" or "fp32": how training computes, as far as memory goes."""
-    asked_spacing: Triple | None
+    asked_spacing: Spacing | None
     """mm, in the files' axis order, where -overwrite_target_spacing was given."""
     transpose: Axes
     """File axis that becomes axis 0, 1, 2."""
@@ -120,6 +141,9 @@ class Plan:
     def __post_init__(self) -> None:
         if fault_of_name(self.dataset) is not None:
             raise ConfigError(f"The dataset of a plan must have the form DatasetXXX_Name; got {self.dataset[:80]!r}; {MOVE_PLANS}.")
+        check_transpose(self.transpose)
+        if not self.channels:
+            raise ConfigError("channels must name one channel or more; got none.")
 
     def configuration(self, name: str) -> Configuration:
         """Return a configuration by name; raises ConfigError that names the nearest one."""
@@ -166,7 +190,10 @@ def load_plan(path: Path) -> Plan:
     if isinstance(raw, dict) and isinstance(raw.get("configurations"), dict):
         configurations = raw["configurations"]
         raw = {**raw, "configurations": {name: _inherit(configurations, name, path, ()) for name in configurations}}
-    return decode(Plan, raw, path.name)
+    plan = decode(Plan, raw, path.name)
+    if not plan.configurations:
+        raise ConfigError(f"{path.name}: configurations must hold one or more; got none. Plan again.")
+    return plan
 
 
 def changed_for_training(before: Plan, now: Plan, name: str) -> str | None:

@@ -6,43 +6,47 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from samunet.core.geometry import Shape
 from samunet.errors import DatasetError
-from samunet.storage import Locations, load_locations, open_array, read_part
+from samunet.storage import Locations, check_arrays, load_locations, load_record, read_part
 
 
 class PreprocessedDataset:
     """Cut patches from stored cases; only the needed blocks are decoded, and voxel locations are read once a case.
+
+    Every file is compared with its checksum when it is first read; copies of this object in other processes, those that prepare patches,
+    know which cases one of them has compared.
 
     Args:
         folder: a preprocessed folder.
         identifiers: cases to use.
 
     Raises:
-        DatasetError: a case is not in the folder.
+        DatasetError: a case is not in the folder; later, a file is absent, or not as it was written.
     """
 
-    def __init__(self, folder: Path, identifiers: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, identifiers: tuple[str, ...], checked: torch.Tensor | None = None) -> None:
         missing = [name for name in identifiers if not (folder / f"{name}.json").is_file()]
         if missing:
             raise DatasetError(f"{folder} lacks {len(missing)} of {len(identifiers)} cases, first '{missing[0]}'. Preprocess the dataset again.")
         self.folder = folder
         self.identifiers = identifiers
-        self._shapes: dict[str, Shape] = {}
-        self._locations = lru_cache(maxsize=None)(lambda name: load_locations(folder, name))
+        self._checked = torch.zeros(len(identifiers), dtype=torch.bool) if checked is None else checked
+        self._positions = {name: position for position, name in enumerate(identifiers)}
+        self._record = lru_cache(maxsize=None)(lambda name: load_record(folder, name))
+        self._locations = lru_cache(maxsize=None)(lambda name: load_locations(folder, name, self._record(name)))
 
     def __getstate__(self) -> dict[str, object]:
-        return {"folder": self.folder, "identifiers": self.identifiers}
+        return {"folder": self.folder, "identifiers": self.identifiers, "checked": self._checked.share_memory_()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def shape(self, identifier: str) -> Shape:
         """(D, H, W) of a case."""
-        if identifier not in self._shapes:
-            self._shapes[identifier] = open_array(self.folder / f"{identifier}_seg.b2nd").shape[1:]
-        return self._shapes[identifier]
+        return self._record(identifier).history.shape_after_resample
 
     def planes_fit(self, patch_size: Shape) -> bool:
         """Tell whether a patch holds the whole plane of every case, so that it is always cut at the same place of the plane."""
@@ -65,6 +69,10 @@ class PreprocessedDataset:
             start: (D, H, W) of the patch's first voxel; may be negative.
             size: (D, H, W).
         """
+        position = self._positions[identifier]
+        if not self._checked[position]:
+            check_arrays(self.folder, identifier, self._record(identifier))
+            self._checked[position] = True
         inside = tuple(slice(max(0, a), max(0, min(a + n, m))) for a, n, m in zip(start, size, self.shape(identifier), strict=True))
         padding = [(part.start - a, n - (part.stop - a)) for a, n, part in zip(start, size, inside, strict=True)]
         image = read_part(self.folder / f"{identifier}.b2nd", (slice(None), *inside))

@@ -16,6 +16,7 @@ from samunet.core.codec import decode, read_json
 from samunet.core.dataset import files_with_ending
 from samunet.core.labels import Labels
 from samunet.core.prompts import carry_prompts
+from samunet.core.ranges import Count, LabelValue, Share
 from samunet.core.values import known_mean
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.score import refuse_missing, targets_from_labels
@@ -34,10 +35,10 @@ FILE_NAME = "postprocessing.json"
 class Step:
     """One removal: of these labels only the largest component stays."""
 
-    values: tuple[int, ...]
-    dice_before: float
+    values: tuple[LabelValue, ...]
+    dice_before: Share
     """Mean foreground Dice, or that of the class, before and after it."""
-    dice_after: float
+    dice_after: Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Postprocessing:
     """What to do with segmentations of a model, in this order."""
 
     steps: tuple[Step, ...]
-    cases: int
+    cases: Count
     """On so many cases it was determined."""
     format: int = FORMAT
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from samunet.core.codec import atomic_path
 
-NAME = "embedding"
+NAME, CHECKSUM = "embedding", "sha256"
 FORMAT = b"1"  # raise it when the encoder gives other embeddings for the same weights
 
 
@@ -27,6 +27,7 @@ class EmbeddingCache:
 
     def __init__(self, folder: Path, encoder: nn.Module) -> None:
         self.root, self.encoder = folder, encoder
+        self.checked: set[Path] = set()  # files that were compared with their checksum
         self.folder: Path | None = None  # named when the first slice comes: a checkpoint may still be loaded before
 
     def embed(self, pixels: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
@@ -42,22 +43,32 @@ class EmbeddingCache:
         names = [hashlib.sha256(_bytes(plane)).hexdigest()[:32] for plane in planes]
         folder = self.folder / str(kind).removeprefix("torch.")
         files = [folder / name[:2] / f"{name}.safetensors" for name in names]
-        known = {index: embedding for index, file in enumerate(files) if (embedding := _read(file)) is not None}
+        known = {index: embedding for index, file in enumerate(files) if (embedding := self._read(file)) is not None}
         absent = [index for index in range(len(files)) if index not in known]
         if absent:
             for index, embedding in zip(absent, encode(planes[absent].unsqueeze(1)).flatten(0, 1).cpu(), strict=True):
                 known[index] = embedding.contiguous()
                 with atomic_path(files[index]) as temporary:
-                    save_file({NAME: known[index]}, temporary)
+                    save_file({NAME: known[index]}, temporary, metadata={CHECKSUM: _sha256(known[index])})
         return torch.stack([known[index] for index in range(len(files))]).to(pixels.device).unflatten(0, pixels.shape[:2])
 
+    def _read(self, file: Path) -> Tensor | None:
+        """Return a stored embedding, or None where there is none that is as it was written."""
+        if not file.is_file():
+            return None
+        try:
+            with safe_open(file, framework="pt") as stored:
+                embedding, checksum = stored.get_tensor(NAME), (stored.metadata() or {}).get(CHECKSUM)
+        except (SafetensorError, OSError):
+            return None
+        if file not in self.checked and checksum != _sha256(embedding):
+            return None
+        self.checked.add(file)
+        return embedding
 
-def _read(file: Path) -> Tensor | None:
-    """Return a stored embedding, or None where there is none that can be read."""
-    try:
-        return load_file(file)[NAME] if file.is_file() else None
-    except (SafetensorError, KeyError, OSError):
-        return None
+
+def _sha256(embedding: Tensor) -> str:
+    return hashlib.sha256(f"{embedding.dtype} {tuple(embedding.shape)};".encode() + _bytes(embedding)).hexdigest()
 
 
 def _fingerprint(encoder: nn.Module) -> str:

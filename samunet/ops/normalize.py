@@ -36,14 +36,19 @@ def normalize(array: np.ndarray, channels: Sequence[ChannelPlan], mask: np.ndarr
         )
     result = array.astype(np.float32)
     for values, channel in zip(result, channels, strict=True):
-        if channel.scheme not in SCHEMES:
-            raise ConfigError(f"Channel '{channel.name}': unknown normalization '{channel.scheme}'.{did_you_mean(channel.scheme, SCHEMES)}")
+        refuse_unknown_scheme(channel)
         scheme = SCHEMES[channel.scheme]
         if not channel.within_mask:
             values[...] = scheme(values, channel)
         elif mask.any():
             values[mask] = scheme(values[mask], channel)
     return result
+
+
+def refuse_unknown_scheme(channel: ChannelPlan) -> None:
+    """Raise ConfigError that names the nearest for a scheme that there is not."""
+    if channel.scheme not in SCHEMES:
+        raise ConfigError(f"Channel '{channel.name}': unknown normalization '{channel.scheme}'.{did_you_mean(channel.scheme, SCHEMES)}")
 
 
 def scheme_for(channel_name: str) -> str:

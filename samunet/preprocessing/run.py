@@ -18,7 +18,7 @@ from samunet.imageio.case import read_case
 from samunet.imageio.reader import files_of
 from samunet.preprocessing.forward import preprocess
 from samunet.progress import each
-from samunet.storage import CASES, Origin, file_names, listed_cases, load_record, remove_all_but, remove_case, save_case
+from samunet.storage import CASES, Origin, file_names, is_whole, listed_cases, load_record, remove_all_but, remove_case, save_case
 
 DESCRIPTION = "dataset.json"
 NNUNET_CASES = "*.pkl"  # what nnU-Net keeps beside its cases, and we never do
@@ -39,7 +39,7 @@ def preprocess_dataset(
 ) -> None:
     """Write every training case, and dataset.json, to a folder of preprocessed cases.
 
-    Cases that lie there already, made from the same files in the same way, are left alone; others that were stored there are removed.
+    Cases that lie there already, made from the same files in the same way and undamaged, are left alone; others that were stored there are removed.
 
     Raises:
         DatasetError: the folder is nnU-Net's or another's; two cases would be stored in one file; or some cases cannot be read or written, which are
@@ -57,7 +57,7 @@ def preprocess_dataset(
     def run(case: Case) -> str | None:
         try:
             origin = Origin(settings=settings, files=_digest([reader.name, *(file_sha256(path) for path in files_of(case, reader))]))
-            if _origin_of(folder, case.identifier) == origin:
+            if _origin_of(folder, case.identifier) == origin and is_whole(folder, case.identifier):
                 return None
             remove_case(folder, case.identifier)
             volume, label = read_case(case, spec, reader)
@@ -89,7 +89,7 @@ def check_made_by(folder: Path, cases: Sequence[str], spec: DatasetSpec, plan: P
     others = [case for case in cases if (origin := _origin_of(folder, case)) is None or origin.settings != settings]
     if others:
         raise DatasetError(
-            f"{len(others)} of {len(cases)} cases in {folder} were preprocessed by another plan, first '{others[0]}'. "
+            f"{len(others)} of {len(cases)} cases in {folder} were preprocessed by another plan or an earlier version, first '{others[0]}'. "
             f"Run first: samunet_preprocess -d {plan.dataset} -plans_name {plan.plans_name}"
         )
 

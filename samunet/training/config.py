@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from samunet.core.ranges import OneOf, Within, check_ranges
 from samunet.errors import ConfigError, did_you_mean
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 AUGMENTATIONS = ("default", "none")
+AtLeastOne = Annotated[int, Within(1)]
+NotNegative = Annotated[int, Within(0)]
+Amount = Annotated[float, Within(0)]
+Rate = Annotated[float, Within(0, above=True)]
+Fraction = Annotated[float, Within(0, 1, below=True)]
 LOGS = ("tensorboard", "mlflow", "wandb")
 
 
@@ -16,72 +22,58 @@ LOGS = ("tensorboard", "mlflow", "wandb")
 class TrainingConfig:
     """How a model is trained."""
 
-    epochs: int = 200
+    epochs: AtLeastOne = 200
     """Number of epochs; the learning rate reaches zero at the last one."""
-    iterations: int = 250
+    iterations: AtLeastOne = 250
     """Optimizer steps an epoch (nnU-Net's 250)."""
-    minutes: float = 0.0
+    minutes: Amount = 0.0
     """Minutes that the epochs share, instead of having `iterations` steps each: the learning rate reaches zero when they are over. With one
     thread of a CPU they are processor time, otherwise time of day. 0 for no such limit."""
-    validation_iterations: int = 50
+    validation_iterations: AtLeastOne = 50
     """Validation batches an epoch; at most a fifth of the iterations. The same patches each epoch."""
-    batch_size: int = 0
+    batch_size: NotNegative = 0
     """Patches a step; 0 takes the plan's."""
-    accumulate: int = 1
+    accumulate: AtLeastOne = 1
     """Parts into which a batch is split, one after the other, to save memory; the gradient is that of the whole batch."""
-    learning_rate: float = 1e-3
+    learning_rate: Rate = 1e-3
     """Peak, for adapters, heads and the convolutional path."""
-    backbone_learning_rate: float = 5e-4
+    backbone_learning_rate: Rate = 5e-4
     """Peak, for SAM's own weights where they train."""
-    weight_decay: float = 0.05
+    weight_decay: Amount = 0.05
     """AdamW's; biases and norms are not decayed."""
     decay_all: bool = False
     """Decay biases and norms as well."""
-    warmup: float = 0.05
+    warmup: Fraction = 0.05
     """Share of all steps over which the learning rate rises linearly."""
-    decay_power: float = 0.9
+    decay_power: Amount = 0.9
     """After the warm-up the rate is peak * (1 - progress)^power (nnU-Net's 0.9)."""
-    gradient_clip: float = 1.0
+    gradient_clip: Amount = 1.0
     """Largest gradient norm; 0 leaves gradients as they are."""
-    ema: float = 0.0
+    ema: Fraction = 0.0
     """Decay of a moving average of the weights, e.g. 0.999, which then is validated and predicts; 0 for none."""
-    patience: int = 0
+    patience: NotNegative = 0
     """Epochs without a better Dice after which training ends; 0 trains to the last epoch."""
-    stop_epoch: int = 0
+    stop_epoch: NotNegative = 0
     """Epoch after which training ends, the learning rate still decaying toward the last; 0 trains to the last."""
-    augmentation: str = "default"
+    augmentation: Annotated[str, OneOf(*AUGMENTATIONS)] = "default"
     """"default": nnU-Net's; "none": patches as they are, and a frozen encoder's embeddings are kept on disk where whole planes fit the patch."""
     balance_classes: bool = False
     """Choose the class of a foreground patch first and then a case that holds it, for classes that few cases hold."""
-    whole_cases: int = 0
+    whole_cases: NotNegative = 0
     """Validation cases predicted whole after every epoch; their mean Dice then chooses checkpoint_best, instead of that of patches."""
     fast_fp32: bool = False
     """Let oneDNN multiply fp32 matrices on a CPU, where a check finds it as exact; last digits then differ from run to run."""
     compile: bool = False
     """Compile the network with torch.compile."""
-    seed: int = 0
+    seed: Annotated[int, Within(0, 2**63 - 1)] = 0
     """Of weights, patches and augmentation."""
-    workers: int = -1
+    workers: Annotated[int, Within(-1)] = -1
     """Processes that augment ahead; -1 chooses by device and cores, 0 augments in the training process."""
-    precision: str = "auto"
+    precision: Annotated[str, OneOf(*PRECISIONS)] = "auto"
     """"auto": bf16 where the hardware has it, else fp16 on CUDA, else fp32."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations", "validation_iterations", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Training setting {name} must be 1 or more; got {getattr(self, name)}.")
-        for name in ("learning_rate", "backbone_learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"Training setting {name} must be above 0; got {getattr(self, name)}.")
-        for name in ("minutes", "batch_size", "gradient_clip", "weight_decay", "patience", "stop_epoch", "whole_cases"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"Training setting {name} must be 0 or more; got {getattr(self, name)}.")
-        for name in ("warmup", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"Training setting {name} must be in [0, 1); got {getattr(self, name)}.")
-        for name, known in (("precision", PRECISIONS), ("augmentation", AUGMENTATIONS)):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"Training setting {name} must be one of {', '.join(known)}; got '{getattr(self, name)}'.")
+        check_ranges(self, "Training setting")
 
     @property
     def steps(self) -> int:
@@ -98,19 +90,17 @@ class TrainingConfig:
 class RunConfig:
     """When a run saves, when it stops, and whom it tells; the weights do not depend on it."""
 
-    max_hours: float = 0.0
+    max_hours: Amount = 0.0
     """Stop after so many hours of this run, after the step, with everything saved; --c continues. 0 for no limit."""
-    save_every_minutes: float = 10.0
+    save_every_minutes: Amount = 10.0
     """Save checkpoint_latest at least so often; it is saved after every epoch too."""
-    save_every_steps: int = 0
+    save_every_steps: NotNegative = 0
     """Save checkpoint_latest after every so many steps; 0 for time and epochs only."""
     log: str = ""
     """Also log to tensorboard, mlflow (a local folder) or wandb; several with commas."""
 
     def __post_init__(self) -> None:
-        for name in ("max_hours", "save_every_minutes", "save_every_steps"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"Training setting {name} must be 0 or more; got {getattr(self, name)}.")
+        check_ranges(self, "Training setting")
         for name in self.logs:
             if name not in LOGS:
                 raise ConfigError(f"There is no log '{name}'.{did_you_mean(name, LOGS)}")

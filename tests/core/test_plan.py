@@ -145,3 +145,82 @@ def test_an_unknown_configuration_names_the_nearest(tmp_path):
         match=r"'samunetPlans' of Dataset004_Hippocampus has no configuration '3d_adpter'\. Did you mean '3d_adapter'\? Known: 3d_adapter\.",
     ):
         load(tmp_path).configuration("3d_adpter")
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        ("memory_gib", -8, r"memory_gib: expected a number from 0\.01 to 1000000; got -8"),
+        ("precision", "bf8", 'precision: expected one of mixed, fp32; got "bf8"'),
+        ("asked_spacing", "123", 'asked_spacing: expected a list; got "123"'),
+        ("transpose", [0, 0, 1], r"transpose must hold the axes 0, 1 and 2, each once; got \[0, 0, 1\]"),
+        ("transpose", [0, 1, 3], r"transpose\[2\]: expected a number from 0 to 2; got 3"),
+        ("channels.0.intensities.std", 0, "std must fit the percentiles, which lie 2.0 apart; got 0.0"),
+        ("channels.0.intensities.std", -1, r"intensities\.std: expected a number from 0 .*; got -1"),
+        ("channels.0.intensities.std", 10**12, "std must not exceed the distance from minimum to maximum, 2.0"),
+        ("channels.0.intensities.percentile_00_5", 2.5, "percentile_00_5 must lie between minimum 0.0 and maximum 2.0; got 2.5"),
+        ("configurations", {}, "configurations must hold one or more; got none"),
+        ("configurations.3d_adapter.dimensions", 7, r"3d_adapter\.dimensions: expected a number from 2 to 3; got 7"),
+        ("configurations.3d_adapter.spacing.1", 0, r"3d_adapter\.spacing\[1\]: expected a number from 1e-09 to 1000000000; got 0"),
+        ("configurations.3d_adapter.spacing.1", float("nan"), r"3d_adapter\.spacing\[1\]: expected a number; got NaN"),
+        ("configurations.3d_adapter.patch_size.2", -40, r"3d_adapter\.patch_size\[2\]: expected a number from 1 to 2147483647; got -40"),
+        ("configurations.3d_adapter.patch_size.2", 10**12, r"3d_adapter\.patch_size\[2\]: expected a number from 1 to 2147483647; got 1000000000000"),
+        ("configurations.3d_adapter.patch_size", [8, 8192, 8192], r"patch_size must have 268435456 voxels or fewer in all; got \[8, 8192, 8192\]"),
+        ("configurations.3d_adapter.batch_size", -1, r"3d_adapter\.batch_size: expected a number from 1 to 65536; got -1"),
+        ("configurations.3d_adapter.encoder_scale", 0, r"3d_adapter\.encoder_scale: expected a number from 0\.001 to 64; got 0"),
+        ("configurations.3d_adapter.weights_sha256", "abc", 'weights_sha256: expected 64 hexadecimal digits; got "abc"'),
+        ("configurations.3d_adapter.mirror_axes", [0, 7], r"mirror_axes\[1\]: expected a number from 0 to 2; got 7"),
+        ("configurations.3d_adapter.mirror_axes", [1, 1], r"mirror_axes must hold each axis once, and axis 0 in 3D only; got \[1, 1\]"),
+        ("configurations.3d_adapter.topology.strides", [[2, 1, 1], [1, 2, 2]], r"first of strides must be 1, 1, 1; got \[2, 1, 1\]"),
+        ("configurations.3d_adapter.topology.strides", [[1, 1, 1]], r"one entry per stage, for 1 to 16 stages; they have \[1, 2, 2\]"),
+        ("configurations.3d_adapter.topology.kernels.0.1", 2, "kernels must be of odd numbers, so that they have a middle; got 2"),
+        ("configurations.3d_adapter.topology.widths.0", 0, r"topology\.widths\[0\]: expected a number from 1 to 4096; got 0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_file_key_range_and_value(tmp_path, where, value, message):
+    raw = copy.deepcopy(PLAN)
+    *parents, last = where.split(".")
+    target = raw
+    for key in parents:
+        target = target[int(key) if isinstance(target, list) else key]
+    target[int(last) if isinstance(target, list) else last] = value
+    (tmp_path / "samunetPlans.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match=rf"^samunetPlans\.json.*{message}"):
+        load_plan(tmp_path / "samunetPlans.json")
+
+
+def test_flat_patches_and_their_axes_go_together(tmp_path):
+    flat = {**CONFIGURATION, "dimensions": 2, "patch_size": [1, 64, 64]}
+    with pytest.raises(ConfigError, match=r"2d_adapter: mirror_axes must hold .* axis 0 in 3D only; got \[0, 1, 2\]"):
+        load(tmp_path, **{"2d_adapter": flat})
+    with pytest.raises(ConfigError, match=r"2d_adapter: a 2D configuration has patches of one slice, .*; got 8"):
+        load(tmp_path, **{"2d_adapter": {**flat, "patch_size": [8, 64, 64]}})
+    assert load(tmp_path, **{"2d_adapter": {**flat, "mirror_axes": [2, 1]}}).configuration("2d_adapter").mirror_axes == (2, 1)
+
+
+ODD = (None, True, -1, 10**12, 1e300, float("nan"), float("inf"), "", "123", "\0", [], [1], [0, 0, 0], {}, {"a": 1}, [[1, 1, 1]])
+
+
+def places(value, path=()):
+    yield path
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(part, (*path, key))
+
+
+def test_any_value_replaced_by_an_odd_one_is_read_or_refused_by_the_file_name(tmp_path):
+    tried, refused = 0, 0
+    for *parents, last in (path for path in places(PLAN) if path):
+        for value in ODD:
+            raw = copy.deepcopy(PLAN)
+            target = raw
+            for key in parents:
+                target = target[key]
+            target[last] = value
+            (tmp_path / "p.json").write_text(json.dumps(raw))
+            tried += 1
+            try:
+                load_plan(tmp_path / "p.json")
+            except ConfigError as error:
+                assert str(error).startswith("p.json") and "\n" not in str(error)
+                refused += 1
+    assert tried > 1000 and refused > 0.9 * tried

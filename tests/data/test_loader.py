@@ -80,6 +80,16 @@ def test_workers_give_the_samples_of_the_main_process_and_repeat_none(cases, wor
     assert all(not torch.equal(images[a], images[b]) for a in range(8) for b in range(a))
 
 
+def test_a_file_is_compared_with_its_checksum_once_whichever_process_reads_it_first(cases, monkeypatch):
+    fresh = PreprocessedDataset(cases.folder, cases.identifiers)
+    made = source(fresh, augmented=False)
+    list(batches(made, first_step=0, steps=12, workers=2))  # 24 samples of three cases
+    monkeypatch.setattr("samunet.data.dataset.check_arrays", lambda *_: 1 / 0)
+    assert len([made[number] for number in range(12)]) == 12
+    with pytest.raises(ZeroDivisionError):
+        PreprocessedDataset(cases.folder, cases.identifiers).cut("c0", (0, 0, 0), (4, 8, 8))
+
+
 def test_global_generators_are_neither_read_nor_changed_inline(cases):
     made = source(cases)
     expected = [made[n] for n in range(6)]

@@ -43,6 +43,20 @@ def test_known_slices_are_read_and_only_new_ones_computed(tmp_path):
     assert encode.slices == 20  # and so have other weights
 
 
+def test_an_embedding_with_a_flipped_bit_is_computed_again(tmp_path):
+    encoder, encode, pixels = torch.nn.Linear(2, 2), Counting(), torch.randn(1, 1, 3, 4, 5)
+    wanted = EmbeddingCache(tmp_path, encoder).embed(pixels, encode)
+    (file,) = tmp_path.rglob("*.safetensors")
+    whole = file.read_bytes()
+    for bit in range(0, 8 * len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        assert torch.equal(EmbeddingCache(tmp_path, encoder).embed(pixels, encode), wanted)
+        assert file.read_bytes() in (whole, bytes(damaged))  # the latter where padding of the header changed
+    assert encode.slices > len(whole) // 2
+
+
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory):
     """Frozen random weights under a linear head, planned for slices that are whole in the patch."""

@@ -13,11 +13,12 @@ import tifffile
 from samples import small_configuration, small_plan, untouched
 
 from samunet import storage
-from samunet.core.codec import atomic_path
+from samunet.core.codec import atomic_path, file_sha256
 from samunet.core.dataset import read_dataset_json, training_cases
 from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
 from samunet.core.preprocessed import PreprocessedCase
+from samunet.data.dataset import PreprocessedDataset
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import reader_for
 from samunet.imageio.case import read_case
@@ -27,7 +28,9 @@ from samunet.preprocessing.forward import preprocess
 from samunet.preprocessing.run import check_made_by, preprocess_dataset
 from samunet.storage import (
     Origin,
+    check_arrays,
     file_names,
+    is_whole,
     load_locations,
     load_record,
     open_array,
@@ -63,7 +66,7 @@ def test_a_case_comes_back_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(image[:], case.image)
     np.testing.assert_array_equal(label[0], case.label)
     assert image.dtype == np.float32 and label.dtype == np.int16 and load_record(tmp_path, "x").history == case.history
-    found = load_locations(tmp_path, "x")
+    found = load_locations(tmp_path, "x", load_record(tmp_path, "x"))
     np.testing.assert_array_equal(np.unique(found.classes[0], axis=0), np.argwhere(case.label == 1))
     assert found.classes[1].shape == (0, 3) and found.annotated is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.b2nd", "x.json", "x_locations.npz", "x_seg.b2nd"]
@@ -82,7 +85,7 @@ def test_annotated_voxels_are_kept_where_there_is_an_ignore_label(tmp_path):
     label = np.full((2, 6, 6), 2, np.int16)
     label[0, 1, 1:3], label[1, 4, 4] = 0, 1
     save_case(tmp_path, "x", replace(case, label=label), labels, PATCH, ORIGIN)
-    found = load_locations(tmp_path, "x")
+    found = load_locations(tmp_path, "x", load_record(tmp_path, "x"))
     assert found.classes[0].tolist() == [[1, 4, 4]] and sorted(found.annotated.tolist()) == [[0, 1, 1], [0, 1, 2], [1, 4, 4]]
 
 
@@ -150,23 +153,56 @@ def test_damage_inside_an_array_is_named_when_it_is_read(tmp_path):
 
 def test_absent_and_damaged_companions_are_named(tmp_path):
     save(tmp_path, "x")
+    record = load_record(tmp_path, "x")
     with pytest.raises(DatasetError, match=r"y\.b2nd cannot be read"):
         open_array(tmp_path / "y.b2nd")
     with pytest.raises(DatasetError, match=r"y_locations\.npz cannot be read"):
-        load_locations(tmp_path, "y")
+        load_locations(tmp_path, "y", record)
+    with pytest.raises(DatasetError, match=r"y\.b2nd cannot be read"):
+        check_arrays(tmp_path, "y", record)
     for damaged in (b"", b"PK no zip", (tmp_path / "x_locations.npz").read_bytes()[:-40]):
         (tmp_path / "x_locations.npz").write_bytes(damaged)
-        with pytest.raises(DatasetError, match=r"x_locations\.npz cannot be read"):
-            load_locations(tmp_path, "x")
+        with pytest.raises(DatasetError, match=r"x_locations\.npz is not as it was written"):
+            load_locations(tmp_path, "x", record)
     (tmp_path / "x.json").write_text('{"crop": [')
     with pytest.raises(ConfigError, match=r"x\.json is not valid JSON"):
         load_record(tmp_path, "x")
 
 
 def test_objects_in_a_locations_file_are_not_unpickled(tmp_path):
-    np.savez(tmp_path / "x_locations.npz", **{"0": np.array([{"a": 1}], dtype=object)})
+    save(tmp_path, "x")
+    path = tmp_path / "x_locations.npz"
+    np.savez(path, **{"0": np.array([{"a": 1}], dtype=object)})
+    record = load_record(tmp_path, "x")
     with pytest.raises(DatasetError, match=r"x_locations\.npz cannot be read"):
-        load_locations(tmp_path, "x")
+        load_locations(tmp_path, "x", replace(record, sha256={**record.sha256, "_locations.npz": file_sha256(path)}))
+
+
+def read_all(folder):
+    """Read a stored case as training does."""
+    cases = PreprocessedDataset(folder, ("x",))
+    found = cases.locations("x")
+    return [*cases.cut("x", (0, 0, 0), cases.shape("x")), *found.classes, found.annotated, np.array(repr(load_record(folder, "x")))]
+
+
+@pytest.mark.parametrize("name", ["x.b2nd", "x_seg.b2nd", "x_locations.npz", "x.json"])
+def test_a_flipped_bit_in_a_stored_case_is_refused_by_name(tmp_path, name):
+    labels = parse_labels({"background": 0, "a": 1, "ignore": 2})
+    save_case(tmp_path, "x", made(shape=(6, 20, 16)), labels, PATCH, ORIGIN)
+    expected, whole, random = read_all(tmp_path), (tmp_path / name).read_bytes(), np.random.default_rng(0)
+    refused, flips = 0, 40
+    for bit in random.choice(8 * len(whole), flips, replace=False):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            found = read_all(tmp_path)
+        except (DatasetError, ConfigError) as error:
+            assert name in str(error) and not is_whole(tmp_path, "x")
+            refused += 1
+        else:  # one kind of white space became another
+            assert name == "x.json" and is_whole(tmp_path, "x") and all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert refused == flips if name != "x.json" else refused > flips / 2
 
 
 @pytest.fixture
@@ -261,7 +297,10 @@ def test_cases_of_an_interrupted_run_with_other_settings_are_never_taken_for_tho
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(run, "save_case", stops)
         preprocess_dataset(folder, spec, cases, plan, other, reader, threads=1, quiet=True)
-    with pytest.raises(DatasetError, match=r"\d of 3 cases in .* were preprocessed by another plan, first 'tiny_000'. Run first: samunet_preprocess"):
+    with pytest.raises(
+        DatasetError,
+        match=r"\d of 3 cases in .* by another plan or an earlier version, first 'tiny_000'. Run first: samunet_preprocess",
+    ):
         check_made_by(folder, sorted(shapes), spec, plan, configuration)
     preprocess_dataset(folder, spec, cases, plan, configuration, reader, threads=1, quiet=True)
     assert shapes == {case.identifier: open_array(folder / f"{case.identifier}.b2nd").shape for case in cases}

@@ -108,7 +108,7 @@ def test_a_fold_of_another_plan_or_other_labels_is_not_put_beside_trained_ones(s
 def test_cases_that_another_plan_made_are_not_trained_on(setup):
     workspace, dataset, *_ = setup
     path = pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans")
-    message = "were preprocessed by another plan, first 'tiny_000'. Run first: samunet_preprocess -d Dataset904"
+    message = "were preprocessed by another plan or an earlier version, first 'tiny_000'. Run first: samunet_preprocess -d Dataset904"
     with edited(path, "        3.0,\n        1.5,", "        3.0,\n        1.25,"), pytest.raises(DatasetError, match=message):
         train(workspace, fold="1")
 
