@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samunet import pipeline
 from samunet.checkpoint import FORMAT, Checkpoint, CheckpointState, load_checkpoint, load_trainable_state, save_checkpoint, trainable_state
-from samunet.core.codec import atomic_path, encode, write_json
+from samunet.core.codec import atomic_path, write_json
 from samunet.core.dataset import read_dataset_json
 from samunet.core.labels import Labels
 from samunet.core.plan import Configuration, Plan, load_plan, save_plan
@@ -22,7 +22,7 @@ from samunet.errors import CheckpointError, ConfigError
 from samunet.models.adapted import AdaptedSAM
 from samunet.network import build_network, check_frozen_weights
 from samunet.sam.weights import read_tensors
-from samunet.training.config import TrainingConfig
+from samunet.training.config import TrainingConfig, deciding_settings
 from samunet.training.trainer import FINAL
 from samunet.variants import _ma_sam_checkpoint, _med_sa_checkpoint
 
@@ -83,7 +83,7 @@ def import_checkpoint(workspace: Workspace, dataset: str, source: Path, foreign:
         best_dice=-1.0,
         weights_sha256=entry.weights_sha256,
         scaler={},
-        training=encode(TrainingConfig()),
+        training=deciding_settings(TrainingConfig(), "fp32"),
         precision="fp32",
         history={},
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import sys
-import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,9 @@ import torch
 from samunet.errors import ConfigError
 
 PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
-BF16_GAIN = 0.85  # share of the time in fp32 below which bf16 is taken
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")  # as Linux and torch name them
+CPU_PLAN_GIB = 1.0  # 8 GiB of the default model take half a minute a step on two cores, see benchmarks/variant_step.py
+GPU_PLAN_SHARE = 0.9  # of a GPU's memory; the driver and the screen take some
 LOST_DIGITS = 4  # times the error of the default is fp32 all the same; bf16 would lose some hundred times more
 
 
@@ -40,33 +41,17 @@ def choose_device(wanted: str | None) -> torch.device:
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
-    """Return the autocast type: bf16 where the hardware multiplies in it (and on a CPU is faster so), else fp16 on CUDA, else None (fp32)."""
+    """Return the autocast type: bf16 where the hardware says that it multiplies in it, else fp16 on CUDA, else None (fp32).
+
+    Nothing is timed, so that a busy machine chooses as an idle one does and equal trainings stay equal.
+    """
     if wanted != "auto":
         return next(kind for kind, name in PRECISION_NAMES.items() if name == wanted)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    if device.type == "cpu" and cpu_has_bf16() and bf16_is_faster():
+    if device.type == "cpu" and cpu_has_bf16():
         return torch.bfloat16
     return None
-
-
-@lru_cache(maxsize=1)
-def bf16_is_faster() -> bool:
-    """Time a matrix product and its gradient on the CPU in bf16 and in fp32; takes a tenth of a second, once a process.
-
-    Where a CPU multiplies bf16 in hardware it takes about half the time, so that noise does not decide.
-    """
-    layer = torch.ones(512, 512, requires_grad=True)
-    image = torch.ones(512, 512)
-
-    def step(precision: torch.dtype | None) -> None:
-        with torch.enable_grad(), autocast(torch.device("cpu"), precision):
-            product = image @ layer
-            total = product.sum()
-        total.backward()
-
-    usual, other = _best_seconds(lambda: step(None), lambda: step(torch.bfloat16))
-    return other < BF16_GAIN * usual
 
 
 @lru_cache(maxsize=1)
@@ -102,21 +87,13 @@ def _matmul_switch() -> object:
     return getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
 
 
-def _best_seconds(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Return the shortest of ten times of both, taken in turns, so that what else the machine does falls on both."""
-    best = [float("inf"), float("inf")]
-    for _ in range(10):
-        for index, run in enumerate((first, second)):
-            began = time.perf_counter()
-            run()
-            best[index] = min(best[index], time.perf_counter() - began)
-    return best[0], best[1]
-
-
 def cpu_has_bf16() -> bool:
-    """Tell whether this CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slow."""
-    information = _cpu_information()
-    return "avx512_bf16" in information or "amx_bf16" in information
+    """Tell whether this CPU says that it multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slow.
+
+    benchmarks/cpu_settings.py measures a training step in both formats. ARM's flag "bf16" does not count: nobody measured a training there.
+    """
+    told = _cpu_information() or str([name for name, has in getattr(torch.cpu, "get_capabilities", dict)().items() if has])
+    return any(flag in told for flag in BF16_FLAGS)
 
 
 @lru_cache(maxsize=1)
@@ -134,6 +111,16 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     found = re.search(r"^model name\s*:\s*(.+)$", _cpu_information(), re.MULTILINE) if device.type == "cpu" else None
     return found[1].strip() if found else device.type
+
+
+def memory_to_plan_for() -> tuple[float, str]:
+    """Return the GiB that a training step may need on the best device present, and a sentence on why."""
+    device = choose_device(None)
+    if device.type == "cpu":
+        return CPU_PLAN_GIB, f"{CPU_PLAN_GIB:g} GiB, since there is no GPU and a CPU is slow at larger plans"
+    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else torch.mps.recommended_max_memory()
+    gib = max(CPU_PLAN_GIB, math.floor(2 * GPU_PLAN_SHARE * total / 2**30) / 2)
+    return gib, f"{gib:g} GiB of the {total / 2**30:.1f} GiB of {device_name(device)}"
 
 
 def autocast(device: torch.device, precision: torch.dtype | None) -> AbstractContextManager[object]:

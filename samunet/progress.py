@@ -36,6 +36,15 @@ def pool_of(threads: int) -> Iterator[ThreadPoolExecutor]:
     pool.shutdown()
 
 
+def readable_seconds(seconds: float) -> str:
+    """Return a time as people say it: 0.62 s, 47 s, 41 min, 5.2 hours, 34 days."""
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            count = seconds / length
+            return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
 def bar(items: Iterable[Item], *, title: str, total: int | None = None, quiet: bool = False) -> Iterable[Item]:
     """Wrap an iterable in a progress bar that shows only on a terminal."""
     return tqdm(items, desc=title, total=total, disable=True if quiet else None, file=sys.stderr, dynamic_ncols=True)

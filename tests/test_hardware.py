@@ -23,11 +23,24 @@ def test_fast_products_have_the_digits_of_fp32_where_the_check_says_so():
 @pytest.mark.parametrize(("flags", "has"), [("fpu avx512_bf16", True), ("amx_bf16 amx_tile", True), ("avx2 avx512f", False), ("", False)])
 def test_bf16_needs_hardware_that_multiplies_it(monkeypatch, flags, has):
     monkeypatch.setattr(hardware, "_cpu_information", lambda: f"flags : {flags}")
-    monkeypatch.setattr(hardware, "bf16_is_faster", lambda: True)
     assert hardware.choose_precision("auto", torch.device("cpu")) == (torch.bfloat16 if has else None)
-    monkeypatch.setattr(hardware, "bf16_is_faster", lambda: False)
-    assert hardware.choose_precision("auto", torch.device("cpu")) is None
     assert hardware.choose_precision("fp32", torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_where_linux_tells_nothing_torch_is_asked(monkeypatch, has):
+    monkeypatch.setattr(hardware, "_cpu_information", lambda: "")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": has, "l2_cache_size": 1}, raising=False)
+    assert hardware.cpu_has_bf16() == has
+
+
+def test_the_number_format_is_chosen_without_a_look_at_a_clock(monkeypatch):
+    def looked() -> float:
+        raise AssertionError
+
+    for clock in ("perf_counter", "process_time", "monotonic", "time"):
+        monkeypatch.setattr(f"time.{clock}", looked)
+    hardware.choose_precision("auto", torch.device("cpu"))
 
 
 def test_the_limit_of_a_container_counts_and_pages_of_files_do_not(monkeypatch, tmp_path):

@@ -57,7 +57,7 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_ram", type=parse_bytes, metavar="SIZE", help="memory that predicting may take, such as 2G (default: what is free)")
     parser.add_argument("--not_on_device", action="store_true", help="sum up logits in RAM, though the device has room for them")
     parser.add_argument(
-        "--precision", default="auto", metavar="KIND", help="auto, fp32, bf16 or fp16 (default: what the device multiplies fastest in)"
+        "--precision", default="auto", metavar="KIND", help="auto, fp32, bf16 or fp16 (default: bf16 where the hardware multiplies in it)"
     )
     parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile; worth it for many cases")
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
@@ -74,7 +74,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     from samunet.core.prompts import read_prompts
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
-    from samunet.hardware import choose_device, keep_freed_memory
+    from samunet.hardware import PRECISION_NAMES, choose_device, keep_freed_memory
     from samunet.inference.predictor import PredictionOptions, Predictor
 
     if arguments.prev_stage_predictions is not None:
@@ -104,7 +104,9 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         compile=arguments.compile,
     )
     cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, arguments.o)[part_id::num_parts]
-    print(f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s)")
+    precision = PRECISION_NAMES[predictor.precision]
+    where = f"{predictor.device} in {precision}"
+    print(f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s), {where}")
     began = time.monotonic()
     failures = pipeline.predict(
         predictor,
@@ -130,6 +132,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
             "folds": predictor.folds,
             "checkpoint": arguments.chk,
             "device": str(predictor.device),
+            "precision": precision,
             "options": predictor.options,
             "seconds": round(time.monotonic() - began, 2),
             "cases": [{"case": case.identifier, "failed": failed.get(case.identifier)} for case in cases],

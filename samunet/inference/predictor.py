@@ -66,7 +66,7 @@ class PredictionOptions:
     sums_on_device: bool = True
     """Sum up where the network runs while that leaves room, instead of in RAM."""
     precision: str = "auto"
-    """fp32, bf16, fp16, or auto: what the device multiplies fastest in."""
+    """fp32, bf16, fp16, or auto: see `samunet.hardware.choose_precision`."""
     tile_batch: int = 1
     """Tiles in one forward pass; flipped copies count."""
     quiet: bool = False
@@ -129,6 +129,11 @@ class Predictor:
     def prompted(self) -> bool:
         """True where the networks segment what prompts show."""
         return getattr(self.networks[0], "prompts", None) is not None
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """Autocast type of the networks; None for fp32."""
+        return choose_precision(self.options.precision, self.device)
 
     @property
     def prompt_planes(self) -> int:
@@ -352,7 +357,7 @@ class Predictor:
         With prompts, logits are zero in a slice where none shows their structure; channels that are one where one does come last. So it is
         with the disagreement, which counts where any structure is shown.
         """
-        precision, channels = choose_precision(self.options.precision, self.device), len(self.plan.channels)
+        precision, channels = self.precision, len(self.plan.channels)
 
         def run(network: nn.Module, part: Tensor) -> Tensor:
             with autocast(self.device, precision):

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network
 from samunet.pipeline.options import TrainOptions
 from samunet.planning.splits import Split
-from samunet.training.config import TrainingConfig
+from samunet.training.config import TrainingConfig, deciding_settings
 from samunet.training.log import PICTURE, RECORDS, TEXT, TrainingLog
 from samunet.training.processes import Processes
 from samunet.training.sinks import WANDB_ID, Sink, open_sinks, require_sinks
@@ -62,7 +63,7 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
     if device.type == "cuda":
         torch.cuda.set_device(device)
     configuration = fold.plan.configuration(options.configuration)
-    precision = choose_precision(config.precision if fold.resume is None or config.precision != "auto" else fold.resume.state.precision, device)
+    precision = choose_precision(config.precision, device)
     fast = config.fast_fp32 and precision is None and device.type == "cpu" and fast_fp32_products_are_exact()
     use_fast_fp32_products(fast)
     if fast:
@@ -81,7 +82,8 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
     sources = _sources(model, fold, configuration, job.batch_size, items, precision)
     if processes.rank:
         torch.manual_seed(config.seed + processes.rank)  # dropout differs from process to process
-    sinks = _prepare_folder(fold, options) if processes.first else []
+    settings = deciding_settings(config, PRECISION_NAMES[precision])
+    sinks = _prepare_folder(fold, options, settings) if processes.first else []
     processes.wait()
     log = TrainingLog(fold.folder, fold.resume.state.history if fold.resume else None, sinks=sinks, active=processes.first)
     if config.compile:
@@ -159,7 +161,7 @@ def _whole_cases(model: SlabSegmenter, fold: Fold, configuration: Configuration,
     return lambda: mean_dice(model, cases, fold.spec.labels, configuration.patch_size, fold.device, precision)
 
 
-def _prepare_folder(fold: Fold, options: TrainOptions) -> list[Sink]:
+def _prepare_folder(fold: Fold, options: TrainOptions, settings: dict[str, Any]) -> list[Sink]:
     """Remove what an earlier training left, unless this one continues it, and write what describes this one; returns the other logs."""
     folder = fold.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +169,7 @@ def _prepare_folder(fold: Fold, options: TrainOptions) -> list[Sink]:
         remove_part(path)
     if fold.resume is None:
         (folder / WANDB_ID).unlink(missing_ok=True)
-    sinks = open_sinks(options.run.logs, folder, f"{fold.spec.name} {options.configuration} {folder.name}", encode(fold.config))
+    sinks = open_sinks(options.run.logs, folder, f"{fold.spec.name} {options.configuration} {folder.name}", settings)
     (folder / STOP_FILE).unlink(missing_ok=True)
     if fold.resume is None:
         for name in (LATEST, BEST, FINAL, TEXT, RECORDS, PICTURE, COST):
@@ -176,7 +178,7 @@ def _prepare_folder(fold: Fold, options: TrainOptions) -> list[Sink]:
             shutil.rmtree(folder / name, ignore_errors=True)
     elif options.extend and (folder / FINAL).is_file():
         (folder / FINAL).replace(folder / LATEST)
-    write_json(folder / "config.json", fold.config)
+    write_json(folder / "config.json", settings)
     versions = {"samunet": samunet.__version__, "torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform()}
     write_json(
         folder / "debug.json",
@@ -188,6 +190,7 @@ def _prepare_folder(fold: Fold, options: TrainOptions) -> list[Sink]:
             "validation_cases": len(fold.split.val),
             "processes": options.processes,
             "device": str(fold.device),
+            "workers": choose_workers(fold.config.workers, fold.device),
             "cpu_threads": torch.get_num_threads(),
             "versions": versions,
         },

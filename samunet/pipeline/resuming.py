@@ -45,9 +45,9 @@ def settings_to_train(settings: TrainingConfig | Mapping[str, Any], resume: Chec
         if extend:
             raise ConfigError(f"There is no training in {folder} to extend; train it first.")
         return settings if isinstance(settings, TrainingConfig) else TrainingConfig(**settings)
-    before = decode(TrainingConfig, resume.state.training, f"{folder.name}: training settings")
+    before = decode(TrainingConfig, {**resume.state.training, "precision": resume.state.precision}, f"{folder.name}: training settings")
     given, known = encode(settings), encode(before)
-    changed = [key for key, value in given.items() if value != known[key] and key not in FREE]
+    changed = [key for key, value in given.items() if value != known[key] and key not in FREE and (key, value) != ("precision", "auto")]
     if changed:
         was = ", ".join(f"{key} {known[key]} (now {given[key]})" for key in changed)
         raise CheckpointError(f"{folder} was trained with other settings: {was}. Continue with the same settings, or start anew without --c.")

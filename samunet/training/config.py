@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from samunet.core.codec import encode
 from samunet.core.ranges import OneOf, Within, check_ranges
 from samunet.errors import ConfigError, did_you_mean
 
@@ -15,6 +16,7 @@ NotNegative = Annotated[int, Within(0)]
 Amount = Annotated[float, Within(0)]
 Rate = Annotated[float, Within(0, above=True)]
 Fraction = Annotated[float, Within(0, 1, below=True)]
+WITHOUT_EFFECT = ("workers",)  # settings on which not a bit of a training depends
 LOGS = ("tensorboard", "mlflow", "wandb")
 
 
@@ -108,6 +110,15 @@ class RunConfig:
     @property
     def logs(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.log.split(",") if name.strip())
+
+
+def deciding_settings(config: TrainingConfig, precision: str) -> dict[str, Any]:
+    """Return the settings as files of equal trainings hold them: without what changes nothing in them, and with the number format that was taken.
+
+    Args:
+        precision: what "auto" came to.
+    """
+    return {name: value for name, value in encode(config).items() if name not in WITHOUT_EFFECT} | {"precision": precision}
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -15,9 +15,16 @@ from samunet.core.cost import COST, Cost
 from samunet.core.memory import peak_mib
 from samunet.errors import ConfigError
 from samunet.hardware import device_name
+from samunet.progress import readable_seconds
 
 FIRST_STEPS = 2  # of the first epoch, which measures the pace
 LARGEST_ERROR = 0.03  # of the minutes: what counts as equally long
+VALIDATION_SHARE = 1 / 3  # of a training step's time that a validation batch takes: it has no gradient
+HOPELESS = 2  # times the minutes: what the second step may be trusted to show
+PLAN_SMALLER = (
+    "plan smaller (samunet_plan_and_preprocess -d DATASET -gpu_memory_target 1 -overwrite_plans_name samunetPlans_small, "
+    "then samunet_train with -p samunetPlans_small)"
+)
 MEASURING_EPOCHS = 2  # after which the pace is known; the first has what is done once in it
 UNLIMITED = 2**40  # steps to prepare patches for, where their number is not known
 
@@ -40,6 +47,7 @@ class Pace:
         known = known or {"seconds": 0.0, "first_step": 0, "steps": FIRST_STEPS, "began": 0.0}
         self.before, self.first_step, self.steps, self.began = known["seconds"], known["first_step"], known["steps"], known["began"]
         self.started: float | None = None
+        self._first = self.before
 
     @property
     def seconds(self) -> float:
@@ -49,6 +57,30 @@ class Pace:
     def start(self) -> None:
         """Begin to count."""
         self.started = self.clock()
+
+    def after_step(self, step: int, *, compiled: bool = False) -> None:
+        """See after the first two steps whether the minutes hold the epochs at all.
+
+        Args:
+            step: done so far, from 1.
+            compiled: the first step compiles the network and tells nothing.
+
+        Raises:
+            ConfigError: they do not, by far.
+        """
+        now = self.seconds
+        if step == 1:
+            each = self._first = now
+            hopeless = FIRST_STEPS * now > self.budget and not compiled
+        else:
+            each = now - self._first
+            hopeless = now + (self.epochs - 1) * each > HOPELESS * self.budget
+        if step <= FIRST_STEPS and hopeless:
+            need = (now + (FIRST_STEPS - step + self.epochs - 1 + self.epochs * VALIDATION_SHARE) * each) / 60
+            raise ConfigError(
+                f"A step takes about {readable_seconds(each)} here: {self.epochs} epochs of one step at least need about {math.ceil(need)} "
+                f"minutes, and {self.budget / 60:g} were given. Give --minutes {math.ceil(need)} or more, fewer --epochs, or {PLAN_SMALLER}."
+            )
 
     def begin_epoch(self, epoch: int) -> None:
         """Fix the number of steps of the epoch that follows on the one before; nothing is left to do after the last.
@@ -70,6 +102,11 @@ class Pace:
             )
         self.first_step += self.steps
         self.steps, self.began = max(1, round(share / each)), now
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds of the minutes that are left."""
+        return max(0.0, self.budget - self.seconds)
 
     def state(self) -> dict[str, Any]:
         """Return what goes on from here."""

@@ -25,7 +25,7 @@ from samunet.checkpoint import (
     trainable_state,
 )
 from samunet.core.batch import Batch
-from samunet.core.codec import encode
+from samunet.core.cost import COST
 from samunet.core.labels import Labels
 from samunet.core.results import BEST, FINAL, LATEST
 from samunet.data.loader import naming_dead_workers
@@ -33,10 +33,11 @@ from samunet.errors import CheckpointError, SamunetError
 from samunet.hardware import PRECISION_NAMES, autocast
 from samunet.models.losses import region_targets
 from samunet.models.segmenter import SlabSegmenter
-from samunet.progress import bar
+from samunet.progress import bar, readable_seconds
 from samunet.training.accumulate import backward, split
 from samunet.training.average import WeightAverage
-from samunet.training.config import RunConfig, TrainingConfig
+from samunet.training.config import RunConfig, TrainingConfig, deciding_settings
+from samunet.training.forecast import Forecast, seconds_left
 from samunet.training.log import DICE, TrainingLog
 from samunet.training.pace import UNLIMITED, Pace, training_clock, validation_steps, write_cost
 from samunet.training.processes import Processes
@@ -125,7 +126,10 @@ class SAMTrainer:
         self.pace = Pace(config.minutes, config.last_epoch, training_clock(device), pace) if config.minutes else None
         if resume is not None:
             self._take_up(resume)
+            self._set_rates(max(0, self.step - 1))  # what the log says of an epoch that was killed after its last step
         self.taken_up_at = self.step
+        self.whole_epochs: list[float] = []  # seconds of those that this run trained from their first step to their end
+        self.forecast = Forecast()
         self.patient_from = self.epoch if extended else 0
 
     def run(self) -> bool:
@@ -141,7 +145,7 @@ class SAMTrainer:
                     return False
                 loss, dice = self._validate()
                 self._finish_epoch(loss, dice, began, waited)
-        if self.processes.first and self.step > self.taken_up_at:
+        if self.processes.first and (self.step > self.taken_up_at or not (self.folder / COST).is_file()):
             self._write_cost()
         if self.saves:
             self._save(FINAL)
@@ -172,6 +176,7 @@ class SAMTrainer:
             loss, stop, save = self._step(batch)
             self.step += 1
             self.epoch_loss += loss
+            self._look_ahead()
             if stop:
                 self._save(LATEST)
                 of = "" if self.pace else f" of {self.config.steps}"
@@ -183,11 +188,7 @@ class SAMTrainer:
 
     def _step(self, batch: Batch) -> tuple[float, bool, bool]:
         """Return the loss of the whole batch, and whether to stop and to save, as all processes agree."""
-        first, count = self._epoch_steps  # all epochs are taken to have as many; only the share that is over matters
-        position, steps = self.epoch * count + self.step - first, self.config.epochs * count
-        factor = rate_factor(position, steps, warmup=self.config.warmup, power=self.config.decay_power)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+        self._set_rates(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         several = self.processes.count > 1
         loss = backward(
@@ -209,6 +210,24 @@ class SAMTrainer:
         if self.average is not None:
             self.average.update(self.step)
         return total, stop > 0, save > 0
+
+    def _set_rates(self, step: int) -> None:
+        """Give the optimizer the learning rates of a step of the epoch that runs."""
+        first, count = self._epoch_steps  # all epochs are taken to have as many; only the share that is over matters
+        position, steps = self.epoch * count + step - first, self.config.epochs * count
+        factor = rate_factor(position, steps, warmup=self.config.warmup, power=self.config.decay_power)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+    def _look_ahead(self) -> None:
+        """Say after the first steps how long the training will take; a training of fixed minutes ends there when they do not hold it."""
+        if self.pace is not None:
+            self.pace.after_step(self.step, compiled=self.config.compile)
+            return
+        left = sum(self._epoch_steps) - self.step
+        said = self.forecast.after_step(self.config, left, self.config.last_epoch - self.epoch, self.device.type)
+        if said is not None:
+            self.log.line(said)
 
     def _save_is_due(self) -> bool:
         """Tell whether checkpoint_latest is to be saved after the step that runs."""
@@ -255,15 +274,18 @@ class SAMTrainer:
         values |= {f"{DICE}{name}": value for (name, _), value in zip(self.labels.foreground, dice, strict=True)} if len(dice) > 1 else {}
         rates = {group["part"]: group["lr"] for group in sorted(self.optimizer.param_groups, key=lambda group: group["lr"])}
         values |= {{"head": "learning_rate"}.get(part, f"{part}_learning_rate"): rate for part, rate in rates.items()}
+        whole = self.taken_up_at <= self._epoch_steps[0]
         self.epoch, self.epoch_loss = self.epoch + 1, 0.0
         if self.pace is not None:
             self.pace.begin_epoch(self.epoch)
         seconds = time.monotonic() - began
+        self.forecast.over = True  # this line tells
         self.log.epoch(values, {"seconds": seconds, "waiting_seconds": waited})
+        self.whole_epochs += [seconds] if whole else []
         classes = ", ".join(f"{name} {value:.3f}" for (name, _), value in zip(self.labels.foreground, dice, strict=True))
         self.log.line(
             f"epoch {self.epoch}/{self.config.epochs}: training loss {train_loss:.4f}, validation loss {val_loss:.4f}, Dice {mean:.3f} ({classes}), "
-            f"{seconds:.1f} s, {100 * waited / seconds:.0f} % waiting for data"
+            f"{seconds:.1f} s, {100 * waited / seconds:.0f} % waiting for data{self._time_left()}"
         )
         better = deciding > self.best_dice
         self.best_dice = max(self.best_dice, deciding)
@@ -271,6 +293,12 @@ class SAMTrainer:
             self._save(BEST)
         if self.saves:
             self._save(LATEST)
+
+    def _time_left(self) -> str:
+        """Return ", 41 min left" for the end of an epoch's line; nothing where it is not known, and after the last epoch."""
+        epochs = self.config.last_epoch - self.epoch
+        left = self.pace.seconds_left if self.pace is not None else seconds_left(self.whole_epochs, epochs)
+        return f", {readable_seconds(left)} left" if epochs and left is not None else ""
 
     def _out_of_patience(self) -> bool:
         """Tell whether the best Dice lies as many epochs back as the settings allow."""
@@ -328,7 +356,7 @@ class SAMTrainer:
             best_dice=self.best_dice,
             weights_sha256=self.job.weights_sha256,
             scaler=self.scaler.state_dict(),
-            training=encode(self.config),
+            training=deciding_settings(self.config, PRECISION_NAMES[self.precision]),
             precision=PRECISION_NAMES[self.precision],
             history=self.log.history,
             pace=self.pace.state() if self.pace else {},

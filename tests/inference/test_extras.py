@@ -58,6 +58,7 @@ def test_the_command_writes_them_all(environment, project, trained, tmp_path):
     report = json.loads((tmp_path / "run.json").read_text())
     cases = [entry["case"] for entry in report["cases"]]
     assert cases and all(entry["failed"] is None for entry in report["cases"]) and report["options"]["flips"] is False
+    assert report["precision"] in ("bf16", "fp32") and report["options"]["precision"] == "auto"
     statistics = json.loads((tmp_path / "out" / "statistics.json").read_text())
     rows = list(csv.DictReader((tmp_path / "out" / "statistics.csv").read_text().splitlines()))
     assert list(statistics) == sorted(cases) and len(rows) == 3 * len(cases)

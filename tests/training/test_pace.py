@@ -70,6 +70,33 @@ def test_ten_minutes_of_thirty_epochs_hold_steps_of_at_most_twenty_seconds(secon
     assert pace.seconds == pytest.approx(600, rel=0.03)
 
 
+@pytest.mark.parametrize(("first", "second", "ends_after"), [(130.0, 130.0, 1), (50.0, 47.0, 2), (100.0, 1.0, None), (3.0, 1.2, None)])
+def test_minutes_that_are_far_too_few_end_the_training_after_its_first_steps(first, second, ends_after):
+    pace = Pace(4, 200, clock := Clock())
+    pace.start()
+    for step, seconds in enumerate((first, second), 1):
+        clock.now += seconds
+        if step == ends_after:
+            taken = {1: "2.2 min", 2: "47 s"}[step]
+            # the steps taken, one a later epoch, and 200 validation batches at a third of a step
+            least = {1: (130 + 200 * 130 + 200 / 3 * 130), 2: (97 + 199 * 47 + 200 / 3 * 47)}[step]
+            message = rf"A step takes about {taken} here: 200 epochs .* need about {-int(-least // 60)} minutes, and 4 were.*-gpu_memory_target 1"
+            with pytest.raises(ConfigError, match=message):
+                pace.after_step(step)
+            return
+        pace.after_step(step)
+    assert ends_after is None
+
+
+def test_a_first_step_that_compiles_the_network_tells_nothing():
+    pace = Pace(4, 200, clock := Clock())
+    pace.start()
+    clock.now += 150
+    pace.after_step(1, compiled=True)
+    clock.now += 0.1
+    pace.after_step(2, compiled=True)
+
+
 def test_a_pace_goes_on_where_it_was_saved():
     clock = Clock()
     pace = Pace(10, 30, clock)

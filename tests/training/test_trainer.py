@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
 
 from samunet.checkpoint import load_checkpoint
 from samunet.errors import CheckpointError, ConfigError, DatasetError
+from samunet.training.config import RunConfig
 from samunet.training.trainer import SAMTrainer
 
 
@@ -32,7 +34,9 @@ def test_a_fold_gets_what_nnunet_gives(trained):
     assert {"plans.json", "dataset.json"} <= {path.name for path in trained.parent.iterdir()}
     assert (trained / "progress.png").read_bytes().startswith(b"\x89PNG")
     log = (trained / "training_log.txt").read_text().splitlines()
-    assert "(no pretrained weights), 3.1 M parameters train, 0.0 M are frozen" in log[0] and len(log) == 3
+    assert "(no pretrained weights), 3.1 M parameters train, 0.0 M are frozen" in log[0]
+    first, last = (line for line in log if line.startswith("epoch"))
+    assert re.search(r"epoch 1/2: .* % waiting for data, [\d.]+ (s|min) left$", first) and last.endswith("% waiting for data")
     summary = json.loads((trained / "validation" / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == 2 and 0 <= summary["foreground_mean"]["Dice"] <= 1
 
@@ -46,10 +50,10 @@ def test_the_checkpoint_names_no_path_and_knows_its_state(trained):
 
 def test_equal_seeds_give_equal_files_whatever_the_workers(project, trained, tmp_path):
     again = project.train(results=tmp_path, config={"workers": 2}, validate=False)
-    first, second = (weights_of(fold).model for fold in (trained, again))
-    assert all(torch.equal(first[name], second[name]) for name in first)
     third = project.train(results=tmp_path / "b", validate=False)
-    assert (third / "checkpoint_final.safetensors").read_bytes() == (trained / "checkpoint_final.safetensors").read_bytes()
+    for name in ("checkpoint_final.safetensors", "checkpoint_best.safetensors", "config.json"):
+        assert (again / name).read_bytes() == (third / name).read_bytes() == (trained / name).read_bytes()
+    assert [json.loads((fold / "debug.json").read_text())["workers"] for fold in (again, third)] == [2, 0]
 
 
 def test_another_seed_gives_other_weights(project, trained, tmp_path):
@@ -73,6 +77,30 @@ def test_continuing_after_an_interruption_gives_the_uninterrupted_weights(projec
     project.train(results=tmp_path, resume=True, validate=False)
     assert (fold / "checkpoint_final.safetensors").read_bytes() == (trained / "checkpoint_final.safetensors").read_bytes()
     assert not (fold / "checkpoint_latest.safetensors").exists()
+
+
+@pytest.mark.parametrize("killed_in", [1, 2])
+def test_killed_after_an_epochs_last_step_the_files_are_those_of_the_uninterrupted_training(project, trained, tmp_path, monkeypatch, killed_in):
+    validate = SAMTrainer._validate
+
+    def killed(self):
+        if self.epoch == killed_in - 1:
+            raise KeyboardInterrupt
+        return validate(self)
+
+    every_step = RunConfig(save_every_steps=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SAMTrainer, "_validate", killed)
+        project.train(results=tmp_path, validate=False, run=every_step)
+    fold = next(tmp_path.glob("*/*/fold_0"))
+    assert weights_of(fold, "checkpoint_latest").state.step == 3 * killed_in
+    project.train(results=tmp_path, resume=True, validate=False, run=every_step)
+    for name in ("checkpoint_final.safetensors", "checkpoint_best.safetensors"):
+        assert (fold / name).read_bytes() == (trained / name).read_bytes()
+    whole, resumed = ([json.loads(line)["learning_rate"] for line in (path / "log.jsonl").read_text().splitlines()] for path in (trained, fold))
+    assert whole == resumed and whole[0] > whole[1]
+    costs = [json.loads((path / "cost.json").read_text()) for path in (trained, fold)]
+    assert costs[0]["last_learning_rate"] == costs[1]["last_learning_rate"]
 
 
 def test_continuing_with_other_settings_is_refused(project, trained):
