@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "not-gzip": (ERROR, "Compress the file with gzip."),
     "header": (ERROR, "Export the file again, or write its header anew."),
     "unreadable": (ERROR, COPY),
+    "too-large": (ERROR, "Check the case on a machine with more memory, or crop or resample it."),
     "pixel-form": (ERROR, "Save the image as grey or RGB, a label's indices as grey; 3D stacks as grey."),
     "number-type": (ERROR, "Save real numbers; magnitude and phase as two channels."),
     "not-finite": (ERROR, "Replace NaN and infinite values, for example by the smallest value of the image."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,17 @@ from samunet.checking.case import CheckedCase, check_case
 from samunet.checking.files import list_cases
 from samunet.checking.findings import ERROR, Finding
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
+from samunet.core.memory import Room
 from samunet.errors import DatasetError, SamunetError
 from samunet.imageio import ImageReader, reader_for
+from samunet.imageio.case import peek_case
 from samunet.planning.splits import FILE_NAME as SPLITS_FILE
 from samunet.planning.splits import groups_from, read_splits
 from samunet.progress import each
 
 SHOWN = 20
+TOO_LARGE = "too-large"
+CHECKED, COPIED = 16, 4  # bytes a voxel beside image and label: the label's values, sorted; each channel as it is hashed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,8 @@ def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckRe
         except SamunetError as error:
             findings.append(Finding(case="", file="dataset.json", code="dataset-json", message=str(error)))
     if reader is not None:
-        opened = each(lambda case: _checked(case, spec, reader, folder), cases, threads=threads, title="Checking cases", quiet=quiet)
+        room = Room()
+        opened = each(lambda case: _checked(case, spec, reader, folder, room), cases, threads=threads, title="Checking cases", quiet=quiet)
         findings += [*(finding for case in opened for finding in case.findings), *check_across(opened)]
     findings.sort(key=lambda finding: finding.case)
     return CheckReport(dataset=folder.name, cases=tuple(cases), findings=tuple(findings), spec=spec, reader=reader)
@@ -129,14 +135,24 @@ def _choose_reader(spec: DatasetSpec, cases: Sequence[Case]) -> ImageReader:
     return reader_for(spec.file_ending, spec.reader)
 
 
-def _checked(case: Case, spec: DatasetSpec, reader: ImageReader, folder: Path) -> CheckedCase:
+def _checked(case: Case, spec: DatasetSpec, reader: ImageReader, folder: Path, room: Room) -> CheckedCase:
     """Check a case; whatever a damaged file makes a library raise is a finding too, and the other cases go on."""
     try:
-        return check_case(case, spec, reader, folder)
+        with room.of(_bytes(case, spec, reader), case.identifier):
+            return check_case(case, spec, reader, folder)
     except Exception as error:
-        message = f"The case cannot be read: {type(error).__name__}: {error}."
-        finding = Finding(case=case.identifier, file="", code="unreadable", message=message)
-        return CheckedCase(identifier=case.identifier, findings=(finding,))
+        large = isinstance(error, DatasetError) and error.code == TOO_LARGE
+        code, message = (TOO_LARGE, str(error)) if large else ("unreadable", f"The case cannot be read: {type(error).__name__}: {error}.")
+        return CheckedCase(identifier=case.identifier, findings=(Finding(case=case.identifier, file="", code=code, message=message),))
+
+
+def _bytes(case: Case, spec: DatasetSpec, reader: ImageReader) -> int:
+    """Return what checking a case takes at most; 0 where headers do not tell, which the check finds."""
+    try:
+        size = peek_case(case, spec, reader)
+    except DatasetError:
+        return 0
+    return size.reading + (CHECKED + COPIED * len(spec.channels)) * math.prod(size.geometry.shape)
 
 
 def _line(finding: Finding) -> str:

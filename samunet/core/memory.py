@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
 
 from samunet.core.units import readable
 from samunet.errors import DatasetError
@@ -12,12 +15,29 @@ from samunet.errors import DatasetError
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def refuse_beyond_free(needed: int, identifier: str) -> None:
-    """Raise DatasetError where a case needs more bytes than are free."""
-    free = available_memory()
-    if free is not None and needed > free:
-        message = f"Case '{identifier}' needs about {readable(needed)} of memory, {readable(free)} are free; free some, or work on a larger machine."
-        raise DatasetError(message, "too-large")
+class Room:
+    """The memory that is free when this is made, for cases that threads work on: they begin while they fit beside those in work."""
+
+    def __init__(self) -> None:
+        self.free = available_memory()
+        self._held: list[int] = []
+        self._changed = Condition()
+
+    @contextmanager
+    def of(self, needed: int, identifier: str) -> Iterator[None]:
+        """Wait until a case that needs so many bytes fits; raises DatasetError where it does not even alone."""
+        if self.free is not None and needed > self.free:
+            wants = f"Case '{identifier}' needs about {readable(needed)} of memory, {readable(self.free)} are free"
+            raise DatasetError(f"{wants}; free some, or work on a machine with more.", "too-large")
+        with self._changed:
+            self._changed.wait_for(lambda: self.free is None or not self._held or sum(self._held) + needed <= self.free)
+            self._held.append(needed)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held.remove(needed)
+                self._changed.notify_all()
 
 
 def start_peak() -> float:

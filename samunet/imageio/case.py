@@ -15,6 +15,8 @@ from samunet.core.volume import Volume
 from samunet.errors import DatasetError
 from samunet.imageio.reader import ImageReader
 
+LONGEST_LABEL = 4  # bytes a voxel
+
 
 def read_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> Volume:
     """Read the image of a case.
@@ -28,17 +30,17 @@ def read_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> Volume:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSize:
-    """What the headers of a case's files tell of its image."""
+class CaseSize:
+    """What the headers of a case's files tell of it."""
 
     geometry: Geometry
     """Of the first file; position and direction need not be right."""
     reading: int
-    """Bytes that `read_image` takes at most, what it returns included."""
+    """Bytes that `read_case`, or `read_image` where there is no label, takes at most, what it returns included."""
 
 
-def peek_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> ImageSize:
-    """Return what reading the image of a case will give and take, from headers alone.
+def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
+    """Return what reading a case will give and take, from headers alone.
 
     Raises:
         DatasetError: a header cannot be read, or the number of channels is not that of dataset.json.
@@ -47,9 +49,13 @@ def peek_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> ImageSize:
     _check_channels(sum(peek.channels for peek in peeks), case, spec)
     geometry = peeks[0].geometry
     image = sum(peek.channels * math.prod(peek.geometry.shape) for peek in peeks) * np.float32().itemsize
-    if len(peeks) == 1:
-        return ImageSize(geometry=geometry, reading=max(peeks[0].loading, peeks[0].loaded + image))
-    return ImageSize(geometry=geometry, reading=image + max(image, *(peek.loading for peek in peeks)))
+    loading = max(peek.loading for peek in peeks)
+    reading = image + max(image, loading) if len(peeks) > 1 else max(loading, peeks[0].loaded + image)
+    if case.label is not None:
+        label = reader.peek(case.label)
+        numbers = 4 if label.loaded > LONGEST_LABEL * math.prod(geometry.shape) else 1  # floating-point ones are rounded and compared
+        reading = max(reading, image + label.loading + numbers * label.loaded + LONGEST_LABEL * math.prod(geometry.shape))
+    return CaseSize(geometry=geometry, reading=reading)
 
 
 def _check_channels(count: int, case: Case, spec: DatasetSpec) -> None:

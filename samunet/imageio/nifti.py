@@ -47,9 +47,7 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Header, np.ndarray]:
         header = _header(file.read(max(HEADERS)), path)
         offset, lengths, kind = _layout(header, path)
         size = math.prod(lengths) * kind.itemsize
-        there = path.stat().st_size
-        if offset + size > there * (DEFLATE_RATIO if compressed else 1):  # headers promise anything, so nothing is allocated before
-            raise _truncated(path, offset + size, f"{there} compressed ones" if compressed else str(there))
+        _refuse_impossible(path, offset + size)
         file.seek(offset)
         scaling = UNSCALED if kind.names else _scaling(header)
         array = np.empty(math.prod(lengths), _scaled_kind(kind, scaling))
@@ -66,6 +64,13 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Header, np.ndarray]:
             pass
     refuse_not_finite(not_finite, path)
     return header, array.reshape(lengths[::-1])
+
+
+def _refuse_impossible(path: Path, promised: int) -> None:
+    """Refuse a file that cannot hold the bytes that its header promises, before anything is allocated for them."""
+    there, compressed = path.stat().st_size, path.name.lower().endswith(".gz")
+    if promised > there * (DEFLATE_RATIO if compressed else 1):
+        raise _truncated(path, promised, f"{there} compressed ones" if compressed else str(there))
 
 
 def _truncated(path: Path, promised: int, there: str) -> ImageFileError:
@@ -86,7 +91,8 @@ def read_header(path: Path) -> nibabel.Nifti1Header:
 
 def array_form(header: nibabel.Nifti1Header, path: Path) -> tuple[tuple[int, ...], np.dtype]:
     """Return shape (..., z, y, x) and number type of what `read_nifti` returns; raises ImageFileError where the header does not say."""
-    _, lengths, kind = _layout(header, path)
+    offset, lengths, kind = _layout(header, path)
+    _refuse_impossible(path, offset + math.prod(lengths) * kind.itemsize)
     return lengths[::-1], kind if kind.names else _scaled_kind(kind, _scaling(header))
 
 

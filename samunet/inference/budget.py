@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from samunet.core.plan import Configuration, Plan
 from samunet.core.units import readable
-from samunet.imageio.case import ImageSize
+from samunet.imageio.case import CaseSize
 from samunet.preprocessing.memory import FLOAT, network_shape, preprocessing_bytes
 
 SEGMENTATION = 8  # bytes a voxel of up to 16 bits: itself, as the library's image, compressed
@@ -32,7 +32,7 @@ class Need:
 
 
 def estimate(
-    size: ImageSize,
+    size: CaseSize,
     plan: Plan,
     configuration: Configuration,
     *,

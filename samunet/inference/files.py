@@ -19,7 +19,7 @@ from samunet.core.units import readable
 from samunet.core.volume import Volume
 from samunet.errors import PredictionError, SamunetError
 from samunet.imageio import ImageReader, reader_for
-from samunet.imageio.case import ImageSize, peek_image, read_image
+from samunet.imageio.case import CaseSize, peek_case, read_image
 from samunet.inference.budget import Budget, Need, describe, estimate
 from samunet.inference.extras import UNCERTAINTY, Extras, per_mille
 from samunet.inference.predictor import Predictor, Scores
@@ -161,7 +161,7 @@ class _Work:
     def _need(self, case: Case) -> Need | None:
         """Estimate from the headers; None, and the case has failed, where they cannot be read or it does not fit into memory."""
         try:
-            size = peek_image(case, self.predictor.dataset, self.reader)
+            size = peek_case(case, self.predictor.dataset, self.reader)
             need = self._estimate(size)
             self._refuse(need)
         except FAILURES as error:
@@ -179,7 +179,7 @@ class _Work:
             message = f"its volumes need about {readable(need.volumes)} of memory, {readable(free)} are free; free some, or try with --max_ram"
             raise PredictionError(message)
 
-    def _estimate(self, size: ImageSize) -> Need:
+    def _estimate(self, size: CaseSize) -> Need:
         return estimate(
             size,
             self.predictor.plan,

@@ -6,6 +6,7 @@ Unlike nnU-Net, voxels with the ignore label do not count as foreground.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,11 @@ from samunet.core.codec import file_sha256
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.geometry import Triple, shape3
+from samunet.core.memory import Room
 from samunet.core.values import distinct
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
-from samunet.imageio.case import read_case
+from samunet.imageio.case import peek_case, read_case
 from samunet.imageio.reader import files_of
 from samunet.ops.crop import bounding_box, crop, nonzero_mask
 from samunet.progress import each
@@ -29,6 +31,7 @@ SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels a cha
 SHOWN = 20  # broken cases that a message names
 SEED = 1234  # nnU-Net's
 LABELED_VOXELS = 1 << 21  # at a time, 12 bytes each
+MEASURED, COPIED = 16, 8  # bytes a voxel beside image and label: masks and components; foreground voxels of each channel, and how often drawn
 DRAWS_AT_A_TIME = 10_000_000  # bounds the memory of the drawn indices at 80 MB a thread
 
 
@@ -51,7 +54,8 @@ def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageR
         DatasetError: cases are broken, which are named after all were read; 2D and 3D images are mixed, or no case has foreground.
     """
     draws = SAMPLES // len(cases)
-    found = each(lambda case: _tried(case, spec, reader, draws), cases, threads=threads, title="Measuring cases", quiet=quiet)
+    room = Room()
+    found = each(lambda case: _tried(case, spec, reader, draws, room), cases, threads=threads, title="Measuring cases", quiet=quiet)
     measured = [case for case in found if isinstance(case, _Measured)]
     failures = [case for case in found if isinstance(case, DatasetError)]
     if len(failures) == 1:
@@ -90,10 +94,12 @@ def describes(fingerprint: Fingerprint, spec: DatasetSpec, cases: Sequence[Case]
     return all(fingerprint.cases[case.identifier].sha256 == found for case, found in zip(cases, hashes, strict=True))
 
 
-def _tried(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> _Measured | DatasetError:
+def _tried(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int, room: Room) -> _Measured | DatasetError:
     """Measure a case, or return what is wrong with it, so that one broken case does not hide another."""
     try:
-        return _measure(case, spec, reader, draws)
+        size = peek_case(case, spec, reader)
+        with room.of(size.reading + (MEASURED + COPIED * len(spec.channels)) * math.prod(size.geometry.shape), case.identifier):
+            return _measure(case, spec, reader, draws)
     except DatasetError as error:
         return error
 

@@ -6,7 +6,7 @@ import math
 
 from samunet.core.geometry import Geometry, Shape, triple
 from samunet.core.plan import Configuration, Plan
-from samunet.imageio.case import ImageSize
+from samunet.imageio.case import CaseSize
 from samunet.ops.resample import target_shape
 from samunet.preprocessing.forward import network_spacing
 
@@ -21,7 +21,7 @@ def network_shape(geometry: Geometry, plan: Plan, configuration: Configuration) 
     return target_shape((depth, height, width), spacing, network_spacing(configuration, spacing))
 
 
-def preprocessing_bytes(size: ImageSize, plan: Plan, configuration: Configuration) -> int:
+def preprocessing_bytes(size: CaseSize, plan: Plan, configuration: Configuration) -> int:
     """Return what reading and `preprocess` take at most for a case without a label.
 
     The image is in memory as it was read and normalized, beside it two or three arrays of the channel that is worked on, or the image on
@@ -38,7 +38,7 @@ def preprocessing_bytes(size: ImageSize, plan: Plan, configuration: Configuratio
     return max(size.reading, filling, normalizing, resampling if new_voxels != voxels else unchanged)
 
 
-def storing_bytes(size: ImageSize, plan: Plan, configuration: Configuration) -> int:
+def storing_bytes(size: CaseSize, plan: Plan, configuration: Configuration) -> int:
     """Return what preprocessing and storing a training case take at most."""
     voxels, new_voxels = math.prod(size.geometry.shape), math.prod(network_shape(size.geometry, plan, configuration))
     storing = 3 * len(plan.channels) * new_voxels * FLOAT + STORED * new_voxels  # the image, packed, and as the bytes of its file

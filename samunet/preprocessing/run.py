@@ -10,13 +10,15 @@ from typing import Any
 
 from samunet.core.codec import encode, file_sha256, write_json
 from samunet.core.dataset import Case, DatasetSpec
+from samunet.core.memory import Room
 from samunet.core.parts import is_full
 from samunet.core.plan import Configuration, Plan
 from samunet.errors import DatasetError, SamunetError
 from samunet.imageio import ImageReader
-from samunet.imageio.case import read_case
+from samunet.imageio.case import peek_case, read_case
 from samunet.imageio.reader import files_of
 from samunet.preprocessing.forward import preprocess
+from samunet.preprocessing.memory import storing_bytes
 from samunet.progress import each
 from samunet.storage import CASES, Origin, file_names, is_whole, listed_cases, load_record, remove_all_but, remove_case, save_case
 
@@ -54,14 +56,18 @@ def preprocess_dataset(
     (folder / DESCRIPTION).unlink(missing_ok=True)
     remove_all_but(folder, [case.identifier for case in cases])
 
+    room = Room()
+
     def run(case: Case) -> str | None:
         try:
             origin = Origin(settings=settings, files=_digest([reader.name, *(file_sha256(path) for path in files_of(case, reader))]))
             if _origin_of(folder, case.identifier) == origin and is_whole(folder, case.identifier):
                 return None
             remove_case(folder, case.identifier)
-            volume, label = read_case(case, spec, reader)
-            save_case(folder, case.identifier, preprocess(volume, label, plan, configuration), spec.labels, configuration.patch_size, origin)
+            with room.of(storing_bytes(peek_case(case, spec, reader), plan, configuration), case.identifier):
+                volume, label = read_case(case, spec, reader)
+                save_case(folder, case.identifier, preprocess(volume, label, plan, configuration), spec.labels, configuration.patch_size, origin)
+                del volume, label
         except (SamunetError, OSError, MemoryError) as error:
             if is_full(error):  # which no other case escapes
                 raise

@@ -17,6 +17,7 @@ from samunet.checking import run as checking_run
 from samunet.checking.findings import KINDS
 from samunet.checking.run import check_dataset
 from samunet.cli import check_dataset as command
+from samunet.core import memory
 from samunet.errors import DatasetError
 from samunet.phantom import write_tiny_dataset
 
@@ -188,6 +189,13 @@ def test_a_header_that_claims_more_than_there_is_costs_no_memory(dataset):
     tracemalloc.stop()
     assert peak < 50e6
     assert [finding.code for finding in report.findings] == ["truncated"] and "promises" in report.findings[0].message
+
+
+def test_a_case_larger_than_free_memory_is_a_finding(dataset, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    report = check(dataset)
+    assert len(report.findings) == len(report.cases) and {finding.code for finding in report.findings} == {"too-large"}
+    assert "1000 bytes are free; free some" in report.findings[0].message
 
 
 def test_turned_axes_and_moved_origins_are_measured(dataset):

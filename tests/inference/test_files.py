@@ -25,7 +25,7 @@ from samunet.core.codec import atomic_path, file_sha256
 from samunet.core.geometry import Geometry
 from samunet.core.memory import available_memory
 from samunet.errors import ConfigError, DatasetError
-from samunet.imageio.case import ImageSize
+from samunet.imageio.case import CaseSize
 from samunet.inference import files
 from samunet.inference.budget import Budget, Need, describe, estimate
 from samunet.inference.predictor import Predictor
@@ -101,13 +101,13 @@ def test_a_budget_lets_cases_in_while_they_fit_and_one_always():
 
 def test_the_estimate_holds_what_is_known_of_a_case(predictor):
     geometry = Geometry(shape=(64, 100, 90), spacing=predictor.configuration.spacing)
-    size = ImageSize(geometry=geometry, reading=0)
+    size = CaseSize(geometry=geometry, reading=0)
     need = estimate(size, predictor.plan, predictor.configuration, score_channels=4, keep_image=False, probabilities=False)
     voxels = 64 * 100 * 90
     assert need.scores == 4 * voxels * 4
     assert need.volumes >= 2 * voxels * 4 * 3  # two channels, as stored, as numbers, normalized
     assert estimate(size, predictor.plan, predictor.configuration, score_channels=4, keep_image=True, pictures=True).volumes > need.volumes
-    large = ImageSize(geometry=geometry, reading=100 * voxels)
+    large = CaseSize(geometry=geometry, reading=100 * voxels)
     assert estimate(large, predictor.plan, predictor.configuration, score_channels=4).volumes >= 100 * voxels
 
 

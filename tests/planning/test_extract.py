@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from samunet.core import memory
 from samunet.core.codec import decode, encode
 from samunet.core.dataset import read_dataset_json, training_cases
 from samunet.core.fingerprint import Fingerprint
@@ -235,6 +236,13 @@ def test_an_image_of_zeros_is_kept_whole(tmp_path):
     label[1, 2, 2] = 1
     found = fingerprint_of(drawn(tmp_path / "Dataset001_Drawn", [(image, label, (1.0, 1.0, 1.0))]))
     assert found.cases["c0"].shape_after_crop == (3, 8, 8) and found.intensities[0].std == 0
+
+
+def test_a_case_larger_than_free_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    folder = write_tiny_dataset(tmp_path)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    with pytest.raises(DatasetError, match=r"cases cannot be measured:\nCase 'tiny_000' needs about .* of memory, 1000 bytes are free"):
+        fingerprint_of(folder)
 
 
 def test_every_broken_case_is_named_not_the_first_only(tmp_path):

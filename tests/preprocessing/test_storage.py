@@ -360,6 +360,21 @@ def test_parts_are_neither_cases_nor_removed_with_other_cases(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3  # and the list
 
 
+def test_a_case_larger_than_free_memory_is_named_and_the_others_are_done(tmp_path, raw, monkeypatch):
+    spec, cases, *rest = raw
+    real = run.peek_case
+
+    def peek(case, *given):
+        size = real(case, *given)
+        return replace(size, reading=2**60) if case.identifier == "tiny_001" else size
+
+    monkeypatch.setattr(run, "peek_case", peek)
+    message = r"1 of 3 cases could not be preprocessed(?s:.*)Case 'tiny_001' needs about \d+ TiB of memory, .* are free; free some"
+    with pytest.raises(DatasetError, match=message):
+        preprocess_dataset(tmp_path / "out", spec, cases, *rest, threads=2, quiet=True)
+    assert stored_cases(tmp_path / "out") == ("tiny_000", "tiny_002")
+
+
 def test_one_broken_case_does_not_keep_the_others_from_being_done(tmp_path, raw):
     spec, cases, *rest = raw
     cases[0].images[0].write_bytes(b"")
