@@ -67,7 +67,8 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
     channels = [(path, channel) for path, volume in images for channel in volume.array]
     complete = len(images) == len(case.images)
     if complete and len(channels) != len(spec.channels):
-        add("channel-count", None, f"{len(channels)} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)}.")
+        alone = case.images[0] if len(case.images) == 1 else None
+        add("channel-count", alone, f"{len(channels)} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)}.")
     faults = [(path, code, message) for path in (*case.images, *([case.label] if case.label else [])) for code, message in _beside(path, reader)]
     faults += _constant(channels)
     if images:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import locale
-import math
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,15 +19,14 @@ from samunet.core.geometry import Geometry
 from samunet.errors import ImageFileError
 from samunet.imageio.reader import Peek
 
-POSITION, ORIENTATION = "0020|0032", "0020|0037"  # image position and orientation (patient)
-ROWS, COLUMNS, SAMPLES, BITS = "0028|0010", "0028|0011", "0028|0002", "0028|0100"  # bits allocated a sample
-PIXEL_DATA, DELIMITER, UNDEFINED = b"\xe0\x7f\x10\x00", b"\xfe\xff\xdd\xe0", 0xFFFFFFFF  # tags, little endian; length of compressed pixels
 PIXEL_BYTES = {
     getattr(sitk, f"sitk{vector}{name}"): size
     for name, size in {"UInt8": 1, "Int8": 1, "UInt16": 2, "Int16": 2, "UInt32": 4, "Int32": 4, "Float32": 4}.items()
     for vector in ("", "Vector")
 }
 """Of one component; what is not here has 8."""
+logger = logging.getLogger(__name__)
+
 PREAMBLE = 128  # bytes before the letters DICM
 PARALLEL = 1e-3  # largest difference of a cosine
 LOCALE = RLock()
@@ -42,38 +44,86 @@ def _locale_kept() -> Iterator[None]:
             locale.setlocale(locale.LC_ALL, before)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One series of a folder."""
+
+    uid: str
+    description: str
+    modality: str
+    files: tuple[Path, ...]
+    """In the order of their positions."""
+
+    def is_meant(self, wanted: str, number: int) -> bool:
+        """Tell whether a user means this one by its number in the list, its UID or its description, in capitals or not."""
+        return wanted in (self.uid, str(number)) or wanted.casefold() == self.description.casefold()
+
+
 @_locale_kept()
-def series_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files of the one series in a folder, in the order of their positions.
+def series_in(folder: Path) -> tuple[Series, ...]:
+    """List the series whose files lie directly in a folder.
 
     Raises:
-        ImageFileError: the folder is absent, holds no series or more than one, or a DICOM file that belongs to none because it is damaged.
+        ImageFileError: a file's header cannot be read.
+    """
+    found = []
+    for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
+        files = tuple(Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))
+        header = _header(files[0])
+        with _unvalidated():
+            texts = {key: str(header.get(key, "")) for key in ("SeriesInstanceUID", "SeriesDescription", "Modality")}
+        found.append(Series(uid=texts["SeriesInstanceUID"], description=texts["SeriesDescription"], modality=texts["Modality"], files=files))
+    return tuple(found)
+
+
+@_locale_kept()
+def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
+    """Return the files of the one series in a folder, in the order of their positions.
+
+    Args:
+        series: which one, where there are several: number, UID or description.
+
+    Raises:
+        ImageFileError: the folder is absent, holds no series or several of which none is meant, or a DICOM file that belongs to none because it
+            is damaged.
     """
     if not folder.is_dir():
         raise ImageFileError(f"Folder {folder} does not exist.", "missing-file")
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        what = "no DICOM file" if not series else f"{len(series)} DICOM series"
-        raise ImageFileError(f"{folder} holds {what}, expected the files of one series; give each series a folder of its own.", "pixel-form")
-    files = tuple(Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    left_out = [path for path in sorted(folder.iterdir()) if path not in files and path.name != "DICOMDIR" and is_dicom(path)]
+    found = series_in(folder)
+    meant = found if series is None else [one for number, one in enumerate(found, 1) if one.is_meant(series, number)]
+    known = {file for one in found for file in one.files}
+    left_out = [path for path in sorted(folder.iterdir()) if path not in known and path.name != "DICOMDIR" and is_dicom(path)]
     if left_out:  # ITK passes over files that it cannot parse
+        _check_slice(left_out[0])  # says why, where it can
         raise ImageFileError(f"{left_out[0]} is a DICOM file that cannot be read; copy or export the series again.", "truncated")
-    return files
+    if not found:
+        raise ImageFileError(f"{folder} holds no DICOM file, expected the files of one series.", "pixel-form")
+    if len(meant) != 1:
+        described = [f"{one.description or 'no description'}, {one.modality}, {len(one.files)} files, {one.uid}" for one in found]
+        listing = "; ".join(f"{number}: {one}" for number, one in enumerate(described, 1))
+        message = f"{folder} holds {len(found)} DICOM series, expected one{'' if series is None else f' that is {series!r}'} ({listing})"
+        raise ImageFileError(f"{message}. Choose one with --series, or give each a folder of its own.", "pixel-form")
+    return meant[0].files
 
 
 @_locale_kept()
-def read_series(folder: Path) -> sitk.Image:
-    """Read the series in a folder as one 3D image.
+def read_series(folder: Path, series: str | None = None) -> sitk.Image:
+    """Read the series in a folder as one 3D image of its stored numbers, rescaled slice by slice as the headers say.
 
     Raises:
-        ImageFileError: as `series_files`; a file is damaged, or slices are missing or not parallel.
+        ImageFileError: as `series_files`; a file is damaged or says no pixel spacing, or slices are missing, not parallel or of different form.
     """
-    files = series_files(folder)
-    places = np.array([_check_slice(file) for file in files])
-    _check_distances(places, folder)
+    files = series_files(folder, series)
+    slices = [_check_slice(file) for file in files]
+    for file, one in zip(files, slices, strict=True):
+        if one.form != slices[0].form:
+            message = f"{file} has {_described(one)}, {files[0].name} has {_described(slices[0])}; give each stack a folder of its own."
+            raise ImageFileError(message, "pixel-form")
+    _check_distances(np.array([one.place for one in slices]), folder)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(file) for file in files])
+    if len({one.numbers for one in slices}) > 1:  # ITK takes the first slice's number type for all, and would round the others' values
+        reader.SetOutputPixelType(sitk.sitkFloat64)
     try:
         return reader.Execute()
     except RuntimeError as error:
@@ -81,9 +131,9 @@ def read_series(folder: Path) -> sitk.Image:
 
 
 @_locale_kept()
-def peek_series(folder: Path) -> Peek:
+def peek_series(folder: Path, series: str | None = None) -> Peek:
     """Tell what reading a series gives from the headers of its first and last file; raises as `series_files`, or where one is damaged."""
-    files = series_files(folder)
+    files = series_files(folder, series)
     header = sitk.ImageFileReader()
     ends = []
     for file in (files[0], files[-1]):
@@ -112,19 +162,90 @@ def pixel_bytes(header: sitk.ImageFileReader) -> int:
     return PIXEL_BYTES.get(header.GetPixelID(), 8) * header.GetNumberOfComponents()
 
 
-def _check_slice(file: Path) -> list[float]:
-    """Return a slice's position and its two axes, nine numbers; refuse a file whose pixels end early, which ITK fills up without a word."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
+@dataclass(frozen=True, kw_only=True)
+class _Slice:
+    """What one file of a series says."""
+
+    place: tuple[float, ...]
+    """Position and its two axes, nine numbers."""
+    form: tuple[object, ...]
+    """What all slices of a series must share: rows, columns, samples per pixel, photometric interpretation, pixel spacing."""
+    numbers: tuple[object, ...]
+    """Bits, sign, slope and intercept."""
+
+
+def _check_slice(file: Path) -> _Slice:
+    """Read a slice's header and compare its pixels with it, since ITK fills up short ones and takes 1 mm for an absent spacing without a word.
+
+    Raises:
+        ImageFileError: something is absent or cannot be true.
+    """
+    with _unvalidated():
+        return _checked(file, _header(file))
+
+
+def _checked(file: Path, header: Any) -> _Slice:
     try:
-        reader.ReadImageInformation()
-        position, axes = ([float(part) for part in reader.GetMetaData(tag).split("\\")] for tag in (POSITION, ORIENTATION))
-        pixel_bytes = math.prod(int(reader.GetMetaData(tag)) for tag in (ROWS, COLUMNS, SAMPLES)) * int(reader.GetMetaData(BITS)) // 8
-    except (RuntimeError, ValueError) as error:
+        place = [float(part) for name in ("ImagePositionPatient", "ImageOrientationPatient") for part in header[name].value]
+        rows, columns, samples, bits = (int(header[name].value) for name in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated"))
+        frames = int(header.get("NumberOfFrames") or 1)
+        spacing = tuple(float(part) for part in header.get("PixelSpacing") or ())
+        scaling = (float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0)))
+        if len(place) != 9 or not np.isfinite([*place, *scaling]).all():
+            raise ValueError("position, orientation or rescale values are no finite numbers")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ImageFileError(f"{file} has no readable header or position ({_reason(error)}); export the series again.", "header") from None
-    if _is_cut(file.read_bytes(), pixel_bytes):
-        raise ImageFileError(f"{file} is truncated: its pixels end early; copy or export the series again.", "truncated")
-    return position + axes
+    if frames != 1:
+        raise ImageFileError(f"{file} holds {frames} frames, expected one slice per file; export it as single frames, or as .nii.gz.", "pixel-form")
+    if min(rows, columns, samples) < 1:
+        raise ImageFileError(f"{file} has {rows} x {columns} pixels of {samples} samples, expected one or more; export the series again.", "header")
+    if len(spacing) != 2 or not all(0 < part < np.inf for part in spacing):
+        detector = " ImagerPixelSpacing is that of the detector, not of the patient." if "ImagerPixelSpacing" in header else ""
+        given = f"has PixelSpacing {list(spacing)}, expected two positive numbers" if spacing else "says nothing of its PixelSpacing"
+        message = f"{file} {given}, so the size of its pixels is not known.{detector}"
+        raise ImageFileError(f"{message} Correct the tag, or convert the series to .nii.gz with its spacing.", "header")
+    _check_length(file, header, -(-rows * columns * samples * bits // 8))
+    form = (rows, columns, samples, str(header.get("PhotometricInterpretation")), spacing)
+    return _Slice(place=tuple(place), form=form, numbers=(bits, header.get("PixelRepresentation"), *scaling))
+
+
+@contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Let pydicom take values as they are, without warnings: those that count are checked by name."""
+    from pydicom.config import disable_value_validation
+
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _header(file: Path) -> Any:
+    """Read a DICOM file, with its pixels as they are stored; raises ImageFileError."""
+    import pydicom  # takes a tenth of a second, for the few who have DICOM
+
+    try:
+        with _unvalidated():
+            return pydicom.dcmread(file, force=True)
+    except Exception as error:  # of damaged files pydicom raises anything
+        raise ImageFileError(f"{file} has no readable header ({_reason(error)}); export the series again.", "header") from None
+
+
+def _check_length(file: Path, header: Any, needed: int) -> None:
+    """Compare the bytes of a slice's pixels with what rows, columns and bits need.
+
+    Compressed pixels must be whole in themselves; pydicom finds no element where their end is missing.
+    """
+    if "PixelData" not in header:
+        raise ImageFileError(f"{file} is truncated: it holds no pixels, or their end is missing; copy or export the series again.", "truncated")
+    there = len(header["PixelData"].value or b"")
+    syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
+    if there and syntax is not None and syntax.is_encapsulated:
+        return
+    if there < needed and header.get("PhotometricInterpretation") != "YBR_FULL_422":  # holds two of three samples
+        message = f"{file} is truncated: {there} bytes of pixels are there, rows and columns need {needed}; copy or export the series again."
+        raise ImageFileError(message, "truncated")
+    if there > needed + 1:  # lengths are even
+        logger.warning("%s holds %d bytes of pixels, rows and columns need %d; the last ones are not used.", file, there, needed)
 
 
 def is_dicom(path: Path) -> bool:
@@ -132,21 +253,6 @@ def is_dicom(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
-
-
-def _is_cut(content: bytes, pixel_bytes: int) -> bool:
-    """Tell whether the element that holds the pixels, plain or compressed, goes on beyond the end of the file."""
-    place = content.find(PIXEL_DATA)
-    while place >= 0:
-        explicit = content[place + 4 : place + 6] in (b"OW", b"OB")
-        start = place + (12 if explicit else 8)
-        length = int.from_bytes(content[start - 4 : start], "little")
-        if length == UNDEFINED:
-            return DELIMITER not in content[start:]
-        if pixel_bytes <= length <= pixel_bytes + 1:  # lengths are even
-            return start + length > len(content)
-        place = content.find(PIXEL_DATA, place + 1)
-    return False
 
 
 def _check_distances(places: np.ndarray, folder: Path) -> None:
@@ -162,5 +268,10 @@ def _check_distances(places: np.ndarray, folder: Path) -> None:
         )
 
 
+def _described(one: _Slice) -> str:
+    rows, columns, samples, photometric, spacing = one.form
+    return f"{rows} x {columns} pixels of {samples} samples, {photometric}, {spacing} mm"
+
+
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[-1].strip()
+    return (str(error).splitlines() or [type(error).__name__])[-1].strip()

@@ -23,12 +23,13 @@ IMAGE_IO = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO"
 """ITK's reader by ending; left to choose, ITK takes a file for whatever its content begins like."""
 
 
-def perform(task: str, path: Path, share: Callable[[np.ndarray], None], target: str = "") -> Any:
+def perform(task: str, path: Path, share: Callable[[np.ndarray], None], target: str = "", series: str | None = None) -> Any:
     """Do one of the tasks that `samunet.imageio.itk_pool` gives.
 
     Args:
         share: takes voxels (C, D, H, W), whose memory ends with the call.
         target: file to write, of "convert series".
+        series: which one of a folder, where it holds several.
 
     Returns:
         What JSON can write.
@@ -37,15 +38,15 @@ def perform(task: str, path: Path, share: Callable[[np.ndarray], None], target: 
         ImageFileError: as the functions that do it.
     """
     if task in ("read file", "read series"):
-        image = read_file(path) if task == "read file" else dicom.read_series(path)
+        image = read_file(path) if task == "read file" else dicom.read_series(path, series)
         array, geometry = from_itk(image, path, view=True)
         share(array)
         return encode(geometry)
     if task == "list series":
-        return [str(file) for file in dicom.series_files(path)]
+        return [str(file) for file in dicom.series_files(path, series)]
     if task == "peek series":
-        return encode(dicom.peek_series(path))
-    return sitk.WriteImage(dicom.read_series(path), target)
+        return encode(dicom.peek_series(path, series))
+    return sitk.WriteImage(dicom.read_series(path, series), target)
 
 
 def read_file(path: Path) -> sitk.Image:

@@ -181,19 +181,19 @@ def read_file(path: Path, size: int) -> LoadedFile:
     return _loaded(*_ask("read file", path, size), path)
 
 
-def read_series(folder: Path) -> LoadedFile:
+def read_series(folder: Path, series: str | None = None) -> LoadedFile:
     """Read a DICOM series with `samunet.imageio.dicom.read_series`; raises as `read_file` and as it does."""
-    return _loaded(*_ask("read series", folder, _unpacked(folder)), folder)
+    return _loaded(*_ask("read series", folder, _unpacked(folder), series=series), folder)
 
 
-def series_files(folder: Path) -> tuple[Path, ...]:
+def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
     """List a DICOM series with `samunet.imageio.dicom.series_files`; raises as `read_file` and as it does."""
-    return tuple(Path(name) for name in _ask("list series", folder, _unpacked(folder))[0])
+    return tuple(Path(name) for name in _ask("list series", folder, _unpacked(folder), series=series)[0])
 
 
-def peek_series(folder: Path) -> Peek:
+def peek_series(folder: Path, series: str | None = None) -> Peek:
     """Read two headers with `samunet.imageio.dicom.peek_series`; raises as `read_file` and as it does."""
-    return decode(Peek, _ask("peek series", folder, _unpacked(folder))[0], str(folder))
+    return decode(Peek, _ask("peek series", folder, _unpacked(folder), series=series)[0], str(folder))
 
 
 def convert_series(folder: Path, target: Path) -> None:
@@ -215,12 +215,13 @@ def _unpacked(folder: Path) -> int:
         return PACKED * sum(entry.stat().st_size for entry in entries if entry.is_file())
 
 
-def _ask(task: str, path: Path, size: int, target: str = "") -> tuple[Any, np.ndarray | None]:
+def _ask(task: str, path: Path, size: int, target: str = "", series: str | None = None) -> tuple[Any, np.ndarray | None]:
     if not SEPARATE:
         kept: list[np.ndarray] = []
-        value = perform(task, path, lambda array: kept.append(array.copy()), target)
+        value = perform(task, path, lambda array: kept.append(array.copy()), target, series)
         return value, kept[0] if kept else None
-    request = {"task": task, "path": str(path), "target": target, "folder": os.getcwd(), "memory": BASE_MEMORY + COPIES * size}
+    request: dict[str, Any] = {"task": task, "path": str(path), "target": target, "series": series, "folder": os.getcwd()}
+    request["memory"] = BASE_MEMORY + COPIES * size
     try:
         answer, array = _POOL.ask(request, BASE_SECONDS + size / SLOWEST)
     except _Died as how:

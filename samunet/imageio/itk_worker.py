@@ -59,7 +59,7 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         form.update(shape=array.shape, kind=array.dtype.str)
 
     try:
-        value = perform(request["task"], path, share, request["target"])
+        value = perform(request["task"], path, share, request["target"], request["series"])
         return {"value": value, "array": form or None}, descriptors
     except DatasetError as error:
         return {"error": str(error), "code": error.code}, []

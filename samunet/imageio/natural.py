@@ -1,16 +1,18 @@
-"""Read and write 2D PNG, BMP and TIFF images.
+"""Read 2D PNG, BMP, JPEG and TIFF images, and write all but JPEG, which is lossy.
 
-Grey gives one channel, RGB three. Alpha is dropped where every pixel is opaque and refused elsewhere. A palette gives its colors in an
+Grey gives one channel, RGB three, a TIFF's own channels as many.
+Alpha is dropped where every pixel is opaque and refused elsewhere. A palette gives its colors in an
 image and its indices in a label.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from samunet.core.codec import atomic_path
 from samunet.core.geometry import Geometry
@@ -19,11 +21,15 @@ from samunet.imageio.integrity import refuse_absent
 from samunet.imageio.reader import ImageReader, LoadedFile, Peek, as_label, check_segmentation
 from samunet.imageio.tiff3d import peek_tiff, read_tiff, write_tiff
 
+logger = logging.getLogger(__name__)
+
+JPEG = (".jpg", ".jpeg")
+TIFF = (".tif", ".tiff")
 GREY_MODES = ("1", "L", "I;16", "I;16B", "I", "F")
 COLOR_MODES = ("RGB", "RGBA", "LA")
 PALETTE_MODES = ("P", "PA")
 PNG_BIT_DEPTH = 24  # byte of a PNG's header; the color type follows
-PNG_GREY, PNG_RGB, PNG_RGBA = 0, 2, 6
+PNG_GREY = 0
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -31,7 +37,7 @@ class NaturalImage2DIO(ImageReader):
     """The reader for photographs and microscopy; the pixel spacing is 1."""
 
     name = "NaturalImage2DIO"
-    endings: tuple[str, ...] = (".png", ".bmp", ".tif")
+    endings: tuple[str, ...] = (".png", ".bmp", ".tif", ".tiff", *JPEG)
 
     def load(self, path: Path) -> LoadedFile:
         """See ImageReader; colors give three channels."""
@@ -39,10 +45,11 @@ class NaturalImage2DIO(ImageReader):
 
     def peek(self, path: Path) -> Peek:
         """See ImageReader."""
-        if path.suffix.lower() in (".tif", ".tiff"):
+        if path.suffix.lower() in TIFF:
             form = peek_tiff(path)
-            colors = 3 if form.palette else math.prod(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis == "S")
-            height, width = (1, 1, *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis != "S"))[-2:]
+            colors = 3 if form.palette else math.prod(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis in "SC")
+            height, width = (1, 1, *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis not in "SC"))[-2:]
+            alpha = colors in (2, 4) and "S" in form.axes
             pixels, kept = height * width, 3 * height * width if form.palette else form.bytes
             loading = form.loading + (13 * pixels if form.palette else 0)  # three 16-bit colors, shifted, and as 8 bits
         else:
@@ -56,15 +63,19 @@ class NaturalImage2DIO(ImageReader):
             pixels, kept = height * width, height * width * colors * (4 if mode in ("I", "F") else 2 if mode.startswith("I;") else 1)
             loading = 4 * pixels + 3 * kept  # Pillow's own form; its bytes, as parts and joined; the array
             loading += 4 * pixels if mode in PALETTE_MODES else 0
+            alpha = colors in (2, 4)
         return Peek(
             geometry=Geometry(shape=(1, height, width), spacing=(1.0, 1.0, 1.0), planar=True),
-            channels=colors - (colors in (2, 4)),  # without an opaque alpha
+            channels=colors - alpha,  # without an opaque one
             loaded=kept,
             loading=loading,
         )
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
-        """See ImageReader; of a palette the indices count."""
+        """See ImageReader; of a palette the indices count. JPEG changes values, so it is refused."""
+        if path.suffix.lower() in JPEG:
+            message = f"Label file {path} is a JPEG, which changes label values; save labels as .png (samunet_import makes .png of JPEG images too)."
+            raise ImageFileError(message, "pixel-form")
         return as_label(_load(path, indices=True), path)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
@@ -72,9 +83,11 @@ class NaturalImage2DIO(ImageReader):
         check_segmentation(segmentation, geometry, path)
         if len(segmentation) != 1:
             raise ImageFileError(f"{path}: a 2D image cannot hold {len(segmentation)} slices; write .nii.gz instead.")
-        if path.suffix.lower() in (".tif", ".tiff"):
+        if path.suffix.lower() in TIFF:
             write_tiff(segmentation[0], path)
             return
+        if path.suffix.lower() in JPEG:
+            raise ImageFileError(f"{path}: JPEG changes label values; write .png instead.")
         if path.suffix.lower() == ".bmp" and segmentation.dtype != np.uint8:
             raise ImageFileError(f"{path}: BMP holds 8 bits a pixel, the segmentation needs 16; use .png or .tif files.")
         with atomic_path(path) as temporary:
@@ -84,8 +97,8 @@ class NaturalImage2DIO(ImageReader):
 def _load(path: Path, *, indices: bool) -> LoadedFile:
     if not path.is_file():
         raise ImageFileError(f"Image file {path} does not exist.", "missing-file")
-    array = _read_flat_tiff(path, indices) if path.suffix.lower() in (".tif", ".tiff") else _read_picture(path, indices)
-    array = _without_alpha(array, path)[:, None]
+    array = _read_flat_tiff(path, indices) if path.suffix.lower() in TIFF else _read_picture(path, indices)
+    array = array[:, None]
     return array, Geometry(shape=(1, array.shape[2], array.shape[3]), spacing=(1.0, 1.0, 1.0), planar=True)
 
 
@@ -96,12 +109,13 @@ def _read_flat_tiff(path: Path, indices: bool) -> np.ndarray:
         if palette is None or indices:
             return array[None]
         return np.ascontiguousarray(palette[:, array] >> 8).astype(np.uint8)  # TIFF's palettes have 16 bits, made of 8 by all programs
-    if axes == "YXS":
-        return np.moveaxis(array, -1, 0)
-    if axes != "SYX":
-        message = f"{path} has axes {axes} of lengths {array.shape}, expected one 2D image; read stacks with Tiff3DIO."
-        raise ImageFileError(message, "pixel-form")
-    return array
+    if axes in ("YXS", "SYX"):
+        return _without_alpha(np.moveaxis(array, axes.index("S"), 0), path)
+    if axes in ("CYX", "YXC"):
+        return np.moveaxis(array, axes.index("C"), 0)
+    what = "a stack" if len(axes) == 3 else f"{len(axes)} axes"
+    message = f"{path} holds {what} ({axes} of lengths {array.shape}), expected one 2D image; Tiff3DIO reads stacks."
+    raise ImageFileError(message, "pixel-form")
 
 
 def _read_picture(path: Path, indices: bool) -> np.ndarray:
@@ -110,7 +124,7 @@ def _read_picture(path: Path, indices: bool) -> np.ndarray:
         with Image.open(path) as image:
             image.verify()  # checksums; the image must be opened anew afterwards
         with Image.open(path) as image:
-            mode = image.mode
+            mode, frames, turned = image.mode, getattr(image, "n_frames", 1), image.getexif().get(ExifTags.Base.Orientation, 1)
             if mode in PALETTE_MODES and not indices:
                 image = image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB")
             array = np.asarray(image)
@@ -118,9 +132,13 @@ def _read_picture(path: Path, indices: bool) -> np.ndarray:
         raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
     if mode not in (*GREY_MODES, *COLOR_MODES, *PALETTE_MODES):
         raise ImageFileError(f"{path} has pixel form {mode}, expected grey, RGB or a palette; convert it to RGB.", "pixel-form")
+    if frames > 1:
+        raise ImageFileError(f"{path} holds {frames} frames, expected one image; save each as a file of its own.", "pixel-form")
     if path.suffix.lower() == ".png":
         _check_bit_depth(path)
-    return np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]
+    if turned not in (0, 1):
+        logger.warning("%s is turned or mirrored when shown (EXIF orientation %d); its pixels are read as they are stored.", path, turned)
+    return _without_alpha(np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None], path)
 
 
 def _without_alpha(array: np.ndarray, path: Path) -> np.ndarray:
@@ -135,9 +153,9 @@ def _without_alpha(array: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _check_bit_depth(path: Path) -> None:
-    """Refuse the PNG forms whose values Pillow changes: it halves 16-bit color to 8 bits and stretches 2- and 4-bit grey."""
+    """Refuse the PNG forms whose values Pillow changes: it halves 16 bits to 8 but in grey alone, and stretches 2- and 4-bit grey."""
     with path.open("rb") as file:
         depth, color = file.read(PNG_BIT_DEPTH + 2)[PNG_BIT_DEPTH:]
-    if (color in (PNG_RGB, PNG_RGBA) and depth == 16) or (color == PNG_GREY and depth in (2, 4)):
+    if (color != PNG_GREY and depth == 16) or (color == PNG_GREY and depth in (2, 4)):
         message = f"{path} has {depth} bits a channel, which would be read with other values; save it with 8 bits, or as TIFF."
         raise ImageFileError(message, "pixel-form")

@@ -84,7 +84,7 @@ class ImageReader(ABC):
         """
         if len(paths) == 1:
             return stack_channels([self.load(paths[0])], paths)
-        return stack_channels([_narrow(self.load(path)) for path in paths], paths)
+        return stack_channels([_narrow(self.load(path), path) for path in paths], paths)
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
         """Read a reference segmentation as (D, H, W) int16, or int32 when a value needs it.
@@ -100,8 +100,9 @@ def files_of(case: Case, reader: ImageReader) -> tuple[Path, ...]:
     return tuple(file for path in (*case.images, *([case.label] if case.label else [])) for file in reader.files(path))
 
 
-def _narrow(file: LoadedFile) -> LoadedFile:
+def _narrow(file: LoadedFile, path: Path) -> LoadedFile:
     """Turn a file's numbers into float32 before the next file is read."""
+    _check_numbers(file[0], path)
     with np.errstate(over="ignore"):  # infinite values are refused when channels are stacked
         return file[0].astype(np.float32, copy=False), file[1]
 
@@ -140,6 +141,7 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
     stacked = np.empty((sum(len(array) for array, _ in files), *first.shape), dtype=np.float32)
     position = 0
     for (array, _), path in zip(files, paths, strict=True):
+        _check_numbers(array, path)
         part = stacked[position : position + len(array)]
         with np.errstate(over="ignore"):  # numbers beyond float32 become infinite and are refused below
             part[...] = array
@@ -161,6 +163,7 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
     """
     array, geometry = file
     check_grid(geometry, path)
+    _check_numbers(array, path)
     if len(array) != 1:
         raise ImageFileError(
             f"Label file {path} has {len(array)} channels, expected one; save the label values as one grey channel.", "label-channels"
@@ -191,6 +194,8 @@ def as_channels(array: np.ndarray, path: Path) -> np.ndarray:
     Raises:
         ImageFileError: there are two such axes, for example time and vector components, or fewer than three axes.
     """
+    if array.size == 0:
+        raise ImageFileError(f"{path} has axes of lengths {array.shape}, expected one voxel or more; export it again.", "header")
     leading = array.shape[:-3]
     if array.ndim < 3 or sum(length > 1 for length in leading) > 1:
         raise ImageFileError(f"{path} has axes of lengths {array.shape}, expected one channel axis and three of space; split the file.", "pixel-form")
@@ -206,10 +211,20 @@ def check_segmentation(segmentation: np.ndarray, geometry: Geometry, path: Path)
 
 
 def check_grid(geometry: Geometry, path: Path) -> None:
-    """Raise ImageFileError unless every number of a grid is finite."""
+    """Raise ImageFileError unless a grid has voxels, and every number of it is finite."""
+    if min(geometry.shape) < 1:
+        raise ImageFileError(f"{path} has shape {geometry.shape}, expected one voxel or more; export it again.", "header")
     numbers = np.concatenate([geometry.spacing, geometry.origin, np.ravel(geometry.direction)])
     if not np.isfinite(numbers).all():
         raise ImageFileError(f"{path} has a spacing, origin or direction that is not a number; write its header anew.", "header")
+
+
+def _check_numbers(array: np.ndarray, path: Path) -> None:
+    """Refuse what is no real number; of a complex one the imaginary part would be lost."""
+    if array.dtype.kind == "c":
+        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
+    if array.dtype.kind not in "buif":
+        raise ImageFileError(f"{path} holds values of type {array.dtype}, expected numbers; export it again.", "number-type")
 
 
 def _check_values(array: np.ndarray, path: Path) -> None:

@@ -28,10 +28,14 @@ class SimpleITKIO(ImageReader):
     name = "SimpleITKIO"
     endings: tuple[str, ...] = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
 
+    def __init__(self, series: str | None = None) -> None:
+        """Choose a series of folders that hold several, see `samunet.imageio.dicom.series_files`."""
+        self.series = series
+
     def load(self, path: Path) -> LoadedFile:
         """See ImageReader; a 4D or multi-component file gives several channels, a folder the DICOM series in it."""
         if path.is_dir():
-            return itk_pool.read_series(path)
+            return itk_pool.read_series(path, self.series)
         if is_nifti(path):
             return nibabel_reader.load(path)
         header = check_file(path)
@@ -45,7 +49,7 @@ class SimpleITKIO(ImageReader):
     def peek(self, path: Path) -> Peek:
         """See ImageReader; of a file the header only is read."""
         if path.is_dir():
-            return itk_pool.peek_series(path)
+            return itk_pool.peek_series(path, self.series)
         if is_nifti(path):
             return nibabel_reader.peek(path)
         refuse_absent(path)
@@ -60,7 +64,7 @@ class SimpleITKIO(ImageReader):
     def files(self, path: Path) -> tuple[Path, ...]:
         """See ImageReader; a header may keep its voxels in a file beside it."""
         if path.is_dir():
-            return itk_pool.series_files(path)
+            return itk_pool.series_files(path, self.series)
         if is_nifti(path) or not path.is_file():
             return (path,)
         return tuple(dict.fromkeys((path, read_header(path).data)))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from tifffile import COMPRESSION, PHOTOMETRIC
 
 from samunet.core.codec import atomic_path, read_json, write_json
 from samunet.core.geometry import Geometry, Triple, triple
@@ -34,20 +35,22 @@ class Tiff3DIO(ImageReader):
     def load(self, path: Path) -> LoadedFile:
         """See ImageReader."""
         array, axes, palette = read_tiff(path)
-        if array.ndim != 3 or "S" in axes or palette is not None:
+        if not _is_stack(axes) or palette is not None:
+            what = f"{array.shape[0]} channels of one plane" if axes == "CYX" else f"axes {axes} of lengths {array.shape}"
             color = ", with a palette" if palette is not None else ""
-            message = f"{path} has axes {axes} of lengths {array.shape}{color}, expected a grey stack; NaturalImage2DIO reads 2D images."
+            message = f"{path} has {what}{color}, expected a grey stack, or one with channels; NaturalImage2DIO reads 2D images."
             raise ImageFileError(message, "pixel-form")
-        depth, height, width = array.shape
-        return array[None], Geometry(shape=(depth, height, width), spacing=_spacing(path))
+        channels = np.moveaxis(array, axes.index("C"), 0) if "C" in axes else array[None]
+        depth, height, width = channels.shape[1:]
+        return channels, Geometry(shape=(depth, height, width), spacing=_spacing(path))
 
     def peek(self, path: Path) -> Peek:
         """See ImageReader."""
         form = peek_tiff(path)
-        depth, height, width = (1, 1, *form.lengths)[-3:]
+        depth, height, width = (1, 1, *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis != "C"))[-3:]
         return Peek(
             geometry=Geometry(shape=(depth, height, width), spacing=_spacing(path)),
-            channels=1,
+            channels=form.lengths[form.axes.index("C")] if "C" in form.axes else 1,
             loaded=form.bytes,
             loading=form.loading,
         )
@@ -62,6 +65,12 @@ class Tiff3DIO(ImageReader):
         check_segmentation(segmentation, geometry, path)
         write_tiff(segmentation, path)
         write_json(path.with_suffix(".json"), {"spacing": geometry.spacing})
+
+
+def _is_stack(axes: str) -> bool:
+    """Tell whether an image has three axes of space, the first under any name but color's, and possibly one of channels."""
+    space = axes.replace("C", "", 1)
+    return len(space) == 3 and space.endswith("YX") and not {"S", "C"} & set(space)
 
 
 def spacing_file(path: Path) -> Path:
@@ -85,14 +94,14 @@ class TiffForm:
 def peek_tiff(path: Path) -> TiffForm:
     """Read the headers of a TIFF alone; raises ImageFileError where they cannot be read."""
     with _opened(path) as file:
-        series, first = file.series[0], file.pages.first
-        page = math.prod(first.shape) * np.dtype(first.dtype).itemsize
+        first, (series, lengths, axes) = file.pages.first, _one_image(file, path)
+        page, whole = math.prod(first.shape) * np.dtype(first.dtype).itemsize, sum(part.nbytes for part in series)
         return TiffForm(
-            lengths=series.shape,
-            axes=series.axes,
-            palette=first.photometric == tifffile.PHOTOMETRIC.PALETTE,
-            bytes=series.nbytes,
-            loading=series.nbytes + min(3 * page, 3 * series.nbytes),  # a page's compressed stream, decoded, and as it is put in its place
+            lengths=lengths,
+            axes=axes,
+            palette=first.photometric == PHOTOMETRIC.PALETTE,
+            bytes=whole,
+            loading=len(series[:2]) * whole + min(3 * page, 3 * whole),  # a page's compressed stream, decoded, and as it is put in its place
         )
 
 
@@ -100,18 +109,38 @@ def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None]:
     """Read a TIFF, its axes as tifffile names them, and its palette.
 
     Returns:
-        The stored numbers; YX, YXS or SYX (S: color), anything else in three axes a stack; (3, colors) uint16 or None.
+        The stored numbers; YX, YXS or SYX (S: color), with C channels, IYX for pages that were written one by one; (3, colors) uint16 or None.
 
     Raises:
-        ImageFileError: the file is absent, damaged, or holds several images of unequal form.
+        ImageFileError: the file is absent, damaged, holds several images of unequal form, or colors of a form that would be changed.
     """
     with _opened(path) as file:
         if _page_chain_is_cut(file):
             raise ImageFileError(f"{path} is truncated: pages are missing after page {len(file.pages)}; copy or export it again.", "truncated")
-        if len(file.series) != 1:
-            raise ImageFileError(f"{path} holds {len(file.series)} images of unequal form, expected one; save the image alone.", "pixel-form")
-        series, first = file.series[0], file.pages.first
-        return series.asarray(), series.axes, first.colormap if first.photometric == tifffile.PHOTOMETRIC.PALETTE else None
+        first, (series, _, axes) = file.pages.first, _one_image(file, path)
+        _refuse_other_colors(first, path)
+        array = series[0].asarray() if len(series) == 1 else np.stack([part.asarray() for part in series])
+        return array, axes, first.colormap if first.photometric == PHOTOMETRIC.PALETTE else None
+
+
+def _one_image(file: tifffile.TiffFile, path: Path) -> tuple[list[tifffile.TiffPageSeries], tuple[int, ...], str]:
+    """Return the parts of a file's one image, its lengths and axes; equal planes that were written one by one are the slices of a stack."""
+    series = file.series
+    first = series[0]
+    if len(series) == 1:
+        return series, first.shape, first.axes
+    if first.axes == "YX" and all((part.shape, part.dtype, part.axes) == (first.shape, first.dtype, "YX") for part in series):
+        return series, (len(series), *first.shape), "IYX"
+    raise ImageFileError(f"{path} holds {len(series)} images of unequal form, expected one; save the image alone.", "pixel-form")
+
+
+def _refuse_other_colors(page: tifffile.TiffPage, path: Path) -> None:
+    """Refuse inks and color spaces whose numbers are no grey and no red, green and blue; JPEG's is decoded to these."""
+    known = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
+    in_jpeg = page.photometric == PHOTOMETRIC.YCBCR and page.compression in (COMPRESSION.OJPEG, COMPRESSION.JPEG)
+    if page.photometric not in known and not in_jpeg:
+        name = getattr(page.photometric, "name", page.photometric)
+        raise ImageFileError(f"{path} holds colors as {name}, expected grey, RGB or a palette; convert it to RGB.", "pixel-form")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from PIL import Image
 
 from samunet.core import parts
 from samunet.core.codec import read_json, write_json
@@ -21,6 +22,7 @@ from samunet.core.labels import parse_labels
 from samunet.core.names import check_case_name
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import READERS, itk_pool, reader_for
+from samunet.imageio.natural import JPEG, NaturalImage2DIO
 from samunet.imageio.nifti import is_nifti
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 from samunet.importing.repair import Repairs, repair_file
@@ -29,6 +31,7 @@ from samunet.progress import each
 NAME = re.compile(r"Dataset(\d{3,})_[A-Za-z0-9]+")
 REPORT = "repairs.json"
 NONE = Repairs()
+LOSSLESS = ".png"  # what JPEG images become, whose labels are never JPEG
 SERIES_ENDING = ".nii.gz"  # what DICOM series become
 
 
@@ -140,7 +143,9 @@ def identifier_of(text: str) -> str:
 
 
 def ending_of(path: Path) -> str:
-    """Return the ending of an image file as the readers know it, or an empty string."""
+    """Return the ending that a copy of an image file gets, the file's own but for JPEG, or an empty string where no reader knows it."""
+    if path.suffix.lower() in JPEG:
+        return LOSSLESS
     known = sorted({ending for reader in READERS for ending in reader.endings}, key=len, reverse=True)
     return next((ending for ending in known if path.name.lower().endswith(ending)), "")
 
@@ -175,14 +180,19 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
             _copy_image(path, images / f"{case.identifier}_{channel:04d}{ending}")
     _copy_spacing(case.images, images / f"{case.identifier}.json")
     if case.label is not None:
+        if case.label.suffix.lower() in JPEG:
+            raise DatasetError(f"Case '{case.identifier}': label {case.label} is a JPEG, which changes label values; save labels as .png.")
         shutil.copyfile(case.label, folder / "labelsTr" / f"{case.identifier}{ending}")
         _copy_spacing([case.label], folder / "labelsTr" / f"{case.identifier}.json")
 
 
 def _copy_image(source: Path, target: Path) -> None:
-    """Copy a file as it is; a folder's DICOM series becomes a NIfTI file with the same numbers on the same grid."""
+    """Copy a file as it is; a folder's DICOM series becomes a NIfTI file, a JPEG a PNG, with the same numbers on the same grid."""
     if source.is_dir():
         itk_pool.convert_series(source, target)
+    elif source.suffix.lower() in JPEG:
+        pixels = NaturalImage2DIO().load(source)[0][:, 0]
+        Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(np.moveaxis(pixels, 0, -1))).save(target)
     else:
         shutil.copyfile(source, target)
 

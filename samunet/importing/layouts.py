@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 from samunet.core.codec import read_json
 from samunet.core.names import check_case_name
 from samunet.errors import DatasetError
+from samunet.imageio.natural import JPEG
 from samunet.importing.dataset import FoundCase, ending_of, identifier_of
 
 logger = logging.getLogger(__name__)
@@ -189,5 +190,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 def _stem(path: Path) -> str:
     if path.is_dir():
         return path.name
+    if path.suffix.lower() in JPEG:
+        return path.stem
     ending = ending_of(path)
     return path.name[: len(path.name) - len(ending)] if ending else path.stem

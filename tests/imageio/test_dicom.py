@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -15,6 +16,7 @@ from samunet.core.dataset import DatasetSpec
 from samunet.core.labels import parse_labels
 from samunet.errors import DatasetError, ImageFileError
 from samunet.imageio import dicom, reader_for
+from samunet.imageio.sitk import SimpleITKIO
 from samunet.pipeline import cases_to_predict
 
 
@@ -129,7 +131,7 @@ def test_incomplete_mixed_and_absent_series_are_refused(tmp_path):
     other = tmp_path / "two" / "other"
     for path in write_series(oblique(), other, uid="1.2.826.0.1.3680043.2.1125.2").iterdir():
         path.rename(tmp_path / "two" / f"other_{path.name}")
-    with pytest.raises(ImageFileError, match="holds 2 DICOM series, expected the files of one"):
+    with pytest.raises(ImageFileError, match="holds 2 DICOM series, expected one \\(1: no description, CT, 5 files, 1.2.826"):
         READER.read_image([tmp_path / "two"])
     (tmp_path / "none").mkdir()
     with pytest.raises(ImageFileError, match="holds no DICOM file"):
@@ -137,7 +139,7 @@ def test_incomplete_mixed_and_absent_series_are_refused(tmp_path):
     for kept in (1229, 1030, 700):
         damaged = sorted(write_series(oblique(), tmp_path / "cut").iterdir())[0]  # the last slice, so no gap shows
         damaged.write_bytes(damaged.read_bytes()[:kept])
-        with pytest.raises(ImageFileError, match="slice86.dcm is (truncated|a DICOM file that cannot be read)"):
+        with pytest.raises(ImageFileError, match="slice86.dcm (is truncated|is a DICOM file that cannot be read|has no readable header)"):
             READER.read_image([tmp_path / "cut"])
 
 
@@ -166,3 +168,80 @@ def test_folders_of_series_are_cases_to_predict(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="holds no file named"):
         cases_to_predict(tmp_path / "empty", SPEC, tmp_path / "out")
+
+
+def change(folder, edit, index=0):
+    """Edit the header of one file, or with `index` None of all."""
+    for path in sorted(folder.iterdir())[slice(index, None if index is None else index + 1)]:
+        header = pydicom.dcmread(path)
+        with pydicom.config.disable_value_validation():
+            edit(header)
+            header.save_as(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "edit,message",
+    [
+        (
+            lambda header: setattr(header, "PixelData", header.PixelData[:100]),
+            "100 bytes of pixels are there, rows and columns need 384",
+        ),
+        (lambda header: setattr(header, "Rows", 65535), "rows and columns need 2097120"),
+        (lambda header: setattr(header, "Columns", 0), "has 12 x 0 pixels of 1 samples, expected one or more"),
+        (lambda header: header.pop("PixelSpacing"), "says nothing of its PixelSpacing, so the size of its pixels is not known"),
+        (lambda header: setattr(header, "PixelSpacing", [0, 0.7]), r"has PixelSpacing \[0.0, 0.7\], expected two positive numbers"),
+        (lambda header: setattr(header, "PixelSpacing", ["nan", "0.7"]), "has PixelSpacing"),
+        (lambda header: setattr(header, "NumberOfFrames", 3), "holds 3 frames, expected one slice per file"),
+        (lambda header: header.pop("ImagePositionPatient"), "has no readable header or position"),
+        (lambda header: setattr(header, "RescaleSlope", "nan"), "position, orientation or rescale values are no finite numbers"),
+    ],
+)
+def test_what_a_header_lacks_or_cannot_mean_is_named(tmp_path, edit, message):
+    folder = change(write_series(oblique(), tmp_path / "series"), edit, None)
+    with pytest.raises(ImageFileError, match=message) as refusal:
+        READER.read_image([folder])
+    assert "slice" in str(refusal.value)
+
+
+def test_the_spacing_of_a_detector_is_not_taken_for_that_of_the_patient(tmp_path):
+    def detector(header):
+        header.ImagerPixelSpacing = header.pop("PixelSpacing").value
+
+    folder = change(write_series(oblique(), tmp_path / "series"), detector, None)
+    with pytest.raises(ImageFileError, match="ImagerPixelSpacing is that of the detector, not of the patient"):
+        READER.read_image([folder])
+
+
+def test_slices_of_another_spacing_than_the_others_are_refused(tmp_path):
+    folder = change(write_series(oblique(), tmp_path / "series"), lambda header: setattr(header, "PixelSpacing", [0.9, 0.7]), 2)
+    with pytest.raises(ImageFileError, match=r"slice88.dcm has .*\(0.9, 0.7\) mm, slice90.dcm has .*\(0.8, 0.7\) mm"):
+        READER.read_image([folder])
+
+
+def test_each_slice_is_rescaled_by_its_own_slope(tmp_path):
+    """As in PET; ITK alone rounds the values of later slices to the number type of the first."""
+
+    def rescale(slope, intercept):
+        return lambda header: header.update({"RescaleSlope": str(slope), "RescaleIntercept": str(intercept)})
+
+    folder = write_series(oblique(), tmp_path / "series")
+    stored = sitk.GetArrayFromImage(oblique()).astype(float)
+    for index, (slope, intercept) in enumerate([(1, 0), (0.37, 5.5), (2, 0), (1, 0.25), (1, 0)]):
+        change(folder, rescale(slope, intercept), index)  # by name: the last slice first
+        stored[4 - index] = stored[4 - index] * slope + intercept
+    np.testing.assert_allclose(READER.read_image([folder]).array[0], stored, rtol=1e-6)
+
+
+def test_one_of_several_series_is_chosen_by_number_uid_or_description(tmp_path):
+    folder = tmp_path / "two"
+    change(write_series(oblique(), folder), lambda header: setattr(header, "SeriesDescription", "T1 ax"), None)
+    other = change(write_series(oblique(3), tmp_path / "o", uid="1.2.826.0.1.3680043.2.1125.2"), lambda header: None, None)
+    for path in other.iterdir():
+        path.rename(folder / f"other_{path.name}")
+    with pytest.raises(ImageFileError, match=r"2 DICOM series, expected one \(1: T1 ax, CT, 5 files, .*; 2: no description, CT, 3 files, .*--series"):
+        READER.read_image([folder])
+    for wanted, depth in (("1", 5), ("2", 3), ("t1 AX", 5), ("1.2.826.0.1.3680043.2.1125.2", 3)):
+        assert SimpleITKIO(series=wanted).load(folder)[1].shape[0] == SimpleITKIO(series=wanted).peek(folder).geometry.shape[0] == depth
+    with pytest.raises(ImageFileError, match="expected one that is 'T2'"):
+        SimpleITKIO(series="T2").load(folder)

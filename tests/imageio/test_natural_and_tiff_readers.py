@@ -1,7 +1,9 @@
 """PNG, BMP and TIFF, flat and as stacks; and the choice of a reader."""
 
+import gzip
 import json
 import logging
+import struct
 
 import nibabel
 import numpy as np
@@ -176,11 +178,105 @@ def test_reader_is_chosen_by_ending_name_or_example(tmp_path):
 def test_unknown_reader_and_ending_name_what_is_known(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'NibabelIO'"):
         reader_for(".nii.gz", name="NibabellIO")
-    with pytest.raises(DatasetError, match=r"'\.jpg'; known are \.bmp, \.gipl, \.mha, \.nii"):
-        reader_for(".jpg")
+    with pytest.raises(DatasetError, match=r"'\.webp'; known are \.bmp, \.gipl, \.jpeg, \.jpg, \.mha, \.nii"):
+        reader_for(".webp")
 
 
 def test_example_that_no_reader_opens_gives_their_reasons(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.full((2, 2, 2), np.nan), np.eye(4)), tmp_path / "in.nii.gz")
     with pytest.raises(ImageFileError, match="SimpleITKIO: .*NaN.*NibabelIO: .*NaN"):
         reader_for(".nii.gz", example=tmp_path / "in.nii.gz")
+
+
+def test_jpeg_is_read_and_never_a_label(tmp_path, caplog):
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 7, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "b.JPEG")
+    reader = reader_for(".jpg")
+    color, grey = reader.read_image([tmp_path / "a.jpg"]), reader.read_image([tmp_path / "b.JPEG"])
+    np.testing.assert_array_equal(color.array[:, 0], np.moveaxis(np.asarray(Image.open(tmp_path / "a.jpg")), -1, 0))
+    assert grey.array.shape == (1, 1, 9, 7) and reader.peek(tmp_path / "a.jpg").channels == 3 and not caplog.records
+    with pytest.raises(ImageFileError, match="b.JPEG is a JPEG, which changes label values; save labels as .png"):
+        reader.read_label(tmp_path / "b.JPEG")
+    with pytest.raises(ImageFileError, match="JPEG changes label values; write .png"):
+        reader.write_segmentation(np.zeros((1, 9, 7), np.uint8), grey.geometry, tmp_path / "c.jpg")
+    turned = Image.Exif()
+    turned[274] = 6
+    Image.fromarray(pixels).save(tmp_path / "t.jpg", exif=turned)
+    assert reader.load(tmp_path / "t.jpg")[0].shape == (3, 1, 9, 7)
+    assert "t.jpg is turned or mirrored when shown (EXIF orientation 6)" in caplog.text
+
+
+def test_forms_that_would_lose_values_are_refused(tmp_path):
+    grey = np.arange(63, dtype=np.uint8).reshape(9, 7)
+    Image.fromarray(grey).save(tmp_path / "frames.png", save_all=True, append_images=[Image.fromarray(grey[::-1])])
+    Image.fromarray(np.dstack([grey] * 4), mode="CMYK").save(tmp_path / "inks.jpg")
+    tifffile.imwrite(tmp_path / "complex.tif", grey.astype(np.complex64), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "inks.tif", np.full((9, 7, 4), 255, np.uint8), photometric="separated")
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([grey] * 5), photometric="minisblack")
+    for name, message in {
+        "frames.png": "holds 2 frames, expected one image",
+        "inks.jpg": "has pixel form CMYK",
+        "complex.tif": "holds complex numbers, expected real ones",
+        "inks.tif": "holds colors as SEPARATED, expected grey, RGB or a palette",
+        "stack.tif": r"holds a stack \(QYX of lengths \(5, 9, 7\)\), expected one 2D image",
+    }.items():
+        with pytest.raises(ImageFileError, match=f"{name} {message}"):
+            reader_for(".png").read_image([tmp_path / name])
+    with pytest.raises(ImageFileError, match="complex.tif holds complex numbers"):
+        reader_for(".png").read_label(tmp_path / "complex.tif")
+    with pytest.raises(ImageFileError, match="complex.tif holds complex numbers"):
+        reader_for(".png").read_image([tmp_path / "stack.tif".replace("stack", "complex")] * 2)
+
+
+@pytest.mark.parametrize("axes,shape,reader", [("CYX", (3, 9, 7), 0), ("CYX", (4, 9, 7), 0), ("ZCYX", (5, 2, 9, 7), 2), ("CZYX", (2, 5, 9, 7), 2)])
+@pytest.mark.parametrize("form", ["imagej", "ome"])
+def test_channels_of_a_tiff_are_channels_and_never_slices(axes, shape, reader, form, tmp_path):
+    if (form, axes) == ("imagej", "CZYX"):
+        pytest.skip("ImageJ writes ZCYX")
+    values = np.random.default_rng(0).integers(0, 65535, shape).astype(np.uint16)
+    values[-1] = 65535  # as an opaque alpha would be
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", metadata={"axes": axes}, **{form: True})
+    (tmp_path / "a.json").write_text('{"spacing": [2, 1, 1]}')
+    chosen = reader_for(".tif", example=tmp_path / "a.tif")
+    found, seen = chosen.read_image([tmp_path / "a.tif"]), chosen.peek(tmp_path / "a.tif")
+    expected = np.moveaxis(values, axes.index("C"), 0)
+    assert chosen is READERS[reader] and (seen.channels, seen.geometry.shape) == (len(expected), found.geometry.shape)
+    np.testing.assert_array_equal(found.array, expected.reshape(found.array.shape))
+
+
+def test_pages_written_one_by_one_are_the_slices_of_a_stack(tmp_path):
+    values = np.random.default_rng(0).integers(0, 255, (5, 9, 7)).astype(np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for plane in values:
+            writer.write(plane, photometric="minisblack")
+    Image.fromarray(values[0]).save(tmp_path / "b.tif", save_all=True, append_images=[Image.fromarray(plane) for plane in values[1:]])
+    for name in ("a.tif", "b.tif"):
+        (tmp_path / name).with_suffix(".json").write_text('{"spacing": [2, 1, 1]}')
+        array, geometry = TIFF3D.load(tmp_path / name)
+        np.testing.assert_array_equal(array[0], values)
+        assert TIFF3D.peek(tmp_path / name).geometry.shape == geometry.shape == (5, 9, 7)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_an_image_without_a_voxel_is_refused_by_name(name, tmp_path):
+    Image.new("L", (4, 3)).save(tmp_path / "good.png")
+    content = {
+        "a.png": (tmp_path / "good.png").read_bytes().replace(b"\0\0\0\4\0\0\0\3", b"\0\0\0\0\0\0\0\3"),
+        "a.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 0, 3, 1, 24, 0, 0, 0, 0, 0, 0),
+        "a.nrrd": b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 0 4 4\nencoding: raw\n\n",
+        "a.mha": b"ObjectType = Image\nNDims = 3\nDimSize = 0 4 4\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n",
+    }
+    if name in content:
+        (tmp_path / name).write_bytes(content[name])
+    elif name == "a.tif":
+        with pytest.warns(UserWarning):
+            tifffile.imwrite(tmp_path / name, np.zeros((0, 7), np.uint8), photometric="minisblack")
+    else:
+        header = nibabel.Nifti1Header()
+        header.set_data_shape((4, 4, 4))
+        header["dim"][1] = 0
+        header["magic"], header["vox_offset"] = b"n+1", 352
+        (tmp_path / name).write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    with pytest.raises(ImageFileError, match=name):
+        reader_for(name[1:]).read_image([tmp_path / name])
