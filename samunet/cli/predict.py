@@ -141,7 +141,8 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     if failures:
         print(f"{len(failures)} of {len(cases)} cases failed: {', '.join(failure.identifier for failure in failures)}")
         return 3
-    print(f"Wrote {len(cases)} segmentation(s) to {arguments.o}")
+    done = f"{len(cases)} segmentation(s) are in" if arguments.continue_prediction else f"Wrote {len(cases)} segmentation(s) to"
+    print(f"{done} {arguments.o}")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from samunet.core.parts import is_part
 from samunet.core.plan import save_plan
 from samunet.core.prompts import PROMPTS, PromptFile, read_prompts
 from samunet.core.units import readable
-from samunet.errors import ConfigError, DatasetError
+from samunet.errors import ConfigError, DatasetError, SamunetError
 from samunet.imageio import reader_for
 from samunet.imageio.dicom import is_dicom
 from samunet.inference.extras import UNCERTAINTY, Extras
@@ -66,7 +67,7 @@ def predict(
     """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D Slicer.
 
     Args:
-        skip_existing: leave cases whose files are there and can be read.
+        skip_existing: leave cases whose files are there, can be read, and lie on the image's grid; others are predicted again.
 
     Raises:
         ConfigError: the networks alone need more than `options.max_ram`; prompts are missing, or given to a model without, or the folder
@@ -143,7 +144,7 @@ def _within_memory(options: FileOptions, predictor: Predictor) -> FileOptions:
 
 
 def _is_done(folder: Path, case: Case, predictor: Predictor, options: FileOptions) -> bool:
-    """Tell whether every file of a case is there and whole."""
+    """Tell whether every file of a case is there, whole, and on the image's grid."""
     spec = predictor.dataset
     names = [folder / f"{case.identifier}{spec.file_ending}"]
     names += [folder / UNCERTAINTY / names[0].name] if predictor.options.uncertainty else []
@@ -151,10 +152,17 @@ def _is_done(folder: Path, case: Case, predictor: Predictor, options: FileOption
         return False
     if options.prompts is not None and read_prompts(folder / PROMPTS).cases.get(case.identifier) != options.prompts.cases[case.identifier]:
         return False
+    reader = reader_for(spec.file_ending, predictor.plan.reader)
     try:
+        grid = reader.read_image(case.images[:1]).geometry  # a header alone does not tell the position
         for path in names:
-            reader_for(spec.file_ending, predictor.plan.reader).read_label(path)
-    except DatasetError as error:
+            if not reader.read_label(path)[1].same_grid(grid):
+                logger.warning("%s lies on another grid than the image of case '%s'. It is predicted again.", path, case.identifier)
+                return False
+        if options.save_probabilities:
+            with zipfile.ZipFile(folder / f"{case.identifier}.npz") as archive:
+                return archive.testzip() is None
+    except (SamunetError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         logger.warning("%s It is predicted again.", error)
         return False
-    return not options.save_probabilities or zipfile.is_zipfile(folder / f"{case.identifier}.npz")
+    return True

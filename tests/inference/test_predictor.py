@@ -60,6 +60,10 @@ def test_predicting_twice_gives_the_same_bytes_and_continuing_redoes_nothing(pre
     before = (tmp_path / "a" / name).stat().st_mtime_ns
     pipeline.predict(predictor, cases, tmp_path / "a", options, skip_existing=True)
     assert (tmp_path / "a" / name).stat().st_mtime_ns == before
+    right = nibabel.load(tmp_path / "b" / name)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(right.dataobj), right.affine + np.eye(4, 4, 3) * 5), tmp_path / "a" / name)  # another grid
+    pipeline.predict(predictor, cases, tmp_path / "a", options, skip_existing=True)
+    assert file_sha256(tmp_path / "a" / name) == file_sha256(tmp_path / "b" / name)
 
 
 def test_a_failing_case_is_named_and_the_others_finish(predictor, images, tmp_path):
