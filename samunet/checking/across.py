@@ -10,15 +10,22 @@ from scipy.optimize import linear_sum_assignment
 
 from samunet.checking.case import CheckedCase
 from samunet.checking.findings import Finding
+from samunet.core.geometry import turn_between
 
 LEAST_CASES = 5  # fewer say nothing about what a channel usually looks like
 CLEARLY_NEARER = 0.5  # channels count as swapped when that brings them this much nearer to the others' channels, of the distance as they stand
+ODD = 3.0  # times more or less than the median case: spacing and size of a case that stands out
+ODD_INTENSITIES = 10.0  # likewise of the width of the intensities; scanners differ in gain
+SPREADS = 6.0  # and this many spreads of the dataset away, for datasets that vary
 FAR = 3.0  # and when they stand more than this many spreads of the dataset away, and would be within it
 
 
 def check_across(cases: Sequence[CheckedCase]) -> list[Finding]:
-    """Find images that are there twice, cases of another dimension than most, and channels that seem to have changed places."""
-    return [*_duplicates(cases), *_dimensions(cases), *_channel_order(cases)]
+    """Find images that are there twice, cases that stand out among the others, and channels that seem to have changed places."""
+    swapped = _channel_order(cases)
+    explained = {finding.case for finding in swapped}
+    intensities = [finding for finding in _intensities(cases) if finding.case not in explained]
+    return [*_duplicates(cases), *_dimensions(cases), *_orientations(cases), *_grids(cases), *intensities, *swapped]
 
 
 def _duplicates(cases: Sequence[CheckedCase]) -> list[Finding]:
@@ -48,6 +55,77 @@ def _dimensions(cases: Sequence[CheckedCase]) -> list[Finding]:
         for case in cases
         if case.planar is not None and case.planar != usual
     ]
+
+
+def _orientations(cases: Sequence[CheckedCase]) -> list[Finding]:
+    placed = [(case, case.geometry.orientation[::-1]) for case in cases if case.geometry and case.geometry.directed and not case.geometry.planar]
+    counts = Counter(orientation for _, orientation in placed).most_common()
+    if not counts or 2 * counts[0][1] <= len(placed):
+        return []  # a dataset of many kinds
+    return [
+        Finding(
+            case=case.identifier,
+            file="",
+            code="odd-orientation",
+            message=f"The file's axes x, y, z run toward {own}, those of {counts[0][1]} of {len(placed)} cases toward {counts[0][0]}.",
+        )
+        for case, own in placed
+        if own != counts[0][0]
+    ]
+
+
+def _grids(cases: Sequence[CheckedCase]) -> list[Finding]:
+    """Compare spacing and size with the median case, on the axes of the most usual orientation."""
+    grids = [(case, case.geometry) for case in cases if case.geometry is not None]
+    if len(grids) < LEAST_CASES or len({geometry.planar for _, geometry in grids}) > 1:
+        return []
+    usual = Counter(geometry.orientation for _, geometry in grids).most_common(1)[0][0]
+    orders = [list(turn_between(geometry.orientation, usual)[0]) for _, geometry in grids]
+    spacings = np.array([np.array(geometry.spacing)[order] for (_, geometry), order in zip(grids, orders, strict=True)])
+    sizes = spacings * [np.array(geometry.shape)[order] for (_, geometry), order in zip(grids, orders, strict=True)]
+    if grids[0][1].planar:
+        spacings, sizes = spacings[:, 1:], sizes[:, 1:]
+    findings = []
+    odd_spacings = _standing_out(spacings, ODD)
+    for (case, _), spacing, size, odd_spacing, odd_size in zip(grids, spacings, sizes, odd_spacings, _standing_out(sizes, ODD), strict=True):
+        what, own, median = ("Spacing", spacing, spacings) if odd_spacing else ("Size", size, sizes)
+        if odd_spacing or odd_size:
+            message = f"{what} {_mm(own)} mm, that of the median case is {_mm(np.median(median, axis=0))} mm."
+            findings.append(Finding(case=case.identifier, file="", code=f"odd-{what.lower()}", message=message))
+    return findings
+
+
+def _intensities(cases: Sequence[CheckedCase]) -> list[Finding]:
+    """Compare each channel's quartiles with those of the others: where they lie, and how far apart."""
+    findings = []
+    for channel in range(max((len(case.quartiles) for case in cases), default=0)):
+        having = [case for case in cases if len(case.quartiles) > channel]
+        quartiles = np.array([case.quartiles[channel] for case in having])  # (cases, 3)
+        if len(having) < LEAST_CASES:
+            continue
+        widths = np.maximum(quartiles[:, 2] - quartiles[:, 0], 1e-6 * np.abs(quartiles).max(axis=1) + 1e-12)
+        middle, usual = np.median(quartiles[:, 1]), np.median(widths)
+        distances = np.abs(quartiles[:, 1] - middle)
+        moved = distances > max(ODD_INTENSITIES * float(usual), SPREADS * float(np.median(distances)))
+        for case, own, odd in zip(having, quartiles, moved | _standing_out(widths[:, None], ODD_INTENSITIES), strict=True):
+            if odd:
+                low, center, high = np.median(quartiles, axis=0)
+                where = f"Intensities of channel {channel}" if len(case.quartiles) > 1 else "Intensities"
+                message = f"{where} have the quartiles {own[0]:.4g}, {own[1]:.4g}, {own[2]:.4g}; the median case {low:.4g}, {center:.4g}, {high:.4g}."
+                findings.append(Finding(case=case.identifier, file="", code="odd-intensities", message=message))
+    return findings
+
+
+def _standing_out(values: np.ndarray, factor: float) -> np.ndarray:
+    """Tell which cases of (cases, n) positive values have one that lies `factor` times and some spreads from the median case."""
+    logs = np.log(values)
+    middle = np.median(logs, axis=0)
+    spread = np.median(np.abs(logs - middle), axis=0)
+    return (np.abs(logs - middle) > np.maximum(np.log(factor), SPREADS * spread)).any(axis=1)
+
+
+def _mm(values: np.ndarray) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
 
 
 def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:

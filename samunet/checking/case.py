@@ -13,11 +13,11 @@ import numpy as np
 
 from samunet.checking.findings import Finding, relative
 from samunet.core.dataset import Case, DatasetSpec
-from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
+from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.labels import left_right_pairs
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
-from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_that_counts, skew
+from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_that_counts, qform_apart_mm, skew
 from samunet.imageio.nifti import is_nifti, read_header
 from samunet.imageio.reader import same_spacing
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
@@ -33,12 +33,17 @@ class CheckedCase:
 
     identifier: str
     findings: tuple[Finding, ...]
-    planar: bool | None = None
-    """None when no image could be read."""
+    geometry: Geometry | None = None
+    """Of the first image that could be read; None where none could."""
     sha256: tuple[tuple[str, str], ...] = ()
     """(file, hash of its voxels) of every image that could be read."""
     quartiles: tuple[tuple[float, float, float], ...] = ()
     """Of the intensities of each channel that are not the lowest; empty unless all channels could be read."""
+
+    @property
+    def planar(self) -> bool | None:
+        """None when no image could be read."""
+        return None if self.geometry is None else self.geometry.planar
 
 
 def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -> CheckedCase:
@@ -84,7 +89,7 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
     return CheckedCase(
         identifier=case.identifier,
         findings=tuple(findings),
-        planar=images[0][1].geometry.planar if images else None,
+        geometry=images[0][1].geometry if images else None,
         sha256=tuple((relative(path, root), hashlib.sha256(volume.array.tobytes()).hexdigest()) for path, volume in images),
         quartiles=tuple(_quartiles(channel) for _, channel in channels) if complete else (),
     )
@@ -115,18 +120,17 @@ def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool 
     if not label and geometry.planar != first.planar:
         own, other = ("2D", "3D") if geometry.planar else ("3D", "2D")
         return [("shape", f"The image is {own}, {name} is {other}.")]
-    if label and geometry.corner_distance_mm(first) <= GRID_TOLERANCE_MM:
+    voxels_apart = geometry.voxels_apart(first)
+    if voxels_apart < WARN_VOXELS:
         return []
     if not same_spacing(geometry, first):
         apart = [round(abs(have - want), 6) for have, want in zip(geometry.spacing, first.spacing, strict=True)]
         return [("spacing", f"Spacing {geometry.spacing} mm, {name} has {first.spacing} mm: {apart} mm apart on D, H, W.")]
-    if (distance := geometry.corner_distance_mm(first)) <= GRID_TOLERANCE_MM:
-        return []
-    code = "position" if label else "channel-position"
+    code = "channel-position" if not label else "position" if voxels_apart >= REFUSE_VOXELS else "position-near"
     origin = float(np.linalg.norm(np.subtract(geometry.origin, first.origin)))
     cosines = np.clip((np.array(geometry.direction) * np.array(first.direction)).sum(axis=1), -1, 1)
     turned = float(np.degrees(np.arccos(cosines)).max())
-    return [(code, f"A corner lies {distance:.4g} mm from that of {name}: origin {origin:.4g} mm and axes {turned:.3g} degrees apart.")]
+    return [(code, f"A corner lies {geometry.apart(first)} from that of {name}: origin {origin:.4g} mm and axes {turned:.3g} degrees apart.")]
 
 
 def _label_faults(label: np.ndarray, geometry: Geometry, spec: DatasetSpec) -> list[tuple[str, str]]:
@@ -160,11 +164,12 @@ def _header_faults(path: Path) -> list[tuple[str, str]]:
     try:
         header = read_header(path)
         affine = affine_that_counts(header, path)
-        both = int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0
-        apart = header.get_sform() - header.get_qform() if both else np.zeros((4, 4))
+        distance = qform_apart_mm(header)
     except Exception:  # what it cannot be read for is a finding already
         return []
     faults = []
+    if (negative := [axis for axis, size in zip("xyz", header["pixdim"][1:4], strict=True) if size < 0]):
+        faults.append(("pixdim-sign", f"pixdim is negative along {', '.join(negative)}."))
     if affine is not None and np.isfinite(affine).all() and (lengths := np.linalg.norm(affine[:3, :3], axis=0)).min() > 0:
         cosine = skew(affine[:3, :3] / lengths)
         if ORTHOGONAL <= cosine < 1:
@@ -173,10 +178,8 @@ def _header_faults(path: Path) -> list[tuple[str, str]]:
         if not np.allclose(lengths, pixels, rtol=PIXEL_TOLERANCE):
             given, other = ([round(float(value), 4) for value in values] for values in (pixels, lengths))
             faults.append(("pixdim-sform", f"pixdim gives {given} mm a voxel (x, y, z), the affine {other} mm."))
-    corners = np.indices((2, 2, 2)).reshape(3, -1).T * (np.maximum(header["dim"][1:4], 1) - 1)
-    distance = float(np.linalg.norm(corners @ apart[:3, :3].T + apart[:3, 3], axis=1).max())
-    if not distance <= GRID_TOLERANCE_MM:
-        faults.append(("qform-sform", f"The two affines put a corner {distance:.4g} mm apart."))
+    if not distance < WARN_VOXELS * np.abs(header["pixdim"][1:4]).min():
+        faults.append(("qform-sform", f"The two affines put a corner {distance:.3g} mm apart."))
     return faults
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from samunet.errors import DatasetError, SamunetError
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import peek_case
 from samunet.planning.splits import FILE_NAME as SPLITS_FILE
-from samunet.planning.splits import groups_from, read_splits
+from samunet.planning.splits import groups_from, likely_groups, make_splits, parted, read_splits
 from samunet.progress import each
 
 SHOWN = 20
@@ -109,6 +110,8 @@ def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckRe
 def _split_faults(folder: Path, spec: DatasetSpec, cases: Sequence[Case]) -> list[Finding]:
     """What is wrong with `groups` of dataset.json and with a splits file of the dataset's own."""
     faults, names = [], [case.identifier for case in cases]
+    if "groups" not in spec.raw and (expression := likely_groups(names)):
+        faults.append(_patients(folder, names, expression))
     try:
         groups_from(spec.raw.get("groups"), names)
     except SamunetError as error:
@@ -123,6 +126,24 @@ def _split_faults(folder: Path, spec: DatasetSpec, cases: Sequence[Case]) -> lis
         except SamunetError as error:
             faults.append(Finding(case="", file=SPLITS_FILE, code="splits", message=str(error)))
     return faults
+
+
+def _patients(folder: Path, names: Sequence[str], expression: str) -> Finding:
+    """Say what leaks where several cases are of one patient."""
+    groups = groups_from(expression, names) or {}
+    try:
+        splits = read_splits(folder / SPLITS_FILE) if (folder / SPLITS_FILE).is_file() else make_splits(names)
+        leaking, validating = parted(splits, groups)
+    except SamunetError:  # a finding of its own, or too few cases to split
+        leaking, validating = 0, 0
+    example = next(group for group in groups.values() if sum(group == other for other in groups.values()) > 1)
+    members = [name for name, group in groups.items() if group == example][:2]
+    message = (
+        f"The names look like several cases of one patient, as {members[0]} and {members[1]} of {example}: {len(set(groups.values()))} patients in "
+        f"{len(names)} cases. In a fold as nnU-Net splits, {leaking} of {validating} validation cases have another of their patient in training, "
+        f'which makes scores too good. If so, write into dataset.json: "groups": {json.dumps(expression)}'
+    )
+    return Finding(case="", file="dataset.json", code="patients", message=message)
 
 
 def _choose_reader(spec: DatasetSpec, cases: Sequence[Case]) -> ImageReader:

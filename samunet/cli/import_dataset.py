@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             layout.add_argument("--channels", nargs="+", required=True, metavar="NAME", help="in order; CT is normalized as CT, others as MR")
         layout.add_argument("--labels", nargs="+", required=True, metavar="NAME=VALUE", help="structures, e.g. liver=1 tumor=2")
         layout.add_argument("--map_labels", nargs="+", default=[], metavar="OLD=NEW", help="change label values in the copies, e.g. 255=1")
+        layout.add_argument("--copy_grid", action="store_true", help="give the copies of labels the grid (origin, spacing, direction) of their image")
         layout.add_argument("--orthonormalize", action="store_true", help="turn NIfTI axes in the copies to the nearest that meet at right angles")
         layout.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases copied at a time (default: %(default)s)")
         layout.add_argument("--no_pbar", action="store_true", help="no progress bar")
@@ -60,7 +61,7 @@ def _command(arguments: argparse.Namespace) -> None:
     raw = workspace_from_environment().raw
     labels = {"background": 0, **dict(_pairs("--labels needs NAME=VALUE with a whole number", arguments.labels, r"(.+)=(\d+)", "liver=1"))}
     mapping = _pairs("--map_labels needs OLD=NEW with whole numbers", arguments.map_labels, r"(\d+)=(\d+)", "255=1")
-    repairs = Repairs(label_values={int(old): new for old, new in mapping}, orthonormalize=arguments.orthonormalize)
+    repairs = Repairs(label_values={int(old): new for old, new in mapping}, orthonormalize=arguments.orthonormalize, copy_grid=arguments.copy_grid)
     channels = CHANNELS if arguments.layout == "video" else arguments.channels
     with tempfile.TemporaryDirectory() as scratch:
         cases = _cases(arguments, Path(scratch))

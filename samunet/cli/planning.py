@@ -42,6 +42,9 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-overwrite_target_spacing", type=float, nargs=3, metavar="MM", help="spacing in mm instead of the rule's, in the files' axis order (z y x)"
     )
+    parser.add_argument(
+        "--keep_orientation", action="store_true", help="leave the axes of all files as they are, also where cases differ in their order or direction"
+    )
     parser.add_argument("-overwrite_plans_name", metavar="NAME", help="name of the plan (default: samunetPlans)")
     parser.add_argument(
         "-backbone", default="auto", metavar="NAME", help="SAM encoder: auto, vit_tiny, vit_b, vit_l, vit_h, vit_nano (default: %(default)s)"
@@ -78,6 +81,7 @@ def plan_options(arguments: argparse.Namespace) -> PlanOptions:
         memory_gib=arguments.gpu_memory_target,
         precision=arguments.precision,
         spacing=tuple(spacing) if spacing else None,
+        keep_orientation=arguments.keep_orientation,
         backbone=arguments.backbone,
         weights=arguments.weights,
         sha256=arguments.sha256,

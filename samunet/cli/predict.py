@@ -108,6 +108,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     where = f"{predictor.device} in {precision}"
     print(f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s), {where}")
     began = time.monotonic()
+    remarks: dict[str, tuple[str, ...]] = {}
     failures = pipeline.predict(
         predictor,
         cases,
@@ -123,6 +124,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         skip_existing=arguments.continue_prediction,
         previews=arguments.preview,
         statistics=arguments.statistics,
+        remarks=remarks,
     )
     if arguments.report:
         failed = {failure.identifier: failure.reason for failure in failures}
@@ -135,7 +137,9 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
             "precision": precision,
             "options": predictor.options,
             "seconds": round(time.monotonic() - began, 2),
-            "cases": [{"case": case.identifier, "failed": failed.get(case.identifier)} for case in cases],
+            "cases": [
+                {"case": name, "failed": failed.get(name), "remarks": remarks.get(name, ())} for name in (case.identifier for case in cases)
+            ],
         }
         write_json(arguments.report, report)
     if failures:

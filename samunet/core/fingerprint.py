@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
-from samunet.core.geometry import Triple
-from samunet.core.ranges import Count, Form, LabelValue, Real, Sha256, Share, Spacing, Voxels, Within
+from samunet.core.geometry import Triple, shape3, triple, turn_between
+from samunet.core.ranges import Count, LabelValue, Orientation, Real, Sha256, Share, Spacing, Voxels, Within
 from samunet.errors import ConfigError
 
 ROUNDING = 1e-3  # relative, of statistics against each other
@@ -49,14 +49,27 @@ class CaseFingerprint:
     """Voxels of the file."""
     shape_after_crop: Voxels
     """Voxels after cropping to nonzero."""
-    orientation: Annotated[str, Form("[RLAPIS]{3}", "three letters of R, L, A, P, I and S")]
+    orientation: Orientation
     """See Geometry.orientation; of the file's axes."""
     foreground_slices: Count
     """Slices across the axis of largest spacing that hold foreground."""
+    intensity_ranges: tuple[tuple[Real, Real], ...]
+    """Of each channel, see `samunet.core.values.typical_range`."""
     labels_present: tuple[LabelValue, ...]
     """Foreground label values found, sorted."""
     sha256: dict[str, Sha256]
     """Folder and file name to SHA-256 of every image and label file."""
+
+    def turned(self, orientation: str) -> CaseFingerprint:
+        """Return the same case with its axes in the order of `orientation`."""
+        axes, _ = turn_between(self.orientation, orientation)
+        return replace(
+            self,
+            spacing=triple([self.spacing[axis] for axis in axes]),
+            shape=shape3([self.shape[axis] for axis in axes]),
+            shape_after_crop=shape3([self.shape_after_crop[axis] for axis in axes]),
+            orientation=orientation,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
+from typing import Annotated
 
 import numpy as np
 
+from samunet.core.ranges import Form
 from samunet.errors import ShapeError
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Vector3 = tuple[float, float, float]
-GRID_TOLERANCE_MM = 1e-2  # ours: a NIfTI header keeps single precision, so equal grids differ by about 1e-4 mm
+WARN_VOXELS, REFUSE_VOXELS = 0.05, 0.5  # ours: how far equal corners of two grids may lie apart; headers hold rounded numbers
+HEADER = Form("([A-Za-z0-9+/]{464}|[A-Za-z0-9+/]{720})", "a NIfTI header of 348 or 540 bytes in Base64")
 MM3_A_ML = 1000.0
+Flips = tuple[bool, bool, bool]
+NO_FLIPS: Flips = (False, False, False)
 SIDES = (("R", "L"), ("A", "P"), ("I", "S"))  # where the world axes x, y, z come from, and where they grow to
 IDENTITY_DIRECTION: tuple[Vector3, Vector3, Vector3] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
@@ -41,6 +46,10 @@ class Geometry:
     """Unit LPS vector of each array axis, in the order D, H, W."""
     planar: bool = False
     """True for a 2D image, whose only D index has no thickness; spacing[0] is then 1 and means nothing."""
+    directed: bool = field(default=True, compare=False)
+    """False where the source tells no direction (arrays, pictures, TIFF stacks); `direction` is then the identity."""
+    nifti_header: Annotated[str, HEADER] | None = field(default=None, compare=False, repr=False)
+    """Base64 of the header of the NIfTI file that the grid is from, which files written on this grid keep; None for other sources."""
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or len(self.spacing) != 3:
@@ -48,15 +57,17 @@ class Geometry:
         if not min(self.spacing) > 0:
             raise ShapeError(f"Spacing must be positive on every axis; got {self.spacing} mm.")
 
-    def same_grid(self, other: Geometry, tolerance_mm: float = GRID_TOLERANCE_MM) -> bool:
-        """Tell whether two grids put every voxel at the same place, to `tolerance_mm` at the far corner."""
-        if self.shape != other.shape or self.planar != other.planar:
-            return False
-        return self.corner_distance_mm(other) <= tolerance_mm
-
     def corner_distance_mm(self, other: Geometry) -> float:
         """Return the largest distance in mm between equal corners of two grids of one shape."""
         return float(max(np.linalg.norm(a - b) for a, b in zip(self._corners(), other._corners(), strict=True)))
+
+    def voxels_apart(self, other: Geometry) -> float:
+        """Return `corner_distance_mm` as a share of the smallest spacing of either grid; compare with WARN_VOXELS and REFUSE_VOXELS."""
+        return self.corner_distance_mm(other) / min(min(grid.spacing[1:] if grid.planar else grid.spacing) for grid in (self, other))
+
+    def apart(self, other: Geometry) -> str:
+        """Say how far two grids of one shape lie apart, e.g. "0.035 mm (0.06 voxels)"."""
+        return f"{self.corner_distance_mm(other):.3g} mm ({self.voxels_apart(other):.2g} voxels)"
 
     @property
     def voxel_ml(self) -> float | None:
@@ -74,6 +85,18 @@ class Geometry:
         steps = np.array(self.direction) * np.array(self.spacing)[:, None]
         ends = np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(self.shape) - 1)
         return [np.array(self.origin) + end @ steps for end in ends]
+
+
+def turn_between(here: str, there: str) -> tuple[tuple[int, int, int], Flips]:
+    """Return how an array of orientation `here` is brought to `there` (see Geometry.orientation).
+
+    Returns:
+        For each axis of the result: the axis of the array that becomes it, and whether it is reversed then.
+    """
+    worlds = [next(world for world, pair in enumerate(SIDES) if letter in pair) for letter in (*here, *there)]
+    first, second, third = order = [worlds[:3].index(world) for world in worlds[3:]]
+    flips = tuple(here[axis] != letter for axis, letter in zip(order, there, strict=True))
+    return (first, second, third), (flips[0], flips[1], flips[2])
 
 
 def triple(values: Sequence[float]) -> Triple:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samunet.core.geometry import Geometry
+import numpy as np
+
+from samunet.core.geometry import NO_FLIPS, Flips, Geometry
 from samunet.core.ranges import Axis, Count, Spacing, Voxels
 from samunet.errors import ConfigError
 
@@ -27,13 +29,15 @@ class SpatialHistory:
     transpose: Axes
     """Array axis of the file that became axis 0, 1, 2."""
     crop: Box
-    """Half-open (start, stop) per axis, after the transpose."""
+    """Half-open (start, stop) per axis, after the transpose and the flips."""
     shape_after_crop: Voxels
     spacing_after_transpose: Spacing
     """mm, before resampling."""
     shape_after_resample: Voxels
     spacing_after_resample: Spacing
     """mm."""
+    flips: Flips = NO_FLIPS
+    """Which axes run backward, after the transpose."""
 
     def __post_init__(self) -> None:
         check_transpose(self.transpose)
@@ -44,8 +48,9 @@ class SpatialHistory:
         shape = self.geometry.shape
         return (shape[self.transpose[0]], shape[self.transpose[1]], shape[self.transpose[2]])
 
-    @property
-    def transpose_back(self) -> Axes:
-        """Permutation that undoes `transpose`."""
-        inverse = [self.transpose.index(axis) for axis in range(3)]
-        return (inverse[0], inverse[1], inverse[2])
+
+def turned(array: np.ndarray, axes: Axes, flips: Flips) -> np.ndarray:
+    """Return a view of (..., D, H, W) in which file axis `axes[i]` is axis i, running backward where `flips[i]`."""
+    leading = array.ndim - 3
+    steps = (slice(None),) * leading + tuple(slice(None, None, -1 if flip else 1) for flip in flips)
+    return array.transpose(*range(leading), *(leading + axis for axis in axes))[steps]

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from samunet.core.codec import decode, read_json, write_json
 from samunet.core.fingerprint import IntensityStatistics
+from samunet.core.geometry import NO_FLIPS, Flips, Geometry, turn_between
 from samunet.core.history import Axes, check_transpose
 from samunet.core.names import fault_of_name
-from samunet.core.ranges import Axis, Form, OneOf, Sha256, Spacing, Voxels, Within
+from samunet.core.ranges import Axis, Count, Form, OneOf, Orientation, Real, Sha256, Spacing, Voxels, Within
 from samunet.errors import ConfigError, did_you_mean
 
 DEFAULT_PLANS_NAME = "samunetPlans"
@@ -118,6 +119,20 @@ class Configuration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the training cases are like; a case to predict that lies far from it is named. Axes are those of the plan's orientation."""
+
+    orientations: dict[str, Count]
+    """Of the files, with the number of cases that lie so."""
+    spacing: tuple[Spacing, Spacing]
+    """Smallest and largest on each axis, mm."""
+    extent: tuple[Spacing, Spacing]
+    """Of the whole image, smallest and largest on each axis, mm."""
+    intensities: tuple[tuple[Real, Real], ...]
+    """Of each channel: smallest and largest end of the cases' typical ranges."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """All configurations of a dataset and what they share."""
 
@@ -132,11 +147,27 @@ class Plan:
     asked_spacing: Spacing | None
     """mm, in the files' axis order, where -overwrite_target_spacing was given."""
     transpose: Axes
-    """File axis that becomes axis 0, 1, 2."""
+    """File axis that becomes axis 0, 1, 2, of a file in `orientation`."""
     channels: tuple[ChannelPlan, ...]
     configurations: dict[str, Configuration]
     reasons: dict[str, str]
     """Decision to the one sentence that explains it."""
+    orientation: Orientation | None = None
+    """Of the files' axes (Geometry.orientation), e.g. "SPL"; a file of another is brought to it first. None leaves all files as they are."""
+    seen: Seen | None = None
+    """None in plans that were made before this was measured."""
+
+    def axes_of(self, geometry: Geometry) -> tuple[Axes, Flips]:
+        """Return for each axis of the network's grid the file axis that becomes it, and whether it runs backward."""
+        axes, flips = self.turn_of(geometry)
+        a, b, c = self.transpose
+        return (axes[a], axes[b], axes[c]), (flips[a], flips[b], flips[c])
+
+    def turn_of(self, geometry: Geometry) -> tuple[Axes, Flips]:
+        """Return how a file's axes are brought to the plan's orientation, see `turn_between`; the transpose comes after it."""
+        if self.orientation is None or geometry.planar or not geometry.directed:
+            return (0, 1, 2), NO_FLIPS
+        return turn_between(geometry.orientation, self.orientation)
 
     def __post_init__(self) -> None:
         if fault_of_name(self.dataset) is not None:
@@ -197,12 +228,12 @@ def load_plan(path: Path) -> Plan:
 
 
 def changed_for_training(before: Plan, now: Plan, name: str) -> str | None:
-    """Say what of two plans a trained configuration cannot survive: "slicing axis or normalization", or the configuration; None if nothing.
+    """Say what of two plans a trained configuration cannot survive: what all configurations share, or the configuration; None if nothing.
 
     Where the weights lie does not count; that they are the same is checked by their content.
     """
-    if (before.transpose, before.channels) != (now.transpose, now.channels):
-        return "slicing axis or normalization"
+    if (before.transpose, before.orientation, before.channels) != (now.transpose, now.orientation, now.channels):
+        return "orientation, slicing axis or normalization"
     without: dict[str, Any] = {"weights": None, "weights_sha256": None}
     same = replace(before.configuration(name), **without) == replace(now.configuration(name), **without)
     return None if same else f"configuration {name}"

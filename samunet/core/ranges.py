@@ -92,6 +92,7 @@ Voxels = tuple[Positive, Positive, Positive]
 Real = Annotated[float, Within(-3e38, 3e38)]
 """What float32 holds."""
 Share = Annotated[float, Within(0, 1)]
+Orientation = Annotated[str, Form("(?=.*[LR])(?=.*[AP])(?=.*[IS])[LRAPIS]{3}", "three letters, one each of L or R, A or P, I or S")]
 Sha256 = Annotated[str, Form("[0-9a-f]{64}", "64 hexadecimal digits")]
 
 

@@ -1,4 +1,4 @@
-"""Which values an integer array holds, and the mean of those that are known."""
+"""Which values an array holds, between which bounds most of them lie, and the mean of those that are known."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+SAMPLED = 200_000  # values from which a range is taken
 WIDEST = 1 << 20  # span of values up to which a table is quicker than sorting
 
 
@@ -27,3 +28,11 @@ def known_mean(values: Iterable[float]) -> float:
     """Return the mean of the values that are not NaN; NaN where none is."""
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else math.nan
+
+
+def typical_range(values: np.ndarray) -> tuple[float, float]:
+    """Return the 1st and 99th percentile of an array's values that are not zero, from a sample of evenly spaced ones; of all where they are zero."""
+    sample = values.reshape(-1)[:: max(1, values.size // SAMPLED)]
+    present = sample[sample != 0]
+    low, high = np.percentile(present if present.size else sample, (1, 99))
+    return (float(low), float(high))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from samunet.core.dataset import files_with_ending
-from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
+from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.labels import Labels
 from samunet.core.prompts import prompts_behind
 from samunet.errors import ConfigError, DatasetError
@@ -20,6 +21,8 @@ from samunet.ops.components import detection_f1
 from samunet.ops.overlap import overlap
 from samunet.ops.surface import surface_scores
 from samunet.progress import pool_of
+
+logger = logging.getLogger(__name__)
 
 NUM_NAMED = 5  # ours: enough names to see the pattern in an error message
 
@@ -60,7 +63,7 @@ def score_case(
         expected: values that the two files may hold; None where nothing says which.
 
     Raises:
-        DatasetError: the two files do not share one grid (to 0.01 mm at every corner), or one holds another value than expected.
+        DatasetError: the two files do not share one grid (to half a voxel at every corner), or one holds another value than expected.
     """
     reference_label, reference_geometry = reader.read_label(reference)
     segmentation, geometry = reader.read_label(prediction)
@@ -69,11 +72,14 @@ def score_case(
             f"Case '{reference.name}': prediction has shape {segmentation.shape}, reference has {reference_label.shape}. "
             "They must share one grid; predict from the image that the reference was drawn on."
         )
-    if not geometry.same_grid(reference_geometry, GRID_TOLERANCE_MM):
+    apart = geometry.voxels_apart(reference_geometry)
+    if apart >= REFUSE_VOXELS:
         raise DatasetError(
-            f"Case '{reference.name}': prediction and reference lie {geometry.corner_distance_mm(reference_geometry):.3g} mm apart "
-            f"at a corner; at most {GRID_TOLERANCE_MM} mm is expected. Check spacing, origin and direction of {prediction}."
+            f"Case '{reference.name}': prediction and reference lie {geometry.apart(reference_geometry)} apart at a corner, expected less than "
+            f"half a voxel. Check spacing, origin and direction of {prediction}."
         )
+    if apart >= WARN_VOXELS:
+        logger.warning("Case '%s': prediction and reference lie %s apart at a corner.", reference.name, geometry.apart(reference_geometry))
     for label, path in ((reference_label, reference), (segmentation, prediction)) if expected is not None else ():
         refuse_unexpected_values(label, expected, str(path))
     metrics = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from samunet.core.dataset import Case, DatasetSpec
-from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
+from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.values import distinct
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError
 from samunet.imageio.reader import ImageReader
+
+logger = logging.getLogger(__name__)
 
 LONGEST_LABEL = 4  # bytes a voxel
 
@@ -84,11 +87,16 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
             f"Case '{case.identifier}': label has shape {label.shape}, image has {volume.geometry.shape}. "
             "They must share one grid; resample the label, or remove the case from the dataset."
         )
-    apart = volume.geometry.corner_distance_mm(geometry)
-    if apart > GRID_TOLERANCE_MM:
+    voxels_apart = volume.geometry.voxels_apart(geometry)
+    if voxels_apart >= REFUSE_VOXELS:
         raise DatasetError(
-            f"Case '{case.identifier}': label and image lie {apart:.1f} mm apart at a corner (label spacing {geometry.spacing}, image spacing "
-            f"{volume.geometry.spacing} mm). They must share one grid; correct the headers, or resample the label."
+            f"Case '{case.identifier}': label and image lie {volume.geometry.apart(geometry)} apart at a corner (label spacing {geometry.spacing}, "
+            f"image spacing {volume.geometry.spacing} mm). They must share one grid; correct the headers (samunet_import --copy_grid does in "
+            "copies where the voxels belong together), or resample the label."
+        )
+    if voxels_apart >= WARN_VOXELS:
+        logger.warning(
+            "Case '%s': label and image lie %s apart at a corner; the image's grid is used.", case.identifier, volume.geometry.apart(geometry)
         )
     refuse_unexpected_values(label, spec.labels.expected_in_files, f"Case '{case.identifier}': label file {case.label.name}")
     return volume, label

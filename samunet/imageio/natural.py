@@ -65,7 +65,7 @@ class NaturalImage2DIO(ImageReader):
             loading += 4 * pixels if mode in PALETTE_MODES else 0
             alpha = colors in (2, 4)
         return Peek(
-            geometry=Geometry(shape=(1, height, width), spacing=(1.0, 1.0, 1.0), planar=True),
+            geometry=Geometry(shape=(1, height, width), spacing=(1.0, 1.0, 1.0), planar=True, directed=False),
             channels=colors - alpha,  # without an opaque one
             loaded=kept,
             loading=loading,
@@ -99,7 +99,7 @@ def _load(path: Path, *, indices: bool) -> LoadedFile:
         raise ImageFileError(f"Image file {path} does not exist.", "missing-file")
     array = _read_flat_tiff(path, indices) if path.suffix.lower() in TIFF else _read_picture(path, indices)
     array = array[:, None]
-    return array, Geometry(shape=(1, array.shape[2], array.shape[3]), spacing=(1.0, 1.0, 1.0), planar=True)
+    return array, Geometry(shape=(1, array.shape[2], array.shape[3]), spacing=(1.0, 1.0, 1.0), planar=True, directed=False)
 
 
 def _read_flat_tiff(path: Path, indices: bool) -> np.ndarray:

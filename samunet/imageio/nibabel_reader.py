@@ -8,6 +8,7 @@ alone would take any sform first, and center an image without affines.)
 
 from __future__ import annotations
 
+import base64
 import logging
 import math
 from pathlib import Path
@@ -16,10 +17,9 @@ import nibabel
 import numpy as np
 from nibabel.quaternions import quat2mat
 
-from samunet.core.codec import atomic_path
 from samunet.core.geometry import Geometry, Triple, Vector3
 from samunet.errors import ImageFileError
-from samunet.imageio.nifti import array_form, read_header, read_nifti
+from samunet.imageio.nifti import HEADERS, array_form, read_header, read_nifti, write_nifti
 from samunet.imageio.reader import ImageReader, LoadedFile, Peek, as_channels, check_segmentation
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 ORTHOGONAL = 1e-4  # ITK refuses axes whose cosine is above this and repairs those below 1e-5 in silence
 QUATERNION_ROUNDING = 1e-7  # the NIfTI library's
+HALF_TURN = 1 - 1e-5  # squared length of a quaternion's last three numbers from which on its first is below 0.003
+QUATERNION_SAME = 1e-6  # ours: a few roundings of numbers in [-1, 1] in single precision
 SAME_AFFINE = 1e-4  # mm; affines whose numbers differ by less, or only in their sign, are one for ITK
 SINGULAR = 1e-2  # smallest singular value of the unit axes; below it two axes coincide
 MM_BY_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's code for m, mm, um
@@ -47,15 +49,26 @@ class NibabelIO(ImageReader):
         return peek(path)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
-        """See ImageReader; a planar grid is written as a 2D image."""
-        check_segmentation(segmentation, geometry, path)
-        affine = affine_of(geometry)
-        image = nibabel.Nifti1Image(segmentation[0].T if geometry.planar else segmentation.T, affine)
-        image.header.set_xyzt_units("mm")
-        image.set_sform(affine, code=1)
-        image.set_qform(affine, code=1)
-        with atomic_path(path) as temporary:
-            nibabel.save(image, temporary)
+        """See ImageReader and `write`."""
+        write(segmentation, geometry, path)
+
+
+def write(segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
+    """Write a (D, H, W) segmentation; a planar grid as a 2D image.
+
+    On the grid of a NIfTI file it keeps that file's header: units, both affines with their codes, description. Every program then sees
+    image and segmentation at one place, also where programs differ in what they make of a header.
+    """
+    check_segmentation(segmentation, geometry, path)
+    if geometry.nifti_header is not None:
+        raw = base64.b64decode(geometry.nifti_header)
+        header = HEADERS[len(raw)](raw, check=False)
+    else:
+        header = nibabel.Nifti1Header()
+        header.set_xyzt_units("mm")
+        header.set_sform(affine_of(geometry), code=1)
+        header.set_qform(affine_of(geometry), code=1)
+    write_nifti(path, header, segmentation[0] if geometry.planar else segmentation)
 
 
 def affine_of(geometry: Geometry) -> np.ndarray:
@@ -122,6 +135,7 @@ def _geometry(header: nibabel.Nifti1Header, shape: tuple[int, int, int], planar:
         origin=_vector(origin),
         direction=(_vector(axes[:, 2]), _vector(axes[:, 1]), _vector(axes[:, 0])),
         planar=planar,
+        nifti_header=base64.b64encode(header.binaryblock).decode("ascii"),
     )
 
 
@@ -178,6 +192,27 @@ def _qform(header: nibabel.Nifti1Header) -> np.ndarray:
     affine[:3, :3] *= np.where(pixdim[1:4] == 0, 1, np.abs(pixdim[1:4]))
     affine[:3, 3] = [float(header[f"qoffset_{name}"]) for name in "xyz"]
     return affine
+
+
+def qform_apart_mm(header: nibabel.Nifti1Header) -> float:
+    """Return how far apart, in the file's unit, a header's two affines put a corner of its grid; 0 where it has one of them only.
+
+    A quaternion in single precision loses its first component near half turns, so that even one made from the sform lies up to some 0.1 mm
+    away from it. So the qform counts as the sform's where its numbers are those that the sform would be written with.
+    """
+    if min(int(header["sform_code"]), int(header["qform_code"])) <= 0:
+        return 0.0
+    sform, written = header.get_sform(), header.copy()
+    written.set_qform(sform, code=1)
+    numbers, expected = (np.array([float(one[f"quatern_{name}"]) for name in "bcd"]) for one in (header, written))
+    qform = _qform(header)
+    if numbers @ numbers > HALF_TURN and numbers @ expected < 0:
+        numbers = -numbers  # half a turn to either side is one
+    if np.abs(numbers - expected).max() < QUATERNION_SAME and (header["pixdim"][0] < 0) == (written["pixdim"][0] < 0):
+        qform[:3, :3] = sform[:3, :3]
+    corners = np.indices((2, 2, 2)).reshape(3, -1).T * (np.maximum(header["dim"][1:4].astype(float), 1) - 1)
+    apart = qform - sform
+    return float(np.linalg.norm(corners @ apart[:3, :3].T + apart[:3, 3], axis=1).max())
 
 
 def _is_sound(affine: np.ndarray) -> bool:

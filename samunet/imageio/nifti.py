@@ -1,4 +1,4 @@
-"""Read a NIfTI file in one pass: its header, its voxels, and its stream to the end, so that no damage passes.
+"""Read a NIfTI file in one pass: its header, its voxels, and its stream to the end, so that no damage passes; write one by a given header.
 
 SimpleITK 2.5.7 returns zeros for the missing part of a truncated file, turns NaN and infinity into 0, and like nibabel 5.4.2 does not look
 at the checksum of a compressed stream; it also reads and decompresses a file more than once.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
+from samunet.core.codec import atomic_path
 from samunet.errors import ImageFileError
 from samunet.imageio.integrity import CHUNK, DEFLATE_RATIO, NIFTI_BYTES, naming_damage, refuse_absent
 from samunet.imageio.reader import count_not_finite, refuse_not_finite
@@ -24,6 +26,7 @@ MAX_OFFSET = 1 << 31  # bytes; real files begin at 352, or later by the length o
 UNSCALED = (1.0, 0.0)  # slope and intercept
 SFORM = ("srow_x", "srow_y", "srow_z")
 QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+COMPRESSION = 4  # gzip's level; 6 makes segmentations a fifth smaller and takes a tenth longer, 1 makes them twice as large
 HEADERS = dict(zip(NIFTI_BYTES, (nibabel.Nifti1Header, nibabel.Nifti2Header), strict=True))
 
 
@@ -94,6 +97,27 @@ def array_form(header: nibabel.Nifti1Header, path: Path) -> tuple[tuple[int, ...
     offset, lengths, kind = _layout(header, path)
     _refuse_impossible(path, offset + math.prod(lengths) * kind.itemsize)
     return lengths[::-1], kind if kind.names else _scaled_kind(kind, _scaling(header))
+
+
+def write_nifti(path: Path, header: nibabel.Nifti1Header, array: np.ndarray) -> None:
+    """Write (z, y, x) or (y, x) integers under a header that keeps everything but shape, number type and what goes with them; atomically."""
+    header = header.as_byteswapped("<")
+    lengths = array.shape[::-1]
+    header["dim"] = [len(lengths), *lengths, *[1] * (7 - len(lengths))]
+    header["pixdim"][4:] = 0  # a slice keeps its thickness
+    header.set_data_dtype(array.dtype)
+    header["vox_offset"] = header.sizeof_hdr + EXTENSION_FLAG
+    header["magic"] = header.single_magic
+    header["scl_slope"], header["scl_inter"], header["cal_max"], header["cal_min"] = 1, 0, 0, 0
+    for name in ("intent_code", "intent_p1", "intent_p2", "intent_p3"):
+        header[name] = 0
+    header["intent_name"] = b""
+    with atomic_path(path) as temporary, temporary.open("wb") as raw:
+        compressed = path.name.lower().endswith(".gz")
+        # No name and no time in the stream, so that equal segmentations give equal files.
+        with gzip.GzipFile("", "wb", COMPRESSION, raw, mtime=0) if compressed else nullcontext(raw) as file:
+            file.write(header.binaryblock + bytes(EXTENSION_FLAG))
+            file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
 
 
 def _scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:

@@ -56,5 +56,5 @@ def _from_array(array: np.ndarray, spacing: tuple[float, ...]) -> Volume:
     stacked = array.reshape(-1, *array.shape[-3:]) if not planar else array[None, None]
     depth, height, width = stacked.shape[1:]
     d, h, w = (1.0, *spacing) if planar else spacing
-    geometry = Geometry(shape=(depth, height, width), spacing=(d, h, w), planar=planar)
+    geometry = Geometry(shape=(depth, height, width), spacing=(d, h, w), planar=planar, directed=False)
     return stack_channels([(stacked, geometry)], [IN_MEMORY])

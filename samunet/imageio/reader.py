@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from samunet.core.dataset import Case
-from samunet.core.geometry import GRID_TOLERANCE_MM, Geometry
+from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError, ImageFileError, ShapeError
 
@@ -131,13 +131,8 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
                 f"Channel files of one case must share one spacing: {paths[0]} has {first.spacing} mm, {path} has {geometry.spacing} mm. "
                 "Resample one onto the other."
             )
-        if not first.same_grid(geometry, GRID_TOLERANCE_MM):
-            logger.warning(
-                "%s lies up to %.3g mm away from %s; the grid of the latter is used for both.",
-                path,
-                geometry.corner_distance_mm(first),
-                paths[0],
-            )
+        if geometry.voxels_apart(first) >= WARN_VOXELS:
+            logger.warning("%s lies up to %s away from %s; the grid of the latter is used for both.", path, geometry.apart(first), paths[0])
     stacked = np.empty((sum(len(array) for array, _ in files), *first.shape), dtype=np.float32)
     position = 0
     for (array, _), path in zip(files, paths, strict=True):
@@ -151,8 +146,9 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
 
 
 def same_spacing(first: Geometry, second: Geometry) -> bool:
-    """Tell whether two grids count as equally spaced; headers hold rounded numbers."""
-    return np.allclose(first.spacing, second.spacing)
+    """Tell whether two grids of one shape count as equally spaced: the difference adds up to less than half a voxel from end to end."""
+    steps = np.maximum(first.shape, 2) - 1
+    return bool((np.abs(np.subtract(first.spacing, second.spacing)) * steps < REFUSE_VOXELS * np.minimum(first.spacing, second.spacing)).all())
 
 
 def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ class SimpleITKIO(ImageReader):
         if geometry.shape != expected.shape or not same_spacing(geometry, expected):
             message = f"{path} is understood by ITK as {geometry.shape} voxels of {geometry.spacing} mm, its header says {expected.shape} and "
             raise ImageFileError(message + f"{expected.spacing}; export it again.", "header")
-        return array, geometry
+        return array, replace(geometry, directed=path.suffix.lower() != ".gipl")
 
     def peek(self, path: Path) -> Peek:
         """See ImageReader; of a file the header only is read."""
@@ -70,7 +71,13 @@ class SimpleITKIO(ImageReader):
         return tuple(dict.fromkeys((path, read_header(path).data)))
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
-        """See ImageReader; a planar grid is written as a 2D image. GIPL holds no direction, so it takes identity only."""
+        """See ImageReader; a planar grid is written as a 2D image. GIPL holds no direction, so it takes identity only.
+
+        NIfTI on the grid of a NIfTI file keeps that file's header.
+        """
+        if is_nifti(path) and geometry.nifti_header is not None:
+            nibabel_reader.write(segmentation, geometry, path)
+            return
         check_segmentation(segmentation, geometry, path)
         if path.suffix.lower() == ".gipl" and not np.allclose(geometry.direction, IDENTITY_DIRECTION, atol=1e-6):
             raise ImageFileError(f"{path}: GIPL files hold no direction, and this grid is turned; write .nii.gz or .mha instead.")

@@ -42,7 +42,7 @@ class Tiff3DIO(ImageReader):
             raise ImageFileError(message, "pixel-form")
         channels = np.moveaxis(array, axes.index("C"), 0) if "C" in axes else array[None]
         depth, height, width = channels.shape[1:]
-        return channels, Geometry(shape=(depth, height, width), spacing=_spacing(path))
+        return channels, Geometry(shape=(depth, height, width), spacing=_spacing(path), directed=False)
 
     def peek(self, path: Path) -> Peek:
         """See ImageReader."""

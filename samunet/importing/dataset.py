@@ -118,7 +118,9 @@ def _repair(folder: Path, ending: str, repairs: Repairs, *, threads: int, quiet:
     reader = reader_for(ending, example=next(path for path in files if path.parent.name == "imagesTr"))
 
     def run(path: Path) -> list[dict[str, Any]]:
-        changes = repair_file(path, reader, repairs, label=path.parent.name == "labelsTr")
+        labeled = path.parent.name == "labelsTr"
+        image = folder / "imagesTr" / f"{path.name.removesuffix(ending)}_0000{ending}" if labeled else None
+        changes = repair_file(path, reader, repairs, image=image)
         return [{"file": path.relative_to(folder).as_posix(), **change} for change in changes]
 
     return [change for changes in each(run, files, threads=threads, title="Repairing", quiet=quiet) for change in changes]

@@ -11,10 +11,13 @@ import nibabel
 import numpy as np
 
 from samunet.core.codec import atomic_path
+from samunet.core.geometry import Geometry
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_of, affine_that_counts, skew, unit_axes
 from samunet.imageio.nifti import is_nifti
+
+SAME_GRID = 1e-3  # voxels; headers hold rounded numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +28,18 @@ class Repairs:
     """Value in a label file to the one that takes its place, all at once."""
     orthonormalize: bool = False
     """Turn NIfTI axes that do not meet at right angles to the nearest that do."""
+    copy_grid: bool = False
+    """Give labels the grid of their case's first image, where both have one shape."""
 
     def __bool__(self) -> bool:
-        return bool(self.label_values) or self.orthonormalize
+        return bool(self.label_values) or self.orthonormalize or self.copy_grid
 
 
-def repair_file(path: Path, reader: ImageReader, repairs: Repairs, *, label: bool) -> list[dict[str, Any]]:
+def repair_file(path: Path, reader: ImageReader, repairs: Repairs, *, image: Path | None = None) -> list[dict[str, Any]]:
     """Repair one file in place; returns one entry a change, empty where nothing needed it.
+
+    Args:
+        image: the first image of its case, where the file is a label.
 
     Raises:
         DatasetError: the file cannot be read, or a mapped value does not fit into a label file.
@@ -39,9 +47,20 @@ def repair_file(path: Path, reader: ImageReader, repairs: Repairs, *, label: boo
     entries: list[dict[str, Any]] = []
     if repairs.orthonormalize and is_nifti(path) and (degrees := _orthonormalize(path, reader)) is not None:
         entries.append({"repair": "orthonormalize", "degrees": round(degrees, 4)})
-    if label and repairs.label_values:
+    if image is not None and repairs.label_values:
         entries += _map_values(path, reader, repairs.label_values)
+    if image is not None and repairs.copy_grid:
+        entries += _copy_grid(path, reader, image)
     return entries
+
+
+def _copy_grid(path: Path, reader: ImageReader, image: Path) -> list[dict[str, Any]]:
+    values, own = reader.read_label(path)
+    geometry = reader.load(image)[1]
+    if own.shape != geometry.shape or (apart := own.corner_distance_mm(geometry)) <= SAME_GRID * min(geometry.spacing):
+        return []  # another shape is refused by checks and by planning
+    _write_label(values, reader, geometry, path)
+    return [{"repair": "grid of the image", "mm": float(f"{apart:.4g}"), "voxels": float(f"{own.voxels_apart(geometry):.4g}")}]
 
 
 def _orthonormalize(path: Path, reader: ImageReader) -> float | None:
@@ -67,7 +86,11 @@ def _map_values(path: Path, reader: ImageReader, mapping: Mapping[int, int]) -> 
     mapped = values.copy()
     for old, new in mapping.items():
         mapped[values == old] = new
-    if mapped.min() < 0 or mapped.max() > np.iinfo(np.uint16).max:
-        raise DatasetError(f"{path.name} holds {mapped.min()} to {mapped.max()} after mapping; label files hold 0 to 65535, so map the others too.")
-    reader.write_segmentation(mapped.astype(np.uint8 if mapped.max() < 256 else np.uint16), geometry, path)
+    _write_label(mapped, reader, geometry, path)
     return [{"repair": "label value", "from": old, "to": mapping[old], "voxels": count} for old, count in counts.items() if count]
+
+
+def _write_label(values: np.ndarray, reader: ImageReader, geometry: Geometry, path: Path) -> None:
+    if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+        raise DatasetError(f"{path.name} holds {values.min()} to {values.max()}; label files hold 0 to 65535, so map the others with --map_labels.")
+    reader.write_segmentation(values.astype(np.uint8 if values.max() < 256 else np.uint16), geometry, path)

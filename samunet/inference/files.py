@@ -24,6 +24,7 @@ from samunet.inference.budget import Budget, Need, describe, estimate
 from samunet.inference.extras import UNCERTAINTY, Extras, per_mille
 from samunet.inference.predictor import Predictor, Scores
 from samunet.inference.probabilities import forecast, write_probabilities
+from samunet.inference.unlike import refuse_absurd_spacing
 from samunet.preprocessing.backward import probability_planes, resize_to_input_grid, segmentation_from_logits
 from samunet.progress import bar, pool_of
 
@@ -65,17 +66,24 @@ class FileOptions:
 
 
 def predict_cases(
-    predictor: Predictor, cases: Sequence[Case], folder: Path, options: FileOptions | None = None, extras: Extras | None = None
+    predictor: Predictor,
+    cases: Sequence[Case],
+    folder: Path,
+    options: FileOptions | None = None,
+    extras: Extras | None = None,
+    *,
+    remarks: dict[str, tuple[str, ...]] | None = None,
 ) -> tuple[Failure, ...]:
     """Write `<case><ending>` for every case; a failing case is named and the others go on.
 
     Args:
         extras: gets every case that is written.
+        remarks: gets for every case that is read what of it is unlike the training cases, see `Predictor.remarks`.
 
     Returns:
         The cases that failed.
     """
-    work = _Work(predictor=predictor, folder=folder, options=options or FileOptions(), extras=extras)
+    work = _Work(predictor=predictor, folder=folder, options=options or FileOptions(), extras=extras, remarks={} if remarks is None else remarks)
     if work.options.prompts is not None:  # first, so that no prediction is without its label
         write_prompts(folder / PROMPTS, prompts_of_all(folder, work.options.prompts, [case.identifier for case in cases]))
     failures = work.run(cases)
@@ -103,6 +111,7 @@ class _Work:
     folder: Path
     options: FileOptions
     extras: Extras | None
+    remarks: dict[str, tuple[str, ...]]
     reader: ImageReader = field(init=False)
     budget: Budget = field(init=False)
     ahead: deque[tuple[Case, Future[Read]]] = field(default_factory=deque)
@@ -162,6 +171,7 @@ class _Work:
         """Estimate from the headers; None, and the case has failed, where they cannot be read or it does not fit into memory."""
         try:
             size = peek_case(case, self.predictor.dataset, self.reader)
+            refuse_absurd_spacing(size.geometry, self.predictor.plan)
             need = self._estimate(size)
             self._refuse(need)
         except FAILURES as error:
@@ -199,6 +209,9 @@ class _Work:
 
     def _read(self, case: Case) -> Read:
         volume = read_image(case, self.predictor.dataset, self.reader)
+        self.remarks[case.identifier] = self.predictor.remarks(volume)
+        for remark in self.remarks[case.identifier]:
+            logger.warning("Case '%s' is unlike the training cases: %s.", case.identifier, remark)
         return self.predictor.preprocess(volume), volume if self._looks else None
 
     def _write(self, case: Case, history: SpatialHistory, volume: Volume | None, scores: Scores) -> None:

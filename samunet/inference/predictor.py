@@ -31,6 +31,7 @@ from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.accumulators import Place, accumulators, best_place
 from samunet.inference.passes import combine, flips_of, logits_from, passes
 from samunet.inference.sliding_window import sliding_window
+from samunet.inference.unlike import refuse_absurd_spacing, remarks_on_grid, remarks_on_intensities
 from samunet.models.prompted import ABSENT
 from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
@@ -218,8 +219,13 @@ class Predictor:
         )
 
     def preprocess(self, volume: Volume) -> PreprocessedCase:
-        """Bring a volume to the network's grid."""
+        """Bring a volume to the network's grid; raises PredictionError for a spacing that can only be in another unit."""
+        refuse_absurd_spacing(volume.geometry, self.plan)
         return preprocess(volume, None, self.plan, self.configuration)
+
+    def remarks(self, volume: Volume) -> tuple[str, ...]:
+        """Say in a sentence each what of a volume lies far from what the model was trained on: orientation, spacing, size, intensities."""
+        return (*remarks_on_grid(volume.geometry, self.plan), *remarks_on_intensities(volume.array, self.plan))
 
     def scores(self, case: PreprocessedCase, folder: Path | None = None, prompts: CasePrompts | None = None) -> Scores:
         """Run the networks over a preprocessed case; logits are averaged over folds and flips.
@@ -286,6 +292,8 @@ class Predictor:
         if len(volume.array) != len(self.plan.channels):
             raise ShapeError(f"The image has {len(volume.array)} channels; the model was trained on {len(self.plan.channels)}.")
         case = self.preprocess(volume)
+        for remark in self.remarks(volume):
+            logger.warning("The image is unlike the training cases: %s.", remark)
         scores, labels = self.scores(case, prompts=prompts), self.dataset.labels
         return Prediction(
             segmentation=segmentation_from_logits(scores.logits, case.history, labels),

@@ -62,6 +62,8 @@ class PlanOptions:
     """One of PRECISIONS."""
     spacing: Triple | None = None
     """mm, in the files' axis order; overrides the rule."""
+    keep_orientation: bool = False
+    """Leave the axes of all files as they are, also where cases differ."""
     backbone: str = "auto"
     weights: str | None = None
     """SAM checkpoint in the official layout: a path, or the name of an official one."""
@@ -225,6 +227,7 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
         memory_gib=saved.memory_gib,
         precision=saved.precision,
         spacing=saved.asked_spacing,
+        keep_orientation=saved.orientation is None,
         backbone=known.backbone,
         weights=known.weights,
         sha256=known.weights_sha256,
@@ -233,7 +236,8 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     made = _plan(workspace, spec, fingerprint, options, (name,), saved.reader)
     entry = made.configuration(name)
     shared = [other.spacing for other in saved.configurations.values() if other.data_identifier == entry.data_identifier]
-    if (made.transpose, made.channels) != (saved.transpose, saved.channels) or any(spacing != entry.spacing for spacing in shared):
+    decided = [(plan.orientation, plan.transpose, plan.channels) for plan in (made, saved)]
+    if decided[0] != decided[1] or any(spacing != entry.spacing for spacing in shared):
         raise other_data
     return _merged(saved, made, name)
 
@@ -276,6 +280,7 @@ def _plan(workspace: Workspace, spec: DatasetSpec, fingerprint: Fingerprint, opt
         weights=None if weights is None else str(weights),
         weights_sha256=sha256,
         spacing=options.spacing,
+        keep_orientation=options.keep_orientation,
         plans_name=options.plans_name,
         reader=reader,
     )

@@ -63,11 +63,13 @@ def predict(
     skip_existing: bool = False,
     previews: bool = False,
     statistics: bool = False,
+    remarks: dict[str, tuple[str, ...]] | None = None,
 ) -> tuple[Failure, ...]:
     """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D Slicer.
 
     Args:
         skip_existing: leave cases whose files are there, can be read, and lie on the image's grid; others are predicted again.
+        remarks: gets for every case that is read what of it is unlike the training cases.
 
     Raises:
         ConfigError: the networks alone need more than `options.max_ram`; prompts are missing, or given to a model without, or the folder
@@ -82,7 +84,7 @@ def predict(
     write_json(folder / "dataset.json", spec.raw)
     save_plan(folder / "plans.json", predictor.plan)
     extras = Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics)
-    return predict_cases(predictor, wanted, folder, options, extras)
+    return predict_cases(predictor, wanted, folder, options, extras, remarks=remarks)
 
 
 def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequence[Case], folder: Path) -> None:

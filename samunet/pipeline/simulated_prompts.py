@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import edt
 import numpy as np
 
 from samunet.core.dataset import Case, DatasetSpec
+from samunet.core.plan import Plan
 from samunet.core.prompts import CasePrompts, PromptFile, StructurePrompts
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import ImageReader
@@ -42,8 +43,13 @@ class Clicking:
         return f"reference: {self.points} click{'s' if self.points > 1 else ''} a structure and slice"
 
 
-def prompts_from_references(cases: Sequence[Case], spec: DatasetSpec, reader: ImageReader, clicking: Clicking, *, threads: int = 1) -> PromptFile:
+def prompts_from_references(
+    cases: Sequence[Case], spec: DatasetSpec, reader: ImageReader, clicking: Clicking, *, plan: Plan | None = None, threads: int = 1
+) -> PromptFile:
     """Make prompts for every structure of cases from their references; one that a reference lacks gets none.
+
+    Args:
+        plan: takes the slices of each case as its models do, in the place of `clicking.axis`.
 
     Raises:
         DatasetError: a case has no reference, or it cannot be read.
@@ -52,13 +58,14 @@ def prompts_from_references(cases: Sequence[Case], spec: DatasetSpec, reader: Im
     def of_case(case: Case) -> CasePrompts:
         if case.label is None:
             raise DatasetError(f"Case '{case.identifier}' has no reference; prompts are made from references.")
-        label, _ = reader.read_label(case.label)
+        label, geometry = reader.read_label(case.label)
+        shown = clicking if plan is None else replace(clicking, axis=plan.axes_of(geometry)[0][0])
         structures = {}
         for number, (name, values) in enumerate(spec.labels.foreground):
             mask = np.isin(label, values)
             if mask.any():
                 seed = [clicking.seed, number, *case.identifier.encode()]
-                structures[name] = _box(mask, clicking.relaxation) if not clicking.points else _clicks(mask, clicking, np.random.default_rng(seed))
+                structures[name] = _box(mask, shown.relaxation) if not shown.points else _clicks(mask, shown, np.random.default_rng(seed))
         return CasePrompts(structures=structures)
 
     found = each(of_case, cases, threads=threads, title="Making prompts", quiet=True)
@@ -68,8 +75,7 @@ def prompts_from_references(cases: Sequence[Case], spec: DatasetSpec, reader: Im
 def prompts_for_validation(predictor: Predictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:
     """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click a structure and slice."""
     boxes = predictor.networks[0].prompts == "box"
-    clicking = Clicking(points=0 if boxes else 1, axis=predictor.plan.transpose[0])
-    return prompts_from_references(cases, dataset.spec, dataset.reader, clicking)
+    return prompts_from_references(cases, dataset.spec, dataset.reader, Clicking(points=0 if boxes else 1), plan=predictor.plan)
 
 
 def _box(mask: np.ndarray, relaxation: int) -> StructurePrompts:

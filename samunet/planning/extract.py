@@ -18,7 +18,7 @@ from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.geometry import Triple, shape3
 from samunet.core.memory import Room
-from samunet.core.values import distinct
+from samunet.core.values import distinct, typical_range
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.case import peek_case, read_case
@@ -26,7 +26,7 @@ from samunet.imageio.reader import files_of
 from samunet.ops.crop import bounding_box, crop, nonzero_mask
 from samunet.progress import each
 
-FORMAT = 1  # of a fingerprint; raise it when the same files give other measurements
+FORMAT = 2  # of a fingerprint; raise it when the same files give other measurements
 SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels a channel
 SHOWN = 20  # broken cases that a message names
 SEED = 1234  # nnU-Net's
@@ -128,6 +128,7 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
             shape_after_crop=shape3(image.shape[1:]),
             orientation=volume.geometry.orientation,
             foreground_slices=int(np.moveaxis(foreground, axis, 0).any(axis=(1, 2)).sum()),
+            intensity_ranges=tuple(typical_range(channel) for channel in image),
             labels_present=distinct(label[foreground]),
             sha256=_hashes(case, reader),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from samunet.errors import ConfigError, DatasetError
 FOLDS = 5
 SEED = 12345  # nnU-Net's
 FILE_NAME = "splits_final.json"
+PATIENTS = (r"^(sub-[^_]+)_", r"^([^_.-]*\d[^_.-]*)[_.-]", r"^(.*\d.*)[_.-][^_.-]+[_.-][^_.-]+$", r"^(.*\d.*)[_.-][^_.-]+$")
+"""Where names of cases hold the patient: BIDS, the first word with a digit, all but the last two words, all but the last."""
+LEAST_SHARED = 0.2  # share of cases that must belong to a group of two or more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,27 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
     if unmatched:
         raise DatasetError(f"dataset.json: the expression {given!r} of groups does not match {len(unmatched)} cases, first '{unmatched[0]}'.")
     return {name: group for name, group in found.items() if group is not None}
+
+
+def likely_groups(identifiers: Sequence[str]) -> str | None:
+    """Return the expression of `groups` whose patients the names of cases seem to hold, as in patient012_frame01; None where there are none."""
+    for expression in PATIENTS:
+        found = [match[1] for name in identifiers if (match := re.match(expression, name))]
+        sizes = sorted(Counter(found).values())
+        if len(found) < len(identifiers) or sum(size for size in sizes if size > 1) < LEAST_SHARED * len(identifiers):
+            continue
+        if len(sizes) >= 5 or (len(sizes) >= 3 and sizes[len(sizes) // 2] <= 3):  # a few large groups are sites or scanners
+            return expression
+    return None
+
+
+def parted(splits: Sequence[Split], groups: Mapping[str, str]) -> tuple[int, int]:
+    """Return how many validation cases of the worst fold have a case of their group in training, and how many the fold has."""
+    counts = []
+    for split in splits:
+        trained = {groups.get(name) for name in split.train}
+        counts.append((sum(groups.get(name, name) in trained for name in split.val), len(split.val)))
+    return max(counts, default=(0, 0))
 
 
 def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | None = None) -> tuple[Split, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from torch import Tensor
 
-from samunet.core.history import SpatialHistory
+from samunet.core.history import SpatialHistory, turned
 from samunet.core.labels import Labels
 from samunet.ops.crop import crop
 from samunet.ops.interpolate import Block, blocks
@@ -105,8 +105,8 @@ def _blocks(history: SpatialHistory) -> Iterator[Block]:
 
 
 def _inside_crop(array: np.ndarray, history: SpatialHistory) -> np.ndarray:
-    """Return a view of an array on the input's (D, H, W) grid: its part inside the crop, with transposed axes."""
-    return crop(array.transpose(history.transpose), history.crop)
+    """Return a view of an array on the input's (D, H, W) grid: its part inside the crop, on turned axes."""
+    return crop(turned(array, history.transpose, history.flips), history.crop)
 
 
 def _old(logits: Tensor, block: Block) -> np.ndarray:

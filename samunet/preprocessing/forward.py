@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from samunet.core.geometry import Geometry, Triple, shape3, triple
-from samunet.core.history import SpatialHistory
+from samunet.core.history import SpatialHistory, turned
 from samunet.core.plan import Configuration, Plan
 from samunet.core.preprocessed import OUTSIDE, PreprocessedCase
 from samunet.core.volume import Volume
@@ -24,8 +24,8 @@ def preprocess(volume: Volume, label: np.ndarray | None, plan: Plan, configurati
     Returns:
         Image, label and everything export needs to go back.
     """
-    axes = plan.transpose
-    image = volume.array.transpose(0, *(axis + 1 for axis in axes))
+    axes, flips = plan.axes_of(volume.geometry)
+    image = turned(volume.array, axes, flips)
     spacing = triple([volume.geometry.spacing[axis] for axis in axes])
     mask = nonzero_mask(image)
     box = bounding_box(mask)
@@ -37,7 +37,7 @@ def preprocess(volume: Volume, label: np.ndarray | None, plan: Plan, configurati
     new_shape = target_shape(shape, spacing, new_spacing)
     axis = slice_axis(volume.geometry, spacing, new_spacing)
     if label is not None:
-        label = crop(label.transpose(axes), box).astype(np.int16)
+        label = crop(turned(label, axes, flips), box).astype(np.int16)
         if any(channel.within_mask for channel in plan.channels):
             label[(label == 0) & ~mask] = OUTSIDE  # the image cannot tell later: splines ring into the zeros
         label = resample_label(label, new_shape, axis=axis)
@@ -52,6 +52,7 @@ def preprocess(volume: Volume, label: np.ndarray | None, plan: Plan, configurati
             spacing_after_transpose=spacing,
             shape_after_resample=new_shape,
             spacing_after_resample=new_spacing,
+            flips=flips,
         ),
     )
 

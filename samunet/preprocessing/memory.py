@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from samunet.core.geometry import Geometry, Shape, triple
+from samunet.core.geometry import NO_FLIPS, Geometry, Shape, triple
 from samunet.core.plan import Configuration, Plan
 from samunet.imageio.case import CaseSize
 from samunet.ops.resample import target_shape
@@ -16,8 +16,9 @@ STORED = 24  # bytes a voxel: a label of 16 bits with its copies, places of clas
 
 def network_shape(geometry: Geometry, plan: Plan, configuration: Configuration) -> Shape:
     """Return the (D, H, W) voxels of a case on the network's grid when nothing is cropped away."""
-    depth, height, width = (geometry.shape[axis] for axis in plan.transpose)
-    spacing = triple([geometry.spacing[axis] for axis in plan.transpose])
+    axes, _ = plan.axes_of(geometry)
+    depth, height, width = (geometry.shape[axis] for axis in axes)
+    spacing = triple([geometry.spacing[axis] for axis in axes])
     return target_shape((depth, height, width), spacing, network_spacing(configuration, spacing))
 
 
@@ -34,7 +35,7 @@ def preprocessing_bytes(size: CaseSize, plan: Plan, configuration: Configuration
     filling = image + 8 * voxels
     normalizing = 2 * image + 2 * voxels + (3 if within_mask else 2) * voxels * FLOAT
     resampling = 2 * image + voxels + new_image + 3 * max(voxels, new_voxels) * FLOAT
-    unchanged = 2 * image + voxels + (new_image if plan.transpose != (0, 1, 2) else 0)
+    unchanged = 2 * image + voxels + (0 if plan.axes_of(size.geometry) == ((0, 1, 2), NO_FLIPS) else new_image)
     return max(size.reading, filling, normalizing, resampling if new_voxels != voxels else unchanged)
 
 

@@ -44,8 +44,12 @@ def prompt_map(prompts: CasePrompts, labels: Labels, history: SpatialHistory) ->
 
 
 def _cropped(index: Triple, history: SpatialHistory) -> list[float]:
-    """Bring an index of the file to the transposed and cropped grid."""
-    moved = [index[axis] - start for axis, (start, _) in zip(history.transpose, history.crop, strict=True)]
+    """Bring an index of the file to the turned and cropped grid."""
+    placed = [
+        size - 1 - index[axis] if flip else index[axis]
+        for axis, size, flip in zip(history.transpose, history.transposed_shape, history.flips, strict=True)
+    ]
+    moved = [place - start for place, (start, _) in zip(placed, history.crop, strict=True)]
     return [min(max(place, 0.0), size - 1.0) for place, size in zip(moved, history.shape_after_crop, strict=True)]
 
 

@@ -85,7 +85,7 @@ def preprocess_dataset(
 
 def settings_hash(spec: DatasetSpec, plan: Plan, configuration: Configuration) -> str:
     """Hash everything but the files that a preprocessed case depends on."""
-    decided = [encode(plan.transpose), encode(plan.channels), configuration.dimensions, encode(configuration.spacing)]
+    decided = [plan.orientation, encode(plan.transpose), encode(plan.channels), configuration.dimensions, encode(configuration.spacing)]
     return _digest([FORMAT, *decided, spec.raw["labels"]])
 
 

@@ -98,7 +98,7 @@ def test_a_label_that_lies_elsewhere_is_named_with_the_distance(fresh, capsys):
     affine = label.affine.copy()
     affine[0, 3] += 12
     nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj), affine), path)
-    assert "lie 12.0 mm apart" in plan_fails(capsys)
+    assert "lie 12 mm (12 voxels) apart" in plan_fails(capsys)
 
 
 def test_an_unexpected_label_value_is_named(fresh, capsys):

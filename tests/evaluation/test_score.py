@@ -90,16 +90,22 @@ def test_different_shapes_are_both_named(folder):
         score(folder)
 
 
-@pytest.mark.parametrize("change", [{"spacing": (1.0, 1.0, 3.1)}, {"origin": (0.0, 0.02, 0.0)}])
+@pytest.mark.parametrize("change", [{"spacing": (1.0, 1.0, 3.6)}, {"origin": (0.0, 0.6, 0.0)}])
 def test_a_shifted_grid_is_refused(folder, change):
     write(folder / "out" / f"b{ENDING}", np.zeros((2, 2, 3)), **change)
-    with pytest.raises(DatasetError, match=r"'b\.nii\.gz'.*mm apart"):
+    with pytest.raises(DatasetError, match=r"'b\.nii\.gz'.*voxels\) apart"):
         score(folder)
 
 
 def test_a_difference_of_rounding_is_accepted(folder):
     write(folder / "out" / f"b{ENDING}", np.zeros((2, 2, 3)), origin=(0.0, 0.005, 0.0))
     assert score(folder).cases[1].metrics[(1,)].dice == 0
+
+
+def test_a_tenth_of_a_voxel_is_said_and_accepted(folder, caplog):
+    write(folder / "out" / f"b{ENDING}", np.zeros((2, 2, 3)), origin=(0.0, 0.1, 0.0))
+    assert score(folder).cases[1].metrics[(1,)].dice == 0
+    assert "Case 'b.nii.gz': prediction and reference lie 0.1 mm (0.1 voxels) apart at a corner." in caplog.messages
 
 
 def test_empty_and_absent_folders_are_named(tmp_path):

@@ -324,3 +324,21 @@ def test_repairs_happen_only_when_asked_for_and_are_reported(source, raw, capsys
     assert np.array_equal(nibabel.load(folder / "labelsTr/t0.nii.gz").dataobj, values)
     assert import_dataset.main([*command, "-d", "Dataset076_X", "--map_labels", "a=2"]) == 2
     assert "--map_labels needs OLD=NEW with whole numbers, e.g. 255=1; got 'a=2'" in capsys.readouterr().err
+
+
+def test_labels_get_the_grid_of_their_image_when_asked_for(source, raw):
+    path = source / "labelsTr/tiny_000.nii.gz"
+    label = nibabel.load(path)
+    moved = label.affine.copy()
+    moved[:3, 3] += 3
+    nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj), moved), path)
+    rows = [f"t{i},imagesTr/tiny_00{i}_0000.nii.gz,labelsTr/tiny_00{i}.nii.gz" for i in range(3)]
+    (source / "table.csv").write_text("\n".join(["case,image,label", *rows]))
+    command = ["csv", "-i", str(source / "table.csv"), "--channels", "CT", *COMMON[COMMON.index("--labels") :]]
+    assert import_dataset.main([*command, "-d", "Dataset077_Moved", "--copy_grid"]) == 0
+    folder = raw / "Dataset077_Moved"
+    (entry,) = json.loads((folder / "repairs.json").read_text())
+    assert entry["file"] == "labelsTr/t0.nii.gz" and entry["repair"] == "grid of the image" and entry["mm"] == pytest.approx(27**0.5, rel=1e-3)
+    written, image = nibabel.load(folder / "labelsTr/t0.nii.gz"), nibabel.load(folder / "imagesTr/t0_0000.nii.gz")
+    np.testing.assert_array_equal(written.affine, image.affine)
+    np.testing.assert_array_equal(written.dataobj, label.dataobj)

@@ -32,6 +32,7 @@ def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_m
             shape_after_crop=tuple(shape),
             orientation=orientation,
             foreground_slices=1,
+            intensity_ranges=((0.0, 1.0),) * channels,
             labels_present=(1,),
             sha256={},
         )
@@ -237,6 +238,7 @@ def test_channels_choose_their_normalization_and_the_mask_only_z_scores():
 def test_every_decision_has_its_reason():
     found = made(measured([(2, 1, 1)], [(64, 64, 64)]))
     assert set(found.reasons) == {
+        "orientation",
         "spacing",
         "slicing axis",
         "mirroring",
@@ -248,6 +250,28 @@ def test_every_decision_has_its_reason():
     assert found.reasons["backbone"] == "because" and found.reasons["3d_adapter: encoder grid"] == "2 encoder pixels a voxel: two is enough"
     assert "64 slices of 2 mm; the median case has 64" in found.reasons["3d_adapter: slab depth"]
     assert all("\n" not in reason and reason for reason in found.reasons.values())
+
+
+def mixed() -> Fingerprint:
+    """Four cases of (20, 64, 32) voxels at 3 x 1 x 2 mm along S, P, L; the second is stored along R, I, A."""
+    found = measured([(3, 1, 2)] * 4, [(20, 64, 32)] * 4)
+    other = replace(found.cases["c1"], spacing=(2.0, 3.0, 1.0), shape=(32, 20, 64), shape_after_crop=(32, 20, 64), orientation="RIA")
+    return replace(found, cases={**found.cases, "c1": other})
+
+
+def test_cases_on_other_axes_are_planned_as_they_will_be_turned():
+    plan, straight = made(mixed()), made(measured([(3, 1, 2)] * 4, [(20, 64, 32)] * 4))
+    assert plan.orientation == straight.orientation == "SPL"
+    assert plan.configurations == straight.configurations and plan.transpose == straight.transpose
+    assert plan.reasons["orientation"].startswith("x, y, z run toward LPS in 3 of 4 cases; the others, AIR (1), are turned")
+    assert plan.seen.orientations == {"SPL": 3, "RIA": 1}
+    assert plan.seen.spacing == ((3.0, 1.0, 2.0), (3.0, 1.0, 2.0)) and plan.seen.extent[0] == (60.0, 64.0, 64.0)
+
+
+def test_orientations_stay_where_that_is_asked_for():
+    plan = made(mixed(), aim=target(keep_orientation=True))
+    assert plan.orientation is None and "as asked for" in plan.reasons["orientation"]
+    assert plan.seen.spacing == ((2.0, 1.0, 1.0), (3.0, 3.0, 2.0))
 
 
 def test_equal_input_gives_equal_json_bytes():

@@ -76,6 +76,28 @@ def test_every_orientation_and_transpose_comes_back_equal_at_its_own_spacing(tra
         assert back.dtype == np.uint8 and back.flags.c_contiguous and case.history.geometry == volume.geometry
 
 
+@pytest.mark.parametrize("transpose", PERMUTATIONS, ids=str)
+def test_every_orientation_is_brought_to_that_of_the_plan_and_back(transpose):
+    original = phantom()
+    wanted = replace(small_plan(transpose=transpose), orientation="SPL")  # as the phantom itself lies
+    spacing = tuple(SPACING[axis] for axis in transpose)
+    for axes, flips in ORIENTATIONS:
+        volume, label = stored(original, axes, flips)
+        case = preprocess(volume, label, wanted, small_configuration(spacing))
+        np.testing.assert_array_equal(case.label, original.transpose(transpose))
+        np.testing.assert_array_equal(case.image[0], 10.0 + original.transpose(transpose))
+        np.testing.assert_array_equal(segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS), label)
+        planes = probabilities_from_logits(logits_of(case.label, 4), case.history, LABELS)
+        np.testing.assert_array_equal(planes.argmax(axis=0), label)
+
+
+def test_what_tells_no_direction_is_left_as_it_is():
+    volume, label = stored(phantom(), (2, 0, 1), (True, False, True))
+    unplaced = Volume(array=volume.array, geometry=replace(volume.geometry, directed=False))
+    case = preprocess(unplaced, label, replace(small_plan(), orientation="SPL"), small_configuration(volume.geometry.spacing))
+    np.testing.assert_array_equal(case.label, label)
+
+
 @pytest.mark.parametrize("new_spacing", [(2.0, 1.3, 0.8), (1.1, 1.1, 1.1), (2.0, 0.5, 0.6)], ids=str)
 def test_every_orientation_comes_back_in_place_after_resampling(new_spacing):
     original = phantom((14, 48, 36))

@@ -33,7 +33,15 @@ def histories(draw):
         spacing_after_transpose=(1.0, 1.0, 1.0),
         shape_after_resample=resampled,
         spacing_after_resample=(1.0, 1.0, 1.0),
+        flips=draw(st.tuples(*[st.booleans()] * 3)),
     )
+
+
+def on_network_axes(index, history) -> list[float]:
+    """A place of the file on the network's axes, before the crop."""
+    return [
+        history.geometry.shape[axis] - 1 - index[axis] if flip else index[axis] for axis, flip in zip(history.transpose, history.flips, strict=True)
+    ]
 
 
 def prompts_for(**first) -> CasePrompts:
@@ -50,7 +58,7 @@ def test_a_click_marks_the_voxel_that_holds_it_in_every_slice_of_its_own(history
     assert len({tuple(voxel[1:]) for voxel in marked}) == 1  # one place of the plane
     for axis in range(3):
         start, stop = history.crop[axis]
-        inside = min(max(index[history.transpose[axis]] - start, 0.0), stop - start - 1.0)  # the rim, where it lies outside the crop
+        inside = min(max(on_network_axes(index, history)[axis] - start, 0.0), stop - start - 1.0)  # the rim, where it lies outside the crop
         size = history.shape_after_resample[axis] / (stop - start)  # new voxels an old one
         if axis > 0:
             assert marked[0][axis] <= (inside + 0.5) * size <= marked[0][axis] + 1 + 1e-9
@@ -70,7 +78,7 @@ def test_a_box_marks_the_voxels_whose_centers_lie_in_it(history, data):
     expected = []
     for axis in range(3):
         start, stop = history.crop[axis]
-        ends = [min(max(corner[history.transpose[axis]] - start, 0), stop - start - 1) for corner in corners]
+        ends = [min(max(on_network_axes(corner, history)[axis] - start, 0), stop - start - 1) for corner in corners]
         size = history.shape_after_resample[axis] / (stop - start)
         centers = (np.arange(history.shape_after_resample[axis]) + 0.5) / size
         expected.append((centers >= min(ends)) & (centers < max(ends) + 1))

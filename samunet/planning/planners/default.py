@@ -5,8 +5,9 @@ Axes are (D, H, W) after the transpose unless a name says otherwise. Sources: Is
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from samunet.core.fingerprint import Fingerprint
 from samunet.core.geometry import Shape, Triple, shape3, triple
 from samunet.core.history import Axes
 from samunet.core.labels import left_right_pairs
-from samunet.core.plan import ChannelPlan, Configuration, Plan, Preference, Topology
+from samunet.core.plan import ChannelPlan, Configuration, Plan, Preference, Seen, Topology
 from samunet.errors import PlanningError
 from samunet.ops.normalize import scheme_for
 from samunet.planning.topology import divisors, topology_for
@@ -42,6 +43,8 @@ class Target:
     weights_sha256: str | None = None
     spacing: Triple | None = None
     """mm, in the files' axis order; overrides the rule."""
+    keep_orientation: bool = False
+    """Leave the axes of all files as they are."""
     plans_name: str
     reader: str
 
@@ -68,6 +71,10 @@ def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods
         PlanningError: no patch fits the memory target.
     """
     reasons: dict[str, str] = {}
+    orientation = _orientation(fingerprint, target, reasons)
+    seen = _seen(fingerprint, orientation)
+    if orientation is not None:
+        fingerprint = replace(fingerprint, cases={name: case.turned(orientation) for name, case in fingerprint.cases.items()})
     file_spacing = _target_spacing(fingerprint, target, reasons)
     transpose = _transpose(file_spacing, fingerprint.planar, reasons)
     spacing = triple([file_spacing[axis] for axis in transpose])
@@ -90,6 +97,41 @@ def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods
         channels=_channels(fingerprint, dataset, reasons),
         configurations=configurations,
         reasons=reasons,
+        orientation=orientation,
+        seen=seen,
+    )
+
+
+def _orientation(fingerprint: Fingerprint, target: Target, reasons: dict[str, str]) -> str | None:
+    """Return how the files' axes lie in most cases; None for 2D images and where all files are to stay as they are."""
+    if fingerprint.planar:
+        return None
+    counts = Counter(case.orientation for case in fingerprint.cases.values())
+    (usual, cases), *others = counts.most_common()
+    seen = f"x, y, z run toward {usual[::-1]}"
+    if target.keep_orientation:
+        reasons["orientation"] = f"all files stay as they are, as asked for with --keep_orientation; in {cases} of {counts.total()} cases {seen}"
+        return None
+    reasons["orientation"] = f"{seen} in all training cases; a case to predict that lies otherwise is turned, and its segmentation back"
+    if others:
+        listed = ", ".join(f"{orientation[::-1]} ({count})" for orientation, count in others)
+        reasons["orientation"] = (
+            f"{seen} in {cases} of {counts.total()} cases; the others, {listed}, are turned to it before anything else, and segmentations back "
+            "(--keep_orientation leaves all as they are)"
+        )
+    return usual
+
+
+def _seen(fingerprint: Fingerprint, orientation: str | None) -> Seen:
+    cases = [case if orientation is None else case.turned(orientation) for case in fingerprint.cases.values()]
+    spacings = np.array([case.spacing for case in cases])
+    extents = spacings * np.array([case.shape for case in cases])
+    ranges = np.array([case.intensity_ranges for case in cases])  # (cases, channels, 2)
+    return Seen(
+        orientations=dict(Counter(case.orientation for case in fingerprint.cases.values()).most_common()),
+        spacing=(triple(spacings.min(axis=0)), triple(spacings.max(axis=0))),
+        extent=(triple(extents.min(axis=0)), triple(extents.max(axis=0))),
+        intensities=tuple((float(low), float(high)) for low, high in zip(ranges[..., 0].min(axis=0), ranges[..., 1].max(axis=0), strict=True)),
     )
 
 

@@ -1,0 +1,82 @@
+"""How a case to predict differs from those that the model was trained on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from samunet.core.geometry import Geometry, Triple
+from samunet.core.plan import Plan
+from samunet.core.values import typical_range
+from samunet.errors import PredictionError
+
+FAR = 3.0  # ours: times below the smallest or above the largest of the training cases
+FAR_INTENSITIES = 10.0  # ours: likewise of the width of their range; scanners differ in gain
+ABSURD = 300.0  # ours: units of length lie 1000 times apart, cases of one kind never that far
+
+
+def refuse_absurd_spacing(geometry: Geometry, plan: Plan) -> None:
+    """Raise PredictionError for a spacing that no case can have; resampled, it would fill the memory or shrink to nothing."""
+    if plan.seen is None:
+        return
+    times, axis = _furthest(geometry, plan, geometry.spacing, plan.seen.spacing)
+    if max(times, 1 / times) >= ABSURD:
+        share = f"{times:.0f} times the largest" if times > 1 else f"1/{1 / times:.0f} of the smallest"
+        low, high = (bound[axis] for bound in plan.seen.spacing)
+        raise PredictionError(
+            f"its spacing of {_mm(geometry.spacing)} is {share} of the training cases, {low:.4g} to {high:.4g} mm; "
+            "its header may give another unit (micrometers or meters), so correct it"
+        )
+
+
+def remarks_on_grid(geometry: Geometry, plan: Plan) -> list[str]:
+    """Say in a sentence each where orientation, spacing or size lie far from those of the training cases."""
+    if plan.seen is None:
+        return []
+    remarks = []
+    if not geometry.planar and geometry.directed and geometry.orientation not in plan.seen.orientations:
+        seen = ", ".join(orientation[::-1] for orientation in plan.seen.orientations)
+        what = "it is left as it is" if plan.orientation is None else "it is turned for the network, and its segmentation back"
+        remarks.append(f"its axes x, y, z run toward {geometry.orientation[::-1]}, those of the training cases toward {seen}; {what}")
+    depth, height, width = (size * step for size, step in zip(geometry.shape, geometry.spacing, strict=True))
+    for name, own, bounds in (("spacing", geometry.spacing, plan.seen.spacing), ("size", (depth, height, width), plan.seen.extent)):
+        times, axis = _furthest(geometry, plan, own, bounds)
+        if max(times, 1 / times) >= FAR:
+            low, high = (bound[axis] for bound in bounds)
+            remarks.append(f"its {name} of {_mm(own)} lies far from that of the training cases, {low:.4g} to {high:.4g} mm")
+    return remarks
+
+
+def remarks_on_intensities(image: np.ndarray, plan: Plan) -> list[str]:
+    """Say in a sentence for each channel of (C, D, H, W) where intensities lie far from those of the training cases."""
+    if plan.seen is None:
+        return []
+    remarks = []
+    for values, channel, (low, high) in zip(image, plan.channels, plan.seen.intensities, strict=True):
+        own_low, own_high = typical_range(values)
+        width, usual = own_high - own_low, high - low
+        if own_low > high or own_high < low or width * FAR_INTENSITIES < usual or width > FAR_INTENSITIES * usual:
+            own, seen = f"{own_low:.4g} to {own_high:.4g}", f"{low:.4g} to {high:.4g}"
+            remarks.append(f"its intensities of channel '{channel.name}' run from {own}, those of the training cases from {seen}")
+    return remarks
+
+
+def _furthest(geometry: Geometry, plan: Plan, values: Triple, bounds: tuple[Triple, Triple]) -> tuple[float, int]:
+    """Return how many times below the lower bound (a share of 1) or above the upper one the value is that is furthest away, and its axis.
+
+    Axes are those of the plan's orientation.
+    """
+    worst, place = 1.0, 0
+    for axis, source in enumerate(plan.turn_of(geometry)[0]):
+        if geometry.planar and source == 0:
+            continue
+        low, high = bounds[0][axis], bounds[1][axis]
+        times = min(1.0, values[source] / low) * max(1.0, values[source] / high)
+        if abs(math.log(times)) > abs(math.log(worst)):
+            worst, place = times, axis
+    return worst, place
+
+
+def _mm(values: Triple) -> str:
+    return " x ".join(f"{value:.4g}" for value in values) + " mm (D, H, W)"
