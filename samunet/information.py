@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from samunet.errors import ConfigError
 from samunet.sam.checkpoints import CHECKPOINTS, find_checkpoint
 
 PACKAGES = ("torch", "segment-anything", "numpy", "scipy", "SimpleITK", "nibabel", "nnunetv2")
+GPU_DEVICES = ("/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # of NVIDIA, of Windows' in its Linux, of AMD
 GPU_TIMEOUT = 5.0  # seconds
 
 
@@ -68,6 +70,12 @@ def _version(name: str) -> str | None:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def gpu_in_sight() -> bool:
+    """Tell whether there seems to be a GPU to train on: NVIDIA's, AMD's (ROCm), or Apple's. Loads no torch, so it may err."""
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    return apple or any(Path(path).exists() for path in GPU_DEVICES) or bool(_gpus())
 
 
 def _gpus() -> list[str]:

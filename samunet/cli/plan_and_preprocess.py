@@ -37,5 +37,6 @@ def _command(arguments: argparse.Namespace) -> None:
         dataset, fingerprint = planning.open_and_measure(workspace, wanted, arguments)
         plan = pipeline.plan(workspace, dataset, fingerprint, options)
         planning.print_plan(plan, explain=arguments.verbose)
+        planning.print_time_without_gpu(plan, dataset.spec)
         if not arguments.no_pp:
             planning.preprocess_configurations(workspace, dataset, plan, arguments)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from samunet.cli.common import DEFAULT_THREADS
 
+CPU_SECONDS_PER_GIB = 3.0  # of a step, on two cores: 2 to 4 in benchmarks/results/cpu_settings.json and variant_step_cpu.json
+LONG_SECONDS = 3 * 24 * 3600.0  # of a whole training, from which on it is worth a word
+
 if TYPE_CHECKING:
+    from samunet.core.dataset import DatasetSpec
     from samunet.core.fingerprint import Fingerprint
     from samunet.core.plan import Plan
     from samunet.core.workspace import Workspace
@@ -33,7 +39,11 @@ def add_fingerprint_options(parser: argparse.ArgumentParser, threads_flag: str) 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-pl", default="default", choices=["default"], help="planner")
     parser.add_argument(
-        "-gpu_memory_target", type=float, default=8.0, metavar="GIB", help="memory a training step may need (default: %(default)s GiB)"
+        "-gpu_memory_target",
+        type=_memory_target,
+        default=8.0,
+        metavar="GIB",
+        help="memory a training step may need in GiB, or auto: what suits the GPU or CPU of this machine (default: %(default)s)",
     )
     parser.add_argument(
         "-precision", default="mixed", choices=["mixed", "fp32"], help="what training will compute in: fp32 where the device has no 16-bit numbers"
@@ -66,6 +76,16 @@ def add_output_options(parser: argparse.ArgumentParser, verbose: str = "taken as
     parser.add_argument("--no_pbar", action="store_true", help="no progress bars")
 
 
+def _memory_target(text: str) -> float | None:
+    """Read a number of GiB; None stands for auto. Raises argparse's error otherwise."""
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number of GiB above 0, or auto; got {text!r}") from None
+
+
 def plan_options(arguments: argparse.Namespace) -> PlanOptions:
     from samunet.core.plan import DEFAULT_PLANS_NAME
     from samunet.errors import ConfigError
@@ -74,11 +94,17 @@ def plan_options(arguments: argparse.Namespace) -> PlanOptions:
     spacing = arguments.overwrite_target_spacing
     if spacing is not None and min(spacing) <= 0:
         raise ConfigError(f"-overwrite_target_spacing needs three numbers above 0; got {spacing}.")
-    if arguments.gpu_memory_target <= 0:
-        raise ConfigError(f"-gpu_memory_target must be above 0 GiB; got {arguments.gpu_memory_target}.")
+    memory = arguments.gpu_memory_target
+    if memory is None:
+        from samunet.hardware import memory_to_plan_for  # needs torch
+
+        memory, reason = memory_to_plan_for()
+        print(f"-gpu_memory_target auto: {reason}")
+    elif not 0 < memory < math.inf:
+        raise ConfigError(f"-gpu_memory_target must be above 0 GiB; got {memory}.")
     return PlanOptions(
         plans_name=arguments.overwrite_plans_name or DEFAULT_PLANS_NAME,
-        memory_gib=arguments.gpu_memory_target,
+        memory_gib=memory,
         precision=arguments.precision,
         spacing=tuple(spacing) if spacing else None,
         keep_orientation=arguments.keep_orientation,
@@ -95,17 +121,38 @@ def threads_for(values: list[int] | None, index: int) -> int:
     return values[index] if index < len(values) else values[-1]
 
 
-def print_plan(plan: Plan, *, explain: bool) -> None:
-    """Print the configurations of a plan, and with `explain` why each decision fell as it did."""
+def print_plan(plan: Plan, *, explain: bool, names: Sequence[str] = ()) -> None:
+    """Print the configurations of a plan, all or those of some names, and with `explain` why each decision fell as it did."""
     print(f"Plan {plan.plans_name} of {plan.dataset}:")
-    for name, configuration in plan.configurations.items():
+    shown = names or list(plan.configurations)
+    for name in shown:
+        configuration = plan.configuration(name)
         patch = " x ".join(map(str, configuration.patch_size))
         spacing = " x ".join(f"{value:.3g}" for value in configuration.spacing)
         print(f"  {name}: patch {patch} voxels at {spacing} mm, batch {configuration.batch_size}, {configuration.backbone}")
     if explain:
-        width = max(map(len, plan.reasons))
-        for decision, reason in plan.reasons.items():
+        reasons = {decision: reason for decision, reason in plan.reasons.items() if decision.partition(":")[0] in shown or ":" not in decision}
+        width = max(map(len, reasons))
+        for decision, reason in reasons.items():
             print(f"  {decision:<{width}}  {reason}")
+
+
+def print_time_without_gpu(plan: Plan, spec: DatasetSpec) -> None:
+    """Say what a plan means for a machine on which no GPU is in sight; nothing where there is one."""
+    from samunet import pipeline
+    from samunet.information import gpu_in_sight
+    from samunet.progress import readable_seconds
+    from samunet.training.config import TrainingConfig
+
+    if gpu_in_sight():
+        return
+    gib, name = max((pipeline.estimate_gib(entry, spec, plan.precision), name) for name, entry in plan.configurations.items())
+    config, step = TrainingConfig(), CPU_SECONDS_PER_GIB * gib
+    whole = step * config.steps
+    text = f"No GPU is in sight. On two CPU cores a training step of {name} takes roughly {readable_seconds(step)}"
+    text += f", the default {config.epochs} epochs {readable_seconds(whole)}"
+    way_out = "; to train on this machine, plan with -gpu_memory_target auto, and train with --minutes"
+    print(f"{text}{way_out if whole > LONG_SECONDS else ''}.")
 
 
 def open_and_measure(workspace: Workspace, wanted: str, arguments: argparse.Namespace) -> tuple[RawDataset, Fingerprint]:

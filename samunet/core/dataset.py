@@ -52,6 +52,9 @@ def read_dataset_json(path: Path) -> DatasetSpec:
     Raises:
         DatasetError: the file or a required key is missing, or a value is wrong.
     """
+    absent = [folder for folder in path.absolute().parents if not folder.exists()]
+    if absent:
+        raise DatasetError(f"Folder {absent[-1]} does not exist, so there is no {path}; correct the path, or the variable nnUNet_raw and its like.")
     if not path.is_file():
         raise DatasetError(f"File {path} does not exist; a dataset needs a dataset.json with channel_names, labels, numTraining, file_ending.")
     raw = read_json(path)

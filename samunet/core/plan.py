@@ -207,7 +207,9 @@ def parse_configuration_name(name: str) -> tuple[int, str]:
     refuse_nnunet_names(name)
     match = re.fullmatch(r"([23])d_([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)", name)
     if match is None:
-        raise ConfigError(f"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter or 2d_adapter.")
+        near = {"2d": "2d_adapter", "3d": "3d_adapter"}.get(name.lower()[:2])
+        meant = f" Did you mean '{near}', the default method?" if near else ""
+        raise ConfigError(f"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter or 2d_adapter.{meant}")
     return int(match[1]), ALIASES.get(match[2], match[2])
 
 

@@ -55,11 +55,11 @@ class Workspace:
             return found[0]
         if found:
             raise DatasetError(f"Dataset id {text} is ambiguous: {', '.join(found)}. Give the full name, or rename one of them.")
-        raise DatasetError(
-            f"Dataset '{text}' is not in {', '.join(str(f) for f in self._folders()) or 'any folder'}."
-            f"{did_you_mean(text if number is None else f'Dataset{number:03d}', names)}"
-            + ("" if self._folders() else " Set the environment variable nnUNet_raw to the folder that holds your DatasetXXX_Name folders.")
-        )
+        searched = ", ".join(f"{folder}{'' if folder.is_dir() else ' (which does not exist)'}" for folder in self._folders()) or "any folder"
+        form = "" if number is not None or dataset_id(text) is not None else ", and this is no id or name of one, such as 4 or Dataset004_Hippocampus"
+        known = did_you_mean(text, names) if number is None else f" Known: {', '.join(sorted(names)) or 'none'}."  # ids have no neighbors
+        unset = "" if self._folders() else " Set the environment variable nnUNet_raw to the folder that holds your DatasetXXX_Name folders."
+        raise DatasetError(f"Dataset '{text}' is not in {searched}{form}.{known}{unset}")
 
     def _folders(self) -> list[Path]:
         return [folder for folder in (self.raw_folder, self.preprocessed_folder, self.results_folder) if folder is not None]

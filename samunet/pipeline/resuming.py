@@ -50,7 +50,14 @@ def settings_to_train(settings: TrainingConfig | Mapping[str, Any], resume: Chec
     changed = [key for key, value in given.items() if value != known[key] and key not in FREE and (key, value) != ("precision", "auto")]
     if changed:
         was = ", ".join(f"{key} {known[key]} (now {given[key]})" for key in changed)
-        raise CheckpointError(f"{folder} was trained with other settings: {was}. Continue with the same settings, or start anew without --c.")
+        more = given["epochs"] - known["epochs"] if changed == ["epochs"] else 0
+        way_out = (
+            f"To train {more} epoch{'s' if more > 1 else ''} more, give --c --extend {more} instead of --epochs."
+            if more > 0 and not before.minutes
+            else ""
+        )
+        same = "Continue with the same settings, or start again without --c."
+        raise CheckpointError(f"{folder} was trained with other settings: {was}. {way_out or same}")
     if before.minutes and extend:
         raise ConfigError(f"{folder} was trained for {before.minutes:g} minutes, which are over; train anew with more instead of --extend.")
     free = {key: given[key] for key in FREE if key in given}

@@ -89,7 +89,10 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     """
     pitches = sorted({pitch for pitch in map(_pitch, _cumulative(topology)) if 2 <= pitch <= TOKEN_PIXELS}, reverse=True)
     if not pitches:
-        raise PlanningError(f"A patch of {patch_size} voxels is too small in the plane for a U-Net with a SAM encoder; it needs 8 voxels a side.")
+        raise PlanningError(
+            f"A patch of {' x '.join(map(str, patch_size))} voxels is too small in the plane for a U-Net with a SAM encoder, which needs 8 "
+            "voxels per side. Raise -gpu_memory_target; where the images are so small, give a finer spacing with -overwrite_target_spacing."
+        )
     fitting = [pitch for pitch in pitches if pitch <= WIDEST_TOKEN * smallest_class_voxels]
     pitch = fitting[0] if fitting else pitches[-1]
     rule = (

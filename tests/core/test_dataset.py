@@ -59,6 +59,11 @@ def test_a_wrong_value_is_named(tmp_path, changes, message):
         read_dataset_json(write(tmp_path, **changes))
 
 
+def test_an_absent_folder_is_named_and_not_its_files(tmp_path):
+    with pytest.raises(DatasetError, match=rf"Folder {tmp_path / 'raw'} does not exist, so .*correct the path, or the variable nnUNet_raw"):
+        read_dataset_json(tmp_path / "raw" / "Dataset004_X" / "dataset.json")
+
+
 def test_an_absent_or_broken_file_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r"dataset\.json does not exist; a dataset needs a dataset\.json with channel_names"):
         read_dataset_json(tmp_path / "dataset.json")

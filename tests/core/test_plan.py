@@ -137,6 +137,12 @@ def test_other_forms_of_name_are_refused_with_an_example(name):
         parse_configuration_name(name)
 
 
+@pytest.mark.parametrize(("name", "meant"), [("2d", "2d_adapter"), ("3d", "3d_adapter"), ("3D_adapter", "3d_adapter")])
+def test_nnunets_short_names_are_told_their_twin(name, meant):
+    with pytest.raises(ConfigError, match=rf"Did you mean '{meant}', the default method\?"):
+        parse_configuration_name(name)
+
+
 @pytest.mark.parametrize("name", ["3d_lowres", "3d_cascade_fullres"])
 def test_low_resolution_says_why_there_is_none_and_what_to_use(tmp_path, name):
     sentence = rf"'{name}' does not exist: samunet has no cascade and no low-resolution configuration, because SAM sees whole planes.*use 3d_adapter"

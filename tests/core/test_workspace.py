@@ -49,6 +49,19 @@ def test_an_unknown_dataset_lists_the_known_ones_and_the_nearest(tmp_path):
         there.dataset_name("Dataset004_Hipocampus")
 
 
+def test_an_unknown_id_gets_no_neighbor_and_folders_that_do_not_exist_are_marked(tmp_path):
+    there = workspace(tmp_path, raw=["Dataset901_Tiny"])
+    there = Workspace(raw_folder=there.raw_folder, preprocessed_folder=tmp_path / "gone")
+    with pytest.raises(DatasetError, match=r"Dataset '99' is not in .*raw, .*gone \(which does not exist\)\. Known: Dataset901_Tiny\.$"):
+        there.dataset_name(99)
+
+
+def test_what_can_be_no_dataset_is_told_what_one_is_called(tmp_path):
+    there = workspace(tmp_path, raw=["Dataset004_Hippocampus"])
+    with pytest.raises(DatasetError, match=r"'None' is not in .*, and this is no id or name of one, such as 4 or Dataset004_Hippocampus\. Known"):
+        there.dataset_name(None)
+
+
 def test_four_digits_are_not_matched_by_their_first_three(tmp_path):
     # nnU-Net compares the prefix Dataset001, so there id 1 would find this one
     there = workspace(tmp_path, raw=["Dataset0010_x"])

@@ -243,7 +243,7 @@ def test_settings_are_those_of_the_training_that_continues(workspace):
     train(workspace, settings={}, run=RunConfig())
     state = load_checkpoint(fold / FINAL).state
     assert state.training["learning_rate"] == 2e-3 and state.epoch == 2
-    with pytest.raises(CheckpointError, match="other settings: epochs 2 \\(now 3\\)"):
+    with pytest.raises(CheckpointError, match=r"other settings: epochs 2 \(now 3\)\. To train 1 epoch more, give --c --extend 1"):
         train(workspace, settings={"epochs": 3})
     train(workspace, settings={}, extend=1, run=RunConfig())
     assert load_checkpoint(fold / FINAL).state.epoch == 3 and TrainingConfig(**load_checkpoint(fold / FINAL).state.training).epochs == 3
