@@ -56,7 +56,7 @@ def main() -> None:
         fold = model_folder(workspace, name, DEFAULT_PLANS_NAME, method) / "fold_0"
         if (fold / "validation" / "summary.json").is_file():
             return
-        words = [name, method, "0", "-device", "cpu", "--workers", "0", "--minutes", str(MINUTES), "--epochs", str(EPOCHS)]
+        words = [name, method, "0", "-device", "cpu", "--workers", "0", "--minutes", str(MINUTES), "--epochs", str(EPOCHS), "--overwrite"]
         folders = {"nnUNet_raw": workspace.raw, "nnUNet_preprocessed": workspace.preprocessed, "nnUNet_results": workspace.results}
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | {variable: str(folder) for variable, folder in folders.items()}
         subprocess.run([sys.executable, "-m", "samunet.cli.train", *words], env=environment, check=True)

@@ -229,7 +229,7 @@ def train_and_predict(row: Row, work: Path, shared: Workspace, dataset: pipeline
     own = f"{DEFAULT_PLANS_NAME}_{key_of(row, '')}"
     save_plan(shared.preprocessed / dataset.spec.name / f"{own}.json", replace(plan, plans_name=own, configurations={row.configuration: entry}))
     workspace = replace(shared, results_folder=work / own)
-    options = pipeline.TrainOptions(configuration=row.configuration, fold=row.fold, plans_name=own, device="cpu", validate=False)
+    options = pipeline.TrainOptions(configuration=row.configuration, fold=row.fold, plans_name=own, device="cpu", validate=False, overwrite=True)
     settings = {"seed": row.seed, "workers": 0, **row.training}
 
     def train(config: TrainingConfig) -> tuple[Path, float]:

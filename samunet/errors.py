@@ -7,6 +7,7 @@ SamunetError
 ├── ShapeError        an array has the wrong shape
 ├── PlanningError     no plan fits the data and the memory
 ├── PredictionError   a case does not fit the memory
+├── InUseError        another command writes there
 └── CheckpointError   weights are absent, damaged or do not fit
     └── WeightsAbsentError   weights that a plan names are not on this machine (exit code 4)
 
@@ -56,6 +57,10 @@ class PlanningError(SamunetError):
 
 class PredictionError(SamunetError):
     """A case cannot be predicted on this machine."""
+
+
+class InUseError(SamunetError):
+    """Another command writes where this one would."""
 
 
 class CheckpointError(SamunetError):

@@ -18,6 +18,7 @@ from samunet.core.batch import Batch
 from samunet.core.labels import Labels
 from samunet.core.memory import peak_mib, start_peak
 from samunet.core.plan import Configuration, Plan
+from samunet.core.process import end_with_parent
 from samunet.errors import ConfigError
 from samunet.hardware import autocast, choose_precision, keep_freed_memory
 from samunet.network import build_network
@@ -50,7 +51,7 @@ def measure_step(
     """
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and sys.platform != "linux"):
         raise ConfigError(f"A training step cannot be measured on {device.type} of {sys.platform}; plan without --measure.")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
         try:
             return pool.submit(_run_step, plan, plan.configuration(name), labels, device, tuple(weights_folders), precision).result()
         except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError):  # a killed process breaks the pool

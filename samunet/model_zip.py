@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +22,9 @@ from samunet import __version__
 from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import atomic_path, decode, encode, file_sha256, parse_json, read_json
 from samunet.core.dataset import read_dataset_json
+from samunet.core.lock import held
 from samunet.core.names import LONGEST_FILE_NAME, fault_of_name
-from samunet.core.parts import naming, part_name, remove_dead_parts
+from samunet.core.parts import naming, part_name
 from samunet.core.plan import PLANS_NAME, Plan, load_plan
 from samunet.core.ranges import Sha256, Within
 from samunet.core.results import DEFAULT_TRAINER, checkpoint_file, finished_folds
@@ -148,14 +149,14 @@ def install_model(source: Path, workspace: Workspace, *, overwrite: bool) -> Pat
         CheckpointError: the file is no model of samunet, is damaged, lacks a part of a model that can predict, holds what its manifest does not
             list or its plan does not need, links, names that lead elsewhere; or another file of the frozen weights' name is there.
         ConfigError: the model is there already.
+        InUseError: another command installs it, or trains a fold of the model that is there.
     """
-    with _opened(source) as archive:
+    with _opened(source) as archive, ExitStack() as stack:
         manifest = _manifest(archive, source)
+        stack.enter_context(held(workspace.results, name=manifest.model.replace("/", "__")))
         target = workspace.results / manifest.model
         if target.exists() and not overwrite:
             raise ConfigError(f"{target} exists already; move it away, or replace it with --overwrite.")
-        workspace.results.mkdir(parents=True, exist_ok=True)
-        remove_dead_parts(workspace.results)
         needed, free = sum(entry.size for entry in manifest.files.values()), shutil.disk_usage(workspace.results).free
         if needed > free:
             raise CheckpointError(f"{source} unpacks to {readable(needed)}, and {readable(free)} are free in {workspace.results}.")
@@ -213,14 +214,17 @@ def _put(model: Path, target: Path, aside: Path) -> None:
     """Move a model to its place; what was there comes back when that fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     replaces = target.exists()
-    if replaces:
-        os.replace(target, aside)
-    try:
-        os.replace(model, target)
-    except OSError:
+    with ExitStack() as stack:
+        for fold in target.glob("fold_*"):
+            stack.enter_context(held(fold))
         if replaces:
-            os.replace(aside, target)
-        raise
+            os.replace(target, aside)
+        try:
+            os.replace(model, target)
+        except OSError:
+            if replaces:
+                os.replace(aside, target)
+            raise
 
 
 def _without_paths(plan: Plan) -> Plan:

@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _accumulate(arguments: argparse.Namespace) -> None:
+    from samunet.core.lock import held
     from samunet.core.parts import is_part
     from samunet.errors import ConfigError
     from samunet.evaluation.summary import SUMMARY
@@ -34,5 +35,6 @@ def _accumulate(arguments: argparse.Namespace) -> None:
     target = arguments.o or crossval_folder(model, arguments.f)
     if arguments.o is not None and target.is_dir() and not all(map(is_part, target.iterdir())):
         raise ConfigError(f"{target} holds files already; give a new folder with -o.")
-    summary = accumulate(model, workspace.raw / dataset, arguments.f, target, threads=arguments.np)
+    with held(target.parent, name=target.name):  # the folder itself is made anew
+        summary = accumulate(model, workspace.raw / dataset, arguments.f, target, threads=arguments.np)
     print(f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} cases. Wrote {target / SUMMARY}")

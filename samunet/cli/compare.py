@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, make_parser, run
 
 if TYPE_CHECKING:
+    from samunet.evaluation.comparison import Comparison
     from samunet.pipeline.head_to_head import Settings
 
 
@@ -65,10 +66,8 @@ def parse_predictions(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from samunet.core.dataset import read_dataset_json
-    from samunet.core.workspace import workspace_from_environment
+    from samunet.core.lock import held
     from samunet.errors import ConfigError
-    from samunet.pipeline.comparisons import compare_folders, compare_trained
 
     folders = (arguments.reference, arguments.predictions, arguments.djfile)
     if (arguments.d is None) == (not any(folders)) or (arguments.d is None and not all(folders)):
@@ -81,24 +80,31 @@ def _compare(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{next(name for name, given in of_training.items() if given)} goes with --run_nnunet; without it nothing is trained.")
     if arguments.epochs is not None and (arguments.match != "epochs" or not arguments.run_nnunet):
         raise ConfigError("--epochs goes with --run_nnunet --match epochs.")
-    if arguments.run_nnunet:
-        from samunet.pipeline.head_to_head import run_against_nnunet  # loads torch, which comparing alone does not need
-
-        workspace = workspace_from_environment()
-        comparison = run_against_nnunet(workspace, workspace.dataset_name(arguments.d), _settings(arguments), arguments.o, **settings)
-    elif arguments.d is not None:
-        workspace = workspace_from_environment()
-        comparison = compare_trained(workspace, workspace.dataset_name(arguments.d), arguments.models or (), arguments.o, **settings)
-    else:
-        spec = read_dataset_json(arguments.djfile)
-        comparison = compare_folders(
-            arguments.reference, parse_predictions(arguments.predictions), spec, arguments.o, images=arguments.images, **settings
-        )
+    with held(arguments.o):
+        comparison = _compared(arguments, settings)
     for verdict in comparison.verdicts():
         print(verdict)
     for name, origin in comparison.prompts.items():
         print(f"{name} was shown prompts ({origin}).")
     print(f"Wrote {arguments.o / 'report.html'}")
+
+
+def _compared(arguments: argparse.Namespace, settings: dict[str, Any]) -> Comparison:
+    from samunet.core.dataset import read_dataset_json
+    from samunet.core.workspace import workspace_from_environment
+    from samunet.pipeline.comparisons import compare_folders, compare_trained
+
+    if arguments.run_nnunet:
+        from samunet.pipeline.head_to_head import run_against_nnunet  # loads torch, which comparing alone does not need
+
+        workspace = workspace_from_environment()
+        return run_against_nnunet(workspace, workspace.dataset_name(arguments.d), _settings(arguments), arguments.o, **settings)
+    if arguments.d is not None:
+        workspace = workspace_from_environment()
+        return compare_trained(workspace, workspace.dataset_name(arguments.d), arguments.models or (), arguments.o, **settings)
+    spec = read_dataset_json(arguments.djfile)
+    predictions = parse_predictions(arguments.predictions)
+    return compare_folders(arguments.reference, predictions, spec, arguments.o, images=arguments.images, **settings)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

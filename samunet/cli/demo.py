@@ -73,7 +73,7 @@ def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace
     _step(3, "Preprocessing: transpose, crop, normalize, resample")
     pipeline.preprocess(workspace, dataset, plan, CONFIGURATION, threads=DEFAULT_THREADS)
     _step(4, f"Training {CONFIGURATION}: a U-Net that receives the features of a SAM encoder; nothing is pretrained here")
-    options = pipeline.TrainOptions(configuration=CONFIGURATION, fold="all", device=arguments.device, validate=False)
+    options = pipeline.TrainOptions(configuration=CONFIGURATION, fold="all", device=arguments.device, validate=False, overwrite=True)
     config = TrainingConfig(epochs=arguments.epochs, iterations=arguments.iterations, batch_size=2, seed=SEED)
     fold = pipeline.train(workspace, dataset.spec.name, config, options)
     _step(5, "Prediction: sliding window over the test images, written on their own grids")

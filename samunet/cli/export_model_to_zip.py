@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from samunet.cli.common import make_parser, run
@@ -30,20 +31,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(arguments: argparse.Namespace) -> None:
     from samunet.cli.predict import choose_model
+    from samunet.core.lock import reading
     from samunet.core.units import readable
     from samunet.core.workspace import workspace_from_environment
     from samunet.model_zip import export_model
 
     workspace = workspace_from_environment()
-    manifest = export_model(
-        choose_model(workspace, arguments),
-        arguments.o,
-        folds=arguments.f,
-        checkpoint=arguments.chk,
-        license_text=arguments.license,
-        embed=arguments.embed_backbone,
-        weights_folders=workspace.weights_folders,
-    )
+    model = choose_model(workspace, arguments)
+    with ExitStack() as stack:
+        for fold in [model / f"fold_{fold}" for fold in arguments.f] if arguments.f else model.glob("fold_*"):
+            stack.enter_context(reading(fold))  # lest a training writes it meanwhile
+        manifest = export_model(
+            model,
+            arguments.o,
+            folds=arguments.f,
+            checkpoint=arguments.chk,
+            license_text=arguments.license,
+            embed=arguments.embed_backbone,
+            weights_folders=workspace.weights_folders,
+        )
     print(f"Wrote {arguments.o}: {manifest.model}, {len(manifest.files)} files, {readable(arguments.o.stat().st_size)}")
     if manifest.weights and not arguments.embed_backbone:
         print(f"It needs {manifest.weights} (SHA-256 {manifest.weights_sha256}) on the other machine, or --embed_backbone here.")

@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _find(arguments: argparse.Namespace) -> None:
+    from samunet.core.lock import held
     from samunet.core.results import trained_models
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
@@ -38,7 +39,8 @@ def _find(arguments: argparse.Namespace) -> None:
     models = [name for name in names if all(given is None or part in given for given, part in zip(wanted, name.split("__"), strict=True))]
     if names and not models:
         raise ConfigError(f"No trained model of {dataset} fits these options. Trained: {', '.join(names)}.")
-    choice = find_best(workspace, dataset, models, arguments.f, ensembling=not arguments.disable_ensembling, threads=arguments.np)
+    with held(workspace.results / dataset, name="find_best"):
+        choice = find_best(workspace, dataset, models, arguments.f, ensembling=not arguments.disable_ensembling, threads=arguments.np)
     width = max(len(candidate.name) for candidate in choice.candidates)
     for candidate in choice.candidates:
         print(f"{candidate.name:<{width}}  {candidate.dice:.4f}")

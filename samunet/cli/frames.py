@@ -22,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> None:
+    from samunet.core.lock import held
     from samunet.importing.video import write_frames
 
-    print(f"Wrote {write_frames(arguments.i, arguments.frames, arguments.o)} frames to {arguments.o}")
+    with held(arguments.o):
+        print(f"Wrote {write_frames(arguments.i, arguments.frames, arguments.o)} frames to {arguments.o}")

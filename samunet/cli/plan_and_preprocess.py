@@ -28,15 +28,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace) -> None:
     from samunet import pipeline
+    from samunet.core.lock import held
     from samunet.core.workspace import workspace_from_environment
 
     options = planning.plan_options(arguments)
     workspace = workspace_from_environment()
     _ = workspace.raw, workspace.preprocessed  # complain before work begins
     for wanted in arguments.d:
-        dataset, fingerprint = planning.open_and_measure(workspace, wanted, arguments)
-        plan = pipeline.plan(workspace, dataset, fingerprint, options)
-        planning.print_plan(plan, explain=arguments.verbose)
-        planning.print_time_without_gpu(plan, dataset.spec)
-        if not arguments.no_pp:
-            planning.preprocess_configurations(workspace, dataset, plan, arguments)
+        with held(workspace.preprocessed / workspace.dataset_name(wanted), name=options.plans_name):
+            dataset, fingerprint = planning.open_and_measure(workspace, wanted, arguments)
+            plan = pipeline.plan(workspace, dataset, fingerprint, options)
+            planning.print_plan(plan, explain=arguments.verbose)
+            planning.print_time_without_gpu(plan, dataset.spec)
+            if not arguments.no_pp:
+                planning.preprocess_configurations(workspace, dataset, plan, arguments)

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace) -> None:
     from samunet import pipeline
+    from samunet.core.lock import held
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.hardware import choose_device
@@ -58,7 +59,8 @@ def _command(arguments: argparse.Namespace) -> None:
         if only_show:
             plan = pipeline.open_plan(workspace, dataset.spec.name, options.plans_name)
         else:
-            plan = pipeline.plan(workspace, dataset, fingerprint, options, measure_on=measure_on)
+            with held(path.parent, name=options.plans_name):
+                plan = pipeline.plan(workspace, dataset, fingerprint, options, measure_on=measure_on)
         for name in arguments.c:
             plan = pipeline.resolve(workspace, plan, name)
         planning.print_plan(plan, explain=arguments.explain, names=arguments.c)

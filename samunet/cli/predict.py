@@ -125,6 +125,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         previews=arguments.preview,
         statistics=arguments.statistics,
         remarks=remarks,
+        share=f"part {part_id} of {num_parts}" if num_parts > 1 else None,
     )
     if arguments.report:
         failed = {failure.identifier: failure.reason for failure in failures}

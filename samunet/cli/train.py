@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--c", action="store_true", dest="resume", help="continue the training in the fold's folder, with its settings")
     parser.add_argument("--extend", type=int, default=0, metavar="EPOCHS", help="with --c: train so many epochs more than was planned")
     parser.add_argument("--add_new_cases", action="store_true", help="first put cases that splits_final.json does not know into its folds")
+    parser.add_argument("--overwrite", action="store_true", help="train a finished fold anew; its model stays until the new one is there")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times with seeds that count up; writes mean and spread of Dice")
     parser.add_argument("--val", action="store_true", help="only validate a finished training")
     parser.add_argument("--val_best", action="store_true", help="validate checkpoint_best instead of checkpoint_final, into validation_best")
@@ -63,7 +64,11 @@ def _command(arguments: argparse.Namespace, typed: list[str]) -> int | None:
         raise ConfigError(f"There is no trainer '{arguments.tr}'.{did_you_mean(arguments.tr, TRAINERS)}")
     if arguments.extend < 0 or (arguments.extend and not arguments.resume):
         raise ConfigError("--extend takes a number of epochs above 0 and goes with --c.")
+    if arguments.overwrite and (arguments.resume or arguments.val):
+        raise ConfigError("--overwrite begins anew; leave out --c, which goes on, and --val, which trains nothing.")
     if arguments.slurm:
+        if arguments.overwrite:
+            raise ConfigError("--overwrite would begin anew at every start of the job; move the trained fold away, and print the script without it.")
         if arguments.extend:
             raise ConfigError("--extend would add epochs at every start of the job; extend once, and print the script without it.")
         from samunet.cli.slurm import script
@@ -89,11 +94,14 @@ def _add_new_cases(wanted: str) -> None:
 
 def _train(arguments: argparse.Namespace, typed: list[str]) -> None:
     from samunet import pipeline
+    from samunet.core.process import stop_with_parent
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.hardware import keep_freed_memory
 
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1:
+        stop_with_parent()  # which is torchrun's; killed, it takes nobody with it
     if rank:
         logging.getLogger("samunet").setLevel(logging.WARNING)
     keep_freed_memory()
@@ -114,6 +122,7 @@ def _train(arguments: argparse.Namespace, typed: list[str]) -> None:
         device=device,
         resume=arguments.resume,
         extend=arguments.extend,
+        overwrite=arguments.overwrite,
         pretrained=arguments.pretrained_weights,
         only_validate=arguments.val,
         validate_best=arguments.val_best,

@@ -1,11 +1,15 @@
-"""Who a process is, so that another one can tell later whether it still runs."""
+"""Who a process is, so that another one can tell later whether it still runs; and processes that end with the one that began them."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import re
+import signal
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +48,35 @@ def is_dead(process: ProcessId) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def end_with_parent() -> None:
+    """Have this process, which multiprocessing began, end at once when the one that began it does, however that ends.
+
+    Workers that wait for each other, or for room in a pipe, would not notice.
+    """
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def stop_with_parent(grace: float = 60.0) -> None:
+    """Have this process, which another program began, get SIGTERM when that one ends, and end at the latest after `grace` seconds."""
+    parent = os.getppid()
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _host() -> str:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from samunet.core.batch import Batch
 from samunet.core.geometry import Shape
 from samunet.core.preprocessed import OUTSIDE
+from samunet.core.process import end_with_parent
 from samunet.data.augmentation import Augmentation, augment
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.sampling import choose_patch
@@ -138,6 +139,7 @@ def _collate(samples: list[Sample | DatasetError]) -> Sample | DatasetError:
 
 
 def _prepare_worker(_: int) -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):  # signals to the whole group are the training process's, which ends its workers
         signal.signal(number, signal.SIG_IGN)

@@ -15,6 +15,7 @@ import numpy as np
 from samunet.core.codec import decode, read_json
 from samunet.core.dataset import files_with_ending
 from samunet.core.labels import Labels
+from samunet.core.lock import held
 from samunet.core.prompts import carry_prompts
 from samunet.core.ranges import Count, LabelValue, Share
 from samunet.core.values import known_mean
@@ -136,8 +137,9 @@ def apply_to_folder(
         kept = postprocessing.apply(segmentation)
         reader.write_segmentation(kept.astype(np.uint8 if kept.max(initial=0) < 256 else np.uint16), geometry, target / name)
 
-    each(run, list(files), threads=threads, title="Postprocessing", quiet=True)
-    carry_prompts([source], target)
+    with held(target):
+        each(run, list(files), threads=threads, title="Postprocessing", quiet=True)
+        carry_prompts([source], target)
     return tuple(files)
 
 

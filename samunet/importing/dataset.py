@@ -19,6 +19,7 @@ from PIL import Image
 from samunet.core import parts
 from samunet.core.codec import read_json, write_json
 from samunet.core.labels import parse_labels
+from samunet.core.lock import held
 from samunet.core.names import check_case_name
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import READERS, itk_pool, reader_for
@@ -78,6 +79,7 @@ def write_dataset(
         ConfigError: the name is none of a dataset.
         DatasetError: the folder or another of that number exists, the labels are wrong, two cases have one name, or the files differ in ending
             or number of channels.
+        InUseError: another command writes this dataset.
     """
     target = raw_folder / name
     _refuse_taken(target)
@@ -89,26 +91,27 @@ def write_dataset(
     repeated = sorted(identifier for identifier, count in Counter(case.identifier.casefold() for case in cases).items() if count > 1)
     if repeated:  # in capitals or not: some file systems do not tell them apart
         raise DatasetError(f"{name}: {len(repeated)} identifiers stand for several cases, first '{repeated[0]}'; rename the files.")
-    parts.remove_dead_parts(raw_folder)
-    partial = raw_folder / parts.part_name()
-    parts.begin_part(partial)
-    try:
-        with parts.naming(target):
-            for part in ("imagesTr", "labelsTr", *(["imagesTs"] if len(training) < len(cases) else [])):
-                (partial / part).mkdir(parents=True)
-            each(lambda case: _write_case(partial, case, ending, len(channels)), cases, threads=threads, title="Copying cases", quiet=quiet)
-            description = {
-                "channel_names": {str(index): channel for index, channel in enumerate(channels)},
-                "labels": dict(labels),
-                "numTraining": len(training),
-                "file_ending": ending,
-            }
-            write_json(partial / "dataset.json", description)
-            if repairs:
-                write_json(partial / REPORT, _repair(partial, ending, repairs, threads=threads, quiet=quiet))
-            partial.rename(target)
-    finally:
-        parts.end_part(partial)
+    with held(raw_folder, name=name):
+        _refuse_taken(target)  # by a command that has ended since
+        partial = raw_folder / parts.part_name()
+        parts.begin_part(partial)
+        try:
+            with parts.naming(target):
+                for part in ("imagesTr", "labelsTr", *(["imagesTs"] if len(training) < len(cases) else [])):
+                    (partial / part).mkdir(parents=True)
+                each(lambda case: _write_case(partial, case, ending, len(channels)), cases, threads=threads, title="Copying cases", quiet=quiet)
+                description = {
+                    "channel_names": {str(index): channel for index, channel in enumerate(channels)},
+                    "labels": dict(labels),
+                    "numTraining": len(training),
+                    "file_ending": ending,
+                }
+                write_json(partial / "dataset.json", description)
+                if repairs:
+                    write_json(partial / REPORT, _repair(partial, ending, repairs, threads=threads, quiet=quiet))
+                partial.rename(target)
+        finally:
+            parts.end_part(partial)
     return target
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import files_with_ending, read_dataset_json
+from samunet.core.lock import held
 from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
 from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
@@ -54,10 +55,11 @@ def ensemble(folders: Sequence[Path], target: Path, *, threads: int, save_probab
             planes = mean_planes([target / f"{case}.npz"], (spec.labels.outputs, *geometry.shape))
         reader.write_segmentation(label_values(planes, spec.labels, above=0.5), geometry, target / name)
 
-    each(run, cases, threads=threads, title="Ensembling", quiet=quiet)
-    with atomic_path(target / "dataset.json") as path:
-        path.write_bytes((folders[0] / "dataset.json").read_bytes())
-    carry_prompts(folders, target)
+    with held(target):
+        each(run, cases, threads=threads, title="Ensembling", quiet=quiet)
+        with atomic_path(target / "dataset.json") as path:
+            path.write_bytes((folders[0] / "dataset.json").read_bytes())
+        carry_prompts(folders, target)
     return cases
 
 

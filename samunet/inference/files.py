@@ -12,6 +12,7 @@ from pathlib import Path
 
 from samunet.core.dataset import Case
 from samunet.core.history import SpatialHistory
+from samunet.core.lock import held
 from samunet.core.parts import is_full
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.prompts import PROMPTS, PromptFile, merge_prompts, read_prompts, write_prompts
@@ -31,6 +32,7 @@ from samunet.progress import bar, pool_of
 logger = logging.getLogger(__name__)
 
 FAILURES = (SamunetError, OSError, MemoryError)  # of one case, which leave the others alone
+TABLES, TABLES_WAIT_S = "tables", 60.0  # what commands that predict parts of the cases each read and write in turn
 
 Read = tuple[PreprocessedCase, Volume | None]
 
@@ -85,10 +87,12 @@ def predict_cases(
     """
     work = _Work(predictor=predictor, folder=folder, options=options or FileOptions(), extras=extras, remarks={} if remarks is None else remarks)
     if work.options.prompts is not None:  # first, so that no prediction is without its label
-        write_prompts(folder / PROMPTS, prompts_of_all(folder, work.options.prompts, [case.identifier for case in cases]))
+        with held(folder, name=TABLES, wait=TABLES_WAIT_S):
+            write_prompts(folder / PROMPTS, prompts_of_all(folder, work.options.prompts, [case.identifier for case in cases]))
     failures = work.run(cases)
     if extras is not None:
-        extras.finish()
+        with held(folder, name=TABLES, wait=TABLES_WAIT_S):
+            extras.finish()
     return failures
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ import torch
 import samunet
 from samunet.checkpoint import Checkpoint, load_checkpoint, load_fitting
 from samunet.core.codec import encode, write_json
-from samunet.core.cost import COST
 from samunet.core.dataset import DatasetSpec
 from samunet.core.parts import is_part, remove_part
 from samunet.core.plan import Configuration, Plan, save_plan
-from samunet.core.results import BEST, DEFAULT_TRAINER, FINAL, LATEST, VALIDATION, VALIDATION_BEST
+from samunet.core.results import DEFAULT_TRAINER
 from samunet.core.workspace import Workspace
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
@@ -32,7 +30,7 @@ from samunet.network import build_network
 from samunet.pipeline.options import TrainOptions
 from samunet.planning.splits import Split
 from samunet.training.config import TrainingConfig, deciding_settings
-from samunet.training.log import PICTURE, RECORDS, TEXT, TrainingLog
+from samunet.training.log import RECORDS, TEXT, TrainingLog
 from samunet.training.processes import Processes
 from samunet.training.sinks import WANDB_ID, Sink, open_sinks, require_sinks
 from samunet.training.stopping import FILE as STOP_FILE
@@ -162,7 +160,7 @@ def _whole_cases(model: SlabSegmenter, fold: Fold, configuration: Configuration,
 
 
 def _prepare_folder(fold: Fold, options: TrainOptions, settings: dict[str, Any]) -> list[Sink]:
-    """Remove what an earlier training left, unless this one continues it, and write what describes this one; returns the other logs."""
+    """Begin the log anew, unless this training continues another, and write what describes it; returns the other logs."""
     folder = fold.folder
     folder.mkdir(parents=True, exist_ok=True)
     for path in filter(is_part, folder.iterdir()):  # of a run that was killed while it wrote, maybe on another machine
@@ -171,13 +169,9 @@ def _prepare_folder(fold: Fold, options: TrainOptions, settings: dict[str, Any])
         (folder / WANDB_ID).unlink(missing_ok=True)
     sinks = open_sinks(options.run.logs, folder, f"{fold.spec.name} {options.configuration} {folder.name}", settings)
     (folder / STOP_FILE).unlink(missing_ok=True)
-    if fold.resume is None:
-        for name in (LATEST, BEST, FINAL, TEXT, RECORDS, PICTURE, COST):
+    if fold.resume is None:  # checkpoints and validation stay until this training's take their place
+        for name in (TEXT, RECORDS):
             (folder / name).unlink(missing_ok=True)
-        for name in (VALIDATION, VALIDATION_BEST):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    elif options.extend and (folder / FINAL).is_file():
-        (folder / FINAL).replace(folder / LATEST)
     write_json(folder / "config.json", settings)
     versions = {"samunet": samunet.__version__, "torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform()}
     write_json(

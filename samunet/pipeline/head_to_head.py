@@ -15,7 +15,6 @@ import torch
 
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.cost import read_cost
-from samunet.core.parts import is_part
 from samunet.core.plan import DEFAULT_PLANS_NAME, parse_configuration_name
 from samunet.core.plugins import load_variant
 from samunet.core.results import VALIDATION, model_folder
@@ -186,7 +185,7 @@ def _place_of_its_own(workspace: Workspace, dataset: str, output: Path, splits: 
     target.mkdir(parents=True, exist_ok=True)
     place.results.mkdir(exist_ok=True)
     for path in source.iterdir():
-        if path.name == FILE_NAME or is_part(path) or (path.is_dir() and (target / path.name).exists()):
+        if path.name == FILE_NAME or path.name.startswith(".") or (path.is_dir() and (target / path.name).exists()):
             continue
         if path.is_dir():
             (target / path.name).symlink_to(path.resolve(), target_is_directory=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samunet.core.codec import read_json, write_text
+from samunet.core.guard import guarded
 from samunet.core.results import VALIDATION
 from samunet.core.workspace import Workspace, dataset_id, environment_of_commands
 from samunet.errors import ConfigError, SamunetError
@@ -124,7 +125,7 @@ def variables(workspace: Workspace) -> dict[str, str]:
 
 
 def run_command(words: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-    """Run a program with further environment variables and add what it prints to a log.
+    """Run a program with further environment variables and add what it prints to a log; it ends when this process does.
 
     Raises:
         SamunetError: it failed; the log and its last line are named.
@@ -133,10 +134,18 @@ def run_command(words: Sequence[str], environment: Mapping[str, str], log: Path)
     with open(log, "a", encoding="utf-8") as file:
         file.write(f"\n$ {' '.join(words)}\n")
         file.flush()
-        done = subprocess.run(words, env=environment_of_commands(**environment), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
-    if done.returncode:
+        process = subprocess.Popen(
+            guarded(words), env=environment_of_commands(**environment), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # the guard gives the program time to save
+            process.wait()
+            raise
+    if code:
         last = next((line.strip() for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()) if line.strip()), "")
-        raise SamunetError(f"{Path(words[0]).name} ended with exit code {done.returncode}: {last} The whole output is in {log}.")
+        raise SamunetError(f"{Path(words[0]).name} ended with exit code {code}: {last} The whole output is in {log}.")
 
 
 def script(name: str) -> str:

@@ -20,6 +20,8 @@ class TrainOptions:
     resume: bool = False
     extend: int = 0
     """Epochs to add to a training that is continued."""
+    overwrite: bool = False
+    """A training from the beginning may replace a finished one, whose model stays until the new one is there."""
     pretrained: Path | None = None
     """A checkpoint of samunet whose weights training starts from, as far as they fit."""
     variation: str = ""

@@ -14,6 +14,7 @@ import torch
 
 from samunet.core.codec import write_json
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
+from samunet.core.lock import held
 from samunet.core.memory import available_memory
 from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
@@ -64,27 +65,31 @@ def predict(
     previews: bool = False,
     statistics: bool = False,
     remarks: dict[str, tuple[str, ...]] | None = None,
+    share: str | None = None,
 ) -> tuple[Failure, ...]:
     """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D Slicer.
 
     Args:
         skip_existing: leave cases whose files are there, can be read, and lie on the image's grid; others are predicted again.
         remarks: gets for every case that is read what of it is unlike the training cases.
+        share: name of this part of the cases, where other commands predict others into the folder at the same time.
 
     Raises:
+        InUseError: another command writes there.
         ConfigError: the networks alone need more than `options.max_ram`; prompts are missing, or given to a model without, or the folder
             holds predictions of the other kind.
     """
     spec, options = predictor.dataset, options or FileOptions()
-    _check_prompts(options.prompts, predictor, cases, folder)
-    options = _within_memory(options, predictor)
-    wanted = [case for case in cases if not (skip_existing and _is_done(folder, case, predictor, options))]
-    if len(wanted) < len(cases):
-        logger.info("%d of %d cases are already predicted.", len(cases) - len(wanted), len(cases))
-    write_json(folder / "dataset.json", spec.raw)
-    save_plan(folder / "plans.json", predictor.plan)
-    extras = Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics)
-    return predict_cases(predictor, wanted, folder, options, extras, remarks=remarks)
+    with held(folder, share=share):
+        _check_prompts(options.prompts, predictor, cases, folder)
+        options = _within_memory(options, predictor)
+        wanted = [case for case in cases if not (skip_existing and _is_done(folder, case, predictor, options))]
+        if len(wanted) < len(cases):
+            logger.info("%d of %d cases are already predicted.", len(cases) - len(wanted), len(cases))
+        write_json(folder / "dataset.json", spec.raw)
+        save_plan(folder / "plans.json", predictor.plan)
+        extras = Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics)
+        return predict_cases(predictor, wanted, folder, options, extras, remarks=remarks)
 
 
 def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequence[Case], folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import Case, read_dataset_json, training_cases
+from samunet.core.lock import held
 from samunet.core.plan import load_plan
 from samunet.core.prompts import prompts_behind
 from samunet.core.results import VALIDATION, finished_folds
@@ -105,7 +106,8 @@ def draw_training_cases(workspace: Workspace, dataset: str, output: Path, *, cha
         with atomic_path(output / f"{case.identifier}.png") as path:
             path.write_bytes(picture.png)
 
-    each(draw, cases, threads=threads, title="Drawing")
+    with held(output):
+        each(draw, cases, threads=threads, title="Drawing")
     return tuple(case.identifier for case in cases)
 
 

@@ -22,12 +22,27 @@ FREE = ("workers", "compile")  # settings on which the weights do not depend but
 
 
 def resumable(folder: Path) -> Checkpoint | None:
-    """Return nnU-Net's choice of final, latest, best; None, with a word, when there is nothing to continue."""
-    for name in (FINAL, LATEST, BEST):
+    """Return the latest, final or best checkpoint, the first that is there; None, with a word, when there is nothing to continue.
+
+    Beside a final one, the latest is of a training that is to replace or extend it.
+    """
+    for name in (LATEST, FINAL, BEST):
         if (folder / name).is_file():
             return load_checkpoint(folder / name)
     logger.info("Nothing to continue in %s; training starts from the beginning.", folder)
     return None
+
+
+def refuse_trained(folder: Path, *, overwrite: bool) -> None:
+    """Raise ConfigError where a training from the beginning would replace a finished one that nobody said may go; say so where it may."""
+    latest = (folder / LATEST).is_file()
+    if (folder / FINAL).is_file():
+        if not overwrite:
+            goes_on = "--c continues the training that was to replace or extend it" if latest else "--c --extend EPOCHS adds epochs"
+            raise ConfigError(f"{folder} is trained; {goes_on}, --val validates it, --overwrite trains anew.")
+        logger.info("This training replaces the finished one in %s, whose model stays until the new one is there.", folder)
+    elif latest:
+        logger.info("This training replaces the unfinished one in %s; --c would continue it.", folder)
 
 
 def settings_to_train(settings: TrainingConfig | Mapping[str, Any], resume: Checkpoint | None, folder: Path, *, extend: int = 0) -> TrainingConfig:

@@ -15,8 +15,9 @@ from typing import Any
 from samunet.checkpoint import load_checkpoint
 from samunet.core.codec import encode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
+from samunet.core.lock import held, reading
 from samunet.core.plan import Plan, changed_for_training, load_plan
-from samunet.core.results import BEST, FINAL, VALIDATION, VALIDATION_BEST, model_folder
+from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
@@ -28,7 +29,7 @@ from samunet.pipeline.datasets import groups_of, keep_up_splits, open_dataset
 from samunet.pipeline.fold import Fold, build_trainer
 from samunet.pipeline.options import TrainOptions
 from samunet.pipeline.plans import open_plan, resolve
-from samunet.pipeline.resuming import check_resume, resumable, settings_to_train
+from samunet.pipeline.resuming import check_resume, refuse_trained, resumable, settings_to_train
 from samunet.pipeline.simulated_prompts import prompts_for_validation
 from samunet.planning.splits import Split, split_for_fold
 from samunet.preprocessing.run import check_made_by
@@ -46,10 +47,22 @@ def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Ma
 
     Args:
         settings: all of them; or those that differ from the defaults, and for a training that continues from its own.
+
+    Raises:
+        ConfigError: the fold is trained already, and is neither to go on nor to be replaced.
+        InUseError: another command trains this fold, or writes the preprocessed cases.
     """
     plan = resolve(workspace, open_plan(workspace, dataset_name, options.plans_name), options.configuration)
-    configuration = plan.configuration(options.configuration)
-    data = workspace.preprocessed / dataset_name / configuration.data_identifier
+    data = workspace.preprocessed / dataset_name / plan.configuration(options.configuration).data_identifier
+    folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}{options.variation}"
+    if options.rank > 0:
+        return _train(workspace, plan, data, folder, settings, options)
+    with held(folder), reading(data):
+        return _train(workspace, plan, data, folder, settings, options)
+
+
+def _train(workspace: Workspace, plan: Plan, data: Path, folder: Path, settings: TrainingConfig | Mapping[str, Any], options: TrainOptions) -> Path:
+    dataset_name, configuration = plan.dataset, plan.configuration(options.configuration)
     if not (data / "dataset.json").is_file():
         raise DatasetError(
             f"{dataset_name} is not preprocessed for {options.configuration} ({data} is absent). "
@@ -58,7 +71,6 @@ def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Ma
     spec = replace(read_dataset_json(data / "dataset.json"), name=dataset_name)
     split = fold_split(workspace, spec, stored_cases(data), options.fold)
     check_made_by(data, sorted({*split.train, *split.val}), spec, plan, configuration)
-    folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}{options.variation}"
     device = choose_device(options.device)
     if options.only_validate and options.rank > 0:
         return folder
@@ -67,6 +79,8 @@ def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Ma
         if not options.save_checkpoints and any(folder.glob("checkpoint_*")):
             raise CheckpointError(f"{folder} holds a trained fold, which a training without checkpoints would remove; choose another fold.")
         resume = resumable(folder) if options.resume else None
+        if resume is None:
+            refuse_trained(folder, overwrite=options.overwrite)
         config = settings_to_train(settings, resume, folder, extend=options.extend)
         if config.minutes and options.processes > 1:
             raise ConfigError("A training of fixed minutes runs in one process; give --epochs and --iterations instead, or one GPU.")
@@ -106,10 +120,11 @@ def train_seeds(workspace: Workspace, dataset_name: str, settings: Mapping[str, 
         chosen = replace(options, variation="" if seed == first else f"_seed_{seed}", validate=True)
         folder = model / f"fold_{options.fold}{chosen.variation}"
         scores = folder / (VALIDATION_BEST if options.validate_best else VALIDATION) / SUMMARY
-        if is_finished(folder):
+        if is_finished(folder) and not options.overwrite:
             settings_to_train({**encode(TrainingConfig(**settings)), "seed": seed}, load_checkpoint(folder / FINAL), folder)
-        if not (is_finished(folder) and scores.is_file()):
-            train(workspace, dataset_name, {**settings, "seed": seed}, replace(chosen, only_validate=is_finished(folder)))
+        done = is_finished(folder) and not options.overwrite
+        if not (done and scores.is_file()):
+            train(workspace, dataset_name, {**settings, "seed": seed}, replace(chosen, only_validate=done))
         if not is_finished(folder):
             return None
         summary = read_json(scores)
@@ -128,8 +143,8 @@ def train_seeds(workspace: Workspace, dataset_name: str, settings: Mapping[str, 
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether a fold is trained to its end."""
-    return (folder / FINAL).is_file()
+    """Tell whether a fold is trained to its end, and no training is under way that is to replace or extend it."""
+    return (folder / FINAL).is_file() and not (folder / LATEST).is_file()
 
 
 def fold_split(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], fold: str) -> Split:

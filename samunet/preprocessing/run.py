@@ -10,6 +10,7 @@ from typing import Any
 
 from samunet.core.codec import encode, file_sha256, write_json
 from samunet.core.dataset import Case, DatasetSpec
+from samunet.core.lock import held
 from samunet.core.memory import Room
 from samunet.core.parts import is_full
 from samunet.core.plan import Configuration, Plan
@@ -46,10 +47,26 @@ def preprocess_dataset(
     Raises:
         DatasetError: the folder is nnU-Net's or another's; two cases would be stored in one file; or some cases cannot be read or written, which are
             named while the others are done.
+        InUseError: another command writes there, or trains on what is there.
     """
     if next(folder.glob(NNUNET_CASES), None) is not None:
         raise DatasetError(f"{folder} holds cases that nnU-Net has preprocessed; give the configuration a data_identifier of its own.")
     _refuse_shared_names(cases)
+    with held(folder):
+        _preprocess(folder, spec, cases, plan, configuration, reader, threads=threads, quiet=quiet)
+
+
+def _preprocess(
+    folder: Path,
+    spec: DatasetSpec,
+    cases: Sequence[Case],
+    plan: Plan,
+    configuration: Configuration,
+    reader: ImageReader,
+    *,
+    threads: int,
+    quiet: bool,
+) -> None:
     if (folder / DESCRIPTION).exists() and listed_cases(folder) is None and not any(_origin_of(folder, case.identifier) for case in cases):
         raise DatasetError(f"{folder} holds a {DESCRIPTION} and nothing that samunet stored; give the configuration a data_identifier of its own.")
     settings = settings_hash(spec, plan, configuration)

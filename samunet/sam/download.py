@@ -13,6 +13,7 @@ from urllib.error import HTTPError
 from tqdm import tqdm
 
 from samunet.core.codec import file_sha256
+from samunet.core.lock import held
 from samunet.core.units import readable
 from samunet.errors import CheckpointError, WeightsAbsentError
 from samunet.sam.checkpoints import OfficialCheckpoint, record_sha256
@@ -39,7 +40,11 @@ def download(
     if given is not None and checkpoint.sha256 not in (None, given.lower()):
         raise CheckpointError(f"{checkpoint.name} has the published SHA-256 {checkpoint.sha256}; --sha256 says {given}. Leave --sha256 out.")
     expected = checkpoint.sha256 or (given.lower() if given else None)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with held(target.parent, name=target.name):
+        return _download(checkpoint, target, expected, accept, quiet)
+
+
+def _download(checkpoint: OfficialCheckpoint, target: Path, expected: str | None, accept: Callable[[str], bool], quiet: bool) -> str:
     part = target.with_name(target.name + ".part")
     try:
         _fetch(checkpoint, part, quiet)

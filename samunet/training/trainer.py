@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -27,7 +28,7 @@ from samunet.checkpoint import (
 from samunet.core.batch import Batch
 from samunet.core.cost import COST
 from samunet.core.labels import Labels
-from samunet.core.results import BEST, FINAL, LATEST
+from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST
 from samunet.data.loader import naming_dead_workers
 from samunet.errors import CheckpointError, SamunetError
 from samunet.hardware import PRECISION_NAMES, autocast
@@ -149,8 +150,10 @@ class SAMTrainer:
             self._write_cost()
         if self.saves:
             self._save(FINAL)
-            if self.processes.first:
-                (self.folder / LATEST).unlink(missing_ok=True)
+            if self.processes.first and (self.folder / LATEST).is_file():
+                for name in (VALIDATION, VALIDATION_BEST):  # by the model that was here before
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
+                (self.folder / LATEST).unlink()
         return True
 
     @property

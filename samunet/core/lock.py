@@ -1,0 +1,130 @@
+"""One command at a time in a folder; a second one is told who is there. Locks of dead processes count for nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from samunet.core.codec import write_json
+from samunet.core.parts import remove_dead_parts
+from samunet.core.process import this_process
+from samunet.errors import InUseError
+
+logger = logging.getLogger(__name__)
+
+FILE, OWNER = ".lock", ".json"  # and beside it, with this ending, who has it
+WAIT_S = 2.0  # for those that look whether a lock is free, which takes them milliseconds
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+MOST_WORDS = 200  # letters of a command in a message
+
+
+@contextmanager
+def held(folder: Path, *, name: str = "", share: str | None = None, wait: float = WAIT_S) -> Iterator[None]:
+    """Keep other commands from writing in a folder within this context; the folder is made, and removed again where nothing was put in it.
+
+    The operating system holds the lock (flock), and frees it when the process ends, however it ends, also on NFS (version 4, or 3 with
+    its lock daemon). Where a file system has no locks, that is said, and nothing is kept from anybody.
+
+    Args:
+        name: what of the folder is meant, where that is not all of it.
+        share: holders with different shares are there together, one with None is alone.
+        wait: seconds for the other to end.
+
+    Raises:
+        InUseError: another process is there; it is named.
+    """
+    folder = folder.absolute()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    whole = folder / f"{FILE}.{name}" if name else folder / FILE
+    try:
+        with ExitStack() as stack:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _enter(stack, whole, share, wait)
+            except (OSError, NotImplementedError) as error:
+                number = error.errno if isinstance(error, OSError) else errno.ENOSYS
+                if number in NO_LOCKS:
+                    logger.warning("The file system of %s has no locks: see to it that no other command writes there.", folder)
+                elif share is None or number not in READ_ONLY:  # those who only read may read where they cannot write
+                    raise
+            remove_dead_parts(folder)
+            yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def reading(folder: Path) -> AbstractContextManager[None]:
+    """Keep others from being alone in a folder, while any number of processes read there; see `held`."""
+    process = this_process()
+    return held(folder, share=f"{process.host}-{process.number}-{process.began}")
+
+
+def _enter(stack: ExitStack, whole: Path, share: str | None, wait: float) -> None:
+    """Take a lock; of two that come at once, one that is alone and one with a share, at least one sees the other."""
+    if share is not None:
+        word = re.sub(r"[^A-Za-z0-9._-]", "_", share)
+        stack.enter_context(_taken(whole.with_name(f"{whole.name}-{word}"), wait))
+        with _taken(whole, wait, told=False):
+            return
+    stack.enter_context(_taken(whole, wait))
+    for other in whole.parent.glob(f"{whole.name}-*"):
+        if not other.name.endswith(OWNER):
+            with _taken(other, wait, told=False):
+                pass
+
+
+@contextmanager
+def _taken(file: Path, wait: float, told: bool = True) -> Iterator[None]:
+    """Hold one lock file; it goes with the lock."""
+    lock = FileLock(file, mode=0o666)
+    owner = file.with_name(f"{file.name}{OWNER}")
+    try:
+        _acquire(lock, file, wait)
+    except Timeout:
+        raise InUseError(f"{file.parent} is in use by {_holder(file, owner)}, and run this command again.") from None
+    try:
+        if told:
+            process = this_process()
+            since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+            write_json(owner, {"command": _command(), "process": process.number, "host": process.host, "since": since})
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        with suppress(OSError):  # some systems remove no file that is open
+            file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _acquire(lock: FileLock, file: Path, wait: float) -> None:
+    """Acquire a lock of a file that is there: its last holder may have removed it meanwhile."""
+    lock.acquire(timeout=wait, poll_interval=0.05)
+    while not file.exists():
+        lock.release()
+        lock.acquire(timeout=wait, poll_interval=0.05)
+
+
+def _holder(file: Path, owner: Path) -> str:
+    """Say who has a lock, and the way out."""
+    try:
+        known = json.loads(owner.read_text(encoding="utf-8"))
+        who = f"'{known['command']}' (process {known['process']} on {known['host']}, since {known['since']}). Wait until it ends, or end it"
+        return who if known["host"] == this_process().host else f"{who}, or remove {file} if it no longer runs"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another command. Wait until it ends"
+
+
+def _command() -> str:
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return " ".join(words)[:MOST_WORDS]
