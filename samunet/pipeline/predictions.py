@@ -14,6 +14,7 @@ import torch
 
 from samunet.core.codec import write_json
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
+from samunet.core.geometry import WARN_VOXELS
 from samunet.core.lock import held
 from samunet.core.memory import available_memory
 from samunet.core.names import check_case_name
@@ -163,7 +164,8 @@ def _is_done(folder: Path, case: Case, predictor: Predictor, options: FileOption
     try:
         grid = reader.read_image(case.images[:1]).geometry  # a header alone does not tell the position
         for path in names:
-            if not reader.read_label(path)[1].same_grid(grid):
+            geometry = reader.read_label(path)[1]
+            if geometry.shape != grid.shape or geometry.voxels_apart(grid) >= WARN_VOXELS:
                 logger.warning("%s lies on another grid than the image of case '%s'. It is predicted again.", path, case.identifier)
                 return False
         if options.save_probabilities:
