@@ -146,8 +146,8 @@ class SAMTrainer:
                     return False
                 loss, dice = self._validate()
                 self._finish_epoch(loss, dice, began, waited)
-        if self.processes.first and (self.step > self.taken_up_at or not (self.folder / COST).is_file()):
-            self._write_cost()
+        if self.processes.first and (self.step > self.taken_up_at or not any((self.folder / name).is_file() for name in (COST, FINAL))):
+            self._write_cost()  # also when the run before was killed after the last step
         if self.saves:
             self._save(FINAL)
             if self.processes.first and (self.folder / LATEST).is_file():
