@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from samunet.errors import InUseError
 
 logger = logging.getLogger(__name__)
 
-FILE, OWNER = ".lock", ".json"  # and beside it, with this ending, who has it
+FILE, SHARE, OWNER = ".lock", "@", ".json"  # before the name of a share; ends the file beside it that says who is there
 WAIT_S = 2.0  # for those that look whether a lock is free, which takes them milliseconds
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -73,15 +73,17 @@ def reading(folder: Path) -> AbstractContextManager[None]:
 
 def _enter(stack: ExitStack, whole: Path, share: str | None, wait: float) -> None:
     """Take a lock; of two that come at once, one that is alone and one with a share, at least one sees the other."""
+    mine = whole
     if share is not None:
-        word = re.sub(r"[^A-Za-z0-9._-]", "_", share)
-        stack.enter_context(_taken(whole.with_name(f"{whole.name}-{word}"), wait))
+        mine = whole.with_name(f"{whole.name}{SHARE}{re.sub(r'[^A-Za-z0-9._-]', '_', share)}")
+        stack.enter_context(_taken(mine, wait))
         with _taken(whole, wait, told=False):
-            return
-    stack.enter_context(_taken(whole, wait))
-    for other in whole.parent.glob(f"{whole.name}-*"):
-        if not other.name.endswith(OWNER):
-            with _taken(other, wait, told=False):
+            pass
+    else:
+        stack.enter_context(_taken(whole, wait))
+    for other in whole.parent.glob(f"{whole.name}{SHARE}*"):  # those of dead processes go
+        if other != mine and not other.name.endswith(OWNER):
+            with suppress(InUseError) if share is not None else nullcontext(), _taken(other, wait if share is None else 0.0, told=False):
                 pass
 
 

@@ -65,6 +65,18 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_nothing_of_it_stays(hold
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["result"]
 
 
+def test_one_that_shares_removes_what_killed_ones_left_and_nothing_of_those_that_are_there(holder, tmp_path):
+    first, _ = holder("part 1 of 3"), holder("part 2 of 3")
+    first.kill()
+    first.wait()
+    with held(tmp_path / "out", share="part 3 of 3"):
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+            f".lock@part_{i}_of_3{ending}" for i in (2, 3) for ending in ("", ".json")
+        ]
+    with pytest.raises(InUseError), held(tmp_path / "out", wait=0.1):
+        pass
+
+
 def test_shares_are_there_together_but_not_twice_and_nobody_is_alone_beside_them(holder, tmp_path):
     holder("part 1 of 2")
     with held(tmp_path / "out", share="part 2 of 2"):
