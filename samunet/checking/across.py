@@ -16,6 +16,7 @@ LEAST_CASES = 5  # fewer say nothing about what a channel usually looks like
 CLEARLY_NEARER = 0.5  # channels count as swapped when that brings them this much nearer to the others' channels, of the distance as they stand
 ODD = 3.0  # times more or less than the median case: spacing and size of a case that stands out
 ODD_INTENSITIES = 10.0  # likewise of the width of the intensities; scanners differ in gain
+FEW = 0.05  # share of cases up to which intensities stand out; more are another kind of image
 SPREADS = 6.0  # and this many spreads of the dataset away, for datasets that vary
 FAR = 3.0  # and when they stand more than this many spreads of the dataset away, and would be within it
 
@@ -96,8 +97,8 @@ def _grids(cases: Sequence[CheckedCase]) -> list[Finding]:
 
 
 def _intensities(cases: Sequence[CheckedCase]) -> list[Finding]:
-    """Compare each channel's quartiles with those of the others: where they lie, and how far apart."""
-    findings = []
+    """Compare each channel's quartiles with those of the others: where they lie, and how far apart; of a case the first channel is named."""
+    findings: dict[str, Finding] = {}
     for channel in range(max((len(case.quartiles) for case in cases), default=0)):
         having = [case for case in cases if len(case.quartiles) > channel]
         quartiles = np.array([case.quartiles[channel] for case in having])  # (cases, 3)
@@ -107,13 +108,16 @@ def _intensities(cases: Sequence[CheckedCase]) -> list[Finding]:
         middle, usual = np.median(quartiles[:, 1]), np.median(widths)
         distances = np.abs(quartiles[:, 1] - middle)
         moved = distances > max(ODD_INTENSITIES * float(usual), SPREADS * float(np.median(distances)))
-        for case, own, odd in zip(having, quartiles, moved | _standing_out(widths[:, None], ODD_INTENSITIES), strict=True):
-            if odd:
+        odd = moved | _standing_out(widths[:, None], ODD_INTENSITIES)
+        if odd.sum() > max(1, FEW * len(having)):
+            continue  # scanners or stains of several kinds
+        for case, own, stands_out in zip(having, quartiles, odd, strict=True):
+            if stands_out:
                 low, center, high = np.median(quartiles, axis=0)
                 where = f"Intensities of channel {channel}" if len(case.quartiles) > 1 else "Intensities"
                 message = f"{where} have the quartiles {own[0]:.4g}, {own[1]:.4g}, {own[2]:.4g}; the median case {low:.4g}, {center:.4g}, {high:.4g}."
-                findings.append(Finding(case=case.identifier, file="", code="odd-intensities", message=message))
-    return findings
+                findings.setdefault(case.identifier, Finding(case=case.identifier, file="", code="odd-intensities", message=message))
+    return list(findings.values())
 
 
 def _standing_out(values: np.ndarray, factor: float) -> np.ndarray:
