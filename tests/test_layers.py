@@ -120,3 +120,15 @@ def test_every_public_name_resolves():
         loaded = importlib.import_module(module.name)
         for name in getattr(loaded, "__all__", ()):
             assert hasattr(loaded, name), f"{module.name}.{name}"
+
+
+def test_only_the_download_of_weights_knows_a_network():
+    clients = {"urllib", "http", "ftplib", "requests", "httpx", "aiohttp", "huggingface_hub"}
+    knowing = [
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        and clients & {(name or "").split(".")[0] for name in [*(alias.name for alias in node.names), getattr(node, "module", "")]}
+    ]
+    assert set(knowing) == {"sam/download.py"}
