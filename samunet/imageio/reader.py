@@ -119,7 +119,8 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
     if not files:
         raise DatasetError("A case needs at least one image file; got none.")
     first = files[0][1]
-    for (_, geometry), path in zip(files, paths, strict=True):
+    for (array, geometry), path in zip(files, paths, strict=True):
+        _check_shape(array, geometry, path)
         check_grid(geometry, path)
         if geometry.shape != first.shape or geometry.planar != first.planar:
             raise DatasetError(
@@ -158,6 +159,7 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
         ImageFileError: several channels, values that are not finite or not whole, or beyond 32 bits.
     """
     array, geometry = file
+    _check_shape(array, geometry, path)
     check_grid(geometry, path)
     _check_numbers(array, path)
     if len(array) != 1:
@@ -204,6 +206,12 @@ def check_segmentation(segmentation: np.ndarray, geometry: Geometry, path: Path)
         raise ShapeError(f"{path}: the segmentation has shape {segmentation.shape}, its grid {geometry.shape}; export it onto that grid.")
     if segmentation.dtype not in (np.uint8, np.uint16):
         raise ImageFileError(f"{path}: a segmentation is written as uint8 or uint16, got {segmentation.dtype}; convert it first.")
+
+
+def _check_shape(array: np.ndarray, geometry: Geometry, path: Path) -> None:
+    """Refuse what a library makes of a damaged header: voxels of another shape than it says, or none."""
+    if array.shape[1:] != geometry.shape or array.size == 0:
+        raise ImageFileError(f"{path} holds voxels of shape {array.shape[1:]}, its header says {geometry.shape}; export it again.", "header")
 
 
 def check_grid(geometry: Geometry, path: Path) -> None:

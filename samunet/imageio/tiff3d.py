@@ -149,6 +149,11 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
     refuse_absent(path)
     try:
         with tifffile.TiffFile(path) as file:
+            if not file.series or any(part.ndim < 2 or 0 in part.shape for part in file.series):
+                raise ImageFileError(f"{path} holds an image without pixels; copy or export it again.", "pixel-form")
+            for page in (part.keyframe for part in file.series):  # of what is not there tifffile makes zeros, for as long as it takes
+                if 0 in page.databytecounts or not len(page.dataoffsets) == len(page.databytecounts) == math.prod(page.chunked):
+                    raise ImageFileError(f"{path} lacks pixels that its header promises; copy or export it again.", "truncated")
             yield file
     except ImageFileError:
         raise

@@ -167,7 +167,7 @@ def test_files_on_which_itk_crashes_do_not_end_this_process(tmp_path, pool, monk
 
 def test_what_is_logged_there_is_logged_here(tmp_path, pool, monkeypatch, caplog):
     logged = "import sys; sys.path[:] = sys.argv[2:]; from samunet.imageio import dicom, itk_worker\n"
-    logged += "import logging\ndicom.series_files = lambda path: logging.getLogger('samunet.x').warning('%s is odd', path) or ()\n"
+    logged += "import logging\ndicom.series_files = lambda path, *more: logging.getLogger('samunet.x').warning('%s is odd', path) or ()\n"
     monkeypatch.setattr(itk_pool, "START", logged + "itk_worker.serve(int(sys.argv[1]))")
     assert itk_pool.series_files(tmp_path) == ()
     assert [(record.name, record.getMessage()) for record in caplog.records] == [("samunet.x", f"{tmp_path} is odd")]
