@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from plan_page import plans_page
 from scipy import stats
 
 from samunet.pipeline.comparisons import short_names
@@ -23,6 +24,7 @@ PLANNED = {4: "token pitch 8", 35: "token pitch 16", 45: "token pitch 16"}  # wh
 CONTROL = "control: no SAM path"
 TRAINER = sorted(RESULTS.glob("trainer_*.json"))
 PLANNING = RESULTS / "study_planning.json"
+PLANS, GRID_STEP, RULES = RESULTS / "plans.json", RESULTS / "grid_step_cpu.json", RESULTS / "study_rules.json"
 EXPORT, STRIDE, OVERHEAD = RESULTS / "export.json", RESULTS / "slab_stride.json", sorted(RESULTS.glob("predict_overhead_*.json"))
 METHODS = RESULTS / "variant_step_cpu.json"
 HEAD_TO_HEAD, ATTEMPTS = RESULTS / "head_to_head.json", RESULTS / "study_ma_sam_attempts.json"
@@ -466,6 +468,9 @@ def pages() -> dict[str, str]:
         texts["documentation/results/trainer.md"] = trainer_page(
             [json.loads(path.read_text()) for path in TRAINER], json.loads(METHODS.read_text()) if METHODS.is_file() else None
         )
+    if PLANS.is_file():
+        beside = [json.loads(path.read_text()) if path.is_file() else None for path in (GRID_STEP, RULES)]
+        texts["documentation/results/plans.md"] = plans_page(json.loads(PLANS.read_text()), *beside)
     if PLANNING.is_file():
         decides = "documentation/explanation/how-planning-decides.md"
         texts[decides] = within((ROOT / decides).read_text(), "planning", planning_table(json.loads(PLANNING.read_text())))

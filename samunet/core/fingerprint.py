@@ -82,8 +82,10 @@ class ClassSize:
     cases: Count
     """Number of cases that hold the class."""
     in_plane_mm: Triple
-    """10th, 50th and 90th percentile over slices of the diameter of a disk with the slice's area; mm.
+    """Diameter of a disk with the area of a connected component within a slice: 10, 50 and 90 % of the class's area lie in smaller ones; mm.
     The plane is perpendicular to the axis of largest spacing."""
+    width_mm: Triple
+    """Local width within the slice at the class's voxels, e.g. across a vessel: 10th, 50th and 90th percentile; mm."""
     extent_mm: Triple
     """10th, 50th and 90th percentile over cases of the extent along the slicing axis; mm."""
 

@@ -32,7 +32,7 @@ from samunet.imageio import reader_for
 from samunet.models.spec import NetworkSpec
 from samunet.ops.normalize import refuse_unknown_scheme, scheme_for
 from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, open_dataset
-from samunet.planning.planners.default import Method, Target
+from samunet.planning.planners.default import ConvolutionalPath, Method, Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.preprocessing.run import preprocess_dataset
 from samunet.sam.backbones import Backbone, backbone_named
@@ -218,7 +218,10 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     path = workspace.preprocessed / saved.dataset / FINGERPRINT_FILE
     if not path.is_file():
         raise other_data
-    fingerprint = decode(Fingerprint, read_json(path), path.name)
+    try:
+        fingerprint = decode(Fingerprint, read_json(path), path.name)
+    except ConfigError as error:
+        raise ConfigError(f"{error} Measure again: samunet_extract_fingerprint -d {dataset_id(saved.dataset)}") from None
     if fingerprint.planar and dimensions == 3:
         raise ConfigError(f"{saved.dataset} holds 2D images, so configuration '{name}' does not exist; use 2d_adapter.")
     known = next(iter(saved.configurations.values()))
@@ -318,8 +321,8 @@ def _method(
     config = decode(variant.Config, dict(options), f"configuration option variant_options of {variant_name}")
     schemes = tuple(scheme_for(channel) for channel in spec.channels)
 
-    def cost(topology: Topology, patch: Shape, scale: float, batch: int) -> float:
-        network = NetworkSpec(
+    def spec_of(topology: Topology, patch: Shape, scale: float) -> NetworkSpec:
+        return NetworkSpec(
             schemes=schemes,
             labels=spec.labels,
             spacing=(1.0, 1.0, 1.0),
@@ -328,6 +331,15 @@ def _method(
             topology=topology,
             pretrained=pretrained,
         )
-        return PRECISIONS[precision] * variant.cost(network, backbone, batch, config)
 
-    return Method(variant=variant_name, dimensions=dimensions, preferred=variant.preferred, cost=cost)
+    def cost(topology: Topology, patch: Shape, scale: float, batch: int, config: Any = config) -> float:
+        return PRECISIONS[precision] * variant.cost(spec_of(topology, patch, scale), backbone, batch, config)
+
+    convolutions = None
+    if without := getattr(variant, "WITHOUT_ENCODER", None):
+        alone = replace(config, **without)
+        convolutions = ConvolutionalPath(
+            cost=lambda topology, patch, batch: cost(topology, patch, 1.0, batch, alone),
+            work=lambda topology, patch, scale: variant.operations(spec_of(topology, patch, scale), backbone, config),
+        )
+    return Method(variant=variant_name, dimensions=dimensions, preferred=variant.preferred, cost=cost, convolutions=convolutions)

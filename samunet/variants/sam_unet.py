@@ -29,8 +29,10 @@ SOURCE = (
 STARTS_AS = "unet"
 SLICES_MEET = True
 WITHOUT_GRADIENT: dict[str, str] = {}
+WITHOUT_ENCODER = {"sam_path": False}
 WIDEST_TOKEN = 2.0  # a token may be this many times as wide as the smallest class; half the pitch brought nothing in short trainings
 FEATURE_BYTES, OVERHEAD_GIB = 8.5, 0.1  # fitted to measured steps on a CPU in bf16
+TOKEN_WORK = 2.0  # one of a token's multiply-adds takes as long as so many of a convolution's; fitted likewise
 INJECTIONS = ("deep", "one")
 TOKEN_SOURCES = ("auto", "patches", "features")
 DEPTH_ADAPTERS = ("auto", "yes", "no")
@@ -87,25 +89,23 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     Raises:
         PlanningError: the patch is so small in the plane that no stage halves it.
     """
-    pitches = sorted({pitch for pitch in map(_pitch, _cumulative(topology)) if 2 <= pitch <= TOKEN_PIXELS}, reverse=True)
+    pitches = sorted({pitch for pitch in map(_pitch, _cumulative(topology)) if 2 <= pitch <= TOKEN_PIXELS})
     if not pitches:
         raise PlanningError(
             f"A patch of {' x '.join(map(str, patch_size))} voxels is too small in the plane for a U-Net with a SAM encoder, which needs 8 "
             "voxels per side. Raise -gpu_memory_target; where the images are so small, give a finer spacing with -overwrite_target_spacing."
         )
-    fitting = [pitch for pitch in pitches if pitch <= WIDEST_TOKEN * smallest_class_voxels]
-    pitch = fitting[0] if fitting else pitches[-1]
-    rule = (
-        "the largest U-Net stride up to 16 that is at most twice as wide as"
-        if fitting
-        else "the smallest U-Net stride, still more than twice as wide as"
-    )
-    grid = [-(-side // pitch) for side in patch_size[1:]]
-    reason = (
-        f"a token covers {pitch} x {pitch} voxels, {rule} the smallest class ({smallest_class_voxels:.0f} voxels across); "
-        f"the convolutions see every voxel; a slice has {grid[0]} x {grid[1]} tokens"
-    )
-    return (Preference(scale=TOKEN_PIXELS / pitch, reason=reason),)
+    wanted = max((pitch for pitch in pitches if pitch <= WIDEST_TOKEN * smallest_class_voxels), default=pitches[0])
+    choices = []
+    for pitch in (pitch for pitch in pitches if pitch >= wanted):
+        grid = [-(-side // pitch) for side in patch_size[1:]]
+        reason = (
+            f"a token covers {pitch} x {pitch} voxels, {pitch / smallest_class_voxels:.1f} times as wide as the smallest class "
+            f"({smallest_class_voxels:.1f} voxels across); wanted is the largest U-Net stride up to {TOKEN_PIXELS} that is at most "
+            f"{WIDEST_TOKEN:g} times as wide; the convolutions see every voxel; a slice has {grid[0]} x {grid[1]} tokens"
+        )
+        choices.append(Preference(scale=TOKEN_PIXELS / pitch, reason=reason))
+    return tuple(choices)
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
@@ -117,7 +117,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     """
     config = config or Config()
     strides = _cumulative(spec.topology)
-    voxels = [math.prod(-(-size // stride) for size, stride in zip(spec.patch_size, total, strict=True)) for total in strides]
+    voxels = _stage_voxels(spec)
     convolutions = [1] + [2] * (len(voxels) - 1)
     features = sum(count * width * size for count, width, size in zip(convolutions, spec.topology.widths, voxels, strict=True))
     features += sum(2 * width * size for width, size in zip(spec.topology.widths[:-1], voxels[:-1], strict=True))
@@ -136,20 +136,55 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     return convolutions_gib + (batch_size * tokens + weights) / 2**30
 
 
+def operations(spec: NetworkSpec, backbone: Backbone, config: Config | None = None) -> float:
+    """Estimate the work of one sample's training step in multiply-adds, for comparing encoder grids.
+
+    Every layer runs once forward and twice backward, but for what is frozen: once. benchmarks/grid_step.py compares with measured steps.
+    """
+    config = config or Config()
+    strides = _cumulative(spec.topology)
+    voxels = _stage_voxels(spec)
+    work = sum(voxels[stage] * weights for stage, weights, _ in _convolutions(len(spec.schemes), spec.topology))
+    if not config.sam_path:
+        return 3.0 * work
+    height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
+    depth, stage = spec.patch_size[0], injection_stage(spec)
+    if token_source(spec, config) == "features":
+        depth = -(-depth // strides[stage][0])
+    in_windows = min(height * width, backbone.window**2)
+    keys = len(backbone.global_blocks) * height * width + (backbone.depth - len(backbone.global_blocks)) * in_windows
+    frozen = backbone.depth * (4 + 2 * backbone.mlp_ratio) * backbone.width**2
+    bottleneck = adapter_width(backbone.width, spec, config)
+    trained = 2 * backbone.depth * bottleneck * (2 * backbone.width + 3 * bottleneck)
+    tokens = depth * height * width * (3 * (trained + 2 * backbone.width * keys) + (2 if spec.pretrained else 3) * frozen)
+    injected = len(spec.topology.widths) if config.injection == "deep" else stage + 1
+    sources = 4 * backbone.width + backbone.decoder_width
+    gates = sum(voxels[index] * spec.topology.widths[index] for index in range(stage, injected)) * sources
+    return 3.0 * (work + gates) + TOKEN_WORK * tokens
+
+
+def _stage_voxels(spec: NetworkSpec) -> list[int]:
+    """Return the voxels of every stage of the convolutional path."""
+    return [math.prod(-(-size // stride) for size, stride in zip(spec.patch_size, total, strict=True)) for total in _cumulative(spec.topology)]
+
+
 def _convolution_weights(channels: int, topology: Topology) -> int:
     """Count the weights of `samunet.models.unet`'s encoder and decoder; a convolution has a bias and its norm two weights a channel."""
+    upward = sum(topology.widths[:-1])  # transposed convolutions have no norm
+    return sum(weights + 3 * outputs for _, weights, outputs in _convolutions(channels, topology)) - 2 * upward
+
+
+def _convolutions(channels: int, topology: Topology) -> list[tuple[int, int, int]]:
+    """Every convolution of `samunet.models.unet` as the stage whose voxels it visits, its kernels' weights and its output channels."""
     widths, strides, kernels = topology.widths, topology.strides, topology.kernels
-
-    def convolution(inputs: int, outputs: int, kernel: Shape) -> int:
-        return outputs * (inputs * math.prod(kernel) + 3)
-
-    encoder = sum(convolution(inputs, width, kernel) for inputs, width, kernel in zip((channels, *widths), widths, kernels, strict=False))
-    encoder += sum(convolution(width, width, kernel) for width, kernel in zip(widths[1:], kernels[1:], strict=True))
-    decoder = sum(
-        skip * (below * math.prod(stride) + 1) + convolution(2 * skip, skip, kernel)
-        for (skip, below), stride, kernel in zip(pairwise(widths), strides[1:], kernels, strict=False)
-    )
-    return encoder + decoder
+    layers = []
+    for stage, (inputs, width, kernel) in enumerate(zip((channels, *widths), widths, kernels, strict=False)):
+        layers += [(stage, inputs * width * math.prod(kernel), width)]
+        layers += [(stage, width * width * math.prod(kernel), width)] if stage else []
+    for stage, (skip, below) in enumerate(pairwise(widths)):
+        layers += [(stage + 1, below * skip * math.prod(strides[stage + 1]), skip)]
+        layers += [(stage, 2 * skip * skip * math.prod(kernels[stage]), skip)]
+    return layers
 
 
 def token_source(spec: NetworkSpec, config: Config) -> str:

@@ -116,6 +116,39 @@ def test_two_objects_in_a_slice_are_measured_apart(tmp_path):
     assert found.classes[0].in_plane_mm[1] == pytest.approx(2 * math.sqrt(4 / math.pi))
 
 
+def test_specks_say_little_of_a_class_that_lies_elsewhere(tmp_path):
+    image, label = np.ones((3, 40, 40)), np.zeros((3, 40, 40))
+    label[1, 10:20, 10:20] = 1  # 100 voxels, 92 % of the class
+    label[1, ::4, 38][:9] = 1
+    (size,) = fingerprint_of(drawn(tmp_path / "Dataset001_Drawn", [(image, label, (3.0, 1.0, 1.0))], {"background": 0, "a": 1})).classes
+    disk, speck = (2 * math.sqrt(area / math.pi) for area in (100, 1))
+    assert size.in_plane_mm == pytest.approx([disk] * 3) and size.in_plane_mm[1] > 5 * speck
+    assert size.width_mm[1] > 5
+
+
+def test_diameters_count_by_area(tmp_path):
+    image, label = np.ones((2, 30, 30)), np.zeros((2, 30, 30))
+    label[0, 1:7, 1:7], label[0, 10:12, 1:13] = 1, 1  # 36 and 24 voxels: 60 % lie in the larger
+    label[1, 20:24, 20:25] = 1  # 20
+    (size,) = fingerprint_of(drawn(tmp_path / "Dataset001_Drawn", [(image, label, (3.0, 1.0, 2.0))], {"background": 0, "a": 1})).classes
+    assert size.in_plane_mm == pytest.approx([2 * math.sqrt(area * 2 / math.pi) for area in (20, 24, 36)])
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 45, 60, 90])
+@pytest.mark.parametrize("pixel", [(1.0, 1.0), (0.5, 1.0)])
+def test_the_width_of_a_strip_is_the_same_at_any_angle(degrees, pixel):
+    rows, columns = np.mgrid[:200, :200]
+    across = (rows - 100) * pixel[0] * math.cos(math.radians(degrees)) + (columns - 100) * pixel[1] * math.sin(math.radians(degrees))
+    strip = ((across >= -4) & (across < 4))[None]
+    assert np.median(extract._local_widths(strip, *pixel)) == pytest.approx(8, rel=0.1)
+
+
+def test_the_local_width_of_a_disk_is_above_half_its_diameter():
+    rows, columns = np.mgrid[:60, :60]
+    widths = extract._local_widths((np.hypot(rows - 30, columns - 30) < 25)[None], 1.0, 1.0)
+    assert 0.5 * 50 < np.median(widths) < 0.7 * 50 and len(widths) <= extract.WIDTH_VOXELS
+
+
 def test_files_are_hashed_by_folder_and_name(tmp_path):
     folder = write_tiny_dataset(tmp_path, cases=2, channels=2)
     hashes = fingerprint_of(folder).cases["tiny_000"].sha256

@@ -17,14 +17,18 @@ from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, In
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Preference
 from samunet.errors import PlanningError
-from samunet.planning.planners.default import Method, Target, plan
+from samunet.planning.planners.default import ConvolutionalPath, Method, Target, plan
 from samunet.planning.topology import divisors
 
 STATISTICS = IntensityStatistics(mean=1.0, median=1.0, std=1.0, minimum=0.0, maximum=2.0, percentile_00_5=0.0, percentile_99_5=2.0)
 GIB_A_VOXEL = 1e-6
 
 
-def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_mm=20.0, orientation="SPL") -> Fingerprint:
+def spread(middle):
+    return middle / 2, middle, middle * 2
+
+
+def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_mm=20.0, width_mm=12.0, orientation="SPL") -> Fingerprint:
     cases = {
         f"c{i}": CaseFingerprint(
             spacing=tuple(spacing),
@@ -38,10 +42,8 @@ def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_m
         )
         for i, (spacing, shape) in enumerate(zip(spacings, shapes, strict=True))
     }
-    size = ClassSize(
-        name="a", values=(1,), cases=len(cases), in_plane_mm=(diameter_mm / 2, diameter_mm, diameter_mm * 2), extent_mm=(5.0, 10.0, 20.0)
-    )
-    absent = ClassSize(name="b", values=(2,), cases=0, in_plane_mm=(0.0, 0.0, 0.0), extent_mm=(0.0, 0.0, 0.0))
+    size = ClassSize(name="a", values=(1,), cases=len(cases), in_plane_mm=spread(diameter_mm), width_mm=spread(width_mm), extent_mm=(5.0, 10.0, 20.0))
+    absent = ClassSize(name="b", values=(2,), cases=0, in_plane_mm=(0.0,) * 3, width_mm=(0.0,) * 3, extent_mm=(0.0,) * 3)
     return Fingerprint(
         dataset="Dataset001_X",
         planar=planar,
@@ -225,7 +227,19 @@ def test_the_method_is_told_the_smallest_class_in_voxels():
         return (Preference(scale=2.0, reason="x"),)
 
     made(measured([(2, 0.5, 2)], [(64, 64, 64)], diameter_mm=20.0), preferred=preferred)
-    assert told == pytest.approx([20 / math.sqrt(0.5 * 2)] * 2)
+    assert set(told) == {20 / math.sqrt(0.5 * 2)}
+
+
+def test_the_size_of_a_class_is_its_diameter_or_its_width_where_it_is_drawn_out():
+    def told(diameter_mm, width_mm):
+        sizes = []
+        made(
+            measured([(1, 1, 1)], [(64, 64, 64)], diameter_mm=diameter_mm, width_mm=width_mm),
+            preferred=lambda topology, patch, smallest: sizes.append(smallest) or (Preference(scale=2.0, reason="x"),),
+        )
+        return sizes[0]
+
+    assert told(20.0, 11.6) == 20.0 and told(180.0, 4.0) == 4.0
 
 
 def test_channels_choose_their_normalization_and_the_mask_only_z_scores():
@@ -247,7 +261,8 @@ def test_every_decision_has_its_reason():
         *(f"3d_adapter: {what}" for what in ("patch", "slab depth", "batch", "encoder grid")),
         *(f"2d_adapter: {what}" for what in ("patch", "batch", "encoder grid")),
     }
-    assert found.reasons["backbone"] == "because" and found.reasons["3d_adapter: encoder grid"] == "2 encoder pixels a voxel: two is enough"
+    assert found.reasons["backbone"] == "because" and found.reasons["3d_adapter: encoder grid"].startswith("2 encoder pixels a voxel: two is enough")
+    assert "the smallest class is 'a'" in found.reasons["3d_adapter: encoder grid"]
     assert "64 slices of 2 mm; the median case has 64" in found.reasons["3d_adapter: slab depth"]
     assert all("\n" not in reason and reason for reason in found.reasons.values())
 
@@ -298,6 +313,51 @@ def test_a_coarser_encoder_is_taken_before_the_patch_is_cut():
     assert "scale 2.0" in plan.reasons["3d_adapter: encoder grid"]
     small = made(whole, aim=target(memory_gib=1.0), cost=cost, preferred=lambda *_: choices).configuration("3d_adapter")
     assert math.prod(small.patch_size) <= 64**3 / 2 and small.encoder_scale == 1.0
+
+
+def with_convolutions(work, *, cost=voxels_cost, alone=lambda topology, patch, batch: voxels_cost(topology, patch, 1.0, batch)):
+    """A 3D method with tokens of 4, 8 and 16 voxels beside convolutions."""
+    choices = tuple(Preference(scale=scale, reason=f"scale {scale}") for scale in (4.0, 2.0, 1.0))
+    path = ConvolutionalPath(cost=alone, work=lambda topology, patch, scale: work[scale])
+    return {"3d_adapter": Method(variant="sam_unet", dimensions=3, preferred=lambda *_: choices, cost=cost, convolutions=path)}
+
+
+def planned(method, memory_gib=8.0, shape=(64, 64, 64)):
+    found = plan(measured([(1, 1, 1)], [shape]), dataset(), target(memory_gib=memory_gib), method)
+    return found.configuration("3d_adapter"), found.reasons["3d_adapter: encoder grid"], found.reasons["3d_adapter: patch"]
+
+
+def test_finer_tokens_are_taken_where_a_step_is_at_most_half_as_dear_again():
+    configuration, reason, _ = planned(with_convolutions({4.0: 2.0, 2.0: 1.5, 1.0: 1.0}))
+    assert configuration.encoder_scale == 2.0
+    assert "tokens of 4 voxels would make a step 2.0 times as dear as tokens of 16 voxels do, and 1.5 is the most" in reason
+    assert planned(with_convolutions({4.0: 1.4, 2.0: 1.2, 1.0: 1.0}))[0].encoder_scale == 4.0
+
+
+def test_finer_tokens_never_cost_the_patch():
+    def cost(topology, patch, scale, batch):
+        return scale * voxels_cost(topology, patch, scale, batch)
+
+    whole = 2 * 64**3 * GIB_A_VOXEL
+    configuration, reason, _ = planned(with_convolutions({4.0: 1.0, 2.0: 1.0, 1.0: 1.0}, cost=cost), 1.1 * whole)
+    assert configuration.patch_size == (64, 64, 64) and configuration.encoder_scale == 1.0
+    assert "tokens of 4 voxels do not fit" in reason
+
+
+def test_an_encoder_that_costs_much_of_the_patch_gets_no_finer_tokens():
+    def cost(topology, patch, scale, batch):
+        return 2 * voxels_cost(topology, patch, scale, batch)
+
+    whole = 2 * 64**3 * GIB_A_VOXEL
+    configuration, reason, patch = planned(with_convolutions({4.0: 1.0, 2.0: 1.0, 1.0: 1.0}, cost=cost), 1.1 * whole)
+    assert math.prod(configuration.patch_size) < 0.9 * 64**3 and configuration.encoder_scale == 1.0
+    assert "tokens of 4 voxels are for patches with 90% of the voxels" in reason and "the convolutions alone would get 64 x 64 x 64" in patch
+
+
+def test_a_side_that_is_halved_less_often_when_shorter_is_cut_by_less():
+    # 256 = 4 * 64 is followed by 224 = 7 * 32, as in nnU-Net; two patches of 224 x 256 x 1 fit
+    found = made(measured([(1, 1, 1)], [(1, 256, 256)], planar=True), aim=target(memory_gib=2 * 224 * 256 * GIB_A_VOXEL * 1.01))
+    assert sorted(found.configurations["2d_adapter"].patch_size) == [1, 224, 256]
 
 
 def test_a_method_published_with_few_slices_gets_them():

@@ -5,14 +5,15 @@ Axes are (D, H, W) after the transpose unless a name says otherwise. Sources: Is
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from samunet.core.dataset import DatasetSpec
-from samunet.core.fingerprint import Fingerprint
+from samunet.core.fingerprint import ClassSize, Fingerprint
 from samunet.core.geometry import Shape, Triple, shape3, triple
 from samunet.core.history import Axes
 from samunet.core.labels import left_right_pairs
@@ -20,6 +21,7 @@ from samunet.core.plan import ChannelPlan, Configuration, Plan, Preference, Seen
 from samunet.errors import PlanningError
 from samunet.ops.normalize import scheme_for
 from samunet.planning.topology import divisors, topology_for
+from samunet.sam.backbones import TOKEN_PIXELS
 
 ANISOTROPY = 3.0  # nnU-Net's threshold
 SMALLEST_BATCH = 2  # nnU-Net's
@@ -28,6 +30,9 @@ MASK_BELOW = 0.75  # nnU-Net: normalize within the nonzero region when cropping 
 START_VOXELS = {2: 2048**2, 3: 256**3}  # nnU-Net's patch before it is cut to the image and the memory
 WIDE_FROM_GIB = 12.0  # from here on the convolutional path gets nnU-Net's 32 base features instead of 24
 MAX_WIDTH = {2: 512, 3: 320}  # nnU-Net's
+KEPT_SHARE = 0.9  # of the voxels that the convolutional path alone would get: less, and finer tokens than the coarsest are not worth their memory
+DRAWN_OUT = 0.5  # width over diameter: 0.6 in a disk, below this where a structure is about four times as long as wide, e.g. a vessel
+MOST_WORK = 1.5  # of a step with finer tokens than the coarsest, as a multiple of one with the coarsest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +61,22 @@ class Method:
     variant: str
     dimensions: int
     preferred: Callable[[Topology, Shape, float], Sequence[Preference]]
-    """(topology, patch, smallest class in voxels) to what the method asks for, the best first; the first that fits the memory is taken."""
+    """(topology, patch, smallest class in voxels) to what the method asks for, the best first and the cheapest last; the first that can be
+    afforded is taken."""
     cost: Callable[[Topology, Shape, float, int], float]
     """(topology, patch, encoder scale, batch size) to GiB of one training step."""
+    convolutions: ConvolutionalPath | None = None
+    """None for methods that see an image through the encoder only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionalPath:
+    """What a method would be without its encoder."""
+
+    cost: Callable[[Topology, Shape, int], float]
+    """(topology, patch, batch size) to GiB of one training step without the encoder."""
+    work: Callable[[Topology, Shape, float], float]
+    """(topology, patch, encoder scale) to the operations of one sample's training step with the encoder."""
 
 
 def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods: Mapping[str, Method]) -> Plan:
@@ -193,8 +211,8 @@ def _configure(
     mirrored: tuple[int, ...],
     reasons: dict[str, str],
 ) -> Configuration:
-    smallest = _smallest_class(fingerprint, spacing)
-    topology, patch, preference = _largest_patch(method, spacing, median_shape, smallest, target)
+    class_name, smallest = smallest_class(fingerprint, spacing)
+    topology, patch, preference, beside = _choose(method, spacing, median_shape, smallest, target)
     scale = preference.scale
     share = LARGEST_SHARE * float(np.prod(median_shape)) * len(fingerprint.cases) / float(np.prod(patch))
     batch = SMALLEST_BATCH
@@ -209,12 +227,14 @@ def _configure(
             else "the largest part of a slice that fits"
         )
     reasons[f"{name}: patch"] = f"{_times(patch)} voxels, {whole} within {target.memory_gib:g} GiB (estimated need {cost:.1f} GiB at batch {batch})"
+    if beside.alone is not None and beside.alone != patch:
+        reasons[f"{name}: patch"] += f"; the convolutions alone would get {_times(beside.alone)}"
     if method.dimensions == 3:
         reasons[f"{name}: slab depth"] = f"{patch[0]} slices of {spacing[0]:.3g} mm; the median case has {median_shape[0]:.0f}"
         if preference.depth is not None:
             reasons[f"{name}: slab depth"] += f"; {method.variant} was published with {preference.depth}"
     reasons[f"{name}: batch"] = f"{batch}: at least {SMALLEST_BATCH}, at most 5 % of the training voxels a batch, and what fits the memory"
-    reasons[f"{name}: encoder grid"] = f"{scale:g} encoder pixels a voxel: {preference.reason}"
+    reasons[f"{name}: encoder grid"] = f"{scale:g} encoder pixels a voxel: {preference.reason}; the smallest class is '{class_name}'{beside.refused}"
     return Configuration(
         variant=method.variant,
         dimensions=method.dimensions,
@@ -233,40 +253,103 @@ def _configure(
     )
 
 
-def _largest_patch(method: Method, spacing: Triple, median_shape: Triple, smallest: float, target: Target) -> tuple[Topology, Shape, Preference]:
-    """Start from nnU-Net's cube cut to the median case; take from the axis that sticks out most until a batch of two fits."""
+@dataclass(frozen=True, kw_only=True)
+class _Beside:
+    """What a choice is explained with."""
+
+    alone: Shape | None
+    """Patch that the convolutional path alone would get."""
+    refused: str
+    """Why it is not the method's first preference; empty where it is."""
+
+
+def _choose(method: Method, spacing: Triple, median_shape: Triple, smallest: float, target: Target) -> tuple[Topology, Shape, Preference, _Beside]:
+    """Take the largest patch with which the method's cheapest preference fits the memory, and there the first preference that can be afforded.
+
+    The convolutions see every voxel, so the encoder's grid never costs the patch.
+    """
+    grid = (method.dimensions, spacing, median_shape, target)
+    depth = method.preferred(*next(_patches(*grid)), smallest)[0].depth
+    alone = None
+    if (without := method.convolutions) is not None:
+        fitting = (patch for topology, patch in _patches(*grid) if without.cost(topology, patch, SMALLEST_BATCH) <= target.memory_gib)
+        alone = next(fitting, None)
+    for topology, patch in _patches(*grid, depth):
+        preferences = method.preferred(topology, patch, smallest)
+        refusals: list[str] = []
+        for preference in preferences:
+            refusal = _refusal(method, topology, patch, preference, preferences[-1], alone, target)
+            if refusal is None:
+                return topology, patch, preference, _Beside(alone=alone, refused=f"; {refusals[0]}" if refusals else "")
+            refusals.append(refusal)
+    need = method.cost(topology, patch, preference.scale, SMALLEST_BATCH)
+    raise PlanningError(
+        f"No patch fits {target.memory_gib:g} GiB: {_times(patch)} voxels at batch {SMALLEST_BATCH} need about {need:.1f} GiB. "
+        "Raise -gpu_memory_target, or choose a smaller -backbone."
+    )
+
+
+def _refusal(
+    method: Method, topology: Topology, patch: Shape, preference: Preference, coarsest: Preference, alone: Shape | None, target: Target
+) -> str | None:
+    """Say why a preference cannot be afforded with this patch; None when it can. The coarsest is bound by memory only."""
+    tokens, largest = (f"tokens of {TOKEN_PIXELS / choice.scale:g} voxels" for choice in (preference, coarsest))
+    if method.cost(topology, patch, preference.scale, SMALLEST_BATCH) > target.memory_gib:
+        return f"{tokens} do not fit {target.memory_gib:g} GiB with this patch"
+    if method.convolutions is None or preference is coarsest:
+        return None
+    if alone is not None and math.prod(patch) < KEPT_SHARE * math.prod(alone):
+        return f"{tokens} are for patches with {KEPT_SHARE:.0%} of the voxels that the convolutions alone would get"
+    work, least = (method.convolutions.work(topology, patch, choice.scale) for choice in (preference, coarsest))
+    if work > MOST_WORK * least:
+        return f"{tokens} would make a step {work / least:.1f} times as dear as {largest} do, and {MOST_WORK:g} is the most"
+    return None
+
+
+def _patches(dimensions: int, spacing: Triple, median_shape: Triple, target: Target, depth: int | None = None) -> Iterator[tuple[Topology, Shape]]:
+    """Give nnU-Net's cube cut to the median case, and then ever smaller patches: off the axis that sticks out most, by its strides.
+
+    Args:
+        depth: most slices.
+    """
     base_width = 32 if target.memory_gib >= WIDE_FROM_GIB else 24
-    axes = [0, 1, 2] if method.dimensions == 3 else [1, 2]
+    axes = [0, 1, 2] if dimensions == 3 else [1, 2]
     aspect = 1 / np.array(spacing)[axes]
-    edge = (START_VOXELS[method.dimensions] / np.prod(aspect)) ** (1 / method.dimensions)
+    edge = (START_VOXELS[dimensions] / np.prod(aspect)) ** (1 / dimensions)
     wanted = [1, 1, 1]
     for axis, length in zip(axes, np.round(aspect * edge), strict=True):
         wanted[axis] = max(1, int(min(length, np.ceil(median_shape[axis]))))
+    wanted[0] = min(wanted[0], depth or wanted[0])
+
+    def stages(size: Sequence[int]) -> tuple[Topology, Shape]:
+        return topology_for(size, spacing, base_width=base_width, max_width=MAX_WIDTH[dimensions])
+
     while True:
-        topology, patch = topology_for(wanted, spacing, base_width=base_width, max_width=MAX_WIDTH[method.dimensions])
-        preferences = method.preferred(topology, patch, smallest)
-        depth = preferences[0].depth
-        if depth is not None and wanted[0] > depth:
-            wanted[0] = depth
-            continue
-        for preference in preferences:
-            if method.cost(topology, patch, preference.scale, SMALLEST_BATCH) <= target.memory_gib:
-                return topology, patch, preference
+        topology, patch = stages(wanted)
+        yield topology, patch
         step = divisors(topology)
         candidates = [axis for axis in axes if patch[axis] > 2 * step[axis]]
         if not candidates:
-            raise PlanningError(
-                f"No patch fits {target.memory_gib:g} GiB: {_times(patch)} voxels at batch {SMALLEST_BATCH} need about "
-                f"{method.cost(topology, patch, preference.scale, SMALLEST_BATCH):.1f} GiB. Raise -gpu_memory_target, or choose a smaller -backbone."
-            )
-        axis = max(candidates, key=lambda candidate: patch[candidate] / median_shape[candidate])
-        wanted = [size - step[a] if a == axis else size for a, size in enumerate(patch)]
+            return
+        longest = max(candidates, key=lambda axis: patch[axis] / median_shape[axis])
+
+        def shortened(by: int, patch: Shape = patch, longest: int = longest) -> list[int]:
+            return [size - by if axis == longest else size for axis, size in enumerate(patch)]
+
+        finer = divisors(stages(shortened(step[longest]))[0])  # a shorter side may be halved less often: 256 is followed by 224
+        wanted = shortened(finer[longest])
 
 
-def _smallest_class(fingerprint: Fingerprint, spacing: Triple) -> float:
-    """Typical in-plane diameter in voxels of the class that is smallest in the plane."""
-    diameters = [size.in_plane_mm[1] for size in fingerprint.classes if size.cases]
-    return min(diameters) / float(np.sqrt(spacing[1] * spacing[2]))
+def smallest_class(fingerprint: Fingerprint, spacing: Triple) -> tuple[str, float]:
+    """Return the class that is smallest in the plane, and its typical size in voxels: diameter, or width where it is drawn out."""
+    sizes = {size.name: _typical_mm(size) for size in fingerprint.classes if size.cases}
+    name = min(sizes, key=lambda key: sizes[key])
+    return name, sizes[name] / float(np.sqrt(spacing[1] * spacing[2]))
+
+
+def _typical_mm(size: ClassSize) -> float:
+    diameter, width = size.in_plane_mm[1], size.width_mm[1]
+    return width if width < DRAWN_OUT * diameter else diameter
 
 
 def _channels(fingerprint: Fingerprint, dataset: DatasetSpec, reasons: dict[str, str]) -> tuple[ChannelPlan, ...]:
