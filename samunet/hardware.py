@@ -151,6 +151,13 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep up to 2 GiB of freed memory at the top of the heap
 
 
+def give_back_freed_memory() -> None:
+    """Undo `keep_freed_memory` for what is free now, which no allocation of another size may fit into; elsewhere than on glibc do nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Tell whether torch raised this for want of memory; for a CPU it has no exception of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)

@@ -40,6 +40,12 @@ class Room:
                 self._changed.notify_all()
 
 
+def is_free(needed: int) -> bool:
+    """Tell whether so many bytes are free, as far as is known."""
+    free = available_memory()
+    return free is None or needed <= free
+
+
 def start_peak() -> float:
     """Begin a new measurement of this process's peak memory (Linux); returns what it holds now in MiB."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark

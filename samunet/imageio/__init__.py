@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from samunet.core.codec import read_json
 from samunet.core.dataset import DatasetSpec, files_with_ending
+from samunet.core.memory import is_free
 from samunet.errors import ConfigError, DatasetError, ImageFileError, did_you_mean
 from samunet.imageio.natural import NaturalImage2DIO
 from samunet.imageio.nibabel_reader import NibabelIO
@@ -15,6 +17,7 @@ from samunet.imageio.tiff3d import Tiff3DIO
 
 __all__ = ["READERS", "ImageReader", "reader_for", "reader_of_segmentations"]
 
+FLOAT = 4  # bytes
 READERS: tuple[ImageReader, ...] = (NaturalImage2DIO(), SimpleITKIO(), Tiff3DIO(), NibabelIO())
 """nnU-Net's names and order."""
 PARENTS = 3  # a model's plan lies two folders above its validation predictions, three above postprocessed ones
@@ -46,6 +49,9 @@ def reader_for(file_ending: str, name: str | None = None, example: Path | None =
     refusals = []
     for reader in candidates:
         try:
+            peek = reader.peek(example)
+            if not is_free(peek.loading + FLOAT * peek.channels * math.prod(peek.geometry.shape)):
+                return reader  # whoever reads it refuses it by its case
             reader.read_image([example])
             return reader
         except DatasetError as error:

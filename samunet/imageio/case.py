@@ -40,6 +40,8 @@ class CaseSize:
     """Of the first file; position and direction need not be right."""
     reading: int
     """Bytes that `read_case`, or `read_image` where there is no label, takes at most, what it returns included."""
+    beside: int = 0
+    """Bytes of a process that reads such files, which stays for the next one."""
 
 
 def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
@@ -58,7 +60,7 @@ def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
         label = reader.peek(case.label)
         numbers = 4 if label.loaded > LONGEST_LABEL * math.prod(geometry.shape) else 1  # floating-point ones are rounded and compared
         reading = max(reading, image + label.loading + numbers * label.loaded + LONGEST_LABEL * math.prod(geometry.shape))
-    return CaseSize(geometry=geometry, reading=reading)
+    return CaseSize(geometry=geometry, reading=reading, beside=max(peek.beside for peek in peeks))
 
 
 def _check_channels(count: int, case: Case, spec: DatasetSpec) -> None:

@@ -37,6 +37,7 @@ LATE_SECONDS = 5.0  # after its time a process should have ended itself
 BASE_MEMORY, COPIES = 1 << 30, 4  # a file's memory: so many bytes, and so many times its own
 PACKED = 8  # bytes of voxels for each byte of a DICOM file, which may be compressed
 RECEIVED = 1 << 16  # bytes at a time
+PROCESS = 80 << 20  # bytes of a process that waits; benchmarks/prediction_memory.py
 
 
 class _Died(Exception):

@@ -36,6 +36,8 @@ class Peek:
     """Bytes of the array that `ImageReader.load` returns."""
     loading: int
     """Bytes that `ImageReader.load` takes at most, that array included."""
+    beside: int = 0
+    """Bytes of a process that reads such files, which stays for the next one."""
 
 
 class ImageReader(ABC):

@@ -50,7 +50,7 @@ class SimpleITKIO(ImageReader):
     def peek(self, path: Path) -> Peek:
         """See ImageReader; of a file the header only is read."""
         if path.is_dir():
-            return itk_pool.peek_series(path, self.series)
+            return replace(itk_pool.peek_series(path, self.series), beside=itk_pool.PROCESS)
         if is_nifti(path):
             return nibabel_reader.peek(path)
         refuse_absent(path)
@@ -60,6 +60,7 @@ class SimpleITKIO(ImageReader):
             channels=header.components * math.prod(header.size[3:]),
             loaded=header.num_bytes,
             loading=2 * header.num_bytes + header.data.stat().st_size,  # ITK's image, its copy, and the compressed stream
+            beside=itk_pool.PROCESS,
         )
 
     def files(self, path: Path) -> tuple[Path, ...]:

@@ -13,6 +13,7 @@ from samunet.preprocessing.memory import FLOAT, network_shape, preprocessing_byt
 
 SEGMENTATION = 8  # bytes a voxel of up to 16 bits: itself, as the library's image, compressed
 MEASURED = 14  # bytes a voxel for statistics: a structure's mask, places and intensities
+TIGHT = 0.25  # of the limit
 FIXED = 40 << 20  # whatever the case: what libraries load on first use, buffers; benchmarks/prediction_memory.py
 PICTURES = 80 << 20  # matplotlib
 
@@ -67,7 +68,7 @@ def estimate(
     writing = kept + SEGMENTATION * voxels
     writing += (MEASURED * voxels if keep_image else 0) + (3 * voxels * FLOAT if uncertainty else 0)
     writing = max(writing, kept + 3 * voxels * FLOAT if probabilities else 0)
-    fixed = FIXED + (PICTURES if pictures else 0)
+    fixed = size.beside + FIXED + (PICTURES if pictures else 0)
     return Need(volumes=max(preprocessing, predicting, writing) + fixed, scores=score_channels * padded * FLOAT)
 
 
@@ -95,9 +96,9 @@ class Budget:
         """Count a case in."""
         self._held[identifier] = self.bytes_of(need)
 
-    def end(self, identifier: str) -> None:
-        """Count a case out."""
-        del self._held[identifier]
+    def end(self, identifier: str) -> bool:
+        """Count a case out; tells whether it took so much of the limit that the next may not find room between what is left of it."""
+        return self._held.pop(identifier) > TIGHT * (math.inf if self.limit is None else self.limit)
 
 
 def describe(needs: Sequence[Need], budget: Budget, at_a_time: int) -> str:

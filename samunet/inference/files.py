@@ -19,6 +19,7 @@ from samunet.core.prompts import PROMPTS, PromptFile, merge_prompts, read_prompt
 from samunet.core.units import readable
 from samunet.core.volume import Volume
 from samunet.errors import PredictionError, SamunetError
+from samunet.hardware import give_back_freed_memory
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import CaseSize, peek_case, read_image
 from samunet.inference.budget import Budget, Need, describe, estimate
@@ -242,7 +243,9 @@ class _Work:
             future.result()
         except FAILURES as error:
             self._fail(case, error)
-        self.budget.end(case.identifier)
+        del future  # and with it what the case held
+        if self.budget.end(case.identifier):
+            give_back_freed_memory()
 
     def _fail(self, case: Case, error: Exception) -> None:
         if is_full(error):  # which no other case escapes

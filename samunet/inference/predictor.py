@@ -277,7 +277,9 @@ class Predictor:
             tiles = torch.cat([tiles, shown], 1)
         before = start_peak()
         with torch.no_grad():
-            self._run_tiles(tiles, options.tile_batch)
+            held = self._run_tiles(tiles, options.tile_batch)
+            self._run_tiles(tiles, options.tile_batch)  # beside the first: freed pieces are not always where the next ones fit
+        del held
         return int((peak_mib() - before) * 2**20)
 
     def predict(self, image: ImageLike, *, probabilities: bool = False, prompts: CasePrompts | None = None) -> Prediction:

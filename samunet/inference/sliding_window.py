@@ -56,4 +56,5 @@ def sliding_window(
         for place, of_tile in zip(places, scores, strict=True):
             total[(slice(None), *place)].addcmul_(of_tile, importance)
             weight[place] += importance
+        del tiles, scores, of_tile  # else they are in memory beside those of the next tiles
     return total.div_(weight)

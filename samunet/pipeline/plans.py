@@ -178,7 +178,7 @@ def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: s
         raise DatasetError(
             f"The plan of {source} is for {len(moved.channels)} channels; {target} has {len(spec.spec.channels)}. Plan {target} itself."
         )
-    planar = spec.reader.read_image(spec.cases[0].images).geometry.planar
+    planar = spec.reader.peek(spec.cases[0].images[0]).geometry.planar
     if planar and any(configuration.dimensions == 3 for configuration in moved.configurations.values()):
         raise DatasetError(f"The plan of {source} is for volumes, and {target} holds 2D images. Plan {target} itself.")
     path = plan_path(workspace, target, target_plans)

@@ -9,8 +9,10 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image
 
+from samunet.core import memory
 from samunet.errors import ImageFileError
 from samunet.imageio import READERS, reader_for
+from samunet.imageio.sitk import SimpleITKIO
 
 
 @pytest.mark.parametrize("ending", sorted({ending for reader in READERS for ending in reader.endings} - {".tiff"}))
@@ -74,3 +76,10 @@ def test_a_header_that_cannot_be_read_is_named(tmp_path):
         reader_for(".nrrd").peek(tmp_path / "case.nrrd")
     with pytest.raises(ImageFileError, match="absent.nii.gz"):
         reader_for(".nii.gz").peek(tmp_path / "absent.nii.gz")
+
+
+def test_a_reader_is_chosen_by_the_header_of_what_does_not_fit_into_memory(tmp_path, monkeypatch):
+    nibabel.save(nibabel.Nifti1Image(np.ones((3, 4, 5), np.int16), np.eye(4)), tmp_path / "case.nii.gz")
+    monkeypatch.setattr(memory, "available_memory", lambda: 100)
+    monkeypatch.setattr(SimpleITKIO, "load", lambda *_: pytest.fail("it was read"))
+    assert reader_for(".nii.gz", example=tmp_path / "case.nii.gz").name == "SimpleITKIO"
