@@ -156,3 +156,23 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
             message = f"By their intensities channel {moved} of the other cases ({standing:.1f} spreads away as they stand, {best:.1f} if swapped)."
             findings.append(Finding(case=case.identifier, file="", code="channel-order", message=message))
     return findings
+
+
+def join_label_values(cases: Sequence[CheckedCase], expected: Sequence[int]) -> list[Finding]:
+    """Return the findings of all cases, those of labels with the same unexpected values as one, with one remedy.
+
+    Args:
+        expected: values that dataset.json names.
+    """
+    alike = Counter(case.unexpected for case in cases if case.unexpected)
+    findings = [
+        finding for case in cases for finding in case.findings if not (finding.code == "label-values" and alike[case.unexpected] > 1)
+    ]  # fmt: skip
+    for values, count in alike.items():
+        if count > 1:
+            first = next(case.identifier for case in cases if case.unexpected == values)
+            message = f"{count} label files, the first of case '{first}', hold the values {list(values[:5])}; dataset.json names {list(expected)}."
+            if values == (255,) and len(expected) == 2:
+                message += " 255 may stand for 1, as in pictures of masks: samunet_import with --map_labels 255=1 writes copies with 1."
+            findings.append(Finding(case="", file="labelsTr", code="label-values", message=message))
+    return findings

@@ -15,6 +15,7 @@ from samunet.checking.findings import Finding, relative
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.labels import left_right_pairs
+from samunet.core.values import distinct
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_that_counts, qform_apart_mm, skew
@@ -37,6 +38,8 @@ class CheckedCase:
     """Of the first image that could be read; None where none could."""
     sha256: tuple[tuple[str, str], ...] = ()
     """(file, hash of its voxels) of every image that could be read."""
+    unexpected: tuple[int, ...] = ()
+    """Values of the label that dataset.json does not name."""
     quartiles: tuple[tuple[float, float, float], ...] = ()
     """Of the intensities of each channel that are not the lowest; empty unless all channels could be read."""
 
@@ -90,6 +93,7 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
         identifier=case.identifier,
         findings=tuple(findings),
         geometry=images[0][1].geometry if images else None,
+        unexpected=() if label is None else tuple(sorted(set(distinct(label[0])) - set(spec.labels.expected_in_files))),
         sha256=tuple((relative(path, root), hashlib.sha256(volume.array.tobytes()).hexdigest()) for path, volume in images),
         quartiles=tuple(_quartiles(channel) for _, channel in channels) if complete else (),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samunet.checking.across import check_across
+from samunet.checking.across import check_across, join_label_values
 from samunet.checking.case import CheckedCase, check_case
 from samunet.checking.files import list_cases
 from samunet.checking.findings import ERROR, Finding
@@ -102,7 +102,7 @@ def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckRe
     if reader is not None:
         room = Room()
         opened = each(lambda case: _checked(case, spec, reader, folder, room), cases, threads=threads, title="Checking cases", quiet=quiet)
-        findings += [*(finding for case in opened for finding in case.findings), *check_across(opened)]
+        findings += [*join_label_values(opened, spec.labels.expected_in_files), *check_across(opened)]
     findings.sort(key=lambda finding: finding.case)
     return CheckReport(dataset=folder.name, cases=tuple(cases), findings=tuple(findings), spec=spec, reader=reader)
 

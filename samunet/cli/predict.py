@@ -36,7 +36,9 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i", type=Path, nargs="+", required=True, metavar="INPUT", help="folder of images named <case>_0000<ending>, image files, or DICOM folders"
     )
-    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations; for one image also a file to write")
+    parser.add_argument("--ending", metavar="ENDING", help="of the segmentations, e.g. .nii.gz (default: the input's, for DICOM the training's)")
+    parser.add_argument("--series", metavar="WHICH", help="of DICOM folders with several series: number in the list, UID or description")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="clicks and boxes, for models that segment what they show")
     parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds whose logits are averaged (default: all finished ones)")
     parser.add_argument(
@@ -75,12 +77,16 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.hardware import PRECISION_NAMES, choose_device, keep_freed_memory
+    from samunet.imageio import ENDINGS, known_ending
+    from samunet.imageio.natural import JPEG
     from samunet.inference.predictor import PredictionOptions, Predictor
 
     if arguments.prev_stage_predictions is not None:
         raise ConfigError(f"-prev_stage_predictions: {NO_LOW_RESOLUTION}")
     if num_parts < 1 or not 0 <= part_id < num_parts:
         raise ConfigError(f"-part_id must be from 0 to -num_parts - 1; got part {part_id} of {num_parts}.")
+    if arguments.ending is not None and (arguments.ending not in ENDINGS or arguments.ending in JPEG):
+        raise ConfigError(f"--ending must be one of {', '.join(sorted({*ENDINGS} - {*JPEG}))}; got {arguments.ending!r}.")
     prompts = None if arguments.prompts is None else read_prompts(arguments.prompts)
     keep_freed_memory()
     options = PredictionOptions(
@@ -103,30 +109,39 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         weights_folders=workspace_from_environment().weights_folders,
         compile=arguments.compile,
     )
-    cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, arguments.o)[part_id::num_parts]
+    to_file = bool(known_ending(arguments.o)) and not arguments.o.is_dir()
+    folder_of_cases = arguments.o.parent / arguments.o.stem if to_file else arguments.o  # no image of -i lies there, so that none seems overwritten
+    cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, folder_of_cases, arguments.ending)[part_id::num_parts]
     precision = PRECISION_NAMES[predictor.precision]
     where = f"{predictor.device} in {precision}"
     print(f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s), {where}")
     began = time.monotonic()
     remarks: dict[str, tuple[str, ...]] = {}
-    failures = pipeline.predict(
-        predictor,
-        cases,
-        arguments.o,
-        pipeline.FileOptions(
-            save_probabilities=arguments.save_probabilities,
-            readers=arguments.npp,
-            writers=arguments.nps,
-            max_ram=arguments.max_ram,
-            quiet=arguments.disable_progress_bar,
-            prompts=prompts,
-        ),
-        skip_existing=arguments.continue_prediction,
-        previews=arguments.preview,
-        statistics=arguments.statistics,
-        remarks=remarks,
-        share=f"part {part_id} of {num_parts}" if num_parts > 1 else None,
+    files = pipeline.FileOptions(
+        save_probabilities=arguments.save_probabilities,
+        readers=arguments.npp,
+        writers=arguments.nps,
+        max_ram=arguments.max_ram,
+        ending=arguments.ending,
+        series=arguments.series,
+        quiet=arguments.disable_progress_bar,
+        prompts=prompts,
     )
+    if to_file:
+        _refuse_folder_options(arguments)
+        failures = pipeline.predict_to_file(predictor, cases, arguments.o, files, remarks=remarks)
+    else:
+        failures = pipeline.predict(
+            predictor,
+            cases,
+            arguments.o,
+            files,
+            skip_existing=arguments.continue_prediction,
+            previews=arguments.preview,
+            statistics=arguments.statistics,
+            remarks=remarks,
+            share=f"part {part_id} of {num_parts}" if num_parts > 1 else None,
+        )
     if arguments.report:
         failed = {failure.identifier: failure.reason for failure in failures}
         report = {
@@ -149,6 +164,14 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     done = f"{len(cases)} segmentation(s) are in" if arguments.continue_prediction else f"Wrote {len(cases)} segmentation(s) to"
     print(f"{done} {arguments.o}")
     return 0
+
+
+def _refuse_folder_options(arguments: argparse.Namespace) -> None:
+    from samunet.errors import ConfigError
+
+    given = {"--preview": arguments.preview, "--statistics": arguments.statistics, "--c": arguments.continue_prediction}
+    if wanted := [flag for flag, asked in given.items() if asked]:
+        raise ConfigError(f"-o {arguments.o} is a file, and {', '.join(wanted)} writes or looks for more; give a folder.")
 
 
 def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,23 +138,33 @@ def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
 
 
 def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
-    """Map each case identifier to its channel files `<case>_0000<ending>`, `<case>_0001<ending>`, ..., sorted.
+    """Map each case identifier to its channel files `<case>_0000<ending>`, `<case>_0001<ending>`, ..., sorted; raises as `channels_by_case`."""
+    named = {name.removesuffix(file_ending): path for name, path in files_with_ending(folder, file_ending).items()}
+    return channels_by_case(named, folder, file_ending)
+
+
+def channels_by_case(named: Mapping[str, Path], folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
+    """Map each case identifier to its channels, sorted.
+
+    Args:
+        named: files by their names without ending.
+        folder: they lie in; it and the ending stand in messages.
 
     Raises:
         DatasetError: a channel number is skipped, so that channels would change places; or a name is none, see `check_case_name`.
     """
-    found: dict[str, list[Path]] = {}
-    for name, path in files_with_ending(folder, file_ending).items():
-        match = CHANNEL_FILE.fullmatch(name.removesuffix(file_ending))
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for name, path in sorted(named.items()):
+        match = CHANNEL_FILE.fullmatch(name)
         if match is None:
             raise DatasetError(f"File {path} is not named <case>_<4-digit channel>{file_ending}; rename it, e.g. case1_0000{file_ending}.")
-        found.setdefault(match["case"], []).append(path)
+        found.setdefault(match["case"], []).append((int(match["channel"]), path))
     for identifier, files in found.items():
         check_case_name(identifier, folder)
-        numbers = [int(path.name[: len(path.name) - len(file_ending)][-4:]) for path in files]
+        numbers = [number for number, _ in files]
         if numbers != list(range(len(numbers))):
             raise DatasetError(f"Case '{identifier}' in {folder} has channels {numbers}; they must count up from 0000 without a gap.")
-    return {identifier: tuple(files) for identifier, files in sorted(found.items())}
+    return {identifier: tuple(path for _, path in files) for identifier, files in sorted(found.items())}
 
 
 def listed_case(folder: Path, identifier: str, files: Any) -> Case:

@@ -7,9 +7,11 @@ put back afterwards, so samples made in the main process leave its generators al
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from samunet.core.process import end_with_parent
 from samunet.data.augmentation import Augmentation, augment
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.sampling import choose_patch
-from samunet.errors import DatasetError
+from samunet.errors import ConfigError, DatasetError
 
 Sample = tuple[torch.Tensor, torch.Tensor]
 
@@ -89,6 +91,8 @@ def batches(
         DatasetError: a patch cannot be read; its file is named.
     """
     items = range(source.batch_size) if items is None else items
+    if workers:
+        _refuse_unguarded_script()
     loader = DataLoader(
         source,
         batch_size=len(items),
@@ -105,6 +109,16 @@ def batches(
         if isinstance(made, DatasetError):
             raise made
         yield Batch(image=made[0], label=made[1])
+
+
+def _refuse_unguarded_script() -> None:
+    """Raise ConfigError where the running script would run anew in every process that is started, which then dies."""
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    if script.suffix == ".py" and script.is_file() and "__name__" not in script.read_text(encoding="utf-8", errors="replace"):
+        raise ConfigError(
+            f"{script} would run anew in each process that prepares patches; put what it does below a line "
+            "'if __name__ == \"__main__\":', or train with workers=0."
+        )
 
 
 @contextmanager

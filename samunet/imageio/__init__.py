@@ -9,17 +9,20 @@ from samunet.core.codec import read_json
 from samunet.core.dataset import DatasetSpec, files_with_ending
 from samunet.core.memory import is_free
 from samunet.errors import ConfigError, DatasetError, ImageFileError, did_you_mean
-from samunet.imageio.natural import NaturalImage2DIO
+from samunet.imageio.natural import JPEG, TIFF, NaturalImage2DIO
 from samunet.imageio.nibabel_reader import NibabelIO
 from samunet.imageio.reader import ImageReader
 from samunet.imageio.sitk import SimpleITKIO
 from samunet.imageio.tiff3d import Tiff3DIO
 
-__all__ = ["READERS", "ImageReader", "reader_for", "reader_of_segmentations"]
+__all__ = ["READERS", "ImageReader", "known_ending", "output_ending", "reader_for", "reader_of_image", "reader_of_segmentations", "writer_for"]
 
 FLOAT = 4  # bytes
 READERS: tuple[ImageReader, ...] = (NaturalImage2DIO(), SimpleITKIO(), Tiff3DIO(), NibabelIO())
 """nnU-Net's names and order."""
+ENDINGS = tuple(sorted({ending for reader in READERS for ending in reader.endings}, key=lambda ending: (-len(ending), ending)))
+"""Longest first, so that .nii.gz is found before .gz would be."""
+LOSSLESS = ".png"  # of what has JPEG images
 PARENTS = 3  # a model's plan lies two folders above its validation predictions, three above postprocessed ones
 
 
@@ -83,3 +86,44 @@ def _planned_reader(folder: Path) -> str | None:
             name = (plan.get("reader") or plan.get("image_reader_writer")) if isinstance(plan, dict) else None
             return name if isinstance(name, str) else None
     return None
+
+
+def known_ending(path: Path) -> str:
+    """Return the ending of an image file, in lower case, as the readers know it; an empty string where none does."""
+    return next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), "")
+
+
+def output_ending(image: Path, otherwise: str) -> str:
+    """Return the ending that the segmentation of an image gets: the image's, .png for JPEG, and for DICOM what is given."""
+    ending = known_ending(image)
+    return LOSSLESS if ending in JPEG else ending or otherwise
+
+
+def reader_of_image(path: Path, name: str | None, series: str | None = None) -> ImageReader:
+    """Choose the reader of an image that need not have the ending of a model's training.
+
+    Args:
+        name: of the reader that the model was planned with, taken where it knows the ending.
+        series: which one of a folder of several DICOM series is meant.
+
+    Raises:
+        DatasetError: as `reader_for`.
+    """
+    ending = known_ending(path)
+    if path.is_dir():
+        return SimpleITKIO(series)
+    if name is not None and ending in (reader := reader_for(ending, name)).endings:
+        return reader
+    return reader_for(ending or path.suffix, example=path if ending in TIFF else None)
+
+
+def writer_for(ending: str, name: str, *, planar: bool) -> ImageReader:
+    """Choose what writes a segmentation: the planned reader where it knows the ending; else, of TIFF's two, the one for the image's dimensions.
+
+    Raises:
+        DatasetError: no reader knows the ending.
+    """
+    planned = reader_for(ending, name)
+    if ending in planned.endings:
+        return planned
+    return reader_for(ending, Tiff3DIO.name if ending in TIFF and not planar else None)

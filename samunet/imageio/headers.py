@@ -52,7 +52,7 @@ NRRD_BYTES = {
 """Bytes per number by the type names of MetaImage and NRRD headers."""
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-MHA_LINE = re.compile(r"([A-Za-z_][\w.-]{0,79}) *= *(.*)")
+MHA_LINE = re.compile(r"([A-Za-z_0-9][\w.\[\]|-]{0,79}) *= *(.*)")  # ITK keeps dim[0] of NIfTI and 0008|0060 of DICOM
 MHA_SPACING = ("ElementSpacing", "ElementSize")
 MHA_VECTORS = ("DimSize", *MHA_SPACING, "Offset", "Origin", "Position", "CenterOfRotation")  # one number per axis
 MHA_MATRICES = ("TransformMatrix", "Rotation", "Orientation")

@@ -22,7 +22,7 @@ from samunet.core.labels import parse_labels
 from samunet.core.lock import held
 from samunet.core.names import check_case_name
 from samunet.errors import ConfigError, DatasetError
-from samunet.imageio import READERS, itk_pool, reader_for
+from samunet.imageio import itk_pool, output_ending, reader_for
 from samunet.imageio.natural import JPEG, NaturalImage2DIO
 from samunet.imageio.nifti import is_nifti
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
@@ -32,7 +32,6 @@ from samunet.progress import each
 NAME = re.compile(r"Dataset(\d{3,})_[A-Za-z0-9]+")
 REPORT = "repairs.json"
 NONE = Repairs()
-LOSSLESS = ".png"  # what JPEG images become, whose labels are never JPEG
 SERIES_ENDING = ".nii.gz"  # what DICOM series become
 
 
@@ -149,10 +148,7 @@ def identifier_of(text: str) -> str:
 
 def ending_of(path: Path) -> str:
     """Return the ending that a copy of an image file gets, the file's own but for JPEG, or an empty string where no reader knows it."""
-    if path.suffix.lower() in JPEG:
-        return LOSSLESS
-    known = sorted({ending for reader in READERS for ending in reader.endings}, key=len, reverse=True)
-    return next((ending for ending in known if path.name.lower().endswith(ending)), "")
+    return output_ending(path, "")
 
 
 def _common_ending(cases: Sequence[FoundCase]) -> str:

@@ -10,7 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from samunet.core.dataset import Case
+from samunet.core.geometry import Geometry
 from samunet.core.history import SpatialHistory
 from samunet.core.lock import held
 from samunet.core.parts import is_full
@@ -20,7 +23,7 @@ from samunet.core.units import readable
 from samunet.core.volume import Volume
 from samunet.errors import PredictionError, SamunetError
 from samunet.hardware import give_back_freed_memory
-from samunet.imageio import ImageReader, reader_for
+from samunet.imageio import ImageReader, output_ending, reader_of_image, writer_for
 from samunet.imageio.case import CaseSize, peek_case, read_image
 from samunet.inference.budget import Budget, Need, describe, estimate
 from samunet.inference.extras import UNCERTAINTY, Extras, per_mille
@@ -62,6 +65,10 @@ class FileOptions:
     """Bytes by which work is arranged when there is no such limit; None arranges nothing."""
     free: int | None = None
     """Bytes beyond which a case is refused when there is no such limit; None refuses nothing."""
+    ending: str | None = None
+    """Of the segmentations, with its dot; None for that of each input."""
+    series: str | None = None
+    """Which one of a folder of several DICOM series is meant: number, UID or description."""
     quiet: bool = False
     """No progress bar."""
     prompts: PromptFile | None = None
@@ -117,7 +124,6 @@ class _Work:
     options: FileOptions
     extras: Extras | None
     remarks: dict[str, tuple[str, ...]]
-    reader: ImageReader = field(init=False)
     budget: Budget = field(init=False)
     ahead: deque[tuple[Case, Future[Read]]] = field(default_factory=deque)
     behind: deque[tuple[Case, Future[None]]] = field(default_factory=deque)
@@ -126,7 +132,6 @@ class _Work:
     """Of the cases that can be predicted."""
 
     def __post_init__(self) -> None:
-        self.reader = reader_for(self.predictor.dataset.file_ending, self.predictor.plan.reader)
         self.budget = Budget(limit=self.options.max_ram if self.options.max_ram is not None else self.options.available)
 
     def run(self, cases: Sequence[Case]) -> tuple[Failure, ...]:
@@ -175,7 +180,7 @@ class _Work:
     def _need(self, case: Case) -> Need | None:
         """Estimate from the headers; None, and the case has failed, where they cannot be read or it does not fit into memory."""
         try:
-            size = peek_case(case, self.predictor.dataset, self.reader)
+            size = peek_case(case, self.predictor.dataset, self._reader(case))
             refuse_absurd_spacing(size.geometry, self.predictor.plan)
             need = self._estimate(size)
             self._refuse(need)
@@ -208,12 +213,21 @@ class _Work:
             prompt_planes=self.predictor.prompt_planes,
         )
 
+    def _reader(self, case: Case) -> ImageReader:
+        return reader_of_image(case.images[0], self.predictor.plan.reader, self.options.series)
+
+    def _write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, folder: Path, case: Case) -> None:
+        """Write `<case><ending>`, in the format of the input unless another is asked for."""
+        ending = self.options.ending or output_ending(case.images[0], self.predictor.dataset.file_ending)
+        writer = writer_for(ending, self.predictor.plan.reader, planar=geometry.planar)
+        writer.write_segmentation(segmentation, geometry, folder / f"{case.identifier}{ending}")
+
     @property
     def _looks(self) -> Extras | None:
         return self.extras if self.extras is not None and self.extras.wanted else None
 
     def _read(self, case: Case) -> Read:
-        volume = read_image(case, self.predictor.dataset, self.reader)
+        volume = read_image(case, self.predictor.dataset, self._reader(case))
         self.remarks[case.identifier] = self.predictor.remarks(volume)
         for remark in self.remarks[case.identifier]:
             logger.warning("Case '%s' is unlike the training cases: %s.", case.identifier, remark)
@@ -228,13 +242,12 @@ class _Work:
         segmentation = segmentation_from_logits(scores.logits, history, spec.labels)
         if scores.disagreement is not None:
             uncertainty = resize_to_input_grid(scores.disagreement, history)
-            target = self.folder / UNCERTAINTY / f"{case.identifier}{spec.file_ending}"
-            self.reader.write_segmentation(per_mille(uncertainty), history.geometry, target)
+            self._write_segmentation(per_mille(uncertainty), history.geometry, self.folder / UNCERTAINTY, case)
             if self.extras is not None:
                 self.extras.add_uncertainty(case.identifier, uncertainty, segmentation)
         if self._looks and volume is not None:
             self._looks.add(case.identifier, volume, segmentation)
-        self.reader.write_segmentation(segmentation, history.geometry, self.folder / f"{case.identifier}{spec.file_ending}")
+        self._write_segmentation(segmentation, history.geometry, self.folder, case)
 
     def _settle(self) -> None:
         """Wait for the case that was first given to the writers."""

@@ -26,7 +26,7 @@ from samunet.core.results import FINAL, checkpoint_file, finished_folds
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
 from samunet.hardware import PRECISION_NAMES, autocast, choose_device, choose_precision, is_out_of_memory
-from samunet.imageio import reader_for
+from samunet.imageio import READERS, reader_of_image
 from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.accumulators import Place, accumulators, best_place
 from samunet.inference.passes import combine, flips_of, logits_from, passes
@@ -290,7 +290,9 @@ class Predictor:
             probabilities: return them too.
             prompts: for a model that segments what they show, and only for such a model.
         """
-        volume = as_volume(image, reader_for(self.dataset.file_ending, self.plan.reader))
+        first = image[0] if isinstance(image, Sequence) and not isinstance(image, str) else image
+        named = isinstance(first, (str, Path))
+        volume = as_volume(image, reader_of_image(Path(first), self.plan.reader) if named else READERS[0])
         if len(volume.array) != len(self.plan.channels):
             raise ShapeError(f"The image has {len(volume.array)} channels; the model was trained on {len(self.plan.channels)}.")
         case = self.preprocess(volume)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from samunet.core.codec import write_json
-from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, group_channels
+from samunet.core.dataset import Case
 from samunet.core.geometry import WARN_VOXELS
 from samunet.core.lock import held
 from samunet.core.memory import available_memory
-from samunet.core.names import check_case_name
-from samunet.core.parts import is_part
+from samunet.core.parts import begin_part, end_part, is_part, part_name
 from samunet.core.plan import save_plan
 from samunet.core.prompts import PROMPTS, PromptFile, read_prompts
 from samunet.core.units import readable
 from samunet.errors import ConfigError, DatasetError, SamunetError
-from samunet.imageio import reader_for
-from samunet.imageio.dicom import is_dicom
+from samunet.imageio import known_ending, output_ending, reader_of_image, writer_for
 from samunet.inference.extras import UNCERTAINTY, Extras
 from samunet.inference.files import Failure, FileOptions, predict_cases
 from samunet.inference.predictor import NO_PROMPTS, USELESS_PROMPTS, Predictor
@@ -32,28 +30,6 @@ from samunet.inference.predictor import NO_PROMPTS, USELESS_PROMPTS, Predictor
 logger = logging.getLogger(__name__)
 
 SHARE_OF_FREE = 0.8  # of the memory that nobody uses
-
-
-def cases_to_predict(sources: Path | Sequence[Path], spec: DatasetSpec, folder: Path) -> tuple[Case, ...]:
-    """List the cases of one or more input folders or files.
-
-    A folder without images of the dataset's ending is one DICOM series, or holds a folder a series, named <case> or <case>_0000.
-
-    Raises:
-        DatasetError: an input is absent or holds no file of the dataset's ending and no folder, a name is none of a case, or two are the same.
-    """
-    found: dict[str, Case] = {}
-    for source in [sources] if isinstance(sources, Path) else sources:
-        for case in _cases_of(source, spec, folder):
-            check_case_name(case.identifier, source)
-            if found.setdefault(case.identifier, case) != case:
-                message = f"Two inputs are case '{case.identifier}': {found[case.identifier].images[0]} and {case.images[0]}; rename one."
-                raise DatasetError(message)
-    for case in found.values():
-        target = folder / f"{case.identifier}{spec.file_ending}"
-        if target.resolve() in {path.resolve() for path in case.images}:
-            raise DatasetError(f"The segmentation of '{case.identifier}' would overwrite its image {target}; give another output folder.")
-    return tuple(found.values())
 
 
 def predict(
@@ -87,10 +63,49 @@ def predict(
         wanted = [case for case in cases if not (skip_existing and _is_done(folder, case, predictor, options))]
         if len(wanted) < len(cases):
             logger.info("%d of %d cases are already predicted.", len(cases) - len(wanted), len(cases))
-        write_json(folder / "dataset.json", spec.raw)
+        write_json(folder / "dataset.json", _description(cases, predictor, options))
         save_plan(folder / "plans.json", predictor.plan)
         extras = Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics)
         return predict_cases(predictor, wanted, folder, options, extras, remarks=remarks)
+
+
+def predict_to_file(
+    predictor: Predictor, cases: Sequence[Case], file: Path, options: FileOptions, *, remarks: dict[str, tuple[str, ...]] | None = None
+) -> tuple[Failure, ...]:
+    """Predict one case into a file, with nothing beside it but the spacing of a TIFF stack; raises as `predict`.
+
+    Raises:
+        ConfigError: the inputs are not one case, or more than a segmentation is asked for.
+        DatasetError: the file is the case's image.
+    """
+    if len(cases) != 1 or options.save_probabilities or predictor.options.uncertainty:
+        what = "more than a segmentation is asked for" if len(cases) == 1 else f"the inputs are {len(cases)} cases"
+        raise ConfigError(f"-o {file} is a file, and {what}; give a folder.")
+    if file.resolve() in {path.resolve() for path in cases[0].images}:
+        raise DatasetError(f"The segmentation of '{cases[0].identifier}' would overwrite its image {file}; give another file.")
+    ending = known_ending(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    folder = file.parent / part_name()
+    begin_part(folder)
+    folder.mkdir()
+    try:
+        failures = predict(predictor, cases, folder, replace(options, ending=ending), remarks=remarks)
+        for written in ((ending, file), (".json", file.with_suffix(".json"))):
+            made = folder / f"{cases[0].identifier}{written[0]}"
+            if made.is_file():
+                made.replace(written[1])
+    finally:
+        end_part(folder)
+    return failures
+
+
+def _description(cases: Sequence[Case], predictor: Predictor, options: FileOptions) -> dict[str, Any]:
+    """Return the dataset.json of predictions: the model's, with the ending of what is written where that is one of its own."""
+    spec = predictor.dataset
+    endings = {options.ending or output_ending(case.images[0], spec.file_ending) for case in cases}
+    if len(endings) != 1 or endings == {spec.file_ending}:
+        return spec.raw
+    return {key: value for key, value in spec.raw.items() if key != "overwrite_image_reader_writer"} | {"file_ending": endings.pop()}
 
 
 def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequence[Case], folder: Path) -> None:
@@ -110,36 +125,6 @@ def tile_batch(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 4
 
 
-def _cases_of(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Case, ...]:
-    if source.is_file():
-        stem = source.name.removesuffix(spec.file_ending)
-        if stem == source.name:
-            raise DatasetError(f"Input {source} does not end in {spec.file_ending}, the ending of {spec.name}; convert it.")
-        match = CHANNEL_FILE.fullmatch(stem)
-        if match is None or not source.with_name(f"{match['case']}_0000{spec.file_ending}").is_file():
-            return (Case(identifier=stem, images=(source,), label=None),)
-        channels = sorted(source.parent.glob(f"{glob.escape(match['case'])}_[0-9][0-9][0-9][0-9]{spec.file_ending}"))
-        return (Case(identifier=match["case"], images=tuple(channels), label=None),)
-    if not source.is_dir():
-        raise DatasetError(f"Input {source} does not exist; give a folder of images named <case>_0000{spec.file_ending}, or one such file.")
-    grouped = group_channels(source, spec.file_ending) or _series_in(source)
-    if not grouped:
-        raise DatasetError(f"Input folder {source} holds no file named <case>_0000{spec.file_ending}, the form this model was trained on.")
-    if source.resolve() == folder.resolve():
-        raise DatasetError(f"Input and output are the same folder {source}; give another output folder.")
-    return tuple(Case(identifier=name, images=files, label=None) for name, files in grouped.items())
-
-
-def _series_in(source: Path) -> dict[str, tuple[Path, ...]]:
-    """Folders of DICOM files by case; nothing where there are none."""
-    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    if not folders:
-        return {source.resolve().name: (source,)} if any(is_dicom(path) for path in sorted(source.iterdir())) else {}
-    if all(CHANNEL_FILE.fullmatch(path.name) for path in folders):
-        return group_channels(source, "")
-    return {path.name: (path,) for path in folders}
-
-
 def _within_memory(options: FileOptions, predictor: Predictor) -> FileOptions:
     """Take what the networks need off the limit; without a limit, keep to a share of what is free now."""
     if options.max_ram is None:
@@ -154,17 +139,18 @@ def _within_memory(options: FileOptions, predictor: Predictor) -> FileOptions:
 def _is_done(folder: Path, case: Case, predictor: Predictor, options: FileOptions) -> bool:
     """Tell whether every file of a case is there, whole, and on the image's grid."""
     spec = predictor.dataset
-    names = [folder / f"{case.identifier}{spec.file_ending}"]
+    ending = options.ending or output_ending(case.images[0], spec.file_ending)
+    names = [folder / f"{case.identifier}{ending}"]
     names += [folder / UNCERTAINTY / names[0].name] if predictor.options.uncertainty else []
     if not all(path.is_file() for path in names):
         return False
     if options.prompts is not None and read_prompts(folder / PROMPTS).cases.get(case.identifier) != options.prompts.cases[case.identifier]:
         return False
-    reader = reader_for(spec.file_ending, predictor.plan.reader)
+    reader = reader_of_image(case.images[0], predictor.plan.reader, options.series)
     try:
         grid = reader.read_image(case.images[:1]).geometry  # a header alone does not tell the position
         for path in names:
-            geometry = reader.read_label(path)[1]
+            geometry = writer_for(ending, predictor.plan.reader, planar=grid.planar).read_label(path)[1]
             if geometry.shape != grid.shape or geometry.voxels_apart(grid) >= WARN_VOXELS:
                 logger.warning("%s lies on another grid than the image of case '%s'. It is predicted again.", path, case.identifier)
                 return False

@@ -191,7 +191,8 @@ def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers:
     target = folder / (VALIDATION_BEST if options.validate_best else VALIDATION)
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
     prompts = prompts_for_validation(predictor, chosen, dataset) if predictor.prompted else None
-    failures = predict_cases(predictor, chosen, target, FileOptions(save_probabilities=options.save_probabilities, prompts=prompts))
+    files = FileOptions(save_probabilities=options.save_probabilities, prompts=prompts, ending=dataset.spec.file_ending)
+    failures = predict_cases(predictor, chosen, target, files)
     if failures:
         raise DatasetError(f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}")
     labels = dataset.spec.labels

@@ -19,7 +19,7 @@ from samunet.importing.dataset import FoundCase
 from samunet.inference.ensemble import ensemble
 from samunet.inference.extras import Extras
 from samunet.phantom import write_tiny_dataset
-from samunet.pipeline.predictions import cases_to_predict
+from samunet.pipeline.inputs import cases_to_predict
 from samunet.planning.splits import read_splits
 from samunet.storage import CASES, stored_cases
 
@@ -128,6 +128,7 @@ def test_folders_are_held_to_it(tmp_path, name):
 def test_names_of_folders_of_dicom_files_and_of_probabilities_are_held_to_it(tmp_path):
     spec = read_dataset_json(write_tiny_dataset(tmp_path, cases=2) / "dataset.json")
     (tmp_path / "series/a\nb").mkdir(parents=True)
+    (tmp_path / "series/a\nb/1.dcm").write_bytes(bytes(128) + b"DICM")
     with pytest.raises(DatasetError, match=HOSTILE["a\nb"]):
         cases_to_predict(tmp_path / "series", spec, tmp_path / "out")
     for model in ("1", "2"):

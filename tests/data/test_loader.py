@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,11 @@ from samples import untouched
 from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
 from samunet.core.preprocessed import OUTSIDE, PreprocessedCase
+from samunet.data import loader
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.loader import PatchSource, batches
+from samunet.errors import ConfigError
 from samunet.storage import Origin, save_case
 
 PATCH = (4, 16, 20)
@@ -151,3 +155,13 @@ def test_validation_samples_are_plain_cuts_without_the_mark_for_outside(cases):
 
 def test_augmented_samples_know_no_outside_either(cases):
     assert all(source(cases)[n][1].min() >= 0 for n in range(30))
+
+
+def test_a_script_without_main_guard_is_told_before_processes_start(tmp_path, monkeypatch):
+    script = tmp_path / "mine.py"
+    script.write_text("import samunet.pipeline")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
+    with pytest.raises(ConfigError, match="mine.py would run anew in each process that prepares patches; .* or train with workers=0"):
+        loader._refuse_unguarded_script()
+    script.write_text('if __name__ == "__main__":\n    pass')
+    loader._refuse_unguarded_script()

@@ -18,6 +18,7 @@ import weakref
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from samunet import pipeline
 from samunet.cli import predict as command
@@ -302,3 +303,23 @@ def test_an_interrupt_leaves_whole_files_and_no_process(project, trained, images
     assert 1 <= len(written) < 60 and not [path for path in out.iterdir() if path.name.startswith(".")]
     for path in written:
         assert nibabel.load(path).get_fdata().shape == nibabel.load(inputs / path.name.replace(".nii.gz", "_0000.nii.gz")).shape
+
+
+def test_images_of_other_formats_are_segmented_alike_and_written_in_their_own(environment, project, trained, images, tmp_path):
+    """As .nii and .mha beside .nii.gz; and into one file."""
+    case = pipeline.cases_to_predict(images, pipeline.open_dataset(project.workspace, project.dataset).spec, tmp_path)[0]
+    (tmp_path / "in").mkdir()
+    for number, path in enumerate(case.images):
+        image = sitk.ReadImage(str(path))
+        for name, ending in (("gz", ".nii.gz"), ("plain", ".nii"), ("meta", ".mha")):
+            sitk.WriteImage(image, str(tmp_path / "in" / f"{name}_{number:04d}{ending}"))
+    words = ["--disable_tta", "-device", "cpu", "-o"]
+    assert command.main(["-i", str(tmp_path / "in"), *words, str(tmp_path / "out")]) == 0
+    found = [sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / name))) for name in ("gz.nii.gz", "plain.nii", "meta.mha")]
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+    file = tmp_path / "alone" / "seg.nrrd"
+    assert command.main(["-i", str(tmp_path / "in" / "gz_0000.nii.gz"), *words, str(file)]) == 0
+    np.testing.assert_array_equal(found[0], sitk.GetArrayFromImage(sitk.ReadImage(str(file))))
+    assert [path.name for path in file.parent.iterdir()] == ["seg.nrrd"]
+    assert command.main(["-i", str(tmp_path / "in"), *words, str(file)]) == 2
