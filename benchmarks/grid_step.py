@@ -33,13 +33,13 @@ from samunet.variants import sam_unet
 RESULTS = Path(__file__).parent / "results"
 LABELS = parse_labels({"background": 0, "organ": 1, "lesion": 2})
 ROWS: tuple[tuple[Shape, Triple, int, str], ...] = (  # patch, spacing in mm, base width, encoder
-    ((48, 64, 64), (1.0, 1.0, 1.0), 24, "vit_tiny"),
-    ((64, 64, 64), (1.0, 1.0, 1.0), 32, "vit_tiny"),
+    ((1, 128, 128), (1.0, 1.0, 1.0), 24, "vit_tiny"),
     ((12, 96, 96), (3.0, 1.0, 1.0), 24, "vit_tiny"),
     ((24, 80, 80), (3.0, 2.5, 2.5), 24, "vit_tiny"),
-    ((1, 128, 128), (1.0, 1.0, 1.0), 24, "vit_tiny"),
-    ((1, 256, 256), (1.0, 1.0, 1.0), 24, "vit_tiny"),
+    ((48, 64, 64), (1.0, 1.0, 1.0), 24, "vit_tiny"),
     ((1, 128, 128), (1.0, 1.0, 1.0), 24, "vit_b"),
+    ((64, 64, 64), (1.0, 1.0, 1.0), 32, "vit_tiny"),
+    ((1, 256, 256), (1.0, 1.0, 1.0), 24, "vit_tiny"),
     ((6, 96, 96), (3.0, 1.0, 1.0), 24, "vit_b"),
 )
 FINEST = 4  # voxels: finer tokens take minutes here
@@ -51,6 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
+    machine = {"device": "cpu", "name": processor_name("cpu"), "threads": 1, "torch": torch.__version__, "precision": "bf16"}
     rows = []
     for patch, spacing, base_width, encoder in ROWS:
         dimensions = 2 if patch[0] == 1 else 3
@@ -86,8 +87,7 @@ def main() -> None:
         row = {"patch": padded, "spacing": spacing, "base_width": base_width, "encoder": encoder, "pretrained": backbone.pretrained}
         rows.append(row | {"seconds_without": round(alone, 3), "steps": steps})
         print(rows[-1], flush=True)
-    machine = {"device": "cpu", "name": processor_name("cpu"), "threads": 1, "torch": torch.__version__, "precision": "bf16"}
-    write_json(RESULTS / "grid_step_cpu.json", {"machine": machine, "rows": rows})
+        write_json(RESULTS / "grid_step_cpu.json", {"machine": machine, "rows": rows})
 
 
 def step_seconds(spec: NetworkSpec, encoder: str, config: sam_unet.Config, repeats: int) -> float:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samunet.errors import ConfigError
+from samunet.models.convolution import Convolution
 from samunet.sam.backbones import PIXEL_MEAN, PIXEL_STD
 
 PIXEL_RANGES = ("sam", "unit")
@@ -42,7 +43,7 @@ class SAMPixels(nn.Module):
             raise ConfigError(f"pixel_range must be one of {', '.join(PIXEL_RANGES)}; got '{pixel_range}'.")
         self.scale, self.encoder_size, self.pixel_range = scale, encoder_size, pixel_range
         channels = len(schemes)
-        self.mix = None if channels in (1, 3) else nn.Conv3d(channels, 3, 1, bias=False)
+        self.mix = None if channels in (1, 3) else Convolution(channels, 3, 1, bias=False)
         if self.mix is not None:
             nn.init.constant_(self.mix.weight, 1 / channels)
         unit = torch.tensor([scheme in UNIT_RANGE_SCHEMES for scheme in schemes])

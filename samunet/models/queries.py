@@ -113,9 +113,9 @@ class PromptGenerator(nn.Module):
                 lateral += [twice_in_plane(after if level else width, after), block(after, after, kernel[stage])]
             self.laterals.append(nn.Sequential(*lateral))
             self.joins.append(block((after if stage <= doublings else before) + after, after, kernel[stage]))
-        self.mask = nn.Conv3d(widths[-1], queries, 1)
+        self.mask = Convolution(widths[-1], queries, 1)
         pooled = sum(widths)
-        self.box = nn.Sequential(nn.Conv3d(pooled, queries, 1, bias=False), nn.InstanceNorm3d(queries, affine=True))
+        self.box = nn.Sequential(Convolution(pooled, queries, 1, bias=False), nn.InstanceNorm3d(queries, affine=True))
         self.token = nn.Sequential(Convolution(pooled, queries, 3, padding=1), nn.InstanceNorm3d(queries, affine=True), nn.GELU())
 
     def forward(self, taps: Sequence[Tensor], neck: Tensor, used: tuple[float, float]) -> Prompts:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from samunet.core.batch import Batch
 from samunet.models.adapters import MASAMSites, SharedFactors, merge_updates
+from samunet.models.convolution import Convolution
 from samunet.models.heads import ClassTokenHead
 from samunet.models.inputs import SAMPixels
 from samunet.models.losses import deep_supervision_sums, deep_supervision_terms
@@ -37,14 +38,14 @@ class SAMUNet(SlabSegmenter):
         self.convolutions = Encoder(len(spec.schemes), spec.topology)
         self.decoder = Decoder(spec.topology)
         levels = max(1, len(widths) - 2) if config.deep_supervision else 1  # nnU-Net gives the lowest level no weight
-        self.outputs = nn.ModuleList(nn.Conv3d(width, outputs, 1) for width in widths[:levels])
+        self.outputs = nn.ModuleList(Convolution(width, outputs, 1) for width in widths[:levels])
         if not config.sam_path:
             self.sam, self.gates, self.head = None, nn.ModuleList(), None
             return
         self.stage = injection_stage(spec)
         self.sam = SAMPath(sam, spec, config, self.stage)
         injected = widths[self.stage :] if config.injection == "deep" else widths[self.stage : self.stage + 1]
-        self.gates = nn.ModuleList(nn.Conv3d(self.sam.features, stage_width, 1) for stage_width in injected)
+        self.gates = nn.ModuleList(Convolution(self.sam.features, stage_width, 1) for stage_width in injected)
         for gate in self.gates:
             nn.init.zeros_(gate.weight)
             nn.init.zeros_(gate.bias)

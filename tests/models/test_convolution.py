@@ -29,3 +29,23 @@ def test_gradients_in_bf16_are_those_in_fp32(depth, kernel):
         leave_behind(float("nan"))
         result.float().square().sum().backward()
         assert (convolution.weight.grad - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (1, 1, 1)])
+@pytest.mark.parametrize(("channels", "outputs", "stride"), [(1, 24, 1), (48, 24, 1), (24, 3, 1), (24, 48, 2)])
+def test_kernels_of_one_slice_stay_within_their_memory(kernel, channels, outputs, stride):
+    # on CPUs with AMX torch's own ends the process here
+    torch.manual_seed(0)
+    padding = tuple(size // 2 for size in kernel)
+    ours, theirs = (kind(channels, outputs, kernel, (1, stride, stride), padding) for kind in (Convolution, torch.nn.Conv3d))
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(2, channels, 4, 64, 64)
+    expected = theirs(image)
+    expected.square().mean().backward()
+    for _ in range(3):
+        ours.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result = ours(image)
+        result.float().square().mean().backward()
+        assert result.shape == expected.shape and torch.allclose(result.float(), expected, atol=0.03 * expected.abs().max().item())
+        assert (ours.weight.grad - theirs.weight.grad).abs().max() < 0.03 * theirs.weight.grad.abs().max()
