@@ -14,7 +14,9 @@ import tifffile
 from PIL import Image
 
 from samunet.checking import run as checking_run
-from samunet.checking.findings import KINDS
+from samunet.checking.across import join_label_values
+from samunet.checking.case import CheckedCase
+from samunet.checking.findings import KINDS, Finding
 from samunet.checking.run import check_dataset
 from samunet.cli import check_dataset as command
 from samunet.core import memory
@@ -510,3 +512,14 @@ def test_whatever_a_library_raises_of_a_damaged_file_is_a_finding(tmp_path, monk
 
     monkeypatch.setattr(checking_run, "check_case", breaks)
     assert found(folder) == {("tiny_001", "unreadable")}
+
+
+def test_masks_of_0_and_255_are_one_finding_with_one_remedy():
+    def case(name: str, values: tuple[int, ...]) -> CheckedCase:
+        finding = Finding(case=name, file=f"labelsTr/{name}.png", code="label-values", message="")
+        return CheckedCase(identifier=name, findings=(finding,) if values else (), unexpected=values)
+
+    (one,) = join_label_values([case("a", (255,)), case("b", (255,)), case("c", ())], (0, 1))
+    assert (one.case, one.code) == ("", "label-values") and "2 label files, the first of case 'a', hold the values [255]" in one.message
+    assert "--map_labels 255=1" in one.message
+    assert [finding.case for finding in join_label_values([case("a", (255,)), case("b", (7,))], (0, 1))] == ["a", "b"]
