@@ -7,7 +7,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,6 +149,7 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
     refuse_absent(path)
     try:
         with tifffile.TiffFile(path) as file:
+            _refuse_loops(file, path)
             if not file.series or any(part.ndim < 2 or 0 in part.shape for part in file.series):
                 raise ImageFileError(f"{path} holds an image without pixels; copy or export it again.", "pixel-form")
             for page in (part.keyframe for part in file.series):  # of what is not there tifffile makes zeros, for as long as it takes
@@ -169,12 +170,28 @@ def write_tiff(array: np.ndarray, path: Path) -> None:
 
 def _page_chain_is_cut(file: tifffile.TiffFile) -> bool:
     """Tell whether the last readable page points to a further one, which tifffile only logs."""
-    form, start = file.tiff, file.pages[len(file.pages) - 1].offset
-    file.filehandle.seek(start)
+    return bool(_following(file, file.pages[len(file.pages) - 1].offset))
+
+
+def _following(file: tifffile.TiffFile, place: int) -> int:
+    """Return where the page after the one at a place begins; 0 where there is none. Raises struct.error where the file ends before."""
+    form = file.tiff
+    file.filehandle.seek(place)
     (tags,) = struct.unpack(form.tagnoformat, file.filehandle.read(form.tagnosize))
-    file.filehandle.seek(start + form.tagnosize + tags * form.tagsize)
-    (following,) = struct.unpack(form.offsetformat, file.filehandle.read(form.offsetsize))
-    return bool(following)
+    file.filehandle.seek(place + form.tagnosize + tags * form.tagsize)
+    return int(struct.unpack(form.offsetformat, file.filehandle.read(form.offsetsize))[0])
+
+
+def _refuse_loops(file: tifffile.TiffFile, path: Path) -> None:
+    """Refuse pages that lead back to an earlier one, which tifffile would follow without end."""
+    seen: set[int] = set()
+    place = file.pages.first.offset
+    with suppress(struct.error):
+        while place:
+            if place in seen:
+                raise ImageFileError(f"{path} has pages that lead in a circle; copy or export it again.", "corrupted")
+            seen.add(place)
+            place = _following(file, place)
 
 
 def _spacing(image: Path) -> Triple:

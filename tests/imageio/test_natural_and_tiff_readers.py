@@ -166,6 +166,31 @@ def test_truncated_stack_is_refused(compression, described, keep, tmp_path):
             reader.read_label(path)
 
 
+@pytest.mark.parametrize("reader", [NATURAL, TIFF3D], ids=lambda reader: reader.name)
+def test_pages_that_lead_in_a_circle_are_refused(reader, tmp_path):
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, np.zeros((3, 5, 6), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        first, last = file.pages[0].offset, file.pages[2]
+        end = last.offset + 2 + 12 * len(last.tags)
+    content = path.read_bytes()
+    path.write_bytes(content[:end] + first.to_bytes(4, "little") + content[end + 4 :])
+    for read in (reader.peek, reader.load):
+        with pytest.raises(ImageFileError, match="in.tif has pages that lead in a circle"):
+            read(path)
+
+
+def test_a_tiff_that_promises_more_than_it_holds_is_refused_at_once(tmp_path):
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, np.ones((5, 6), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].tags["ImageLength"].valueoffset
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + (2_000_000_000).to_bytes(4, "little") + content[place + 4 :])
+    with pytest.raises(ImageFileError, match="in.tif lacks pixels that its header promises"):
+        NATURAL.load(path)
+
+
 def test_reader_is_chosen_by_ending_name_or_example(tmp_path):
     assert reader_for(".nii.gz").name == "SimpleITKIO"
     assert reader_for(".PNG").name == "NaturalImage2DIO"
