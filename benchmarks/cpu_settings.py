@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PatchOf = tuple[tuple[int, int, int], tuple[float, float, float], float, int]
 RESULT = Path(__file__).parent / "results" / "cpu_settings.json"
-PATCHES = {  # voxels, spacing in mm, encoder pixels a voxel, steps that are timed
+PATCHES = {  # voxels, spacing in mm, encoder pixels per voxel, steps that are timed
     "small": ((40, 56, 40), (1.0, 1.0, 1.0), 2.0, 10),
     "large": ((24, 192, 192), (3.0, 0.625, 0.625), 1.0, 2),
 }

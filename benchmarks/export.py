@@ -117,7 +117,7 @@ def measure(side: str, case: dict, content: str, saved: Path) -> dict[str, float
 
 
 def make_logits(classes: int, shape: tuple[int, int, int], content: str) -> torch.Tensor:
-    """Return (K, D, H, W) float32: a ball a class on a background, with noise; or noise alone."""
+    """Return (K, D, H, W) float32: a ball per class on a background, with noise; or noise alone."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(classes, *shape, generator=generator)
     if content == "noise":

@@ -5,7 +5,7 @@
 Two measurements. Resampling: nnU-Net's function and ours, in turns in one process, on the dataset's own images and labels brought to
 another spacing; largest difference of images as a share of their range, and share of equal label voxels. The whole: both
 plan_and_preprocess commands, each into an empty folder, wall time and the peak of the memory of all its processes together.
-All sides compute with one thread a worker, and every raw file is read once before. Writes benchmarks/results/preprocess_<dataset>.json.
+All sides compute with one thread per worker, and every raw file is read once before. Writes benchmarks/results/preprocess_<dataset>.json.
 Nothing else should run meanwhile.
 """
 

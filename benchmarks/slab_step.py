@@ -1,4 +1,4 @@
-"""One MA-SAM training step a slab: seconds and peak memory, eager and with activation checkpointing.
+"""One MA-SAM training step per slab: seconds and peak memory, eager and with activation checkpointing.
 
     python benchmarks/slab_step.py                    # 5 slices of 256 x 256, vit_tiny and vit_b
     python benchmarks/slab_step.py --side 512 --device cuda
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def measure(variant: Any, config: Any, backbone: str, shape: Shape, device: torch.device, repeats: int) -> dict[str, float]:
-    """Seconds a step, growth of the peak memory over the built model in MiB, and how many weights train."""
+    """Seconds per step, growth of the peak memory over the built model in MiB, and how many weights train."""
     torch.manual_seed(0)
     spec = NetworkSpec(
         schemes=("ct",),

@@ -18,7 +18,7 @@ FIGURES = {"mean": 0.0, "median": 0.0, "std": 1.0, "percentile_00_5": -3.0, "per
 
 
 class Cheap(nn.Module):
-    """Logits by one multiplication: the first channel times a number a class."""
+    """Logits by one multiplication: the first channel times a number per class."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()

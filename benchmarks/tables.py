@@ -79,7 +79,7 @@ def load() -> dict[str, dict]:
 
 
 def table(results: dict[str, dict]) -> str:
-    """One row a dataset."""
+    """One row per dataset."""
     rows = ["| dataset | training | Dice of the validation fold | union of classes |", "|---|---|---|---|"]
     for name, result in results.items():
         classes = ", ".join(f"{label} {dice:.3f}" for label, dice in result["dice"].items())
@@ -207,7 +207,7 @@ def planning_table(study: dict) -> str:
         patch, spacing = (" x ".join(f"{value:g}" for value in own["configuration"][key]) for key in ("patch_size", "spacing"))
         sections += [
             f"Dataset{dataset:03d}, patch {patch}, spacing {spacing} mm:\n",
-            _row("choice", "CPU minutes", "steps", "s a step", "Dice", "minus the plan's"),
+            _row("choice", "CPU minutes", "steps", "s per step", "Dice", "minus the plan's"),
             "|---" * 6 + "|",
         ]
         for result in rows:
@@ -223,7 +223,7 @@ def preprocessing_page(results: list[dict]) -> str:
     machine = results[0]["machine"]
     sections = [
         "# Preprocessing: time, memory and equality with nnU-Net",
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {results[0]['workers']} workers on either side, one thread a worker.",
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {results[0]['workers']} workers on either side, one thread per worker.",
         "Resampling: both functions in turns in one process on whole cases brought to 0.8 of their spacing. The whole: both",
         "`plan_and_preprocess` commands into empty folders, one 3D (2D for pictures) configuration; memory is that of all processes of a command",
         "together. Made by `benchmarks/preprocess.py`; this page is written by `benchmarks/tables.py`.\n",
@@ -418,7 +418,7 @@ def trained_rows(meeting: dict) -> list[str]:
     dice, surface, distance = (_means(meeting["rows"], metric) for metric in ("dice", "nsd", "hd95"))
     entries = dict(zip(short_names(list(meeting["configurations"])), meeting["configurations"].values(), strict=True))
     rows = [
-        _row("model", "Dice", "NSD", "HD95, mm", "patch", "batch", "encoder scale", "steps", "seconds a step", "minutes", "RAM, GiB"),
+        _row("model", "Dice", "NSD", "HD95, mm", "patch", "batch", "encoder scale", "steps", "seconds per step", "minutes", "RAM, GiB"),
         "|---" * 11 + "|",
     ]
     for training in sorted(meeting["trainings"], key=lambda training: -dice[training["method"]]):

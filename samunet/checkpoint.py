@@ -53,7 +53,7 @@ class CheckpointState:
     precision: Annotated[str, OneOf("bf16", "fp16", "fp32")]
     """Number format of the training: bf16, fp16 or fp32."""
     history: dict[str, tuple[float | None, ...]]
-    """Logged values, one an epoch; None where there was none."""
+    """Logged values, one per epoch; None where there was none."""
     pace: dict[str, Any] = field(default_factory=dict)
     """Of a training that was told its minutes."""
 
@@ -77,7 +77,7 @@ class Checkpoint:
 
 
 def trainable_state(model: nn.Module, *, pretrained: bool) -> dict[str, Tensor]:
-    """Return what building the model anew does not give back: parameters that train, and buffers.
+    """Return what building the model again does not give back: parameters that train, and buffers.
 
     Args:
         pretrained: frozen parameters come from a file; otherwise they are random and belong to the state too.

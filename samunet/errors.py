@@ -11,7 +11,7 @@ SamunetError
 └── CheckpointError   weights are absent, damaged or do not fit
     └── WeightsAbsentError   weights that a plan names are not on this machine (exit code 4)
 
-Each message is one or two sentences: the thing, what was expected, what came, the way out.
+Each message is one or two sentences: the thing, what was expected, what came, what to do.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from samunet.errors import ConfigError
 
 PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")  # as Linux and torch name them
-CPU_PLAN_GIB = 1.0  # 8 GiB of the default model take half a minute a step on two cores, see benchmarks/variant_step.py
+CPU_PLAN_GIB = 1.0  # 8 GiB of the default model take half a minute per step on two cores, see benchmarks/variant_step.py
 GPU_PLAN_SHARE = 0.9  # of a GPU's memory; the driver and the screen take some
 LOST_DIGITS = 4  # times the error of the default is fp32 all the same; bf16 would lose some hundred times more
 
@@ -142,7 +142,7 @@ def choose_workers(wanted: int, device: torch.device) -> int:
 def keep_freed_memory() -> None:
     """Tell glibc's allocator to reuse freed memory instead of giving it back to the system; elsewhere do nothing.
 
-    Large tensors are otherwise mapped and zeroed anew at every step; benchmarks/cpu_settings.py measures what that costs.
+    Large tensors are otherwise mapped and zeroed again at every step; benchmarks/cpu_settings.py measures what that costs.
     A setting of the whole process, so only commands call it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

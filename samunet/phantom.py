@@ -110,11 +110,11 @@ def write_tiny_dataset(
     file_ending: str = ".nii.gz",
     num_test: int = 1,
 ) -> Path:
-    """Write bright blobs in noise, one blob a label value and asymmetric in every axis, and return the dataset folder.
+    """Write bright blobs in noise, one blob per label value and asymmetric in every axis, and return the dataset folder.
 
     Args:
         dimensions: 2 or 3; 2 writes planar images.
-        channels: files a case; three channels of .png images are one RGB file, as nnU-Net reads it.
+        channels: files per case; three channels of .png images are one RGB file, as nnU-Net reads it.
         labels: the `labels` of dataset.json, regions and ignore label allowed; None for background, small and large.
         regions_class_order: as in dataset.json; needed for regions.
         cases: number of training cases.
@@ -177,7 +177,7 @@ def _is_complete(target: Path, description: dict[str, object], files: Sequence[s
         raise DatasetError(f"Folder {target} exists and is not the phantom asked for; remove it, or choose another name or folder.")
     missing = [file for file in files if not (target / file).is_file()]
     if missing:
-        raise DatasetError(f"Folder {target} lacks {len(missing)} files, e.g. {missing[0]}; remove it and write it anew.")
+        raise DatasetError(f"Folder {target} lacks {len(missing)} files, e.g. {missing[0]}; remove it and write it again.")
     return True
 
 
@@ -367,7 +367,7 @@ def _paint(rng: np.random.Generator, points: np.ndarray) -> tuple[np.ndarray, np
 def _blobs(
     rng: np.random.Generator, channels: int, values: Sequence[int], ignore: int | None, size: Shape, *, planar: bool
 ) -> tuple[np.ndarray, np.ndarray, Geometry]:
-    """Draw one ellipsoid a label value; returns image (C, D, H, W) float32, label (D, H, W) uint8 and the grid."""
+    """Draw one ellipsoid per label value; returns image (C, D, H, W) float32, label (D, H, W) uint8 and the grid."""
     extra = (0 if planar else rng.integers(0, 2), *rng.integers(-2, 3, 2))
     shape = (size[0] + int(extra[0]), size[1] + int(extra[1]), size[2] + int(extra[2]))
     grid = np.stack(np.meshgrid(*((np.arange(n) + 0.5) / n for n in shape), indexing="ij"))

@@ -33,7 +33,7 @@ from samunet.errors import DatasetError, SamunetError
 BLOCK_BYTES = 128 * 1024  # nnU-Net's, about an L2 cache
 CHUNK_BYTES = 6 * 1024 * 1024  # nnU-Net's, about a core's share of L3
 SEED = 1234  # nnU-Net's
-MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01  # nnU-Net's: this many voxels a class, or 1 % of a large one
+MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01  # nnU-Net's: this many voxels per class, or 1 % of a large one
 ANNOTATED = "annotated"
 CASES = "samunet_cases.json"
 LABEL, IMAGE, LOCATIONS = "_seg.b2nd", ".b2nd", "_locations.npz"
@@ -242,7 +242,7 @@ def chunk_and_block(shape: Sequence[int], patch_size: Sequence[int], itemsize: i
     Args:
         shape: (C, D, H, W).
         patch_size: (D, H, W).
-        itemsize: bytes a value.
+        itemsize: bytes per value.
 
     Returns:
         Chunk shape and block shape, both (1, D, H, W)-like with one channel.

@@ -1,4 +1,4 @@
-"""Fixtures: a tiny planned, preprocessed and trained 3D dataset, made once a session with the smallest backbone."""
+"""Fixtures: a tiny planned, preprocessed and trained 3D dataset, made once per session with the smallest backbone."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def _header_faults(path: Path) -> list[tuple[str, str]]:
         pixels = np.abs(np.array(header["pixdim"][1:4], dtype=float))
         if not np.allclose(lengths, pixels, rtol=PIXEL_TOLERANCE):
             given, other = ([round(float(value), 4) for value in values] for values in (pixels, lengths))
-            faults.append(("pixdim-sform", f"pixdim gives {given} mm a voxel (x, y, z), the affine {other} mm."))
+            faults.append(("pixdim-sform", f"pixdim gives {given} mm per voxel (x, y, z), the affine {other} mm."))
     if not distance < WARN_VOXELS * np.abs(header["pixdim"][1:4]).min():
         faults.append(("qform-sform", f"The two affines put a corner {distance:.3g} mm apart."))
     return faults

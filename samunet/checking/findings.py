@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset: one entry a kind, with its severity and the way out."""
+"""What can be wrong with a dataset: one entry per kind, with its severity and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COPY = "Copy the file again from its source, or export it again."
 REGRID = "Resample the one onto the other, or correct the header that is wrong."
 KINDS: dict[str, tuple[str, str]] = {
     "dataset-json": (ERROR, "Correct dataset.json as nnU-Net's dataset format describes."),
-    "splits": (ERROR, "Correct the splits file, or remove it; it is then made anew."),
+    "splits": (ERROR, "Correct the splits file, or remove it; it is then made again."),
     "number-of-cases": (ERROR, "Set numTraining in dataset.json to the number of cases."),
     "missing-folder": (ERROR, "Keep training images in imagesTr and their labels in labelsTr."),
     "missing-file": (ERROR, "Put the file back, or remove its case."),
@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "corrupted": (ERROR, COPY),
     "checksum": (ERROR, COPY),
     "not-gzip": (ERROR, "Compress the file with gzip."),
-    "header": (ERROR, "Export the file again, or write its header anew."),
+    "header": (ERROR, "Export the file again, or correct its header."),
     "unreadable": (ERROR, COPY),
     "too-large": (ERROR, "Check the case on a machine with more memory, or crop or resample it."),
     "pixel-form": (ERROR, "Save the image as grey or RGB, a label's indices as grey; 3D stacks as grey."),
@@ -43,11 +43,11 @@ KINDS: dict[str, tuple[str, str]] = {
     "not-finite": (ERROR, "Replace NaN and infinite values, for example by the smallest value of the image."),
     "constant-image": (ERROR, "Export the image again, or remove its case; every voxel has one value."),
     "constant-channel": (WARNING, "Check the export of that channel; every voxel of it has one value."),
-    "axes-singular": (ERROR, "Write the header anew; two of the file's axes coincide."),
+    "axes-singular": (ERROR, "Correct the header; two of the file's axes coincide."),
     "axes-sheared": (WARNING, "Resample the image, or import it with --orthonormalize; readers turn the axes to the nearest orthogonal ones."),
     "qform-sform": (WARNING, "Make both affines of the NIfTI header equal; programs differ in which one they take."),
-    "pixdim-sform": (ERROR, "Write the header anew; readers take the spacing from pixdim, other programs from the affine."),
-    "pixdim-sign": (WARNING, "Write the header anew with positive spacings; ITK turns such an axis round, nibabel does not."),
+    "pixdim-sform": (ERROR, "Correct the header; readers take the spacing from pixdim, other programs from the affine."),
+    "pixdim-sign": (WARNING, "Correct the header to positive spacings; ITK turns such an axis round, nibabel does not."),
     "shape": (ERROR, REGRID),
     "spacing": (ERROR, REGRID),
     "position": (ERROR, "Correct the header that is wrong (samunet_import --copy_grid gives labels the image's grid), or resample the one."),
@@ -55,7 +55,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "no-spacing": (WARNING, 'Put {"spacing": [D, H, W]} in mm into a file <case>.json beside the stack; 1 mm is assumed.'),
     "channel-position": (WARNING, "Correct the headers if the channels are aligned, else register them; the first channel's grid is used."),
     "label-channels": (ERROR, "Save the label values as one grey channel."),
-    "label-fraction": (ERROR, "Make the label anew with nearest-neighbor interpolation."),
+    "label-fraction": (ERROR, "Make the label again with nearest-neighbor interpolation."),
     "label-values": (ERROR, "Correct the label file (samunet_import --map_labels does in copies), or the labels in dataset.json."),
     "no-foreground": (WARNING, "Check that the label belongs to this image; a case without any structure is allowed."),
     "left-right": (WARNING, "Check the orientation of image and label, or which label is left."),

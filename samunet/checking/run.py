@@ -24,7 +24,7 @@ from samunet.progress import each
 
 SHOWN = 20
 TOO_LARGE = "too-large"
-CHECKED, COPIED = 16, 4  # bytes a voxel beside image and label: the label's values, sorted; each channel as it is hashed
+CHECKED, COPIED = 16, 4  # bytes per voxel beside image and label: the label's values, sorted; each channel as it is hashed
 
 
 @dataclass(frozen=True, kw_only=True)

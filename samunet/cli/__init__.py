@@ -1,1 +1,1 @@
-"""One module a command: parse, call the pipeline, print. Heavy imports happen inside, so --help is instant."""
+"""One module per command: parse, call the pipeline, print. Heavy imports happen inside, so --help is instant."""

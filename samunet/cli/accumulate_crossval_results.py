@@ -35,6 +35,6 @@ def _accumulate(arguments: argparse.Namespace) -> None:
     target = arguments.o or crossval_folder(model, arguments.f)
     if arguments.o is not None and target.is_dir() and not all(map(is_part, target.iterdir())):
         raise ConfigError(f"{target} holds files already; give a new folder with -o.")
-    with held(target.parent, name=target.name):  # the folder itself is made anew
+    with held(target.parent, name=target.name):  # the folder itself is made again
         summary = accumulate(model, workspace.raw / dataset, arguments.f, target, threads=arguments.np)
     print(f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} cases. Wrote {target / SUMMARY}")

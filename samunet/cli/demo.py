@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", type=Path, default=Path("samunet_demo"), metavar="FOLDER", help="where everything goes (default: ./%(default)s)")
     parser.add_argument("--only_dataset", action="store_true", help="make the phantom dataset and stop")
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="epochs to train (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=20, metavar="N", help="steps an epoch (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=20, metavar="N", help="steps per epoch (default: %(default)s)")
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
     return run(parser, _command, argv)
 

@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(
         "samunet_ensemble",
         "Average the probabilities of several prediction folders, of samunet's or nnU-Net's models, and write the segmentations.",
-        "Before: samunet_predict -i IMAGES -o FOLDER --save_probabilities, once a model",
+        "Before: samunet_predict -i IMAGES -o FOLDER --save_probabilities, once per model",
     )
     parser.add_argument("-i", type=Path, nargs="+", required=True, metavar="FOLDER", help="prediction folders with <case>.npz; two or more")
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations")

@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no_surfaces", action="store_true", help="overlap only, as nnU-Net's command: no NSD, HD95, HD, ASSD, volumes")
     parser.add_argument("--lesions", action="store_true", help="also the F1 score of finding connected components")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row a case and class")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per case and class")
     parser.add_argument("--chill", action="store_true", help="score the cases that have both files instead of refusing")
 
 
@@ -56,11 +56,11 @@ def measures_of(arguments: argparse.Namespace) -> Measures:
 
 
 def write_and_print(summary: Summary, names: Mapping[str, str], path: Path, csv: Path | None = None) -> None:
-    """Write summary.json, then print one row a class, the mean, and where the file is.
+    """Write summary.json, then print one row per class, the mean, and where the file is.
 
     Args:
         names: summary.json key of each class or region to the name to print.
-        csv: file for a row a case and class.
+        csv: file for a row per case and class.
     """
     from samunet.evaluation.summary import target_key, write_summary, write_table
 

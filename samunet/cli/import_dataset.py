@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Next: samunet_check_dataset -d DATASET",
     )
     layouts = parser.add_subparsers(dest="layout", required=True, metavar="LAYOUT")
-    folders = layouts.add_parser("folders", help="one folder of images a channel and one of labels, matched by file name")
-    folders.add_argument("-i", type=Path, nargs="+", required=True, metavar="FOLDER", help="images, one folder a channel in their order")
+    folders = layouts.add_parser("folders", help="one folder of images per channel and one of labels, matched by file name")
+    folders.add_argument("-i", type=Path, nargs="+", required=True, metavar="FOLDER", help="images, one folder per channel in their order")
     folders.add_argument("-l", type=Path, required=True, metavar="FOLDER", help="labels; an image without one becomes a test case")
     table = layouts.add_parser("csv", help="a table with the columns case, image (or image_0, image_1, ...) and label")
     table.add_argument("-i", type=Path, required=True, metavar="FILE", help="the table; paths are relative to it")
@@ -33,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     datalist.add_argument("--root", type=Path, metavar="FOLDER", help="folder the files are relative to (default: the list's own)")
     bids = layouts.add_parser("bids", help="a BIDS dataset with labels among its derivatives")
     bids.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="the dataset")
-    bids.add_argument("--suffixes", nargs="+", required=True, metavar="SUFFIX", help="of one image a channel, e.g. T1w FLAIR")
+    bids.add_argument("--suffixes", nargs="+", required=True, metavar="SUFFIX", help="of one image per channel, e.g. T1w FLAIR")
     bids.add_argument("--label_suffix", default="dseg", metavar="SUFFIX", help="of the labels (default: %(default)s)")
-    video = layouts.add_parser("video", help="folders of frames, one a clip, which become volumes of time, height and width")
-    video.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="frames, one folder a clip, in the order of the numbers in their names")
-    video.add_argument("-l", type=Path, required=True, metavar="FOLDER", help="masks, one folder a clip, files named as the frames")
+    video = layouts.add_parser("video", help="folders of frames, one per clip, which become volumes of time, height and width")
+    video.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="frames, one folder per clip, ordered by the numbers in their names")
+    video.add_argument("-l", type=Path, required=True, metavar="FOLDER", help="masks, one folder per clip, files named as the frames")
     for layout in (folders, table, datalist, bids, video):
         layout.add_argument("-d", required=True, metavar="NAME", help="name to give: DatasetXXX_Name")
         if layout is not video:

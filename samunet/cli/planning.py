@@ -68,7 +68,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="configurations to preprocess (default: all of the plan)")
     parser.add_argument(ADD_NEW_CASES, action="store_true", help="put cases that are in no fold of splits_final.json into folds, groups together")
-    parser.add_argument("-np", type=int, nargs="+", metavar="N", help="cases preprocessed at a time, one number or one a configuration")
+    parser.add_argument("-np", type=int, nargs="+", metavar="N", help="cases preprocessed at a time, one number or one per configuration")
 
 
 def add_output_options(parser: argparse.ArgumentParser, verbose: str = "taken as nnU-Net's command takes it; changes nothing") -> None:

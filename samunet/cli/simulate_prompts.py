@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="file to write")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--points", type=int, default=1, metavar="N", help="clicks inside a structure in each slice (default: %(default)s)")
-    kind.add_argument("--box", action="store_true", help="one 3D box a structure instead")
+    kind.add_argument("--box", action="store_true", help="one 3D box per structure instead")
     parser.add_argument("--relaxation", type=int, default=0, metavar="VOXELS", help="make boxes larger on every side (default: %(default)s)")
     parser.add_argument(
         "-axis", type=int, default=0, metavar="AXIS", help="file axis along which slices follow: 0 is z, 1 y, 2 x (default: %(default)s)"

@@ -26,7 +26,7 @@ SCRIPT = """\
 
 {exports}
 
-# --c begins anew where there is nothing to continue. SIGTERM ends the training after its step, with everything saved.
+# --c starts from the beginning where there is nothing to continue. SIGTERM ends the training after its step, with everything saved.
 samunet_train {words} > >(tee {log}) 2>&1 &
 training=$!
 trap 'kill -TERM "$training"' TERM

@@ -37,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-tr", default=TRAINERS[0], metavar="NAME", help="trainer (default: %(default)s)")
     parser.add_argument("-p", default=DEFAULT_PLANS_NAME, metavar="NAME", help="plan (default: %(default)s)")
     parser.add_argument("-pretrained_weights", type=Path, metavar="FILE", help="start from the weights of another training, as far as they fit")
-    parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="processes that share each batch, one a GPU (default: %(default)s)")
+    parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="processes that share each batch, one per GPU (default: %(default)s)")
     parser.add_argument("--npz", action="store_true", help="also save the probabilities of the validation cases")
     parser.add_argument("--c", action="store_true", dest="resume", help="continue the training in the fold's folder, with its settings")
-    parser.add_argument("--extend", type=int, default=0, metavar="EPOCHS", help="with --c: train so many epochs more than was planned")
+    parser.add_argument("--extend", type=int, default=0, metavar="EPOCHS", help="with --c: train this many epochs more than planned")
     parser.add_argument("--add_new_cases", action="store_true", help="first put cases that splits_final.json does not know into its folds")
-    parser.add_argument("--overwrite", action="store_true", help="train a finished fold anew; its model stays until the new one is there")
+    parser.add_argument("--overwrite", action="store_true", help="train a finished fold again; its model stays until the new one is there")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times with seeds that count up; writes mean and spread of Dice")
     parser.add_argument("--val", action="store_true", help="only validate a finished training")
     parser.add_argument("--val_best", action="store_true", help="validate checkpoint_best instead of checkpoint_final, into validation_best")
@@ -65,10 +65,10 @@ def _command(arguments: argparse.Namespace, typed: list[str]) -> int | None:
     if arguments.extend < 0 or (arguments.extend and not arguments.resume):
         raise ConfigError("--extend takes a number of epochs above 0 and goes with --c.")
     if arguments.overwrite and (arguments.resume or arguments.val):
-        raise ConfigError("--overwrite begins anew; leave out --c, which goes on, and --val, which trains nothing.")
+        raise ConfigError("--overwrite trains from the beginning; leave out --c, which goes on, and --val, which trains nothing.")
     if arguments.slurm:
         if arguments.overwrite:
-            raise ConfigError("--overwrite would begin anew at every start of the job; move the trained fold away, and print the script without it.")
+            raise ConfigError("--overwrite would train again at every start of the job; move the trained fold away, and print the script without it.")
         if arguments.extend:
             raise ConfigError("--extend would add epochs at every start of the job; extend once, and print the script without it.")
         from samunet.cli.slurm import script
@@ -154,7 +154,7 @@ def _device_of_process(local_rank: int, wanted: str | None) -> str:
 
 
 def _with_torchrun(count: int, typed: list[str]) -> int:
-    """Start this command once a GPU; torchrun gives each its rank, passes signals on and ends all when one fails."""
+    """Start this command once per GPU; torchrun gives each its rank, passes signals on and ends all when one fails."""
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

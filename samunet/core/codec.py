@@ -96,7 +96,7 @@ def _decode_dataclass(kind: type, raw: Any, where: str) -> Any:
         if name in raw:
             values[name] = _decode(hints[name], raw[name], f"{where}.{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{where}: key '{name}' is missing; add it, or write the file anew with the command that made it.")
+            raise ConfigError(f"{where}: key '{name}' is missing; add it, or write the file again with the command that made it.")
     try:
         return kind(**values)
     except SamunetError as error:  # of its own checks, which do not know the file
@@ -138,9 +138,9 @@ def parse_json(text: str | bytes, what: str) -> Any:
         value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
         _refuse_extremes(value)
     except RecursionError:
-        raise ConfigError(f"{what} holds lists or objects within each other too deep to read; write it anew.") from None
+        raise ConfigError(f"{what} holds lists or objects within each other too deep to read; write it again.") from None
     except ValueError as error:
-        raise ConfigError(f"{what} is not valid JSON: {str(error).partition(';')[0]}. Correct it, or write it anew.") from None
+        raise ConfigError(f"{what} is not valid JSON: {str(error).partition(';')[0]}. Correct it, or write it again.") from None
     return value
 
 

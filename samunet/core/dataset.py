@@ -24,7 +24,7 @@ class Case:
 
     identifier: str
     images: tuple[Path, ...]
-    """One file a channel, in channel order; a file may hold several channels."""
+    """One file per channel, in channel order; a file may hold several channels."""
     label: Path | None
     """Reference segmentation; None for cases to predict."""
 
@@ -173,7 +173,7 @@ def listed_case(folder: Path, identifier: str, files: Any) -> Case:
     images = files.get("images") if isinstance(files, dict) else None
     if not isinstance(images, list) or not images or not isinstance(files.get("label"), str):
         raise DatasetError(
-            f'Case \'{identifier}\' in dataset.json must have the form {{"images": [one file a channel], "label": file}}; got {str(files)[:80]}.'
+            f'Case \'{identifier}\' in dataset.json must have the form {{"images": [one file per channel], "label": file}}; got {str(files)[:80]}.'
         )
     paths = tuple(folder / expand_path(str(name)) for name in images)
     return Case(identifier=identifier, images=paths, label=folder / expand_path(files["label"]))

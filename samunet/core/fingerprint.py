@@ -101,12 +101,12 @@ class Fingerprint:
     cases: dict[str, CaseFingerprint]
     """Case identifier to measurements, sorted by identifier."""
     intensities: tuple[IntensityStatistics, ...]
-    """One entry a channel."""
+    """One entry per channel."""
     median_relative_size_after_crop: Share
     """Median over cases of voxels after crop / voxels before."""
     classes: tuple[ClassSize, ...]
-    """One entry a foreground class or region, in the order of dataset.json."""
+    """One entry per foreground class or region, in the order of dataset.json."""
     ignore: LabelValue | None
     """Label value that counts nowhere."""
     format: int
-    """Of the measurements; another one is measured anew."""
+    """Of the measurements; another one is measured again."""

@@ -118,7 +118,7 @@ def _acquire(lock: FileLock, file: Path, wait: float) -> None:
 
 
 def _holder(file: Path, owner: Path) -> str:
-    """Say who has a lock, and the way out."""
+    """Say who has a lock, and what to do."""
     try:
         known = json.loads(owner.read_text(encoding="utf-8"))
         who = f"'{known['command']}' (process {known['process']} on {known['host']}, since {known['since']}). Wait until it ends, or end it"

@@ -42,7 +42,7 @@ class ChannelPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Topology:
-    """Stages of a U-Net (nnU-Net's rule): one entry a stage."""
+    """Stages of a U-Net (nnU-Net's rule): one entry per stage."""
 
     strides: Stages
     """(D, H, W) stride of each stage's first convolution; all ones for stage 0."""
@@ -111,7 +111,7 @@ class Configuration:
             raise ConfigError(f"patch_size must have {PATCH_VOXELS} voxels or fewer in all; got {list(self.patch_size)}.")
         sides = [side * self.encoder_scale for side in self.patch_size[1:]]
         if min(sides) < 1 or max(sides) > ENCODER_SIDE:
-            raise ConfigError(f"patch_size times encoder_scale must give the encoder 1 to {ENCODER_SIDE} pixels a side; got {sides}.")
+            raise ConfigError(f"patch_size times encoder_scale must give the encoder 1 to {ENCODER_SIDE} pixels per side; got {sides}.")
         if self.dimensions == 2 and self.patch_size[0] != 1:
             raise ConfigError(f"a 2D configuration has patches of one slice, expected 1 as the first entry of patch_size; got {self.patch_size[0]}.")
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or (self.dimensions == 2 and 0 in self.mirror_axes):

@@ -47,4 +47,4 @@ def best_models(workspace: Workspace, dataset: str) -> tuple[Path, ...]:
         chosen = read_json(path)["best_model_or_ensemble"]["selected_model_or_models"]
         return tuple(path.parent / f"{model['trainer']}__{model['plans_identifier']}__{model['configuration']}" for model in chosen)
     except (KeyError, TypeError):
-        raise ConfigError(f"{path} names no best model; run samunet_find_best_configuration anew.") from None
+        raise ConfigError(f"{path} names no best model; run samunet_find_best_configuration again.") from None

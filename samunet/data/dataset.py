@@ -14,7 +14,7 @@ from samunet.storage import Locations, check_arrays, load_locations, load_record
 
 
 class PreprocessedDataset:
-    """Cut patches from stored cases; only the needed blocks are decoded, and voxel locations are read once a case.
+    """Cut patches from stored cases; only the needed blocks are decoded, and voxel locations are read once per case.
 
     Every file is compared with its checksum when it is first read; copies of this object in other processes, those that prepare patches,
     know which cases one of them has compared.

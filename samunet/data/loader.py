@@ -112,11 +112,11 @@ def batches(
 
 
 def _refuse_unguarded_script() -> None:
-    """Raise ConfigError where the running script would run anew in every process that is started, which then dies."""
+    """Raise ConfigError where the running script would run again in every process that is started, which then dies."""
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     if script.suffix == ".py" and script.is_file() and "__name__" not in script.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(
-            f"{script} would run anew in each process that prepares patches; put what it does below a line "
+            f"{script} would run again in each process that prepares patches; put what it does below a line "
             "'if __name__ == \"__main__\":', or train with workers=0."
         )
 

@@ -1,4 +1,4 @@
-"""One color a label value, equal in every picture and table."""
+"""One color per label value, equal in every picture and table."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _p(value: float) -> str:
 
 
 def _difference_plot(comparison: Comparison) -> bytes:
-    """Draw the paired differences in Dice, a dot a case, with their mean and interval, a line a class and pair."""
+    """Draw the paired differences in Dice, a dot per case, with their mean and interval, a line per class and pair."""
     rows = [row for row in comparison.rows if row.metric == "dice"]
     values = case_values(comparison.summaries, "dice")
     methods, keys = list(comparison.summaries), [target_key(target) for target in next(iter(comparison.summaries.values())).mean]
@@ -161,7 +161,7 @@ def _scatter_plot(comparison: Comparison) -> bytes:
 
 
 def _curves_plot(trainings: Sequence[Training]) -> bytes:
-    """Draw the Dice of validation patches over the training, a line a fold, a color a method."""
+    """Draw the Dice of validation patches over the training, a line per fold, a color per method."""
     figure = Figure(figsize=(8.5, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -204,7 +204,7 @@ def _document(comparison: Comparison) -> dict[str, object]:
 
 
 def _write_cases(path: Path, comparison: Comparison) -> None:
-    """A row a case, method and class, with every metric."""
+    """A row per case, method and class, with every metric."""
     names = {row.target: row.name for row in comparison.rows}
     columns = {"dice": "Dice", "iou": "IoU", **MORE_KEYS}
     rows = [
@@ -217,7 +217,7 @@ def _write_cases(path: Path, comparison: Comparison) -> None:
 
 
 def _write_challenger(path: Path, comparison: Comparison) -> None:
-    """The table that challengeR reads: task, algorithm, case, value; a task a class, Dice."""
+    """The table that challengeR reads: task, algorithm, case, value; one task per class, Dice."""
     values = case_values(comparison.summaries, "dice")
     names = {row.target: row.name for row in comparison.rows}
     rows = [

@@ -62,7 +62,7 @@ def load_postprocessing(path: Path) -> Postprocessing:
     """Read postprocessing.json; raises ConfigError when it is absent or of another form."""
     found = decode(Postprocessing, read_json(path), path.name)
     if found.format != FORMAT:
-        raise ConfigError(f"{path} has format {found.format}; this version of samunet reads format {FORMAT}. Determine it anew.")
+        raise ConfigError(f"{path} has format {found.format}; this version of samunet reads format {FORMAT}. Determine it again.")
     return found
 
 

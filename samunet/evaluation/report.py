@@ -1,4 +1,4 @@
-"""One HTML file that shows how good a model is: tables, a picture a case, the learning curve."""
+"""One HTML file that shows how good a model is: tables, a picture per case, the learning curve."""
 
 from __future__ import annotations
 

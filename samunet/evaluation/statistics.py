@@ -38,7 +38,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray, patients: Sequence[
     """Compare two methods.
 
     Args:
-        first: (N,) scores of one method a case; NaN does not count.
+        first: (N,) scores of one method per case; NaN does not count.
         second: likewise.
         patients: of each case; cases of one patient are resampled together, and the test looks at their mean difference.
 
@@ -76,10 +76,10 @@ def holm(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def rank_shares(scores: np.ndarray, patients: Sequence[str]) -> tuple[float, ...]:
-    """Return how often each of M methods has the largest mean when patients are drawn anew; ties are shared.
+    """Return how often each of M methods has the largest mean when patients are drawn again; ties are shared.
 
     Args:
-        scores: (N, M), a row a case; rows with NaN do not count.
+        scores: (N, M), a row per case; rows with NaN do not count.
         patients: of each case.
 
     Source: Wiesenfarth et al. (2021), "Methods and open-source toolkit for analyzing and visualizing challenge results".
@@ -114,7 +114,7 @@ def _signed_rank_p(means: np.ndarray) -> float:
 
 
 def _interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """BCa interval of sum(sums) / sum(counts), a patient an entry."""
+    """BCa interval of sum(sums) / sum(counts), one entry per patient."""
     if len(sums) < 3:
         return math.nan, math.nan
     means = sums / counts

@@ -143,7 +143,7 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def write_table(path: Path, summary: Summary, names: Mapping[str, str]) -> None:
-    """Write the scores as CSV atomically, a row a case and class or region.
+    """Write the scores as CSV atomically, a row per case and class or region.
 
     Args:
         names: summary.json key of each to its name; one without is shown by its key.
@@ -184,7 +184,7 @@ def read_summary(path: Path) -> Summary:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"File {path} is not a summary.json: {type(error).__name__} {error}. "
-            "It needs foreground_mean, mean and metric_per_case; write it anew with samunet_evaluate_folder."
+            "It needs foreground_mean, mean and metric_per_case; write it again with samunet_evaluate_folder."
         ) from None
     return found
 

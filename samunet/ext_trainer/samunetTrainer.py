@@ -166,5 +166,5 @@ def class_labels(outputs: int) -> Labels:
 
 
 def _sides(values: Any, dimensions: int) -> list[list[int]]:
-    """nnU-Net writes one number for all sides, or one a side."""
+    """nnU-Net writes one number for all sides, or one per side."""
     return [[int(value)] * dimensions if isinstance(value, int) else [int(side) for side in value] for value in values]

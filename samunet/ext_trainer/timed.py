@@ -20,7 +20,7 @@ class Timed(nnUNetTrainer):
 
     epochs = 1000
     minutes = 0.0
-    """See `TrainingConfig.minutes`; 0 leaves nnU-Net's 250 iterations an epoch."""
+    """See `TrainingConfig.minutes`; 0 leaves nnU-Net's 250 iterations per epoch."""
 
     threads = 0
     """Of a CPU; 0 leaves nnU-Net's choice."""

@@ -18,7 +18,7 @@ from samunet.imageio.reader import ImageReader
 
 logger = logging.getLogger(__name__)
 
-LONGEST_LABEL = 4  # bytes a voxel
+LONGEST_LABEL = 4  # bytes per voxel
 
 
 def read_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> Volume:

@@ -89,7 +89,7 @@ class NaturalImage2DIO(ImageReader):
         if path.suffix.lower() in JPEG:
             raise ImageFileError(f"{path}: JPEG changes label values; write .png instead.")
         if path.suffix.lower() == ".bmp" and segmentation.dtype != np.uint8:
-            raise ImageFileError(f"{path}: BMP holds 8 bits a pixel, the segmentation needs 16; use .png or .tif files.")
+            raise ImageFileError(f"{path}: BMP holds 8 bits per pixel, the segmentation needs 16; use .png or .tif files.")
         with atomic_path(path) as temporary:
             Image.fromarray(segmentation[0]).save(temporary)
 
@@ -122,7 +122,7 @@ def _read_picture(path: Path, indices: bool) -> np.ndarray:
     """Return any other image as (C, H, W)."""
     try:
         with Image.open(path) as image:
-            image.verify()  # checksums; the image must be opened anew afterwards
+            image.verify()  # checksums; the image must be opened again afterwards
         with Image.open(path) as image:
             mode, frames, turned = image.mode, getattr(image, "n_frames", 1), image.getexif().get(ExifTags.Base.Orientation, 1)
             if mode in PALETTE_MODES and not indices:
@@ -147,7 +147,7 @@ def _without_alpha(array: np.ndarray, path: Path) -> np.ndarray:
         return array
     opaque = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
     if len(array) not in (2, 4) or (array[-1] != opaque).any():
-        message = f"{path} has {len(array)} channels a pixel, the last of them no opaque alpha; expected grey or RGB, so remove the alpha channel."
+        message = f"{path} has {len(array)} channels per pixel, the last of them no opaque alpha; expected grey or RGB, so remove the alpha channel."
         raise ImageFileError(message, "pixel-form")
     return array[:-1]
 
@@ -157,5 +157,5 @@ def _check_bit_depth(path: Path) -> None:
     with path.open("rb") as file:
         depth, color = file.read(PNG_BIT_DEPTH + 2)[PNG_BIT_DEPTH:]
     if (color != PNG_GREY and depth == 16) or (color == PNG_GREY and depth in (2, 4)):
-        message = f"{path} has {depth} bits a channel, which would be read with other values; save it with 8 bits, or as TIFF."
+        message = f"{path} has {depth} bits per channel, which would be read with other values; save it with 8 bits, or as TIFF."
         raise ImageFileError(message, "pixel-form")

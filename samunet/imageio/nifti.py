@@ -143,7 +143,7 @@ def _header(head: bytes, path: Path) -> nibabel.Nifti1Header:
         raise ImageFileError(f"{path} is a NIfTI header whose data lie in another file; save header and data as one .nii.gz file.", "header")
     for name in (*(SFORM if header["sform_code"] > 0 else ()), *(QFORM if header["qform_code"] > 0 else ())):
         if not np.isfinite(header[name]).all():  # ITK would look for axes without end
-            raise ImageFileError(f"{path} has a {name} that is not a number; write its header anew.", "header")
+            raise ImageFileError(f"{path} has a {name} that is not a number; correct its header.", "header")
     return header
 
 

@@ -177,7 +177,7 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
             example = values.flat[int(worst.argmax())]
             raise ImageFileError(
                 f"Label file {path} holds {example:.6g}, expected whole numbers; it may have been resampled with interpolation, "
-                "so make it anew with nearest-neighbor interpolation.",
+                "so make it again with nearest-neighbor interpolation.",
                 "label-fraction",
             )
         values = rounded
@@ -222,7 +222,7 @@ def check_grid(geometry: Geometry, path: Path) -> None:
         raise ImageFileError(f"{path} has shape {geometry.shape}, expected one voxel or more; export it again.", "header")
     numbers = np.concatenate([geometry.spacing, geometry.origin, np.ravel(geometry.direction)])
     if not np.isfinite(numbers).all():
-        raise ImageFileError(f"{path} has a spacing, origin or direction that is not a number; write its header anew.", "header")
+        raise ImageFileError(f"{path} has a spacing, origin or direction that is not a number; correct its header.", "header")
 
 
 def _check_numbers(array: np.ndarray, path: Path) -> None:

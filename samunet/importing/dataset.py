@@ -41,7 +41,7 @@ class FoundCase:
 
     identifier: str
     images: tuple[Path, ...]
-    """One file a channel, or one file with all channels."""
+    """One file per channel, or one file with all channels."""
     label: Path | None
     """None for a case without reference, which becomes a test case."""
 
@@ -64,7 +64,7 @@ def write_dataset(
     threads: int,
     quiet: bool = False,
 ) -> Path:
-    """Copy cases into raw_folder/name under nnU-Net's names; NIfTI files of several channels become one file a channel.
+    """Copy cases into raw_folder/name under nnU-Net's names; NIfTI files of several channels become one file per channel.
 
     The folder appears when all of it is written, and not before.
 

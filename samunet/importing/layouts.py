@@ -53,7 +53,7 @@ def _counts(mapping: object) -> TypeGuard[dict[str, Any]]:
 
 
 def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
-    """Match one folder of images a channel with a folder of labels by file name; a case without label becomes a test case."""
+    """Match one folder of images per channel with a folder of labels by file name; a case without label becomes a test case."""
     channels, known = [_by_stem(folder) for folder in images], _by_stem(labels)
     for folder, files in ((labels, known), *zip(images[1:], channels[1:], strict=True)):
         if strangers := sorted(set(files) - set(channels[0])):
@@ -119,7 +119,7 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
     """Read a BIDS dataset: images in sub-*/[ses-*/]anat, labels of the same entities in derivatives/*/sub-*.
 
     Args:
-        suffixes: of one image a channel, e.g. T1w and FLAIR.
+        suffixes: of one image per channel, e.g. T1w and FLAIR.
         label_suffix: of the labels, e.g. dseg or mask.
     """
     firsts = _with_suffix(folder, suffixes[0])

@@ -28,8 +28,8 @@ def stack_clips(frames: Path, masks: Path, target: Path) -> list[FoundCase]:
     """Stack every clip's frames into one volume a color, and its masks into a label.
 
     Args:
-        frames: a folder a clip, frames in the order of the numbers in their names; a grey frame gives three equal channels.
-        masks: a folder a clip that has masks, files named as the frames; grey or palette images whose pixels are label values. A clip
+        frames: a folder per clip, frames in the order of the numbers in their names; a grey frame gives three equal channels.
+        masks: a folder per clip that has masks, files named as the frames; grey or palette images whose pixels are label values. A clip
             without masks becomes a test case.
         target: folder for the volumes.
 
@@ -39,19 +39,19 @@ def stack_clips(frames: Path, masks: Path, target: Path) -> list[FoundCase]:
     """
     clips = _folders(frames)
     if not clips:
-        raise DatasetError(f"{frames} holds no folder of frames; it needs one folder a clip.")
+        raise DatasetError(f"{frames} holds no folder of frames; it needs one folder per clip.")
     if strangers := sorted({folder.name for folder in _folders(masks)} - {clip.name for clip in clips}):
         raise DatasetError(f"{masks} holds {len(strangers)} folders without a clip in {frames}, first '{strangers[0]}'; rename them.")
     return [_stack_clip(clip, masks / clip.name, target) for clip in clips]
 
 
 def write_frames(predictions: Path, frames: Path, target: Path) -> int:
-    """Write predicted volumes as one PNG a frame, named as the frames; returns how many were written.
+    """Write predicted volumes as one PNG per frame, named as the frames; returns how many were written.
 
     Args:
         predictions: <clip>.nii.gz as `samunet_predict` writes them.
         frames: the folder that the clips were stacked from.
-        target: gets a folder a clip.
+        target: gets a folder per clip.
 
     Raises:
         DatasetError: no prediction belongs to a clip, a prediction has another number of frames than its clip, or a file to write exists.

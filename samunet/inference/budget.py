@@ -11,8 +11,8 @@ from samunet.core.units import readable
 from samunet.imageio.case import CaseSize
 from samunet.preprocessing.memory import FLOAT, network_shape, preprocessing_bytes
 
-SEGMENTATION = 8  # bytes a voxel of up to 16 bits: itself, as the library's image, compressed
-MEASURED = 14  # bytes a voxel for statistics: a structure's mask, places and intensities
+SEGMENTATION = 8  # bytes per voxel of up to 16 bits: itself, as the library's image, compressed
+MEASURED = 14  # bytes per voxel for statistics: a structure's mask, places and intensities
 TIGHT = 0.25  # of the limit
 FIXED = 40 << 20  # whatever the case: what libraries load on first use, buffers; benchmarks/prediction_memory.py
 PICTURES = 80 << 20  # matplotlib

@@ -121,7 +121,7 @@ def per_mille(uncertainty: np.ndarray) -> np.ndarray:
 
 
 def color_table(labels: Labels) -> str:
-    """Return a color table of 3D Slicer: a line a label value with its name and color, the colors of samunet's pictures."""
+    """Return a color table of 3D Slicer: a line per label value with its name and color, the colors of samunet's pictures."""
     lines = ["# 3D Slicer color table; label value, name, red, green, blue, opacity", "0 background 0 0 0 0"]
     for name, values in labels.values:
         for value in values:

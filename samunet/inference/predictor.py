@@ -109,14 +109,14 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """One configuration's networks, one a fold, whose logits are averaged."""
+    """One configuration's networks, one per fold, whose logits are averaged."""
 
     plan: Plan
     configuration: Configuration
     dataset: DatasetSpec
     folds: tuple[str, ...]
     networks: tuple[SlabSegmenter, ...]
-    """One a fold."""
+    """One per fold."""
     device: torch.device
     options: PredictionOptions = field(default_factory=PredictionOptions)
 
@@ -143,7 +143,7 @@ class Predictor:
 
     @property
     def score_channels(self) -> int:
-        """Volumes of scores: one a class or region, one more for uncertainty; with prompts as many again, but background's, for who had a say."""
+        """Volumes of scores: one per class or region, one more for uncertainty; with prompts as many again, but background's, for who had a say."""
         uncertainty = self.options.uncertainty
         return self.dataset.labels.outputs + uncertainty + (self.prompt_planes + uncertainty if self.prompted else 0)
 

@@ -28,7 +28,7 @@ class AdaptedSAM(SlabSegmenter):
     Args:
         sam: for the token grid of `spec`.
         spec: data and plan.
-        sites: one a block, or None for SAM's plain blocks.
+        sites: one per block, or None for SAM's plain blocks.
         head: of the subclass.
         pixel_range: see `SAMPixels`.
         train_encoder: None trains it when its weights are random.

@@ -1,4 +1,4 @@
-"""Heads on SAM's embedding of a slice: the mask decoder with one token a class, a linear map, a convolutional decoder.
+"""Heads on SAM's embedding of a slice: the mask decoder with one token per class, a linear map, a convolutional decoder.
 
 Source: Kirillov et al., Segment Anything, 2023; class tokens: Zhang and Liu, SAMed, 2023; progressive upsampling: Chen et
 al., MA-SAM, Medical Image Analysis 2024. Axes: N slices, C decoder width, h w token rows and columns, K outputs.

@@ -1,4 +1,4 @@
-"""SAM's mask decoder as a head with one token a class.
+"""SAM's mask decoder as a head with one token per class.
 
 Source: Kirillov et al., Segment Anything, 2023 (two-way transformer, hypernetworks); class tokens: Zhang and Liu,
 SAMed, 2023. Axes: B batch, D token slices, C decoder width, h w token rows and columns, K outputs.

@@ -1,4 +1,4 @@
-"""SAM without prompts: adapted encoder, class tokens, one mask a class; what MA-SAM, SAMed and full fine-tuning share.
+"""SAM without prompts: adapted encoder, class tokens, one mask per class; what MA-SAM, SAMed and full fine-tuning share.
 
 Axes: B batch, C channels, D H W voxels, h w token rows and columns, K outputs.
 """
@@ -22,7 +22,7 @@ from samunet.sam.encoder import Sites
 
 
 class PromptFreeSAM(AdaptedSAM):
-    """An adapted SAM whose head gives one mask a class.
+    """An adapted SAM whose head gives one mask per class.
 
     Args:
         sam, spec, sites, settings: of `AdaptedSAM`; the head takes (N, C, h, w) embeddings to (N, K, f*h, f*w) logits, see `samunet.models.decoders`.

@@ -49,7 +49,7 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
         grid = [side // TOKEN_PIXELS for side in encoder_size(patch_size[1:], scale)]
         reason = (
             f"the smallest class ({smallest_class_voxels:.0f} voxels across) spans {smallest_class_voxels * scale / TOKEN_PIXELS:.1f} tokens; wanted "
-            f"are {TOKENS_ACROSS:g}, where memory and {PUBLISHED_SIDE} encoder pixels a side allow; a slice has {grid[0]} x {grid[1]} tokens"
+            f"are {TOKENS_ACROSS:g}, where memory and {PUBLISHED_SIDE} encoder pixels per side allow; a slice has {grid[0]} x {grid[1]} tokens"
         )
         choices.append(Preference(scale=scale, reason=reason))
     return tuple(choices)
@@ -68,9 +68,9 @@ def step_gib(
 ) -> float:
     """Estimate the memory of one mixed-precision training step in GiB.
 
-    A token needs about 18 embeddings a block for its own layers, 8 adapter widths, and its row of relative positions; the
-    decoder about 3 feature maps of each resolution, and 20 embeddings a token for each run over a slice beyond the first; logits and
-    label sums about 6 maps of the patch a class.
+    A token needs about 18 embeddings per block for its own layers, 8 adapter widths, and its row of relative positions; the
+    decoder about 3 feature maps of each resolution, and 20 embeddings per token for each run over a slice beyond the first; logits and
+    label sums about 6 maps of the patch per class.
     """
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     slices = batch_size * spec.patch_size[0]

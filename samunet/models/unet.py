@@ -23,7 +23,7 @@ class ConvNormAct(nn.Sequential):
         padding = tuple((size - 1) // 2 for size in kernel)
         super().__init__(
             Convolution(inputs, outputs, kernel, stride, padding),
-            nn.GroupNorm(outputs, outputs, eps=1e-5),  # one group a channel is instance norm, and much faster on CPU
+            nn.GroupNorm(outputs, outputs, eps=1e-5),  # one group per channel is instance norm, and much faster on CPU
             nn.LeakyReLU(0.01, inplace=True),
         )
         nn.init.kaiming_normal_(self[0].weight, a=0.01)

@@ -18,7 +18,7 @@ def normalize(array: np.ndarray, channels: Sequence[ChannelPlan], mask: np.ndarr
 
     Args:
         array: (C, D, H, W) float32.
-        channels: one plan a channel.
+        channels: one plan per channel.
         mask: (D, H, W) bool. A channel planned `within_mask` takes its statistics there and is left as it is elsewhere.
 
     Returns:

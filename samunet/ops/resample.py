@@ -116,7 +116,7 @@ def nearest_indices(size: int, new_size: int) -> np.ndarray:
 def _spline(array: np.ndarray, shape: Shape, order: int, *, sliced: bool) -> np.ndarray:
     """Resize (D, H, W) by spline interpolation, as `skimage.transform.resize` does without anti-aliasing.
 
-    Interpolation is linear in the voxels and separable, so it is a product with one small matrix an axis. Results are cut to the
+    Interpolation is linear in the voxels and separable, so it is a product with one small matrix per axis. Results are cut to the
     range of the input, of each slice where slices are apart.
 
     Args:

@@ -185,7 +185,7 @@ def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
         folder = os.path.commonpath([path.parent for path in entry.files.values()])
         lines.append(f"{entry.name}: {len(entry.files)} segmentations in {folder}, hash {digest}.")
     lines.append(
-        f"All segmentations were scored anew by samunet {__version__} (numpy {np.__version__}, scipy {scipy.__version__}) against the "
+        f"All segmentations were scored again by samunet {__version__} (numpy {np.__version__}, scipy {scipy.__version__}) against the "
         f"same references; NSD at {comparison.tolerance:g} mm."
     )
     lines.append(

@@ -93,10 +93,10 @@ def _kept_fingerprint(path: Path, dataset: RawDataset, *, threads: int, quiet: b
     try:
         known = decode(Fingerprint, read_json(path), path.name)
     except ConfigError as error:
-        logger.info("%s The dataset is measured anew.", error)
+        logger.info("%s The dataset is measured again.", error)
         return None
     if not describes(known, dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet):
-        logger.info("The dataset has changed since %s was made; measuring anew.", path)
+        logger.info("The dataset has changed since %s was made; measuring again.", path)
         return None
-    logger.info("Using the fingerprint %s (--clean measures anew).", path)
+    logger.info("Using the fingerprint %s (--clean measures again).", path)
     return known

@@ -160,7 +160,7 @@ def _whole_cases(model: SlabSegmenter, fold: Fold, configuration: Configuration,
 
 
 def _prepare_folder(fold: Fold, options: TrainOptions, settings: dict[str, Any]) -> list[Sink]:
-    """Begin the log anew, unless this training continues another, and write what describes it; returns the other logs."""
+    """Start a new log, unless this training continues another, and write what describes it; returns the other logs."""
     folder = fold.folder
     folder.mkdir(parents=True, exist_ok=True)
     for path in filter(is_part, folder.iterdir()):  # of a run that was killed while it wrote, maybe on another machine

@@ -76,7 +76,7 @@ class Settings:
 
     @property
     def epochs_of_minutes(self) -> int:
-        """Epochs among which the minutes are divided: one a minute, thirty or more."""
+        """Epochs among which the minutes are divided: one per minute, thirty or more."""
         return max(FEWEST_EPOCHS, round(self.minutes))
 
 

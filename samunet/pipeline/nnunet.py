@@ -93,7 +93,7 @@ def train(workspace: Workspace, fold: Path, words: Sequence[str], *, resume: boo
     Args:
         fold: its folder.
         words: of nnU-Net's training command.
-        resume: go on with a training that was interrupted, instead of beginning anew.
+        resume: go on with a training that was interrupted, instead of starting from the beginning.
         environment: variables besides those of the workspace.
 
     Raises:

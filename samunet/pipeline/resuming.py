@@ -39,7 +39,7 @@ def refuse_trained(folder: Path, *, overwrite: bool) -> None:
     if (folder / FINAL).is_file():
         if not overwrite:
             goes_on = "--c continues the training that was to replace or extend it" if latest else "--c --extend EPOCHS adds epochs"
-            raise ConfigError(f"{folder} is trained; {goes_on}, --val validates it, --overwrite trains anew.")
+            raise ConfigError(f"{folder} is trained; {goes_on}, --val validates it, --overwrite trains it again.")
         logger.info("This training replaces the finished one in %s, whose model stays until the new one is there.", folder)
     elif latest:
         logger.info("This training replaces the unfinished one in %s; --c would continue it.", folder)
@@ -74,7 +74,7 @@ def settings_to_train(settings: TrainingConfig | Mapping[str, Any], resume: Chec
         same = "Continue with the same settings, or start again without --c."
         raise CheckpointError(f"{folder} was trained with other settings: {was}. {way_out or same}")
     if before.minutes and extend:
-        raise ConfigError(f"{folder} was trained for {before.minutes:g} minutes, which are over; train anew with more instead of --extend.")
+        raise ConfigError(f"{folder} was trained for {before.minutes:g} minutes, which are over; train again with more instead of --extend.")
     free = {key: given[key] for key in FREE if key in given}
     return replace(before, epochs=before.epochs + extend, stop_epoch=before.stop_epoch + extend if before.stop_epoch else 0, **free)
 
@@ -83,5 +83,5 @@ def check_resume(resume: Checkpoint, folder: Path, plan: Plan, name: str) -> Non
     """Raise CheckpointError when the plan or the frozen weights are no longer those of the training that continues."""
     what = changed_for_training(load_plan(folder.parent / "plans.json"), plan, name)
     if what is not None:
-        raise CheckpointError(f"{folder} was trained by another plan: {what} changed since. Restore the plan, or start anew without --c.")
+        raise CheckpointError(f"{folder} was trained by another plan: {what} changed since. Restore the plan, or start again without --c.")
     check_frozen_weights(resume.state, plan.configuration(name), folder)

@@ -1,4 +1,4 @@
-"""Validation predictions of all folds to one score a model, and to the model or ensemble to predict with."""
+"""Validation predictions of all folds to one score per model, and to the model or ensemble to predict with."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class Clicking:
     def origin(self) -> str:
         """What these prompts are, in words."""
         if not self.points:
-            return "reference: one 3D box a structure" + (f", larger by {self.relaxation} voxels on every side" if self.relaxation else "")
-        return f"reference: {self.points} click{'s' if self.points > 1 else ''} a structure and slice"
+            return "reference: one 3D box per structure" + (f", larger by {self.relaxation} voxels on every side" if self.relaxation else "")
+        return f"reference: {self.points} click{'s' if self.points > 1 else ''} per structure and slice"
 
 
 def prompts_from_references(
@@ -73,7 +73,7 @@ def prompts_from_references(
 
 
 def prompts_for_validation(predictor: Predictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:
-    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click a structure and slice."""
+    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click per structure and slice."""
     boxes = predictor.networks[0].prompts == "box"
     return prompts_from_references(cases, dataset.spec, dataset.reader, Clicking(points=0 if boxes else 1), plan=predictor.plan)
 

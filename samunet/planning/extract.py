@@ -27,13 +27,13 @@ from samunet.ops.crop import bounding_box, crop, nonzero_mask
 from samunet.progress import each
 
 FORMAT = 3  # of a fingerprint; raise it when the same files give other measurements
-SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels a channel
+SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels per channel
 SHOWN = 20  # broken cases that a message names
 SEED = 1234  # nnU-Net's
 LABELED_VOXELS = 1 << 21  # at a time, 12 bytes each
-MEASURED, COPIED = 16, 8  # bytes a voxel beside image and label: masks and components; foreground voxels of each channel, and how often drawn
+MEASURED, COPIED = 16, 8  # bytes per voxel beside image and label: masks and components; foreground voxels of each channel, and how often drawn
 WIDTH_SLICES, WIDTH_VOXELS = 16, 1000  # of each class and case, evenly spread: as many say how thin a structure is
-DRAWS_AT_A_TIME = 10_000_000  # bounds the memory of the drawn indices at 80 MB a thread
+DRAWS_AT_A_TIME = 10_000_000  # bounds the memory of the drawn indices at 80 MB per thread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,7 +205,7 @@ def split_for_fold(
     if both:
         raise DatasetError(
             f"{folder / FILE_NAME}: fold {fold} has {len(both)} groups in training and in validation, first '{both[0]}'. "
-            "Correct it, or remove it, and any in the raw folder, to have it made anew with the groups of dataset.json."
+            "Correct it, or remove it, and any in the raw folder, to have it made again with the groups of dataset.json."
         )
     if not split.train or not split.val:
         raise DatasetError(f"{folder / FILE_NAME}: fold {fold} has {len(split.train)} training and {len(split.val)} validation cases; it needs both.")

@@ -11,7 +11,7 @@ from samunet.ops.resample import target_shape
 from samunet.preprocessing.forward import network_spacing
 
 FLOAT = 4  # bytes
-STORED = 24  # bytes a voxel: a label of 16 bits with its copies, places of classes; benchmarks/prediction_memory.py
+STORED = 24  # bytes per voxel: a label of 16 bits with its copies, places of classes; benchmarks/prediction_memory.py
 
 
 def network_shape(geometry: Geometry, plan: Plan, configuration: Configuration) -> Shape:
@@ -26,7 +26,7 @@ def preprocessing_bytes(size: CaseSize, plan: Plan, configuration: Configuration
     """Return what reading and `preprocess` take at most for a case without a label.
 
     The image is in memory as it was read and normalized, beside it two or three arrays of the channel that is worked on, or the image on
-    the network's grid; filling the holes of the mask of what is not zero takes some bytes a voxel.
+    the network's grid; filling the holes of the mask of what is not zero takes some bytes per voxel.
     """
     channels, voxels = len(plan.channels), math.prod(size.geometry.shape)
     new_voxels = math.prod(network_shape(size.geometry, plan, configuration))

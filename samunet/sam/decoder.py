@@ -75,7 +75,7 @@ def run_two_way(
         planes: (N, C, h, w) embedding with its dense prompt.
         positions: (1, C, h, w) of the plane's places.
         tokens: (N, T, C).
-        sites: one entry a layer, and a last one for the attention after the layers.
+        sites: one entry per layer, and a last one for the attention after the layers.
         heard: (N, T, C) what the sites get as prompts; None gives them the tokens.
         present: (N, T) bool, false where a token only fills up: nothing attends to it. None: all are there.
         efficient: tokens attend to themselves as in EfficientSAM (Xiong et al., CVPR 2024): with a residual in every layer, and from the second

@@ -91,7 +91,7 @@ def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], tap
     Args:
         encoder: the package's encoder, built for this token grid.
         tokens: (B, D, h, w, E) from `embed_patches` or another source of the same width.
-        sites: one entry a block.
+        sites: one entry per block.
         taps: indices of blocks whose output is wanted.
         checkpointing: keep only each block's input for the backward pass and run the block again there.
 

@@ -27,14 +27,14 @@ class TrainingConfig:
     epochs: AtLeastOne = 200
     """Number of epochs; the learning rate reaches zero at the last one."""
     iterations: AtLeastOne = 250
-    """Optimizer steps an epoch (nnU-Net's 250)."""
+    """Optimizer steps per epoch (nnU-Net's 250)."""
     minutes: Amount = 0.0
     """Minutes that the epochs share, instead of having `iterations` steps each: the learning rate reaches zero when they are over. With one
     thread of a CPU they are processor time, otherwise time of day. 0 for no such limit."""
     validation_iterations: AtLeastOne = 50
-    """Validation batches an epoch; at most a fifth of the iterations. The same patches each epoch."""
+    """Validation batches per epoch; at most a fifth of the iterations. The same patches each epoch."""
     batch_size: NotNegative = 0
-    """Patches a step; 0 takes the plan's."""
+    """Patches per step; 0 takes the plan's."""
     accumulate: AtLeastOne = 1
     """Parts into which a batch is split, one after the other, to save memory; the gradient is that of the whole batch."""
     learning_rate: Rate = 1e-3
@@ -93,11 +93,11 @@ class RunConfig:
     """When a run saves, when it stops, and whom it tells; the weights do not depend on it."""
 
     max_hours: Amount = 0.0
-    """Stop after so many hours of this run, after the step, with everything saved; --c continues. 0 for no limit."""
+    """Stop after this many hours of this run, after the step, with everything saved; --c continues. 0 for no limit."""
     save_every_minutes: Amount = 10.0
     """Save checkpoint_latest at least so often; it is saved after every epoch too."""
     save_every_steps: NotNegative = 0
-    """Save checkpoint_latest after every so many steps; 0 for time and epochs only."""
+    """Save checkpoint_latest each time after this many steps; 0 for time and epochs only."""
     log: str = ""
     """Also log to tensorboard, mlflow (a local folder) or wandb; several with commas."""
 

@@ -1,4 +1,4 @@
-"""What a training leaves for people and programs: a text log, a line of JSON an epoch, and a picture of its progress."""
+"""What a training leaves for people and programs: a text log, a line of JSON per epoch, and a picture of its progress."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TrainingLog:
 
     @property
     def history(self) -> dict[str, tuple[float | None, ...]]:
-        """All values so far, one an epoch, for the checkpoint; None where a value was not a number. Times are not among them."""
+        """All values so far, one per epoch, for the checkpoint; None where a value was not a number. Times are not among them."""
         return {name: tuple(value if math.isfinite(value) else None for value in values) for name, values in self.values.items()}
 
     def line(self, text: str) -> None:

@@ -89,7 +89,7 @@ class Pace:
             epoch: from 0; 1 for the first call.
 
         Raises:
-            ConfigError: the first epochs show that the minutes do not hold a step an epoch.
+            ConfigError: the first epochs show that the minutes do not hold a step per epoch.
         """
         now = self.seconds
         share = max(0.0, self.budget - now) / max(1, self.epochs - epoch)

@@ -1,6 +1,6 @@
 """Several processes that train one model: each holds some samples of every batch, and sums make one step of them.
 
-Only gradients of what trains cross between processes, once a step, in one piece; the frozen encoder is never sent.
+Only gradients of what trains cross between processes, once per step, in one piece; the frozen encoder is never sent.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Config:
     """Options of this method."""
 
     head: str = "class_tokens"
-    """"class_tokens": SAM's mask decoder with one token a class; "cnn": a small convolutional decoder; "linear": one linear map a token."""
+    """"class_tokens": SAM's mask decoder with one token per class; "cnn": a small convolutional decoder; "linear": one linear map per token."""
     upsampling: int = 16
     """Of the class-token decoder: 16, progressive (MA-SAM's); 4 as in SAM."""
     pixel_range: str = "sam"

@@ -76,7 +76,7 @@ def adapters(sam: Sam, config: Config) -> list[Sites]:
 
 
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
-    """Return the encoder scales of all prompt-free methods, with the authors' five slices a slab."""
+    """Return the encoder scales of all prompt-free methods, with the authors' five slices per slab."""
     return tuple(replace(choice, depth=SLAB_DEPTH) for choice in promptfree_rules.preferred(topology, patch_size, smallest_class_voxels))
 
 

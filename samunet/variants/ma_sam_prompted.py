@@ -1,4 +1,4 @@
-"""MA-SAM with boxes, its authors' form for tumors: one 3D box a structure says where to segment.
+"""MA-SAM with boxes, its authors' form for tumors: one 3D box per structure says where to segment.
 
 Encoder and decoder are ma_sam's, with two class tokens, elsewhere and the structure, for every structure that a box shows. See
 documentation/methods/ma_sam.md.

@@ -48,7 +48,7 @@ class Config:
     """Options of this method; the defaults are the paper's where it tells."""
 
     queries: int = 0
-    """Number of queries; 0 takes one and a half a class, rounded up to a multiple of 8 (the authors' 8 and 24)."""
+    """Number of queries; 0 takes one and a half per class, rounded up to a multiple of 8 (the authors' 8 and 24)."""
     ratio: float = 0.25
     """Width of the adapters as a share of the width of their tokens."""
     decoder_depth: str = "convolution"
@@ -100,7 +100,7 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
-    """Estimate the memory of one mixed-precision training step in GiB: the encoder's, the generator's, and SAM's decoder once a slice and query."""
+    """Estimate the memory of one mixed-precision training step in GiB: the encoder's, the generator's, and SAM's decoder once per slice and query."""
     config = config or Config()
     queries = config.queries_for(spec.labels.outputs)
     encoder = step_gib(spec, backbone, batch_size, adapter_width=int(config.ratio * backbone.width), upsampling=4, checkpointing=config.checkpointing)

@@ -111,7 +111,7 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
     """Estimate the memory of one mixed-precision training step in GiB.
 
-    A feature of the convolutional path needs about FEATURE_BYTES; a token about 18 embeddings a block for its own layers and
+    A feature of the convolutional path needs about FEATURE_BYTES; a token about 18 embeddings per block for its own layers and
     8 adapter widths, 4 bytes each, and its relative positions; a weight that trains 16 bytes with its gradient and the optimizer's state.
     benchmarks/memory_model.py compares with measured steps.
     """
@@ -169,7 +169,7 @@ def _stage_voxels(spec: NetworkSpec) -> list[int]:
 
 
 def _convolution_weights(channels: int, topology: Topology) -> int:
-    """Count the weights of `samunet.models.unet`'s encoder and decoder; a convolution has a bias and its norm two weights a channel."""
+    """Count the weights of `samunet.models.unet`'s encoder and decoder; a convolution has a bias and its norm two weights per channel."""
     upward = sum(topology.widths[:-1])  # transposed convolutions have no norm
     return sum(weights + 3 * outputs for _, weights, outputs in _convolutions(channels, topology)) - 2 * upward
 

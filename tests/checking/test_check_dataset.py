@@ -35,7 +35,7 @@ def found(folder):
 
 
 def change(path, *, array=None, affine=None, header=None):
-    """Write a NIfTI file anew with some things changed by functions."""
+    """Write a NIfTI file again with some things changed by functions."""
     image = nibabel.load(path)
     values = np.asarray(image.dataobj).copy()
     values = values if array is None else array(values)

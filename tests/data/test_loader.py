@@ -161,7 +161,7 @@ def test_a_script_without_main_guard_is_told_before_processes_start(tmp_path, mo
     script = tmp_path / "mine.py"
     script.write_text("import samunet.pipeline")
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
-    with pytest.raises(ConfigError, match="mine.py would run anew in each process that prepares patches; .* or train with workers=0"):
+    with pytest.raises(ConfigError, match="mine.py would run again in each process that prepares patches; .* or train with workers=0"):
         loader._refuse_unguarded_script()
     script.write_text('if __name__ == "__main__":\n    pass')
     loader._refuse_unguarded_script()

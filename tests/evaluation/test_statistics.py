@@ -43,7 +43,7 @@ def test_cases_without_a_number_do_not_count():
 
 def test_cases_of_one_patient_are_one_draw():
     random = np.random.default_rng(2)
-    differences = np.repeat(random.normal(0.02, 0.05, 12), 10)  # ten equal cases a patient
+    differences = np.repeat(random.normal(0.02, 0.05, 12), 10)  # ten equal cases per patient
     apart = paired_difference(np.zeros(120), differences, names(120))
     together = paired_difference(np.zeros(120), differences, np.repeat(names(12), 10).tolist())
     assert together.mean == pytest.approx(apart.mean)

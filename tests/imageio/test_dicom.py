@@ -53,7 +53,7 @@ def oblique(depth=5) -> sitk.Image:
 
 
 def write_series(image: sitk.Image, folder, uid="1.2.826.0.1.3680043.2.1125.1", skip=()):
-    """Write one file a slice, named against their order."""
+    """Write one file per slice, named against their order."""
     folder.mkdir(parents=True, exist_ok=True)
     writer, direction = sitk.ImageFileWriter(), image.GetDirection()
     writer.KeepOriginalImageUIDOn()

@@ -82,7 +82,7 @@ def test_an_opaque_alpha_is_dropped_and_another_refused(mode, channels, ending, 
     np.testing.assert_array_equal(volume.array[:, 0], np.moveaxis(np.asarray(picture), -1, 0)[:channels])
     picture.putalpha(Image.fromarray(grey()))
     picture.save(tmp_path / f"in{ending}")
-    with pytest.raises(ImageFileError, match=f"in{ending} has {channels + 1} channels a pixel.*remove the alpha"):
+    with pytest.raises(ImageFileError, match=f"in{ending} has {channels + 1} channels per pixel.*remove the alpha"):
         NATURAL.read_image([tmp_path / f"in{ending}"])
 
 

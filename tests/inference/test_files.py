@@ -276,7 +276,7 @@ def test_the_marked_model_is_taken_when_several_are_trained(project, trained, tm
     assert f"Model {project.dataset}/{first.name}" in capsys.readouterr().out
     mark.write_text("{}")
     assert command.main(words) == 2
-    assert "names no best model; run samunet_find_best_configuration anew" in capsys.readouterr().err
+    assert "names no best model; run samunet_find_best_configuration again" in capsys.readouterr().err
 
 
 def test_an_interrupt_leaves_whole_files_and_no_process(project, trained, images, tmp_path):

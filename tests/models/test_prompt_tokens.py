@@ -45,7 +45,7 @@ ASKED = [  # (sample, structure, slice), SAM's point coordinates in encoder pixe
 
 
 def sams_prompts(sam, points, box):
-    """What segment_anything embeds; it counts pixels, whose centers lie 0.5 after their index, here of two pixels a voxel."""
+    """What segment_anything embeds; it counts pixels, whose centers lie 0.5 after their index, here of two pixels per voxel."""
 
     def pixel(value):
         return 2 * (value + 0.5) - 0.5

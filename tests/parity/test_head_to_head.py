@@ -91,7 +91,7 @@ def met(project, tmp_path_factory):
         names = {"raw": project.workspace.raw, "preprocessed": preprocessed, "results": folder / "results"}
         for name, path in names.items():
             patch.setenv(f"nnUNet_{name}", str(path))
-        patch.setattr(head_to_head, "FEWEST_EPOCHS", 6)  # or what both do once an epoch would take most of so short a time
+        patch.setattr(head_to_head, "FEWEST_EPOCHS", 6)  # or what both do once per epoch would take most of so short a time
         patch.setattr(head_to_head, "LARGEST_ERROR", 0.15)
         patch.setenv("nnUNet_def_n_proc", "1")
         patch.setenv("nnUNet_compile", "f")

@@ -96,7 +96,7 @@ def test_prompts_are_made_where_the_reference_is(project, clicking):
 
 def test_a_promptable_fold_is_validated_with_prompts_that_are_named(prompted):
     folder = prompted / "validation"
-    assert prompts_behind(folder) == "reference: 1 click a structure and slice" == read_summary(folder / SUMMARY).prompts
+    assert prompts_behind(folder) == "reference: 1 click per structure and slice" == read_summary(folder / SUMMARY).prompts
     assert json.loads((folder / SUMMARY).read_text())["prompts"].startswith("reference")
 
 
@@ -109,7 +109,7 @@ def test_files_are_predicted_with_prompts_and_labelled(prompted, project, boxes,
     assert read_prompts(tmp_path / "out" / PROMPTS) == read_prompts(boxes)
     raw = project.workspace.raw / project.dataset
     assert evaluate_folder.main([str(raw / "labelsTr"), str(tmp_path / "out"), "-djfile", str(raw / "dataset.json")]) == 0
-    assert "reference: one 3D box a structure" in read_summary(tmp_path / "out" / SUMMARY).prompts
+    assert "reference: one 3D box per structure" in read_summary(tmp_path / "out" / SUMMARY).prompts
     assert "with prompts (reference: one 3D box" in capsys.readouterr().out
     automatic = ["-i", str(images), "-o", str(tmp_path / "out"), "-d", project.dataset, "-c", "3d_adapter", "-device", "cpu"]
     project.train(configuration="3d_adapter")
@@ -191,8 +191,8 @@ def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(prompted, projec
     named = [f"{name}={path}" for name, path in copies.items()]
     words = ["--reference", str(tmp_path / "references"), "-djfile", str(raw / "dataset.json"), "-o", str(tmp_path / "page")]
     assert compare.main([*words, "--predictions", *named]) == 0
-    assert "b was shown prompts (reference: 1 click a structure and slice)." in capsys.readouterr().out
-    origin = "reference: 1 click a structure and slice"
+    assert "b was shown prompts (reference: 1 click per structure and slice)." in capsys.readouterr().out
+    origin = "reference: 1 click per structure and slice"
     assert json.loads((tmp_path / "page" / "comparison.json").read_text())["prompts"] == {"a": origin, "b": origin}
     assert "a was shown prompts; reference: 1 click" in (tmp_path / "page" / "report.html").read_text()
     (copies["b"] / PROMPTS).unlink()

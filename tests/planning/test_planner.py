@@ -261,8 +261,9 @@ def test_every_decision_has_its_reason():
         *(f"3d_adapter: {what}" for what in ("patch", "slab depth", "batch", "encoder grid")),
         *(f"2d_adapter: {what}" for what in ("patch", "batch", "encoder grid")),
     }
-    assert found.reasons["backbone"] == "because" and found.reasons["3d_adapter: encoder grid"].startswith("2 encoder pixels a voxel: two is enough")
-    assert "the smallest class is 'a'" in found.reasons["3d_adapter: encoder grid"]
+    grid = found.reasons["3d_adapter: encoder grid"]
+    assert found.reasons["backbone"] == "because" and grid.startswith("2 encoder pixels per voxel: two is enough")
+    assert "the smallest class is 'a'" in grid
     assert "64 slices of 2 mm; the median case has 64" in found.reasons["3d_adapter: slab depth"]
     assert all("\n" not in reason and reason for reason in found.reasons.values())
 

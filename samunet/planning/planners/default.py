@@ -233,8 +233,9 @@ def _configure(
         reasons[f"{name}: slab depth"] = f"{patch[0]} slices of {spacing[0]:.3g} mm; the median case has {median_shape[0]:.0f}"
         if preference.depth is not None:
             reasons[f"{name}: slab depth"] += f"; {method.variant} was published with {preference.depth}"
-    reasons[f"{name}: batch"] = f"{batch}: at least {SMALLEST_BATCH}, at most 5 % of the training voxels a batch, and what fits the memory"
-    reasons[f"{name}: encoder grid"] = f"{scale:g} encoder pixels a voxel: {preference.reason}; the smallest class is '{class_name}'{beside.refused}"
+    reasons[f"{name}: batch"] = f"{batch}: at least {SMALLEST_BATCH}, at most 5 % of the training voxels per batch, and what fits the memory"
+    pixels = f"{scale:g} encoder pixel{'s' if scale != 1 else ''} per voxel"
+    reasons[f"{name}: encoder grid"] = f"{pixels}: {preference.reason}; the smallest class is '{class_name}'{beside.refused}"
     return Configuration(
         variant=method.variant,
         dimensions=method.dimensions,
