@@ -65,6 +65,7 @@ METHODS_READING = """
 - 3d_masksam was trained by later versions of the code than the others: its generator was mended before both of its rows, the estimate of its memory,
   which makes the plan, before that of the prostate. The mends touch no code that the others run; on the hippocampus the plan stays the same.
 """
+HOSTILE, PROCESS = RESULTS / "hostile_files.json", RESULTS / "reader_process.json"
 PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))
 TITLES = {
     "hippocampus": "Hippocampus MR (Medical Segmentation Decathlon), 3D",
@@ -407,6 +408,43 @@ def methods_page(result: dict) -> str:
     return "\n".join([*sections, METHODS_READING])
 
 
+def hostile_page(hostile: dict, process: dict) -> str:
+    """Render documentation/reference/hostile-files.md."""
+    machine = process["machine"]
+    sections = [
+        "# Hostile files\n",
+        "This page states what happens to files that are damaged or made to do harm: each is refused by name, or read as another program reads it.",
+        "How that is held up is in [Dataset format](dataset-format.md#readers).\n",
+        "## Damaged at random\n",
+        "Small sound files and files with hostile headers, changed in one to three places: bits, numbers, words, pieces left out or repeated.",
+        f"The seed is {hostile['seed']}. Made by `benchmarks/hostile_files.py`; the tests do the same with a few files, and with 10,000 per format",
+        "in the slow tier. This page is written by `benchmarks/tables.py`.\n",
+        _row("format", "tried", "refused by name", "of these, ITK crashed or ran without end", "read as others do", "read by samunet alone"),
+        "|---" * 6 + "|",
+    ]
+    for name, row in hostile["formats"].items():
+        sections.append(_row(name, row["tried"], row["refused"] + row["contained"], row["contained"], row["equal"], row["alone"]))
+    by_hand = ", ".join(f"{count} {ending}" for ending, count in hostile["made_by_hand"].items())
+    sections += [
+        "\nThe other programs are nibabel for NIfTI, a decoding of the last bytes with NumPy for uncompressed MetaImage and NRRD and for GIPL,",
+        "pydicom for DICOM, torchvision for PNG, Pillow for BMP, and tifffile itself for TIFF, there to hold up what is made of its arrays. None",
+        "of the files gave a traceback, an error without the file's name, or other voxels than the other program gives. A TIFF is read as",
+        "tifffile reads it: Pillow inverts grey whose header says that white is zero, tifffile and samunet do not.\n",
+        f"Headers made by hand, each refused by name: {by_hand} (`tests/hostile.py`).\n",
+        "## What a process of its own costs\n",
+        f"An image and its label, read by ITK in a process of its own and in the process that asks, in turns; medians. {machine['cpu']},",
+        f"{machine['cpus']} CPUs, load {machine['load']} from other programs, so processor time counts, of both processes together.",
+        f"The start of the process, once per reading thread and run, took {process['start_ms'] / 1000:.1f} s of the clock under that load. Made by",
+        "`benchmarks/reader_process.py`.\n",
+        _row("voxels of the image", "format", "here, ms", "overhead, ms"),
+        "|---" * 4 + "|",
+    ]
+    for row in process["rows"]:
+        shape = " x ".join(map(str, row["shape"]))
+        sections.append(_row(shape, row["format"], f"{row['here_processor_ms']:.1f}", f"{row['overhead_processor_ms']:.1f}"))
+    return "\n".join(sections) + "\n"
+
+
 def shown_rows(prompts: dict[str, str]) -> list[str]:
     """What methods with prompts were shown; nothing where there are none."""
     shown = [f"- {name}: {origin}" for name, origin in prompts.items()]
@@ -471,6 +509,9 @@ def pages() -> dict[str, str]:
     if PLANS.is_file():
         beside = [json.loads(path.read_text()) if path.is_file() else None for path in (GRID_STEP, RULES)]
         texts["documentation/results/plans.md"] = plans_page(json.loads(PLANS.read_text()), *beside)
+    if HOSTILE.is_file() and PROCESS.is_file():
+        page_of_files = hostile_page(json.loads(HOSTILE.read_text()), json.loads(PROCESS.read_text()))
+        texts["documentation/reference/hostile-files.md"] = page_of_files
     if PLANNING.is_file():
         decides = "documentation/explanation/how-planning-decides.md"
         texts[decides] = within((ROOT / decides).read_text(), "planning", planning_table(json.loads(PLANNING.read_text())))
