@@ -1,4 +1,4 @@
-"""A 3D convolution whose gradient can be trusted on CPUs.
+"""3D convolutions whose gradients can be trusted on CPUs.
 
 With bf16 on CPUs (oneDNN) the gradient of the weights goes wrong in two places. Where a map of two slices meets a kernel of depth 3, it
 reads memory that nothing has written (seen with torch 2.15): now and then it is NaN, and otherwise it may be anything. Such maps are small.
@@ -17,14 +17,39 @@ class Convolution(nn.Conv3d):
     """torch's Conv3d; on CPUs two slices under a kernel of depth 3 are computed in fp32, and kernels of depth 1 slice by slice."""
 
     def forward(self, image: Tensor) -> Tensor:
-        if image.device.type != "cpu":
-            return super().forward(image)
-        if image.shape[2] == 2 and self.kernel_size[0] == 3:
+        if image.device.type == "cpu" and image.shape[2] == 2 and self.kernel_size[0] == 3:
             with torch.autocast("cpu", enabled=False):
                 return super().forward(image.float() if image.dtype in (torch.bfloat16, torch.float16) else image)
-        flat = self.kernel_size[0] == self.stride[0] == 1 and not self.padding[0]
-        if not (flat and torch.is_grad_enabled() and (torch.is_autocast_enabled("cpu") or image.dtype == torch.bfloat16)):
+        if not _slice_by_slice(self, image):
             return super().forward(image)
-        planes = image.movedim(2, 1)
         settings = (self.stride[1:], self.padding[1:], self.dilation[1:], self.groups)
-        return F.conv2d(planes.flatten(0, 1), self.weight[:, :, 0], self.bias, *settings).unflatten(0, planes.shape[:2]).movedim(1, 2)
+        return _unfold(F.conv2d(_fold(image), self.weight[:, :, 0], self.bias, *settings), image)
+
+
+class TransposedConvolution(nn.ConvTranspose3d):
+    """torch's ConvTranspose3d without padding; on CPUs kernels of depth 1 are computed slice by slice."""
+
+    def __init__(self, inputs: int, outputs: int, stride: tuple[int, int, int]) -> None:
+        super().__init__(inputs, outputs, stride, stride)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not _slice_by_slice(self, image):
+            return super().forward(image)
+        return _unfold(F.conv_transpose2d(_fold(image), self.weight[:, :, 0], self.bias, self.stride[1:]), image)
+
+
+def _slice_by_slice(layer: nn.Conv3d | nn.ConvTranspose3d, image: Tensor) -> bool:
+    """Tell whether a layer's slices do not meet, and its gradient is one of bf16 on a CPU."""
+    apart = layer.kernel_size[0] == layer.stride[0] == 1 and not layer.padding[0]
+    low = torch.is_autocast_enabled("cpu") or image.dtype == torch.bfloat16
+    return image.device.type == "cpu" and apart and torch.is_grad_enabled() and low
+
+
+def _fold(image: Tensor) -> Tensor:
+    """(B, C, D, H, W) to (B * D, C, H, W)."""
+    return image.movedim(2, 1).flatten(0, 1)
+
+
+def _unfold(planes: Tensor, image: Tensor) -> Tensor:
+    """(B * D, C, H, W) to (B, C, D, H, W), with B and D of an image."""
+    return planes.unflatten(0, (image.shape[0], image.shape[2])).movedim(1, 2)

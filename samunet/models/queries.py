@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from samunet.core.geometry import Shape
 from samunet.models.boxes import tight_boxes
-from samunet.models.convolution import Convolution
+from samunet.models.convolution import Convolution, TransposedConvolution
 from samunet.models.mask_adapter import SlabOfQueries
 from samunet.models.query_rules import generator_widths
 from samunet.sam.decoder import dense_positions, run_two_way
@@ -56,9 +56,9 @@ def block(inputs: int, outputs: int, kernel: Shape = (3, 3, 3)) -> nn.Sequential
     )
 
 
-def twice_in_plane(inputs: int, outputs: int) -> nn.ConvTranspose3d:
+def twice_in_plane(inputs: int, outputs: int) -> TransposedConvolution:
     """Return a transposed convolution that doubles h and w."""
-    return nn.ConvTranspose3d(inputs, outputs, (1, 2, 2), stride=(1, 2, 2))
+    return TransposedConvolution(inputs, outputs, (1, 2, 2))
 
 
 class LearnedPixels(nn.Module):

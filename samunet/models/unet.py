@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Topology
-from samunet.models.convolution import Convolution
+from samunet.models.convolution import Convolution, TransposedConvolution
 
 
 class ConvNormAct(nn.Sequential):
@@ -52,7 +52,7 @@ class Decoder(nn.Module):
         for (skip, below), stride, kernel in zip(
             list(pairwise(topology.widths))[::-1], topology.strides[:0:-1], topology.kernels[-2::-1], strict=True
         ):
-            self.upward.append(nn.ConvTranspose3d(below, skip, stride, stride))
+            self.upward.append(TransposedConvolution(below, skip, stride))
             self.levels.append(ConvNormAct(2 * skip, skip, kernel))
 
     def forward(self, stages: list[Tensor]) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samunet.models.convolution import Convolution
+from samunet.models.convolution import Convolution, TransposedConvolution
 
 
 def leave_behind(value: float) -> None:
@@ -43,6 +43,23 @@ def test_kernels_of_one_slice_stay_within_their_memory(kernel, channels, outputs
     expected = theirs(image)
     expected.square().mean().backward()
     for _ in range(3):
+        ours.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result = ours(image)
+        result.float().square().mean().backward()
+        assert result.shape == expected.shape and torch.allclose(result.float(), expected, atol=0.03 * expected.abs().max().item())
+        assert (ours.weight.grad - theirs.weight.grad).abs().max() < 0.03 * theirs.weight.grad.abs().max()
+
+
+def test_transposed_kernels_of_one_slice_stay_within_their_memory_too():
+    torch.manual_seed(0)
+    ours, theirs = TransposedConvolution(48, 24, (1, 2, 2)), torch.nn.ConvTranspose3d(48, 24, (1, 2, 2), (1, 2, 2))
+    theirs.load_state_dict(ours.state_dict())
+    for depth, side in ((1, 128), (4, 32)):
+        image = torch.randn(2, 48, depth, side, side)
+        expected = theirs(image)
+        theirs.zero_grad()
+        expected.square().mean().backward()
         ours.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             result = ours(image)
