@@ -15,6 +15,7 @@ from samunet.checking.findings import Finding, relative
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.labels import left_right_pairs
+from samunet.core.names import brief
 from samunet.core.values import distinct
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
@@ -140,11 +141,12 @@ def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool 
 def _label_faults(label: np.ndarray, geometry: Geometry, spec: DatasetSpec) -> list[tuple[str, str]]:
     faults = []
     values, counts = np.unique(label, return_counts=True)
-    unexpected = {int(value): int(count) for value, count in zip(values, counts, strict=True) if value not in spec.labels.expected_in_files}
+    expected = set(spec.labels.expected_in_files)
+    unexpected = {int(value): int(count) for value, count in zip(values, counts, strict=True) if value not in expected}
     if unexpected:
         shown = ", ".join(f"{value} ({count} voxels)" for value, count in list(unexpected.items())[:5])
         more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
-        faults.append(("label-values", f"Values {shown}{more}; dataset.json names {list(spec.labels.expected_in_files)}."))
+        faults.append(("label-values", f"Values {shown}{more}; dataset.json names {brief(list(spec.labels.expected_in_files))}."))
     foreground = {value for _, parts in spec.labels.foreground for value in parts}
     if not foreground & set(values.tolist()):
         faults.append(("no-foreground", "No voxel holds a structure."))

@@ -52,9 +52,6 @@ def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Findin
 def _listed_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Finding]]:
     """Cases whose files dataset.json names itself; files that are absent are found when the case is opened."""
     listed, cases, findings = spec.raw["dataset"], [], []
-    if not isinstance(listed, dict) or not listed:
-        message = "dataset must map case identifiers to their files."
-        return [], [Finding(case="", file="dataset.json", code="dataset-json", message=message)]
     for name, files in sorted(listed.items()):
         try:
             cases.append(listed_case(folder, name, files))

@@ -12,6 +12,7 @@ import stat
 import sys
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,16 +133,25 @@ def parse_json(text: str | bytes, what: str) -> Any:
         what: it is, for the message, e.g. "File /x/plans.json" or "log.jsonl, line 3".
 
     Raises:
-        ConfigError: it is not JSON, holds a whole number beyond 64 bits, or lists and objects more than MOST_LEVELS deep.
+        ConfigError: it is not JSON, gives a key twice, holds a whole number beyond 64 bits, or lists and objects more than MOST_LEVELS deep.
     """
     try:
-        value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+        value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), object_pairs_hook=_object)
         _refuse_extremes(value)
     except RecursionError:
         raise ConfigError(f"{what} holds lists or objects within each other too deep to read; write it again.") from None
     except ValueError as error:
         raise ConfigError(f"{what} is not valid JSON: {str(error).partition(';')[0]}. Correct it, or write it again.") from None
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its keys and values; Python's own reader keeps the last of two equal keys without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"it holds the key {twice[:80]!r} twice in one object")
+    return found
 
 
 def _refuse_extremes(value: Any) -> None:

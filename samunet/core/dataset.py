@@ -10,11 +10,12 @@ from typing import Any
 
 from samunet.core.codec import read_json
 from samunet.core.labels import Labels, parse_labels
-from samunet.core.names import LONGEST_FILE_NAME, check_case_name
+from samunet.core.names import LONGEST_FILE_NAME, brief, check_case_name, is_name
 from samunet.core.workspace import expand_path
 from samunet.errors import DatasetError
 
 CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
+MOST_CHANNELS = 10_000  # four digits
 FILE_ENDING = re.compile(r"(\.[A-Za-z0-9]{1,16}){1,3}")
 
 
@@ -66,23 +67,34 @@ def read_dataset_json(path: Path) -> DatasetSpec:
         if not value:
             raise DatasetError(f"{path}: key '{key}' is missing; add it as nnU-Net's dataset format describes.")
     if not isinstance(channels, dict) or set(channels) != {str(i) for i in range(len(channels))}:
-        raise DatasetError(f'{path}: channel_names must map "0", "1", ... to names; got {channels!r}.')
+        raise DatasetError(f'{path}: channel_names must map "0", "1", ... to names; got {brief(channels)}.')
+    if len(channels) > MOST_CHANNELS:
+        raise DatasetError(
+            f"{path}: channel_names names {len(channels)} channels, which files number with four digits; give {MOST_CHANNELS} at most."
+        )
+    for channel, name in channels.items():
+        if not is_name(name):
+            raise DatasetError(f"{path}: channel_names must give channel {channel} a name, such as T1 or CT; got {brief(name)}.")
     if not isinstance(raw["labels"], dict):
-        raise DatasetError(f"{path}: labels must map names to values; got {raw['labels']!r}.")
+        raise DatasetError(f"{path}: labels must map names to values; got {brief(raw['labels'])}.")
     num_training = raw.get("numTraining", 0)
-    if not isinstance(num_training, int) or isinstance(num_training, bool):
-        raise DatasetError(f"{path}: numTraining must be the number of training cases; got {num_training!r}.")
+    if not isinstance(num_training, int) or isinstance(num_training, bool) or num_training < 0:
+        raise DatasetError(f"{path}: numTraining must be the number of training cases; got {brief(num_training)}.")
     ending = raw["file_ending"]
     if not isinstance(ending, str) or FILE_ENDING.fullmatch(ending) is None:
-        raise DatasetError(f"{path}: file_ending must be an ending with its dot, such as .nii.gz; got {str(ending)[:80]!r}.")
+        raise DatasetError(f"{path}: file_ending must be an ending with its dot, such as .nii.gz; got {brief(ending)}.")
     reader = raw.get("overwrite_image_reader_writer")
+    if reader is not None and not is_name(reader):
+        raise DatasetError(f"{path}: overwrite_image_reader_writer must be the name of a reader, such as NibabelIO; got {brief(reader)}.")
+    if "dataset" in raw and (not isinstance(raw["dataset"], dict) or not raw["dataset"]):
+        raise DatasetError(f"{path}: dataset must map case identifiers to their files; got {brief(raw['dataset'])}.")
     return DatasetSpec(
         name=path.absolute().parent.name,
-        channels=tuple(str(channels[str(i)]) for i in range(len(channels))),
+        channels=tuple(channels[str(i)] for i in range(len(channels))),
         labels=parse_labels(raw["labels"], raw.get("regions_class_order")),
         file_ending=ending.lower(),
         num_training=num_training,
-        reader=None if reader in (None, "None") else str(reader),
+        reader=None if reader in (None, "None") else reader,
         raw=raw,
     )
 
@@ -94,10 +106,7 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
         DatasetError: a folder, an image or a label file is missing.
     """
     if "dataset" in spec.raw:
-        listed = spec.raw["dataset"]
-        if not isinstance(listed, dict) or not listed:
-            raise DatasetError(f"{folder / 'dataset.json'}: dataset must map case identifiers to their files; got {str(listed)[:80]}.")
-        found = tuple(listed_case(folder, name, files) for name, files in sorted(listed.items()))
+        found = tuple(listed_case(folder, name, files) for name, files in sorted(spec.raw["dataset"].items()))
         for case in found:
             for path in (*case.images, *([case.label] if case.label else [])):
                 if not path.exists():
@@ -170,10 +179,9 @@ def channels_by_case(named: Mapping[str, Path], folder: Path, file_ending: str) 
 def listed_case(folder: Path, identifier: str, files: Any) -> Case:
     """Return a case as the `dataset` entry of dataset.json lists it; raises DatasetError for another form or name. Files need not exist."""
     check_case_name(identifier, folder / "dataset.json")
-    images = files.get("images") if isinstance(files, dict) else None
-    if not isinstance(images, list) or not images or not isinstance(files.get("label"), str):
-        raise DatasetError(
-            f'Case \'{identifier}\' in dataset.json must have the form {{"images": [one file per channel], "label": file}}; got {str(files)[:80]}.'
-        )
-    paths = tuple(folder / expand_path(str(name)) for name in images)
-    return Case(identifier=identifier, images=paths, label=folder / expand_path(files["label"]))
+    images, label = (files.get("images"), files.get("label")) if isinstance(files, dict) else (None, None)
+    if not isinstance(images, list) or not images or not all(isinstance(path, str) and path and "\0" not in path for path in (*images, label)):
+        form = '{"images": [one file per channel], "label": file}'
+        raise DatasetError(f"Case '{identifier}' in dataset.json must have the form {form}; got {brief(files)}.")
+    paths = tuple(folder / expand_path(name) for name in images)
+    return Case(identifier=identifier, images=paths, label=folder / expand_path(str(label)))

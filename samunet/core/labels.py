@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from samunet.core.names import brief, is_name
 from samunet.errors import DatasetError
 
 IGNORE_NAME = "ignore"  # nnU-Net's reserved key
 BACKGROUND_NAME = "background"
+MOST_OUTPUTS = 4096  # channels of a network: their scores for one patch of 128 x 128 x 128 take 32 GiB
+LARGEST_VALUE = 65535  # of segmentations, which are uint8 or uint16
 SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
 
 Named = tuple[str, tuple[int, ...]]
@@ -36,17 +40,17 @@ class Labels:
     def has_regions(self) -> bool:
         return bool(self.regions_order)
 
-    @property
+    @cached_property
     def all_values(self) -> tuple[int, ...]:
         """Sorted label values that may be predicted, background included."""
         return tuple(sorted({value for _, values in self.values for value in values}))
 
-    @property
+    @cached_property
     def foreground(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """(name, label values) of every class or region except background."""
         return tuple((name, values) for name, values in self.values if values != (0,))
 
-    @property
+    @cached_property
     def channels(self) -> tuple[Named, ...]:
         """(name, label values) of what each output channel but background's is for."""
         return self.foreground if self.has_regions else tuple(sorted(self.foreground, key=lambda named: named[1]))
@@ -56,7 +60,7 @@ class Labels:
         """Number of network output channels."""
         return len(self.foreground) if self.has_regions else len(self.all_values)
 
-    @property
+    @cached_property
     def expected_in_files(self) -> tuple[int, ...]:
         """Every value a label file may hold, the ignore label included."""
         return self.all_values + (() if self.ignore is None else (self.ignore,))
@@ -70,35 +74,54 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
     """Read the `labels` and `regions_class_order` entries of a dataset.json.
 
     Raises:
-        DatasetError: background is missing or not 0, values are not consecutive, the ignore label is not the highest,
-            or regions come without a class order of the right length.
+        DatasetError: a name or a value is none, two names have the same values, background is missing or not 0, values are not
+            consecutive, the ignore label is not the highest, regions come without a class order of the right length, or there are more
+            than MOST_OUTPUTS classes or regions.
     """
-    values: list[tuple[str, tuple[int, ...]]] = []
-    ignore: int | None = None
+    if len(raw) > MOST_OUTPUTS + 1:
+        raise DatasetError(
+            f"dataset.json: labels name {len(raw)} classes or regions; a network has one output for each, and more than {MOST_OUTPUTS} "
+            "need more memory than a training has. Join structures, or split the dataset."
+        )
+    values: dict[str, tuple[int, ...]] = {}
     for name, value in raw.items():
+        if not is_name(name):
+            raise DatasetError(f"dataset.json: labels must have names of 1 to 200 characters in one line; got {brief(name)}.")
         parts = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-        if not parts or not all(isinstance(part, int) and not isinstance(part, bool) and part >= 0 for part in parts):
+        if not parts or not all(_is_value(part) for part in parts):
             raise DatasetError(
-                f"dataset.json: label '{name}' must be a whole number from 0 up, or a list of them; got {value!r}. "
+                f"dataset.json: label '{name}' must be a whole number from 0 up, {LARGEST_VALUE} at most, or a list of them; got {brief(value)}. "
                 'The form is name: value, e.g. "liver": 1.'
             )
-        if name == IGNORE_NAME:
-            if len(parts) != 1:
-                raise DatasetError(f"dataset.json: the ignore label must be one number; got {value!r}.")
-            ignore = parts[0]
-        else:
-            values.append((name, parts))
-    if dict(values).get(BACKGROUND_NAME) != (0,):
+        values[name] = parts
+    ignore = values.pop(IGNORE_NAME, None)
+    if ignore is not None and len(ignore) != 1:
+        raise DatasetError(f"dataset.json: the ignore label must be one number; got {brief(list(ignore))}.")
+    if values.get(BACKGROUND_NAME) != (0,):
         raise DatasetError('dataset.json: labels must contain "background": 0; add it, and give every structure a value from 1 up.')
-    values.sort(key=lambda item: item[1] != (0,))  # background first, the others keep their order
-    known = sorted({part for _, parts in values for part in parts})
+    _refuse_twins(values)
+    known = sorted({part for parts in values.values() for part in parts})
     if known != list(range(len(known))):
-        raise DatasetError(f"dataset.json: label values must be consecutive from 0; got {known}. Renumber the labels and the label files.")
+        raise DatasetError(f"dataset.json: label values must be consecutive from 0; got {brief(known)}. Renumber the labels and the label files.")
     if len(known) < 2:
         raise DatasetError("dataset.json: labels name nothing but background; add at least one structure.")
-    if ignore is not None and ignore != known[-1] + 1:
-        raise DatasetError(f"dataset.json: the ignore label must be {known[-1] + 1}, one above all others; got {ignore}.")
-    return Labels(values=tuple(values), ignore=ignore, regions_order=_regions_order(values, regions_order))
+    if ignore not in (None, (known[-1] + 1,)):
+        raise DatasetError(f"dataset.json: the ignore label must be {known[-1] + 1}, one above all others; got {ignore[0]}.")
+    ordered = sorted(values.items(), key=lambda item: item[1] != (0,))  # background first, the others keep their order
+    return Labels(values=tuple(ordered), ignore=ignore and ignore[0], regions_order=_regions_order(ordered, regions_order))
+
+
+def _is_value(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_VALUE
+
+
+def _refuse_twins(values: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse two names for the same values, which no score and no output could tell apart."""
+    names: dict[frozenset[int], str] = {}
+    for name, parts in values.items():
+        other = names.setdefault(frozenset(parts), name)
+        if other != name:
+            raise DatasetError(f"dataset.json: labels '{other}' and '{name}' both have the values {brief(list(parts))}; remove or renumber one.")
 
 
 def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
@@ -113,16 +136,19 @@ def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
 
 
 def _regions_order(values: list[tuple[str, tuple[int, ...]]], raw: object) -> tuple[int, ...]:
+    if raw is not None and not (isinstance(raw, (list, tuple)) and all(_is_value(part) for part in raw)):
+        raise DatasetError(f"dataset.json: regions_class_order must list label values, one for each region in turn; got {brief(raw)}.")
     if not any(len(parts) > 1 for _, parts in values):
         return ()
-    expected = sum(parts != (0,) for _, parts in values)
-    if not isinstance(raw, (list, tuple)) or len(raw) != expected or not all(isinstance(part, int) for part in raw):
+    expected, given = sum(parts != (0,) for _, parts in values), () if raw is None else tuple(raw)
+    if len(given) != expected:
         raise DatasetError(
-            f"dataset.json: labels hold regions, so regions_class_order must list {expected} label values, one for each region in turn; got {raw!r}."
+            f"dataset.json: labels hold regions, so regions_class_order must list {expected} label values, one for each region in turn; "
+            f"got {brief(raw)}."
         )
-    unknown = sorted(set(raw) - {part for _, parts in values for part in parts})
+    unknown = sorted(set(given) - {part for _, parts in values for part in parts})
     if unknown:
         raise DatasetError(
-            f"dataset.json: regions_class_order holds {unknown}, which no label has; it lists the values that are written for the regions."
+            f"dataset.json: regions_class_order holds {brief(unknown)}, which no label has; it lists the values that are written for the regions."
         )
-    return tuple(raw)
+    return given

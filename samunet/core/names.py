@@ -28,6 +28,17 @@ def fault_of_name(name: object, most_bytes: int = MOST_BYTES) -> str | None:
     return f"has {length} bytes, more than {most_bytes}" if length > most_bytes else None
 
 
+def is_name(value: object) -> bool:
+    """Tell whether something can be the name of a channel or class, as people read it: text of one line, 200 characters at most."""
+    return isinstance(value, str) and 0 < len(value.strip()) <= 200 and value.splitlines() == [value] and "\0" not in value
+
+
+def brief(value: object) -> str:
+    """Return the beginning of a value from a file, for messages."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 def check_case_name(name: object, where: object, most_bytes: int = MOST_BYTES) -> None:
     """Refuse a name of a case that would lead elsewhere than to a file of its own in the folder meant.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
+from samunet.core.names import brief
 from samunet.core.values import distinct
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError
@@ -114,5 +115,5 @@ def refuse_unexpected_values(label: np.ndarray, expected: Sequence[int], what: s
     if unexpected:
         raise DatasetError(
             f"{what} holds the values {unexpected[:5]}, which dataset.json does not name "
-            f"(it names {list(expected)}). Correct the file, or the labels in dataset.json."
+            f"(it names {brief(list(expected))}). Correct the file, or the labels in dataset.json."
         )

@@ -204,3 +204,9 @@ def test_writing_never_changes_the_umask_that_other_threads_see(tmp_path, monkey
 def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + '{\r\n"Schädel": 1}'.encode())
     assert read_json(tmp_path / "a.json") == {"Schädel": 1}
+
+
+def test_a_key_twice_is_refused_and_named():
+    with pytest.raises(ConfigError, match=r"File x is not valid JSON: it holds the key 'liver' twice in one object"):
+        parse_json('{"labels": {"background": 0, "liver": 1, "liver": 2}, "liver": 3}', "File x")
+    assert parse_json('[{"a": 1}, {"a": {"a": 2}}]', "File x") == [{"a": 1}, {"a": {"a": 2}}]
