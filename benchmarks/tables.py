@@ -26,6 +26,7 @@ TRAINER = sorted(RESULTS.glob("trainer_*.json"))
 PLANNING = RESULTS / "study_planning.json"
 PLANS, GRID_STEP, RULES = RESULTS / "plans.json", RESULTS / "grid_step_cpu.json", RESULTS / "study_rules.json"
 EXPORT, STRIDE, OVERHEAD = RESULTS / "export.json", RESULTS / "slab_stride.json", sorted(RESULTS.glob("predict_overhead_*.json"))
+MEMORY, PROBABILITIES = RESULTS / "prediction_memory.json", RESULTS / "probabilities.json"
 METHODS = RESULTS / "variant_step_cpu.json"
 HEAD_TO_HEAD, ATTEMPTS = RESULTS / "head_to_head.json", RESULTS / "study_ma_sam_attempts.json"
 COMPARED = RESULTS / "methods.json"
@@ -327,6 +328,7 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
     for row in overhead:
         seconds = [f"{row['seconds'][side]:.2f}" for side in ("nnunet", "nnunet, no workers", "ours")]
         sections.append(_row(row["dataset"], row["cases"], *seconds, row["share_of_nnunets_time"], f"{row['share_of_equal_voxels']:.5%}"))
+    sections += _memory_of_prediction() + _stored_probabilities()
     sections += [
         "\n## The distance between slabs\n",
         f"Validation cases of the prostate dataset's fold 0, models trained for {stride['minutes_of_training']:g} CPU minutes, no flips. Passes",
@@ -340,6 +342,47 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
         sections += [_row(row["setting"], f"{row['dice']:.4f}", row["passes"], row["seconds"]) for row in model["rows"]]
         sections.append(f"\nThe cheapest within 0.001 of stride 1: {model['cheapest_as_good_as_stride_1']}.\n")
     return "\n".join(sections).rstrip() + "\n"
+
+
+def _memory_of_prediction() -> list[str]:
+    result = json.loads(MEMORY.read_text())
+    sections = [
+        "\n## Memory, by kind of file\n",
+        f"{result['machine']['cpu']}, {result['machine']['cpus']} CPUs. Two cases of each kind, one after the other, with a network that costs next",
+        "to nothing. The estimate is made from headers; allowed (`--max_ram`) are the estimate and what the network works with; taken is the growth",
+        "of the process's peak, with that of the process in which ITK reads, in the last row without pages of files. MiB. Made by",
+        "`benchmarks/prediction_memory.py`.\n",
+        _row("kind", "file", "estimate", "allowed", "taken", "share of allowed"),
+        "|---" * 6 + "|",
+    ]
+    for name, row in result["kinds"].items():
+        shown = "refused by name" if row["refused"] else row["estimate"]
+        sections.append(_row(name, row["file"], shown, row["allowed"], row["taken"], f"{row['taken'] / row['allowed']:.2f}"))
+    return sections
+
+
+def _stored_probabilities() -> list[str]:
+    result = json.loads(PROBABILITIES.read_text())
+    changed = result["labels"]
+    sections = [
+        "\n## Files of probabilities\n",
+        f"{result['machine']['cpu']}, one thread. {result['classes']} classes on slices of 512 x 512, from logits to `<case>.npz`; with all",
+        "digits that is measured on 25 slices only. Logits are blobs, certain but near their borders; of noise alone, where every class is about",
+        "as likely everywhere, files are largest. Other programs used the processor meanwhile. Made by `benchmarks/probabilities.py`.\n",
+        _row("numbers", "slices", "processor seconds", "MiB", "growth of the peak MiB"),
+        "|---" * 5 + "|",
+    ]
+    stored = "float16, multiples of 1/4096"
+    for step, name in {"float32": "float32, all digits", "ours": stored, "ours, whole case": stored, "ours, noise": f"{stored}, of noise"}.items():
+        row = result[step]
+        sections.append(_row(name, row["slices"], row["cpu_seconds"], row["mib"], row["peak_mib"]))
+    one, two = changed["one"], changed["ensemble"]
+    sections += [
+        f"\nOf {changed['voxels']} voxels {one['changed']} get another label from the stored numbers of one file than from all digits,",
+        f"{two['changed']} in the ensemble of two; the lowest Dice score of a class between both is {one['lowest_dice']:.6f} and",
+        f"{two['lowest_dice']:.6f}.",
+    ]
+    return sections
 
 
 def head_to_head_page(result: dict, attempts: dict | None) -> str:

@@ -23,6 +23,7 @@ from samunet.imageio.reader import count_not_finite, refuse_not_finite
 
 EXTENSION_FLAG = 4  # bytes between header and data
 MAX_OFFSET = 1 << 31  # bytes; real files begin at 352, or later by the length of their header extensions
+SCALED_AT_A_TIME = 1 << 17  # bytes that, as float64, stay within a core's own memory
 UNSCALED = (1.0, 0.0)  # slope and intercept
 SFORM = ("srow_x", "srow_y", "srow_z")
 QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
@@ -54,7 +55,7 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Header, np.ndarray]:
         file.seek(offset)
         scaling = UNSCALED if kind.names else _scaling(header)
         array = np.empty(math.prod(lengths), _scaled_kind(kind, scaling))
-        step, not_finite = CHUNK // kind.itemsize, 0
+        step, not_finite = SCALED_AT_A_TIME // kind.itemsize if scaling != UNSCALED else CHUNK // kind.itemsize, 0
         for first in range(0, len(array), step):  # the stored and the scaled numbers are never both in memory
             part = array[first : first + step]
             payload = file.read(len(part) * kind.itemsize)

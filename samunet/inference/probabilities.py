@@ -26,7 +26,7 @@ MEMBER = "probabilities.npy"
 LEVEL = 1  # of zlib; 6 takes twice as long and saves a quarter
 STEPS = np.float32(4096)  # from 0 to 1; float16 below 1/2 holds all of them, from there on every second one
 BYTES = 2
-NUMBERS_PER_SECOND = 20e6  # resized, rounded and compressed by one core; benchmarks/probabilities.py
+NUMBERS_PER_SECOND = 10e6  # by one core where every class is likely everywhere, the slowest; benchmarks/probabilities.py
 DAMAGE = (OSError, KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
@@ -50,11 +50,10 @@ def write_probabilities(path: Path, planes: Iterable[np.ndarray], count: int) ->
 def forecast(voxels: Sequence[int], classes: int) -> str:
     """Say in one line what writing the probabilities of cases of these sizes takes."""
     largest = classes * max(voxels)
-    minutes = largest / NUMBERS_PER_SECOND / 60
-    takes = f"{minutes:.0f} minute(s)" if minutes >= 1 else "less than a minute"
+    minutes = math.ceil(largest / NUMBERS_PER_SECOND / 60)
     return (
         f"Probabilities: {classes} numbers per voxel, before compression up to {readable(BYTES * largest)} per case and "
-        f"{readable(BYTES * classes * sum(voxels))} in all; the largest case takes about {takes} to write."
+        f"{readable(BYTES * classes * sum(voxels))} in all; the largest case takes up to {minutes} minute(s) to write."
     )
 
 
