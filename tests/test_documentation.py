@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import importlib.metadata
 import importlib.util
+import itertools
 import re
 import subprocess
 from pathlib import Path
@@ -41,19 +45,80 @@ def test_every_command_has_a_section_and_every_section_a_command():
     assert set(re.findall(r"^## (samunet_\w+)", text, flags=re.MULTILINE)) == set(names)
 
 
-def test_every_option_is_documented():
-    import contextlib
-    import importlib
-    import io
+SAME = {"samunet_predict_from_modelfolder": "samunet_predict", "samunet_evaluate_simple": "samunet_evaluate_folder"}
+"""Commands that the page describes by another one."""
 
+
+class Parsed(Exception):
+    """Carries a command's parser out of it."""
+
+
+def options_of(target, patch) -> set[str]:
+    """Every option string of a command, its actions' too, but for help, version and the --no- forms of switches."""
+
+    def stop(parser, *_):
+        raise Parsed(parser)
+
+    def options(parser) -> set[str]:
+        found = {option for action in parser._actions for option in action.option_strings}
+        actions = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        return found.union(*(options(inner) for inner in itertools.chain(*actions)))
+
+    for name in ("parse_args", "parse_known_args"):
+        patch.setattr(argparse.ArgumentParser, name, stop)
+    with pytest.raises(Parsed) as found:
+        target()
+    return {option for option in options(found.value.args[0]) if not option.startswith("--no-")} - {"-h", "--help", "--version"}
+
+
+def commands():
+    return dict(re.findall(r'^(samunet_\w+) = "([\w.]+):main"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE))
+
+
+def section_of(name: str) -> str:
     text = (ROOT / "documentation" / "reference" / "commands.md").read_text()
-    for name, module in re.findall(r'^samunet_(\w+) = "([\w.]+):main"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE):
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
-            importlib.import_module(module).main(["--help"])
-        options = set(re.findall(r"(?<![\w-])(--?[a-z]\w*)", output.getvalue().split("options:")[1]))
-        missing = sorted(option for option in options - {"-h", "--help", "--version"} if f"`{option}" not in text)
-        assert not missing, f"samunet_{name}: {missing}"
+    return text.split(f"## {name}\n")[1].split("\n## ")[0]
+
+
+def flags_in(text: str) -> set[str]:
+    return {flag for code in re.findall(r"`(-[^`]*)`", text) for flag in re.findall(r"(?<![\w-])--?[A-Za-z]\w*", code)}
+
+
+@pytest.mark.parametrize("name", commands())
+def test_the_flags_of_a_command_are_those_of_its_parser(name, monkeypatch):
+    options = options_of(importlib.import_module(commands()[name]).main, monkeypatch)
+    text = section_of(name)
+    promised = flags_in("\n".join(row.split("|")[1] for row in text.splitlines() if row.startswith("|")))
+    documented = flags_in(text)
+    if name in SAME:
+        assert not flags_in(re.split("instead of|all other options but", text)[1]) & options
+        documented |= flags_in(section_of(SAME[name]))
+    assert promised <= options, "the page promises them"
+    assert options <= documented, "the page lacks them"
+
+
+def test_flags_that_the_page_denies_do_not_exist(monkeypatch):
+    rows = re.findall(r"^\| `(samunet_\w+)` \| (.*) \|$", section_of("Where nnU-Net's twins differ"), flags=re.MULTILINE)
+    assert len(rows) > 2
+    for name, flags in rows:
+        assert not flags_in(flags) & options_of(importlib.import_module(commands()[name]).main, monkeypatch), name
+
+
+@pytest.mark.slow  # imports all of nnU-Net
+def test_every_flag_and_command_of_nnunet_is_here_or_denied(monkeypatch):
+    pytest.importorskip("nnunetv2")
+    denied, missing = section_of("Where nnU-Net's twins differ"), []
+    for entry in importlib.metadata.entry_points(group="console_scripts"):
+        if not entry.name.startswith("nnUNetv2_"):
+            continue
+        twin = entry.name.replace("nnUNetv2", "samunet")
+        if twin not in commands():
+            assert f"`{entry.name}`" in denied
+            continue
+        lacking = options_of(entry.load(), monkeypatch) - options_of(importlib.import_module(commands()[twin]).main, monkeypatch)
+        if lacking:
+            missing.append(f"| `{twin}` | {', '.join(f'`{flag}`' for flag in sorted(lacking))} |")
+    assert sorted(missing) == sorted(re.findall(r"^\| `samunet_\w+` \|.*\|$", denied, flags=re.MULTILINE))
 
 
 def test_every_kind_of_finding_is_documented():
