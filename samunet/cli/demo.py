@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.core.workspace import PURPOSE
 
 if TYPE_CHECKING:
     from samunet.core.workspace import Workspace
@@ -53,7 +55,7 @@ def _command(arguments: argparse.Namespace) -> None:
             f"\nDone in {time.monotonic() - began:.0f} s: mean foreground Dice {summary.foreground_mean.dice:.3f} on {len(summary.cases)} test cases."
         )
         print(f"Look at {page}")
-    print(_own_data(root))
+    print(_phantom_steps(root) if arguments.only_dataset else _own_data())
 
 
 def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace) -> tuple[Path, Summary]:
@@ -85,7 +87,7 @@ def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace
     _step(6, "Evaluation: Dice of every structure of every test case")
     summary = _evaluate(dataset, predictions)
     page = root / "report.html"
-    _write_page(page, dataset, predictions, summary, fold / "progress.png", plan.reasons, _own_data(root))
+    _write_page(page, dataset, predictions, summary, fold / "progress.png", plan.reasons, _own_data())
     return page, summary
 
 
@@ -130,19 +132,35 @@ def _write_page(page: Path, dataset: RawDataset, predictions: Path, summary: Sum
         curve=curve,
         sections={
             "Why the plan is as it is": [f"{decision}: {reason}" for decision, reason in reasons.items()],
-            "With your own data": ["$ " + line.strip() for line in commands.splitlines() if line.startswith("  ")],
+            "Next, your own images": [f"$ {line.strip()}" if line.startswith("  ") else line for line in commands.splitlines()[2:]],
         },
     )
 
 
-def _own_data(root: Path) -> str:
+def _own_data() -> str:
+    variables = "\n".join(f'  export {name}="${{{name}:-$HOME/samunet/{name}}}"' for name in PURPOSE)
     return f"""
-With your own data in nnU-Net's layout (DatasetXXX_Name with imagesTr, labelsTr, dataset.json):
-  export nnUNet_raw={root / "nnUNet_raw"} nnUNet_preprocessed={root / "nnUNet_preprocessed"} nnUNet_results={root / "nnUNet_results"}
-  samunet_plan_and_preprocess -d {SEED} --verify_dataset_integrity
-  samunet_train {SEED} {CONFIGURATION} 0
-  samunet_predict -i IMAGES -o PREDICTIONS
-  samunet_evaluate_folder LABELS PREDICTIONS -djfile PREDICTIONS/dataset.json"""
+Next, your own images:
+Name the folders to work in. Those that you have set for nnU-Net stay.
+{variables}
+Copy images and labels into nnU-Net's layout, here from two folders whose files have equal names; samunet_import --help has other ways.
+Put your own folders, name, channels and structures into this line. A dataset in nnU-Net's layout needs none of it.
+  samunet_import folders -i IMAGES -l LABELS -d Dataset042_Mine --channels CT --labels liver=1 tumor=2
+Check the files; plan and preprocess for this machine; train one fold (2d_adapter for 2D images); segment other images.
+  samunet_check_dataset -d 42
+  samunet_plan_and_preprocess -d 42 -gpu_memory_target auto
+  samunet_train 42 {CONFIGURATION} 0
+  samunet_predict -d 42 -i NEW_IMAGES -o PREDICTIONS
+Score them, where you have references.
+  samunet_evaluate_folder NEW_LABELS PREDICTIONS -djfile PREDICTIONS/dataset.json"""
+
+
+def _phantom_steps(root: Path) -> str:
+    return f"""
+Next, with this dataset:
+  export {" ".join(f"{name}={shlex.quote(str(root / name))}" for name in PURPOSE)}
+  samunet_plan_and_preprocess -d {SEED} -c {CONFIGURATION} -gpu_memory_target {MEMORY_GIB}
+  samunet_train {SEED} {CONFIGURATION} 0 --epochs 2 --iterations 10 --batch_size 2"""
 
 
 def _step(number: int, text: str) -> None:

@@ -1,0 +1,37 @@
+"""What the demo says at its end can be copied, and leads from two folders of files to a dataset that passes the check."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import shutil
+
+from samunet.cli import check_dataset, demo, import_dataset
+from samunet.phantom import write_tiny_dataset
+
+
+def lines(text):
+    return [shlex.split(line) for line in text.splitlines() if line.startswith("  samunet_")]
+
+
+def test_its_last_lines_import_and_check_files_of_ones_own(tmp_path, monkeypatch, capsys):
+    source = write_tiny_dataset(tmp_path / "source", cases=2)
+    (tmp_path / "IMAGES").mkdir()
+    for image in (source / "imagesTr").iterdir():
+        shutil.copy(image, tmp_path / "IMAGES" / image.name.replace("_0000", ""))
+    shutil.copytree(source / "labelsTr", tmp_path / "LABELS")
+    monkeypatch.chdir(tmp_path)
+    for name, folder in re.findall(r'export (\w+)="\${\w+:-\$HOME/(.*)}"', demo._own_data()):
+        monkeypatch.setenv(name, str(tmp_path / "home" / folder))
+    first, second, *_ = lines(demo._own_data())
+    assert (first[0], second[0]) == ("samunet_import", "samunet_check_dataset")
+    assert import_dataset.main(first[1:]) == check_dataset.main(second[1:]) == 0
+    assert "0 error(s)" in capsys.readouterr().out
+
+
+def test_its_other_lines_are_taken_by_their_commands(tmp_path, monkeypatch):
+    for name, *arguments in lines(demo._own_data() + demo._phantom_steps(tmp_path)):
+        module = importlib.import_module(f"samunet.cli.{name.removeprefix('samunet_').replace('import', 'import_dataset')}")
+        monkeypatch.setattr(module, "run", lambda parser, _, argv: parser.parse_args(argv))
+        assert module.main(arguments)
