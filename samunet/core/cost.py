@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from samunet.core.codec import decode, read_json
+from samunet.core.ranges import Count, Within
 
 COST = "cost.json"
+Amount = Annotated[float, Within(0, 1e15)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """Of the whole training."""
 
-    minutes: float | None
+    minutes: Amount | None
     """By the training's clock, from the first step to the end of the last epoch; None where the training was not told its minutes."""
-    wall_minutes: float
-    epochs: int
-    steps: int
-    last_learning_rate: float
+    wall_minutes: Amount
+    epochs: Count
+    steps: Count
+    last_learning_rate: Amount
     """Of the last epoch's last step."""
-    memory_mib: float | None
+    memory_mib: Amount | None
     """The most RAM that the training process held; None where it is not told."""
-    device_memory_mib: float | None
+    device_memory_mib: Amount | None
     """The most memory of the GPU; None on a CPU."""
     device: str
-    threads: int
+    threads: Count
     """Of the CPU."""
 
 

@@ -16,6 +16,7 @@ from samunet.core.codec import decode, read_json, write_json
 from samunet.core.geometry import Geometry, Triple, triple
 from samunet.core.labels import Labels
 from samunet.core.names import check_case_name
+from samunet.core.ranges import Real
 from samunet.errors import ConfigError, did_you_mean
 
 PROMPTS = "prompts.json"
@@ -26,7 +27,7 @@ INSIDE, OUTSIDE, BOX = 1, 2, 4
 """Bits of a voxel of a prompt map: a click inside the structure, one outside it, part of its box."""
 SHOWS = INSIDE | BOX
 """What says that a structure is in a slice; a click outside it only corrects."""
-Point = tuple[float, ...]
+Point = tuple[Real, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

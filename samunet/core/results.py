@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from samunet.core.codec import read_json
+from samunet.core.names import fault_of_name
+from samunet.core.ranges import Share
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError
 
@@ -12,6 +15,26 @@ DEFAULT_TRAINER = "SAMTrainer"
 LATEST, BEST, FINAL = "checkpoint_latest.safetensors", "checkpoint_best.safetensors", "checkpoint_final.safetensors"
 VALIDATION, VALIDATION_BEST = "validation", "validation_best"  # folders of a fold: predictions by the final and by the best checkpoint
 BEST_MODEL_FILE = "inference_information.json"  # nnU-Net's, in the results folder of a dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Dice of one class or region, or the mean of all, over seeds."""
+
+    mean: Share
+    standard_deviation: Share | None
+    """None for one seed."""
+    each: tuple[Share | None, ...]
+    """None where a seed's is undefined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """What fold_<n>_seeds.json holds."""
+
+    seeds: tuple[int, ...]
+    dice: dict[str, Spread]
+    """By the keys of summary.json, and "foreground_mean"; those without any number are left out."""
 
 
 def model_folder(workspace: Workspace, dataset: str, plans_name: str, configuration: str, trainer: str = DEFAULT_TRAINER) -> Path:
@@ -45,6 +68,9 @@ def best_models(workspace: Workspace, dataset: str) -> tuple[Path, ...]:
         return ()
     try:
         chosen = read_json(path)["best_model_or_ensemble"]["selected_model_or_models"]
-        return tuple(path.parent / f"{model['trainer']}__{model['plans_identifier']}__{model['configuration']}" for model in chosen)
+        names = [f"{model['trainer']}__{model['plans_identifier']}__{model['configuration']}" for model in chosen]
+        if any(fault_of_name(name) for name in names):
+            raise KeyError
+        return tuple(path.parent / name for name in names)
     except (KeyError, TypeError):
         raise ConfigError(f"{path} names no best model; run samunet_find_best_configuration again.") from None

@@ -41,6 +41,10 @@ class Step:
     """Mean foreground Dice, or that of the class, before and after it."""
     dice_after: Share
 
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ConfigError("a step must name one label or more in values; got none.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Postprocessing:

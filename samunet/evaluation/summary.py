@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from samunet.core.codec import read_json, write_csv, write_text
-from samunet.core.names import LONGEST_FILE_NAME, fault_of_name
+from samunet.core.names import LONGEST_FILE_NAME, brief, fault_of_name
 from samunet.core.values import known_mean
 from samunet.errors import ConfigError, DatasetError
 
@@ -33,6 +33,8 @@ MORE_KEYS = {
     "detection_f1": "detection_F1",
 }
 """What nnU-Net's file does not have and its reader passes over; written where it was measured."""
+SHARES = ("Dice", "IoU", "NSD", "detection_F1")
+ROUNDING = 1e-6  # of means
 PROMPTS_KEY = "prompts"  # likewise, of predictions that were made with them
 
 
@@ -178,7 +180,13 @@ def read_summary(path: Path) -> Summary:
             foreground_mean=_from_json(raw["foreground_mean"]),
             prompts=raw.get(PROMPTS_KEY),
         )
+        if not isinstance(found.prompts, str | None):
+            raise ValueError(f"{PROMPTS_KEY} is {found.prompts!r}, not text")
         for case in found.cases:
+            if not isinstance(case.reference_file, str) or not isinstance(case.prediction_file, str):
+                raise ValueError(f"the files of case {case.name[:60]!r} are no text")
+            if case.metrics.keys() != found.mean.keys():
+                raise ValueError(f"case {case.name[:60]!r} has other classes than the mean")
             if (fault := fault_of_name(case.name, LONGEST_FILE_NAME)) is not None:
                 raise ValueError(f"the file name {case.name[:60]!r} {fault}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -208,15 +216,21 @@ def _to_json(metrics: Metrics) -> dict[str, float]:
 
 
 def _from_json(raw: Mapping[str, Any]) -> Metrics:
-    for key in KEYS.values():
-        if not isinstance(raw[key], (int, float)):
-            raise ValueError(f"{key} is {raw[key]!r}, not a number")
-    more = {name: raw[key] for name, key in MORE_KEYS.items() if isinstance(raw.get(key), (int, float))}
-    return Metrics(**{name: raw[key] for name, key in KEYS.items()}, **more)
+    more = {name: key for name, key in MORE_KEYS.items() if raw.get(key) is not None}
+    for key in (*KEYS.values(), *more.values()):
+        value = raw[key]
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ValueError(f"{key} is {brief(value)}, not a number")
+        if value < 0 or value > (1 + ROUNDING if key in SHARES else math.inf):  # NaN is neither
+            raise ValueError(f"{key} is {value}, expected {'0 to 1' if key in SHARES else '0 or more'}")
+    return Metrics(**{name: raw[key] for name, key in (KEYS | more).items()})
 
 
 def _targets_from_json(raw: Mapping[str, Any]) -> dict[Target, Metrics]:
-    return {parse_target_key(key): _from_json(metrics) for key, metrics in raw.items()}
+    found = {parse_target_key(key): _from_json(metrics) for key, metrics in raw.items()}
+    if len(found) < len(raw):
+        raise ValueError(f"two of the keys {brief(list(raw))} are one class")
+    return found
 
 
 def _mean(scores: Sequence[Metrics]) -> Metrics:

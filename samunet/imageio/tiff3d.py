@@ -15,9 +15,10 @@ import numpy as np
 import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC
 
-from samunet.core.codec import atomic_path, read_json, write_json
-from samunet.core.geometry import Geometry, Triple, triple
-from samunet.errors import ConfigError, ImageFileError, ShapeError
+from samunet.core.codec import atomic_path, decode, read_json, write_json
+from samunet.core.geometry import Geometry, Triple
+from samunet.core.ranges import Spacing
+from samunet.errors import ConfigError, ImageFileError
 from samunet.imageio.integrity import refuse_absent
 from samunet.imageio.reader import ImageReader, LoadedFile, Peek, check_segmentation
 
@@ -200,10 +201,6 @@ def _spacing(image: Path) -> Triple:
         logger.warning("%s has no spacing file %s; 1 mm is assumed on every axis.", image, path.name)
         return (1.0, 1.0, 1.0)
     try:
-        spacing = read_json(path)["spacing"]
-        numbers = triple([float(value) for value in spacing])
-    except (ConfigError, ShapeError, KeyError, TypeError, ValueError):
-        numbers = (0.0, 0.0, 0.0)
-    if not all(0 < value < np.inf for value in numbers):
-        raise ImageFileError(f'{path} must hold {{"spacing": [D, H, W]}} with three positive numbers in mm; correct it.', "header")
-    return numbers
+        return decode(Spacing, read_json(path)["spacing"], "spacing")  # type: ignore[arg-type]
+    except (ConfigError, KeyError, TypeError):
+        raise ImageFileError(f'{path} must hold {{"spacing": [D, H, W]}} with three positive numbers in mm; correct it.', "header") from None

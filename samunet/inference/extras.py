@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from samunet.core.codec import atomic_path, read_json, write_csv, write_json, write_text
+from samunet.core.codec import atomic_path, decode, read_json, write_csv, write_json, write_text
 from samunet.core.labels import Labels
 from samunet.core.names import fault_of_name
 from samunet.core.volume import Volume
@@ -83,7 +83,7 @@ class Extras:
     def _with_earlier(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
         """Join what a table in the folder says of other cases."""
         path = self.folder / f"{name}.json"
-        earlier = read_json(path) if path.is_file() else {}
+        earlier = decode(dict[str, Any], read_json(path) if path.is_file() else {}, str(path))
         kept = {case: value for case, value in earlier.items() if fault_of_name(case) is None and any(self.folder.glob(f"{glob.escape(case)}.*"))}
         return dict(sorted({**kept, **found}.items()))
 

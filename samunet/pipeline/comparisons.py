@@ -14,13 +14,13 @@ import numpy as np
 import scipy
 
 from samunet import __version__
-from samunet.core.codec import file_sha256, read_json
+from samunet.core.codec import decode, file_sha256, read_json
 from samunet.core.cost import read_cost
 from samunet.core.dataset import Case, DatasetSpec, files_with_ending, group_channels, read_dataset_json, training_cases
 from samunet.core.labels import Labels
 from samunet.core.plan import DEFAULT_PLANS_NAME
 from samunet.core.prompts import prompts_behind
-from samunet.core.results import DEFAULT_TRAINER
+from samunet.core.results import DEFAULT_TRAINER, Seeds
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.comparison import Comparison, Entry, compare
@@ -214,8 +214,8 @@ def _how_trained(model: Path) -> str:
     if (model / "plans.json").is_file():
         said += f"; hash of its plans.json {file_sha256(model / 'plans.json')[:16]}"
     for path in sorted(model.glob("fold_*_seeds.json")):
-        spread = read_json(path)
-        dice = spread["dice"]["foreground_mean"]
-        seeds, deviation = len(spread["seeds"]), dice["standard_deviation"]
-        said += f"; fold {path.stem.split('_')[1]} with {seeds} seeds: Dice {dice['mean']:.4f}, standard deviation {deviation:.4f}"
+        found = decode(Seeds, read_json(path), str(path))
+        if (dice := found.dice.get("foreground_mean")) is not None and dice.standard_deviation is not None:
+            spread = f"Dice {dice.mean:.4f}, standard deviation {dice.standard_deviation:.4f}"
+            said += f"; fold {path.stem.split('_')[1]} with {len(found.seeds)} seeds: {spread}"
     return f"{said}."

@@ -82,8 +82,12 @@ def _data_identifier(known: Mapping[str, Mapping[str, Any]], name: str) -> str:
     entry = known[name]
     if entry.get("previous_stage"):
         raise ConfigError(f"nnU-Net's configuration '{name}' needs predictions of {entry['previous_stage']}; train it with nnU-Net's own commands.")
-    while "data_identifier" not in entry:
-        entry = known[entry["inherits_from"]]
+    for _ in known:
+        if "data_identifier" in entry:
+            break
+        entry = known.get(str(entry.get("inherits_from")), {})
+    if "data_identifier" not in entry:
+        raise ConfigError(f"nnU-Net's configuration '{name}' has no data_identifier of its own or inherited; plan anew with nnU-Net.")
     return str(entry["data_identifier"])
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from samunet.checkpoint import load_checkpoint
-from samunet.core.codec import encode, read_json, write_json
+from samunet.core.codec import encode, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.lock import held, reading
 from samunet.core.plan import Plan, changed_for_training, load_plan
-from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST, model_folder
+from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST, Seeds, Spread, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
-from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, summarize, write_summary
+from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize, target_key, write_summary
 from samunet.hardware import choose_device
 from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.predictor import Predictor
@@ -127,18 +127,19 @@ def train_seeds(workspace: Workspace, dataset_name: str, settings: Mapping[str, 
             train(workspace, dataset_name, {**settings, "seed": seed}, replace(chosen, only_validate=done))
         if not is_finished(folder):
             return None
-        summary = read_json(scores)
-        for name, value in {**summary["mean"], "foreground_mean": summary["foreground_mean"]}.items():
-            dice.setdefault(name, []).append(value["Dice"])
+        summary = read_summary(scores)
+        means = {target_key(target): metrics for target, metrics in summary.mean.items()}
+        for name, metrics in {**means, "foreground_mean": summary.foreground_mean}.items():
+            dice.setdefault(name, []).append(None if math.isnan(metrics.dice) else metrics.dice)
     spread = {}
     for name, values in dice.items():
         known = [value for value in values if value is not None]
         if known:
             deviation = statistics.stdev(known) if len(known) > 1 else None
-            spread[name] = {"mean": statistics.fmean(known), "standard_deviation": deviation, "each": values}
-            logger.info("Dice of %s over %d seeds: %.4f, standard deviation %.4f", name, count, spread[name]["mean"], deviation or math.nan)
+            spread[name] = Spread(mean=statistics.fmean(known), standard_deviation=deviation, each=tuple(values))
+            logger.info("Dice of %s over %d seeds: %.4f, standard deviation %.4f", name, count, spread[name].mean, deviation or math.nan)
     report = model / f"fold_{options.fold}_seeds.json"
-    write_json(report, {"seeds": list(range(first, first + count)), "dice": spread})
+    write_json(report, Seeds(seeds=tuple(range(first, first + count)), dice=spread))
     return report
 
 

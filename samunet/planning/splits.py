@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from samunet.core.codec import decode, read_json, write_json
-from samunet.core.names import check_case_name
+from samunet.core.names import brief, check_case_name, is_name
 from samunet.errors import ConfigError, DatasetError
 
 FOLDS = 5
@@ -46,16 +46,16 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
         lacking = [name for name in identifiers if name not in given]
         if lacking:
             raise DatasetError(f"dataset.json: groups lacks {len(lacking)} cases, first '{lacking[0]}'; give every case its group.")
-        unnamed = [name for name in identifiers if not isinstance(given[name], (str, int))]
+        unnamed = [name for name in identifiers if not is_name(given[name]) and type(given[name]) is not int]
         if unnamed:
-            raise DatasetError(f"dataset.json: groups gives '{unnamed[0]}' the group {given[unnamed[0]]!r}; expected a name.")
+            raise DatasetError(f"dataset.json: groups gives '{unnamed[0]}' the group {brief(given[unnamed[0]])}; expected a name.")
         return {name: str(given[name]) for name in identifiers}
     try:
         pattern = re.compile(given) if isinstance(given, str) else None
     except re.error as error:
         raise DatasetError(f"dataset.json: groups is no regular expression ({error}): {given!r}.") from None
     if pattern is None or not pattern.groups:
-        raise DatasetError(rf'dataset.json: groups must be an expression with a group, e.g. "^(patient\d+)_", or a table of cases; got {given!r}.')
+        raise DatasetError(rf'dataset.json: groups must be an expression with a group, e.g. "^(patient\d+)_", or a table; got {brief(given)}.')
     matches = {name: pattern.search(name) for name in identifiers}
     found = {name: next((group for group in match.groups() if group is not None), None) if match else None for name, match in matches.items()}
     unmatched = [name for name, group in found.items() if group is None]
@@ -164,8 +164,12 @@ def read_splits(path: Path) -> tuple[Split, ...]:
     if isinstance(raw, list):
         raw = [{key: fold[key] for key in ("train", "val") if key in fold} if isinstance(fold, dict) else fold for fold in raw]
     splits = decode(tuple[Split, ...], raw, str(path))
-    for name in {name for split in splits for name in (*split.train, *split.val)}:
-        check_case_name(name, path)
+    for number, split in enumerate(splits):
+        for name, count in Counter((*split.train, *split.val)).items():
+            check_case_name(name, path)
+            if count > 1:
+                where = "in training and in validation" if name in split.train and name in split.val else f"{count} times"
+                raise ConfigError(f"{path}: fold {number} has the case '{name}' {where}; leave it once. To train on all cases, give fold 'all'.")
     return splits
 
 
@@ -185,7 +189,7 @@ def split_for_fold(
     """
     if fold == "all":
         return Split(train=tuple(sorted(identifiers)), val=tuple(sorted(identifiers)))
-    if not fold.isdigit():
+    if re.fullmatch("[0-9]{1,6}", fold) is None:
         raise ConfigError(f"Fold must be a number from 0 up, or 'all'; got '{fold}'.")
     splits = load_or_make_splits(folder, identifiers, raw_folder, groups)
     if int(fold) >= len(splits):

@@ -91,3 +91,34 @@ def test_a_file_that_is_no_summary_is_named(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ConfigError, match="other.json is not a summary"):
         read_summary(tmp_path / "other.json")
+
+
+def hurt(raw, value, *place):
+    *parents, last = place
+    for key in parents:
+        raw = raw[key]
+    raw[last] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (("foreground_mean", "Dice"), 1.1, "Dice is 1.1, expected 0 to 1"),
+        (("mean", "1", "Dice"), -0.1, "Dice is -0.1, expected 0 to 1"),
+        (("mean", "1", "TP"), True, "TP is True, not a number"),
+        (("mean", "1", "FN"), -1, "FN is -1, expected 0 or more"),
+        (("mean", "1", "HD95"), "3", "HD95 is '3', not a number"),
+        (("metric_per_case", 0, "metrics", "1", "IoU"), None, "IoU is None, not a number"),
+        (("metric_per_case", 0, "metrics"), {}, "case 'a.nii.gz' has other classes than the mean"),
+        (("metric_per_case", 0, "reference_file"), 7, "the files of case 'a.nii.gz' are no text"),
+        (("metric_per_case", 0, "prediction_file"), None, "is not a summary"),
+        (("prompts",), 7, "prompts is 7, not text"),
+    ],
+)
+def test_scores_that_cannot_be_are_named(tmp_path, place, value, words):
+    write_summary(tmp_path / "summary.json", summarize([case("a", t1=metrics(1, 2, 3))]))
+    raw = json.loads((tmp_path / "summary.json").read_text())
+    hurt(raw, value, *place)
+    (tmp_path / "summary.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match=rf"summary\.json is not a summary.*{words}|{words}"):
+        read_summary(tmp_path / "summary.json")

@@ -132,7 +132,11 @@ def test_stack_without_spacing_is_reported_and_read_with_one_mm(tmp_path, caplog
     assert "case.json" in caplog.text
 
 
-@pytest.mark.parametrize("text", ['{"spacing": [1, 2]}', '{"spacing": [1, 0, 2]}', '{"spacing": "1"}', "{}", "[", "[1]"])
+BAD = ['{"spacing": [1, 2]}', '{"spacing": "123"}', '{"spacing": [true, 1, 1]}', '{"spacing": ["1", 1, 1]}', '{"spacing": [1, 1, 1e300]}',
+    '{"spacing": [1, 0, 2]}', '{"spacing": "1"}', "{}", "[", "[1]"]
+
+
+@pytest.mark.parametrize("text", BAD)
 def test_bad_spacing_file_is_refused(text, tmp_path):
     tifffile.imwrite(tmp_path / "case.tif", np.zeros((5, 6, 8), np.uint8), photometric="minisblack")
     (tmp_path / "case.json").write_text(text)

@@ -68,7 +68,7 @@ def frozen(tmp_path_factory):
 
 def train(workspace, name, *, configuration="2d_frozen", fold="all", **settings):
     config = TrainingConfig(epochs=1, iterations=12, batch_size=4, workers=0, precision="fp32", **settings)
-    chosen = pipeline.TrainOptions(configuration=configuration, fold=fold, device="cpu", validate=False)
+    chosen = pipeline.TrainOptions(configuration=configuration, fold=fold, device="cpu", validate=False, overwrite=True)
     return load_checkpoint(pipeline.train(workspace, name, config, chosen) / "checkpoint_final.safetensors").model
 
 

@@ -103,6 +103,20 @@ def test_a_file_of_another_form_is_refused_by_name(tmp_path, raw):
         split_for_fold(tmp_path, NAMES, "0")
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "words"),
+    [
+        (["case_00", "case_00"], ["case_01"], "2 times"),
+        (["case_00"], ["case_01", "case_01"], "2 times"),
+        (["case_00", "case_01"], ["case_01"], "in training and in validation"),
+    ],
+)
+def test_a_case_stands_once_in_a_fold(tmp_path, train, val, words):
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["case_02"], "val": ["case_03"]}, {"train": train, "val": val}]))
+    with pytest.raises(ConfigError, match=rf"splits_final\.json: fold 1 has the case 'case_0[01]' {words}; leave it once"):
+        split_for_fold(tmp_path, NAMES, "0")
+
+
 VISITS = tuple(f"p{patient}_visit{visit}" for patient in range(7) for visit in range(1 + patient % 3))
 
 
