@@ -139,8 +139,12 @@ def attempted(read: Callable[[Path, np.ndarray], np.ndarray]) -> Callable[[Path,
     return oracle
 
 
-def by_nibabel(path: Path, ours: np.ndarray) -> np.ndarray:
-    array = np.asanyarray(nibabel.load(path).dataobj).T
+def by_nibabel(path: Path, ours: np.ndarray) -> np.ndarray | None:
+    """None where samunet follows ITK instead: a slope of nearly nothing is 1."""
+    image = nibabel.load(path)
+    if abs(image.dataobj.slope) <= np.finfo(float).eps:
+        return None
+    array = np.asanyarray(image.dataobj).T
     return np.stack([array[name] for name in array.dtype.names]) if array.dtype.names else array
 
 

@@ -8,6 +8,7 @@ of a MetaImage corrupts the heap, an origin of NaN becomes 0, and the voxels may
 from __future__ import annotations
 
 import math
+import os
 import re
 import struct
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ MAX_LINES = 5000  # Slicer's sequences and diffusion images have one or two line
 MAX_LINE = 4096  # bytes of a line that ITK keeps as text
 MAX_FIELD = 1024  # bytes of a line that ITK takes apart; real ones have some 300
 MAX_WORD = 64  # bytes of a number
+MAX_NAME = 200  # letters of a file's name; systems take 255 bytes
 GIPL_HEADER = 256  # bytes
 GIPL_MAGIC = (719555000, 4026526128)
 GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}  # bytes per voxel by GIPL's image type
@@ -159,10 +161,11 @@ def _spacing(numbers: Sequence[float]) -> tuple[float, ...]:
 
 def _beside(name: str, path: Path) -> Path:
     """Return the data file that a header names; it must be a plain name, so that no other folder is read."""
-    plain = name and not set(name) & set("/\\%:\0") and name not in (".", "..") and name.split()[0] != "LIST"
+    name = os.fsdecode(name.encode("latin-1"))  # as lines are read
+    plain = name and not set(name) & set("/\\%:\0") and name not in (".", "..") and name.split()[0] != "LIST" and len(name) <= MAX_NAME
     _require(bool(plain), f"it names the data file {name[:80]!r}, expected one file in its own folder")
     data = path.with_name(name)
-    if not data.is_file():
+    if not os.path.isfile(data):  # False, not an error, where the system takes no such name
         raise ImageFileError(f"{path} keeps its voxels in {name}, and {data} does not exist; copy that file too.", "missing-file")
     _require(not data.samefile(path), "it names itself as its data file")
     return data

@@ -155,7 +155,7 @@ def _layout(header: nibabel.Nifti1Header, path: Path) -> tuple[int, tuple[int, .
     if not 2 <= axes <= 7 or min(lengths) < 1:
         raise ImageFileError(f"{path} has {axes} axes of lengths {list(lengths)}, expected 2 to 7 axes of at least 1; export it again.", "header")
     offset = float(header["vox_offset"])
-    if not 0 <= offset <= MAX_OFFSET:
+    if not header.sizeof_hdr <= offset <= MAX_OFFSET:  # ITK and nibabel differ in where they look for data that begin within the header
         raise ImageFileError(f"{path} does not say where its data begin (vox_offset is {offset}); export it again.", "header")
     try:
         kind = header.get_data_dtype()
@@ -165,4 +165,4 @@ def _layout(header: nibabel.Nifti1Header, path: Path) -> tuple[int, tuple[int, .
         raise ImageFileError(f"{path} has a data type that cannot be read (code {int(header['datatype'])}); export it again.", "header")
     if kind.kind == "c":
         raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
-    return max(int(offset), header.sizeof_hdr + EXTENSION_FLAG), lengths, kind
+    return int(offset), lengths, kind

@@ -395,7 +395,7 @@ def test_a_segmentation_keeps_the_header_of_its_image(tmp_path):
     header["descrip"], header["aux_file"], header["intent_name"] = b"of a scanner", b"none", b"f test"
     header["pixdim"][1:4] *= -1, 1, 1
     header.set_slope_inter(2, 5)
-    header["cal_max"] = 900
+    header["cal_max"], header["vox_offset"] = 900, 352
     path = tmp_path / "in.nii.gz"
     path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + bytes(5 * 4 * 3 * 2 * 4)))
     geometry = SITK.load(path)[1]
