@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +32,7 @@ from samunet.inference.predictor import Predictor, Scores
 from samunet.inference.probabilities import forecast, write_probabilities
 from samunet.inference.unlike import refuse_absurd_spacing
 from samunet.preprocessing.backward import probability_planes, resize_to_input_grid, segmentation_from_logits
-from samunet.progress import bar, pool_of
+from samunet.progress import bar, pool_of, readable_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,10 @@ class _Work:
     failures: list[Failure] = field(default_factory=list)
     voxels: dict[str, int] = field(default_factory=dict)
     """Of the cases that can be predicted."""
+    total: int = 0
+    """Cases to predict, of which `ended` are over since `began`, in seconds of a clock."""
+    ended: int = 0
+    began: float = 0.0
 
     def __post_init__(self) -> None:
         self.budget = Budget(limit=self.options.max_ram if self.options.max_ram is not None else self.options.available)
@@ -140,10 +145,11 @@ class _Work:
         at_a_time = max(1, self.options.readers) + max(1, self.options.writers) + 1
         if line := describe(list(needs.values()), self.budget, at_a_time):
             logger.info("%s", line)
-        if self.options.save_probabilities and self.voxels:
-            logger.info("%s", forecast(list(self.voxels.values()), self.predictor.dataset.labels.outputs))
+        if self.options.save_probabilities and self.voxels and (line := forecast(list(self.voxels.values()), self.predictor.dataset.labels.outputs)):
+            logger.info("%s", line)
+        self.total, self.began = len(waiting), time.monotonic()
         with pool_of(self.options.readers) as reading, pool_of(self.options.writers) as writing:
-            for _ in bar(range(len(waiting)), title="Predicting", quiet=self.options.quiet):
+            for _ in range(self.total):
                 self._read_ahead(waiting, needs, reading)
                 self._predict(needs, writing)  # a call of its own, so that nothing here keeps the case in memory
                 while len(self.behind) > max(1, self.options.writers):
@@ -161,6 +167,7 @@ class _Work:
             shown = self.options.prompts.of(case.identifier, self.predictor.dataset.labels) if self.options.prompts else None
             scores = self.predictor.scores(preprocessed, self.folder if in_file else None, shown)
         except FAILURES as error:
+            self.ended += 1
             self._fail(case, error)
             self.budget.end(case.identifier)
         else:
@@ -252,10 +259,15 @@ class _Work:
     def _settle(self) -> None:
         """Wait for the case that was first given to the writers."""
         case, future = self.behind.popleft()
+        self.ended += 1
         try:
             future.result()
         except FAILURES as error:
             self._fail(case, error)
+        else:
+            left = (time.monotonic() - self.began) / self.ended * (self.total - self.ended)
+            more = f", about {readable_seconds(left)} left" if left else ""
+            logger.info("%s is written, %d of %d%s", case.identifier, self.ended, self.total, more)
         del future  # and with it what the case held
         if self.budget.end(case.identifier):
             give_back_freed_memory()

@@ -26,6 +26,7 @@ MEMBER = "probabilities.npy"
 LEVEL = 1  # of zlib; 6 takes twice as long and saves a quarter
 STEPS = np.float32(4096)  # from 0 to 1; float16 below 1/2 holds all of them, from there on every second one
 BYTES = 2
+LITTLE = 1 << 30  # bytes on disk that are not worth a word
 NUMBERS_PER_SECOND = 10e6  # by one core where every class is likely everywhere, the slowest; benchmarks/probabilities.py
 DAMAGE = (OSError, KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
 
@@ -48,13 +49,13 @@ def write_probabilities(path: Path, planes: Iterable[np.ndarray], count: int) ->
 
 
 def forecast(voxels: Sequence[int], classes: int) -> str:
-    """Say in one line what writing the probabilities of cases of these sizes takes."""
-    largest = classes * max(voxels)
+    """Say in one line what writing the probabilities of cases of these sizes takes; empty where it takes little."""
+    largest, whole = classes * max(voxels), classes * sum(voxels)
     minutes = math.ceil(largest / NUMBERS_PER_SECOND / 60)
-    return (
-        f"Probabilities: {classes} numbers per voxel, before compression up to {readable(BYTES * largest)} per case and "
-        f"{readable(BYTES * classes * sum(voxels))} in all; the largest case takes up to {minutes} minute(s) to write."
-    )
+    if minutes <= 1 and BYTES * whole < LITTLE:
+        return ""
+    text = f"The probabilities take up to {readable(BYTES * whole)} on disk, {readable(BYTES * largest)} for the largest case"
+    return f"{text}, which takes up to {minutes} min to write." if minutes > 1 else f"{text}."
 
 
 @dataclass(frozen=True)

@@ -149,14 +149,24 @@ def test_a_case_of_too_many_channels_is_refused_before_it_is_read(predictor, ima
 
 
 def test_the_files_of_probabilities_are_foretold(predictor, images, tmp_path, caplog):
-    assert forecast([512 * 512 * 200, 100], 40) == (
-        "Probabilities: 40 numbers per voxel, before compression up to 3.91 GiB per case and 3.91 GiB in all; "
-        "the largest case takes up to 4 minute(s) to write."
-    )
+    said = "The probabilities take up to 3.91 GiB on disk, 3.91 GiB for the largest case, which takes up to 4 min to write."
+    assert forecast([512 * 512 * 200, 100], 40) == said
+    assert forecast([1000, 100], 4) == ""
     cases = pipeline.cases_to_predict(images, predictor.dataset, tmp_path)
     with caplog.at_level(logging.INFO):
         files.predict_cases(predictor, cases[:1], tmp_path, files.FileOptions(save_probabilities=True))
-    assert "Probabilities: 4 numbers per voxel" in caplog.text and "may be used" not in caplog.text
+    assert "robabilities" not in caplog.text and "may be used" not in caplog.text
+
+
+def test_a_line_per_case_says_what_is_left(predictor, images, tmp_path, caplog):
+    cases = pipeline.cases_to_predict(images, predictor.dataset, tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert files.predict_cases(predictor, cases, tmp_path) == ()
+    lines = [record.getMessage() for record in caplog.records if " is written" in record.getMessage()]
+    assert len(lines) == len(cases) > 1
+    for number, (line, case) in enumerate(zip(lines, cases, strict=True), 1):
+        left = r", about [\d.]+ (s|min) left" if number < len(cases) else ""
+        assert re.fullmatch(rf"{case.identifier} is written, {number} of {len(cases)}{left}", line)
 
 
 def test_a_case_is_let_go_when_the_budget_counts_it_out(predictor, images, tmp_path, monkeypatch):
