@@ -92,8 +92,8 @@ def _kept_fingerprint(path: Path, dataset: RawDataset, *, threads: int, quiet: b
     """Return a saved fingerprint if it has today's form and is of the very same files."""
     try:
         known = decode(Fingerprint, read_json(path), path.name)
-    except ConfigError as error:
-        logger.info("%s The dataset is measured again.", error)
+    except ConfigError:
+        logger.info("%s does not fit this version of samunet; measuring the dataset again.", path)
         return None
     if not describes(known, dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet):
         logger.info("The dataset has changed since %s was made; measuring again.", path)
