@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from samunet.checking.case import CheckedCase
 from samunet.checking.findings import Finding
-from samunet.core.geometry import turn_between
+from samunet.core.geometry import turn_between, unit_of
 
 LEAST_CASES = 5  # fewer say nothing about what a channel usually looks like
 CLEARLY_NEARER = 0.5  # channels count as swapped when that brings them this much nearer to the others' channels, of the distance as they stand
@@ -82,7 +82,9 @@ def _grids(cases: Sequence[CheckedCase]) -> list[Finding]:
         return []
     usual = Counter(geometry.orientation for _, geometry in grids).most_common(1)[0][0]
     orders = [list(turn_between(geometry.orientation, usual)[0]) for _, geometry in grids]
-    spacings = np.array([np.array(geometry.spacing)[order] for (_, geometry), order in zip(grids, orders, strict=True)])
+    measured = all(geometry.measured for _, geometry in grids)  # else all are compared in pixels or voxels
+    unsized = np.ones(3)
+    spacings = np.array([(np.array(geometry.spacing) if measured else unsized)[order] for (_, geometry), order in zip(grids, orders, strict=True)])
     sizes = spacings * [np.array(geometry.shape)[order] for (_, geometry), order in zip(grids, orders, strict=True)]
     if grids[0][1].planar:
         spacings, sizes = spacings[:, 1:], sizes[:, 1:]
@@ -91,7 +93,8 @@ def _grids(cases: Sequence[CheckedCase]) -> list[Finding]:
     for (case, _), spacing, size, odd_spacing, odd_size in zip(grids, spacings, sizes, odd_spacings, _standing_out(sizes, ODD), strict=True):
         what, own, median = ("Spacing", spacing, spacings) if odd_spacing else ("Size", size, sizes)
         if odd_spacing or odd_size:
-            message = f"{what} {_mm(own)} mm, that of the median case is {_mm(np.median(median, axis=0))} mm."
+            unit = unit_of(measured, grids[0][1].planar)
+            message = f"{what} {_lengths(own)} {unit}, that of the median case is {_lengths(np.median(median, axis=0))} {unit}."
             findings.append(Finding(case=case.identifier, file="", code=f"odd-{what.lower()}", message=message))
     return findings
 
@@ -128,7 +131,7 @@ def _standing_out(values: np.ndarray, factor: float) -> np.ndarray:
     return (np.abs(logs - middle) > np.maximum(np.log(factor), SPREADS * spread)).any(axis=1)
 
 
-def _mm(values: np.ndarray) -> str:
+def _lengths(values: np.ndarray) -> str:
     return " x ".join(f"{value:.4g}" for value in values)
 
 

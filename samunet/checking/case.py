@@ -78,7 +78,10 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
     if complete and len(channels) != len(spec.channels):
         alone = case.images[0] if len(case.images) == 1 else None
         add("channel-count", alone, f"{len(channels)} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)}.")
-    faults = [(path, code, message) for path in (*case.images, *([case.label] if case.label else [])) for code, message in _beside(path, reader)]
+    faults = [(path, code, message) for path in (*case.images, *([case.label] if case.label else [])) for code, message in _beside(path)]
+    if isinstance(reader, Tiff3DIO):
+        unsized = [path for path, volume in images if not volume.geometry.measured]
+        faults += [(path, "no-spacing", f"There is no {spacing_file(path).name} beside the stack, and no size in its tags.") for path in unsized]
     faults += _constant(channels)
     if images:
         name, first = images[0][0].name, images[0][1].geometry
@@ -100,13 +103,9 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
     )
 
 
-def _beside(path: Path, reader: ImageReader) -> list[tuple[str, str]]:
+def _beside(path: Path) -> list[tuple[str, str]]:
     """What a file says of its grid besides what readers take from it."""
-    if not path.is_file():
-        return []
-    if isinstance(reader, Tiff3DIO) and reader.files(path) == (path,):
-        return [("no-spacing", f"There is no {spacing_file(path).name} beside the stack.")]
-    return _header_faults(path) if is_nifti(path) else []
+    return _header_faults(path) if path.is_file() and is_nifti(path) else []
 
 
 def _constant(channels: Sequence[tuple[Path, np.ndarray]]) -> list[tuple[Path, str, str]]:
@@ -158,8 +157,8 @@ def _label_faults(label: np.ndarray, geometry: Geometry, spec: DatasetSpec) -> l
 
 
 def _leftward_mm(left: np.ndarray, right: np.ndarray, geometry: Geometry) -> float | None:
-    """Return how far the center of one mask lies to the patient's left of another's; None where one is empty or the image is flat."""
-    if geometry.planar or not left.any() or not right.any():
+    """Return how far the center of one mask lies to the patient's left of another's; None where one is empty, or where left is not known."""
+    if geometry.planar or not geometry.directed or not left.any() or not right.any():
         return None
     apart = np.subtract(*(np.mean(np.nonzero(mask), axis=1) for mask in (left, right)))
     return float((apart * np.array(geometry.spacing)) @ np.array(geometry.direction)[:, 0])  # LPS: x grows to the left

@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "spacing": (ERROR, REGRID),
     "position": (ERROR, "Correct the header that is wrong (samunet_import --copy_grid gives labels the image's grid), or resample the one."),
     "position-near": (WARNING, "The image's grid is used; correct the header of the one that is wrong, or import with --copy_grid."),
-    "no-spacing": (WARNING, 'Put {"spacing": [D, H, W]} in mm into a file <case>.json beside the stack; 1 mm is assumed.'),
+    "no-spacing": (WARNING, 'Put {"spacing": [D, H, W]} in mm into a file <case>.json beside the stack; without it sizes count in voxels.'),
     "channel-position": (WARNING, "Correct the headers if the channels are aligned, else register them; the first channel's grid is used."),
     "label-channels": (ERROR, "Save the label values as one grey channel."),
     "label-fraction": (ERROR, "Make the label again with nearest-neighbor interpolation."),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, make_parser, run
+from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, TOLERANCE_HELP, make_parser, run
 
 if TYPE_CHECKING:
     from samunet.evaluation.comparison import Comparison
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     group.add_argument("-device", metavar="NAME", help="device to train on (default: the best one present)")
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the report and its tables")
     parser.add_argument(
-        "--nsd_tolerance", type=float, default=DEFAULT_TOLERANCE_MM, metavar="MM", help="of the normalized surface Dice (default: %(default)s)"
+        "--nsd_tolerance", type=float, default=DEFAULT_TOLERANCE_MM, metavar="MM", help=TOLERANCE_HELP
     )
     parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases scored at a time (default: %(default)s)")
     return run(parser, _compare, argv)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samunet.cli.common import DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, TOLERANCE_HELP, make_parser, run
 
 if TYPE_CHECKING:
     from samunet.evaluation.score import Measures
@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", type=Path, metavar="FILE", help="file to write (default: pred_folder/summary.json)")
     parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases scored at a time (default: %(default)s)")
     parser.add_argument(
-        "--nsd_tolerance", type=float, default=DEFAULT_TOLERANCE_MM, metavar="MM", help="of the normalized surface Dice (default: %(default)s)"
+        "--nsd_tolerance", type=float, default=DEFAULT_TOLERANCE_MM, metavar="MM", help=TOLERANCE_HELP
     )
     parser.add_argument("--no_surfaces", action="store_true", help="overlap only, as nnU-Net's command: no NSD, HD95, HD, ASSD, volumes")
     parser.add_argument("--lesions", action="store_true", help="also the F1 score of finding connected components")
@@ -67,7 +67,8 @@ def write_and_print(summary: Summary, names: Mapping[str, str], path: Path, csv:
     write_summary(path, summary)
     if csv is not None:
         write_table(csv, summary, names)
-    columns = {"dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95": "HD95 mm", "assd": "ASSD mm", "detection_f1": "lesion F1"}
+    unit = summary.unit
+    columns = {"dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95": f"HD95 {unit}", "assd": f"ASSD {unit}", "detection_f1": "lesion F1"}
     shown = {name: title for name, title in columns.items() if name in ("dice", "iou", *summary.measured)}
     rows = [(names[target_key(target)], metrics, f"{len(summary.dice(target))}/{len(summary.cases)}") for target, metrics in summary.mean.items()]
     rows.append(("mean foreground", summary.foreground_mean, ""))

@@ -129,7 +129,8 @@ def print_plan(plan: Plan, *, explain: bool, names: Sequence[str] = ()) -> None:
         configuration = plan.configuration(name)
         patch = " x ".join(map(str, configuration.patch_size))
         spacing = " x ".join(f"{value:.3g}" for value in configuration.spacing)
-        print(f"  {name}: patch {patch} voxels at {spacing} mm, batch {configuration.batch_size}, {configuration.backbone}")
+        size = f" at {spacing} mm" if not plan.in_voxels else "" if configuration.spacing == (1, 1, 1) else f" at {spacing} of the files' voxels"
+        print(f"  {name}: patch {patch} voxels{size}, batch {configuration.batch_size}, {configuration.backbone}")
     if explain:
         reasons = {decision: reason for decision, reason in plan.reasons.items() if decision.partition(":")[0] in shown or ":" not in decision}
         width = max(map(len, reasons))

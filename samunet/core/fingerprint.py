@@ -44,7 +44,7 @@ class CaseFingerprint:
     """One case."""
 
     spacing: Spacing
-    """mm, (D, H, W) of the file."""
+    """mm, (D, H, W) of the file; 1 where the fingerprint is not measured."""
     shape: Voxels
     """Voxels of the file."""
     shape_after_crop: Voxels
@@ -98,6 +98,8 @@ class Fingerprint:
     """DatasetXXX_Name."""
     planar: bool
     """True when every case is a 2D image."""
+    measured: bool = True
+    """False when a file tells no size of its voxels: all lengths then count pixels or voxels, not mm."""
     cases: dict[str, CaseFingerprint]
     """Case identifier to measurements, sorted by identifier."""
     intensities: tuple[IntensityStatistics, ...]

@@ -48,6 +48,8 @@ class Geometry:
     """True for a 2D image, whose only D index has no thickness; spacing[0] is then 1 and means nothing."""
     directed: bool = field(default=True, compare=False)
     """False where the source tells no direction (arrays, pictures, TIFF stacks); `direction` is then the identity."""
+    measured: bool = field(default=True, compare=False)
+    """False where the source tells no size of its voxels (pictures, most TIFFs); `spacing` is then 1 and counts voxels, not mm."""
     nifti_header: Annotated[str, HEADER] | None = field(default=None, compare=False, repr=False)
     """Base64 of the header of the NIfTI file that the grid is from, which files written on this grid keep; None for other sources."""
 
@@ -62,7 +64,12 @@ class Geometry:
         return float(max(np.linalg.norm(a - b) for a, b in zip(self._corners(), other._corners(), strict=True)))
 
     def voxels_apart(self, other: Geometry) -> float:
-        """Return `corner_distance_mm` as a share of the smallest spacing of either grid; compare with WARN_VOXELS and REFUSE_VOXELS."""
+        """Return `corner_distance_mm` as a share of the smallest spacing of either grid; compare with WARN_VOXELS and REFUSE_VOXELS.
+
+        A grid whose voxels have no known size lies where the other does.
+        """
+        if not (self.measured and other.measured):
+            return 0.0
         return self.corner_distance_mm(other) / min(min(grid.spacing[1:] if grid.planar else grid.spacing) for grid in (self, other))
 
     def apart(self, other: Geometry) -> str:
@@ -70,9 +77,14 @@ class Geometry:
         return f"{self.corner_distance_mm(other):.3g} mm ({self.voxels_apart(other):.2g} voxels)"
 
     @property
+    def unit(self) -> str:
+        """What the numbers of `spacing` count: mm, or where there is no size, pixels or voxels."""
+        return unit_of(self.measured, self.planar)
+
+    @property
     def voxel_ml(self) -> float | None:
-        """Volume of a voxel in ml; None for a 2D image, whose pixels have no thickness."""
-        return None if self.planar else math.prod(self.spacing) / MM3_A_ML
+        """Volume of a voxel in ml; None where it is not known, and for a 2D image, whose pixels have no thickness."""
+        return None if self.planar or not self.measured else math.prod(self.spacing) / MM3_A_ML
 
     @property
     def orientation(self) -> str:
@@ -85,6 +97,11 @@ class Geometry:
         steps = np.array(self.direction) * np.array(self.spacing)[:, None]
         ends = np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(self.shape) - 1)
         return [np.array(self.origin) + end @ steps for end in ends]
+
+
+def unit_of(measured: bool, planar: bool) -> str:
+    """Return what lengths are told in: mm where files give a size, else pixels (2D) or voxels."""
+    return "mm" if measured else "pixels" if planar else "voxels"
 
 
 def turn_between(here: str, there: str) -> tuple[tuple[int, int, int], Flips]:

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 from samunet.core.codec import decode, read_json, write_json
 from samunet.core.fingerprint import IntensityStatistics
-from samunet.core.geometry import NO_FLIPS, Flips, Geometry, turn_between
+from samunet.core.geometry import NO_FLIPS, Flips, Geometry, Triple, turn_between
 from samunet.core.history import Axes, check_transpose
 from samunet.core.names import fault_of_name
 from samunet.core.ranges import Axis, Count, Form, OneOf, Orientation, Real, Sha256, Spacing, Voxels, Within
 from samunet.errors import ConfigError, did_you_mean
 
 DEFAULT_PLANS_NAME = "samunetPlans"
+SIZES_LATER_READ = ("NaturalImage2DIO", "Tiff3DIO")  # readers that once took 1 for every size
 ALIASES = {"adapter": "sam_unet"}
 PLANS_NAME = re.compile(r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")  # never nnU-Net's, and never "__", which separates names in folders
 FOLDER_NAME = Form(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "the name of a folder, of letters, digits, '.', '-' and '_', 100 at most")
@@ -156,6 +157,21 @@ class Plan:
     """Of the files' axes (Geometry.orientation), e.g. "SPL"; a file of another is brought to it first. None leaves all files as they are."""
     seen: Seen | None = None
     """None in plans that were made before this was measured."""
+    measured: bool | None = None
+    """False where training files tell no size of their voxels: spacings are then 1 and count voxels, whatever a file to predict tells. None in
+    plans that were made before TIFFs' sizes were read; see `in_voxels`."""
+
+    @property
+    def in_voxels(self) -> bool:
+        """Whether spacings count voxels and not mm."""
+        if self.measured is not None or self.reader not in SIZES_LATER_READ:
+            return self.measured is False
+        spacings = self.seen.spacing if self.seen is not None else [entry.spacing for entry in self.configurations.values()]
+        return all(spacing == (1, 1, 1) for spacing in spacings)
+
+    def spacing_of(self, geometry: Geometry) -> Triple:
+        """Return the spacing of a file that counts: (D, H, W) in the file's axis order, in mm or, where the plan is in voxels, 1."""
+        return (1.0, 1.0, 1.0) if self.in_voxels else geometry.spacing
 
     def axes_of(self, geometry: Geometry) -> tuple[Axes, Flips]:
         """Return for each axis of the network's grid the file axis that becomes it, and whether it runs backward."""

@@ -68,7 +68,12 @@ class Comparison:
     first_ranks: dict[str, float]
     """Share of resamplings of the patients in which a method has the best mean Dice."""
     tolerance: float
-    """Of NSD in mm."""
+    """Of NSD, in `unit`."""
+
+    @property
+    def unit(self) -> str:
+        """Of distances, see `Summary.unit`."""
+        return next(iter(self.summaries.values())).unit
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -104,7 +109,7 @@ def compare(
         entries: two or more, the baseline first.
         references: reference file of each case.
         patients: of each case; None takes every case for a patient.
-        tolerance: of NSD in mm.
+        tolerance: of NSD, in mm, or in pixels where references tell no size of them.
 
     Raises:
         ConfigError: there are fewer than two entries, or two of one name, or some were made with prompts and others without.

@@ -32,7 +32,7 @@ class Measures:
     """What is measured beside overlap."""
 
     tolerance: float | None = None
-    """Of NSD in mm; None measures no surfaces and no volumes."""
+    """Of NSD, in mm, or in pixels where references tell no size of them; None measures no surfaces and no volumes."""
     lesions: bool = False
     """Count connected components that are found and missed."""
 
@@ -96,7 +96,7 @@ def score_case(
             n_ref=int(counts.n_ref),
             **_measure(reference_label, segmentation, target, ignore, reference_geometry, measures or Measures()),
         )
-    return CaseScore(reference_file=str(reference), prediction_file=str(prediction), metrics=metrics)
+    return CaseScore(reference_file=str(reference), prediction_file=str(prediction), metrics=metrics, unit=reference_geometry.unit)
 
 
 def evaluate_folder(

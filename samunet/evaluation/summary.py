@@ -35,6 +35,7 @@ MORE_KEYS = {
 """What nnU-Net's file does not have and its reader passes over; written where it was measured."""
 SHARES = ("Dice", "IoU", "NSD", "detection_F1")
 ROUNDING = 1e-6  # of means
+UNIT_KEY, UNITS = "distance_unit", ("mm", "pixels", "voxels")  # what distances count, written where it is not mm
 PROMPTS_KEY = "prompts"  # likewise, of predictions that were made with them
 
 
@@ -57,11 +58,11 @@ class Metrics:
     nsd: float | None = None
     """Normalized surface Dice, 0 to 1; this and all below None where it was not measured."""
     hd95: float | None = None
-    """95 % Hausdorff distance in mm."""
+    """95 % Hausdorff distance in mm, or in the unit of `Summary.unit`; so the two below."""
     hd: float | None = None
-    """Hausdorff distance in mm."""
+    """Hausdorff distance."""
     assd: float | None = None
-    """Average symmetric surface distance in mm."""
+    """Average symmetric surface distance."""
     volume_pred_ml: float | None = None
     volume_ref_ml: float | None = None
     detection_f1: float | None = None
@@ -75,6 +76,8 @@ class CaseScore:
     reference_file: str
     prediction_file: str
     metrics: dict[Target, Metrics]
+    unit: str = "mm"
+    """Of distances: "pixels" or "voxels" where the reference file tells no size of them."""
 
     @property
     def name(self) -> str:
@@ -93,6 +96,8 @@ class Summary:
     """Mean over the targets other than background."""
     prompts: str | None = None
     """From where the prompts are that the predictions were made with; None where there were none."""
+    unit: str = "mm"
+    """Of distances: "mm", "pixels" or "voxels"; "mm and pixels" where cases differ."""
 
     def dice(self, target: Target) -> tuple[float, ...]:
         """Return the Dice of every case that has one for this target; cases with NaN are left out."""
@@ -122,9 +127,10 @@ def summarize(cases: Sequence[CaseScore], prompts: str | None = None) -> Summary
     for case in cases:
         if set(case.metrics) != set(targets):
             raise DatasetError(f"Case '{case.name}' is scored on {sorted(case.metrics)}, the first case on {sorted(targets)}; score all on the same.")
+    unit = " and ".join(sorted({case.unit for case in cases}))
     mean = {target: _mean([case.metrics[target] for case in cases]) for target in targets}
     foreground = [metrics for target, metrics in mean.items() if target != BACKGROUND]
-    return Summary(cases=tuple(cases), mean=mean, foreground_mean=_mean(foreground), prompts=prompts)
+    return Summary(cases=tuple(cases), mean=mean, foreground_mean=_mean(foreground), prompts=prompts, unit=unit)
 
 
 def write_summary(path: Path, summary: Summary) -> None:
@@ -140,7 +146,7 @@ def write_summary(path: Path, summary: Summary) -> None:
             }
             for case in summary.cases
         ],
-    } | ({} if summary.prompts is None else {PROMPTS_KEY: summary.prompts})
+    } | ({} if summary.prompts is None else {PROMPTS_KEY: summary.prompts}) | ({} if summary.unit == "mm" else {UNIT_KEY: summary.unit})
     write_text(path, json.dumps(raw, indent=4, sort_keys=True) + "\n")
 
 
@@ -179,7 +185,10 @@ def read_summary(path: Path) -> Summary:
             mean=_targets_from_json(raw["mean"]),
             foreground_mean=_from_json(raw["foreground_mean"]),
             prompts=raw.get(PROMPTS_KEY),
+            unit=raw.get(UNIT_KEY, "mm"),
         )
+        if set(found.unit.split(" and ")) - set(UNITS):
+            raise ValueError(f"{UNIT_KEY} is {found.unit[:60]!r}, none of {', '.join(UNITS)}")
         if not isinstance(found.prompts, str | None):
             raise ValueError(f"{PROMPTS_KEY} is {found.prompts!r}, not text")
         for case in found.cases:

@@ -53,7 +53,7 @@ def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
     """
     peeks = [reader.peek(path) for path in case.images]
     _check_channels(sum(peek.channels for peek in peeks), case, spec)
-    geometry = peeks[0].geometry
+    geometry = next((peek.geometry for peek in peeks if peek.geometry.measured), peeks[0].geometry)
     image = sum(peek.channels * math.prod(peek.geometry.shape) for peek in peeks) * np.float32().itemsize
     loading = max(peek.loading for peek in peeks)
     reading = image + max(image, loading) if len(peeks) > 1 else max(loading, peeks[0].loaded + image)

@@ -18,6 +18,7 @@ from samunet.core.codec import atomic_path
 from samunet.core.geometry import Geometry
 from samunet.errors import ImageFileError
 from samunet.imageio.integrity import refuse_absent
+from samunet.imageio.pixel_size import PixelSize
 from samunet.imageio.reader import ImageReader, LoadedFile, Peek, as_label, check_segmentation
 from samunet.imageio.tiff3d import peek_tiff, read_tiff, write_tiff
 
@@ -34,7 +35,7 @@ READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class NaturalImage2DIO(ImageReader):
-    """The reader for photographs and microscopy; the pixel spacing is 1."""
+    """The reader for photographs and microscopy; only TIFFs may tell the size of their pixels."""
 
     name = "NaturalImage2DIO"
     endings: tuple[str, ...] = (".png", ".bmp", ".tif", ".tiff", *JPEG)
@@ -50,10 +51,12 @@ class NaturalImage2DIO(ImageReader):
             colors = 3 if form.palette else math.prod(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis in "SC")
             height, width = (1, 1, *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis not in "SC"))[-2:]
             alpha = colors in (2, 4) and "S" in form.axes
+            size = form.size
             pixels, kept = height * width, 3 * height * width if form.palette else form.bytes
             loading = form.loading + (13 * pixels if form.palette else 0)  # three 16-bit colors, shifted, and as 8 bits
         else:
             refuse_absent(path)
+            size = None
             try:
                 with Image.open(path) as image:
                     (width, height), mode = image.size, image.mode
@@ -65,7 +68,7 @@ class NaturalImage2DIO(ImageReader):
             loading += 4 * pixels if mode in PALETTE_MODES else 0
             alpha = colors in (2, 4)
         return Peek(
-            geometry=Geometry(shape=(1, height, width), spacing=(1.0, 1.0, 1.0), planar=True, directed=False),
+            geometry=_geometry(height, width, size),
             channels=colors - alpha,  # without an opaque one
             loaded=kept,
             loading=loading,
@@ -84,7 +87,7 @@ class NaturalImage2DIO(ImageReader):
         if len(segmentation) != 1:
             raise ImageFileError(f"{path}: a 2D image cannot hold {len(segmentation)} slices; write .nii.gz instead.")
         if path.suffix.lower() in TIFF:
-            write_tiff(segmentation[0], path)
+            write_tiff(segmentation[0], path, geometry)
             return
         if path.suffix.lower() in JPEG:
             raise ImageFileError(f"{path}: JPEG changes label values; write .png instead.")
@@ -97,14 +100,22 @@ class NaturalImage2DIO(ImageReader):
 def _load(path: Path, *, indices: bool) -> LoadedFile:
     if not path.is_file():
         raise ImageFileError(f"Image file {path} does not exist.", "missing-file")
-    array = _read_flat_tiff(path, indices) if path.suffix.lower() in TIFF else _read_picture(path, indices)
-    array = array[:, None]
-    return array, Geometry(shape=(1, array.shape[2], array.shape[3]), spacing=(1.0, 1.0, 1.0), planar=True, directed=False)
+    size = None
+    if path.suffix.lower() in TIFF:
+        stored, axes, palette, size = read_tiff(path)
+        array = _flat(stored, axes, palette, path, indices)
+    else:
+        array = _read_picture(path, indices)
+    return array[:, None], _geometry(array.shape[1], array.shape[2], size)
 
 
-def _read_flat_tiff(path: Path, indices: bool) -> np.ndarray:
-    """Return a TIFF as (C, H, W)."""
-    array, axes, palette = read_tiff(path)
+def _geometry(height: int, width: int, size: PixelSize | None) -> Geometry:
+    spacing = (1.0, 1.0, 1.0) if size is None else (1.0, size[1], size[2])
+    return Geometry(shape=(1, height, width), spacing=spacing, planar=True, directed=False, measured=size is not None)
+
+
+def _flat(array: np.ndarray, axes: str, palette: np.ndarray | None, path: Path, indices: bool) -> np.ndarray:
+    """Bring a TIFF to (C, H, W)."""
     if axes == "YX":
         if palette is None or indices:
             return array[None]

@@ -110,7 +110,7 @@ def _narrow(file: LoadedFile, path: Path) -> LoadedFile:
 
 
 def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume:
-    """Stack the channels of one case's files; the grid of the first file is kept.
+    """Stack the channels of one case's files; the grid of the first file is kept, of those that tell a size where any does.
 
     Origins and directions that differ are logged only, since nnU-Net accepts them.
 
@@ -120,22 +120,22 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
     """
     if not files:
         raise DatasetError("A case needs at least one image file; got none.")
-    first = files[0][1]
+    first, sized = next(((geometry, path) for (_, geometry), path in zip(files, paths, strict=True) if geometry.measured), (files[0][1], paths[0]))
     for (array, geometry), path in zip(files, paths, strict=True):
         _check_shape(array, geometry, path)
         check_grid(geometry, path)
         if geometry.shape != first.shape or geometry.planar != first.planar:
             raise DatasetError(
-                f"Channel files of one case must share one shape: {paths[0]} has {first.shape}, {path} has {geometry.shape}. "
+                f"Channel files of one case must share one shape: {sized} has {first.shape}, {path} has {geometry.shape}. "
                 "Resample one onto the other."
             )
-        if not same_spacing(geometry, first):
+        if geometry.measured and not same_spacing(geometry, first):
             raise DatasetError(
-                f"Channel files of one case must share one spacing: {paths[0]} has {first.spacing} mm, {path} has {geometry.spacing} mm. "
+                f"Channel files of one case must share one spacing: {sized} has {first.spacing} mm, {path} has {geometry.spacing} mm. "
                 "Resample one onto the other."
             )
         if geometry.voxels_apart(first) >= WARN_VOXELS:
-            logger.warning("%s lies up to %s away from %s; the grid of the latter is used for both.", path, geometry.apart(first), paths[0])
+            logger.warning("%s lies up to %s away from %s; the grid of the latter is used for both.", path, geometry.apart(first), sized)
     stacked = np.empty((sum(len(array) for array, _ in files), *first.shape), dtype=np.float32)
     position = 0
     for (array, _), path in zip(files, paths, strict=True):

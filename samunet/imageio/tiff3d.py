@@ -1,4 +1,4 @@
-"""Read and write 3D TIFF stacks; the spacing lies in a JSON file beside them, as nnU-Net keeps it."""
+"""Read and write 3D TIFF stacks; the spacing lies in a JSON file beside them, as nnU-Net keeps it, or in the tags of ImageJ and OME."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from samunet.core.codec import atomic_path, decode, read_json, write_json
-from samunet.core.geometry import Geometry, Triple
+from samunet.core.geometry import Geometry, Shape, Triple
 from samunet.core.ranges import Spacing
 from samunet.errors import ConfigError, ImageFileError
 from samunet.imageio.integrity import refuse_absent
+from samunet.imageio.pixel_size import PixelSize, pixel_size, resolution_tags
 from samunet.imageio.reader import ImageReader, LoadedFile, Peek, check_segmentation
 
 logger = logging.getLogger(__name__)
@@ -28,14 +29,14 @@ CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
 
 
 class Tiff3DIO(ImageReader):
-    """The reader for stacks: <case>_0000.tif with {"spacing": [D, H, W]} in <case>.json, 1 mm without it."""
+    """The reader for stacks: <case>_0000.tif with {"spacing": [D, H, W]} in <case>.json; without it the size that OME or ImageJ wrote."""
 
     name = "Tiff3DIO"
     endings: tuple[str, ...] = (".tif", ".tiff")
 
     def load(self, path: Path) -> LoadedFile:
         """See ImageReader."""
-        array, axes, palette = read_tiff(path)
+        array, axes, palette, size = read_tiff(path)
         if not _is_stack(axes) or palette is not None:
             what = f"{array.shape[0]} channels of one plane" if axes == "CYX" else f"axes {axes} of lengths {array.shape}"
             color = ", with a palette" if palette is not None else ""
@@ -43,14 +44,14 @@ class Tiff3DIO(ImageReader):
             raise ImageFileError(message, "pixel-form")
         channels = np.moveaxis(array, axes.index("C"), 0) if "C" in axes else array[None]
         depth, height, width = channels.shape[1:]
-        return channels, Geometry(shape=(depth, height, width), spacing=_spacing(path), directed=False)
+        return channels, _geometry((depth, height, width), path, size)
 
     def peek(self, path: Path) -> Peek:
         """See ImageReader."""
         form = peek_tiff(path)
         depth, height, width = (1, 1, *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis != "C"))[-3:]
         return Peek(
-            geometry=Geometry(shape=(depth, height, width), spacing=_spacing(path)),
+            geometry=_geometry((depth, height, width), path, form.size),
             channels=form.lengths[form.axes.index("C")] if "C" in form.axes else 1,
             loaded=form.bytes,
             loading=form.loading,
@@ -62,10 +63,13 @@ class Tiff3DIO(ImageReader):
         return (path, beside) if beside.is_file() else (path,)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
-        """See ImageReader; the spacing file is written beside the stack. TIFF holds no origin and no direction."""
+        """See ImageReader; a spacing that is known is written into a file beside the stack. TIFF holds no origin and no direction."""
         check_segmentation(segmentation, geometry, path)
-        write_tiff(segmentation, path)
-        write_json(path.with_suffix(".json"), {"spacing": geometry.spacing})
+        write_tiff(segmentation, path, geometry)
+        if geometry.measured:
+            write_json(path.with_suffix(".json"), {"spacing": geometry.spacing})
+        else:
+            path.with_suffix(".json").unlink(missing_ok=True)  # of an earlier segmentation
 
 
 def _is_stack(axes: str) -> bool:
@@ -88,6 +92,7 @@ class TiffForm:
     axes: str
     palette: bool
     bytes: int
+    size: PixelSize | None
     loading: int
     """Bytes that reading takes at most, the array included."""
 
@@ -102,15 +107,17 @@ def peek_tiff(path: Path) -> TiffForm:
             axes=axes,
             palette=first.photometric == PHOTOMETRIC.PALETTE,
             bytes=whole,
+            size=pixel_size(file, axes),
             loading=len(series[:2]) * whole + min(3 * page, 3 * whole),  # a page's compressed stream, decoded, and as it is put in its place
         )
 
 
-def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None]:
-    """Read a TIFF, its axes as tifffile names them, and its palette.
+def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None, PixelSize | None]:
+    """Read a TIFF, its axes as tifffile names them, its palette, and the size of its pixels.
 
     Returns:
-        The stored numbers; YX, YXS or SYX (S: color), with C channels, IYX for pages that were written one by one; (3, colors) uint16 or None.
+        The stored numbers; YX, YXS or SYX (S: color), with C channels, IYX for pages that were written one by one; (3, colors) uint16 or None;
+        see `pixel_size`.
 
     Raises:
         ImageFileError: the file is absent, damaged, holds several images of unequal form, or colors of a form that would be changed.
@@ -121,7 +128,7 @@ def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None]:
         first, (series, _, axes) = file.pages.first, _one_image(file, path)
         _refuse_other_colors(first, path)
         array = series[0].asarray() if len(series) == 1 else np.stack([part.asarray() for part in series])
-        return array, axes, first.colormap if first.photometric == PHOTOMETRIC.PALETTE else None
+        return array, axes, first.colormap if first.photometric == PHOTOMETRIC.PALETTE else None, pixel_size(file, axes)
 
 
 def _one_image(file: tifffile.TiffFile, path: Path) -> tuple[list[tifffile.TiffPageSeries], tuple[int, ...], str]:
@@ -163,10 +170,11 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
         raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
 
 
-def write_tiff(array: np.ndarray, path: Path) -> None:
-    """Write (H, W) or (D, H, W) as a compressed grey TIFF, whole or not at all."""
+def write_tiff(array: np.ndarray, path: Path, geometry: Geometry) -> None:
+    """Write (H, W) or (D, H, W) as a compressed grey TIFF, whole or not at all, with the size of its pixels where the tags can tell it."""
+    tags = resolution_tags(*geometry.spacing[1:]) if geometry.measured else {}
     with atomic_path(path) as temporary:
-        tifffile.imwrite(temporary, array, compression="zlib", photometric="minisblack")
+        tifffile.imwrite(temporary, array, compression="zlib", photometric="minisblack", **tags)
 
 
 def _page_chain_is_cut(file: tifffile.TiffFile) -> bool:
@@ -195,11 +203,19 @@ def _refuse_loops(file: tifffile.TiffFile, path: Path) -> None:
             place = _following(file, place)
 
 
-def _spacing(image: Path) -> Triple:
+def _geometry(shape: Shape, image: Path, size: PixelSize | None) -> Geometry:
+    """Take the spacing file, or else what the TIFF tells of all three axes."""
     path = spacing_file(image)
-    if not path.is_file():
-        logger.warning("%s has no spacing file %s; 1 mm is assumed on every axis.", image, path.name)
-        return (1.0, 1.0, 1.0)
+    if path.is_file():
+        return Geometry(shape=shape, spacing=_spacing(path), directed=False)
+    if size is not None and size[0] is not None:
+        return Geometry(shape=shape, spacing=(size[0], size[1], size[2]), directed=False)
+    lacking = "no size of its voxels" if size is None else "a size of its pixels but no distance of its slices"
+    logger.warning("%s has %s, and there is no spacing file %s: sizes count in voxels.", image, lacking, path.name)
+    return Geometry(shape=shape, spacing=(1.0, 1.0, 1.0), directed=False, measured=False)
+
+
+def _spacing(path: Path) -> Triple:
     try:
         return decode(Spacing, read_json(path)["spacing"], "spacing")  # type: ignore[arg-type]
     except (ConfigError, KeyError, TypeError):

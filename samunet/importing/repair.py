@@ -57,8 +57,10 @@ def repair_file(path: Path, reader: ImageReader, repairs: Repairs, *, image: Pat
 def _copy_grid(path: Path, reader: ImageReader, image: Path) -> list[dict[str, Any]]:
     values, own = reader.read_label(path)
     geometry = reader.load(image)[1]
-    if own.shape != geometry.shape or (apart := own.corner_distance_mm(geometry)) <= SAME_GRID * min(geometry.spacing):
-        return []  # another shape is refused by checks and by planning
+    if own.shape != geometry.shape or not (own.measured and geometry.measured):
+        return []  # another shape is refused by checks and by planning; without a size there is nothing to copy
+    if (apart := own.corner_distance_mm(geometry)) <= SAME_GRID * min(geometry.spacing):
+        return []
     _write_label(values, reader, geometry, path)
     return [{"repair": "grid of the image", "mm": float(f"{apart:.4g}"), "voxels": float(f"{own.voxels_apart(geometry):.4g}")}]
 

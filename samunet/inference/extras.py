@@ -77,8 +77,8 @@ class Extras:
         cases = self._with_earlier(STATISTICS, self._measured)
         write_json(self.folder / f"{STATISTICS}.json", cases)
         rows = [{"case": case, "class": name, **values} for case, classes in cases.items() for name, values in classes.items()]
-        columns = list(rows[0]) if rows else ["case", "class"]
-        write_csv(self.folder / f"{STATISTICS}.csv", columns, ([row[column] for column in columns] for row in rows))
+        columns = list(dict.fromkeys(("case", "class", *(column for row in rows for column in row))))
+        write_csv(self.folder / f"{STATISTICS}.csv", columns, ([row.get(column) for column in columns] for row in rows))
 
     def _with_earlier(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
         """Join what a table in the folder says of other cases."""
@@ -91,9 +91,11 @@ class Extras:
 def measure(volume: Volume, segmentation: np.ndarray, labels: Labels) -> dict[str, dict[str, object]]:
     """Return of each foreground class or region its number of voxels, volume in ml, and mean intensity in each channel of the file.
 
-    2D images have no thickness: their "volume_ml" is None, and "area_mm2" is the area. Where a class is absent its means are None.
+    2D images have no thickness: their "volume_ml" is None, and "area_mm2" is the area, or "area_pixels" where the file tells no size of its
+    pixels. A 3D image without a size has voxels only. Where a class is absent its means are None.
     """
-    (_, height, width), voxel_ml = volume.geometry.spacing, volume.geometry.voxel_ml
+    geometry = volume.geometry
+    (_, height, width), voxel_ml = geometry.spacing, geometry.voxel_ml
     found: dict[str, dict[str, object]] = {}
     for name, values in labels.foreground:
         mask = np.isin(segmentation, values)
@@ -102,7 +104,8 @@ def measure(volume: Volume, segmentation: np.ndarray, labels: Labels) -> dict[st
         found[name] = {
             "voxels": count,
             "volume_ml": None if voxel_ml is None else count * voxel_ml,
-            "area_mm2": count * height * width if voxel_ml is None else None,
+            "area_mm2": count * height * width if geometry.planar and geometry.measured else None,
+            **({"area_pixels": count} if geometry.planar and not geometry.measured else {}),
             **{f"mean_intensity_{index}": mean for index, mean in enumerate(means)},
         }
     return found

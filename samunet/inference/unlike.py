@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from samunet.core.geometry import Geometry, Triple
+from samunet.core.geometry import Geometry, Triple, unit_of
 from samunet.core.plan import Plan
 from samunet.core.values import typical_range
 from samunet.errors import PredictionError
@@ -18,14 +18,14 @@ ABSURD = 300.0  # ours: units of length lie 1000 times apart, cases of one kind 
 
 def refuse_absurd_spacing(geometry: Geometry, plan: Plan) -> None:
     """Raise PredictionError for a spacing that no case can have; resampled, it would fill the memory or shrink to nothing."""
-    if plan.seen is None:
+    if plan.seen is None or plan.in_voxels or not geometry.measured:
         return
     times, axis = _furthest(geometry, plan, geometry.spacing, plan.seen.spacing)
     if max(times, 1 / times) >= ABSURD:
         share = f"{times:.0f} times the largest" if times > 1 else f"1/{1 / times:.0f} of the smallest"
         low, high = (bound[axis] for bound in plan.seen.spacing)
         raise PredictionError(
-            f"its spacing of {_mm(geometry.spacing)} is {share} of the training cases, {low:.4g} to {high:.4g} mm; "
+            f"its spacing of {_lengths(geometry.spacing, 'mm')} is {share} of the training cases, {low:.4g} to {high:.4g} mm; "
             "its header may give another unit (micrometers or meters), so correct it"
         )
 
@@ -39,12 +39,16 @@ def remarks_on_grid(geometry: Geometry, plan: Plan) -> list[str]:
         seen = ", ".join(orientation[::-1] for orientation in plan.seen.orientations)
         what = "it is left as it is" if plan.orientation is None else "it is turned for the network, and its segmentation back"
         remarks.append(f"its axes x, y, z run toward {geometry.orientation[::-1]}, those of the training cases toward {seen}; {what}")
-    depth, height, width = (size * step for size, step in zip(geometry.shape, geometry.spacing, strict=True))
-    for name, own, bounds in (("spacing", geometry.spacing, plan.seen.spacing), ("size", (depth, height, width), plan.seen.extent)):
+    if not geometry.measured and not plan.in_voxels:
+        remarks.append("it tells no size of its voxels, which are taken to be as large as those the model was trained on")
+        return remarks
+    spacing, unit = plan.spacing_of(geometry), unit_of(not plan.in_voxels, geometry.planar)
+    depth, height, width = (size * step for size, step in zip(geometry.shape, spacing, strict=True))
+    for name, own, bounds in (("spacing", spacing, plan.seen.spacing), ("size", (depth, height, width), plan.seen.extent)):
         times, axis = _furthest(geometry, plan, own, bounds)
         if max(times, 1 / times) >= FAR:
             low, high = (bound[axis] for bound in bounds)
-            remarks.append(f"its {name} of {_mm(own)} lies far from that of the training cases, {low:.4g} to {high:.4g} mm")
+            remarks.append(f"its {name} of {_lengths(own, unit)} lies far from that of the training cases, {low:.4g} to {high:.4g} {unit}")
     return remarks
 
 
@@ -78,5 +82,5 @@ def _furthest(geometry: Geometry, plan: Plan, values: Triple, bounds: tuple[Trip
     return worst, place
 
 
-def _mm(values: Triple) -> str:
-    return " x ".join(f"{value:.4g}" for value in values) + " mm (D, H, W)"
+def _lengths(values: Triple, unit: str) -> str:
+    return " x ".join(f"{value:.4g}" for value in values) + f" {unit} (D, H, W)"

@@ -186,7 +186,7 @@ def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
         lines.append(f"{entry.name}: {len(entry.files)} segmentations in {folder}, hash {digest}.")
     lines.append(
         f"All segmentations were scored again by samunet {__version__} (numpy {np.__version__}, scipy {scipy.__version__}) against the "
-        f"same references; NSD at {comparison.tolerance:g} mm."
+        f"same references; NSD at {comparison.tolerance:g} {comparison.unit}."
     )
     lines.append(
         "Intervals are BCa bootstrap intervals of the mean paired difference over patients; p is Wilcoxon's signed-rank test with "

@@ -6,6 +6,7 @@ Unlike nnU-Net, voxels with the ignore label do not count as foreground.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from samunet.imageio.reader import files_of
 from samunet.ops.crop import bounding_box, crop, nonzero_mask
 from samunet.progress import each
 
-FORMAT = 3  # of a fingerprint; raise it when the same files give other measurements
+logger = logging.getLogger(__name__)
+
+FORMAT = 4  # of a fingerprint; raise it when the same files give other measurements
 SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels per channel
 SHOWN = 20  # broken cases that a message names
 SEED = 1234  # nnU-Net's
@@ -40,6 +43,8 @@ DRAWS_AT_A_TIME = 10_000_000  # bounds the memory of the drawn indices at 80 MB 
 class _Measured:
     fingerprint: CaseFingerprint
     planar: bool
+    sized: bool
+    """Whether the files tell a size of their voxels."""
     values: np.ndarray
     """(C, n) intensities of the foreground voxels drawn at least once."""
     counts: np.ndarray
@@ -68,8 +73,20 @@ def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageR
     """
     draws = SAMPLES // len(cases)
     room = Room()
-    found = each(lambda case: _tried(case, spec, reader, draws, room), cases, threads=threads, title="Measuring cases", quiet=quiet)
+
+    def measure(case: Case) -> _Measured | DatasetError:
+        return _tried(case, spec, reader, draws, room)
+
+    def measure_in_voxels(case: Case) -> _Measured | DatasetError:
+        return _tried(case, spec, reader, draws, room, in_voxels=True)
+
+    found = each(measure, cases, threads=threads, title="Measuring cases", quiet=quiet)
     measured = [case for case in found if isinstance(case, _Measured)]
+    if len({case.sized for case in measured}) > 1:
+        without = sum(not case.sized for case in measured)
+        logger.warning("%d of %d cases of %s tell no size of their voxels, so that all sizes count in voxels.", without, len(measured), spec.name)
+        found = each(measure_in_voxels, cases, threads=threads, title="Measuring in voxels", quiet=quiet)
+        measured = [case for case in found if isinstance(case, _Measured)]
     failures = [case for case in found if isinstance(case, DatasetError)]
     if len(failures) == 1:
         raise failures[0]
@@ -85,6 +102,7 @@ def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageR
     return Fingerprint(
         dataset=spec.name,
         planar=planar.pop(),
+        measured=all(case.sized for case in measured),
         cases={case.identifier: m.fingerprint for case, m in zip(cases, measured, strict=True)},
         intensities=tuple(_statistics(*channel) for channel in zip(values, counts, strict=True)),
         median_relative_size_after_crop=float(np.median(ratios)),
@@ -107,19 +125,19 @@ def describes(fingerprint: Fingerprint, spec: DatasetSpec, cases: Sequence[Case]
     return all(fingerprint.cases[case.identifier].sha256 == found for case, found in zip(cases, hashes, strict=True))
 
 
-def _tried(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int, room: Room) -> _Measured | DatasetError:
+def _tried(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int, room: Room, *, in_voxels: bool = False) -> _Measured | DatasetError:
     """Measure a case, or return what is wrong with it, so that one broken case does not hide another."""
     try:
         size = peek_case(case, spec, reader)
         with room.of(size.reading + (MEASURED + COPIED * len(spec.channels)) * math.prod(size.geometry.shape), case.identifier):
-            return _measure(case, spec, reader, draws)
+            return _measure(case, spec, reader, draws, in_voxels)
     except DatasetError as error:
         return error
 
 
-def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> _Measured:
+def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int, in_voxels: bool) -> _Measured:
     volume, label = read_case(case, spec, reader)
-    spacing = volume.geometry.spacing
+    spacing = (1.0, 1.0, 1.0) if in_voxels else volume.geometry.spacing
     box = bounding_box(nonzero_mask(volume.array))
     image, label = crop(volume.array, box), crop(label, box)
     foreground = label > 0
@@ -146,6 +164,7 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int) -> 
             sha256=_hashes(case, reader),
         ),
         planar=volume.geometry.planar,
+        sized=volume.geometry.measured,
         values=voxels[:, drawn],
         counts=counts[:, drawn],
         sizes=sizes,

@@ -26,7 +26,7 @@ def preprocess(volume: Volume, label: np.ndarray | None, plan: Plan, configurati
     """
     axes, flips = plan.axes_of(volume.geometry)
     image = turned(volume.array, axes, flips)
-    spacing = triple([volume.geometry.spacing[axis] for axis in axes])
+    spacing = spacing_before(volume.geometry, plan, configuration)
     mask = nonzero_mask(image)
     box = bounding_box(mask)
     mask = crop(mask, box)
@@ -55,6 +55,14 @@ def preprocess(volume: Volume, label: np.ndarray | None, plan: Plan, configurati
             flips=flips,
         ),
     )
+
+
+def spacing_before(geometry: Geometry, plan: Plan, configuration: Configuration) -> Triple:
+    """Return a case's spacing on the network's axes; one that tells none is taken for what the plan resamples to."""
+    if not geometry.measured and not plan.in_voxels:
+        return configuration.spacing
+    spacing = plan.spacing_of(geometry)
+    return triple([spacing[axis] for axis in plan.axes_of(geometry)[0]])
 
 
 def slice_axis(geometry: Geometry, spacing: Triple, new_spacing: Triple) -> int | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from samunet.core.geometry import NO_FLIPS, Geometry, Shape, triple
+from samunet.core.geometry import NO_FLIPS, Geometry, Shape
 from samunet.core.plan import Configuration, Plan
 from samunet.imageio.case import CaseSize
 from samunet.ops.resample import target_shape
-from samunet.preprocessing.forward import network_spacing
+from samunet.preprocessing.forward import network_spacing, spacing_before
 
 FLOAT = 4  # bytes
 STORED = 24  # bytes per voxel: a label of 16 bits with its copies, places of classes; benchmarks/prediction_memory.py
@@ -18,7 +18,7 @@ def network_shape(geometry: Geometry, plan: Plan, configuration: Configuration) 
     """Return the (D, H, W) voxels of a case on the network's grid when nothing is cropped away."""
     axes, _ = plan.axes_of(geometry)
     depth, height, width = (geometry.shape[axis] for axis in axes)
-    spacing = triple([geometry.spacing[axis] for axis in axes])
+    spacing = spacing_before(geometry, plan, configuration)
     return target_shape((depth, height, width), spacing, network_spacing(configuration, spacing))
 
 

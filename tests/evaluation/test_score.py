@@ -7,11 +7,15 @@ import math
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
-from samunet.evaluation.score import evaluate_folder, names_from_labels, targets_from_labels
-from samunet.imageio import reader_for
+from samunet.evaluation.score import Measures, evaluate_folder, names_from_labels, targets_from_labels
+from samunet.evaluation.summary import read_summary, write_summary
+from samunet.imageio import READERS, reader_for
+
+NATURAL = next(reader for reader in READERS if reader.name == "NaturalImage2DIO")
 
 ENDING = ".nii.gz"
 
@@ -137,3 +141,20 @@ def test_a_value_that_dataset_json_does_not_name_is_refused_with_its_file(folder
     write(folder / part / f"b{ENDING}", [[[255, 1, 1], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]])
     with pytest.raises(DatasetError, match=rf"{part}/b\.nii\.gz holds the values \[255\], which dataset\.json does not name"):
         score(folder, ignore=3, expected=(0, 1, 2, 3))
+
+
+HALF_MICROMETER = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+
+
+@pytest.mark.parametrize(("tags", "unit", "hd"), [({}, "pixels", 3.0), (HALF_MICROMETER, "mm", 0.0015)])
+def test_distances_are_in_pixels_where_the_reference_tells_no_size(tags, unit, hd, tmp_path):
+    for name, column in (("gt", 2), ("out", 5)):  # 3 pixels apart
+        label = np.zeros((6, 8), np.uint8)
+        label[3, column] = 1
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "a.tif", label, **tags)
+    folders = {"targets": ((1,),), "ignore": None, "file_ending": ".tif", "reader": NATURAL, "threads": 1, "measures": Measures(tolerance=1.0)}
+    summary = evaluate_folder(tmp_path / "gt", tmp_path / "out", **folders)
+    write_summary(tmp_path / "summary.json", summary)
+    assert read_summary(tmp_path / "summary.json").unit == summary.unit == unit
+    assert summary.mean[(1,)].hd == pytest.approx(hd)

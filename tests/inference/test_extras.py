@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,12 @@ def test_volumes_are_in_ml_and_intensities_those_of_the_file():
     flat = Geometry(shape=(1, 3, 4), spacing=(1.0, 2.0, 0.5), planar=True)
     found = measure(Volume(array=image[:, :1], geometry=flat), segmentation[1:], LABELS)
     assert found["left kidney"]["volume_ml"] is None and found["left kidney"]["area_mm2"] == pytest.approx(6.0)
+
+    found = measure(Volume(array=image[:, :1], geometry=replace(flat, spacing=(1.0, 1.0, 1.0), measured=False)), segmentation[1:], LABELS)
+    assert (found["left kidney"]["area_mm2"], found["left kidney"]["area_pixels"]) == (None, 6)
+    stack = Geometry(shape=(2, 3, 4), spacing=(1.0, 1.0, 1.0), measured=False)
+    found = measure(Volume(array=image, geometry=stack), segmentation, LABELS)
+    assert found["left kidney"]["volume_ml"] is found["left kidney"]["area_mm2"] is None and found["left kidney"]["voxels"] == 6
 
 
 def test_the_color_table_names_every_value_once():

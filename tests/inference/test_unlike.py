@@ -72,3 +72,16 @@ def test_plans_that_measured_nothing_compare_nothing():
 def test_the_thickness_of_a_2d_image_is_not_compared():
     flat = grid((1.0, 0.8, 0.8), (1, 300, 300), planar=True)
     assert remarks_on_grid(flat, replace(PLAN, orientation=None)) == []
+
+
+def test_a_file_without_a_size_is_said_to_be_taken_as_the_plans_and_not_refused():
+    unsized = grid((1.0, 1.0, 1.0), measured=False)
+    refuse_absurd_spacing(unsized, replace(PLAN, seen=replace(SEEN, spacing=((1e-3,) * 3, (1e-3,) * 3))))
+    assert remarks_on_grid(unsized, PLAN) == ["it tells no size of its voxels, which are taken to be as large as those the model was trained on"]
+
+
+def test_a_plan_in_voxels_compares_voxels():
+    plan = replace(PLAN, measured=False, seen=replace(SEEN, spacing=((1.0,) * 3, (1.0,) * 3)))
+    refuse_absurd_spacing(grid((1e-3, 5e-4, 5e-4)), plan)
+    (size,) = remarks_on_grid(grid((1e-3, 5e-4, 5e-4), (100, 3000, 300)), plan)
+    assert size == "its size of 100 x 3000 x 300 voxels (D, H, W) lies far from that of the training cases, 200 to 400 voxels"

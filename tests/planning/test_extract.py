@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 
 from samunet.core import memory
 from samunet.core.codec import decode, encode
@@ -286,3 +287,30 @@ def test_every_broken_case_is_named_not_the_first_only(tmp_path):
     with pytest.raises(DatasetError, match=r"2 of \d+ cases cannot be measured") as refusal:
         fingerprint_of(folder, threads=2)
     assert "tiny_000_0000.mha" in str(refusal.value) and "tiny_002_0000.mha" in str(refusal.value) and "tiny_001" not in str(refusal.value)
+
+
+def cells(folder, tags):
+    """Write TIFFs of 6 x 8 pixels with the given resolution tags, and labels of 2 x 3 pixels as plain TIFFs."""
+    for sub in ("imagesTr", "labelsTr"):
+        (folder / sub).mkdir(parents=True)
+    description = {"channel_names": {"0": "A"}, "labels": {"background": 0, "cell": 1}, "numTraining": len(tags), "file_ending": ".tif"}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    label = np.zeros((6, 8), np.uint8)
+    label[2:4, 2:5] = 1
+    for index, tag in enumerate(tags):
+        tifffile.imwrite(folder / "imagesTr" / f"c{index}_0000.tif", 50 * label + 10, **tag)
+        tifffile.imwrite(folder / "labelsTr" / f"c{index}.tif", label)
+    return fingerprint_of(folder)
+
+
+def test_pixels_of_half_a_micrometer_are_measured_in_mm(tmp_path):
+    found = cells(tmp_path, [{"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}] * 2)
+    assert found.measured and found.cases["c0"].spacing == pytest.approx((1, 0.0005, 0.0005))
+    assert found.classes[0].in_plane_mm[1] == pytest.approx(0.0005 * 2 * math.sqrt(6 / math.pi))
+
+
+def test_one_case_without_a_size_makes_all_count_in_pixels(tmp_path, caplog):
+    found = cells(tmp_path, [{"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}, {}])
+    assert not found.measured and {case.spacing for case in found.cases.values()} == {(1.0, 1.0, 1.0)}
+    assert found.classes[0].in_plane_mm == pytest.approx((2 * math.sqrt(6 / math.pi),) * 3)
+    assert "1 of 2 cases of" in caplog.text and "count in voxels" in caplog.text

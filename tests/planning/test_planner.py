@@ -379,3 +379,17 @@ def test_labels_for_left_and_right_keep_the_axis_between_them_from_being_flipped
     assert "'kidney_left' would become 'kidney_right'" in made.reasons["mirroring"]
     free = plan(fingerprint, dataset(names=("kidney", "liver")), target(), methods())
     assert free.configurations["3d_adapter"].mirror_axes == (0, 1, 2) and "every axis" in free.reasons["mirroring"]
+
+
+@pytest.mark.parametrize("planar", [True, False])
+def test_files_without_a_size_are_planned_in_pixels_and_never_in_mm(planar):
+    found = made(replace(measured([(1, 1, 1)] * 3, [(1 if planar else 50, 200, 100)] * 3, planar=planar), measured=False))
+    assert found.measured is False and found.in_voxels
+    assert not [reason for reason in found.reasons.values() if "mm" in reason.split() or " mm" in reason]
+    assert f"tell no size of their {'pixels' if planar else 'voxels'}" in found.reasons["spacing"]
+
+
+def test_a_plan_is_the_same_whatever_the_unit_of_isotropic_pixels():
+    one, other = (made(measured([(1, size, size)] * 3, [(1, 1200, 900)] * 3, planar=True)).configurations["2d_adapter"] for size in (1.0, 0.0005))
+    assert (one.patch_size, one.topology, one.batch_size) == (other.patch_size, other.topology, other.batch_size)
+    assert other.spacing[1:] == (0.0005, 0.0005)

@@ -22,7 +22,7 @@ from samunet.core.preprocessed import OUTSIDE
 from samunet.core.volume import Volume
 from samunet.ops.resample import nearest_indices, thick_axis
 from samunet.preprocessing.backward import probabilities_from_logits, resize_to_input_grid, segmentation_from_logits
-from samunet.preprocessing.forward import preprocess
+from samunet.preprocessing.forward import preprocess, spacing_before
 
 LABELS = parse_labels({"background": 0, "a": 1, "b": 2, "c": 3})
 PERMUTATIONS = list(itertools.permutations(range(3)))
@@ -347,3 +347,22 @@ def test_export_takes_hardly_more_memory_than_its_result():
         tracemalloc.stop()
     assert segmentation.shape == (48, 96, 96)
     assert peak < segmentation.nbytes + 8 * 12 * 32**3 * 4  # some blocks of all classes; the whole logits would be 20 MiB
+
+
+def test_a_plan_in_voxels_leaves_every_file_as_fine_as_it_is():
+    tagged = Geometry(shape=(2, 6, 8), spacing=(0.001, 0.0005, 0.0005))
+    configuration = small_configuration((1.0, 1.0, 1.0))
+    plan = replace(small_plan(), measured=False)
+    assert spacing_before(tagged, plan, configuration) == (1.0, 1.0, 1.0)
+    old = replace(small_plan(), reader="Tiff3DIO", configurations={"3d": configuration})  # made before sizes of TIFFs were read
+    assert old.in_voxels and spacing_before(tagged, old, configuration) == (1.0, 1.0, 1.0)
+    finer = small_configuration((3.0, 0.5, 0.5))
+    assert not replace(old, configurations={"3d": finer}).in_voxels and not small_plan().in_voxels
+
+
+def test_a_file_without_a_size_is_not_resampled_by_a_plan_in_mm():
+    configuration = small_configuration((3.0, 0.5, 0.5))
+    unsized = Geometry(shape=(2, 6, 8), spacing=(1.0, 1.0, 1.0), measured=False)
+    volume = Volume(array=np.ones((1, 2, 6, 8), np.float32), geometry=unsized)
+    case = preprocess(volume, None, replace(small_plan(), measured=True), configuration)
+    assert case.image.shape == (1, 2, 6, 8) and case.history.spacing_after_transpose == (3.0, 0.5, 0.5)

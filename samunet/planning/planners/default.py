@@ -14,7 +14,7 @@ import numpy as np
 
 from samunet.core.dataset import DatasetSpec
 from samunet.core.fingerprint import ClassSize, Fingerprint
-from samunet.core.geometry import Shape, Triple, shape3, triple
+from samunet.core.geometry import Shape, Triple, shape3, triple, unit_of
 from samunet.core.history import Axes
 from samunet.core.labels import left_right_pairs
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Preference, Seen, Topology
@@ -94,7 +94,7 @@ def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods
     if orientation is not None:
         fingerprint = replace(fingerprint, cases={name: case.turned(orientation) for name, case in fingerprint.cases.items()})
     file_spacing = _target_spacing(fingerprint, target, reasons)
-    transpose = _transpose(file_spacing, fingerprint.planar, reasons)
+    transpose = _transpose(file_spacing, fingerprint, reasons)
     spacing = triple([file_spacing[axis] for axis in transpose])
     median_shape = _median_shape(fingerprint, file_spacing, transpose)
     mirrored = _mirrored_axes(fingerprint, dataset, transpose, reasons)
@@ -117,6 +117,7 @@ def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods
         reasons=reasons,
         orientation=orientation,
         seen=seen,
+        measured=fingerprint.measured,
     )
 
 
@@ -156,27 +157,32 @@ def _seen(fingerprint: Fingerprint, orientation: str | None) -> Seen:
 def _target_spacing(fingerprint: Fingerprint, target: Target, reasons: dict[str, str]) -> Triple:
     """nnU-Net's 3d_fullres spacing in the files' axis order."""
     if target.spacing is not None:
-        reasons["spacing"] = f"{_mm(target.spacing)} as asked for with -overwrite_target_spacing"
+        reasons["spacing"] = f"{_lengths(target.spacing, fingerprint)} as asked for with -overwrite_target_spacing"
         return target.spacing
     spacings = np.array([case.spacing for case in fingerprint.cases.values()])
     shapes = np.array([case.shape_after_crop for case in fingerprint.cases.values()])
     result, shape = np.median(spacings, axis=0), np.median(shapes, axis=0)
-    reasons["spacing"] = f"{_mm(result)}, the median of {len(spacings)} training cases"
+    reasons["spacing"] = f"{_lengths(result, fingerprint)}, the median of {len(spacings)} training cases"
+    if not fingerprint.measured:
+        unit = _unit(fingerprint)
+        reasons["spacing"] = f"none: files tell no size of their {unit}, so that sizes count in {unit} and images stay as fine as they are"
     thick = int(np.argmax(result))
     others = [axis for axis in range(3) if axis != thick]
     if not fingerprint.planar and result[thick] > ANISOTROPY * max(result[others]) and shape[thick] * ANISOTROPY < min(shape[others]):
         fine = float(np.percentile(spacings[:, thick], 10))
-        result[thick] = fine if fine >= max(result[others]) else max(result[others]) + 1e-5
+        result[thick] = fine if fine >= max(result[others]) else max(result[others]) + min(1e-5, 0.01 * max(result[others]))
         reasons["spacing"] += f"; across the thick slices the 10th percentile, {result[thick]:.3g} mm, so that few cases lose slices"
     return triple(result)
 
 
-def _transpose(spacing: Triple, planar: bool, reasons: dict[str, str]) -> Axes:
-    if planar:
+def _transpose(spacing: Triple, fingerprint: Fingerprint, reasons: dict[str, str]) -> Axes:
+    if fingerprint.planar:
         reasons["slicing axis"] = "2D images have one slice"
         return (0, 1, 2)
     axis = int(np.argmax(spacing))
     reasons["slicing axis"] = f"file axis {axis}, the one with the largest spacing ({spacing[axis]:.3g} mm)"
+    if not fingerprint.measured:
+        reasons["slicing axis"] = f"file axis {axis}; files tell no size of their voxels, and none of them is taken for longer than the others"
     rest = [other for other in range(3) if other != axis]
     return (axis, rest[0], rest[1])
 
@@ -230,7 +236,8 @@ def _configure(
     if beside.alone is not None and beside.alone != patch:
         reasons[f"{name}: patch"] += f"; the convolutions alone would get {_times(beside.alone)}"
     if method.dimensions == 3:
-        reasons[f"{name}: slab depth"] = f"{patch[0]} slices of {spacing[0]:.3g} mm; the median case has {median_shape[0]:.0f}"
+        thickness = f" of {spacing[0]:.3g} mm" if fingerprint.measured else ""
+        reasons[f"{name}: slab depth"] = f"{patch[0]} slices{thickness}; the median case has {median_shape[0]:.0f}"
         if preference.depth is not None:
             reasons[f"{name}: slab depth"] += f"; {method.variant} was published with {preference.depth}"
     reasons[f"{name}: batch"] = f"{batch}: at least {SMALLEST_BATCH}, at most 5 % of the training voxels per batch, and what fits the memory"
@@ -370,5 +377,10 @@ def _times(shape: Shape) -> str:
     return " x ".join(str(size) for size in shape3(shape))
 
 
-def _mm(values: np.ndarray | Triple) -> str:
-    return " x ".join(f"{value:.3g}" for value in values) + " mm"
+def _lengths(values: np.ndarray | Triple, fingerprint: Fingerprint) -> str:
+    """Write (D, H, W), of 2D images (H, W)."""
+    return " x ".join(f"{value:.3g}" for value in values[1 if fingerprint.planar else 0 :]) + f" {_unit(fingerprint)}"
+
+
+def _unit(fingerprint: Fingerprint) -> str:
+    return unit_of(fingerprint.measured, fingerprint.planar)
