@@ -12,6 +12,9 @@ FORBIDDEN = '/\\:*?"<>|'  # separators, and what Windows allows in no name
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode categories: control and format characters, undecodable bytes, line ends
 JOINERS = "\u200c\u200d"  # of such characters, those that are part of words in Persian and Indic scripts
 
+_BYTE = {chr(0xDC00 + byte): f"\\x{byte:x}" for byte in range(0x80, 0x100)}
+"""How Python reads bytes of file names that are no UTF-8, to the bytes as people write them: M\\xfcller."""
+
 
 def fault_of_name(name: object, most_bytes: int = MOST_BYTES) -> str | None:
     """Say why something cannot be the name of a file, as in "begins with a dot"; None where it can."""
@@ -23,7 +26,7 @@ def fault_of_name(name: object, most_bytes: int = MOST_BYTES) -> str | None:
         return "begins or ends with a space"
     for character in name:
         if character in FORBIDDEN or (unicodedata.category(character) in UNSEEN and character not in JOINERS):
-            return f"holds the character {character!r}"
+            return f"holds the byte {_BYTE[character]}, which is no UTF-8" if character in _BYTE else f"holds the character {character!r}"
     length = len(name.encode())
     return f"has {length} bytes, more than {most_bytes}" if length > most_bytes else None
 
@@ -53,5 +56,7 @@ def check_case_name(name: object, where: object, most_bytes: int = MOST_BYTES) -
     fault = fault_of_name(name, most_bytes)
     if fault is not None:
         shown = repr(name) if len(str(name)) <= 60 else f"{str(name)[:60]!r}..."
+        for escaped, byte in _BYTE.items():
+            shown = shown.replace(repr(escaped)[1:-1], byte)
         message = f"{where}: the case name {shown} {fault}; rename the case, with letters, digits, spaces and marks such as . - _ + ( )."
         raise DatasetError(message, "case-name")

@@ -34,7 +34,7 @@ HOSTILE = {
     "a\x1b[2Jb": r"holds the character '\\x1b'",
     "a\u202eb": r"holds the character '\\u202e'",
     "a\u2028b": r"holds the character '\\u2028'",
-    "a\udcffb": r"holds the character '\\udcff'",
+    "a\udcffb": r"holds the byte \\xff, which is no UTF-8",
     ".hidden": "begins with a dot",
     " a": "begins or ends with a space",
     "": "is empty",
@@ -173,3 +173,8 @@ def test_a_home_that_nobody_has_is_a_file_that_does_not_exist(tmp_path):
     (folder / "dataset.json").write_text(json.dumps({**raw, "dataset": listed}))
     with pytest.raises(DatasetError, match=r"Case 'a': file .*~nobody-of-this-name/x\.nii\.gz named in dataset\.json does not exist"):
         training_cases(folder, read_dataset_json(folder / "dataset.json"))
+
+
+def test_a_name_that_is_no_utf_8_is_shown_with_its_bytes():
+    with pytest.raises(DatasetError, match=r"the case name 'M\\xfcller' holds the byte \\xfc, which is no UTF-8; rename the case"):
+        check_case_name(b"M\xfcller".decode("utf-8", "surrogateescape"), "in")
