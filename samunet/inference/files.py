@@ -17,6 +17,7 @@ from samunet.core.dataset import Case
 from samunet.core.geometry import Geometry
 from samunet.core.history import SpatialHistory
 from samunet.core.lock import held
+from samunet.core.names import LONGEST_FILE_NAME, check_case_name, in_utf8
 from samunet.core.parts import is_full
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.prompts import PROMPTS, PromptFile, merge_prompts, read_prompts, write_prompts
@@ -187,6 +188,9 @@ class _Work:
     def _need(self, case: Case) -> Need | None:
         """Estimate from the headers; None, and the case has failed, where they cannot be read or it does not fit into memory."""
         try:
+            for path in case.images:
+                if in_utf8(path.name) != path.name:  # libraries end the process on such names
+                    check_case_name(path.name, in_utf8(str(path.parent)), LONGEST_FILE_NAME)
             size = peek_case(case, self.predictor.dataset, self._reader(case))
             refuse_absurd_spacing(size.geometry, self.predictor.plan)
             need = self._estimate(size)

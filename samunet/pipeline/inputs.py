@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, channels_by_case
-from samunet.core.names import check_case_name
+from samunet.core.names import check_case_name, in_utf8
 from samunet.core.parts import is_part
 from samunet.errors import DatasetError
 from samunet.imageio import known_ending, output_ending, reader_of_image
@@ -82,7 +82,7 @@ def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     own = {path for path in images if known_ending(path) == spec.file_ending}
     # Where channels are numbered, other names are faults in the model's own format, and other things in others.
     chosen = [path for path in images if not numbered or path in numbered or path in own]
-    left = [path.name for path in files if path not in chosen and path.suffix.lower() not in BESIDE]
+    left = [in_utf8(path.name) for path in files if path not in chosen and path.suffix.lower() not in BESIDE]
     if chosen and left:
         reason = "no reader knows their ending, or their names lack _0000"
         logger.info("%s: not taken for images: %s (%s).", source, ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else ""), reason)
@@ -132,4 +132,4 @@ def _where(source: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    return path.name[: len(path.name) - len(known_ending(path))]
+    return in_utf8(path.name[: len(path.name) - len(known_ending(path))])  # prediction refuses such a file, and goes on with the others

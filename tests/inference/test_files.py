@@ -23,6 +23,7 @@ import SimpleITK as sitk
 from samunet import pipeline
 from samunet.cli import predict as command
 from samunet.core.codec import atomic_path, file_sha256
+from samunet.core.dataset import Case
 from samunet.core.geometry import Geometry
 from samunet.core.memory import available_memory
 from samunet.errors import ConfigError, DatasetError
@@ -146,6 +147,13 @@ def test_a_case_of_too_many_channels_is_refused_before_it_is_read(predictor, ima
     monkeypatch.setattr(files, "read_image", lambda *_: pytest.fail("it was read"))
     failures = files.predict_cases(predictor, cases, tmp_path / "out")
     assert "has 40 channels in 1 file(s); dataset.json names 2" in failures[0].reason
+
+
+def test_a_file_name_that_is_no_utf_8_fails_alone(predictor, tmp_path):
+    name = b"M\xfcller_0000.nii.gz".decode("utf-8", "surrogateescape")
+    failures = files.predict_cases(predictor, (Case(identifier="M%FCller", images=(tmp_path / name,), label=None),), tmp_path / "out")
+    assert [failure.identifier for failure in failures] == ["M%FCller"]
+    assert r"'M\xfcller_0000.nii.gz' holds the byte \xfc, which is no UTF-8; rename the case" in failures[0].reason
 
 
 def test_the_files_of_probabilities_are_foretold(predictor, images, tmp_path, caplog):

@@ -84,3 +84,8 @@ def test_segmentations_have_the_ending_of_their_image_but_for_jpeg_and_dicom():
     assert reader_of_image(Path("a.nii"), "NibabelIO").name == "NibabelIO" and reader_of_image(Path("a.mha"), "NibabelIO").name == "SimpleITKIO"
     found = [writer_for(*ending, planar=planar).name for ending in ((".tif", "SimpleITKIO"), (".tif", "Tiff3DIO")) for planar in (True, False)]
     assert found == ["NaturalImage2DIO", "Tiff3DIO", "Tiff3DIO", "Tiff3DIO"]
+
+
+def test_a_file_name_that_is_no_utf_8_is_a_case_of_its_own_beside_the_others(tmp_path):
+    name = b"M\xfcller_0000.nii.gz".decode("utf-8", "surrogateescape")
+    assert named(touch(tmp_path / "a", "anna_0000.nii.gz", name)) == {"M%FCller": [name], "anna": ["anna_0000.nii.gz"]}
