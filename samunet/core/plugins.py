@@ -19,6 +19,14 @@ def variant_names() -> tuple[str, ...]:
     return tuple(sorted(own | {point.name for point in entry_points(group=PACKAGE)}))
 
 
+def refuse_unknown_variant(name: str) -> None:
+    """Raise ConfigError, with the nearest name, unless an adaptation method has the name."""
+    if name not in variant_names():
+        from samunet.core.plan import ALIASES  # numpy comes with it, which only listing names needs not load
+
+        raise ConfigError(f"There is no adaptation method '{name}'.{did_you_mean(name, {*variant_names(), *ALIASES})}")
+
+
 def load_variant(name: str) -> ModuleType:
     """Import one adaptation method and nothing else.
 
@@ -28,8 +36,5 @@ def load_variant(name: str) -> ModuleType:
     for point in entry_points(group=PACKAGE):
         if point.name == name:
             return importlib.import_module(point.value)
-    if name not in variant_names():
-        from samunet.core.plan import ALIASES  # numpy comes with it, which only listing names needs not load
-
-        raise ConfigError(f"There is no adaptation method '{name}'.{did_you_mean(name, {*variant_names(), *ALIASES})}")
+    refuse_unknown_variant(name)
     return importlib.import_module(f"{PACKAGE}.{name}")

@@ -37,6 +37,7 @@ from samunet.models.segmenter import SlabSegmenter
 from samunet.network import build_network, check_frozen_weights
 from samunet.ops.crop import crop
 from samunet.ops.tiling import pad_to
+from samunet.planning.known import refuse_unknown_names
 from samunet.preprocessing.backward import probabilities_from_logits, resize_to_input_grid, segmentation_from_logits
 from samunet.preprocessing.forward import preprocess
 from samunet.preprocessing.prompt_map import prompt_map
@@ -184,6 +185,7 @@ class Predictor:
         if not (folder / "plans.json").is_file():
             raise CheckpointError(f"Folder {folder} is not a trained model; it has no plans.json. Give a <Trainer>__<plans>__<configuration> folder.")
         plan = load_plan(folder / "plans.json")
+        refuse_unknown_names(plan, folder / "plans.json")
         dataset = read_dataset_json(folder / "dataset.json")
         file_name = checkpoint_file(checkpoint)
         chosen = tuple(folds) if folds is not None else finished_folds(folder, file_name)

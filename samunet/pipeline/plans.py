@@ -28,10 +28,10 @@ from samunet.core.plan import (
 from samunet.core.plugins import load_variant
 from samunet.core.workspace import Workspace, dataset_id
 from samunet.errors import ConfigError, DatasetError, PlanningError
-from samunet.imageio import reader_for
 from samunet.models.spec import NetworkSpec
-from samunet.ops.normalize import refuse_unknown_scheme, scheme_for
+from samunet.ops.normalize import scheme_for
 from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, open_dataset
+from samunet.planning.known import refuse_unknown_names
 from samunet.planning.planners.default import ConvolutionalPath, Method, Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.preprocessing.run import preprocess_dataset
@@ -142,20 +142,8 @@ def open_plan(workspace: Workspace, dataset: str, plans_name: str) -> Plan:
         raise ConfigError(f"{dataset} has no plan '{plans_name}' ({path}). Make it first: samunet_plan_and_preprocess -d {dataset_id(dataset)}")
     plan = load_plan(path)
     _refuse_other_dataset(plan, dataset, str(path))
-    _refuse_unknown_names(plan, path)
+    refuse_unknown_names(plan, path)
     return replace(plan, plans_name=plans_name)
-
-
-def _refuse_unknown_names(plan: Plan, path: Path) -> None:
-    """Raise ConfigError for a reader, normalization or backbone that there is not: the first is needed when the model is trained already."""
-    try:
-        reader_for("", plan.reader)
-        for channel in plan.channels:
-            refuse_unknown_scheme(channel)
-        for configuration in plan.configurations.values():
-            backbone_named(configuration.backbone)
-    except ConfigError as error:
-        raise ConfigError(f"{path.name}: {error}") from None
 
 
 def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: str, target_plans: str, configurations: Sequence[str] = ()) -> Path:

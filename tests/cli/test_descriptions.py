@@ -114,14 +114,14 @@ def test_a_wrong_dataset_json_is_refused_by_name_in_one_sentence(places, command
     assert len(MUTATIONS) > 100 and not (tmp_path / "preprocessed").exists()
 
 
-def fault_of_answer(main, arguments, capsys) -> str | None:
-    """Run a command that must refuse; say what is wrong with how it did."""
+def fault_of_answer(main, arguments, capsys, names="dataset.json") -> str | None:
+    """Run a command that must refuse, in a line that names a file; say what is wrong with how it did."""
     try:
         code = main([str(argument) for argument in arguments])
     except BaseException as error:  # SystemExit too would be a fault
         return f"raised {type(error).__name__}: {str(error)[:200]}"
     printed = capsys.readouterr()
-    lines = [line for line in (printed.err + printed.out).splitlines() if "dataset.json" in line]
+    lines = [line for line in (printed.err + printed.out).splitlines() if names in line]
     if code != 2:
         return f"exit code {code}"
     if not lines:
