@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,14 @@ import torch
 from samples import Project, make_tiny_project
 
 torch.set_num_threads(1)  # tests run in parallel processes
+
+
+@pytest.fixture(autouse=True)
+def own_locale():
+    """ITK changes it when it reads or writes DICOM, as oracles of tests do, and Python then decodes files as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")

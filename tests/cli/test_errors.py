@@ -214,7 +214,7 @@ def test_prediction_names_an_untrained_fold_and_empty_or_absent_inputs(environme
     assert "does not exist; give a folder of images named <case>_0000.nii.gz" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert call("predict", "-i", tmp_path / "empty", "-o", tmp_path / "out", "-device", "cpu") == 2
-    assert "holds no file named <case>_0000.nii.gz" in capsys.readouterr().err
+    assert "holds no image, such as <case>_0000.nii.gz" in capsys.readouterr().err
 
 
 def test_a_broken_image_among_good_ones_ends_with_3(environment, trained, capsys, tmp_path):

@@ -19,15 +19,6 @@ from samunet.imageio import dicom, reader_for
 from samunet.imageio.sitk import SimpleITKIO
 from samunet.pipeline import cases_to_predict
 
-
-@pytest.fixture(autouse=True)
-def own_locale():
-    """ITK changes it when it writes DICOM."""
-    before = locale.setlocale(locale.LC_ALL)
-    yield
-    locale.setlocale(locale.LC_ALL, before)
-
-
 READER = reader_for(".nii.gz")
 SPEC = DatasetSpec(
     name="Dataset001_X",
@@ -166,7 +157,7 @@ def test_folders_of_series_are_cases_to_predict(tmp_path):
     (case,) = cases_to_predict(tmp_path / "in", SPEC, tmp_path / "out")
     assert case.identifier == "one" and len(case.images) == 2
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match="holds no file named"):
+    with pytest.raises(DatasetError, match="holds no image"):
         cases_to_predict(tmp_path / "empty", SPEC, tmp_path / "out")
 
 

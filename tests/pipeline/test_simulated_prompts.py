@@ -155,7 +155,7 @@ def test_a_tile_without_the_click_has_no_say(prompted, uncertainty):
     networks = (ByPlace(), ByPlace()) if uncertainty else (ByPlace(),)
     predictor = dataclasses.replace(predictor_of(prompted), networks=networks, options=options)
     depth, height, width = predictor.configuration.patch_size
-    geometry = Geometry(shape=(depth, height, 2 * width), spacing=predictor.configuration.spacing)
+    geometry = Geometry(shape=(depth, height, 2 * width), spacing=predictor.configuration.spacing, directed=False)
     case = predictor.preprocess(Volume(array=np.random.default_rng(0).normal(size=(2, *geometry.shape)).astype(np.float32), geometry=geometry))
     assert case.image.shape[1:] == geometry.shape
     click, far = StructurePrompts(points=((3.0, 2.0, 5.0),)), StructurePrompts(background_points=((width + 8.0, 2.0, 5.0),))
@@ -179,7 +179,7 @@ def test_the_network_answers_where_it_is_shown_and_nowhere_else(prompted, images
 
 def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(prompted, project, tmp_path, environment, capsys):
     raw = project.workspace.raw / project.dataset
-    project.train(configuration="3d_adapter")
+    project.train(configuration="3d_adapter", overwrite=True)
     words = ["-d", project.dataset, "-o", str(tmp_path / "report")]
     models = [f"SAMTrainer__samunetPlans__{name}" for name in ("3d_adapter", NAME)]
     assert compare.main([*words, "--models", *models]) == 2

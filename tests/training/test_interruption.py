@@ -212,7 +212,7 @@ def test_a_damaged_case_is_named(project, workspace, tmp_path, workers):
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 3])
     try:
-        with pytest.raises(DatasetError, match=f"{broken.name} cannot be read") as error:
+        with pytest.raises(DatasetError, match=f"{broken.name} is not as it was written") as error:
             train(workspace, settings={**SETTINGS, "workers": workers, "iterations": 40}, fold="all")
         assert "Traceback" not in str(error.value)
     finally:

@@ -120,7 +120,7 @@ def test_patience_and_stop_epoch_end_early_and_the_schedule_stays(project, tmp_p
     assert records(fold)[0]["learning_rate"] == pytest.approx(expected)
     dice = iter([0.5, 0.6, 0.1, 0.1, 0.1, 0.1, 0.1])
     monkeypatch.setattr("samunet.pipeline.fold.mean_dice", lambda *_: next(dice))
-    fold = project.train(results=tmp_path, config={"epochs": 9, "iterations": 1, "patience": 2, "whole_cases": 1}, validate=False)
+    fold = project.train(results=tmp_path, config={"epochs": 9, "iterations": 1, "patience": 2, "whole_cases": 1}, validate=False, overwrite=True)
     assert load_checkpoint(fold / FINAL).state.epoch == 4
     assert "No better Dice for 2 epochs; training ends after epoch 4" in (fold / "training_log.txt").read_text()
 
@@ -255,7 +255,7 @@ def test_other_logs_get_every_epoch_and_are_asked_for_before_anything_is_removed
     before = {path.name: path.read_bytes() for path in fold.glob("*.*")}
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(ConfigError, match="--log mlflow needs the package mlflow, which is not installed.*pip install mlflow"):
-        project.train(results=tmp_path, config=SHORT, validate=False, run=RunConfig(log="tensorboard, mlflow"))
+        project.train(results=tmp_path, config=SHORT, validate=False, overwrite=True, run=RunConfig(log="tensorboard, mlflow"))
     assert {path.name: path.read_bytes() for path in fold.glob("*.*")} == before
     with pytest.raises(ConfigError, match="no log 'tensorbord'. Did you mean 'tensorboard'"):
         RunConfig(log="tensorbord")
