@@ -10,7 +10,9 @@ import sys
 import pytest
 
 COMMAND = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may have been started in the background, where both are ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
 from samunet.cli.common import make_parser, run
 from samunet.core.codec import atomic_path, write_text
