@@ -9,10 +9,13 @@ import sys
 
 import pytest
 
-COMMAND = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may have been started in the background, where both are ignored
+LISTENING = """
+import signal  # tests may have been started in the background, where both are ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+COMMAND = """
+import sys, time
 from pathlib import Path
 from samunet.cli.common import make_parser, run
 from samunet.core.codec import atomic_path, write_text
@@ -37,7 +40,8 @@ sys.exit(run(make_parser("samunet_some", ""), lambda _: each(case, range(20), th
     [(signal.SIGTERM, 143, "ended by SIGTERM"), (signal.SIGINT, 130, "interrupted"), (signal.SIGHUP, 129, "ended by SIGHUP")],
 )
 def test_a_signal_ends_a_command_at_once_with_a_sentence_and_without_parts(tmp_path, number, code, words):
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words_of_command = [sys.executable, "-c", LISTENING + COMMAND, tmp_path]
+    process = subprocess.Popen(words_of_command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() and process.stdout.readline()  # both threads are in the middle of a file
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)

@@ -136,7 +136,8 @@ def test_without_a_network_the_message_says_what_to_put_where(served, tmp_path):
     with pytest.raises(WeightsAbsentError) as caught:
         fetch(unreachable, tmp_path / "x.pth")
     message = str(caught.value)
-    assert all(part in message for part in (unreachable.url, readable(served.size), served.sha256, str(tmp_path / "x.pth"))) and caught.value.exit_code == 4
+    assert caught.value.exit_code == 4
+    assert all(part in message for part in (unreachable.url, readable(served.size), served.sha256, str(tmp_path / "x.pth")))
 
 
 def test_the_table_holds_the_published_files():
