@@ -9,15 +9,16 @@ import pytest
 import torch
 from samples import Project, make_tiny_project
 
+LOCALE = locale.setlocale(locale.LC_ALL)
 torch.set_num_threads(1)  # tests run in parallel processes
 
 
 @pytest.fixture(autouse=True)
 def own_locale():
     """ITK changes it when it reads or writes DICOM, as oracles of tests do, and Python then decodes files as ASCII."""
-    before = locale.setlocale(locale.LC_ALL)
+    locale.setlocale(locale.LC_ALL, LOCALE)  # fixtures of a wider scope came first
     yield
-    locale.setlocale(locale.LC_ALL, before)
+    locale.setlocale(locale.LC_ALL, LOCALE)
 
 
 @pytest.fixture(scope="session")
