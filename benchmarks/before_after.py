@@ -45,15 +45,43 @@ def main() -> None:
         name = workspace.dataset_name(wanted)
         with tempfile.TemporaryDirectory() as folder:
             rows += compare(name, workspace.raw, arguments.before, Path(folder), arguments.runs)
-        write_json(RESULTS / "before_after.json", {"machine": {"cpu": processor_name(), "cpus": os.cpu_count()}, "before": revision, "rows": rows})
+        write_json(
+            RESULTS / "before_after.json",
+            {"machine": {"cpu": processor_name(), "cpus": os.cpu_count()}, "before": revision, "rows": rows},
+        )
 
 
 def compare(name: str, raw: Path, before: Path, work: Path, runs: int) -> list[dict]:
     """Time both commands on one dataset; returns a row for each."""
     number, planar = name[7:10], any((raw / name / "imagesTr").glob("*.png"))
     configuration = "2d_adapter" if planar else "3d_adapter"
-    planning = ["plan_and_preprocess", "-d", number, "-c", configuration, "-np", "2", "-npfp", "2", "-gpu_memory_target", "1", "--no_pbar"]
-    training = ["train", number, configuration, "0", "--epochs", "1", "--iterations", "2", "-device", "cpu", "--skip_validation"]
+    planning = [
+        "plan_and_preprocess",
+        "-d",
+        number,
+        "-c",
+        configuration,
+        "-np",
+        "2",
+        "-npfp",
+        "2",
+        "-gpu_memory_target",
+        "1",
+        "--no_pbar",
+    ]
+    training = [
+        "train",
+        number,
+        configuration,
+        "0",
+        "--epochs",
+        "1",
+        "--iterations",
+        "2",
+        "-device",
+        "cpu",
+        "--skip_validation",
+    ]
     images = work / "images"
     images.mkdir()
     for path in sorted((raw / name / "imagesTr").iterdir())[:IMAGES]:
@@ -62,9 +90,24 @@ def compare(name: str, raw: Path, before: Path, work: Path, runs: int) -> list[d
     for side in sides:  # reads every file once, and trains the model that both predict with
         run(planning, sides[side], raw, work / side)
     run(training, before, raw, work / "before")
-    predicting = ["predict", "-i", str(images), "-o", str(work / "out"), "-d", number, "-device", "cpu", "--disable_tta", "--disable_progress_bar"]
+    predicting = [
+        "predict",
+        "-i",
+        str(images),
+        "-o",
+        str(work / "out"),
+        "-d",
+        number,
+        "-device",
+        "cpu",
+        "--disable_tta",
+        "--disable_progress_bar",
+    ]
     rows = []
-    for task, words in (("plan and preprocess", planning), (f"predict {len(list(images.iterdir()))} images", predicting)):
+    for task, words in (
+        ("plan and preprocess", planning),
+        (f"predict {len(list(images.iterdir()))} images", predicting),
+    ):
         taken: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         for turn in range(runs):
             for side in sides if turn % 2 == 0 else reversed(sides):
@@ -91,11 +134,19 @@ def run(words: list[str], checkout: Path, raw: Path, work: Path) -> tuple[float,
     """Run a command of a checkout; returns its processor time and its time of day in seconds."""
     for folder in ("preprocessed", "results"):
         (work / folder).mkdir(parents=True, exist_ok=True)
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") | {"PYTHONPATH": str(checkout)}
-    environment |= {"nnUNet_raw": str(raw), "nnUNet_preprocessed": str(work / "preprocessed"), "nnUNet_results": str(work / "results")}
+    environment = (
+        os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") | {"PYTHONPATH": str(checkout)}
+    )
+    environment |= {
+        "nnUNet_raw": str(raw),
+        "nnUNet_preprocessed": str(work / "preprocessed"),
+        "nnUNet_results": str(work / "results"),
+    }
     call = f"import sys; from samunet.cli.{words[0]} import main; sys.exit(main(sys.argv[1:]))"
     used, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    done = subprocess.run([sys.executable, "-c", call, *words[1:]], cwd=work, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", call, *words[1:]], cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{checkout}: {words[0]} failed: {done.stderr[-2000:]}")
     wall, now = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -27,8 +27,8 @@ from samunet.core.batch import Batch
 from samunet.core.codec import write_json
 from samunet.core.plan import DEFAULT_PLANS_NAME
 from samunet.core.workspace import workspace_from_environment
-from samunet.hardware import keep_freed_memory, use_fast_fp32_products
-from samunet.network import build_network
+from samunet.machine.hardware import keep_freed_memory, use_fast_fp32_products
+from samunet.variants.network import build_network
 
 RESULTS = Path(__file__).parent / "results"
 OURS, NNUNETS = 1, 5  # levels
@@ -58,7 +58,9 @@ def products(workspace: object, dataset: pipeline.RawDataset) -> dict[str, float
     configuration = plan.configuration("3d_adapter")
     network = build_network(plan, configuration, dataset.spec.labels).train()
     shape = (configuration.batch_size, *configuration.patch_size)
-    batch = Batch(image=torch.randn(shape[0], len(plan.channels), *shape[1:]), label=torch.randint(0, 2, shape).to(torch.int16))
+    batch = Batch(
+        image=torch.randn(shape[0], len(plan.channels), *shape[1:]), label=torch.randint(0, 2, shape).to(torch.int16)
+    )
 
     def step(fast: bool) -> None:
         use_fast_fp32_products(fast)
@@ -77,7 +79,9 @@ def compression(dataset: pipeline.RawDataset) -> dict[str, float]:
         array = dataset.reader.read_image(case.images).array
         arrays.append((array - array.mean()) / array.std())
     with tempfile.TemporaryDirectory() as text:
-        paths = {level: [Path(text) / f"{level}_{index}.b2nd" for index in range(len(arrays))] for level in (OURS, NNUNETS)}
+        paths = {
+            level: [Path(text) / f"{level}_{index}.b2nd" for index in range(len(arrays))] for level in (OURS, NNUNETS)
+        }
 
         def write(level: int) -> None:
             cparams = {"codec": blosc2.Codec.LZ4HC, "clevel": level, "nthreads": 1}

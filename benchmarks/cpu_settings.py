@@ -4,9 +4,9 @@
     python benchmarks/cpu_settings.py large     # a patch of thick slices: few long ones
     python benchmarks/cpu_settings.py precision # both patches in bf16 and fp32
 
-Freed memory is kept (samunet.hardware.keep_freed_memory), which the commands do; waiting OpenMP threads spin more briefly
+Freed memory is kept (samunet.machine.hardware.keep_freed_memory), which the commands do; waiting OpenMP threads spin more briefly
 (GOMP_SPINCOUNT), which they do not: timed alone on the machine and beside one busy process of the same priority. Nothing else
-should run meanwhile. The number format is chosen by the processor's flags (samunet.hardware.choose_precision); its steps are taken in
+should run meanwhile. The number format is chosen by the processor's flags (samunet.machine.hardware.choose_precision); its steps are taken in
 turns on one thread and counted in processor time, so that other programs take nothing from them.
 Writes its part of benchmarks/results/cpu_settings.json.
 """
@@ -86,12 +86,16 @@ def _compare_precisions() -> dict[str, Any]:
     """Return the shortest step of each number format, for each patch."""
     import torch
 
-    from samunet.hardware import PRECISION_NAMES, choose_precision, device_name, keep_freed_memory
+    from samunet.machine.hardware import PRECISION_NAMES, choose_precision, device_name, keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
-    found: dict[str, Any] = {"cpu": device_name(cpu), "torch": torch.__version__, "auto": PRECISION_NAMES[choose_precision("auto", cpu)]}
+    found: dict[str, Any] = {
+        "cpu": device_name(cpu),
+        "torch": torch.__version__,
+        "auto": PRECISION_NAMES[choose_precision("auto", cpu)],
+    }
     for name, patch_of in PATCHES.items():
         step, repeats = _step_of(patch_of), patch_of[3]
         best = dict.fromkeys((torch.bfloat16, None), float("inf"))
@@ -100,7 +104,9 @@ def _compare_precisions() -> dict[str, Any]:
                 began = time.process_time()
                 step(precision)
                 best[precision] = min(best[precision], time.process_time() - began)
-        found[name] = {f"seconds in {PRECISION_NAMES[precision]}": round(seconds, 3) for precision, seconds in best.items()}
+        found[name] = {
+            f"seconds in {PRECISION_NAMES[precision]}": round(seconds, 3) for precision, seconds in best.items()
+        }
         found[name]["bf16 / fp32"] = round(best[torch.bfloat16] / best[None], 2)
     return found
 
@@ -109,7 +115,9 @@ def _run(patch: str, step: str, environment: dict[str, str]) -> float:
     clean = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     command = [sys.executable, __file__, patch, "--step", step]
     try:
-        done = subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=True, timeout=4 * LIMIT_S)
+        done = subprocess.run(
+            command, env={**clean, **environment}, capture_output=True, text=True, check=True, timeout=4 * LIMIT_S
+        )
     except subprocess.TimeoutExpired:
         return LIMIT_S
     return round(min(LIMIT_S, float(done.stdout.split()[-1])), 3)
@@ -118,7 +126,7 @@ def _run(patch: str, step: str, environment: dict[str, str]) -> float:
 def _seconds_a_step(patch_of: PatchOf, *, keep: bool) -> float:
     import torch
 
-    from samunet.hardware import choose_precision, keep_freed_memory
+    from samunet.machine.hardware import choose_precision, keep_freed_memory
 
     if keep:
         keep_freed_memory()
@@ -136,7 +144,7 @@ def _step_of(patch_of: PatchOf) -> Callable[[torch.dtype | None], None]:
 
     from samunet.core.batch import Batch
     from samunet.core.labels import parse_labels
-    from samunet.hardware import autocast
+    from samunet.machine.hardware import autocast
     from samunet.models.spec import NetworkSpec
     from samunet.planning.topology import topology_for
     from samunet.sam.backbones import backbone_named, encoder_size
@@ -147,9 +155,17 @@ def _step_of(patch_of: PatchOf) -> Callable[[torch.dtype | None], None]:
     topology, patch = topology_for(wanted, spacing, base_width=24, max_width=320)
     labels = parse_labels({"background": 0, "a": 1, "b": 2})
     spec = NetworkSpec(
-        schemes=("zscore",), labels=labels, spacing=spacing, patch_size=patch, encoder_scale=scale, topology=topology, pretrained=False
+        schemes=("zscore",),
+        labels=labels,
+        spacing=spacing,
+        patch_size=patch,
+        encoder_scale=scale,
+        topology=topology,
+        pretrained=False,
     )
-    network = sam_unet.build(build_sam(backbone_named("vit_tiny"), encoder_size(patch[1:], scale), window=0), spec, sam_unet.Config())
+    network = sam_unet.build(
+        build_sam(backbone_named("vit_tiny"), encoder_size(patch[1:], scale), window=0), spec, sam_unet.Config()
+    )
     batch = Batch(image=torch.randn(2, 1, *patch), label=torch.randint(0, 3, (2, *patch)))
 
     def step(precision: torch.dtype | None) -> None:

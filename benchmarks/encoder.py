@@ -48,7 +48,12 @@ def main() -> None:
     device = torch.device(arguments.device)
     cases = [tuple(arguments.only.split(":"))] if arguments.only else CASES
     result = {
-        "machine": {"device": device.type, "name": processor_name(device.type), "cpu_threads": torch.get_num_threads(), "torch": torch.__version__},
+        "machine": {
+            "device": device.type,
+            "name": processor_name(device.type),
+            "cpu_threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
         "precision": "bf16" if device.type == "cuda" else "fp32",
         "encoder": [row for name, side in cases for row in compare(name, int(side), device, arguments.repeats)],
         "attention_ms": attention_forms(device, arguments.repeats),
@@ -126,7 +131,9 @@ def compare(name: str, side: int, device: torch.device, repeats: int) -> list[di
             "largest_difference": largest_difference(outputs),
         }
         if device.type == "cuda":
-            row["share_of_peak"] = round(flops(name, side) * (3 if mode == "training" else 1) / seconds["ours"] / PEAK_H100, 3)
+            row["share_of_peak"] = round(
+                flops(name, side) * (3 if mode == "training" else 1) / seconds["ours"] / PEAK_H100, 3
+            )
         print(json.dumps(row), flush=True)
         rows.append(row)
     return rows
@@ -174,7 +181,12 @@ def attention_forms(device: torch.device, repeats: int) -> list[dict]:
         ("global at 1024", 1, 12, 64),
     ):
         generator = torch.Generator().manual_seed(0)
-        shapes = [(count, heads, side, side, 64), *[(count, heads, side * side, 64)] * 2, (side, side, 64), (side, side, 64)]
+        shapes = [
+            (count, heads, side, side, 64),
+            *[(count, heads, side * side, 64)] * 2,
+            (side, side, 64),
+            (side, side, 64),
+        ]
         tensors = [torch.randn(shape, generator=generator).to(device, kind).requires_grad_() for shape in shapes]
         for mode in ("forward", "training"):
             times = {form: float("inf") for form in FORMS}
@@ -199,7 +211,10 @@ def linear_forms(device: torch.device, repeats: int) -> list[dict]:
     for width in (192, 768):
         for inputs, outputs in ((width, 4 * width), (4 * width, width)):
             torch.manual_seed(0)
-            layer, tokens = torch.nn.Linear(inputs, outputs).to(device), torch.randn(1, 1, 32, 32, inputs, device=device)
+            layer, tokens = (
+                torch.nn.Linear(inputs, outputs).to(device),
+                torch.randn(1, 1, 32, 32, inputs, device=device),
+            )
             times = {"linear": float("inf"), "ours": float("inf")}
             with torch.no_grad():
                 for _ in range(5 * repeats):
@@ -209,7 +224,9 @@ def linear_forms(device: torch.device, repeats: int) -> list[dict]:
                         if device.type == "cuda":
                             torch.cuda.synchronize()
                         times[key] = min(times[key], time.perf_counter() - began)
-            rows.append({"inputs": inputs, "outputs": outputs} | {key: round(1e3 * value, 2) for key, value in times.items()})
+            rows.append(
+                {"inputs": inputs, "outputs": outputs} | {key: round(1e3 * value, 2) for key, value in times.items()}
+            )
             print(json.dumps(rows[-1]), flush=True)
     return rows
 

@@ -83,10 +83,26 @@ def main() -> None:
                 rows: dict[str, list[dict]] = {"nnunet": [], "ours": []}
                 for _ in range(arguments.repeats):
                     for side, found in rows.items():
-                        found.append(child("--side", side, "--case", case, "--content", content, "--saved", str(Path(folder) / f"{side}.npy")))
+                        found.append(
+                            child(
+                                "--side",
+                                side,
+                                "--case",
+                                case,
+                                "--content",
+                                content,
+                                "--saved",
+                                str(Path(folder) / f"{side}.npy"),
+                            )
+                        )
                 theirs, ours = (np.load(Path(folder) / f"{side}.npy") for side in rows)
-                best = {side: {key: min(row[key] for row in found) for key in ("seconds", "peak_mib")} for side, found in rows.items()}
-                best["ratio"] = {key: round(best["nnunet"][key] / best["ours"][key], 1) for key in ("seconds", "peak_mib")}
+                best = {
+                    side: {key: min(row[key] for row in found) for key in ("seconds", "peak_mib")}
+                    for side, found in rows.items()
+                }
+                best["ratio"] = {
+                    key: round(best["nnunet"][key] / best["ours"][key], 1) for key in ("seconds", "peak_mib")
+                }
                 best["share_of_equal_voxels"] = round(float((theirs == ours).mean()), 7)
                 result["export"][f"{case}, {content}"] = best
                 print(case, content, json.dumps(best), flush=True)
@@ -99,7 +115,9 @@ def main() -> None:
 def child(*words: str) -> dict:
     """Run one measurement in a process of its own."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    done = subprocess.run([sys.executable, __file__, *words], env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, *words], env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -155,7 +173,9 @@ def our_export(case: dict) -> Any:
 def nnunet_export(case: dict) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape as export
+        from nnunetv2.inference.export_prediction import (
+            convert_predicted_logits_to_segmentation_with_correct_shape as export,
+        )
     plans = nnunet_plans(case["spacing"], (48, 112, 112), "CTNormalization")
     manager = plans.get_label_manager(dataset_json(case["classes"]))
     properties = {
@@ -164,7 +184,9 @@ def nnunet_export(case: dict) -> Any:
         "shape_before_cropping": case["new_shape"],
         "bbox_used_for_cropping": [[0, size] for size in case["new_shape"]],
     }
-    return lambda logits: export(logits, plans, plans.get_configuration("3d_fullres"), manager, properties, num_threads_torch=1)
+    return lambda logits: export(
+        logits, plans, plans.get_configuration("3d_fullres"), manager, properties, num_threads_torch=1
+    )
 
 
 def within(limit: str) -> dict[str, float | str]:
@@ -185,7 +207,9 @@ def within(limit: str) -> dict[str, float | str]:
         watch = Anonymous()
         before = start_peak()
         began = time.perf_counter()
-        failures = pipeline.predict(predictor, cases, folder / "out", pipeline.FileOptions(max_ram=parse_bytes(limit), quiet=True))
+        failures = pipeline.predict(
+            predictor, cases, folder / "out", pipeline.FileOptions(max_ram=parse_bytes(limit), quiet=True)
+        )
         seconds = time.perf_counter() - began
         if failures:
             raise SystemExit(str(failures))

@@ -22,7 +22,7 @@ from samunet.core.batch import Batch
 from samunet.core.codec import write_json
 from samunet.core.geometry import Shape, Triple
 from samunet.core.labels import parse_labels
-from samunet.hardware import autocast, keep_freed_memory
+from samunet.machine.hardware import autocast, keep_freed_memory
 from samunet.models.spec import NetworkSpec
 from samunet.planning.planners.default import MAX_WIDTH, SMALLEST_BATCH
 from samunet.planning.topology import topology_for
@@ -51,7 +51,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    machine = {"device": "cpu", "name": processor_name("cpu"), "threads": 1, "torch": torch.__version__, "precision": "bf16"}
+    machine = {
+        "device": "cpu",
+        "name": processor_name("cpu"),
+        "threads": 1,
+        "torch": torch.__version__,
+        "precision": "bf16",
+    }
     rows = []
     for patch, spacing, base_width, encoder in ROWS:
         dimensions = 2 if patch[0] == 1 else 3
@@ -84,7 +90,13 @@ def main() -> None:
                     "estimated_over_measured": round(estimated / measured, 2),
                 }
             )
-        row = {"patch": padded, "spacing": spacing, "base_width": base_width, "encoder": encoder, "pretrained": backbone.pretrained}
+        row = {
+            "patch": padded,
+            "spacing": spacing,
+            "base_width": base_width,
+            "encoder": encoder,
+            "pretrained": backbone.pretrained,
+        }
         rows.append(row | {"seconds_without": round(alone, 3), "steps": steps})
         print(rows[-1], flush=True)
         write_json(RESULTS / "grid_step_cpu.json", {"machine": machine, "rows": rows})
@@ -98,7 +110,9 @@ def step_seconds(spec: NetworkSpec, encoder: str, config: sam_unet.Config, repea
     trained = [parameter for group in network.parameter_groups() for parameter in group.parameters]
     optimizer = torch.optim.AdamW(trained, fused=True)
     shape = (SMALLEST_BATCH, *spec.patch_size)
-    batch = Batch(image=torch.randn(shape[0], 1, *spec.patch_size), label=torch.randint(0, LABELS.outputs, shape).to(torch.int16))
+    batch = Batch(
+        image=torch.randn(shape[0], 1, *spec.patch_size), label=torch.randint(0, LABELS.outputs, shape).to(torch.int16)
+    )
     seconds = []
     for _ in range(1 + repeats):
         began = time.process_time()

@@ -24,11 +24,11 @@ import torch
 from machine import processor_name
 
 from samunet import pipeline
+from samunet.comparison import nnunet
+from samunet.comparison.head_to_head import Settings, run_against_nnunet
 from samunet.core.codec import read_json, write_json
 from samunet.core.plan import save_plan
 from samunet.core.workspace import Workspace, workspace_from_environment
-from samunet.pipeline import nnunet
-from samunet.pipeline.head_to_head import Settings, run_against_nnunet
 
 RESULTS = Path(__file__).parent / "results"
 TRAINERS = Path(__file__).parent / "nnunet_trainers"
@@ -72,7 +72,12 @@ def main() -> None:
     """Run the meeting that the command line names."""
     parser = make_parser(__doc__, MEETINGS)
     parser.add_argument("--configurations", nargs="+", default=list(MODELS), help="samunet's")
-    parser.add_argument("--trainers", nargs="+", default=["nnUNetTrainer", "nnUNetTrainerBf16AdamW"], help="nnU-Net's, the baseline first")
+    parser.add_argument(
+        "--trainers",
+        nargs="+",
+        default=["nnUNetTrainer", "nnUNetTrainerBf16AdamW"],
+        help="nnU-Net's, the baseline first",
+    )
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     if arguments.meeting == "publish":
@@ -92,7 +97,9 @@ def main() -> None:
         device="cpu",
     )
     dataset = workspace.dataset_name(meeting.dataset)
-    comparison = run_against_nnunet(workspace, dataset, settings, work / arguments.meeting, tolerance=2.0, threads=2, jobs=arguments.jobs)
+    comparison = run_against_nnunet(
+        workspace, dataset, settings, work / arguments.meeting, tolerance=2.0, threads=2, jobs=arguments.jobs
+    )
     print("\n".join(comparison.verdicts()))
 
 
@@ -100,7 +107,9 @@ def make_parser(description: str | None, meetings: Iterable[str]) -> argparse.Ar
     """Return a parser that asks for a meeting, or for its figures, and for where it is held."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("meeting", choices=[*meetings, "publish"])
-    parser.add_argument("--work", type=Path, required=True, help="folder for plans, cases, models and reports; the same again goes on")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for plans, cases, models and reports; the same again goes on"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, one thread each")
     return parser
 
@@ -108,7 +117,9 @@ def make_parser(description: str | None, meetings: Iterable[str]) -> argparse.Ar
 def prepare(meeting: Meeting, work: Path) -> Workspace:
     """Plan with both tools, once for all meetings with these plans."""
     place = work / meeting.plan
-    workspace = Workspace(raw_folder=workspace_from_environment().raw, preprocessed_folder=place, results_folder=place / "results")
+    workspace = Workspace(
+        raw_folder=workspace_from_environment().raw, preprocessed_folder=place, results_folder=place / "results"
+    )
     workspace.results.mkdir(parents=True, exist_ok=True)
     dataset = pipeline.open_dataset(workspace, meeting.dataset)
     folder = workspace.preprocessed / dataset.spec.name
@@ -120,7 +131,10 @@ def prepare(meeting: Meeting, work: Path) -> Workspace:
     if not meeting.as_planned:
         adapter, slabs = (plan.configuration(name) for name in ("3d_adapter", "3d_ma_sam"))
         as_many_slices = max(1, BATCH_SIZE * adapter.patch_size[0] // slabs.patch_size[0])
-        adapter, slabs = replace(adapter, batch_size=BATCH_SIZE), replace(slabs, batch_size=min(slabs.batch_size, as_many_slices))
+        adapter, slabs = (
+            replace(adapter, batch_size=BATCH_SIZE),
+            replace(slabs, batch_size=min(slabs.batch_size, as_many_slices)),
+        )
         plan = replace(plan, configurations={**plan.configurations, "3d_adapter": adapter, "3d_ma_sam": slabs})
     save_plan(folder / "samunetPlans.json", plan)
     words = ["-d", str(meeting.dataset), "-npfp", "2", "--no_pp", "-gpu_memory_target", str(meeting.memory_gib)]
@@ -142,7 +156,10 @@ def prepare(meeting: Meeting, work: Path) -> Workspace:
 def publish(work: Path) -> None:
     """Write what the comparisons found into one file."""
     meetings = {name: meeting for name, meeting in MEETINGS.items() if (work / name / "comparison.json").is_file()}
-    found = {name: {**asdict(meeting), **figures(work / name, work / name / "nnUNet_results")} for name, meeting in meetings.items()}
+    found = {
+        name: {**asdict(meeting), **figures(work / name, work / name / "nnUNet_results")}
+        for name, meeting in meetings.items()
+    }
     write_json(RESULTS / "head_to_head.json", {"machine": machine(), "meetings": found})
 
 
@@ -156,7 +173,9 @@ def figures(report: Path, results: Path) -> dict[str, Any]:
     plans = {plan.parent.name: json.loads(plan.read_text()) for plan in sorted(results.glob("*/*/plans.json"))}
     return {
         "validation_cases": len(document["cases"]),
-        "trainings": [training | {"curve": [round(value, 3) for value in training["curve"]]} for training in document["trainings"]],
+        "trainings": [
+            training | {"curve": [round(value, 3) for value in training["curve"]]} for training in document["trainings"]
+        ],
         "configurations": {model: _figures(plan, model.split("__")[2]) for model, plan in plans.items()},
         "rows": [row for row in document["rows"] if row["target"] == "mean"],
         "verdicts": document["verdicts"],
@@ -166,7 +185,11 @@ def figures(report: Path, results: Path) -> dict[str, Any]:
 
 def _figures(plan: dict[str, Any], configuration: str) -> dict[str, Any]:
     entry = plan["configurations"][configuration]
-    return {key: entry[key] for key in ("spacing", "patch_size", "batch_size", "encoder_scale", "variant_options") if key in entry}
+    return {
+        key: entry[key]
+        for key in ("spacing", "patch_size", "batch_size", "encoder_scale", "variant_options")
+        if key in entry
+    }
 
 
 if __name__ == "__main__":

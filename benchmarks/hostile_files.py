@@ -36,7 +36,10 @@ def main() -> None:
     for name, format in fuzz.formats().items():
         begin = time.perf_counter()
         found = fuzz.tally(format, arguments.series if name == "DICOM" else arguments.count, SEED)
-        rows[name] = {"tried": found.total(), **{kind: found[kind] for kind in ("refused", "contained", "equal", "alone")}}
+        rows[name] = {
+            "tried": found.total(),
+            **{kind: found[kind] for kind in ("refused", "contained", "equal", "alone")},
+        }
         print(name, rows[name], f"{time.perf_counter() - begin:.0f} s", flush=True)
     by_hand = {ending: len(changes) for ending, changes in HOSTILE.items()}
     write_json(RESULTS, {"seed": SEED, "made_by_hand": by_hand, "formats": rows})

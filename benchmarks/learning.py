@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from machine import processor_name
 
-from samunet.checkpoint import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint
 from samunet.core.codec import read_json, write_json
 from samunet.core.dataset import training_cases
 from samunet.core.plan import DEFAULT_PLANS_NAME
@@ -53,17 +53,42 @@ def main() -> None:
     dataset = open_dataset(workspace, arguments.dataset)
     which = [arguments.dataset, arguments.configuration, arguments.fold]
     steps = {
-        "plan_and_preprocess": ["samunet_plan_and_preprocess", "-d", arguments.dataset, "-c", arguments.configuration, *shlex.split(arguments.plan)],
+        "plan_and_preprocess": [
+            "samunet_plan_and_preprocess",
+            "-d",
+            arguments.dataset,
+            "-c",
+            arguments.configuration,
+            *shlex.split(arguments.plan),
+        ],
         "train": ["samunet_train", *which, *shlex.split(arguments.train)],
     }
     seconds = {name: _run(command) for name, command in steps.items()}
-    fold = model_folder(workspace, dataset.spec.name, DEFAULT_PLANS_NAME, arguments.configuration) / f"fold_{arguments.fold}"
+    fold = (
+        model_folder(workspace, dataset.spec.name, DEFAULT_PLANS_NAME, arguments.configuration)
+        / f"fold_{arguments.fold}"
+    )
     val = read_json(workspace.preprocessed / dataset.spec.name / "splits_final.json")[int(arguments.fold)]["val"]
     images, labels, predictions = work / "val_images", work / "val_labels", work / "val_predictions"
     _link_cases(dataset.folder, dataset, val, images, labels)
     steps |= {
-        "predict": ["samunet_predict", "-i", str(images), "-o", str(predictions), "-f", arguments.fold, *shlex.split(arguments.predict)],
-        "evaluate": ["samunet_evaluate_folder", str(labels), str(predictions), "-djfile", str(dataset.folder / "dataset.json")],
+        "predict": [
+            "samunet_predict",
+            "-i",
+            str(images),
+            "-o",
+            str(predictions),
+            "-f",
+            arguments.fold,
+            *shlex.split(arguments.predict),
+        ],
+        "evaluate": [
+            "samunet_evaluate_folder",
+            str(labels),
+            str(predictions),
+            "-djfile",
+            str(dataset.folder / "dataset.json"),
+        ],
     }
     for name in ("predict", "evaluate"):
         seconds[name] = _run(steps[name])
@@ -73,7 +98,10 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     shutil.copyfile(fold / "progress.png", RESULTS / f"learning_{arguments.name}.png")
     result = {
-        "commands": [" ".join(command).replace(str(work), "WORK").replace(str(dataset.folder.parent), "nnUNet_raw") for command in steps.values()],
+        "commands": [
+            " ".join(command).replace(str(work), "WORK").replace(str(dataset.folder.parent), "nnUNet_raw")
+            for command in steps.values()
+        ],
         "machine": {"cpu_threads": torch.get_num_threads(), "cpu": processor_name(), "torch": torch.__version__},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "training_minutes": round(_training_seconds(fold) / 60, 2),
@@ -82,7 +110,10 @@ def main() -> None:
         "dice": {names[target_key(target)]: round(metrics.dice, 4) for target, metrics in summary.mean.items()},
         "mean_foreground_dice": round(summary.foreground_mean.dice, 4),
         "union_dice": _union_dice(dataset, val, labels, predictions),
-        "curve": {name: [None if value is None else round(value, 4) for value in values] for name, values in state.history.items()},
+        "curve": {
+            name: [None if value is None else round(value, 4) for value in values]
+            for name, values in state.history.items()
+        },
     }
     write_json(RESULTS / f"learning_{arguments.name}.json", result)
     print(json.dumps({key: value for key, value in result.items() if key != "curve"}, indent=2))
@@ -117,7 +148,8 @@ def _union_dice(dataset, identifiers: list[str], labels: Path, predictions: Path
     scores = []
     for identifier in identifiers:
         reference, prediction = (
-            dataset.reader.read_label(folder / f"{identifier}{dataset.spec.file_ending}")[0] > 0 for folder in (labels, predictions)
+            dataset.reader.read_label(folder / f"{identifier}{dataset.spec.file_ending}")[0] > 0
+            for folder in (labels, predictions)
         )
         scores.append(2 * (reference & prediction).sum() / max(1, reference.sum() + prediction.sum()))
     return round(float(sum(scores) / len(scores)), 4)

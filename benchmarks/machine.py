@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from samunet.hardware import device_name
+from samunet.machine.hardware import device_name
 
 
 def processor_name(device: str = "cpu") -> str:

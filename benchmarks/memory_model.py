@@ -19,8 +19,8 @@ from machine import processor_name
 from samunet import pipeline
 from samunet.core.codec import write_json
 from samunet.core.workspace import workspace_from_environment
-from samunet.hardware import choose_precision
-from samunet.memory import measure_step
+from samunet.machine.hardware import choose_precision
+from samunet.pipeline.measuring import measure_step
 from samunet.pipeline.plans import TRAINED_IN, estimate_gib
 
 RESULTS = Path(__file__).parent / "results"

@@ -23,14 +23,18 @@ from head_to_head import BATCH_SIZE, MEETINGS, RESULTS, Meeting, figures, machin
 from study import code_hash
 
 from samunet import pipeline
+from samunet.comparison.run import compare_trained
 from samunet.core.codec import read_json, write_json
 from samunet.core.plan import DEFAULT_PLANS_NAME, Plan, save_plan
 from samunet.core.results import model_folder
 from samunet.core.workspace import Workspace, workspace_from_environment
-from samunet.pipeline.comparisons import compare_trained
 
 AUTOMATIC = ("3d_adapter", "3d_ma_sam", "2d_samed", "3d_med_sa", "3d_masksam")
-METHODS = {"hippocampus": AUTOMATIC, "prostate": AUTOMATIC, "hippocampus_prompted": ("3d_med_sa_prompted", "3d_ma_sam_prompted")}
+METHODS = {
+    "hippocampus": AUTOMATIC,
+    "prostate": AUTOMATIC,
+    "hippocampus_prompted": ("3d_med_sa_prompted", "3d_ma_sam_prompted"),
+}
 """Those that are compared, by meeting."""
 MINUTES, EPOCHS = 12, 30
 MOST_SLICES = 20
@@ -43,12 +47,23 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     if arguments.meeting == "publish":
-        done = {name: meeting for name, meeting in DATASETS.items() if (work / name / "report" / "comparison.json").is_file()}
-        found = {name: {**asdict(meeting), **figures(work / name / "report", work / name / "results")} for name, meeting in done.items()}
+        done = {
+            name: meeting
+            for name, meeting in DATASETS.items()
+            if (work / name / "report" / "comparison.json").is_file()
+        }
+        found = {
+            name: {**asdict(meeting), **figures(work / name / "report", work / name / "results")}
+            for name, meeting in done.items()
+        }
         write_json(RESULTS / "methods.json", {"machine": machine(), "datasets": found})
         return
     meeting, methods, place = DATASETS[arguments.meeting], METHODS[arguments.meeting], work / arguments.meeting
-    workspace = Workspace(raw_folder=workspace_from_environment().raw, preprocessed_folder=place / "preprocessed", results_folder=place / "results")
+    workspace = Workspace(
+        raw_folder=workspace_from_environment().raw,
+        preprocessed_folder=place / "preprocessed",
+        results_folder=place / "results",
+    )
     refuse_other_code(place / "code.json")
     name = prepare(meeting, methods, workspace)
 
@@ -56,9 +71,28 @@ def main() -> None:
         fold = model_folder(workspace, name, DEFAULT_PLANS_NAME, method) / "fold_0"
         if (fold / "validation" / "summary.json").is_file():
             return
-        words = [name, method, "0", "-device", "cpu", "--workers", "0", "--minutes", str(MINUTES), "--epochs", str(EPOCHS), "--overwrite"]
-        folders = {"nnUNet_raw": workspace.raw, "nnUNet_preprocessed": workspace.preprocessed, "nnUNet_results": workspace.results}
-        environment = os.environ | {"OMP_NUM_THREADS": "1"} | {variable: str(folder) for variable, folder in folders.items()}
+        words = [
+            name,
+            method,
+            "0",
+            "-device",
+            "cpu",
+            "--workers",
+            "0",
+            "--minutes",
+            str(MINUTES),
+            "--epochs",
+            str(EPOCHS),
+            "--overwrite",
+        ]
+        folders = {
+            "nnUNet_raw": workspace.raw,
+            "nnUNet_preprocessed": workspace.preprocessed,
+            "nnUNet_results": workspace.results,
+        }
+        environment = (
+            os.environ | {"OMP_NUM_THREADS": "1"} | {variable: str(folder) for variable, folder in folders.items()}
+        )
         subprocess.run([sys.executable, "-m", "samunet.cli.train", *words], env=environment, check=True)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:

@@ -25,7 +25,15 @@ VALIDATION_SHARE = 1 / 3  # of a training step's time
 CONFIGURATION = "3d_fullres"
 
 
-def prepare(workspace: Workspace, dataset: str, *, memory_gib: float, spacing: Sequence[float] | None, batch_size: int, split_file: Path) -> None:
+def prepare(
+    workspace: Workspace,
+    dataset: str,
+    *,
+    memory_gib: float,
+    spacing: Sequence[float] | None,
+    batch_size: int,
+    split_file: Path,
+) -> None:
     """Plan and preprocess with nnU-Net into a workspace of its own, with the same memory target, target spacing and split as ours."""
     _set_variables(workspace)
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
@@ -42,7 +50,14 @@ def prepare(workspace: Workspace, dataset: str, *, memory_gib: float, spacing: S
 
 
 def train_and_predict(
-    workspace: Workspace, dataset: str, cases: Sequence[Case], predictions: Path, *, fold: int, minutes: float, seed: int
+    workspace: Workspace,
+    dataset: str,
+    cases: Sequence[Case],
+    predictions: Path,
+    *,
+    fold: int,
+    minutes: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Train one fold, write a segmentation of every case, and return what the training cost with nnU-Net's plan."""
     _set_variables(workspace)
@@ -54,8 +69,14 @@ def train_and_predict(
         """Train from the beginning; returns the CPU seconds."""
         torch.manual_seed(seed)
         np.random.seed(seed)
-        trainer = get_trainer_from_args(dataset, CONFIGURATION, fold, "nnUNetTrainer", "nnUNetPlans", device=torch.device("cpu"))
-        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = epochs, iterations, 1
+        trainer = get_trainer_from_args(
+            dataset, CONFIGURATION, fold, "nnUNetTrainer", "nnUNetPlans", device=torch.device("cpu")
+        )
+        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = (
+            epochs,
+            iterations,
+            1,
+        )
         before = time.process_time()
         trainer.run_training()
         return time.process_time() - before
@@ -68,7 +89,10 @@ def train_and_predict(
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), use_folds=(fold,))
     predictions.mkdir(parents=True, exist_ok=True)
-    images, targets = [list(map(str, case.images)) for case in cases], [str(predictions / case.identifier) for case in cases]
+    images, targets = (
+        [list(map(str, case.images)) for case in cases],
+        [str(predictions / case.identifier) for case in cases],
+    )
     predictor.predict_from_files_sequential(images, targets)
     plans = json.loads((workspace.preprocessed / dataset / "nnUNetPlans.json").read_text())
     return {

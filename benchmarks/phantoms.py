@@ -29,12 +29,24 @@ def write_phantoms(raw: Path) -> None:
         for index in range(CASES):
             image, label = (vessels if name == VESSELS else lesions)(np.random.default_rng([7, index]))
             if name == VESSELS:
-                sitk.WriteImage(sitk.GetImageFromArray(np.moveaxis(image, 0, -1), isVector=True), str(folder / f"imagesTr/c{index:02d}_0000.png"))
+                sitk.WriteImage(
+                    sitk.GetImageFromArray(np.moveaxis(image, 0, -1), isVector=True),
+                    str(folder / f"imagesTr/c{index:02d}_0000.png"),
+                )
             else:
                 for number, channel in enumerate(image):
-                    sitk.WriteImage(sitk.GetImageFromArray(channel), str(folder / f"imagesTr/c{index:02d}_{number:04d}.nii.gz"), True)
+                    sitk.WriteImage(
+                        sitk.GetImageFromArray(channel),
+                        str(folder / f"imagesTr/c{index:02d}_{number:04d}.nii.gz"),
+                        True,
+                    )
             sitk.WriteImage(sitk.GetImageFromArray(label), str(folder / f"labelsTr/c{index:02d}{ending}"), True)
-        description = {"channel_names": dict(enumerate(channels)), "labels": labels, "numTraining": CASES, "file_ending": ending}
+        description = {
+            "channel_names": dict(enumerate(channels)),
+            "labels": labels,
+            "numTraining": CASES,
+            "file_ending": ending,
+        }
         write_json(folder / "dataset.json", description)
 
 

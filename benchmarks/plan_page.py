@@ -15,7 +15,17 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
         "size of the smallest class as the planner counts it, in voxels. Share is the volume of our patch over that of nnU-Net's, at one spacing.",
         "Operations are an estimate of one sample's step, in 10⁹ multiply-adds. Made by `benchmarks/plans.py`; this page is written by",
         "`benchmarks/tables.py`.\n",
-        _row("data", "median shape", "smallest", "nnU-Net's patch, batch", "our patch, batch", "share", "token pitch, tokens", "GiB", "operations"),
+        _row(
+            "data",
+            "median shape",
+            "smallest",
+            "nnU-Net's patch, batch",
+            "our patch, batch",
+            "share",
+            "token pitch, tokens",
+            "GiB",
+            "operations",
+        ),
         "|---" * 9 + "|",
     ]
     for row in plans["rows"]:
@@ -23,7 +33,18 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
         pitch = f"{16 / ours['encoder_scale']:g}, {' x '.join(map(str, ours['tokens']))}"
         patches = (f"{_times(plan['patch'])}, {plan['batch']}" for plan in (theirs, ours))
         shape, smallest = _times(row["median_shape"]), f"{row['smallest_voxels']:.1f}"
-        sections.append(_row(row["name"], shape, smallest, *patches, f"{row['ratio_mm3']:.2f}", pitch, f"{ours['gib']:.1f}", ours["giga_operations"]))
+        sections.append(
+            _row(
+                row["name"],
+                shape,
+                smallest,
+                *patches,
+                f"{row['ratio_mm3']:.2f}",
+                pitch,
+                f"{ours['gib']:.1f}",
+                ours["giga_operations"],
+            )
+        )
     others = list(dict.fromkeys(name for row in plans["rows"] for name in row["others"]))
     sections += [
         "\n## Methods without a convolutional path\n",
@@ -34,10 +55,17 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
     ]
     for row in plans["rows"]:
         cells = (row["others"].get(name) for name in others)
-        texts = ["-" if cell is None else cell.get("error") or f"{_times(cell['patch'])}, {cell['encoder_scale']:g}" for cell in cells]
+        texts = [
+            "-" if cell is None else cell.get("error") or f"{_times(cell['patch'])}, {cell['encoder_scale']:g}"
+            for cell in cells
+        ]
         sections.append(_row(row["name"], *texts))
     reasons = next(row["ours"]["reasons"] for row in plans["rows"] if "specks" in row["name"])
-    sections += ["\n## What a plan says of itself\n", "For the brain tumors with specks:\n", *(f"- {reason}" for reason in reasons)]
+    sections += [
+        "\n## What a plan says of itself\n",
+        "For the brain tumors with specks:\n",
+        *(f"- {reason}" for reason in reasons),
+    ]
     if steps:
         sections += _steps(steps)
     if study:

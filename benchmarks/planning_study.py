@@ -24,7 +24,10 @@ from samunet.planning.topology import topology_for
 from samunet.sam.backbones import TOKEN_PIXELS
 
 MINUTES, RULE_MINUTES = 6.0, 10.0
-PROSTATE: dict[str, Any] = {"dataset": 35, "spacing": (3.0, 2.5, 2.5)}  # coarse, or too few steps fit the minutes to tell anything
+PROSTATE: dict[str, Any] = {
+    "dataset": 35,
+    "spacing": (3.0, 2.5, 2.5),
+}  # coarse, or too few steps fit the minutes to tell anything
 NUCLEI: dict[str, Any] = {"dataset": 45, "configuration": "2d_adapter"}
 VESSELS: dict[str, Any] = {"dataset": 901, "configuration": "2d_adapter", "memory_gib": 2.0}
 LESIONS: dict[str, Any] = {"dataset": 902, "configuration": "3d_adapter", "memory_gib": 2.0}
@@ -42,7 +45,9 @@ def depth_row(data: dict[str, Any], patch: tuple[int, int, int]) -> Row:
 
 def first_rule(data: dict[str, Any], patch: Shape, pitch: int) -> Row:
     """What the first rule planned."""
-    topology, padded = topology_for(patch, (1.0, 1.0, 1.0), base_width=24, max_width=MAX_WIDTH[2 if patch[0] == 1 else 3])
+    topology, padded = topology_for(
+        patch, (1.0, 1.0, 1.0), base_width=24, max_width=MAX_WIDTH[2 if patch[0] == 1 else 3]
+    )
     changes = {"patch_size": padded, "topology": topology, "encoder_scale": TOKEN_PIXELS / pitch}
     return Row(name="first rule", minutes=RULE_MINUTES, changes=changes, **data)
 

@@ -43,7 +43,9 @@ MEMORY_GIB = 8.0
 BACKBONE = "vit_tiny"
 MEASURED = (4, 35, 45)
 OTHERS = ("3d_ma_sam", "3d_masksam", "2d_samed", "2d_med_sa")
-STATISTICS = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
+STATISTICS = IntensityStatistics(
+    mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0
+)
 Size = tuple[float, float]  # typical diameter of a component and typical local width, mm
 
 
@@ -59,24 +61,73 @@ class Kind:
     planar: bool = False
 
 
-def volumes(name: str, spacing: tuple[float, ...], shape: tuple[int, ...], cases: int, channels: int, **classes: Size) -> Kind:
+def volumes(
+    name: str, spacing: tuple[float, ...], shape: tuple[int, ...], cases: int, channels: int, **classes: Size
+) -> Kind:
     return Kind(name=name, cases=[(spacing, shape, cases)], channels=channels, classes=classes)
 
 
 def pictures(name: str, side: tuple[int, int], cases: int, channels: int, **classes: Size) -> Kind:
-    return Kind(name=name, cases=[((1.0, 1.0, 1.0), (1, *side), cases)], channels=channels, classes=classes, planar=True)
+    return Kind(
+        name=name, cases=[((1.0, 1.0, 1.0), (1, *side), cases)], channels=channels, classes=classes, planar=True
+    )
 
 
 KINDS = (
-    volumes("BraTS: brain tumors, MR", (1, 1, 1), (155, 240, 240), 1251, 4, edema=(42, 12), core=(17, 6), enhancing=(20, 4.5)),
-    volumes("Brain tumors with specks of necrosis, MR", (1, 1, 1), (155, 240, 240), 484, 2, edema=(42, 12), necrosis=(1.1, 1), enhancing=(20, 4.5)),
+    volumes(
+        "BraTS: brain tumors, MR",
+        (1, 1, 1),
+        (155, 240, 240),
+        1251,
+        4,
+        edema=(42, 12),
+        core=(17, 6),
+        enhancing=(20, 4.5),
+    ),
+    volumes(
+        "Brain tumors with specks of necrosis, MR",
+        (1, 1, 1),
+        (155, 240, 240),
+        484,
+        2,
+        edema=(42, 12),
+        necrosis=(1.1, 1),
+        enhancing=(20, 4.5),
+    ),
     volumes("LiTS: liver tumors, CT", (1, 0.77, 0.77), (432, 512, 512), 131, 1, liver=(150, 80), tumor=(25, 15)),
-    volumes("KiTS: kidney tumors, CT", (1, 0.78, 0.78), (480, 512, 512), 300, 1, kidney=(55, 30), tumor=(40, 25), cyst=(14, 9)),
-    volumes("ACDC: heart, cine MR", (10, 1.56, 1.56), (9, 256, 216), 200, 1, right=(42, 22), muscle=(50, 9), left=(42, 28)),
-    volumes("AMOS: 15 organs, CT", (5, 0.68, 0.68), (103, 512, 512), 240, 1, liver=(140, 75), adrenal=(16, 5), esophagus=(17, 11)),
+    volumes(
+        "KiTS: kidney tumors, CT",
+        (1, 0.78, 0.78),
+        (480, 512, 512),
+        300,
+        1,
+        kidney=(55, 30),
+        tumor=(40, 25),
+        cyst=(14, 9),
+    ),
+    volumes(
+        "ACDC: heart, cine MR", (10, 1.56, 1.56), (9, 256, 216), 200, 1, right=(42, 22), muscle=(50, 9), left=(42, 28)
+    ),
+    volumes(
+        "AMOS: 15 organs, CT",
+        (5, 0.68, 0.68),
+        (103, 512, 512),
+        240,
+        1,
+        liver=(140, 75),
+        adrenal=(16, 5),
+        esophagus=(17, 11),
+    ),
     volumes("Pancreas tumors, CT", (2.5, 0.8, 0.8), (93, 512, 512), 281, 1, pancreas=(36, 16), tumor=(24, 15)),
     volumes("HepaticVessel, CT", (5, 0.8, 0.8), (49, 512, 512), 303, 1, vessel=(16, 6), tumor=(30, 19)),
-    volumes("TotalSegmentator: 104 classes, CT", (1.5, 1.5, 1.5), (249, 236, 236), 1204, 1, **{f"c{i}": (11.0 + i, 6.0 + i / 2) for i in range(104)}),
+    volumes(
+        "TotalSegmentator: 104 classes, CT",
+        (1.5, 1.5, 1.5),
+        (249, 236, 236),
+        1204,
+        1,
+        **{f"c{i}": (11.0 + i, 6.0 + i / 2) for i in range(104)},
+    ),
     volumes("MS lesions, MR", (1, 1, 1), (182, 218, 182), 60, 1, lesion=(5, 3)),
     volumes("Arteries, MR angiography", (0.8, 0.47, 0.47), (100, 448, 448), 42, 1, artery=(6, 3)),
     volumes("Lung nodules, CT", (1.25, 0.7, 0.7), (260, 512, 512), 600, 1, nodule=(8, 5)),
@@ -111,7 +162,10 @@ def measured_kinds(root: Path) -> list[Kind]:
     """Measure the phantoms, and the datasets that are there."""
     write_phantoms(root / "phantoms")
     found: list[Kind] = []
-    own = [(Workspace(raw_folder=root / "phantoms", preprocessed_folder=root / "measured", results_folder=root), name) for name in (VESSELS, LESIONS)]
+    own = [
+        (Workspace(raw_folder=root / "phantoms", preprocessed_folder=root / "measured", results_folder=root), name)
+        for name in (VESSELS, LESIONS)
+    ]
     try:
         shared = replace(workspace_from_environment(), preprocessed_folder=root / "measured")
     except DatasetError:
@@ -129,7 +183,9 @@ def measured_kinds(root: Path) -> list[Kind]:
                 name=dataset.spec.name,
                 cases=[(spacing, shape, count) for (spacing, shape), count in counted.items()],
                 channels=len(dataset.spec.channels),
-                classes={size.name: (round(size.in_plane_mm[1], 3), round(size.width_mm[1], 3)) for size in measured.classes},
+                classes={
+                    size.name: (round(size.in_plane_mm[1], 3), round(size.width_mm[1], 3)) for size in measured.classes
+                },
                 planar=measured.planar,
             )
         )
@@ -139,7 +195,9 @@ def measured_kinds(root: Path) -> list[Kind]:
 def compare(kind: Kind, root: Path, number: int, known: dict[str, Any]) -> dict[str, Any]:
     """Plan with both programs."""
     name = f"Dataset{number:03d}_Kind"
-    workspace = Workspace(raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results")
+    workspace = Workspace(
+        raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results"
+    )
     description = {
         "channel_names": {str(index): "MR" for index in range(kind.channels)},
         "labels": {"background": 0} | {label: value for value, label in enumerate(kind.classes, start=1)},
@@ -178,7 +236,9 @@ def our_plan(kind: Kind, name: str, workspace: Workspace) -> Plan:
     fingerprint = fingerprint_of(kind, name)
     write_json(workspace.preprocessed / name / FINGERPRINT_FILE, fingerprint)
     dataset = pipeline.RawDataset(folder=workspace.raw / name, spec=spec, cases=(), reader=reader_for(spec.file_ending))
-    return pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=MEMORY_GIB, backbone=BACKBONE))
+    return pipeline.plan(
+        workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=MEMORY_GIB, backbone=BACKBONE)
+    )
 
 
 def fingerprint_of(kind: Kind, name: str) -> Fingerprint:
@@ -198,7 +258,14 @@ def fingerprint_of(kind: Kind, name: str) -> Fingerprint:
         for index, (spacing, shape) in enumerate(each)
     }
     sizes = tuple(
-        ClassSize(name=label, values=(value,), cases=len(cases), in_plane_mm=(diameter,) * 3, width_mm=(width,) * 3, extent_mm=(diameter,) * 3)
+        ClassSize(
+            name=label,
+            values=(value,),
+            cases=len(cases),
+            in_plane_mm=(diameter,) * 3,
+            width_mm=(width,) * 3,
+            extent_mm=(diameter,) * 3,
+        )
         for value, (label, (diameter, width)) in enumerate(kind.classes.items(), start=1)
     )
     return Fingerprint(
@@ -251,7 +318,11 @@ def nnunet_plan(kind: Kind, name: str, workspace: Workspace, description: dict[s
     each = [(spacing, shape) for spacing, shape, count in kind.cases for _ in range(count)]
     thick = [999.0] if kind.planar else []  # what its readers of pictures say of the missing axis
     spacings = [[*thick, *spacing[1:]] if kind.planar else list(spacing) for spacing, _ in each]
-    known = {"spacings": spacings, "shapes_after_crop": [list(shape) for _, shape in each], "median_relative_size_after_cropping": 1.0}
+    known = {
+        "spacings": spacings,
+        "shapes_after_crop": [list(shape) for _, shape in each],
+        "median_relative_size_after_cropping": 1.0,
+    }
     write_json(workspace.preprocessed / name / "dataset_fingerprint.json", known)
     with contextlib.redirect_stdout(io.StringIO()):
         planner = ExperimentPlanner(name, gpu_memory_target_in_gb=MEMORY_GIB)

@@ -30,7 +30,7 @@ from stand_in import Cheap, nnunet_plans, our_predictor
 from samunet import pipeline
 from samunet.core.codec import write_json
 from samunet.core.workspace import workspace_from_environment
-from samunet.hardware import keep_freed_memory
+from samunet.machine.hardware import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 SPACING, PATCH = (3.0, 0.8, 0.8), (8, 128, 128)
@@ -49,7 +49,11 @@ def main() -> None:
     dataset = pipeline.open_dataset(workspace_from_environment(), arguments.dataset)
     cases = dataset.cases[: arguments.cases]
     if arguments.side:
-        print(json.dumps({"seconds": round(predict(arguments.side, dataset, cases, arguments.workers, arguments.output), 3)}))
+        print(
+            json.dumps(
+                {"seconds": round(predict(arguments.side, dataset, cases, arguments.workers, arguments.output), 3)}
+            )
+        )
         return
     for case in cases:
         case.images[0].read_bytes()
@@ -60,7 +64,13 @@ def main() -> None:
                 words = ["--side", side, "--output", str(Path(text) / side), "--dataset", arguments.dataset]
                 words += ["--cases", str(arguments.cases), "--workers", str(arguments.workers)]
                 threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-                done = subprocess.run([sys.executable, __file__, *words], env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True)
+                done = subprocess.run(
+                    [sys.executable, __file__, *words],
+                    env=os.environ | threads,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=True,
+                )
                 found.append(json.loads(done.stdout.splitlines()[-1])["seconds"])
         equal = share_of_equal(dataset, cases, Path(text) / "nnunet", Path(text) / "ours")
     best = {side: min(found) for side, found in seconds.items()}
@@ -86,7 +96,9 @@ def predict(side: str, dataset: pipeline.RawDataset, cases: tuple, workers: int,
         keep_freed_memory()
         predictor, run = our_predictor(dataset.spec, SPACING, PATCH, "zscore"), pipeline.predict  # loads its module
         began = time.perf_counter()
-        if failures := run(predictor, cases, output, pipeline.FileOptions(readers=workers, writers=workers, quiet=True)):
+        if failures := run(
+            predictor, cases, output, pipeline.FileOptions(readers=workers, writers=workers, quiet=True)
+        ):
             raise SystemExit(str(failures))
         return time.perf_counter() - began
     predictor = nnunet_predictor(dataset)
@@ -95,7 +107,9 @@ def predict(side: str, dataset: pipeline.RawDataset, cases: tuple, workers: int,
     targets = [str(output / case.identifier) for case in cases]
     began = time.perf_counter()
     if side == "nnunet":
-        predictor.predict_from_files(images, targets, num_processes_preprocessing=workers, num_processes_segmentation_export=workers)
+        predictor.predict_from_files(
+            images, targets, num_processes_preprocessing=workers, num_processes_segmentation_export=workers
+        )
     else:
         predictor.predict_from_files_sequential(images, targets)
     return time.perf_counter() - began
@@ -109,7 +123,9 @@ def nnunet_predictor(dataset: pipeline.RawDataset) -> Any:
     plans = nnunet_plans(SPACING, PATCH, "ZScoreNormalization")
     network = Cheap(dataset.spec.labels.outputs)
     configuration = plans.get_configuration("3d_fullres")
-    predictor.manual_initialization(network, plans, configuration, [network.state_dict()], dataset.spec.raw, "nnUNetTrainer", None)
+    predictor.manual_initialization(
+        network, plans, configuration, [network.state_dict()], dataset.spec.raw, "nnUNetTrainer", None
+    )
     return predictor
 
 

@@ -38,11 +38,11 @@ from samunet import pipeline
 from samunet.core.codec import write_json
 from samunet.core.dataset import read_dataset_json
 from samunet.core.memory import peak_mib, start_peak
-from samunet.hardware import keep_freed_memory
 from samunet.imageio import reader_for
 from samunet.imageio.case import peek_case
 from samunet.inference.budget import estimate
 from samunet.inference.predictor import Predictor
+from samunet.machine.hardware import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "prediction_memory.json"
 SHAPE, PATCH, SPACING = (96, 256, 256), (32, 96, 96), (1.5, 1.0, 1.0)
@@ -74,7 +74,9 @@ def voxels(kind: str, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     return values.astype(kind)
 
 
-def nifti(kind: str, *, slope: float = 1.0, ending: str = ".nii.gz", shape: tuple[int, ...] = SHAPE, files: int = 1) -> Write:
+def nifti(
+    kind: str, *, slope: float = 1.0, ending: str = ".nii.gz", shape: tuple[int, ...] = SHAPE, files: int = 1
+) -> Write:
     def write(folder: Path, case: str) -> None:
         image = nibabel.Nifti1Image(voxels(kind, shape).T, np.diag([*SPACING[::-1], 1.0]))
         image.header.set_slope_inter(slope, 0)
@@ -104,8 +106,18 @@ def dicom(folder: Path, case: str) -> None:
         image = sitk.GetImageFromArray(plane[None])
         image.SetSpacing((1.0, 1.0, 1.5))
         position = f"0\\0\\{1.5 * index}"
-        tags = {"0008|0060": "CT", "0020|000e": series, "0020|000d": series + ".1", "0008|0018": f"{series}.2.{index + 1}"}
-        tags |= {"0020|0032": position, "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(index + 1), "0018|0050": "1.5"}
+        tags = {
+            "0008|0060": "CT",
+            "0020|000e": series,
+            "0020|000d": series + ".1",
+            "0008|0018": f"{series}.2.{index + 1}",
+        }
+        tags |= {
+            "0020|0032": position,
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0020|0013": str(index + 1),
+            "0018|0050": "1.5",
+        }
         for tag, value in tags.items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / case / f"{index:03}.dcm"))
@@ -138,8 +150,12 @@ KINDS = {
     "TIFF stack, uint16": Kind(write=tiff, ending=".tif"),
     "PNG, 4000 x 4000, RGB": Kind(write=png, ending=".png", channels=3, planar=True),
     "40 classes": Kind(write=nifti("int16", shape=SMALL), classes=40),
-    "40 classes, probabilities, pictures, statistics": Kind(write=nifti("int16", shape=SMALL), classes=40, everything=True),
-    "40 classes, all that, scores in a file": Kind(write=nifti("int16", shape=SMALL), classes=40, everything=True, scores_in_file=True),
+    "40 classes, probabilities, pictures, statistics": Kind(
+        write=nifti("int16", shape=SMALL), classes=40, everything=True
+    ),
+    "40 classes, all that, scores in a file": Kind(
+        write=nifti("int16", shape=SMALL), classes=40, everything=True, scores_in_file=True
+    ),
 }
 
 
@@ -154,7 +170,9 @@ def main() -> None:
     result = json.loads(RESULTS.read_text()) if RESULTS.is_file() else result
     for name in KINDS:
         if name not in result["kinds"]:
-            done = subprocess.run([sys.executable, __file__, "--kind", name], stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, __file__, "--kind", name], stdout=subprocess.PIPE, text=True, check=True
+            )
             result["kinds"][name] = json.loads(done.stdout.splitlines()[-1])
             write_json(RESULTS, result)
             print(name, result["kinds"][name], flush=True)
@@ -162,10 +180,14 @@ def main() -> None:
 
 def predictor_of(kind: Kind, folder: Path) -> Predictor:
     names = {str(channel): f"image {channel}" for channel in range(kind.channels)}
-    write_json(folder / "dataset.json", dataset_json(kind.classes) | {"channel_names": names, "file_ending": kind.ending})
+    write_json(
+        folder / "dataset.json", dataset_json(kind.classes) | {"channel_names": names, "file_ending": kind.ending}
+    )
     reader = "Tiff3DIO" if kind.ending == ".tif" else reader_for(kind.ending).name
     spacing = (1.0, 1.0, 1.0) if kind.planar else (3.0, 1.6, 1.6) if kind.resampled else SPACING
-    made = our_predictor(read_dataset_json(folder / "dataset.json"), spacing, (1, 256, 256) if kind.planar else PATCH, "zscore")
+    made = our_predictor(
+        read_dataset_json(folder / "dataset.json"), spacing, (1, 256, 256) if kind.planar else PATCH, "zscore"
+    )
     channel = replace(made.plan.channels[0], within_mask=kind.within_mask)
     configuration = replace(made.configuration, dimensions=2 if kind.planar else 3)
     plan = replace(made.plan, reader=reader, channels=(channel,) * kind.channels)
@@ -187,7 +209,9 @@ def measure(kind: Kind) -> dict[str, Any]:
         if not kind.refused:
             size = peek_case(cases[0], predictor.dataset, reader_for(kind.ending, predictor.plan.reader))
             wanted = {"keep_image": kind.everything, "pictures": kind.everything, "probabilities": kind.everything}
-            need = estimate(size, predictor.plan, predictor.configuration, score_channels=predictor.score_channels, **wanted)
+            need = estimate(
+                size, predictor.plan, predictor.configuration, score_channels=predictor.score_channels, **wanted
+            )
             limit = working + (need.volumes if kind.scores_in_file else need.total)
             estimated = {"estimate": round((need.volumes if kind.scores_in_file else need.total) / MIB)}
         gc.collect()
@@ -195,7 +219,9 @@ def measure(kind: Kind) -> dict[str, Any]:
         everyone, own = Everyone(), Anonymous()
         before = start_peak()
         options = pipeline.FileOptions(max_ram=limit, save_probabilities=kind.everything, quiet=True)
-        failures = pipeline.predict(predictor, cases, folder / "out", options, previews=kind.everything, statistics=kind.everything)
+        failures = pipeline.predict(
+            predictor, cases, folder / "out", options, previews=kind.everything, statistics=kind.everything
+        )
         growth, together, anonymous = peak_mib() - before, everyone.stop(), own.stop()
         if bool(failures) != kind.refused:
             raise SystemExit(str(failures))

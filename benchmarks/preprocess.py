@@ -41,7 +41,11 @@ def main() -> None:
     parser.add_argument("--resampling-only", action="store_true")
     arguments = parser.parse_args()
     if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # read when numpy loads
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+        os.execve(
+            sys.executable,
+            [sys.executable, *sys.argv],
+            os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+        )
     workspace = workspace_from_environment()
     dataset = pipeline.open_dataset(workspace, arguments.dataset)
     for case in dataset.cases:
@@ -56,7 +60,9 @@ def main() -> None:
     }
     print(json.dumps(result["resampling"]), flush=True)
     if not arguments.resampling_only:
-        result["whole"] = whole(workspace.raw, dataset.spec.name, arguments.workers, planar=dataset.spec.file_ending == ".png")
+        result["whole"] = whole(
+            workspace.raw, dataset.spec.name, arguments.workers, planar=dataset.spec.file_ending == ".png"
+        )
     write_json(RESULTS / f"preprocess_{dataset.spec.name}.json", result)
     print(json.dumps(result, indent=2))
 
@@ -75,7 +81,9 @@ def resampling(dataset: pipeline.RawDataset) -> dict:
         new_shape = target_shape(volume.geometry.shape, spacing, new_spacing)
         axis = 0 if volume.geometry.planar else thick_axis(spacing, new_spacing)
         grids, rule = (new_shape, spacing, new_spacing), {"order_z": 0, "force_separate_z": None}
-        image_theirs, a = timed(resample_data_or_seg_to_shape, volume.array.copy(), *grids, is_seg=False, order=3, **rule)
+        image_theirs, a = timed(
+            resample_data_or_seg_to_shape, volume.array.copy(), *grids, is_seg=False, order=3, **rule
+        )
         image_ours, b = timed(resample_image, volume.array, new_shape, axis=axis)
         label_theirs, c = timed(resample_data_or_seg_to_shape, label[None].copy(), *grids, is_seg=True, order=1, **rule)
         label_ours, d = timed(resample_label, label, new_shape, axis=axis)
@@ -108,7 +116,16 @@ def whole(raw: Path, dataset: str, workers: int, *, planar: bool) -> dict:
     threads = ["-npfp", str(workers), "-np", str(workers)]
     sides = {
         "nnunet": ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", "2d" if planar else "3d_fullres", *threads],
-        "ours": ["samunet_plan_and_preprocess", "-d", number, "-c", "2d_adapter" if planar else "3d_adapter", "-backbone", "vit_tiny", *threads],
+        "ours": [
+            "samunet_plan_and_preprocess",
+            "-d",
+            number,
+            "-c",
+            "2d_adapter" if planar else "3d_adapter",
+            "-backbone",
+            "vit_tiny",
+            *threads,
+        ],
     }
     result: dict[str, dict | float] = {}
     for side, command in sides.items():

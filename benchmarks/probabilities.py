@@ -42,7 +42,13 @@ from samunet.preprocessing.backward import label_values, probability_planes
 RESULTS = Path(__file__).parent / "results" / "probabilities.json"
 CLASSES = 40
 LABELS = parse_labels(dataset_json(CLASSES)["labels"])
-STEPS = {"ours": ("ours", 25), "float32": ("float32", 25), "labels": ("labels", 25), "ours, whole case": ("ours", 200), "ours, noise": ("noise", 25)}
+STEPS = {
+    "ours": ("ours", 25),
+    "float32": ("float32", 25),
+    "labels": ("labels", 25),
+    "ours, whole case": ("ours", 200),
+    "ours, noise": ("noise", 25),
+}
 NOISE = 0.3  # of logits, between the members of the ensemble
 
 
@@ -88,7 +94,12 @@ def measure(side: str, slices: int) -> dict[str, float]:
         write = write_float32 if side == "float32" else write_probabilities
         write(path, probability_planes(logits, history, LABELS), CLASSES)
         seconds = time.process_time() - began
-        return {"slices": slices, "cpu_seconds": round(seconds, 1), "mib": round(path.stat().st_size / 2**20), "peak_mib": round(peak_mib() - before)}
+        return {
+            "slices": slices,
+            "cpu_seconds": round(seconds, 1),
+            "mib": round(path.stat().st_size / 2**20),
+            "peak_mib": round(peak_mib() - before),
+        }
 
 
 def write_float32(path: Path, planes: Iterable[np.ndarray], count: int) -> None:
@@ -99,7 +110,9 @@ def write_float32(path: Path, planes: Iterable[np.ndarray], count: int) -> None:
     ):
         for channel, plane in enumerate(planes):
             if channel == 0:
-                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (count, *plane.shape)})
+                np.lib.format.write_array_header_1_0(
+                    file, {"descr": "<f4", "fortran_order": False, "shape": (count, *plane.shape)}
+                )
             file.write(plane.data)
 
 
@@ -117,7 +130,10 @@ def changed_labels(slices: int) -> dict[str, Any]:
             exact = label_values((sum(parts) / count for parts in planes), LABELS, above=0.5)
             stored = label_values(mean_planes(paths[:count], (CLASSES, *history.geometry.shape)), LABELS, above=0.5)
             dice = [overlap(exact, stored, (value,)).dice for value in range(CLASSES)]
-            found[name] = {"changed": int(np.count_nonzero(exact != stored)), "lowest_dice": round(float(np.nanmin(dice)), 6)}
+            found[name] = {
+                "changed": int(np.count_nonzero(exact != stored)),
+                "lowest_dice": round(float(np.nanmin(dice)), 6),
+            }
     return found
 
 

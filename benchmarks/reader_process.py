@@ -26,7 +26,11 @@ from samunet.core.codec import write_json
 from samunet.imageio import itk_pool, reader_for
 
 RESULTS = Path(__file__).parent / "results" / "reader_process.json"
-SHAPES = {"small": (36, 50, 36), "medium": (20, 320, 320), "large": (100, 512, 512)}  # hippocampus, prostate, a part of an abdomen
+SHAPES = {
+    "small": (36, 50, 36),
+    "medium": (20, 320, 320),
+    "large": (100, 512, 512),
+}  # hippocampus, prostate, a part of an abdomen
 PAIRS = {"small": 41, "medium": 21, "large": 7}
 READER = reader_for(".mha")
 
@@ -40,7 +44,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         for size, shape in SHAPES.items():
             for ending in (".mha", ".nrrd", ".gipl", "DICOM"):
-                rows.append({"size": size, "shape": shape, "format": ending, **compare(*write_case(Path(text), shape, ending), PAIRS[size])})
+                rows.append(
+                    {
+                        "size": size,
+                        "shape": shape,
+                        "format": ending,
+                        **compare(*write_case(Path(text), shape, ending), PAIRS[size]),
+                    }
+                )
                 print(rows[-1], flush=True)
     machine = {"cpu": processor_name(), "cpus": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1)}
     write_json(output, {"machine": machine, "start_ms": round(statistics.median(starts), 1), "rows": rows})
@@ -95,7 +106,9 @@ def compare(image: Path, label: Path, pairs: int) -> dict[str, float]:
         found: dict[tuple[str, bool], float] = {}
         for itk_pool.SEPARATE in (True, False) if index % 2 else (False, True):
             used = processor_ms()
-            found["clock", itk_pool.SEPARATE] = milliseconds(lambda: (READER.read_image([image]), READER.read_label(label)))
+            found["clock", itk_pool.SEPARATE] = milliseconds(
+                lambda: (READER.read_image([image]), READER.read_label(label))
+            )
             found["processor", itk_pool.SEPARATE] = processor_ms() - used
         if index >= 2:  # the first two start the process and fill caches
             for kind in here:

@@ -26,7 +26,7 @@ from samunet.core.geometry import Shape
 from samunet.core.labels import parse_labels
 from samunet.core.memory import peak_mib, start_peak
 from samunet.core.plan import Topology
-from samunet.hardware import autocast, choose_precision
+from samunet.machine.hardware import autocast, choose_precision
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
@@ -35,7 +35,9 @@ from samunet.variants import ma_sam
 RESULTS = Path(__file__).parent / "results"
 CLASSES = 12
 WIDTHS = (32, 64, 128, 256, 320, 320)
-TOPOLOGY = Topology(strides=((1, 1, 1), *((1, 2, 2),) * 5), kernels=((1, 3, 3), (1, 3, 3), *((3, 3, 3),) * 4), widths=WIDTHS)
+TOPOLOGY = Topology(
+    strides=((1, 1, 1), *((1, 2, 2),) * 5), kernels=((1, 3, 3), (1, 3, 3), *((3, 3, 3),) * 4), widths=WIDTHS
+)
 
 
 def main() -> None:
@@ -50,21 +52,30 @@ def main() -> None:
     if arguments.one:
         shape = (arguments.depth, arguments.side, arguments.side)
         config = ma_sam.Config(checkpointing=arguments.one[1] == "yes")
-        print(json.dumps(measure(ma_sam, config, arguments.one[0], shape, torch.device(arguments.device), arguments.repeats)))
+        print(
+            json.dumps(
+                measure(ma_sam, config, arguments.one[0], shape, torch.device(arguments.device), arguments.repeats)
+            )
+        )
         return
     rows = []
     for name in arguments.backbones:
         sides = {}
         for checkpointing in ("no", "yes"):
             command = [sys.executable, __file__, *sys.argv[1:], "--one", name, checkpointing]
-            sides[checkpointing] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            sides[checkpointing] = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            )
         eager, saved = sides["no"], sides["yes"]
         rows.append(
             {
                 "backbone": name,
                 "eager": eager,
                 "checkpointing": saved,
-                "ratio": {"seconds": round(saved["seconds"] / eager["seconds"], 2), "peak_mib": round(saved["peak_mib"] / eager["peak_mib"], 2)},
+                "ratio": {
+                    "seconds": round(saved["seconds"] / eager["seconds"], 2),
+                    "peak_mib": round(saved["peak_mib"] / eager["peak_mib"], 2),
+                },
             }
         )
         print(json.dumps(rows[-1]), flush=True)
@@ -75,11 +86,18 @@ def main() -> None:
         "torch": torch.__version__,
     }
     RESULTS.mkdir(exist_ok=True)
-    result = {"machine": machine, "slab": [arguments.depth, arguments.side, arguments.side], "classes": CLASSES, "steps": rows}
+    result = {
+        "machine": machine,
+        "slab": [arguments.depth, arguments.side, arguments.side],
+        "classes": CLASSES,
+        "steps": rows,
+    }
     write_json(RESULTS / f"slab_step_{arguments.device}.json", result)
 
 
-def measure(variant: Any, config: Any, backbone: str, shape: Shape, device: torch.device, repeats: int) -> dict[str, float]:
+def measure(
+    variant: Any, config: Any, backbone: str, shape: Shape, device: torch.device, repeats: int
+) -> dict[str, float]:
     """Seconds per step, growth of the peak memory over the built model in MiB, and how many weights train."""
     torch.manual_seed(0)
     spec = NetworkSpec(
@@ -94,7 +112,10 @@ def measure(variant: Any, config: Any, backbone: str, shape: Shape, device: torc
     network = variant.build(build_sam(backbone_named(backbone), shape[1:]), spec, config).to(device)
     trained = [parameter for group in network.parameter_groups() for parameter in group.parameters]
     optimizer = torch.optim.AdamW(trained, fused=True)
-    batch = Batch(image=torch.randn(1, 1, *shape, device=device), label=torch.randint(0, CLASSES + 1, (1, *shape), device=device).short())
+    batch = Batch(
+        image=torch.randn(1, 1, *shape, device=device),
+        label=torch.randint(0, CLASSES + 1, (1, *shape), device=device).short(),
+    )
     precision = choose_precision("auto", device)
     before = torch.cuda.memory_allocated() / 2**20 if device.type == "cuda" else start_peak()
     seconds = []
@@ -109,7 +130,11 @@ def measure(variant: Any, config: Any, backbone: str, shape: Shape, device: torc
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak_mib()
-    return {"seconds": round(min(seconds[1:]), 3), "peak_mib": round(peak - before), "trained": sum(parameter.numel() for parameter in trained)}
+    return {
+        "seconds": round(min(seconds[1:]), 3),
+        "peak_mib": round(peak - before),
+        "trained": sum(parameter.numel() for parameter in trained),
+    }
 
 
 if __name__ == "__main__":

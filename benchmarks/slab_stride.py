@@ -28,9 +28,9 @@ from samunet.core.codec import write_json
 from samunet.core.geometry import shape3
 from samunet.evaluation.score import score_case, targets_from_labels
 from samunet.evaluation.summary import summarize
-from samunet.hardware import PRECISION_NAMES, choose_precision, keep_freed_memory
 from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.machine.hardware import PRECISION_NAMES, choose_precision, keep_freed_memory
 
 MINUTES = 18.0
 ROWS = tuple(
@@ -49,7 +49,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     arguments = parser.parse_args()
     keep_freed_memory()
-    result: dict[str, Any] = {"machine": {"cpu": processor_name(), "threads": torch.get_num_threads()}, "minutes_of_training": MINUTES}
+    result: dict[str, Any] = {
+        "machine": {"cpu": processor_name(), "threads": torch.get_num_threads()},
+        "minutes_of_training": MINUTES,
+    }
     result["models"] = {row.name: measure(row, arguments.work) for row in ROWS}
     write_json(study.RESULTS / "slab_stride.json", result)
 
@@ -61,7 +64,9 @@ def measure(row: study.Row, work: Path) -> dict[str, Any]:
     cases = study.validation_cases(row, shared, dataset)
     plans_name = f"samunetPlans_{study.key_of(row, '')}"
     folder = next((work / plans_name / dataset.spec.name).glob(f"*__{row.configuration}"))
-    base = Predictor.from_folder(folder, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True))
+    base = Predictor.from_folder(
+        folder, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True)
+    )
     depth = base.configuration.patch_size[0]
     settings: dict[str, dict] = {"default": {}, "default, fp32": {"precision": "fp32"}, "votes": {"slab_votes": True}}
     for plane in (0.5, 1.0):
@@ -90,12 +95,16 @@ def measure(row: study.Row, work: Path) -> dict[str, Any]:
         dice = summarize(scores).foreground_mean.dice
         tiles = (name.startswith(("default", "votes")), counter.passes)
         if tiles[0] or tiles not in seen:  # other steps may give the same tiles
-            rows.append({"setting": name, "dice": round(dice, 4), "passes": counter.passes, "seconds": round(seconds, 1)})
+            rows.append(
+                {"setting": name, "dice": round(dice, 4), "passes": counter.passes, "seconds": round(seconds, 1)}
+            )
             print(row.name, rows[-1], flush=True)
         seen.add(tiles)
     best = next(found["dice"] for found in rows if found["setting"] == "step 1, plane 0.5")
     precision = PRECISION_NAMES[choose_precision("auto", base.device)]
-    cheapest = min((found for found in rows if found["dice"] >= best - SAME), key=lambda found: (found["passes"], found["seconds"]))
+    cheapest = min(
+        (found for found in rows if found["dice"] >= best - SAME), key=lambda found: (found["passes"], found["seconds"])
+    )
     return {
         "patch": shape3(base.configuration.patch_size),
         "cases": len(cases),

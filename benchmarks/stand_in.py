@@ -47,7 +47,12 @@ def our_predictor(spec: DatasetSpec, spacing: Triple, patch_size: Shape, scheme:
         mirror_axes=(),
         variant_options={},
     )
-    channel = ChannelPlan(name="image", scheme=scheme, within_mask=False, intensities=IntensityStatistics(**FIGURES, minimum=-3.0, maximum=3.0))
+    channel = ChannelPlan(
+        name="image",
+        scheme=scheme,
+        within_mask=False,
+        intensities=IntensityStatistics(**FIGURES, minimum=-3.0, maximum=3.0),
+    )
     plan = Plan(
         dataset=spec.name,
         plans_name="stand_in",

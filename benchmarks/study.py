@@ -38,14 +38,17 @@ from samunet.core.plan import DEFAULT_PLANS_NAME, save_plan
 from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.evaluation.score import names_from_labels, score_case, targets_from_labels
 from samunet.evaluation.summary import summarize, target_key
-from samunet.hardware import keep_freed_memory
 from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.machine.hardware import keep_freed_memory
 from samunet.training.config import TrainingConfig
 
 RESULTS = Path(__file__).parent / "results"
 NOT_TRAINED_BY = ("cli", "checking", "importing", "phantom.py")
-SHORT = ({"epochs": 1, "iterations": 10}, {"epochs": 4, "iterations": 10})  # the second less the first: without start and end
+SHORT = (
+    {"epochs": 1, "iterations": 10},
+    {"epochs": 4, "iterations": 10},
+)  # the second less the first: without start and end
 EPOCHS = 10
 NNUNET = "nnU-Net as shipped"
 
@@ -89,12 +92,25 @@ def rows_of(data: dict[str, Any], minutes: float, *names: str) -> tuple[Row, ...
 
 
 FOUR = {"batch_size": 4}
-FINAL = ("no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)  # the best two of the ranking, and what to hold them against
+FINAL = (
+    "no depth adapters",
+    "injection at one stage",
+    "control: no SAM path",
+    NNUNET,
+)  # the best two of the ranking, and what to hold them against
 STUDIES = {
     "sam_unet_ranking": rows_of(HIPPOCAMPUS, 6.0, *VARIANTS),
     "sam_unet_final": rows_of(HIPPOCAMPUS, 20.0, *FINAL) + rows_of(PROSTATE, 20.0, *FINAL),
     "ma_sam_attempts": tuple(
-        Row(name=name, dataset=4, minutes=6.0, configuration="3d_ma_sam", changes={"encoder_scale": 2.0}, training=training, options=options)
+        Row(
+            name=name,
+            dataset=4,
+            minutes=6.0,
+            configuration="3d_ma_sam",
+            changes={"encoder_scale": 2.0},
+            training=training,
+            options=options,
+        )
         for name, training, options in (
             ("4 slabs, scale 2", FOUR, {}),
             ("lower rates: 3e-4, encoder 1.5e-4", FOUR | {"learning_rate": 3e-4, "backbone_learning_rate": 1.5e-4}, {}),
@@ -129,7 +145,9 @@ def main(studies: dict[str, tuple[Row, ...]] = STUDIES, description: str | None 
     code, lock = code_hash(), Lock()
     wanted = [row for row in rows if arguments.datasets is None or row.dataset in arguments.datasets]
     wanted = [row for row in wanted if arguments.names is None or row.name in arguments.names]
-    for row in {(row.dataset, row.memory_gib, row.spacing, row.configuration, row.name == NNUNET): row for row in wanted}.values():
+    for row in {
+        (row.dataset, row.memory_gib, row.spacing, row.configuration, row.name == NNUNET): row for row in wanted
+    }.values():
         prepare(row, work)
 
     def finish(row: Row) -> None:
@@ -141,9 +159,17 @@ def main(studies: dict[str, tuple[Row, ...]] = STUDIES, description: str | None 
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         result = {"key": key, "code": code, **json.loads(done.stdout.splitlines()[-1])}
         with lock:
-            known[:] = [old for old in known if old["row"]["name"] != row.name or old["row"]["dataset"] != row.dataset] + [result]
-            write_json(target, {"machine": {"cpu": processor_name(), "threads_a_job": 1, "jobs": arguments.jobs}, "rows": known})
-        print(f"{row.name}: Dice {result['dice']:.4f} after {result['cpu_minutes']:.2f} min of CPU time, {result['steps']} steps", flush=True)
+            known[:] = [
+                old for old in known if old["row"]["name"] != row.name or old["row"]["dataset"] != row.dataset
+            ] + [result]
+            write_json(
+                target,
+                {"machine": {"cpu": processor_name(), "threads_a_job": 1, "jobs": arguments.jobs}, "rows": known},
+            )
+        print(
+            f"{row.name}: Dice {result['dice']:.4f} after {result['cpu_minutes']:.2f} min of CPU time, {result['steps']} steps",
+            flush=True,
+        )
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(finish, wanted))
@@ -164,7 +190,11 @@ def key_of(row: Row, code: str) -> str:
 def place(row: Row, work: Path) -> Workspace:
     """One workspace a plan, so that jobs side by side never write one file."""
     name = hashlib.sha256(json.dumps([row.dataset, row.memory_gib, row.spacing]).encode()).hexdigest()[:8]
-    return Workspace(raw_folder=workspace_from_environment().raw, preprocessed_folder=work / name, results_folder=work / f"{name}-results")
+    return Workspace(
+        raw_folder=workspace_from_environment().raw,
+        preprocessed_folder=work / name,
+        results_folder=work / f"{name}-results",
+    )
 
 
 def nnunet_place(row: Row, work: Path) -> Workspace:
@@ -178,13 +208,26 @@ def prepare(row: Row, work: Path) -> None:
     workspace = place(row, work)
     dataset = pipeline.open_dataset(workspace, row.dataset)
     fingerprint = pipeline.extract(workspace, dataset, threads=2, clean=False, quiet=True)
-    plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=row.memory_gib, spacing=row.spacing, backbone="vit_tiny"))
+    plan = pipeline.plan(
+        workspace,
+        dataset,
+        fingerprint,
+        pipeline.PlanOptions(memory_gib=row.memory_gib, spacing=row.spacing, backbone="vit_tiny"),
+    )
     plan = pipeline.resolve(workspace, plan, row.configuration)
     pipeline.preprocess(workspace, dataset, plan, row.configuration, threads=2, quiet=True)
     if row.name == NNUNET:
         validation_cases(row, workspace, dataset)  # makes the split, where there is none yet
-        split_file, batch_size = workspace.preprocessed / dataset.spec.name / "splits_final.json", row.training["batch_size"]
-        settings = {"memory_gib": row.memory_gib, "spacing": row.spacing, "batch_size": batch_size, "split_file": split_file}
+        split_file, batch_size = (
+            workspace.preprocessed / dataset.spec.name / "splits_final.json",
+            row.training["batch_size"],
+        )
+        settings = {
+            "memory_gib": row.memory_gib,
+            "spacing": row.spacing,
+            "batch_size": batch_size,
+            "split_file": split_file,
+        }
         nnunet_run.prepare(nnunet_place(row, work), dataset.spec.name, **settings)
 
 
@@ -196,14 +239,26 @@ def run(row: Row, work: Path) -> dict[str, Any]:
     predictions = work / f"predictions_{key_of(row, '')}"
     if row.name == NNUNET:
         cost = nnunet_run.train_and_predict(
-            nnunet_place(row, work), dataset.spec.name, cases, predictions, fold=int(row.fold), minutes=row.minutes, seed=row.seed
+            nnunet_place(row, work),
+            dataset.spec.name,
+            cases,
+            predictions,
+            fold=int(row.fold),
+            minutes=row.minutes,
+            seed=row.seed,
         )
     else:
         cost = train_and_predict(row, work, shared, dataset, cases, predictions)
     labels, names = dataset.spec.labels, names_from_labels(dataset.spec.labels)
     targets, ending = targets_from_labels(labels), dataset.spec.file_ending
     scores = [
-        score_case(case.label, predictions / f"{case.identifier}{ending}", targets=targets, ignore=labels.ignore, reader=dataset.reader)
+        score_case(
+            case.label,
+            predictions / f"{case.identifier}{ending}",
+            targets=targets,
+            ignore=labels.ignore,
+            reader=dataset.reader,
+        )
         for case in cases
     ]
     summary = summarize(scores)
@@ -211,7 +266,9 @@ def run(row: Row, work: Path) -> dict[str, Any]:
     return {
         "row": asdict(row),
         "dice": round(summary.foreground_mean.dice, 4),
-        "dice_by_class": {names[target_key(target)]: round(metrics.dice, 4) for target, metrics in summary.mean.items()},
+        "dice_by_class": {
+            names[target_key(target)]: round(metrics.dice, 4) for target, metrics in summary.mean.items()
+        },
         "dice_by_case": {case.identifier: round(value, 4) for case, value in zip(cases, per_case, strict=True)},
         **cost,
     }
@@ -222,14 +279,23 @@ def validation_cases(row: Row, shared: Workspace, dataset: pipeline.RawDataset) 
     return [case for case in dataset.cases if case.identifier in set(split.val)]
 
 
-def train_and_predict(row: Row, work: Path, shared: Workspace, dataset: pipeline.RawDataset, cases: list[Case], predictions: Path) -> dict[str, Any]:
+def train_and_predict(
+    row: Row, work: Path, shared: Workspace, dataset: pipeline.RawDataset, cases: list[Case], predictions: Path
+) -> dict[str, Any]:
     """Train one of samunet's rows and write a segmentation of every case; returns what the training cost, with the plan's entry."""
-    plan = pipeline.resolve(shared, pipeline.open_plan(shared, dataset.spec.name, DEFAULT_PLANS_NAME), row.configuration)
+    plan = pipeline.resolve(
+        shared, pipeline.open_plan(shared, dataset.spec.name, DEFAULT_PLANS_NAME), row.configuration
+    )
     entry = replace(plan.configuration(row.configuration), variant_options=row.options, **row.changes)
     own = f"{DEFAULT_PLANS_NAME}_{key_of(row, '')}"
-    save_plan(shared.preprocessed / dataset.spec.name / f"{own}.json", replace(plan, plans_name=own, configurations={row.configuration: entry}))
+    save_plan(
+        shared.preprocessed / dataset.spec.name / f"{own}.json",
+        replace(plan, plans_name=own, configurations={row.configuration: entry}),
+    )
     workspace = replace(shared, results_folder=work / own)
-    options = pipeline.TrainOptions(configuration=row.configuration, fold=row.fold, plans_name=own, device="cpu", validate=False, overwrite=True)
+    options = pipeline.TrainOptions(
+        configuration=row.configuration, fold=row.fold, plans_name=own, device="cpu", validate=False, overwrite=True
+    )
     settings = {"seed": row.seed, "workers": 0, **row.training}
 
     def train(config: TrainingConfig) -> tuple[Path, float]:
@@ -239,9 +305,13 @@ def train_and_predict(row: Row, work: Path, shared: Workspace, dataset: pipeline
     configs = [TrainingConfig(**short, **settings) for short in SHORT]
     seconds = [train(config)[1] for config in configs]
     seconds_a_step = (seconds[1] - seconds[0]) / (configs[1].steps - configs[0].steps)
-    config = TrainingConfig(epochs=EPOCHS, iterations=max(1, round(60 * row.minutes / seconds_a_step / EPOCHS)), **settings)
+    config = TrainingConfig(
+        epochs=EPOCHS, iterations=max(1, round(60 * row.minutes / seconds_a_step / EPOCHS)), **settings
+    )
     fold, used = train(config)
-    predictor = Predictor.from_folder(fold.parent, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True))
+    predictor = Predictor.from_folder(
+        fold.parent, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True)
+    )
     if failures := predict_cases(predictor, cases, predictions, FileOptions(quiet=True)):
         raise RuntimeError(str(failures))
     return {

@@ -14,7 +14,7 @@ import numpy as np
 from plan_page import plans_page
 from scipy import stats
 
-from samunet.pipeline.comparisons import short_names
+from samunet.comparison.run import short_names
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -25,7 +25,11 @@ CONTROL = "control: no SAM path"
 TRAINER = sorted(RESULTS.glob("trainer_*.json"))
 PLANNING = RESULTS / "study_planning.json"
 PLANS, GRID_STEP, RULES = RESULTS / "plans.json", RESULTS / "grid_step_cpu.json", RESULTS / "study_rules.json"
-EXPORT, STRIDE, OVERHEAD = RESULTS / "export.json", RESULTS / "slab_stride.json", sorted(RESULTS.glob("predict_overhead_*.json"))
+EXPORT, STRIDE, OVERHEAD = (
+    RESULTS / "export.json",
+    RESULTS / "slab_stride.json",
+    sorted(RESULTS.glob("predict_overhead_*.json")),
+)
 MEMORY, PROBABILITIES = RESULTS / "prediction_memory.json", RESULTS / "probabilities.json"
 METHODS = RESULTS / "variant_step_cpu.json"
 HEAD_TO_HEAD, ATTEMPTS = RESULTS / "head_to_head.json", RESULTS / "study_ma_sam_attempts.json"
@@ -77,7 +81,9 @@ TITLES = {
 
 def load() -> dict[str, dict]:
     """Return the results by name, in the order of TITLES."""
-    return {name: json.loads(path.read_text()) for name in TITLES if (path := RESULTS / f"learning_{name}.json").is_file()}
+    return {
+        name: json.loads(path.read_text()) for name in TITLES if (path := RESULTS / f"learning_{name}.json").is_file()
+    }
 
 
 def table(results: dict[str, dict]) -> str:
@@ -140,7 +146,15 @@ def study_page(studies: list[dict]) -> str:
         ]
         for result in sorted(rows, key=lambda result: -result["dice"]):
             against = [_difference(result, named.get(name)) for name in ("default", CONTROL)]
-            sections.append(_row(result["row"]["name"], f"{result['cpu_minutes']:.1f}", result["steps"], f"{result['dice']:.4f}", *against))
+            sections.append(
+                _row(
+                    result["row"]["name"],
+                    f"{result['cpu_minutes']:.1f}",
+                    result["steps"],
+                    f"{result['dice']:.4f}",
+                    *against,
+                )
+            )
     return "\n".join(sections) + "\n"
 
 
@@ -183,13 +197,33 @@ def encoder_page(encoder: dict, step: dict) -> str:
         memory = row["peak_mib"]
         megabytes = memory["segment_anything"], memory["ours"], memory.get("ours_checkpointed", "-")
         sections.append(
-            _row(row["backbone"], row["side"], row["mode"], package, ours, row["speedup"], again, *megabytes, f"{row['largest_difference']:.1e}")
+            _row(
+                row["backbone"],
+                row["side"],
+                row["mode"],
+                package,
+                ours,
+                row["speedup"],
+                again,
+                *megabytes,
+                f"{row['largest_difference']:.1e}",
+            )
         )
-    sections += ["\n## Forms of relative attention, ms\n", _row("size", "pass", "bias", "chunked", "folded"), "|---" * 5 + "|"]
+    sections += [
+        "\n## Forms of relative attention, ms\n",
+        _row("size", "pass", "bias", "chunked", "folded"),
+        "|---" * 5 + "|",
+    ]
     sections += [_row(*row.values()) for row in encoder["attention_ms"]]
-    sections += ["\n## Linear layers on 1024 tokens without a gradient, ms\n", _row("inputs", "outputs", "torch's", "ours"), "|---" * 4 + "|"]
+    sections += [
+        "\n## Linear layers on 1024 tokens without a gradient, ms\n",
+        _row("inputs", "outputs", "torch's", "ours"),
+        "|---" * 4 + "|",
+    ]
     sections += [_row(*row.values()) for row in encoder["linear_ms"]]
-    sections.append(f"\n## One MA-SAM training step on a slab of {depth} x {height} x {width}, {step['classes']} classes\n")
+    sections.append(
+        f"\n## One MA-SAM training step on a slab of {depth} x {height} x {width}, {step['classes']} classes\n"
+    )
     sections += [_row("backbone", "s", "MiB", "checkpointed, s", "checkpointed, MiB"), "|---" * 5 + "|"]
     sections += [_row(row["backbone"], *row["eager"].values(), *row["checkpointing"].values()) for row in step["steps"]]
     return "\n".join(sections) + "\n"
@@ -204,9 +238,13 @@ def planning_table(study: dict) -> str:
     sections = []
     for dataset in sorted({result["row"]["dataset"] for result in study["rows"]}):
         rows = [result for result in study["rows"] if result["row"]["dataset"] == dataset]
-        rows.sort(key=lambda result: (result["row"]["name"].split()[0] == "slab", int(result["row"]["name"].split()[-1])))
+        rows.sort(
+            key=lambda result: (result["row"]["name"].split()[0] == "slab", int(result["row"]["name"].split()[-1]))
+        )
         own = next(result for result in rows if result["row"]["name"] == PLANNED[dataset])
-        patch, spacing = (" x ".join(f"{value:g}" for value in own["configuration"][key]) for key in ("patch_size", "spacing"))
+        patch, spacing = (
+            " x ".join(f"{value:g}" for value in own["configuration"][key]) for key in ("patch_size", "spacing")
+        )
         sections += [
             f"Dataset{dataset:03d}, patch {patch}, spacing {spacing} mm:\n",
             _row("choice", "CPU minutes", "steps", "s per step", "Dice", "minus the plan's"),
@@ -246,7 +284,11 @@ def preprocessing_page(results: list[dict]) -> str:
     ]
     for result in results:
         seconds, faster = result["resampling"]["seconds"], result["resampling"]["faster"]
-        cells = [cell for kind in ("image", "label") for cell in (*(f"{value:.2f}" for value in seconds[kind].values()), f"{faster[kind]}x")]
+        cells = [
+            cell
+            for kind in ("image", "label")
+            for cell in (*(f"{value:.2f}" for value in seconds[kind].values()), f"{faster[kind]}x")
+        ]
         equal = f"{result['resampling']['equal_label_voxels']:.6%}"
         difference = f"{result['resampling']['largest_image_difference']:.1e}"
         sections.append(_row(result["dataset"], *cells, f"{faster['together']}x", difference, equal))
@@ -258,7 +300,11 @@ def preprocessing_page(results: list[dict]) -> str:
     for result in results:
         whole = result["whole"]
         sides = [whole[side][key] for key in ("seconds", "peak_mib") for side in ("nnunet", "ours")]
-        sections.append(_row(result["dataset"], result["cases"], *sides[:2], f"{whole['faster']}x", *sides[2:], whole["memory_ratio"]))
+        sections.append(
+            _row(
+                result["dataset"], result["cases"], *sides[:2], f"{whole['faster']}x", *sides[2:], whole["memory_ratio"]
+            )
+        )
     return "\n".join(sections) + "\n"
 
 
@@ -274,7 +320,15 @@ def trainer_page(results: list[dict], methods: dict | None) -> str:
         "A plain loop (forward, backward, clipping, optimizer) and the trainer's own steps take turns on the same batches from memory; then epochs",
         'run through the loader with one worker, the first epoch apart, in which the worker starts. "Data" is what the trainer waits there. Made by',
         "`benchmarks/trainer.py`; this page is written by `benchmarks/tables.py`.\n",
-        _row("dataset", "patch", *(f"{part}, s" for part in parts), "plain step, s", "trainer's step, s", "added (median)", "waiting for data"),
+        _row(
+            "dataset",
+            "patch",
+            *(f"{part}, s" for part in parts),
+            "plain step, s",
+            "trainer's step, s",
+            "added (median)",
+            "waiting for data",
+        ),
         "|---" * 10 + "|",
     ]
     for result in results:
@@ -291,7 +345,10 @@ def trainer_page(results: list[dict], methods: dict | None) -> str:
             "Memory is the growth of a fresh process's peak. Made by `benchmarks/variant_step.py`.\n",
             _row("method", "seconds", "MiB", "weights that train, million"),
             "|---" * 4 + "|",
-            *(_row(name, f"{row['seconds']:.1f}", row["peak_mib"], f"{row['trained'] / 1e6:.1f}") for name, row in methods["steps"].items()),
+            *(
+                _row(name, f"{row['seconds']:.1f}", row["peak_mib"], f"{row['trained'] / 1e6:.1f}")
+                for name, row in methods["steps"].items()
+            ),
         ]
     return "\n".join(sections) + "\n"
 
@@ -310,24 +367,51 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
         "|---" * 7 + "|",
     ]
     for name, row in export["export"].items():
-        seconds, memory = ([f"{row[side][key]:.{digits}f}" for side in ("nnunet", "ours")] for key, digits in (("seconds", 2), ("peak_mib", 1)))
-        sections.append(_row(name, *seconds, f"{row['ratio']['seconds']}x", *memory, f"{row['share_of_equal_voxels']:.5%}"))
+        seconds, memory = (
+            [f"{row[side][key]:.{digits}f}" for side in ("nnunet", "ours")]
+            for key, digits in (("seconds", 2), ("peak_mib", 1))
+        )
+        sections.append(
+            _row(name, *seconds, f"{row['ratio']['seconds']}x", *memory, f"{row['share_of_equal_voxels']:.5%}")
+        )
     sections += [
         "\nA whole prediction of the case of 105 classes under `--max_ram`, with a network that costs next to nothing:\n",
         _row("limit MiB", "scores", "growth of the peak MiB", "without pages of files MiB", "seconds"),
         "|---" * 5 + "|",
         *(
-            _row(f"{row['limit_mib']:.0f}", row["scores"], row["growth_mib"], row["growth_without_file_pages_mib"], row["seconds"])
+            _row(
+                f"{row['limit_mib']:.0f}",
+                row["scores"],
+                row["growth_mib"],
+                row["growth_without_file_pages_mib"],
+                row["seconds"],
+            )
             for row in export["max_ram"].values()
         ),
         "\n## Everything but the network\n",
         "Both predictors on the same files with the same cheap network, from the call to the last file. Made by `benchmarks/predict_overhead.py`.\n",
-        _row("dataset", "cases", "nnU-Net s", "nnU-Net without workers s", "ours s", "share of nnU-Net's better", "equal voxels"),
+        _row(
+            "dataset",
+            "cases",
+            "nnU-Net s",
+            "nnU-Net without workers s",
+            "ours s",
+            "share of nnU-Net's better",
+            "equal voxels",
+        ),
         "|---" * 7 + "|",
     ]
     for row in overhead:
         seconds = [f"{row['seconds'][side]:.2f}" for side in ("nnunet", "nnunet, no workers", "ours")]
-        sections.append(_row(row["dataset"], row["cases"], *seconds, row["share_of_nnunets_time"], f"{row['share_of_equal_voxels']:.5%}"))
+        sections.append(
+            _row(
+                row["dataset"],
+                row["cases"],
+                *seconds,
+                row["share_of_nnunets_time"],
+                f"{row['share_of_equal_voxels']:.5%}",
+            )
+        )
     sections += _memory_of_prediction() + _stored_probabilities()
     sections += [
         "\n## The distance between slabs\n",
@@ -338,7 +422,11 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
     ]
     for name, model in stride["models"].items():
         patch = " x ".join(map(str, model["patch"]))
-        sections += [f"### {name}, patch {patch}, {model['cases']} cases\n", _row("setting", "Dice", "passes", "seconds"), "|---" * 4 + "|"]
+        sections += [
+            f"### {name}, patch {patch}, {model['cases']} cases\n",
+            _row("setting", "Dice", "passes", "seconds"),
+            "|---" * 4 + "|",
+        ]
         sections += [_row(row["setting"], f"{row['dice']:.4f}", row["passes"], row["seconds"]) for row in model["rows"]]
         sections.append(f"\nThe cheapest within 0.001 of stride 1: {model['cheapest_as_good_as_stride_1']}.\n")
     return "\n".join(sections).rstrip() + "\n"
@@ -357,7 +445,9 @@ def _memory_of_prediction() -> list[str]:
     ]
     for name, row in result["kinds"].items():
         shown = "refused by name" if row["refused"] else row["estimate"]
-        sections.append(_row(name, row["file"], shown, row["allowed"], row["taken"], f"{row['taken'] / row['allowed']:.2f}"))
+        sections.append(
+            _row(name, row["file"], shown, row["allowed"], row["taken"], f"{row['taken'] / row['allowed']:.2f}")
+        )
     return sections
 
 
@@ -373,7 +463,12 @@ def _stored_probabilities() -> list[str]:
         "|---" * 5 + "|",
     ]
     stored = "float16, multiples of 1/4096"
-    for step, name in {"float32": "float32, all digits", "ours": stored, "ours, whole case": stored, "ours, noise": f"{stored}, of noise"}.items():
+    for step, name in {
+        "float32": "float32, all digits",
+        "ours": stored,
+        "ours, whole case": stored,
+        "ours, noise": f"{stored}, of noise",
+    }.items():
         row = result[step]
         sections.append(_row(name, row["slices"], row["cpu_seconds"], row["mib"], row["peak_mib"]))
     one, two = changed["one"], changed["ensemble"]
@@ -400,10 +495,16 @@ def head_to_head_page(result: dict, attempts: dict | None) -> str:
     ]
     for name, meeting in result["meetings"].items():
         few = f", {meeting['train_cases']} training cases" if meeting["train_cases"] else ""
-        baseline = next(training["method"] for training in meeting["trainings"] if training["method"].startswith("nnU-Net"))
+        baseline = next(
+            training["method"] for training in meeting["trainings"] if training["method"].startswith("nnU-Net")
+        )
         verdicts = [verdict for verdict in meeting["verdicts"] if baseline in verdict]
         sections += [f"\n## {MEETINGS[name]}, {meeting['minutes']:g} minutes{few}\n", *trained_rows(meeting)]
-        sections += ["", f"On {meeting['validation_cases']} validation cases, against {baseline}:\n", *(f"- {verdict}" for verdict in verdicts)]
+        sections += [
+            "",
+            f"On {meeting['validation_cases']} validation cases, against {baseline}:\n",
+            *(f"- {verdict}" for verdict in verdicts),
+        ]
     return "\n".join([*sections, *attempts_section(attempts), HEAD_TO_HEAD_READING])
 
 
@@ -421,7 +522,11 @@ def attempts_section(study: dict | None) -> list[str]:
     ]
     for result in study["rows"]:
         classes = ", ".join(f"{name} {dice:.3f}" for name, dice in result["dice_by_class"].items())
-        sections.append(_row(result["row"]["name"], f"{result['dice']:.3f}", classes, result["steps"], f"{result['cpu_minutes']:.2f}"))
+        sections.append(
+            _row(
+                result["row"]["name"], f"{result['dice']:.3f}", classes, result["steps"], f"{result['cpu_minutes']:.2f}"
+            )
+        )
     return sections
 
 
@@ -462,11 +567,20 @@ def hostile_page(hostile: dict, process: dict) -> str:
         "Small sound files and files with hostile headers, changed in one to three places: bits, numbers, words, pieces left out or repeated.",
         f"The seed is {hostile['seed']}. Made by `benchmarks/hostile_files.py`; the tests do the same with a few files, and with 10,000 per format",
         "in the slow tier. This page is written by `benchmarks/tables.py`.\n",
-        _row("format", "tried", "refused by name", "of these, ITK crashed or ran without end", "read as others do", "read by samunet alone"),
+        _row(
+            "format",
+            "tried",
+            "refused by name",
+            "of these, ITK crashed or ran without end",
+            "read as others do",
+            "read by samunet alone",
+        ),
         "|---" * 6 + "|",
     ]
     for name, row in hostile["formats"].items():
-        sections.append(_row(name, row["tried"], row["refused"] + row["contained"], row["contained"], row["equal"], row["alone"]))
+        sections.append(
+            _row(name, row["tried"], row["refused"] + row["contained"], row["contained"], row["equal"], row["alone"])
+        )
     by_hand = ", ".join(f"{count} {ending}" for ending, count in hostile["made_by_hand"].items())
     sections += [
         "\nThe other programs are nibabel for NIfTI, a decoding of the last bytes with NumPy for uncompressed MetaImage and NRRD and for GIPL,",
@@ -485,14 +599,24 @@ def hostile_page(hostile: dict, process: dict) -> str:
     ]
     for row in process["rows"]:
         shape = " x ".join(map(str, row["shape"]))
-        sections.append(_row(shape, row["format"], f"{row['here_processor_ms']:.1f}", f"{row['overhead_processor_ms']:.1f}"))
+        sections.append(
+            _row(shape, row["format"], f"{row['here_processor_ms']:.1f}", f"{row['overhead_processor_ms']:.1f}")
+        )
     return "\n".join(sections) + "\n"
 
 
 def shown_rows(prompts: dict[str, str]) -> list[str]:
     """What methods with prompts were shown; nothing where there are none."""
     shown = [f"- {name}: {origin}" for name, origin in prompts.items()]
-    return ["Made from the references, so that these scores are no match for those of methods that get none:\n", *shown, ""] if shown else []
+    return (
+        [
+            "Made from the references, so that these scores are no match for those of methods that get none:\n",
+            *shown,
+            "",
+        ]
+        if shown
+        else []
+    )
 
 
 def trained_rows(meeting: dict) -> list[str]:
@@ -500,14 +624,30 @@ def trained_rows(meeting: dict) -> list[str]:
     dice, surface, distance = (_means(meeting["rows"], metric) for metric in ("dice", "nsd", "hd95"))
     entries = dict(zip(short_names(list(meeting["configurations"])), meeting["configurations"].values(), strict=True))
     rows = [
-        _row("model", "Dice", "NSD", "HD95, mm", "patch", "batch", "encoder scale", "steps", "seconds per step", "minutes", "RAM, GiB"),
+        _row(
+            "model",
+            "Dice",
+            "NSD",
+            "HD95, mm",
+            "patch",
+            "batch",
+            "encoder scale",
+            "steps",
+            "seconds per step",
+            "minutes",
+            "RAM, GiB",
+        ),
         "|---" * 11 + "|",
     ]
     for training in sorted(meeting["trainings"], key=lambda training: -dice[training["method"]]):
         cost, method = training["cost"], training["method"]
         entry = entries[method]
         scores = [f"{dice[method]:.3f}", f"{surface[method]:.3f}", f"{distance[method]:.1f}"]
-        plan = [" x ".join(map(str, entry["patch_size"])), entry["batch_size"], f"{entry['encoder_scale']:g}" if "encoder_scale" in entry else "-"]
+        plan = [
+            " x ".join(map(str, entry["patch_size"])),
+            entry["batch_size"],
+            f"{entry['encoder_scale']:g}" if "encoder_scale" in entry else "-",
+        ]
         pace = [cost["steps"], f"{60 * cost['minutes'] / cost['steps']:.2f}", f"{cost['minutes']:.2f}"]
         rows.append(_row(method, *scores, *plan, *pace, f"{cost['memory_mib'] / 1024:.1f}"))
     return rows
@@ -531,24 +671,36 @@ def within(text: str, name: str, content: str) -> str:
 
 def pages() -> dict[str, str]:
     """Every page of documentation/results/ for which there are results, and pages with a table of results, by their paths."""
-    texts = {"documentation/results/learning.md": page(load()), "README.md": within((ROOT / "README.md").read_text(), "learning", table(load()))}
+    texts = {
+        "documentation/results/learning.md": page(load()),
+        "README.md": within((ROOT / "README.md").read_text(), "learning", table(load())),
+    }
     if studies := [json.loads(study.read_text()) for study in STUDIES if study.is_file()]:
         texts["documentation/results/sam_unet.md"] = study_page(studies)
     if ENCODER.is_file() and STEP.is_file():
-        texts["documentation/results/encoder.md"] = encoder_page(json.loads(ENCODER.read_text()), json.loads(STEP.read_text()))
+        texts["documentation/results/encoder.md"] = encoder_page(
+            json.loads(ENCODER.read_text()), json.loads(STEP.read_text())
+        )
     if PREPROCESSING:
-        texts["documentation/results/preprocessing.md"] = preprocessing_page([json.loads(path.read_text()) for path in PREPROCESSING])
+        texts["documentation/results/preprocessing.md"] = preprocessing_page(
+            [json.loads(path.read_text()) for path in PREPROCESSING]
+        )
     if EXPORT.is_file() and OVERHEAD and STRIDE.is_file():
         overhead = [json.loads(path.read_text()) for path in OVERHEAD]
-        texts["documentation/results/prediction.md"] = prediction_page(json.loads(EXPORT.read_text()), overhead, json.loads(STRIDE.read_text()))
+        texts["documentation/results/prediction.md"] = prediction_page(
+            json.loads(EXPORT.read_text()), overhead, json.loads(STRIDE.read_text())
+        )
     if HEAD_TO_HEAD.is_file():
         attempts = json.loads(ATTEMPTS.read_text()) if ATTEMPTS.is_file() else None
-        texts["documentation/results/head-to-head.md"] = head_to_head_page(json.loads(HEAD_TO_HEAD.read_text()), attempts)
+        texts["documentation/results/head-to-head.md"] = head_to_head_page(
+            json.loads(HEAD_TO_HEAD.read_text()), attempts
+        )
     if COMPARED.is_file():
         texts["documentation/results/methods.md"] = methods_page(json.loads(COMPARED.read_text()))
     if TRAINER:
         texts["documentation/results/trainer.md"] = trainer_page(
-            [json.loads(path.read_text()) for path in TRAINER], json.loads(METHODS.read_text()) if METHODS.is_file() else None
+            [json.loads(path.read_text()) for path in TRAINER],
+            json.loads(METHODS.read_text()) if METHODS.is_file() else None,
         )
     if PLANS.is_file():
         beside = [json.loads(path.read_text()) if path.is_file() else None for path in (GRID_STEP, RULES)]
@@ -558,7 +710,9 @@ def pages() -> dict[str, str]:
         texts["documentation/reference/hostile-files.md"] = page_of_files
     if PLANNING.is_file():
         decides = "documentation/explanation/how-planning-decides.md"
-        texts[decides] = within((ROOT / decides).read_text(), "planning", planning_table(json.loads(PLANNING.read_text())))
+        texts[decides] = within(
+            (ROOT / decides).read_text(), "planning", planning_table(json.loads(PLANNING.read_text()))
+        )
     return texts
 
 

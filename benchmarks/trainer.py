@@ -30,9 +30,9 @@ from samunet.core.codec import write_json
 from samunet.core.dataset import read_dataset_json
 from samunet.core.results import model_folder
 from samunet.core.workspace import Workspace, workspace_from_environment
-from samunet.hardware import autocast, keep_freed_memory
+from samunet.machine.hardware import autocast, keep_freed_memory
 from samunet.pipeline.fold import Fold, build_trainer
-from samunet.storage import stored_cases
+from samunet.preprocessing.storage import stored_cases
 from samunet.training.config import TrainingConfig
 from samunet.training.processes import Processes
 from samunet.training.stopping import StopRequest
@@ -55,7 +55,9 @@ def main() -> None:
     keep_freed_memory()
     raw = workspace_from_environment().raw
     with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(raw_folder=raw, preprocessed_folder=Path(folder, "preprocessed"), results_folder=Path(folder, "results"))
+        workspace = Workspace(
+            raw_folder=raw, preprocessed_folder=Path(folder, "preprocessed"), results_folder=Path(folder, "results")
+        )
         trainer, dataset, patch = prepared(workspace, arguments)
         split = steps_apart(trainer)
         loaded = through_the_loader(trainer)
@@ -87,7 +89,16 @@ def prepared(workspace: Workspace, arguments: argparse.Namespace) -> tuple[SAMTr
     split = pipeline.fold_split(workspace, spec, stored_cases(data), "0")
     folder = model_folder(workspace, dataset.spec.name, plan.plans_name, name) / "fold_0"
     config = TrainingConfig(epochs=1000, iterations=STEPS, batch_size=2, precision=arguments.precision)
-    fold = Fold(plan=plan, spec=spec, split=split, data=data, folder=folder, config=config, device=torch.device("cpu"), resume=None)
+    fold = Fold(
+        plan=plan,
+        spec=spec,
+        split=split,
+        data=data,
+        folder=folder,
+        config=config,
+        device=torch.device("cpu"),
+        resume=None,
+    )
     options = pipeline.TrainOptions(configuration=name, fold="0", device="cpu", save_checkpoints=False)
     trainer = build_trainer(workspace, fold, options, Processes(), StopRequest(folder))
     return trainer, dataset.spec.name, plan.configuration(name).patch_size
@@ -136,7 +147,10 @@ def plain_steps(trainer: SAMTrainer, batches) -> dict[str, float]:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         trainer.optimizer.step()
         times.append(time.perf_counter())
-        parts = {name: value + later - before for (name, value), before, later in zip(parts.items(), times, times[1:], strict=False)}
+        parts = {
+            name: value + later - before
+            for (name, value), before, later in zip(parts.items(), times, times[1:], strict=False)
+        }
     return parts
 
 

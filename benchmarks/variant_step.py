@@ -39,14 +39,23 @@ def main() -> None:
     if arguments.one:
         variant = load_variant(arguments.one)
         config = variant.Config(**OPTIONS.get(arguments.one, {}))
-        print(json.dumps(measure(variant, config, arguments.backbone, (depth, height, width), device, arguments.repeats)))
+        print(
+            json.dumps(measure(variant, config, arguments.backbone, (depth, height, width), device, arguments.repeats))
+        )
         return
     rows = {}
     for name in arguments.variants:
         command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
-        rows[name] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        rows[name] = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        )
         print(name, rows[name], flush=True)
-    machine = {"device": device.type, "name": processor_name(device.type), "cpu_threads": torch.get_num_threads(), "torch": torch.__version__}
+    machine = {
+        "device": device.type,
+        "name": processor_name(device.type),
+        "cpu_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     settings = {"machine": machine, "backbone": arguments.backbone, "slab": arguments.shape, "classes": CLASSES}
     path = RESULTS / f"variant_step_{device.type}.json"
     before = read_json(path) if path.is_file() else {}

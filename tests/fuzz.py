@@ -24,9 +24,51 @@ from samunet.errors import SamunetError
 from samunet.imageio import ImageReader
 from samunet.imageio.headers import read_header
 
-NUMBERS = [b"nan", b"-inf", b"inf", b"0", b"-1", b"-4", b"1", b"2", b"5", b"100", b"65536", b"999999999", b"1e999", b"9" * 400, b"1.5", b""]
-WORDS = [b"/etc/passwd", b"../x", b"LIST", b"%d", b"none", b"()", b"\0", b"\n", b"\n\n", b" ", b"a" * 300, b"1 " * 300, b"True", b"False"]
-BINARY = [b"\0\0", b"\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\x80\xff", b"\0\0\xc0\x7f", b"\x01\0", b"\x7f\xff"]
+NUMBERS = [
+    b"nan",
+    b"-inf",
+    b"inf",
+    b"0",
+    b"-1",
+    b"-4",
+    b"1",
+    b"2",
+    b"5",
+    b"100",
+    b"65536",
+    b"999999999",
+    b"1e999",
+    b"9" * 400,
+    b"1.5",
+    b"",
+]
+WORDS = [
+    b"/etc/passwd",
+    b"../x",
+    b"LIST",
+    b"%d",
+    b"none",
+    b"()",
+    b"\0",
+    b"\n",
+    b"\n\n",
+    b" ",
+    b"a" * 300,
+    b"1 " * 300,
+    b"True",
+    b"False",
+]
+BINARY = [
+    b"\0\0",
+    b"\xff\xff",
+    b"\0\0\0\0",
+    b"\xff\xff\xff\xff",
+    b"\xff\xff\xff\x7f",
+    b"\0\0\x80\xff",
+    b"\0\0\xc0\x7f",
+    b"\x01\0",
+    b"\x7f\xff",
+]
 NUMBER = re.compile(rb"-?\d+\.?\d*")
 
 
@@ -157,7 +199,9 @@ def by_numpy(path: Path, ours: np.ndarray) -> np.ndarray | None:
     size = header.num_bytes // ours.size
     big = path.suffix == ".gipl" or re.search(rb"(MSB *= *True|endian: *big)", text, re.IGNORECASE) is not None
     kind = re.search(rb"(?:ElementType *= *MET_|\ntype: *)([\w ]+)", text)
-    code = {b"gipl": "i"}.get(path.suffix[1:].encode(), "f" if kind and re.search(rb"float|double", kind[1], re.IGNORECASE) else "i")
+    code = {b"gipl": "i"}.get(
+        path.suffix[1:].encode(), "f" if kind and re.search(rb"float|double", kind[1], re.IGNORECASE) else "i"
+    )
     if path.suffix == ".gipl":
         code = {7: "i", 15: "i", 8: "u", 16: "u", 31: "u", 32: "i", 64: "f", 65: "f"}[int.from_bytes(text[8:10], "big")]
     elif kind and re.match(rb"u|unsigned", kind[1], re.IGNORECASE):
@@ -191,8 +235,13 @@ def by_torchvision(path: Path, ours: np.ndarray) -> np.ndarray:
 
 
 def by_pydicom(path: Path, ours: np.ndarray) -> np.ndarray:
-    slices = sorted((pydicom.dcmread(file) for file in path.iterdir()), key=lambda data: float(data.ImagePositionPatient[2]))
-    scaled = [data.pixel_array * float(data.get("RescaleSlope", 1)) + float(data.get("RescaleIntercept", 0)) for data in slices]
+    slices = sorted(
+        (pydicom.dcmread(file) for file in path.iterdir()), key=lambda data: float(data.ImagePositionPatient[2])
+    )
+    scaled = [
+        data.pixel_array * float(data.get("RescaleSlope", 1)) + float(data.get("RescaleIntercept", 0))
+        for data in slices
+    ]
     return np.stack(scaled)
 
 
@@ -223,7 +272,12 @@ def dicom_slices() -> list[tuple[str, bytes]]:
         writer.KeepOriginalImageUIDOn()
         for index, plane in enumerate(values((3, 5, 6))):
             image = sitk.GetImageFromArray(plane)
-            tags = {"0020|000e": "1.2.3", "0020|000d": "1.2", "0008|0018": f"1.2.3.{index + 1}", "0020|0037": "1\\0\\0\\0\\1\\0"}
+            tags = {
+                "0020|000e": "1.2.3",
+                "0020|000d": "1.2",
+                "0008|0018": f"1.2.3.{index + 1}",
+                "0020|0037": "1\\0\\0\\0\\1\\0",
+            }
             tags["0028|0030"] = "1\\1"
             for key, value in (tags | {"0020|0032": f"0\\0\\{2 * index}"}).items():
                 image.SetMetaData(key, value)
@@ -238,20 +292,32 @@ def formats() -> dict[str, Format]:
     medical, pictures, stacks = (reader_named(name) for name in ("SimpleITKIO", "NaturalImage2DIO", "Tiff3DIO"))
     nifti, oracle = hostile_copies(".nii"), attempted(by_numpy)
     grey, color = (np.arange(30 * channels, dtype=np.uint8).reshape(5, 6, channels).squeeze() for channels in (1, 3))
-    images = [Image.fromarray(grey), Image.fromarray(color), Image.fromarray(grey).convert("P"), Image.fromarray(grey > 9)]
+    images = [
+        Image.fromarray(grey),
+        Image.fromarray(color),
+        Image.fromarray(grey).convert("P"),
+        Image.fromarray(grey > 9),
+    ]
     pngs, bmps = (tuple(drawn(image.save, f"x{ending}") for image in images) for ending in (".png", ".bmp"))
     tiffs = tuple(drawn(lambda path, array=array: tifffile.imwrite(path, array), "x.tif") for array in (grey, color))
     tiffs += (drawn(lambda path: tifffile.imwrite(path, grey, compression="zlib"), "x.tif"),)
     stack = values((3, 5, 6))
     stacked = tuple(
-        drawn(lambda path, how=how: tifffile.imwrite(path, stack, photometric="minisblack", compression=how), "x.tif") for how in (None, "zlib")
+        drawn(lambda path, how=how: tifffile.imwrite(path, stack, photometric="minisblack", compression=how), "x.tif")
+        for how in (None, "zlib")
     )
     (name, slice_), *others = dicom_slices()
     return {
         ".nii": Format(medical, "x.nii", nifti, 352, attempted(by_nibabel)),
-        ".nii.gz": Format(medical, "x.nii.gz", tuple(gzip.compress(content, 1) for content in nifti), 352, attempted(by_nibabel)),
-        ".mha": Format(medical, "x.mha", (*hostile_copies(".mha"), *[written(".mha", compressed=True)] * 5), 420, oracle),
-        ".nrrd": Format(medical, "x.nrrd", (*hostile_copies(".nrrd"), *[written(".nrrd", compressed=True)] * 5), 420, oracle),
+        ".nii.gz": Format(
+            medical, "x.nii.gz", tuple(gzip.compress(content, 1) for content in nifti), 352, attempted(by_nibabel)
+        ),
+        ".mha": Format(
+            medical, "x.mha", (*hostile_copies(".mha"), *[written(".mha", compressed=True)] * 5), 420, oracle
+        ),
+        ".nrrd": Format(
+            medical, "x.nrrd", (*hostile_copies(".nrrd"), *[written(".nrrd", compressed=True)] * 5), 420, oracle
+        ),
         ".gipl": Format(medical, "x.gipl", hostile_copies(".gipl"), 256, oracle),
         "DICOM": Format(medical, name, (slice_,), 1100, attempted(by_pydicom), beside=tuple(others)),
         ".png": Format(pictures, "x.png", pngs, 60, attempted(by_torchvision)),

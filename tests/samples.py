@@ -14,7 +14,7 @@ from samunet.core.geometry import Geometry
 from samunet.core.history import SpatialHistory
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
 from samunet.core.workspace import Workspace
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 from samunet.training.config import TrainingConfig
@@ -38,7 +38,9 @@ def untouched(geometry: Geometry) -> SpatialHistory:
 
 def small_plan(*, dataset="Dataset001_X", transpose=(0, 1, 2), scheme="none", within_mask=False) -> Plan:
     """A plan of one channel without configurations."""
-    figures = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
+    figures = IntensityStatistics(
+        mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0
+    )
     return Plan(
         dataset=dataset,
         plans_name="p",
@@ -73,12 +75,16 @@ def small_configuration(spacing, dimensions=3) -> Configuration:
     )
 
 
-def planned_with_weights(root: Path, name: str, *, size, side: int, **options) -> tuple[Workspace, pipeline.RawDataset, Path, Plan]:
+def planned_with_weights(
+    root: Path, name: str, *, size, side: int, **options
+) -> tuple[Workspace, pipeline.RawDataset, Path, Plan]:
     """A dataset of four cases in a workspace under `root`, planned with random weights of the smallest backbone for `side` pixels."""
     weights = root / "sam_vit_nano.pth"
     torch.manual_seed(1)
     torch.save(build_sam(backbone_named("vit_nano"), (side, side)).state_dict(), weights)
-    workspace = Workspace(raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results")
+    workspace = Workspace(
+        raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results"
+    )
     workspace.raw.mkdir()
     write_tiny_dataset(workspace.raw, name=name, cases=4, size=size)
     dataset = pipeline.open_dataset(workspace, name)
@@ -97,10 +103,16 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         folders = self.workspace
-        return {"nnUNet_raw": str(folders.raw), "nnUNet_preprocessed": str(folders.preprocessed), "nnUNet_results": str(folders.results)}
+        return {
+            "nnUNet_raw": str(folders.raw),
+            "nnUNet_preprocessed": str(folders.preprocessed),
+            "nnUNet_results": str(folders.results),
+        }
 
     def train(self, fold: str = "0", *, results: Path | None = None, config: dict | None = None, **options) -> Path:
-        workspace = self.workspace if results is None else Workspace(**{**vars(self.workspace), "results_folder": results})
+        workspace = (
+            self.workspace if results is None else Workspace(**{**vars(self.workspace), "results_folder": results})
+        )
         settings = TrainingConfig(**(TINY_TRAINING | (config or {})))
         options = {"configuration": "3d_adapter", "device": "cpu", **options}
         return pipeline.train(workspace, self.dataset, settings, pipeline.TrainOptions(fold=fold, **options))
@@ -108,7 +120,9 @@ class Project:
 
 def make_project(root: Path, **dataset) -> Project:
     """Write, plan and preprocess a tiny dataset for every configuration that its dimensions allow."""
-    workspace = Workspace(raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results")
+    workspace = Workspace(
+        raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results"
+    )
     workspace.raw.mkdir(parents=True)
     name = dataset.setdefault("name", TINY)
     write_tiny_dataset(workspace.raw, **dataset)
@@ -123,4 +137,6 @@ def make_project(root: Path, **dataset) -> Project:
 def make_tiny_project(root: Path) -> Project:
     """A planned and preprocessed tiny 3D dataset of six cases, two channels and three foreground classes."""
     labels = {"background": 0, "large": 1, "middle": 2, "small": 3}
-    return make_project(root, dimensions=3, channels=2, labels=labels, cases=6, size=(16, 40, 32), seed=1, file_ending=".nii.gz")
+    return make_project(
+        root, dimensions=3, channels=2, labels=labels, cases=6, size=(16, 40, 32), seed=1, file_ending=".nii.gz"
+    )

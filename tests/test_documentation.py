@@ -14,7 +14,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted((ROOT / "documentation").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "documentation").rglob("*.md")),
+]
 
 
 def tables():
@@ -61,18 +66,26 @@ def options_of(target, patch) -> set[str]:
 
     def options(parser) -> set[str]:
         found = {option for action in parser._actions for option in action.option_strings}
-        actions = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        actions = [
+            action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+        ]
         return found.union(*(options(inner) for inner in itertools.chain(*actions)))
 
     for name in ("parse_args", "parse_known_args"):
         patch.setattr(argparse.ArgumentParser, name, stop)
     with pytest.raises(Parsed) as found:
         target()
-    return {option for option in options(found.value.args[0]) if not option.startswith("--no-")} - {"-h", "--help", "--version"}
+    return {option for option in options(found.value.args[0]) if not option.startswith("--no-")} - {
+        "-h",
+        "--help",
+        "--version",
+    }
 
 
 def commands():
-    return dict(re.findall(r'^(samunet_\w+) = "([\w.]+):main"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE))
+    return dict(
+        re.findall(r'^(samunet_\w+) = "([\w.]+):main"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    )
 
 
 def section_of(name: str) -> str:
@@ -98,7 +111,9 @@ def test_the_flags_of_a_command_are_those_of_its_parser(name, monkeypatch):
 
 
 def test_flags_that_the_page_denies_do_not_exist(monkeypatch):
-    rows = re.findall(r"^\| `(samunet_\w+)` \| (.*) \|$", section_of("Where nnU-Net's twins differ"), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(samunet_\w+)` \| (.*) \|$", section_of("Where nnU-Net's twins differ"), flags=re.MULTILINE
+    )
     assert len(rows) > 2
     for name, flags in rows:
         assert not flags_in(flags) & options_of(importlib.import_module(commands()[name]).main, monkeypatch), name
@@ -115,7 +130,9 @@ def test_every_flag_and_command_of_nnunet_is_here_or_denied(monkeypatch):
         if twin not in commands():
             assert f"`{entry.name}`" in denied
             continue
-        lacking = options_of(entry.load(), monkeypatch) - options_of(importlib.import_module(commands()[twin]).main, monkeypatch)
+        lacking = options_of(entry.load(), monkeypatch) - options_of(
+            importlib.import_module(commands()[twin]).main, monkeypatch
+        )
         if lacking:
             missing.append(f"| `{twin}` | {', '.join(f'`{flag}`' for flag in sorted(lacking))} |")
     assert sorted(missing) == sorted(re.findall(r"^\| `samunet_\w+` \|.*\|$", denied, flags=re.MULTILINE))

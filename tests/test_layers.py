@@ -14,22 +14,20 @@ from pathlib import Path
 import pytest
 
 import samunet
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 ROOT = Path(samunet.__file__).parent
 ROWS = (
     ("errors", "__init__"),
     ("core",),
-    ("progress",),
-    ("imageio", "ops", "sam", "hardware", "storage"),
-    ("planning", "preprocessing", "models", "data", "evaluation", "phantom", "importing"),
-    ("variants", "checking"),
-    ("checkpoint",),
-    ("network",),
+    ("machine",),
+    ("imageio", "ops", "sam"),
+    ("planning", "preprocessing", "models", "evaluation", "phantom", "importing"),
+    ("data", "variants", "checking"),
+    ("checkpoints",),
     ("training", "inference"),
-    ("memory",),
     ("pipeline",),
-    ("exchange", "model_zip", "information", "ext_trainer"),
+    ("comparison", "ext_trainer"),
     ("cli",),
 )
 ROW_OF = {room: index for index, row in enumerate(ROWS) for room in row}
@@ -79,7 +77,7 @@ def test_help_is_given_without_torch():
 
 
 def test_comparing_predictions_needs_no_torch():
-    code = "import sys, samunet.cli.compare, samunet.pipeline.comparisons, samunet.pipeline.reports; sys.exit('torch' in sys.modules)"
+    code = "import sys, samunet.cli.compare, samunet.comparison.run, samunet.comparison.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -88,7 +86,9 @@ def test_measuring_planning_and_preprocessing_need_no_torch(tmp_path):
     folders = {f"nnUNet_{kind}": str(tmp_path / kind) for kind in ("raw", "preprocessed", "results")}
     code = "import sys\nfrom samunet.cli import plan_and_preprocess as command\ncode = command.main(['-d', '999', '-backbone', 'vit_nano'])\n"
     code += "print(code, 'torch' in sys.modules, 'matplotlib' in sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | folders)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | folders
+    )
     assert done.stderr.strip().endswith("0 False False"), done.stderr
 
 
@@ -131,6 +131,7 @@ def test_only_the_download_of_weights_knows_a_network():
         for path in MODULES
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, (ast.Import, ast.ImportFrom))
-        and clients & {(name or "").split(".")[0] for name in [*(alias.name for alias in node.names), getattr(node, "module", "")]}
+        and clients
+        & {(name or "").split(".")[0] for name in [*(alias.name for alias in node.names), getattr(node, "module", "")]}
     ]
     assert set(knowing) == {"sam/download.py"}

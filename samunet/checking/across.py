@@ -59,7 +59,11 @@ def _dimensions(cases: Sequence[CheckedCase]) -> list[Finding]:
 
 
 def _orientations(cases: Sequence[CheckedCase]) -> list[Finding]:
-    placed = [(case, case.geometry.orientation[::-1]) for case in cases if case.geometry and case.geometry.directed and not case.geometry.planar]
+    placed = [
+        (case, case.geometry.orientation[::-1])
+        for case in cases
+        if case.geometry and case.geometry.directed and not case.geometry.planar
+    ]
     counts = Counter(orientation for _, orientation in placed).most_common()
     if not counts or 2 * counts[0][1] <= len(placed):
         return []  # a dataset of many kinds
@@ -84,13 +88,20 @@ def _grids(cases: Sequence[CheckedCase]) -> list[Finding]:
     orders = [list(turn_between(geometry.orientation, usual)[0]) for _, geometry in grids]
     measured = all(geometry.measured for _, geometry in grids)  # else all are compared in pixels or voxels
     unsized = np.ones(3)
-    spacings = np.array([(np.array(geometry.spacing) if measured else unsized)[order] for (_, geometry), order in zip(grids, orders, strict=True)])
+    spacings = np.array(
+        [
+            (np.array(geometry.spacing) if measured else unsized)[order]
+            for (_, geometry), order in zip(grids, orders, strict=True)
+        ]
+    )
     sizes = spacings * [np.array(geometry.shape)[order] for (_, geometry), order in zip(grids, orders, strict=True)]
     if grids[0][1].planar:
         spacings, sizes = spacings[:, 1:], sizes[:, 1:]
     findings = []
     odd_spacings = _standing_out(spacings, ODD)
-    for (case, _), spacing, size, odd_spacing, odd_size in zip(grids, spacings, sizes, odd_spacings, _standing_out(sizes, ODD), strict=True):
+    for (case, _), spacing, size, odd_spacing, odd_size in zip(
+        grids, spacings, sizes, odd_spacings, _standing_out(sizes, ODD), strict=True
+    ):
         what, own, median = ("Spacing", spacing, spacings) if odd_spacing else ("Size", size, sizes)
         if odd_spacing or odd_size:
             unit = unit_of(measured, grids[0][1].planar)
@@ -119,7 +130,9 @@ def _intensities(cases: Sequence[CheckedCase]) -> list[Finding]:
                 low, center, high = np.median(quartiles, axis=0)
                 where = f"Intensities of channel {channel}" if len(case.quartiles) > 1 else "Intensities"
                 message = f"{where} have the quartiles {own[0]:.4g}, {own[1]:.4g}, {own[2]:.4g}; the median case {low:.4g}, {center:.4g}, {high:.4g}."
-                findings.setdefault(case.identifier, Finding(case=case.identifier, file="", code="odd-intensities", message=message))
+                findings.setdefault(
+                    case.identifier, Finding(case=case.identifier, file="", code="odd-intensities", message=message)
+                )
     return list(findings.values())
 
 
@@ -145,7 +158,9 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
     if len(comparable) < LEAST_CASES:
         return []
     quartiles = np.array([case.quartiles for case in comparable])  # (cases, channels, 3)
-    quartiles /= np.maximum(np.abs(quartiles).mean(axis=(1, 2), keepdims=True), 1e-6)  # scanners differ in gain from case to case
+    quartiles /= np.maximum(
+        np.abs(quartiles).mean(axis=(1, 2), keepdims=True), 1e-6
+    )  # scanners differ in gain from case to case
     center = np.median(quartiles, axis=0)
     spread = np.median(np.abs(quartiles - center), axis=0)
     spread = np.maximum(spread, 1e-3 * np.abs(center) + 1e-6)
@@ -155,7 +170,9 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
         rows, columns = linear_sum_assignment(distances)
         standing, best = distances.trace() / len(own), distances[rows, columns].mean()
         if standing > FAR > best and best < CLEARLY_NEARER * standing:
-            moved = ", ".join(f"{row:04d} looks like {column:04d}" for row, column in zip(rows, columns, strict=True) if row != column)
+            moved = ", ".join(
+                f"{row:04d} looks like {column:04d}" for row, column in zip(rows, columns, strict=True) if row != column
+            )
             message = f"By their intensities channel {moved} of the other cases ({standing:.1f} spreads away as they stand, {best:.1f} if swapped)."
             findings.append(Finding(case=case.identifier, file="", code="channel-order", message=message))
     return findings

@@ -77,11 +77,22 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
     complete = len(images) == len(case.images)
     if complete and len(channels) != len(spec.channels):
         alone = case.images[0] if len(case.images) == 1 else None
-        add("channel-count", alone, f"{len(channels)} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)}.")
-    faults = [(path, code, message) for path in (*case.images, *([case.label] if case.label else [])) for code, message in _beside(path)]
+        add(
+            "channel-count",
+            alone,
+            f"{len(channels)} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)}.",
+        )
+    faults = [
+        (path, code, message)
+        for path in (*case.images, *([case.label] if case.label else []))
+        for code, message in _beside(path)
+    ]
     if isinstance(reader, Tiff3DIO):
         unsized = [path for path, volume in images if not volume.geometry.measured]
-        faults += [(path, "no-spacing", f"There is no {spacing_file(path).name} beside the stack, and no size in its tags.") for path in unsized]
+        faults += [
+            (path, "no-spacing", f"There is no {spacing_file(path).name} beside the stack, and no size in its tags.")
+            for path in unsized
+        ]
     faults += _constant(channels)
     if images:
         name, first = images[0][0].name, images[0][1].geometry
@@ -98,7 +109,9 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
         findings=tuple(findings),
         geometry=images[0][1].geometry if images else None,
         unexpected=() if label is None else tuple(sorted(set(distinct(label[0])) - set(spec.labels.expected_in_files))),
-        sha256=tuple((relative(path, root), hashlib.sha256(volume.array.tobytes()).hexdigest()) for path, volume in images),
+        sha256=tuple(
+            (relative(path, root), hashlib.sha256(volume.array.tobytes()).hexdigest()) for path, volume in images
+        ),
         quartiles=tuple(_quartiles(channel) for _, channel in channels) if complete else (),
     )
 
@@ -113,7 +126,9 @@ def _constant(channels: Sequence[tuple[Path, np.ndarray]]) -> list[tuple[Path, s
     flat = [(path, index) for index, (path, channel) in enumerate(channels) if channel.min() == channel.max()]
     code = "constant-image" if len(flat) == len(channels) else "constant-channel"
     where = {index: f" of channel {index}" if len(channels) > 1 else "" for _, index in flat}
-    return [(path, code, f"Every voxel{where[index]} has the value {channels[index][1].flat[0]:g}.") for path, index in flat]
+    return [
+        (path, code, f"Every voxel{where[index]} has the value {channels[index][1].flat[0]:g}.") for path, index in flat
+    ]
 
 
 def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool = False) -> list[tuple[str, str]]:
@@ -129,12 +144,19 @@ def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool 
         return []
     if not same_spacing(geometry, first):
         apart = [round(abs(have - want), 6) for have, want in zip(geometry.spacing, first.spacing, strict=True)]
-        return [("spacing", f"Spacing {geometry.spacing} mm, {name} has {first.spacing} mm: {apart} mm apart on D, H, W.")]
+        return [
+            ("spacing", f"Spacing {geometry.spacing} mm, {name} has {first.spacing} mm: {apart} mm apart on D, H, W.")
+        ]
     code = "channel-position" if not label else "position" if voxels_apart >= REFUSE_VOXELS else "position-near"
     origin = float(np.linalg.norm(np.subtract(geometry.origin, first.origin)))
     cosines = np.clip((np.array(geometry.direction) * np.array(first.direction)).sum(axis=1), -1, 1)
     turned = float(np.degrees(np.arccos(cosines)).max())
-    return [(code, f"A corner lies {geometry.apart(first)} from that of {name}: origin {origin:.4g} mm and axes {turned:.3g} degrees apart.")]
+    return [
+        (
+            code,
+            f"A corner lies {geometry.apart(first)} from that of {name}: origin {origin:.4g} mm and axes {turned:.3g} degrees apart.",
+        )
+    ]
 
 
 def _label_faults(label: np.ndarray, geometry: Geometry, spec: DatasetSpec) -> list[tuple[str, str]]:
@@ -145,14 +167,18 @@ def _label_faults(label: np.ndarray, geometry: Geometry, spec: DatasetSpec) -> l
     if unexpected:
         shown = ", ".join(f"{value} ({count} voxels)" for value, count in list(unexpected.items())[:5])
         more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
-        faults.append(("label-values", f"Values {shown}{more}; dataset.json names {brief(list(spec.labels.expected_in_files))}."))
+        faults.append(
+            ("label-values", f"Values {shown}{more}; dataset.json names {brief(list(spec.labels.expected_in_files))}.")
+        )
     foreground = {value for _, parts in spec.labels.foreground for value in parts}
     if not foreground & set(values.tolist()):
         faults.append(("no-foreground", "No voxel holds a structure."))
     for left, right in left_right_pairs(spec.labels):
         apart = _leftward_mm(np.isin(label, left[1]), np.isin(label, right[1]), geometry)
         if apart is not None and apart < 0:
-            faults.append(("left-right", f"'{left[0]}' lies {-apart:.3g} mm to the right of '{right[0]}' in the patient."))
+            faults.append(
+                ("left-right", f"'{left[0]}' lies {-apart:.3g} mm to the right of '{right[0]}' in the patient.")
+            )
     return faults
 
 
@@ -173,9 +199,13 @@ def _header_faults(path: Path) -> list[tuple[str, str]]:
     except Exception:  # what it cannot be read for is a finding already
         return []
     faults = []
-    if (negative := [axis for axis, size in zip("xyz", header["pixdim"][1:4], strict=True) if size < 0]):
+    if negative := [axis for axis, size in zip("xyz", header["pixdim"][1:4], strict=True) if size < 0]:
         faults.append(("pixdim-sign", f"pixdim is negative along {', '.join(negative)}."))
-    if affine is not None and np.isfinite(affine).all() and (lengths := np.linalg.norm(affine[:3, :3], axis=0)).min() > 0:
+    if (
+        affine is not None
+        and np.isfinite(affine).all()
+        and (lengths := np.linalg.norm(affine[:3, :3], axis=0)).min() > 0
+    ):
         cosine = skew(affine[:3, :3] / lengths)
         if ORTHOGONAL <= cosine < 1:
             faults.append(("axes-sheared", f"Two axes meet at {np.degrees(np.arccos(cosine)):.3f} degrees, not 90."))

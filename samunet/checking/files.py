@@ -44,7 +44,9 @@ def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Findin
         message = f"labelsTr holds {label.name}, but imagesTr has no image of case '{name}'."
         findings.append(Finding(case=name, file=relative(label, folder), code="missing-image", message=message))
     if not cases:
-        message = f"imagesTr holds no file named <case>_0000{spec.file_ending}; file_ending in dataset.json may be wrong."
+        message = (
+            f"imagesTr holds no file named <case>_0000{spec.file_ending}; file_ending in dataset.json may be wrong."
+        )
         findings.append(Finding(case="", file="imagesTr", code="missing-file", message=message))
     return cases, findings + _count(spec, cases)
 
@@ -102,7 +104,13 @@ def _files(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> list[Pat
         if path.name.lower().endswith(spec.file_ending) and not path.name.startswith("."):
             kept.append(path)
         elif not (spec.file_ending in TIFF and path.suffix == SIDECAR):
-            what = "folder" if path.is_dir() else "hidden file" if path.name.startswith(".") else f"file that does not end in {spec.file_ending}"
+            what = (
+                "folder"
+                if path.is_dir()
+                else "hidden file"
+                if path.name.startswith(".")
+                else f"file that does not end in {spec.file_ending}"
+            )
             message = f"{folder.name} holds the {what} {path.name}."
             findings.append(Finding(case="", file=f"{folder.name}/{path.name}", code="stray-file", message=message))
     return kept

@@ -45,7 +45,9 @@ def write_page(path: Path, report: CheckReport) -> None:
     write_text(path, html)
 
 
-def _picture(case: Case, reader: ImageReader, names: dict[str, str], expected_values: Sequence[int]) -> CasePicture | None:
+def _picture(
+    case: Case, reader: ImageReader, names: dict[str, str], expected_values: Sequence[int]
+) -> CasePicture | None:
     """The first channel with the label on it, as far as both can be read and fit; None where the image cannot."""
     try:
         volume = reader.read_image(case.images[:1])

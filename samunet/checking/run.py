@@ -18,13 +18,16 @@ from samunet.core.memory import Room
 from samunet.errors import DatasetError, SamunetError
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import peek_case
+from samunet.machine.progress import each
 from samunet.planning.splits import FILE_NAME as SPLITS_FILE
 from samunet.planning.splits import groups_from, likely_groups, make_splits, parted, read_splits
-from samunet.progress import each
 
 SHOWN = 20
 TOO_LARGE = "too-large"
-CHECKED, COPIED = 16, 4  # bytes per voxel beside image and label: the label's values, sorted; each channel as it is hashed
+CHECKED, COPIED = (
+    16,
+    4,
+)  # bytes per voxel beside image and label: the label's values, sorted; each channel as it is hashed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,9 @@ class CheckReport:
     def lines(self) -> list[str]:
         """One line a finding, and one for each case without any."""
         own = [_line(finding) for finding in self.of_case("")]
-        listed = sorted({case.identifier for case in self.cases} | {finding.case for finding in self.findings if finding.case})
+        listed = sorted(
+            {case.identifier for case in self.cases} | {finding.case for finding in self.findings if finding.case}
+        )
         for name in listed:
             own += [_line(finding) for finding in self.of_case(name)] or [f"ok       {name}"]
         return own
@@ -70,13 +75,23 @@ class CheckReport:
         return f"{self.dataset}: {len(self.cases)} cases, {self.clean} of them without findings; {counts}."
 
     def as_json(self) -> dict[str, Any]:
-        return {"dataset": self.dataset, "cases": len(self.cases), "findings": [finding.as_json() for finding in self.findings]}
+        return {
+            "dataset": self.dataset,
+            "cases": len(self.cases),
+            "findings": [finding.as_json() for finding in self.findings],
+        }
 
     def refuse_errors(self) -> None:
         """Raise DatasetError with the first errors, one line each, if there are any."""
         if self.errors:
-            more = f"\n... and {len(self.errors) - SHOWN} more (samunet_check_dataset lists all)" if len(self.errors) > SHOWN else ""
-            raise DatasetError(f"{self.dataset} has {len(self.errors)} error(s):\n" + "\n".join(map(_line, self.errors[:SHOWN])) + more)
+            more = (
+                f"\n... and {len(self.errors) - SHOWN} more (samunet_check_dataset lists all)"
+                if len(self.errors) > SHOWN
+                else ""
+            )
+            raise DatasetError(
+                f"{self.dataset} has {len(self.errors)} error(s):\n" + "\n".join(map(_line, self.errors[:SHOWN])) + more
+            )
 
 
 def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckReport:
@@ -101,7 +116,13 @@ def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckRe
             findings.append(Finding(case="", file="dataset.json", code="dataset-json", message=str(error)))
     if reader is not None:
         room = Room()
-        opened = each(lambda case: _checked(case, spec, reader, folder, room), cases, threads=threads, title="Checking cases", quiet=quiet)
+        opened = each(
+            lambda case: _checked(case, spec, reader, folder, room),
+            cases,
+            threads=threads,
+            title="Checking cases",
+            quiet=quiet,
+        )
         findings += [*join_label_values(opened, spec.labels.expected_in_files), *check_across(opened)]
     findings.sort(key=lambda finding: finding.case)
     return CheckReport(dataset=folder.name, cases=tuple(cases), findings=tuple(findings), spec=spec, reader=reader)
@@ -118,10 +139,18 @@ def _split_faults(folder: Path, spec: DatasetSpec, cases: Sequence[Case]) -> lis
         faults.append(Finding(case="", file="dataset.json", code="dataset-json", message=str(error)))
     if (folder / SPLITS_FILE).is_file():
         try:
-            unknown = sorted({name for split in read_splits(folder / SPLITS_FILE) for name in (*split.train, *split.val)} - set(names))
+            unknown = sorted(
+                {name for split in read_splits(folder / SPLITS_FILE) for name in (*split.train, *split.val)}
+                - set(names)
+            )
             if unknown:
                 faults.append(
-                    Finding(case="", file=SPLITS_FILE, code="splits", message=f"It names {len(unknown)} cases that are not there: {unknown[:3]}.")
+                    Finding(
+                        case="",
+                        file=SPLITS_FILE,
+                        code="splits",
+                        message=f"It names {len(unknown)} cases that are not there: {unknown[:3]}.",
+                    )
                 )
         except SamunetError as error:
             faults.append(Finding(case="", file=SPLITS_FILE, code="splits", message=str(error)))
@@ -163,8 +192,14 @@ def _checked(case: Case, spec: DatasetSpec, reader: ImageReader, folder: Path, r
             return check_case(case, spec, reader, folder)
     except Exception as error:
         large = isinstance(error, DatasetError) and error.code == TOO_LARGE
-        code, message = (TOO_LARGE, str(error)) if large else ("unreadable", f"The case cannot be read: {type(error).__name__}: {error}.")
-        return CheckedCase(identifier=case.identifier, findings=(Finding(case=case.identifier, file="", code=code, message=message),))
+        code, message = (
+            (TOO_LARGE, str(error))
+            if large
+            else ("unreadable", f"The case cannot be read: {type(error).__name__}: {error}.")
+        )
+        return CheckedCase(
+            identifier=case.identifier, findings=(Finding(case=case.identifier, file="", code=code, message=message),)
+        )
 
 
 def _bytes(case: Case, spec: DatasetSpec, reader: ImageReader) -> int:

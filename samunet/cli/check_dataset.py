@@ -18,9 +18,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Next, when nothing is wrong: samunet_plan_and_preprocess -d DATASET",
     )
     planning.add_dataset(parser)
-    parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases read at a time (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file; for one dataset")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures of the worst cases; for one dataset")
+    parser.add_argument(
+        "-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases read at a time (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the findings to this file; for one dataset"
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write a page with pictures of the worst cases; for one dataset"
+    )
     parser.add_argument("--no_pbar", action="store_true", help="no progress bar")
     return run(parser, _command, argv)
 

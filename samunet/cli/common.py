@@ -51,8 +51,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     from samunet.core.results import DEFAULT_TRAINER
 
     parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
-    parser.add_argument("-p", default=DEFAULT_PLANS_NAME, metavar="NAME", help="plan of the model (default: %(default)s)")
-    parser.add_argument("-tr", default=DEFAULT_TRAINER, metavar="NAME", help="trainer of the model (default: %(default)s)")
+    parser.add_argument(
+        "-p", default=DEFAULT_PLANS_NAME, metavar="NAME", help="plan of the model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-tr", default=DEFAULT_TRAINER, metavar="NAME", help="trainer of the model (default: %(default)s)"
+    )
 
 
 def model_meant(arguments: argparse.Namespace, configuration: str) -> tuple[Workspace, str, Path]:
@@ -65,7 +69,9 @@ def model_meant(arguments: argparse.Namespace, configuration: str) -> tuple[Work
     return workspace, dataset, model_folder(workspace, dataset, arguments.p, configuration, arguments.tr)
 
 
-def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None) -> int:
+def run(
+    parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
+) -> int:
     """Parse, run the command and return the exit code; deliberate errors become one line on stderr."""
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
@@ -87,7 +93,10 @@ def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace],
     except KeyboardInterrupt as error:
         by = next((number for number in error.args if number in INTERRUPTED), signal.SIGINT)
         remove_open_parts()
-        print(f"{parser.prog}: {INTERRUPTED[by]}; what is finished is kept, unfinished files were removed.", file=sys.stderr)
+        print(
+            f"{parser.prog}: {INTERRUPTED[by]}; what is finished is kept, unfinished files were removed.",
+            file=sys.stderr,
+        )
         if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
             _end(by)  # Python would wait for a case that a thread still works on, and write it
         return 128 + by

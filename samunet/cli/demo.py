@@ -31,20 +31,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Needs no download and no GPU.",
         "Next: documentation/tutorials/first-segmentation.md does the same step by step.",
     )
-    parser.add_argument("-o", type=Path, default=Path("samunet_demo"), metavar="FOLDER", help="where everything goes (default: ./%(default)s)")
+    parser.add_argument(
+        "-o",
+        type=Path,
+        default=Path("samunet_demo"),
+        metavar="FOLDER",
+        help="where everything goes (default: ./%(default)s)",
+    )
     parser.add_argument("--only_dataset", action="store_true", help="make the phantom dataset and stop")
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="epochs to train (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=20, metavar="N", help="steps per epoch (default: %(default)s)")
+    parser.add_argument(
+        "--iterations", type=int, default=20, metavar="N", help="steps per epoch (default: %(default)s)"
+    )
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
     return run(parser, _command, argv)
 
 
 def _command(arguments: argparse.Namespace) -> None:
     from samunet.core.workspace import Workspace
-    from samunet.phantom import write_phantom_dataset
+    from samunet.phantom.dataset import write_phantom_dataset
 
     root = arguments.o.resolve()
-    workspace = Workspace(raw_folder=root / "nnUNet_raw", preprocessed_folder=root / "nnUNet_preprocessed", results_folder=root / "nnUNet_results")
+    workspace = Workspace(
+        raw_folder=root / "nnUNet_raw",
+        preprocessed_folder=root / "nnUNet_preprocessed",
+        results_folder=root / "nnUNet_results",
+    )
     began = time.monotonic()
     _step(1, "A phantom dataset: CT-like abdomen, thick slices, five structures, 12 training and 4 test cases")
     dataset = write_phantom_dataset(workspace.raw, seed=SEED)
@@ -61,21 +73,30 @@ def _command(arguments: argparse.Namespace) -> None:
 def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace) -> tuple[Path, Summary]:
     from samunet import pipeline
     from samunet.cli.planning import print_plan
-    from samunet.hardware import choose_device, keep_freed_memory
     from samunet.inference.predictor import PredictionOptions, Predictor
+    from samunet.machine.hardware import choose_device, keep_freed_memory
     from samunet.training.config import TrainingConfig
 
     keep_freed_memory()
-    _step(2, "Fingerprint and plan: measure the images, then decide spacing, slab depth, patch and encoder grid, and say why")
+    _step(
+        2,
+        "Fingerprint and plan: measure the images, then decide spacing, slab depth, patch and encoder grid, and say why",
+    )
     dataset = pipeline.open_dataset(workspace, SEED)
     pipeline.check(workspace, dataset.spec.name, threads=DEFAULT_THREADS).refuse_errors()
     fingerprint = pipeline.extract(workspace, dataset, threads=DEFAULT_THREADS, clean=False)
-    plan = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=MEMORY_GIB, backbone="vit_tiny"))
+    plan = pipeline.plan(
+        workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=MEMORY_GIB, backbone="vit_tiny")
+    )
     print_plan(plan, explain=True)
     _step(3, "Preprocessing: transpose, crop, normalize, resample")
     pipeline.preprocess(workspace, dataset, plan, CONFIGURATION, threads=DEFAULT_THREADS)
-    _step(4, f"Training {CONFIGURATION}: a U-Net that receives the features of a SAM encoder; nothing is pretrained here")
-    options = pipeline.TrainOptions(configuration=CONFIGURATION, fold="all", device=arguments.device, validate=False, overwrite=True)
+    _step(
+        4, f"Training {CONFIGURATION}: a U-Net that receives the features of a SAM encoder; nothing is pretrained here"
+    )
+    options = pipeline.TrainOptions(
+        configuration=CONFIGURATION, fold="all", device=arguments.device, validate=False, overwrite=True
+    )
     config = TrainingConfig(epochs=arguments.epochs, iterations=arguments.iterations, batch_size=2, seed=SEED)
     fold = pipeline.train(workspace, dataset.spec.name, config, options)
     _step(5, "Prediction: sliding window over the test images, written on their own grids")
@@ -109,10 +130,18 @@ def _evaluate(dataset: RawDataset, predictions: Path) -> Summary:
     return summary
 
 
-def _write_page(page: Path, dataset: RawDataset, predictions: Path, summary: Summary, curve: Path, reasons: dict[str, str], commands: str) -> None:
+def _write_page(
+    page: Path,
+    dataset: RawDataset,
+    predictions: Path,
+    summary: Summary,
+    curve: Path,
+    reasons: dict[str, str],
+    commands: str,
+) -> None:
+    from samunet.comparison.score_page import write_report
     from samunet.core.dataset import group_channels
     from samunet.evaluation.picture import draw_case
-    from samunet.evaluation.report import write_report
     from samunet.evaluation.score import names_from_labels
 
     names = names_from_labels(dataset.spec.labels)
@@ -120,7 +149,9 @@ def _write_page(page: Path, dataset: RawDataset, predictions: Path, summary: Sum
     for identifier, files in group_channels(dataset.folder / "imagesTs", dataset.spec.file_ending).items():
         volume = dataset.reader.read_image(files)
         file_name = f"{identifier}{dataset.spec.file_ending}"
-        reference, prediction = (dataset.reader.read_label(folder / file_name)[0] for folder in (dataset.folder / "labelsTs", predictions))
+        reference, prediction = (
+            dataset.reader.read_label(folder / file_name)[0] for folder in (dataset.folder / "labelsTs", predictions)
+        )
         overlays = {"reference": reference, "prediction": prediction}
         pictures.append(draw_case(identifier, volume.array[0], overlays, volume.geometry.spacing, names))
     write_report(
@@ -132,7 +163,9 @@ def _write_page(page: Path, dataset: RawDataset, predictions: Path, summary: Sum
         curve=curve,
         sections={
             "Why the plan is as it is": [f"{decision}: {reason}" for decision, reason in reasons.items()],
-            "Next, your own images": [f"$ {line.strip()}" if line.startswith("  ") else line for line in commands.splitlines()[2:]],
+            "Next, your own images": [
+                f"$ {line.strip()}" if line.startswith("  ") else line for line in commands.splitlines()[2:]
+            ],
         },
     )
 

@@ -23,8 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Next: open summary.json (nnU-Net's layout), which lists every case. If Dice is low, look first at the cases that have the lowest.",
     )
     add_folders(parser)
-    parser.add_argument("-djfile", type=Path, required=True, metavar="FILE", help="dataset.json that names labels and file ending")
-    parser.add_argument("-pfile", type=Path, metavar="FILE", help="plans file; accepted as nnU-Net's command takes it, and not needed")
+    parser.add_argument(
+        "-djfile", type=Path, required=True, metavar="FILE", help="dataset.json that names labels and file ending"
+    )
+    parser.add_argument(
+        "-pfile", type=Path, metavar="FILE", help="plans file; accepted as nnU-Net's command takes it, and not needed"
+    )
     add_options(parser)
     return run(parser, _evaluate, argv)
 
@@ -38,11 +42,13 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that both evaluation commands take."""
     parser.add_argument("-o", type=Path, metavar="FILE", help="file to write (default: pred_folder/summary.json)")
-    parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases scored at a time (default: %(default)s)")
     parser.add_argument(
-        "--nsd_tolerance", type=float, default=DEFAULT_TOLERANCE_MM, metavar="MM", help=TOLERANCE_HELP
+        "-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases scored at a time (default: %(default)s)"
     )
-    parser.add_argument("--no_surfaces", action="store_true", help="overlap only, as nnU-Net's command: no NSD, HD95, HD, ASSD, volumes")
+    parser.add_argument("--nsd_tolerance", type=float, default=DEFAULT_TOLERANCE_MM, metavar="MM", help=TOLERANCE_HELP)
+    parser.add_argument(
+        "--no_surfaces", action="store_true", help="overlap only, as nnU-Net's command: no NSD, HD95, HD, ASSD, volumes"
+    )
     parser.add_argument("--lesions", action="store_true", help="also the F1 score of finding connected components")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per case and class")
     parser.add_argument("--chill", action="store_true", help="score the cases that have both files instead of refusing")
@@ -68,16 +74,30 @@ def write_and_print(summary: Summary, names: Mapping[str, str], path: Path, csv:
     if csv is not None:
         write_table(csv, summary, names)
     unit = summary.unit
-    columns = {"dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95": f"HD95 {unit}", "assd": f"ASSD {unit}", "detection_f1": "lesion F1"}
+    columns = {
+        "dice": "Dice",
+        "iou": "IoU",
+        "nsd": "NSD",
+        "hd95": f"HD95 {unit}",
+        "assd": f"ASSD {unit}",
+        "detection_f1": "lesion F1",
+    }
     shown = {name: title for name, title in columns.items() if name in ("dice", "iou", *summary.measured)}
-    rows = [(names[target_key(target)], metrics, f"{len(summary.dice(target))}/{len(summary.cases)}") for target, metrics in summary.mean.items()]
+    rows = [
+        (names[target_key(target)], metrics, f"{len(summary.dice(target))}/{len(summary.cases)}")
+        for target, metrics in summary.mean.items()
+    ]
     rows.append(("mean foreground", summary.foreground_mean, ""))
     width = max(len("class"), *(len(row[0]) for row in rows))
     print(f"{'class':<{width}}  {'  '.join(f'{title:>{_width(title)}}' for title in shown.values())}   cases")
     for name, metrics, cases in rows:
-        print(f"{name:<{width}}  {'  '.join(_number(getattr(metrics, key), _width(title)) for key, title in shown.items())}  {cases:>6}".rstrip())
+        print(
+            f"{name:<{width}}  {'  '.join(_number(getattr(metrics, key), _width(title)) for key, title in shown.items())}  {cases:>6}".rstrip()
+        )
     if summary.prompts is not None:
-        print(f"These are scores of predictions with prompts ({summary.prompts}); they are not comparable with automatic ones.")
+        print(
+            f"These are scores of predictions with prompts ({summary.prompts}); they are not comparable with automatic ones."
+        )
     print(f"Wrote {path}")
 
 
@@ -107,4 +127,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         measures=measures_of(arguments),
         expected=dataset.labels.expected_in_files,
     )
-    write_and_print(summary, names_from_labels(dataset.labels), arguments.o or arguments.pred_folder / "summary.json", arguments.csv)
+    write_and_print(
+        summary, names_from_labels(dataset.labels), arguments.o or arguments.pred_folder / "summary.json", arguments.csv
+    )

@@ -20,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_folders(parser)
     parser.add_argument("-l", type=int, nargs="+", required=True, metavar="LABEL", help="label values to score")
-    parser.add_argument("-il", type=int, metavar="LABEL", help="ignore label: reference voxels of this value do not count")
+    parser.add_argument(
+        "-il", type=int, metavar="LABEL", help="ignore label: reference voxels of this value do not count"
+    )
     add_options(parser)
     return run(parser, _evaluate, argv)
 
@@ -49,8 +51,12 @@ def _file_ending(folder: Path) -> tuple[str, Path]:
     """Return the one file ending in a folder of segmentations, and a file that has it."""
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the reference segmentations.")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".") and path.suffix != ".json")
-    endings = {".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower(): path for path in reversed(files)}
+    files = sorted(
+        path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".") and path.suffix != ".json"
+    )
+    endings = {
+        ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower(): path for path in reversed(files)
+    }
     if len(endings) != 1:
         raise DatasetError(
             f"Folder {folder} holds files ending in {', '.join(sorted(endings)) or 'nothing'}; "

@@ -23,18 +23,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-tr", metavar="NAME", help="trainer of the model")
     parser.add_argument("-p", metavar="NAME", help="plan of the model")
     parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds to pack (default: all that have the checkpoint)")
-    parser.add_argument("-chk", default="checkpoint_final", metavar="NAME", help="checkpoint to pack (default: %(default)s)")
-    parser.add_argument("--license", default="not stated", metavar="TEXT", help="terms of use, for its card (default: %(default)s)")
-    parser.add_argument("--embed_backbone", action="store_true", help="pack the frozen SAM weights too, so that the zip works offline")
+    parser.add_argument(
+        "-chk", default="checkpoint_final", metavar="NAME", help="checkpoint to pack (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--license", default="not stated", metavar="TEXT", help="terms of use, for its card (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--embed_backbone", action="store_true", help="pack the frozen SAM weights too, so that the zip works offline"
+    )
     return run(parser, _export, argv)
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from samunet.checkpoints.model_zip import export_model
     from samunet.cli.predict import choose_model
     from samunet.core.lock import reading
     from samunet.core.units import readable
     from samunet.core.workspace import workspace_from_environment
-    from samunet.model_zip import export_model
 
     workspace = workspace_from_environment()
     model = choose_model(workspace, arguments)
@@ -52,4 +58,6 @@ def _export(arguments: argparse.Namespace) -> None:
         )
     print(f"Wrote {arguments.o}: {manifest.model}, {len(manifest.files)} files, {readable(arguments.o.stat().st_size)}")
     if manifest.weights and not arguments.embed_backbone:
-        print(f"It needs {manifest.weights} (SHA-256 {manifest.weights_sha256}) on the other machine, or --embed_backbone here.")
+        print(
+            f"It needs {manifest.weights} (SHA-256 {manifest.weights_sha256}) on the other machine, or --embed_backbone here."
+        )

@@ -29,4 +29,6 @@ def _command(arguments: argparse.Namespace) -> None:
     workspace = workspace_from_environment()
     for wanted in arguments.d:
         dataset, _ = planning.open_and_measure(workspace, wanted, arguments)
-        print(f"Measured {len(dataset.cases)} cases: {workspace.preprocessed / dataset.spec.name / pipeline.FINGERPRINT_FILE}")
+        print(
+            f"Measured {len(dataset.cases)} cases: {workspace.preprocessed / dataset.spec.name / pipeline.FINGERPRINT_FILE}"
+        )

@@ -20,16 +20,26 @@ def add_fields(group: argparse._ArgumentGroup, kind: type) -> None:
         default = field.default if field.default != "" else "none"
         text = f"{texts.get(field.name, '')} (default: {default})".replace("%", "%%").strip()
         if hints[field.name] is bool:
-            group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+            group.add_argument(
+                f"--{field.name}", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+            )
         else:
             group.add_argument(
-                f"--{field.name}", type=hints[field.name], default=argparse.SUPPRESS, metavar=hints[field.name].__name__.upper(), help=text
+                f"--{field.name}",
+                type=hints[field.name],
+                default=argparse.SUPPRESS,
+                metavar=hints[field.name].__name__.upper(),
+                help=text,
             )
 
 
 def given_fields(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of a dataclass that were given as options."""
-    return {field.name: getattr(arguments, field.name) for field in dataclasses.fields(kind) if hasattr(arguments, field.name)}
+    return {
+        field.name: getattr(arguments, field.name)
+        for field in dataclasses.fields(kind)
+        if hasattr(arguments, field.name)
+    }
 
 
 def parse_assignment(text: str, *kinds: type) -> tuple[str, Any]:

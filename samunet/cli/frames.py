@@ -16,7 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Write predicted volumes of videos, brought in by 'samunet_import video', as one PNG per frame.",
     )
     parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="predictions, one volume per clip")
-    parser.add_argument("--frames", type=Path, required=True, metavar="FOLDER", help="frames that the volumes were made from, one folder per clip")
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="frames that the volumes were made from, one folder per clip",
+    )
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the frames")
     return run(parser, _command, argv)
 

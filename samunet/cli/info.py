@@ -15,7 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Show versions, folders, datasets, plans, trained models, SAM checkpoints and GPUs.",
         "Next: samunet_plan_and_preprocess -d DATASET",
     )
-    parser.add_argument("--ext_trainer", action="store_true", help="print only the folder of samunet's trainers for stock nnU-Net")
+    parser.add_argument(
+        "--ext_trainer", action="store_true", help="print only the folder of samunet's trainers for stock nnU-Net"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     return run(parser, _show, argv)
 
@@ -26,7 +28,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
     import samunet
     from samunet.core.workspace import workspace_from_environment
-    from samunet.information import gather, lines
+    from samunet.pipeline.information import gather, lines
 
     if arguments.ext_trainer:
         print(Path(samunet.__file__).parent / "ext_trainer")

@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _install(arguments: argparse.Namespace) -> None:
+    from samunet.checkpoints.model_zip import install_model
     from samunet.core.workspace import workspace_from_environment
-    from samunet.model_zip import install_model
 
     folder = install_model(arguments.zip, workspace_from_environment(), overwrite=arguments.overwrite)
     print(f"Installed {folder}")

@@ -42,8 +42,8 @@ def _add_fold(action: argparse.ArgumentParser, configuration: str) -> None:
 
 
 def _command(arguments: argparse.Namespace) -> None:
-    from samunet import exchange
     from samunet.core.workspace import workspace_from_environment
+    from samunet.pipeline import exchange
 
     workspace = workspace_from_environment()
     name = workspace.dataset_name(arguments.d)

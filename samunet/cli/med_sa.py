@@ -23,9 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> None:
-    from samunet import exchange
     from samunet.core.workspace import workspace_from_environment
+    from samunet.pipeline import exchange
 
     workspace = workspace_from_environment()
-    name, meant = workspace.dataset_name(arguments.d), {"configuration": arguments.c, "plans_name": arguments.p, "fold": arguments.f}
+    name, meant = (
+        workspace.dataset_name(arguments.d),
+        {"configuration": arguments.c, "plans_name": arguments.p, "fold": arguments.f},
+    )
     print(f"Wrote {exchange.import_checkpoint(workspace, name, arguments.file, exchange.MED_SA, **meant)}")

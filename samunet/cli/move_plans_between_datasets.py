@@ -19,7 +19,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-t", required=True, metavar="DATASET", help="id or name of the dataset that gets it")
     parser.add_argument("-sp", required=True, metavar="NAME", help="the plan")
     parser.add_argument("-tp", metavar="NAME", help="its name there (default: the same)")
-    parser.add_argument("-c", nargs="+", default=[], metavar="CONFIGURATION", help="configurations to move besides those in the plan, e.g. 3d_ma_sam")
+    parser.add_argument(
+        "-c",
+        nargs="+",
+        default=[],
+        metavar="CONFIGURATION",
+        help="configurations to move besides those in the plan, e.g. 3d_ma_sam",
+    )
     return run(parser, _command, argv)
 
 

@@ -19,10 +19,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     planning.add_dataset(parser)
     planning.add_plan_options(parser)
     parser.add_argument(
-        "--explain", action="store_true", help="print the reason of every decision; without further options, of the plan that is there"
+        "--explain",
+        action="store_true",
+        help="print the reason of every decision; without further options, of the plan that is there",
     )
     parser.add_argument(
-        "--measure", action="store_true", help="run a training step of every configuration; plan smaller where it needs more than -gpu_memory_target"
+        "--measure",
+        action="store_true",
+        help="run a training step of every configuration; plan smaller where it needs more than -gpu_memory_target",
     )
     parser.add_argument(
         "-c",
@@ -40,12 +44,14 @@ def _command(arguments: argparse.Namespace) -> None:
     from samunet.core.lock import held
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
-    from samunet.hardware import choose_device
+    from samunet.machine.hardware import choose_device
 
     if arguments.device is not None and not arguments.measure:
         raise ConfigError("-device says where --measure runs a step; give both, or neither.")
     if arguments.c and arguments.measure:
-        raise ConfigError("--measure runs steps of the configurations that the plan holds; leave -c out, and show others afterwards.")
+        raise ConfigError(
+            "--measure runs steps of the configurations that the plan holds; leave -c out, and show others afterwards."
+        )
     options = planning.plan_options(arguments)
     workspace = workspace_from_environment()
     measure_on = choose_device(arguments.device) if arguments.measure else None

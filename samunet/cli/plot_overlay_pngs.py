@@ -19,14 +19,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the pictures")
     parser.add_argument("-channel_idx", type=int, default=0, metavar="N", help="channel to draw (default: %(default)s)")
-    parser.add_argument("--use_raw", action="store_true", help="accepted as nnU-Net's command takes it; raw files are drawn anyway")
-    parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases at a time (default: %(default)s)")
+    parser.add_argument(
+        "--use_raw", action="store_true", help="accepted as nnU-Net's command takes it; raw files are drawn anyway"
+    )
+    parser.add_argument(
+        "-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases at a time (default: %(default)s)"
+    )
     return run(parser, _plot, argv)
 
 
 def _plot(arguments: argparse.Namespace) -> None:
+    from samunet.comparison.report import draw_training_cases
     from samunet.core.workspace import workspace_from_environment
-    from samunet.pipeline.reports import draw_training_cases
 
     workspace = workspace_from_environment()
     dataset = workspace.dataset_name(arguments.d)

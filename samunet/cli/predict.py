@@ -26,45 +26,123 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-p", metavar="NAME", help="plan of the model")
     parser.add_argument("-tr", metavar="NAME", help="trainer of the model")
     parser.add_argument("-c", metavar="CONFIGURATION", help="configuration of the model")
-    parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="share the cases among N commands (default: %(default)s)")
-    parser.add_argument("-part_id", type=int, default=0, metavar="I", help="which share this command takes, from 0 (default: %(default)s)")
+    parser.add_argument(
+        "-num_parts", type=int, default=1, metavar="N", help="share the cases among N commands (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-part_id",
+        type=int,
+        default=0,
+        metavar="I",
+        help="which share this command takes, from 0 (default: %(default)s)",
+    )
     return run(parser, _command, argv)
 
 
 def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that both prediction commands take."""
     parser.add_argument(
-        "-i", type=Path, nargs="+", required=True, metavar="INPUT", help="folder of images named <case>_0000<ending>, image files, or DICOM folders"
+        "-i",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="INPUT",
+        help="folder of images named <case>_0000<ending>, image files, or DICOM folders",
     )
-    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the segmentations; for one image also a file to write")
-    parser.add_argument("--ending", metavar="ENDING", help="of the segmentations, e.g. .nii.gz (default: the input's, for DICOM the training's)")
-    parser.add_argument("--series", metavar="WHICH", help="of DICOM folders with several series: number in the list, UID or description")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="clicks and boxes, for models that segment what they show")
-    parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds whose logits are averaged (default: all finished ones)")
     parser.add_argument(
-        "-step_size", type=float, default=0.5, metavar="SHARE", help="distance between tiles as a share of the tile (default: %(default)s)"
+        "-o",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder for the segmentations; for one image also a file to write",
     )
-    parser.add_argument("-slab_step", type=int, metavar="SLICES", help="distance between slabs in slices (default: as -step_size)")
-    parser.add_argument("--slab_votes", action="store_true", help="mean probabilities of every slab that holds a slice, as MA-SAM's authors predict")
-    parser.add_argument("--disable_tta", action="store_true", help="no flips: several times faster, slightly less accurate")
-    parser.add_argument("--save_probabilities", action="store_true", help="also write <case>.npz with the probabilities")
-    parser.add_argument("--uncertainty", action="store_true", help="also write where folds and flips disagree, and a score per case")
-    parser.add_argument("--preview", action="store_true", help="also write previews/<case>.png, the slice with the most classes")
-    parser.add_argument("--statistics", action="store_true", help="also write statistics.json and .csv: volume and mean intensity per class")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="also write what was predicted, with what, and what failed, as JSON")
-    parser.add_argument("--continue_prediction", "--c", action="store_true", help="leave cases that are already predicted")
-    parser.add_argument("-chk", default="checkpoint_final", metavar="NAME", help="checkpoint, with or without ending (default: %(default)s)")
-    parser.add_argument("-npp", type=int, default=1, metavar="N", help="cases read and preprocessed ahead (default: %(default)s)")
-    parser.add_argument("-nps", type=int, default=1, metavar="N", help="cases resampled and written at a time (default: %(default)s)")
-    parser.add_argument("--max_ram", type=parse_bytes, metavar="SIZE", help="memory that predicting may take, such as 2G (default: what is free)")
-    parser.add_argument("--not_on_device", action="store_true", help="sum up logits in RAM, though the device has room for them")
     parser.add_argument(
-        "--precision", default="auto", metavar="KIND", help="auto, fp32, bf16 or fp16 (default: bf16 where the hardware multiplies in it)"
+        "--ending",
+        metavar="ENDING",
+        help="of the segmentations, e.g. .nii.gz (default: the input's, for DICOM the training's)",
     )
-    parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile; worth it for many cases")
+    parser.add_argument(
+        "--series", metavar="WHICH", help="of DICOM folders with several series: number in the list, UID or description"
+    )
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="clicks and boxes, for models that segment what they show"
+    )
+    parser.add_argument(
+        "-f", nargs="+", metavar="FOLD", help="folds whose logits are averaged (default: all finished ones)"
+    )
+    parser.add_argument(
+        "-step_size",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="distance between tiles as a share of the tile (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-slab_step", type=int, metavar="SLICES", help="distance between slabs in slices (default: as -step_size)"
+    )
+    parser.add_argument(
+        "--slab_votes",
+        action="store_true",
+        help="mean probabilities of every slab that holds a slice, as MA-SAM's authors predict",
+    )
+    parser.add_argument(
+        "--disable_tta", action="store_true", help="no flips: several times faster, slightly less accurate"
+    )
+    parser.add_argument(
+        "--save_probabilities", action="store_true", help="also write <case>.npz with the probabilities"
+    )
+    parser.add_argument(
+        "--uncertainty", action="store_true", help="also write where folds and flips disagree, and a score per case"
+    )
+    parser.add_argument(
+        "--preview", action="store_true", help="also write previews/<case>.png, the slice with the most classes"
+    )
+    parser.add_argument(
+        "--statistics",
+        action="store_true",
+        help="also write statistics.json and .csv: volume and mean intensity per class",
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="also write what was predicted, with what, and what failed, as JSON"
+    )
+    parser.add_argument(
+        "--continue_prediction", "--c", action="store_true", help="leave cases that are already predicted"
+    )
+    parser.add_argument(
+        "-chk",
+        default="checkpoint_final",
+        metavar="NAME",
+        help="checkpoint, with or without ending (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-npp", type=int, default=1, metavar="N", help="cases read and preprocessed ahead (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-nps", type=int, default=1, metavar="N", help="cases resampled and written at a time (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max_ram",
+        type=parse_bytes,
+        metavar="SIZE",
+        help="memory that predicting may take, such as 2G (default: what is free)",
+    )
+    parser.add_argument(
+        "--not_on_device", action="store_true", help="sum up logits in RAM, though the device has room for them"
+    )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        metavar="KIND",
+        help="auto, fp32, bf16 or fp16 (default: bf16 where the hardware multiplies in it)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network with torch.compile; worth it for many cases"
+    )
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
     parser.add_argument("-prev_stage_predictions", metavar="FOLDER", help="refused: samunet has no cascade")
-    parser.add_argument("--verbose", action="store_true", help="accepted as nnU-Net's command takes it; nothing more is said")
+    parser.add_argument(
+        "--verbose", action="store_true", help="accepted as nnU-Net's command takes it; nothing more is said"
+    )
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
 
 
@@ -76,17 +154,19 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     from samunet.core.prompts import read_prompts
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
-    from samunet.hardware import PRECISION_NAMES, choose_device, keep_freed_memory
     from samunet.imageio import ENDINGS, known_ending
     from samunet.imageio.natural import JPEG
     from samunet.inference.predictor import PredictionOptions, Predictor
+    from samunet.machine.hardware import PRECISION_NAMES, choose_device, keep_freed_memory
 
     if arguments.prev_stage_predictions is not None:
         raise ConfigError(f"-prev_stage_predictions: {NO_LOW_RESOLUTION}")
     if num_parts < 1 or not 0 <= part_id < num_parts:
         raise ConfigError(f"-part_id must be from 0 to -num_parts - 1; got part {part_id} of {num_parts}.")
     if arguments.ending is not None and (arguments.ending not in ENDINGS or arguments.ending in JPEG):
-        raise ConfigError(f"--ending must be one of {', '.join(sorted({*ENDINGS} - {*JPEG}))}; got {arguments.ending!r}.")
+        raise ConfigError(
+            f"--ending must be one of {', '.join(sorted({*ENDINGS} - {*JPEG}))}; got {arguments.ending!r}."
+        )
     prompts = None if arguments.prompts is None else read_prompts(arguments.prompts)
     keep_freed_memory()
     options = PredictionOptions(
@@ -110,11 +190,17 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         compile=arguments.compile,
     )
     to_file = bool(known_ending(arguments.o)) and not arguments.o.is_dir()
-    folder_of_cases = arguments.o.parent / arguments.o.stem if to_file else arguments.o  # no image of -i lies there, so that none seems overwritten
-    cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, folder_of_cases, arguments.ending)[part_id::num_parts]
+    folder_of_cases = (
+        arguments.o.parent / arguments.o.stem if to_file else arguments.o
+    )  # no image of -i lies there, so that none seems overwritten
+    cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, folder_of_cases, arguments.ending)[
+        part_id::num_parts
+    ]
     precision = PRECISION_NAMES[predictor.precision]
     where = f"{predictor.device} in {precision}"
-    print(f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s), {where}")
+    print(
+        f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s), {where}"
+    )
     began = time.monotonic()
     remarks: dict[str, tuple[str, ...]] = {}
     files = pipeline.FileOptions(
@@ -154,14 +240,19 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
             "options": predictor.options,
             "seconds": round(time.monotonic() - began, 2),
             "cases": [
-                {"case": name, "failed": failed.get(name), "remarks": remarks.get(name, ())} for name in (case.identifier for case in cases)
+                {"case": name, "failed": failed.get(name), "remarks": remarks.get(name, ())}
+                for name in (case.identifier for case in cases)
             ],
         }
         write_json(arguments.report, report)
     if failures:
         print(f"{len(failures)} of {len(cases)} cases failed: {', '.join(failure.identifier for failure in failures)}")
         return 3
-    done = f"{len(cases)} segmentation(s) are in" if arguments.continue_prediction else f"Wrote {len(cases)} segmentation(s) to"
+    done = (
+        f"{len(cases)} segmentation(s) are in"
+        if arguments.continue_prediction
+        else f"Wrote {len(cases)} segmentation(s) to"
+    )
     print(f"{done} {arguments.o}")
     return 0
 
@@ -171,7 +262,9 @@ def _refuse_folder_options(arguments: argparse.Namespace) -> None:
 
     given = {"--preview": arguments.preview, "--statistics": arguments.statistics, "--c": arguments.continue_prediction}
     if wanted := [flag for flag, asked in given.items() if asked]:
-        raise ConfigError(f"-o {arguments.o} is a file, and {', '.join(wanted)} writes or looks for more; give a folder.")
+        raise ConfigError(
+            f"-o {arguments.o} is a file, and {', '.join(wanted)} writes or looks for more; give a folder."
+        )
 
 
 def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
@@ -185,7 +278,9 @@ def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
 
     def fits(folder: Path) -> bool:
         parts = dict(zip(("tr", "p", "c"), folder.name.split("__"), strict=False))
-        return dataset in (None, folder.parent.name) and all(value in (None, parts.get(key)) for key, value in wanted.items())
+        return dataset in (None, folder.parent.name) and all(
+            value in (None, parts.get(key)) for key, value in wanted.items()
+        )
 
     chosen = [folder for folder in models if fits(folder)]
     if len(chosen) == 1:
@@ -194,12 +289,17 @@ def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
         best = [folder for folder in best_models(workspace, chosen[0].parent.name) if folder in chosen]
         if len(best) == 1:
             return best[0]
-    listing = "; ".join(f"-d {folder.parent.name} -p {folder.name.split('__')[1]} -c {folder.name.split('__')[2]}" for folder in chosen or models)
+    listing = "; ".join(
+        f"-d {folder.parent.name} -p {folder.name.split('__')[1]} -c {folder.name.split('__')[2]}"
+        for folder in chosen or models
+    )
     if chosen:
         raise ConfigError(f"{len(chosen)} trained models fit; say which one: {listing}")
     if models:
         raise CheckpointError(f"No trained model fits these options. Trained: {listing}")
-    raise CheckpointError(f"There is no finished training ({arguments.chk}) in {workspace.results}. Train first: samunet_train DATASET 3d_adapter 0")
+    raise CheckpointError(
+        f"There is no finished training ({arguments.chk}) in {workspace.results}. Train first: samunet_train DATASET 3d_adapter 0"
+    )
 
 
 def _command(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Next: samunet_train DATASET 3d_adapter 0   (2d_adapter for 2D images)",
     )
     planning.add_dataset(parser)
-    parser.add_argument("-plans_name", default=DEFAULT_PLANS_NAME, metavar="NAME", help="plan to follow (default: %(default)s)")
+    parser.add_argument(
+        "-plans_name", default=DEFAULT_PLANS_NAME, metavar="NAME", help="plan to follow (default: %(default)s)"
+    )
     planning.add_preprocess_options(parser)
     planning.add_output_options(parser)
     return run(parser, _command, argv)

@@ -18,15 +18,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_model_options(parser)
     parser.add_argument("configuration", help="configuration of the model, e.g. 3d_adapter")
-    parser.add_argument("-o", type=Path, metavar="FILE", help="file to write (default: report.html in the model's folder)")
-    parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="pictures drawn at a time (default: %(default)s)")
+    parser.add_argument(
+        "-o", type=Path, metavar="FILE", help="file to write (default: report.html in the model's folder)"
+    )
+    parser.add_argument(
+        "-np", type=int, default=DEFAULT_THREADS, metavar="N", help="pictures drawn at a time (default: %(default)s)"
+    )
     return run(parser, _report, argv)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from samunet.pipeline.reports import report_on_model
+    from samunet.comparison.report import report_on_model
 
     workspace, dataset, model = model_meant(arguments, arguments.configuration)
     output = arguments.o or model / "report.html"
     summary = report_on_model(workspace, dataset, model, output, threads=arguments.np)
-    print(f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} validation cases. Wrote {output}")
+    print(
+        f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} validation cases. Wrote {output}"
+    )

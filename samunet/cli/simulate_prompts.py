@@ -20,14 +20,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-djfile", type=Path, required=True, metavar="FILE", help="dataset.json that names the labels")
     parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="file to write")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--points", type=int, default=1, metavar="N", help="clicks inside a structure in each slice (default: %(default)s)")
-    kind.add_argument("--box", action="store_true", help="one 3D box per structure instead")
-    parser.add_argument("--relaxation", type=int, default=0, metavar="VOXELS", help="make boxes larger on every side (default: %(default)s)")
-    parser.add_argument(
-        "-axis", type=int, default=0, metavar="AXIS", help="file axis along which slices follow: 0 is z, 1 y, 2 x (default: %(default)s)"
+    kind.add_argument(
+        "--points",
+        type=int,
+        default=1,
+        metavar="N",
+        help="clicks inside a structure in each slice (default: %(default)s)",
     )
-    parser.add_argument("-seed", type=int, default=1234, metavar="N", help="of the clicks after the first (default: %(default)s)")
-    parser.add_argument("-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases read at a time (default: %(default)s)")
+    kind.add_argument("--box", action="store_true", help="one 3D box per structure instead")
+    parser.add_argument(
+        "--relaxation",
+        type=int,
+        default=0,
+        metavar="VOXELS",
+        help="make boxes larger on every side (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-axis",
+        type=int,
+        default=0,
+        metavar="AXIS",
+        help="file axis along which slices follow: 0 is z, 1 y, 2 x (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-seed", type=int, default=1234, metavar="N", help="of the clicks after the first (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases read at a time (default: %(default)s)"
+    )
     return run(parser, _command, argv)
 
 
@@ -46,8 +66,17 @@ def _command(arguments: argparse.Namespace) -> None:
     found = files_with_ending(arguments.references, spec.file_ending)
     if not found:
         raise DatasetError(f"No file ending in {spec.file_ending} is in {arguments.references}.")
-    cases = [Case(identifier=name.removesuffix(spec.file_ending), images=(), label=file) for name, file in found.items()]
-    clicking = Clicking(points=0 if arguments.box else arguments.points, relaxation=arguments.relaxation, axis=arguments.axis, seed=arguments.seed)
-    prompts = prompts_from_references(cases, spec, reader_of_segmentations(arguments.references, spec), clicking, threads=arguments.np)
+    cases = [
+        Case(identifier=name.removesuffix(spec.file_ending), images=(), label=file) for name, file in found.items()
+    ]
+    clicking = Clicking(
+        points=0 if arguments.box else arguments.points,
+        relaxation=arguments.relaxation,
+        axis=arguments.axis,
+        seed=arguments.seed,
+    )
+    prompts = prompts_from_references(
+        cases, spec, reader_of_segmentations(arguments.references, spec), clicking, threads=arguments.np
+    )
     write_prompts(arguments.o, prompts)
     print(f"Wrote prompts of {len(cases)} case(s), {prompts.origin}, to {arguments.o}")

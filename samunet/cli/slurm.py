@@ -43,7 +43,9 @@ def script(arguments: argparse.Namespace, typed: Sequence[str]) -> str:
     The job stops itself before its time limit with everything saved, and puts itself back into the queue until the fold is finished.
     """
     hours = getattr(arguments, "max_hours", 0.0) or LIMIT_HOURS - MARGIN_HOURS
-    words = [word for word in typed if word != "--c"] + ([] if hasattr(arguments, "max_hours") else ["--max_hours", f"{hours:g}"])
+    words = [word for word in typed if word != "--c"] + (
+        [] if hasattr(arguments, "max_hours") else ["--max_hours", f"{hours:g}"]
+    )
     name = f"{arguments.dataset_name_or_id}-{arguments.configuration}-{arguments.fold}"
     minutes = round((hours + MARGIN_HOURS) * 60)
     return SCRIPT.format(
@@ -51,7 +53,9 @@ def script(arguments: argparse.Namespace, typed: Sequence[str]) -> str:
         gpus=max(1, arguments.num_gpus),
         cores=CORES_A_GPU * max(1, arguments.num_gpus),
         limit=f"{minutes // 60:02d}:{minutes % 60:02d}:00",
-        exports="\n".join(f"export {folder}={shlex.quote(os.environ.get(folder, f'/path/to/{folder}'))}" for folder in FOLDERS),
+        exports="\n".join(
+            f"export {folder}={shlex.quote(os.environ.get(folder, f'/path/to/{folder}'))}" for folder in FOLDERS
+        ),
         words=shlex.join([*words, "--c"]),
         log=shlex.quote(f"slurm-{name}.log"),
     )

@@ -36,22 +36,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("fold", help="fold of the cross-validation, 0 to 4, or all")
     parser.add_argument("-tr", default=TRAINERS[0], metavar="NAME", help="trainer (default: %(default)s)")
     parser.add_argument("-p", default=DEFAULT_PLANS_NAME, metavar="NAME", help="plan (default: %(default)s)")
-    parser.add_argument("-pretrained_weights", type=Path, metavar="FILE", help="start from the weights of another training, as far as they fit")
-    parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="processes that share each batch, one per GPU (default: %(default)s)")
+    parser.add_argument(
+        "-pretrained_weights",
+        type=Path,
+        metavar="FILE",
+        help="start from the weights of another training, as far as they fit",
+    )
+    parser.add_argument(
+        "-num_gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share each batch, one per GPU (default: %(default)s)",
+    )
     parser.add_argument("--npz", action="store_true", help="also save the probabilities of the validation cases")
-    parser.add_argument("--c", action="store_true", dest="resume", help="continue the training in the fold's folder, with its settings")
-    parser.add_argument("--extend", type=int, default=0, metavar="EPOCHS", help="with --c: train this many epochs more than planned")
-    parser.add_argument("--add_new_cases", action="store_true", help="first put cases that splits_final.json does not know into its folds")
-    parser.add_argument("--overwrite", action="store_true", help="train a finished fold again; its model stays until the new one is there")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times with seeds that count up; writes mean and spread of Dice")
+    parser.add_argument(
+        "--c", action="store_true", dest="resume", help="continue the training in the fold's folder, with its settings"
+    )
+    parser.add_argument(
+        "--extend", type=int, default=0, metavar="EPOCHS", help="with --c: train this many epochs more than planned"
+    )
+    parser.add_argument(
+        "--add_new_cases",
+        action="store_true",
+        help="first put cases that splits_final.json does not know into its folds",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="train a finished fold again; its model stays until the new one is there",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train N times with seeds that count up; writes mean and spread of Dice",
+    )
     parser.add_argument("--val", action="store_true", help="only validate a finished training")
-    parser.add_argument("--val_best", action="store_true", help="validate checkpoint_best instead of checkpoint_final, into validation_best")
-    parser.add_argument("--skip_validation", action="store_true", help="do not score the validation cases at the end; --val does it later")
-    parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints (and so no validation); for timing")
-    parser.add_argument("--slurm", action="store_true", help="train nothing; print a SLURM script that trains this and goes on after each time limit")
+    parser.add_argument(
+        "--val_best",
+        action="store_true",
+        help="validate checkpoint_best instead of checkpoint_final, into validation_best",
+    )
+    parser.add_argument(
+        "--skip_validation",
+        action="store_true",
+        help="do not score the validation cases at the end; --val does it later",
+    )
+    parser.add_argument(
+        "--disable_checkpointing", action="store_true", help="write no checkpoints (and so no validation); for timing"
+    )
+    parser.add_argument(
+        "--slurm",
+        action="store_true",
+        help="train nothing; print a SLURM script that trains this and goes on after each time limit",
+    )
     parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="settings of a publication; options beside it override them")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assigned", help="any of the settings below, as KEY=VALUE")
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), help="settings of a publication; options beside it override them"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assigned",
+        help="any of the settings below, as KEY=VALUE",
+    )
     add_fields(parser.add_argument_group("training settings"), TrainingConfig)
     add_fields(parser.add_argument_group("the run"), RunConfig)
     return run(parser, lambda arguments: _command(arguments, typed), argv)
@@ -65,12 +117,18 @@ def _command(arguments: argparse.Namespace, typed: list[str]) -> int | None:
     if arguments.extend < 0 or (arguments.extend and not arguments.resume):
         raise ConfigError("--extend takes a number of epochs above 0 and goes with --c.")
     if arguments.overwrite and (arguments.resume or arguments.val):
-        raise ConfigError("--overwrite trains from the beginning; leave out --c, which goes on, and --val, which trains nothing.")
+        raise ConfigError(
+            "--overwrite trains from the beginning; leave out --c, which goes on, and --val, which trains nothing."
+        )
     if arguments.slurm:
         if arguments.overwrite:
-            raise ConfigError("--overwrite would train again at every start of the job; move the trained fold away, and print the script without it.")
+            raise ConfigError(
+                "--overwrite would train again at every start of the job; move the trained fold away, and print the script without it."
+            )
         if arguments.extend:
-            raise ConfigError("--extend would add epochs at every start of the job; extend once, and print the script without it.")
+            raise ConfigError(
+                "--extend would add epochs at every start of the job; extend once, and print the script without it."
+            )
         from samunet.cli.slurm import script
 
         print(script(arguments, [word for word in typed if word != "--slurm"]))
@@ -97,7 +155,7 @@ def _train(arguments: argparse.Namespace, typed: list[str]) -> None:
     from samunet.core.process import stop_with_parent
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
-    from samunet.hardware import keep_freed_memory
+    from samunet.machine.hardware import keep_freed_memory
 
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if count > 1:
@@ -137,7 +195,9 @@ def _train(arguments: argparse.Namespace, typed: list[str]) -> None:
     dataset = workspace.dataset_name(arguments.dataset_name_or_id)
     if arguments.seeds > 1:
         if count > 1 or arguments.val or arguments.disable_checkpointing or arguments.skip_validation:
-            raise ConfigError("--seeds trains and validates in one process: not with --val, --skip_validation, --disable_checkpointing or -num_gpus.")
+            raise ConfigError(
+                "--seeds trains and validates in one process: not with --val, --skip_validation, --disable_checkpointing or -num_gpus."
+            )
         report = pipeline.train_seeds(workspace, dataset, settings, options, arguments.seeds)
         print(f"Done: {report}" if report else STOPPED)
         return

@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     bring.add_argument("--name", metavar="NAME", help="which checkpoint it is, where no hash tells")
     for action in (download, bring):
         action.add_argument("--sha256", metavar="HASH", help="the file's hash, where its authors publish none")
-        action.add_argument("--yes", action="store_true", help="accept a file whose hash nobody publishes; the hash is recorded")
+        action.add_argument(
+            "--yes", action="store_true", help="accept a file whose hash nobody publishes; the hash is recorded"
+        )
     verify = actions.add_parser("verify", help="read every checkpoint again and compare its hash")
     verify.add_argument("name", nargs="*", metavar="NAME", help="see 'list' (default: all that are here)")
     return run(parser, _command, argv)
@@ -50,7 +52,9 @@ def _list(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
 
     for checkpoint in CHECKPOINTS:
         where = find_checkpoint(checkpoint, folders)
-        print(f"{checkpoint.name:<13} {checkpoint.backbone}  {readable(checkpoint.size):>8}  {where or 'not here: ' + checkpoint.url}")
+        print(
+            f"{checkpoint.name:<13} {checkpoint.backbone}  {readable(checkpoint.size):>8}  {where or 'not here: ' + checkpoint.url}"
+        )
     print(f"Looked in: {', '.join(map(str, folders))}")
 
 
@@ -64,7 +68,13 @@ def _download(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
         return
     target = folders[0] / checkpoint.file
     print(f"Downloading {checkpoint.url} ({readable(checkpoint.size)}) to {target}")
-    sha256 = download(checkpoint, target, given=arguments.sha256, accept=lambda found: _accepted(found, arguments), quiet=arguments.no_pbar)
+    sha256 = download(
+        checkpoint,
+        target,
+        given=arguments.sha256,
+        accept=lambda found: _accepted(found, arguments),
+        quiet=arguments.no_pbar,
+    )
     print(f"{checkpoint.name}: {target}, SHA-256 {sha256}")
 
 
@@ -82,7 +92,9 @@ def _import(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
     found = file_sha256(arguments.file)
     checkpoint = _recognized(arguments, found)
     if arguments.file.suffix == ".safetensors":
-        raise CheckpointError(f"{arguments.file}: official files are .pth; use this one where it lies, with -weights FILE --sha256 {found}.")
+        raise CheckpointError(
+            f"{arguments.file}: official files are .pth; use this one where it lies, with -weights FILE --sha256 {found}."
+        )
     check_weights(backbone_named(checkpoint.backbone), arguments.file)
     target = folders[0] / checkpoint.file
     with atomic_path(target) as temporary:
@@ -109,7 +121,9 @@ def _recognized(arguments: argparse.Namespace, found: str) -> OfficialCheckpoint
         )
     checkpoint = by_name[0]
     if arguments.sha256 is not None and arguments.sha256.lower() != found:
-        raise CheckpointError(f"Weights file {arguments.file} has SHA-256 {found}; --sha256 says {arguments.sha256}. It is another file.")
+        raise CheckpointError(
+            f"Weights file {arguments.file} has SHA-256 {found}; --sha256 says {arguments.sha256}. It is another file."
+        )
     if arguments.sha256 is None and not _accepted(found, arguments):
         raise CheckpointError(
             f"No SHA-256 of {checkpoint.name} is published, and that of {arguments.file}, {found}, was not accepted. Add --yes to use it."
@@ -124,9 +138,15 @@ def _verify(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
     from samunet.sam.weights import check_weights
 
     if arguments.name:
-        wanted = [(checkpoint, find_weights(checkpoint.name, folders)) for checkpoint in map(checkpoint_named, arguments.name)]
+        wanted = [
+            (checkpoint, find_weights(checkpoint.name, folders)) for checkpoint in map(checkpoint_named, arguments.name)
+        ]
     else:
-        wanted = [(checkpoint, path) for checkpoint in CHECKPOINTS if (path := find_checkpoint(checkpoint, folders)) is not None]
+        wanted = [
+            (checkpoint, path)
+            for checkpoint in CHECKPOINTS
+            if (path := find_checkpoint(checkpoint, folders)) is not None
+        ]
     if not wanted:
         print(f"No checkpoint lies in {', '.join(map(str, folders))}. Get one with: samunet_weights download sam_vit_b")
     bad = []
@@ -140,10 +160,14 @@ def _verify(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
         else:
             print(f"{checkpoint.name}: whole, {path}, SHA-256 {sha256}")
     if bad:
-        raise CheckpointError(f"{len(bad)} of {len(wanted)} checkpoints cannot be used: {', '.join(bad)}. Remove the files and get them again.")
+        raise CheckpointError(
+            f"{len(bad)} of {len(wanted)} checkpoints cannot be used: {', '.join(bad)}. Remove the files and get them again."
+        )
 
 
 def _accepted(found: str, arguments: argparse.Namespace) -> bool:
     if arguments.yes or not sys.stdin.isatty():
         return arguments.yes
-    return input(f"Nobody publishes a SHA-256 of this file; the one here has {found}. Use it? [y/N] ").strip().lower() in ("y", "yes")
+    return input(
+        f"Nobody publishes a SHA-256 of this file; the one here has {found}. Use it? [y/N] "
+    ).strip().lower() in ("y", "yes")

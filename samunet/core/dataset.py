@@ -56,14 +56,22 @@ def read_dataset_json(path: Path) -> DatasetSpec:
     """
     absent = [folder for folder in path.absolute().parents if not folder.exists()]
     if absent:
-        raise DatasetError(f"Folder {absent[-1]} does not exist, so there is no {path}; correct the path, or the variable nnUNet_raw and its like.")
+        raise DatasetError(
+            f"Folder {absent[-1]} does not exist, so there is no {path}; correct the path, or the variable nnUNet_raw and its like."
+        )
     if not path.is_file():
-        raise DatasetError(f"File {path} does not exist; a dataset needs a dataset.json with channel_names, labels, numTraining, file_ending.")
+        raise DatasetError(
+            f"File {path} does not exist; a dataset needs a dataset.json with channel_names, labels, numTraining, file_ending."
+        )
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise DatasetError(f"{path}: expected a JSON object; got {type(raw).__name__}.")
     channels = raw.get("channel_names", raw.get("modality"))
-    for key, value in (("channel_names", channels), ("labels", raw.get("labels")), ("file_ending", raw.get("file_ending"))):
+    for key, value in (
+        ("channel_names", channels),
+        ("labels", raw.get("labels")),
+        ("file_ending", raw.get("file_ending")),
+    ):
         if not value:
             raise DatasetError(f"{path}: key '{key}' is missing; add it as nnU-Net's dataset format describes.")
     if not isinstance(channels, dict) or set(channels) != {str(i) for i in range(len(channels))}:
@@ -74,7 +82,9 @@ def read_dataset_json(path: Path) -> DatasetSpec:
         )
     for channel, name in channels.items():
         if not is_name(name):
-            raise DatasetError(f"{path}: channel_names must give channel {channel} a name, such as T1 or CT; got {brief(name)}.")
+            raise DatasetError(
+                f"{path}: channel_names must give channel {channel} a name, such as T1 or CT; got {brief(name)}."
+            )
     if not isinstance(raw["labels"], dict):
         raise DatasetError(f"{path}: labels must map names to values; got {brief(raw['labels'])}.")
     num_training = raw.get("numTraining", 0)
@@ -85,7 +95,9 @@ def read_dataset_json(path: Path) -> DatasetSpec:
         raise DatasetError(f"{path}: file_ending must be an ending with its dot, such as .nii.gz; got {brief(ending)}.")
     reader = raw.get("overwrite_image_reader_writer")
     if reader is not None and not is_name(reader):
-        raise DatasetError(f"{path}: overwrite_image_reader_writer must be the name of a reader, such as NibabelIO; got {brief(reader)}.")
+        raise DatasetError(
+            f"{path}: overwrite_image_reader_writer must be the name of a reader, such as NibabelIO; got {brief(reader)}."
+        )
     if "dataset" in raw and (not isinstance(raw["dataset"], dict) or not raw["dataset"]):
         raise DatasetError(f"{path}: dataset must map case identifiers to their files; got {brief(raw['dataset'])}.")
     return DatasetSpec(
@@ -115,15 +127,21 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
     images, labels = folder / "imagesTr", folder / "labelsTr"
     for needed in (images, labels):
         if not needed.is_dir():
-            raise DatasetError(f"Folder {needed} does not exist; a dataset keeps its training images in imagesTr and their labels in labelsTr.")
+            raise DatasetError(
+                f"Folder {needed} does not exist; a dataset keeps its training images in imagesTr and their labels in labelsTr."
+            )
     cases, known = [], files_with_ending(labels, spec.file_ending)
     for identifier, files in group_channels(images, spec.file_ending).items():
         label = f"{identifier}{spec.file_ending}"
         if label not in known:
-            raise DatasetError(f"Case '{identifier}': label file {labels / label} is missing; add it, or remove the case's images.")
+            raise DatasetError(
+                f"Case '{identifier}': label file {labels / label} is missing; add it, or remove the case's images."
+            )
         cases.append(Case(identifier=identifier, images=files, label=known[label]))
     if not cases:
-        raise DatasetError(f"Folder {images} holds no file named <case>_0000{spec.file_ending}; check file_ending in dataset.json.")
+        raise DatasetError(
+            f"Folder {images} holds no file named <case>_0000{spec.file_ending}; check file_ending in dataset.json."
+        )
     return tuple(cases)
 
 
@@ -166,13 +184,17 @@ def channels_by_case(named: Mapping[str, Path], folder: Path, file_ending: str) 
     for name, path in sorted(named.items()):
         match = CHANNEL_FILE.fullmatch(name)
         if match is None:
-            raise DatasetError(f"File {path} is not named <case>_<4-digit channel>{file_ending}; rename it, e.g. case1_0000{file_ending}.")
+            raise DatasetError(
+                f"File {path} is not named <case>_<4-digit channel>{file_ending}; rename it, e.g. case1_0000{file_ending}."
+            )
         found.setdefault(match["case"], []).append((int(match["channel"]), path))
     for identifier, files in found.items():
         check_case_name(identifier, folder)
         numbers = [number for number, _ in files]
         if numbers != list(range(len(numbers))):
-            raise DatasetError(f"Case '{identifier}' in {folder} has channels {numbers}; they must count up from 0000 without a gap.")
+            raise DatasetError(
+                f"Case '{identifier}' in {folder} has channels {numbers}; they must count up from 0000 without a gap."
+            )
     return {identifier: tuple(path for _, path in files) for identifier, files in sorted(found.items())}
 
 
@@ -180,7 +202,11 @@ def listed_case(folder: Path, identifier: str, files: Any) -> Case:
     """Return a case as the `dataset` entry of dataset.json lists it; raises DatasetError for another form or name. Files need not exist."""
     check_case_name(identifier, folder / "dataset.json")
     images, label = (files.get("images"), files.get("label")) if isinstance(files, dict) else (None, None)
-    if not isinstance(images, list) or not images or not all(isinstance(path, str) and path and "\0" not in path for path in (*images, label)):
+    if (
+        not isinstance(images, list)
+        or not images
+        or not all(isinstance(path, str) and path and "\0" not in path for path in (*images, label))
+    ):
         form = '{"images": [one file per channel], "label": file}'
         raise DatasetError(f"Case '{identifier}' in dataset.json must have the form {form}; got {brief(files)}.")
     paths = tuple(folder / expand_path(name) for name in images)

@@ -28,15 +28,21 @@ class IntensityStatistics:
         rounding = ROUNDING * max(abs(self.minimum), abs(self.maximum))
         for name in ("mean", "median", "percentile_00_5", "percentile_99_5"):
             if not self.minimum - rounding <= getattr(self, name) <= self.maximum + rounding:
-                raise ConfigError(f"{name} must lie between minimum {self.minimum} and maximum {self.maximum}; got {getattr(self, name)}.")
+                raise ConfigError(
+                    f"{name} must lie between minimum {self.minimum} and maximum {self.maximum}; got {getattr(self, name)}."
+                )
         if self.percentile_00_5 > self.percentile_99_5 + rounding:
-            raise ConfigError(f"percentile_00_5 must not be above percentile_99_5; got {self.percentile_00_5} and {self.percentile_99_5}.")
+            raise ConfigError(
+                f"percentile_00_5 must not be above percentile_99_5; got {self.percentile_00_5} and {self.percentile_99_5}."
+            )
         # A hundredth of the values lie at or beyond these two, so std is a twentieth of their distance at least.
         if self.std < ROUNDING * (self.percentile_99_5 - self.percentile_00_5):
             distance = self.percentile_99_5 - self.percentile_00_5
             raise ConfigError(f"std must fit the percentiles, which lie {distance} apart; got {self.std}.")
         if self.std > self.maximum - self.minimum + rounding:
-            raise ConfigError(f"std must not exceed the distance from minimum to maximum, {self.maximum - self.minimum}; got {self.std}.")
+            raise ConfigError(
+                f"std must not exceed the distance from minimum to maximum, {self.maximum - self.minimum}; got {self.std}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

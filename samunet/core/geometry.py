@@ -20,7 +20,10 @@ from samunet.errors import ShapeError
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Vector3 = tuple[float, float, float]
-WARN_VOXELS, REFUSE_VOXELS = 0.05, 0.5  # ours: how far equal corners of two grids may lie apart; headers hold rounded numbers
+WARN_VOXELS, REFUSE_VOXELS = (
+    0.05,
+    0.5,
+)  # ours: how far equal corners of two grids may lie apart; headers hold rounded numbers
 HEADER = Form("([A-Za-z0-9+/]{464}|[A-Za-z0-9+/]{720})", "a NIfTI header of 348 or 540 bytes in Base64")
 MM3_A_ML = 1000.0
 Flips = tuple[bool, bool, bool]
@@ -70,7 +73,9 @@ class Geometry:
         """
         if not (self.measured and other.measured):
             return 0.0
-        return self.corner_distance_mm(other) / min(min(grid.spacing[1:] if grid.planar else grid.spacing) for grid in (self, other))
+        return self.corner_distance_mm(other) / min(
+            min(grid.spacing[1:] if grid.planar else grid.spacing) for grid in (self, other)
+        )
 
     def apart(self, other: Geometry) -> str:
         """Say how far two grids of one shape lie apart, e.g. "0.035 mm (0.06 voxels)"."""
@@ -90,7 +95,9 @@ class Geometry:
     def orientation(self) -> str:
         """Letter of the side of the patient toward which each array axis (D, H, W) grows, e.g. "SPL"; of the nearest side where oblique."""
         cosines = np.array(self.direction)
-        nearest = max(permutations(range(3)), key=lambda order: sum(abs(cosines[axis, world]) for axis, world in enumerate(order)))
+        nearest = max(
+            permutations(range(3)), key=lambda order: sum(abs(cosines[axis, world]) for axis, world in enumerate(order))
+        )
         return "".join(SIDES[world][int(cosines[axis, world] > 0)] for axis, world in enumerate(nearest))
 
     def _corners(self) -> list[np.ndarray]:

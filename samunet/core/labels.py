@@ -86,7 +86,9 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
     values: dict[str, tuple[int, ...]] = {}
     for name, value in raw.items():
         if not is_name(name):
-            raise DatasetError(f"dataset.json: labels must have names of 1 to 200 characters in one line; got {brief(name)}.")
+            raise DatasetError(
+                f"dataset.json: labels must have names of 1 to 200 characters in one line; got {brief(name)}."
+            )
         parts = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if not parts or not all(_is_value(part) for part in parts):
             raise DatasetError(
@@ -98,17 +100,25 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
     if ignore is not None and len(ignore) != 1:
         raise DatasetError(f"dataset.json: the ignore label must be one number; got {brief(list(ignore))}.")
     if values.get(BACKGROUND_NAME) != (0,):
-        raise DatasetError('dataset.json: labels must contain "background": 0; add it, and give every structure a value from 1 up.')
+        raise DatasetError(
+            'dataset.json: labels must contain "background": 0; add it, and give every structure a value from 1 up.'
+        )
     _refuse_twins(values)
     known = sorted({part for parts in values.values() for part in parts})
     if known != list(range(len(known))):
-        raise DatasetError(f"dataset.json: label values must be consecutive from 0; got {brief(known)}. Renumber the labels and the label files.")
+        raise DatasetError(
+            f"dataset.json: label values must be consecutive from 0; got {brief(known)}. Renumber the labels and the label files."
+        )
     if len(known) < 2:
         raise DatasetError("dataset.json: labels name nothing but background; add at least one structure.")
     if ignore not in (None, (known[-1] + 1,)):
-        raise DatasetError(f"dataset.json: the ignore label must be {known[-1] + 1}, one above all others; got {ignore[0]}.")
+        raise DatasetError(
+            f"dataset.json: the ignore label must be {known[-1] + 1}, one above all others; got {ignore[0]}."
+        )
     ordered = sorted(values.items(), key=lambda item: item[1] != (0,))  # background first, the others keep their order
-    return Labels(values=tuple(ordered), ignore=ignore and ignore[0], regions_order=_regions_order(ordered, regions_order))
+    return Labels(
+        values=tuple(ordered), ignore=ignore and ignore[0], regions_order=_regions_order(ordered, regions_order)
+    )
 
 
 def _is_value(value: object) -> bool:
@@ -121,7 +131,9 @@ def _refuse_twins(values: Mapping[str, tuple[int, ...]]) -> None:
     for name, parts in values.items():
         other = names.setdefault(frozenset(parts), name)
         if other != name:
-            raise DatasetError(f"dataset.json: labels '{other}' and '{name}' both have the values {brief(list(parts))}; remove or renumber one.")
+            raise DatasetError(
+                f"dataset.json: labels '{other}' and '{name}' both have the values {brief(list(parts))}; remove or renumber one."
+            )
 
 
 def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
@@ -137,7 +149,9 @@ def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
 
 def _regions_order(values: list[tuple[str, tuple[int, ...]]], raw: object) -> tuple[int, ...]:
     if raw is not None and not (isinstance(raw, (list, tuple)) and all(_is_value(part) for part in raw)):
-        raise DatasetError(f"dataset.json: regions_class_order must list label values, one for each region in turn; got {brief(raw)}.")
+        raise DatasetError(
+            f"dataset.json: regions_class_order must list label values, one for each region in turn; got {brief(raw)}."
+        )
     if not any(len(parts) > 1 for _, parts in values):
         return ()
     expected, given = sum(parts != (0,) for _, parts in values), () if raw is None else tuple(raw)

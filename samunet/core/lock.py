@@ -54,7 +54,9 @@ def held(folder: Path, *, name: str = "", share: str | None = None, wait: float 
             except (OSError, NotImplementedError) as error:
                 number = error.errno if isinstance(error, OSError) else errno.ENOSYS
                 if number in NO_LOCKS:
-                    logger.warning("The file system of %s has no locks: see to it that no other command writes there.", folder)
+                    logger.warning(
+                        "The file system of %s has no locks: see to it that no other command writes there.", folder
+                    )
                 elif share is None or number not in READ_ONLY:  # those who only read may read where they cannot write
                     raise
             remove_dead_parts(folder)
@@ -83,7 +85,10 @@ def _enter(stack: ExitStack, whole: Path, share: str | None, wait: float) -> Non
         stack.enter_context(_taken(whole, wait))
     for other in whole.parent.glob(f"{whole.name}{SHARE}*"):  # those of dead processes go
         if other != mine and not other.name.endswith(OWNER):
-            with suppress(InUseError) if share is not None else nullcontext(), _taken(other, wait if share is None else 0.0, told=False):
+            with (
+                suppress(InUseError) if share is not None else nullcontext(),
+                _taken(other, wait if share is None else 0.0, told=False),
+            ):
                 pass
 
 

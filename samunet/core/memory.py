@@ -78,7 +78,11 @@ def _left_in_groups() -> list[int]:
         except OSError:
             continue
         if limit.strip() != "max":
-            pages = sum(int(line.split()[1]) for line in details.splitlines() if line.startswith(("inactive_file ", "active_file ")))
+            pages = sum(
+                int(line.split()[1])
+                for line in details.splitlines()
+                if line.startswith(("inactive_file ", "active_file "))
+            )
             left.append(max(0, int(limit) - int(used) + pages))
     return left
 

@@ -9,7 +9,13 @@ from samunet.errors import DatasetError
 LONGEST_FILE_NAME = 255  # bytes, of most file systems
 MOST_BYTES = 200  # of a case's name, which endings such as _0000.nii.gz follow
 FORBIDDEN = '/\\:*?"<>|'  # separators, and what Windows allows in no name
-UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode categories: control and format characters, undecodable bytes, line ends
+UNSEEN = (
+    "Cc",
+    "Cf",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # Unicode categories: control and format characters, undecodable bytes, line ends
 JOINERS = "\u200c\u200d"  # of such characters, those that are part of words in Persian and Indic scripts
 
 _BYTE = {chr(0xDC00 + byte): f"\\x{byte:x}" for byte in range(0x80, 0x100)}
@@ -26,7 +32,11 @@ def fault_of_name(name: object, most_bytes: int = MOST_BYTES) -> str | None:
         return "begins or ends with a space"
     for character in name:
         if character in FORBIDDEN or (unicodedata.category(character) in UNSEEN and character not in JOINERS):
-            return f"holds the byte {_BYTE[character]}, which is no UTF-8" if character in _BYTE else f"holds the character {character!r}"
+            return (
+                f"holds the byte {_BYTE[character]}, which is no UTF-8"
+                if character in _BYTE
+                else f"holds the character {character!r}"
+            )
     length = len(name.encode())
     return f"has {length} bytes, more than {most_bytes}" if length > most_bytes else None
 
@@ -38,7 +48,9 @@ def in_utf8(name: str) -> str:
 
 def is_name(value: object) -> bool:
     """Tell whether something can be the name of a channel or class, as people read it: text of one line, 200 characters at most."""
-    return isinstance(value, str) and 0 < len(value.strip()) <= 200 and value.splitlines() == [value] and "\0" not in value
+    return (
+        isinstance(value, str) and 0 < len(value.strip()) <= 200 and value.splitlines() == [value] and "\0" not in value
+    )
 
 
 def brief(value: object) -> str:

@@ -41,7 +41,9 @@ def remove_dead_parts(folder: Path) -> None:
             remove_part(Path(entry.path))
 
 
-remove_dead_parts_once = functools.cache(remove_dead_parts)  # listing a folder of thousands of cases for each of its files would take long
+remove_dead_parts_once = functools.cache(
+    remove_dead_parts
+)  # listing a folder of thousands of cases for each of its files would take long
 
 
 def remove_part(path: Path) -> None:
@@ -87,7 +89,10 @@ def naming(path: Path, part: Path | None = None) -> Iterator[None]:
         yield
     except Exception as error:
         number = error.errno if isinstance(error, OSError) and is_full(error) else errno.ENOSPC
-        if is_full(error) or shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free < LEAST_FREE:
+        if (
+            is_full(error)
+            or shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free < LEAST_FREE
+        ):
             raise OSError(number, os.strerror(number or 0), str(path)) from error
         if isinstance(error, OSError) and error.filename in (None, str(part)):
             error.filename = str(path)

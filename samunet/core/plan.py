@@ -19,13 +19,21 @@ from samunet.errors import ConfigError, did_you_mean
 DEFAULT_PLANS_NAME = "samunetPlans"
 SIZES_LATER_READ = ("NaturalImage2DIO", "Tiff3DIO")  # readers that once took 1 for every size
 ALIASES = {"adapter": "sam_unet"}
-PLANS_NAME = re.compile(r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")  # never nnU-Net's, and never "__", which separates names in folders
-FOLDER_NAME = Form(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "the name of a folder, of letters, digits, '.', '-' and '_', 100 at most")
+PLANS_NAME = re.compile(
+    r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*"
+)  # never nnU-Net's, and never "__", which separates names in folders
+FOLDER_NAME = Form(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "the name of a folder, of letters, digits, '.', '-' and '_', 100 at most"
+)
 PATCH_VOXELS, ENCODER_SIDE = 2**28, 8192  # at most; planning stays below 2**24 and 1024
 Stages = tuple[tuple[Annotated[int, Within(1, 16)], Annotated[int, Within(1, 16)], Annotated[int, Within(1, 16)]], ...]
 MOVE_PLANS = "bring plans of other datasets over with samunet_move_plans_between_datasets"
 NO_LOW_RESOLUTION = "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter instead."
-NNUNET_ONLY = {"3d_lowres": NO_LOW_RESOLUTION, "3d_cascade_fullres": NO_LOW_RESOLUTION, "3d_fullres": "its place has 3d_adapter here."}
+NNUNET_ONLY = {
+    "3d_lowres": NO_LOW_RESOLUTION,
+    "3d_cascade_fullres": NO_LOW_RESOLUTION,
+    "3d_fullres": "its place has 3d_adapter here.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +63,9 @@ class Topology:
     def __post_init__(self) -> None:
         lengths = [len(self.strides), len(self.kernels), len(self.widths)]
         if len(set(lengths)) > 1 or not 1 <= lengths[0] <= 16:
-            raise ConfigError(f"strides, kernels and widths must have one entry per stage, for 1 to 16 stages; they have {lengths}.")
+            raise ConfigError(
+                f"strides, kernels and widths must have one entry per stage, for 1 to 16 stages; they have {lengths}."
+            )
         if max(self.strides[0]) > 1:
             raise ConfigError(f"the first of strides must be 1, 1, 1; got {list(self.strides[0])}.")
         if even := [size for kernel in self.kernels for size in kernel if size % 2 == 0]:
@@ -86,7 +96,9 @@ class Configuration:
     """Folder of the preprocessed cases."""
     spacing: Spacing
     """mm; the first entry is ignored for 2D configurations."""
-    median_shape: tuple[Annotated[float, Within(0, 1e9)], Annotated[float, Within(0, 1e9)], Annotated[float, Within(0, 1e9)]]
+    median_shape: tuple[
+        Annotated[float, Within(0, 1e9)], Annotated[float, Within(0, 1e9)], Annotated[float, Within(0, 1e9)]
+    ]
     """Median case in voxels at this spacing."""
     patch_size: Voxels
     """Voxels; the first entry is the slab depth, 1 for 2D."""
@@ -109,14 +121,22 @@ class Configuration:
         if not FOLDER_NAME.fits(self.data_identifier):  # not only in files: it becomes a path
             raise ConfigError(f"data_identifier must be {FOLDER_NAME.expected}; got '{self.data_identifier}'.")
         if math.prod(self.patch_size) > PATCH_VOXELS:
-            raise ConfigError(f"patch_size must have {PATCH_VOXELS} voxels or fewer in all; got {list(self.patch_size)}.")
+            raise ConfigError(
+                f"patch_size must have {PATCH_VOXELS} voxels or fewer in all; got {list(self.patch_size)}."
+            )
         sides = [side * self.encoder_scale for side in self.patch_size[1:]]
         if min(sides) < 1 or max(sides) > ENCODER_SIDE:
-            raise ConfigError(f"patch_size times encoder_scale must give the encoder 1 to {ENCODER_SIDE} pixels per side; got {sides}.")
+            raise ConfigError(
+                f"patch_size times encoder_scale must give the encoder 1 to {ENCODER_SIDE} pixels per side; got {sides}."
+            )
         if self.dimensions == 2 and self.patch_size[0] != 1:
-            raise ConfigError(f"a 2D configuration has patches of one slice, expected 1 as the first entry of patch_size; got {self.patch_size[0]}.")
+            raise ConfigError(
+                f"a 2D configuration has patches of one slice, expected 1 as the first entry of patch_size; got {self.patch_size[0]}."
+            )
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or (self.dimensions == 2 and 0 in self.mirror_axes):
-            raise ConfigError(f"mirror_axes must hold each axis once, and axis 0 in 3D only; got {list(self.mirror_axes)}.")
+            raise ConfigError(
+                f"mirror_axes must hold each axis once, and axis 0 in 3D only; got {list(self.mirror_axes)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +186,9 @@ class Plan:
         """Whether spacings count voxels and not mm."""
         if self.measured is not None or self.reader not in SIZES_LATER_READ:
             return self.measured is False
-        spacings = self.seen.spacing if self.seen is not None else [entry.spacing for entry in self.configurations.values()]
+        spacings = (
+            self.seen.spacing if self.seen is not None else [entry.spacing for entry in self.configurations.values()]
+        )
         return all(spacing == (1, 1, 1) for spacing in spacings)
 
     def spacing_of(self, geometry: Geometry) -> Triple:
@@ -187,7 +209,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if fault_of_name(self.dataset) is not None:
-            raise ConfigError(f"The dataset of a plan must have the form DatasetXXX_Name; got {self.dataset[:80]!r}; {MOVE_PLANS}.")
+            raise ConfigError(
+                f"The dataset of a plan must have the form DatasetXXX_Name; got {self.dataset[:80]!r}; {MOVE_PLANS}."
+            )
         check_transpose(self.transpose)
         if not self.channels:
             raise ConfigError("channels must name one channel or more; got none.")
@@ -197,7 +221,9 @@ class Plan:
         if name in self.configurations:
             return self.configurations[name]
         refuse_nnunet_names(name)
-        raise ConfigError(f"Plan '{self.plans_name}' of {self.dataset} has no configuration '{name}'.{did_you_mean(name, self.configurations)}")
+        raise ConfigError(
+            f"Plan '{self.plans_name}' of {self.dataset} has no configuration '{name}'.{did_you_mean(name, self.configurations)}"
+        )
 
 
 def check_plans_name(name: str) -> None:
@@ -225,7 +251,9 @@ def parse_configuration_name(name: str) -> tuple[int, str]:
     if match is None:
         near = {"2d": "2d_adapter", "3d": "3d_adapter"}.get(name.lower()[:2])
         meant = f" Did you mean '{near}', the default method?" if near else ""
-        raise ConfigError(f"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter or 2d_adapter.{meant}")
+        raise ConfigError(
+            f"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter or 2d_adapter.{meant}"
+        )
     return int(match[1]), ALIASES.get(match[2], match[2])
 
 
@@ -266,12 +294,16 @@ def _inherit(configurations: dict[str, Any], name: str, path: Path, seen: tuple[
     if name in seen:
         raise ConfigError(f"{path.name}: configurations inherit in a circle: {' -> '.join((*seen, name))}.")
     if name not in configurations:
-        raise ConfigError(f"{path.name}: configuration '{seen[-1]}' inherits from '{name}', which is absent.{did_you_mean(name, configurations)}")
+        raise ConfigError(
+            f"{path.name}: configuration '{seen[-1]}' inherits from '{name}', which is absent.{did_you_mean(name, configurations)}"
+        )
     own = configurations[name]
     if not isinstance(own, dict) or "inherits_from" not in own:
         return own
     if not isinstance(own["inherits_from"], str):
-        raise ConfigError(f"{path.name}: configurations.{name}.inherits_from must be the name of a configuration; got {own['inherits_from']!r}.")
+        raise ConfigError(
+            f"{path.name}: configurations.{name}.inherits_from must be the name of a configuration; got {own['inherits_from']!r}."
+        )
     parent = _inherit(configurations, own["inherits_from"], path, (*seen, name))
     if not isinstance(parent, dict):
         return parent  # refused when it is decoded

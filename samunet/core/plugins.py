@@ -10,12 +10,13 @@ from types import ModuleType
 from samunet.errors import ConfigError, did_you_mean
 
 PACKAGE = "samunet.variants"
+SHARED = frozenset({"network"})  # modules of the package that are no method
 
 
 def variant_names() -> tuple[str, ...]:
     """Return the names of all adaptation methods: modules of samunet.variants and installed entry points."""
     package = importlib.import_module(PACKAGE)
-    own = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
+    own = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")} - SHARED
     return tuple(sorted(own | {point.name for point in entry_points(group=PACKAGE)}))
 
 

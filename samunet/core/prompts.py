@@ -53,7 +53,9 @@ class CasePrompts:
 
     def __post_init__(self) -> None:
         if self.coordinates not in COORDINATES:
-            raise ConfigError(f"coordinates of prompts must be one of {', '.join(COORDINATES)}; got '{self.coordinates}'.")
+            raise ConfigError(
+                f"coordinates of prompts must be one of {', '.join(COORDINATES)}; got '{self.coordinates}'."
+            )
 
     def indices(self, structure: str, points: tuple[Point, ...], geometry: Geometry) -> tuple[Triple, ...]:
         """Return points of a structure as continuous (D, H, W) indices of the file's grid; raises ConfigError for one outside the image."""
@@ -94,7 +96,9 @@ class PromptFile:
         names = [name for name, _ in labels.foreground]
         for name in self.cases[case].structures:
             if name not in names:
-                raise ConfigError(f"the prompts of '{case}' are for '{name}', which is no class or region of the model.{did_you_mean(name, names)}")
+                raise ConfigError(
+                    f"the prompts of '{case}' are for '{name}', which is no class or region of the model.{did_you_mean(name, names)}"
+                )
         return self.cases[case]
 
 

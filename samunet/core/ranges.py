@@ -92,7 +92,9 @@ Voxels = tuple[Positive, Positive, Positive]
 Real = Annotated[float, Within(-3e38, 3e38)]
 """What float32 holds."""
 Share = Annotated[float, Within(0, 1)]
-Orientation = Annotated[str, Form("(?=.*[LR])(?=.*[AP])(?=.*[IS])[LRAPIS]{3}", "three letters, one each of L or R, A or P, I or S")]
+Orientation = Annotated[
+    str, Form("(?=.*[LR])(?=.*[AP])(?=.*[IS])[LRAPIS]{3}", "three letters, one each of L or R, A or P, I or S")
+]
 Sha256 = Annotated[str, Form("[0-9a-f]{64}", "64 hexadecimal digits")]
 
 
@@ -109,4 +111,6 @@ def check_ranges(value: Any, what: str) -> None:
         for rule in getattr(hint, "__metadata__", ()):
             if not rule.fits(getattr(value, name)):
                 shown = getattr(value, name)
-                raise ConfigError(f"{what} {name} must be {rule.expected}; got {shown if not isinstance(shown, str) else f'{shown!r}'}.")
+                raise ConfigError(
+                    f"{what} {name} must be {rule.expected}; got {shown if not isinstance(shown, str) else f'{shown!r}'}."
+                )

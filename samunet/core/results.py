@@ -13,7 +13,10 @@ from samunet.errors import ConfigError
 
 DEFAULT_TRAINER = "SAMTrainer"
 LATEST, BEST, FINAL = "checkpoint_latest.safetensors", "checkpoint_best.safetensors", "checkpoint_final.safetensors"
-VALIDATION, VALIDATION_BEST = "validation", "validation_best"  # folders of a fold: predictions by the final and by the best checkpoint
+VALIDATION, VALIDATION_BEST = (
+    "validation",
+    "validation_best",
+)  # folders of a fold: predictions by the final and by the best checkpoint
 BEST_MODEL_FILE = "inference_information.json"  # nnU-Net's, in the results folder of a dataset
 
 
@@ -37,7 +40,9 @@ class Seeds:
     """By the keys of summary.json, and "foreground_mean"; those without any number are left out."""
 
 
-def model_folder(workspace: Workspace, dataset: str, plans_name: str, configuration: str, trainer: str = DEFAULT_TRAINER) -> Path:
+def model_folder(
+    workspace: Workspace, dataset: str, plans_name: str, configuration: str, trainer: str = DEFAULT_TRAINER
+) -> Path:
     """Return nnU-Net's results folder of a model."""
     return workspace.results / dataset / f"{trainer}__{plans_name}__{configuration}"
 
@@ -49,7 +54,9 @@ def checkpoint_file(name: str) -> str:
 
 def finished_folds(folder: Path, file_name: str = FINAL) -> tuple[str, ...]:
     """List the folds of a model folder that hold a file, a checkpoint for example; numbered folds first, "all" only when there are none."""
-    found = sorted(path.relative_to(folder).parts[0].removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}"))
+    found = sorted(
+        path.relative_to(folder).parts[0].removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}")
+    )
     found = [fold for fold in found if fold == "all" or fold.isdecimal()]  # others are variations of a fold
     numbered = tuple(fold for fold in found if fold != "all")
     return numbered or tuple(found)

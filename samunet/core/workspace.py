@@ -54,15 +54,32 @@ class Workspace:
         if len(found) == 1:
             return found[0]
         if found:
-            raise DatasetError(f"Dataset id {text} is ambiguous: {', '.join(found)}. Give the full name, or rename one of them.")
-        searched = ", ".join(f"{folder}{'' if folder.is_dir() else ' (which does not exist)'}" for folder in self._folders()) or "any folder"
-        form = "" if number is not None or dataset_id(text) is not None else ", and this is no id or name of one, such as 4 or Dataset004_Hippocampus"
-        known = did_you_mean(text, names) if number is None else f" Known: {', '.join(sorted(names)) or 'none'}."  # ids have no neighbors
-        unset = "" if self._folders() else " Set the environment variable nnUNet_raw to the folder that holds your DatasetXXX_Name folders."
+            raise DatasetError(
+                f"Dataset id {text} is ambiguous: {', '.join(found)}. Give the full name, or rename one of them."
+            )
+        searched = (
+            ", ".join(f"{folder}{'' if folder.is_dir() else ' (which does not exist)'}" for folder in self._folders())
+            or "any folder"
+        )
+        form = (
+            ""
+            if number is not None or dataset_id(text) is not None
+            else ", and this is no id or name of one, such as 4 or Dataset004_Hippocampus"
+        )
+        known = (
+            did_you_mean(text, names) if number is None else f" Known: {', '.join(sorted(names)) or 'none'}."
+        )  # ids have no neighbors
+        unset = (
+            ""
+            if self._folders()
+            else " Set the environment variable nnUNet_raw to the folder that holds your DatasetXXX_Name folders."
+        )
         raise DatasetError(f"Dataset '{text}' is not in {searched}{form}.{known}{unset}")
 
     def _folders(self) -> list[Path]:
-        return [folder for folder in (self.raw_folder, self.preprocessed_folder, self.results_folder) if folder is not None]
+        return [
+            folder for folder in (self.raw_folder, self.preprocessed_folder, self.results_folder) if folder is not None
+        ]
 
     def _dataset_names(self) -> set[str]:
         return {
@@ -85,7 +102,9 @@ def workspace_from_environment(environment: Mapping[str, str] | None = None) -> 
     """
     values = os.environ if environment is None else environment
     raw, preprocessed, results = (_folder(values, name) for name in PURPOSE)
-    cache = Path(values.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # stays as it is where there is no home
+    cache = Path(
+        values.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    )  # stays as it is where there is no home
     own = _folder(values, WEIGHTS_VARIABLE)
     weights = (*([own] if own else []), cache / "samunet")
     return Workspace(raw_folder=raw, preprocessed_folder=preprocessed, results_folder=results, weights_folders=weights)

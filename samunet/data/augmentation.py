@@ -33,7 +33,9 @@ from samunet.core.preprocessed import OUTSIDE
 
 ANISOTROPY = 3.0  # nnU-Net: from this ratio of patch sides on, depth is left out of spatial transforms
 SMALLEST_SCALE = 0.85  # nnU-Net sizes the patch it reads for objects shrunk to this
-BLUR_REACH = 3  # voxels a blur of sigma 1 looks to each side; thinner slabs are not blurred, since reflection needs as many
+BLUR_REACH = (
+    3  # voxels a blur of sigma 1 looks to each side; thinner slabs are not blurred, since reflection needs as many
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +82,16 @@ class Augmentation:
         steps: list[BasicTransform] = [self._spatial()]
         if self.in_plane_only and not planar:
             steps = [Convert3DTo2DTransform(), *steps, Convert2DTo3DTransform()]
-        steps += _intensity(ignore_axes=(0,) if self.in_plane_only and not planar else None, blur=planar or self.patch_size[0] > BLUR_REACH)
+        steps += _intensity(
+            ignore_axes=(0,) if self.in_plane_only and not planar else None,
+            blur=planar or self.patch_size[0] > BLUR_REACH,
+        )
         if self.mirror_axes:
             steps.append(MirrorTransform(allowed_axes=tuple(axis - planar for axis in self.mirror_axes)))
         if self.masked_channels:
-            steps.append(MaskImageTransform(apply_to_channels=list(self.masked_channels), channel_idx_in_seg=0, set_outside_to=0))
+            steps.append(
+                MaskImageTransform(apply_to_channels=list(self.masked_channels), channel_idx_in_seg=0, set_outside_to=0)
+            )
         return ComposeTransforms([*steps, RemoveLabelTansform(OUTSIDE, 0)])
 
     def _spatial(self) -> SpatialTransform:
@@ -102,7 +109,9 @@ class Augmentation:
         )
 
 
-def augment(pipeline: BasicTransform, image: np.ndarray, label: np.ndarray, masked_channels: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def augment(
+    pipeline: BasicTransform, image: np.ndarray, label: np.ndarray, masked_channels: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply the transforms to one patch.
 
     Args:
@@ -118,7 +127,12 @@ def augment(pipeline: BasicTransform, image: np.ndarray, label: np.ndarray, mask
     planar = image.shape[1] == 1
     # Copies, since some transforms work in place.
     given = torch.from_numpy(np.array(image, order="C")), torch.from_numpy(np.array(label, np.int16, order="C"))[None]
-    done = pipeline(**{name: tensor.squeeze(1) if planar else tensor for name, tensor in zip(("image", "segmentation"), given, strict=True)})
+    done = pipeline(
+        **{
+            name: tensor.squeeze(1) if planar else tensor
+            for name, tensor in zip(("image", "segmentation"), given, strict=True)
+        }
+    )
     image_out, label_out = (done[name].unsqueeze(1) if planar else done[name] for name in ("image", "segmentation"))
     return image_out.float(), label_out[0].to(torch.int16)
 
@@ -127,26 +141,44 @@ def _intensity(*, ignore_axes: tuple[int, ...] | None, blur: bool) -> list[Basic
     factor: RandomScalar = BGContrast((0.75, 1.25))
     gamma: RandomScalar = BGContrast((0.7, 1.5))
     # benchmark=True would choose the convolution by timing it, and equal seeds would no longer give equal samples.
-    blurring = GaussianBlurTransform(blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=0.5, benchmark=False)
+    blurring = GaussianBlurTransform(
+        blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=0.5, benchmark=False
+    )
     return [
-        RandomTransform(GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True), apply_probability=0.1),
+        RandomTransform(
+            GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True),
+            apply_probability=0.1,
+        ),
         *([RandomTransform(blurring, apply_probability=0.2)] if blur else []),
         RandomTransform(
-            MultiplicativeBrightnessTransform(multiplier_range=factor, synchronize_channels=False, p_per_channel=1), apply_probability=0.15
+            MultiplicativeBrightnessTransform(multiplier_range=factor, synchronize_channels=False, p_per_channel=1),
+            apply_probability=0.15,
         ),
         RandomTransform(
-            ContrastTransform(contrast_range=factor, preserve_range=True, synchronize_channels=False, p_per_channel=1), apply_probability=0.15
+            ContrastTransform(contrast_range=factor, preserve_range=True, synchronize_channels=False, p_per_channel=1),
+            apply_probability=0.15,
         ),
         RandomTransform(
             SimulateLowResolutionTransform(
-                scale=(0.5, 1), synchronize_channels=False, synchronize_axes=True, ignore_axes=ignore_axes, allowed_channels=None, p_per_channel=0.5
+                scale=(0.5, 1),
+                synchronize_channels=False,
+                synchronize_axes=True,
+                ignore_axes=ignore_axes,
+                allowed_channels=None,
+                p_per_channel=0.5,
             ),
             apply_probability=0.25,
         ),
         RandomTransform(
-            GammaTransform(gamma=gamma, p_invert_image=1, synchronize_channels=False, p_per_channel=1, p_retain_stats=1), apply_probability=0.1
+            GammaTransform(
+                gamma=gamma, p_invert_image=1, synchronize_channels=False, p_per_channel=1, p_retain_stats=1
+            ),
+            apply_probability=0.1,
         ),
         RandomTransform(
-            GammaTransform(gamma=gamma, p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=1), apply_probability=0.3
+            GammaTransform(
+                gamma=gamma, p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=1
+            ),
+            apply_probability=0.3,
         ),
     ]

@@ -10,7 +10,7 @@ import torch
 
 from samunet.core.geometry import Shape
 from samunet.errors import DatasetError
-from samunet.storage import Locations, check_arrays, load_locations, load_record, read_part
+from samunet.preprocessing.storage import Locations, check_arrays, load_locations, load_record, read_part
 
 
 class PreprocessedDataset:
@@ -30,7 +30,9 @@ class PreprocessedDataset:
     def __init__(self, folder: Path, identifiers: tuple[str, ...], checked: torch.Tensor | None = None) -> None:
         missing = [name for name in identifiers if not (folder / f"{name}.json").is_file()]
         if missing:
-            raise DatasetError(f"{folder} lacks {len(missing)} of {len(identifiers)} cases, first '{missing[0]}'. Preprocess the dataset again.")
+            raise DatasetError(
+                f"{folder} lacks {len(missing)} of {len(identifiers)} cases, first '{missing[0]}'. Preprocess the dataset again."
+            )
         self.folder = folder
         self.identifiers = identifiers
         self._checked = torch.zeros(len(identifiers), dtype=torch.bool) if checked is None else checked
@@ -60,7 +62,10 @@ class PreprocessedDataset:
     def holders(self) -> tuple[tuple[str, ...], ...]:
         """The cases that hold each foreground class or region."""
         count = len(self.locations(self.identifiers[0]).classes)
-        return tuple(tuple(name for name in self.identifiers if len(self.locations(name).classes[index])) for index in range(count))
+        return tuple(
+            tuple(name for name in self.identifiers if len(self.locations(name).classes[index]))
+            for index in range(count)
+        )
 
     def cut(self, identifier: str, start: Shape, size: Shape) -> tuple[np.ndarray, np.ndarray]:
         """Return image (C, *size) and label (*size); what lies outside the case is zero.
@@ -73,7 +78,9 @@ class PreprocessedDataset:
         if not self._checked[position]:
             check_arrays(self.folder, identifier, self._record(identifier))
             self._checked[position] = True
-        inside = tuple(slice(max(0, a), max(0, min(a + n, m))) for a, n, m in zip(start, size, self.shape(identifier), strict=True))
+        inside = tuple(
+            slice(max(0, a), max(0, min(a + n, m))) for a, n, m in zip(start, size, self.shape(identifier), strict=True)
+        )
         padding = [(part.start - a, n - (part.stop - a)) for a, n, part in zip(start, size, inside, strict=True)]
         image = read_part(self.folder / f"{identifier}.b2nd", (slice(None), *inside))
         label = read_part(self.folder / f"{identifier}_seg.b2nd", (0, *inside))

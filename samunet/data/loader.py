@@ -75,11 +75,19 @@ class PatchSource(Dataset):
         foreground = item >= round(self.batch_size * (1 - FOREGROUND_SHARE))
         random = np.random.default_rng(sequence)
         patch_size = self.augmentation.patch_size
-        return sequence, choose_patch(self.cases, patch_size, self._read_size, random, foreground=foreground, balanced=self.balanced)
+        return sequence, choose_patch(
+            self.cases, patch_size, self._read_size, random, foreground=foreground, balanced=self.balanced
+        )
 
 
 def batches(
-    source: PatchSource, *, first_step: int, steps: int, workers: int, pin_memory: bool = False, items: range | None = None
+    source: PatchSource,
+    *,
+    first_step: int,
+    steps: int,
+    workers: int,
+    pin_memory: bool = False,
+    items: range | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield the batches of steps first_step, first_step + 1, ...; one pool of workers lives as long as the iterator.
 
@@ -114,7 +122,11 @@ def batches(
 def _refuse_unguarded_script() -> None:
     """Raise ConfigError where the running script would run again in every process that is started, which then dies."""
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
-    if script.suffix == ".py" and script.is_file() and "__name__" not in script.read_text(encoding="utf-8", errors="replace"):
+    if (
+        script.suffix == ".py"
+        and script.is_file()
+        and "__name__" not in script.read_text(encoding="utf-8", errors="replace")
+    ):
         raise ConfigError(
             f"{script} would run again in each process that prepares patches; put what it does below a line "
             "'if __name__ == \"__main__\":', or train with workers=0."
@@ -129,9 +141,7 @@ def naming_dead_workers() -> Iterator[None]:
     except RuntimeError as error:
         if not any(sign in str(error) for sign in ("DataLoader worker (pid", "Pin memory thread exited")):
             raise
-        message = (
-            f"A process that prepares patches died ({str(error).splitlines()[0].strip()}); memory may have run out. Lower --workers, or free memory."
-        )
+        message = f"A process that prepares patches died ({str(error).splitlines()[0].strip()}); memory may have run out. Lower --workers, or free memory."
         raise DatasetError(message) from None
 
 
@@ -155,5 +165,8 @@ def _collate(samples: list[Sample | DatasetError]) -> Sample | DatasetError:
 def _prepare_worker(_: int) -> None:
     end_with_parent()
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):  # signals to the whole group are the training process's, which ends its workers
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # signals to the whole group are the training process's, which ends its workers
         signal.signal(number, signal.SIG_IGN)

@@ -14,7 +14,13 @@ JITTER = 0.25  # a chosen voxel lies within this share of the patch from its cen
 
 
 def choose_patch(
-    dataset: PreprocessedDataset, patch_size: Shape, read_size: Shape, random: np.random.Generator, *, foreground: bool, balanced: bool = False
+    dataset: PreprocessedDataset,
+    patch_size: Shape,
+    read_size: Shape,
+    random: np.random.Generator,
+    *,
+    foreground: bool,
+    balanced: bool = False,
 ) -> tuple[str, Shape]:
     """Choose a case and the first voxel to read.
 
@@ -49,8 +55,12 @@ def choose_patch(
         start = [_place(int(c), patch, size) for c, patch, size in zip(center, patch_size, shape, strict=True)]
     else:
         first = random.integers(np.maximum(np.array(shape) - patch_size, 0) + 1)
-        start = [_place(int(f) + patch // 2, patch, size) for f, patch, size in zip(first, patch_size, shape, strict=True)]
-    margin = [read // 2 - patch // 2 for read, patch in zip(read_size, patch_size, strict=True)]  # the augmentation crops around read // 2
+        start = [
+            _place(int(f) + patch // 2, patch, size) for f, patch, size in zip(first, patch_size, shape, strict=True)
+        ]
+    margin = [
+        read // 2 - patch // 2 for read, patch in zip(read_size, patch_size, strict=True)
+    ]  # the augmentation crops around read // 2
     return identifier, shape3([a - m for a, m in zip(start, margin, strict=True)])
 
 

@@ -14,5 +14,7 @@ def label_color(value: int) -> tuple[int, int, int]:
     """Return the fixed color of a label value >= 1: red, green, blue from 0 to 255."""
     if value <= len(PALETTE):
         return PALETTE[value - 1]
-    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb((value * GOLDEN_RATIO) % 1.0, 0.55 + 0.3 * (value % 2), 0.95))
+    red, green, blue = (
+        round(255 * part) for part in colorsys.hsv_to_rgb((value * GOLDEN_RATIO) % 1.0, 0.55 + 0.3 * (value % 2), 0.95)
+    )
     return red, green, blue

@@ -12,7 +12,9 @@ import jinja2
 def render(package: str, template: str, **values: Any) -> str:
     """Fill a template of `samunet.<package>`; it may extend page.html.j2 of samunet.evaluation."""
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader("samunet", package), jinja2.PackageLoader("samunet", "evaluation")]),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader("samunet", package), jinja2.PackageLoader("samunet", "evaluation")]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -34,7 +34,13 @@ class CasePicture:
     png: bytes
 
 
-def draw_case(identifier: str, image: np.ndarray, overlays: Mapping[str, np.ndarray], spacing: Triple, class_names: Mapping[str, str]) -> CasePicture:
+def draw_case(
+    identifier: str,
+    image: np.ndarray,
+    overlays: Mapping[str, np.ndarray],
+    spacing: Triple,
+    class_names: Mapping[str, str],
+) -> CasePicture:
     """Draw the slice of a case that holds the most classes: the image, and beside it one panel for every segmentation on it.
 
     Slices are taken across the axis with the thickest voxels, where pixels are finest, and shown as the file stores them. The first
@@ -51,7 +57,9 @@ def draw_case(identifier: str, image: np.ndarray, overlays: Mapping[str, np.ndar
     """
     shapes = [array.shape for array in (image, *overlays.values())]
     if image.ndim != 3 or len(set(shapes)) > 1:
-        raise ShapeError(f"Case '{identifier}': image, {' and '.join(overlays)} must share one (D, H, W) shape; got {', '.join(map(str, shapes))}.")
+        raise ShapeError(
+            f"Case '{identifier}': image, {' and '.join(overlays)} must share one (D, H, W) shape; got {', '.join(map(str, shapes))}."
+        )
     axis = 0 if image.shape[0] == 1 else int(np.argmax(spacing))
     stack, *layers = (np.moveaxis(array, axis, 0) for array in (image, *overlays.values()))
     index = _informative_slice(next((layer for layer in layers if layer.any()), np.zeros(stack.shape, np.uint8)))
@@ -70,15 +78,22 @@ def draw_case(identifier: str, image: np.ndarray, overlays: Mapping[str, np.ndar
     labeled = np.any([plane > 0 for plane in planes], axis=0) if planes else np.zeros(grey.shape, bool)
     low, high = _grey_window(grey, labeled)
     for column, (title, overlay) in enumerate((("image", None), *zip(overlays, planes, strict=True))):
-        axes = figure.add_axes((column / panels + 0.004, legend_height / total, 1 / panels - 0.008, panel_height / total))
+        axes = figure.add_axes(
+            (column / panels + 0.004, legend_height / total, 1 / panels - 0.008, panel_height / total)
+        )
         axes.imshow(grey, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
         if overlay is not None:
             axes.imshow(_tint(overlay, shown), aspect=aspect, interpolation="nearest")
         axes.set_title(title, color=INK, fontsize=11)
         axes.axis("off")
     if shown:
-        patches = [Patch(color=np.array(label_color(value)) / 255, label=name) for value, name in zip(shown, names, strict=True)]
-        legend = figure.legend(handles=patches, loc="lower center", ncols=min(len(shown), 5), frameon=False, labelcolor=INK, fontsize=10)
+        patches = [
+            Patch(color=np.array(label_color(value)) / 255, label=name)
+            for value, name in zip(shown, names, strict=True)
+        ]
+        legend = figure.legend(
+            handles=patches, loc="lower center", ncols=min(len(shown), 5), frameon=False, labelcolor=INK, fontsize=10
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
     buffer = io.BytesIO()
@@ -102,7 +117,11 @@ def _informative_slice(labels: np.ndarray) -> int:
 
 def _grey_window(grey: np.ndarray, labeled: np.ndarray) -> tuple[float, float]:
     """Return the intensities to draw black and white, from the pixels in and near structures, or from all if there is none."""
-    near = ndimage.binary_dilation(labeled, iterations=max(2, round(WINDOW_MARGIN * min(grey.shape)))) if labeled.any() else labeled
+    near = (
+        ndimage.binary_dilation(labeled, iterations=max(2, round(WINDOW_MARGIN * min(grey.shape))))
+        if labeled.any()
+        else labeled
+    )
     for pixels in (grey[near & np.isfinite(grey)], grey[np.isfinite(grey)]):
         if pixels.size:
             low, high = (float(value) for value in np.percentile(pixels, WINDOW_PERCENTILES))

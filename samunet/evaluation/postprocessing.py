@@ -24,9 +24,9 @@ from samunet.evaluation.score import refuse_missing, targets_from_labels
 from samunet.evaluation.summary import Target
 from samunet.imageio import ImageReader
 from samunet.imageio.case import refuse_unexpected_values
+from samunet.machine.progress import each
 from samunet.ops.components import keep_largest
 from samunet.ops.overlap import overlap
-from samunet.progress import each
 
 FORMAT = 1
 FILE_NAME = "postprocessing.json"
@@ -66,12 +66,20 @@ def load_postprocessing(path: Path) -> Postprocessing:
     """Read postprocessing.json; raises ConfigError when it is absent or of another form."""
     found = decode(Postprocessing, read_json(path), path.name)
     if found.format != FORMAT:
-        raise ConfigError(f"{path} has format {found.format}; this version of samunet reads format {FORMAT}. Determine it again.")
+        raise ConfigError(
+            f"{path} has format {found.format}; this version of samunet reads format {FORMAT}. Determine it again."
+        )
     return found
 
 
 def determine(
-    references: Mapping[str, Path], prediction_folder: Path, *, labels: Labels, file_ending: str, reader: ImageReader, threads: int
+    references: Mapping[str, Path],
+    prediction_folder: Path,
+    *,
+    labels: Labels,
+    file_ending: str,
+    reader: ImageReader,
+    threads: int,
 ) -> Postprocessing:
     """Choose the steps that help on predictions with references.
 
@@ -82,8 +90,16 @@ def determine(
         DatasetError: a prediction or a reference is missing, or two do not share a grid.
     """
     predictions = files_with_ending(prediction_folder, file_ending)
-    refuse_missing(references.keys() - predictions.keys(), f"no prediction in {prediction_folder}", "Predict them, or leave their references out.")
-    refuse_missing(predictions.keys() - references.keys(), f"no reference in spite of a prediction in {prediction_folder}", "Move them away.")
+    refuse_missing(
+        references.keys() - predictions.keys(),
+        f"no prediction in {prediction_folder}",
+        "Predict them, or leave their references out.",
+    )
+    refuse_missing(
+        predictions.keys() - references.keys(),
+        f"no reference in spite of a prediction in {prediction_folder}",
+        "Move them away.",
+    )
     if not references:
         raise DatasetError(f"There is no reference ending in {file_ending}, so nothing can be determined.")
     targets = targets_from_labels(labels)
@@ -98,10 +114,14 @@ def determine(
             for label, path in ((reference, references[name]), (segmentation, predictions[name])):
                 refuse_unexpected_values(label, labels.expected_in_files, str(path))
             if reference.shape != segmentation.shape:
-                raise DatasetError(f"{name}: prediction has shape {segmentation.shape}, reference {reference.shape}; they must share one grid.")
+                raise DatasetError(
+                    f"{name}: prediction has shape {segmentation.shape}, reference {reference.shape}; they must share one grid."
+                )
             segmentation = Postprocessing(steps=tuple(chosen), cases=0).apply(segmentation)
             forms = [segmentation, *(keep_largest(segmentation, values) for values in candidates)]
-            return [[overlap(reference, form, tuple(target), labels.ignore).dice for target in targets] for form in forms]
+            return [
+                [overlap(reference, form, tuple(target), labels.ignore).dice for target in targets] for form in forms
+            ]
 
         found = np.array(each(of_case, sorted(references), threads=threads, title="Postprocessing", quiet=True))
         return np.array([[known_mean(values) for values in form.T] for form in found.swapaxes(0, 1)])
@@ -139,7 +159,9 @@ def apply_to_folder(
     def run(name: str) -> None:
         segmentation, geometry = reader.read_label(files[name])
         kept = postprocessing.apply(segmentation)
-        reader.write_segmentation(kept.astype(np.uint8 if kept.max(initial=0) < 256 else np.uint16), geometry, target / name)
+        reader.write_segmentation(
+            kept.astype(np.uint8 if kept.max(initial=0) < 256 else np.uint16), geometry, target / name
+        )
 
     with held(target):
         each(run, list(files), threads=threads, title="Postprocessing", quiet=True)

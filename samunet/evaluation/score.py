@@ -17,10 +17,10 @@ from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.summary import CaseScore, Metrics, Summary, Target, summarize, target_key
 from samunet.imageio import ImageReader
 from samunet.imageio.case import refuse_unexpected_values
+from samunet.machine.progress import pool_of
 from samunet.ops.components import detection_f1
 from samunet.ops.overlap import overlap
 from samunet.ops.surface import surface_scores
-from samunet.progress import pool_of
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,11 @@ def score_case(
             f"half a voxel. Check spacing, origin and direction of {prediction}."
         )
     if apart >= WARN_VOXELS:
-        logger.warning("Case '%s': prediction and reference lie %s apart at a corner.", reference.name, geometry.apart(reference_geometry))
+        logger.warning(
+            "Case '%s': prediction and reference lie %s apart at a corner.",
+            reference.name,
+            geometry.apart(reference_geometry),
+        )
     for label, path in ((reference_label, reference), (segmentation, prediction)) if expected is not None else ():
         refuse_unexpected_values(label, expected, str(path))
     metrics = {}
@@ -96,7 +100,9 @@ def score_case(
             n_ref=int(counts.n_ref),
             **_measure(reference_label, segmentation, target, ignore, reference_geometry, measures or Measures()),
         )
-    return CaseScore(reference_file=str(reference), prediction_file=str(prediction), metrics=metrics, unit=reference_geometry.unit)
+    return CaseScore(
+        reference_file=str(reference), prediction_file=str(prediction), metrics=metrics, unit=reference_geometry.unit
+    )
 
 
 def evaluate_folder(
@@ -128,12 +134,20 @@ def evaluate_folder(
         DatasetError: a folder or a file is missing, or a prediction is not on its reference's grid.
     """
     if threads < 1 or not targets:
-        raise ConfigError(f"Scoring needs at least one thread and one label; got {threads} threads and labels {list(targets)}.")
-    references, predictions = (files_with_ending(folder, file_ending) for folder in (reference_folder, prediction_folder))
+        raise ConfigError(
+            f"Scoring needs at least one thread and one label; got {threads} threads and labels {list(targets)}."
+        )
+    references, predictions = (
+        files_with_ending(folder, file_ending) for folder in (reference_folder, prediction_folder)
+    )
     if not chill:
         unpredicted, unknown = references.keys() - predictions.keys(), predictions.keys() - references.keys()
-        refuse_missing(unpredicted, f"no prediction in {prediction_folder}", "Predict them, or score the rest with --chill.")
-        refuse_missing(unknown, f"no reference in {reference_folder}", "Move them away, or leave them out with --chill.")
+        refuse_missing(
+            unpredicted, f"no prediction in {prediction_folder}", "Predict them, or score the rest with --chill."
+        )
+        refuse_missing(
+            unknown, f"no reference in {reference_folder}", "Move them away, or leave them out with --chill."
+        )
     names = sorted(references.keys() & predictions.keys())
     if not names:
         raise DatasetError(
@@ -150,7 +164,12 @@ def evaluate_folder(
 
 
 def _measure(
-    reference: np.ndarray, prediction: np.ndarray, target: Target, ignore: int | None, geometry: Geometry, measures: Measures
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    target: Target,
+    ignore: int | None,
+    geometry: Geometry,
+    measures: Measures,
 ) -> dict[str, float]:
     """Return the fields of Metrics beyond overlap that are asked for."""
     found: dict[str, float] = {}
@@ -162,7 +181,10 @@ def _measure(
     if measures.tolerance is not None:
         found |= vars(surface_scores(wanted, predicted, geometry.spacing, measures.tolerance))
         if (voxel := geometry.voxel_ml) is not None:
-            found |= {"volume_pred_ml": voxel * np.count_nonzero(predicted), "volume_ref_ml": voxel * np.count_nonzero(wanted)}
+            found |= {
+                "volume_pred_ml": voxel * np.count_nonzero(predicted),
+                "volume_ref_ml": voxel * np.count_nonzero(wanted),
+            }
     if measures.lesions:
         found["detection_f1"] = detection_f1(wanted, predicted)
     return found

@@ -22,7 +22,16 @@ from samunet.errors import ConfigError, DatasetError
 SUMMARY = "summary.json"  # its usual name
 Target = tuple[int, ...]
 BACKGROUND: Target = (0,)
-KEYS = {"dice": "Dice", "iou": "IoU", "tp": "TP", "fp": "FP", "fn": "FN", "tn": "TN", "n_pred": "n_pred", "n_ref": "n_ref"}
+KEYS = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "tp": "TP",
+    "fp": "FP",
+    "fn": "FN",
+    "tn": "TN",
+    "n_pred": "n_pred",
+    "n_ref": "n_ref",
+}
 MORE_KEYS = {
     "nsd": "NSD",
     "hd95": "HD95",
@@ -126,7 +135,9 @@ def summarize(cases: Sequence[CaseScore], prompts: str | None = None) -> Summary
     targets = tuple(cases[0].metrics)
     for case in cases:
         if set(case.metrics) != set(targets):
-            raise DatasetError(f"Case '{case.name}' is scored on {sorted(case.metrics)}, the first case on {sorted(targets)}; score all on the same.")
+            raise DatasetError(
+                f"Case '{case.name}' is scored on {sorted(case.metrics)}, the first case on {sorted(targets)}; score all on the same."
+            )
     unit = " and ".join(sorted({case.unit for case in cases}))
     mean = {target: _mean([case.metrics[target] for case in cases]) for target in targets}
     foreground = [metrics for target, metrics in mean.items() if target != BACKGROUND]
@@ -135,18 +146,22 @@ def summarize(cases: Sequence[CaseScore], prompts: str | None = None) -> Summary
 
 def write_summary(path: Path, summary: Summary) -> None:
     """Write nnU-Net's summary.json atomically, keys sorted."""
-    raw = {
-        "foreground_mean": _to_json(summary.foreground_mean),
-        "mean": {target_key(target): _to_json(metrics) for target, metrics in summary.mean.items()},
-        "metric_per_case": [
-            {
-                "metrics": {target_key(target): _to_json(metrics) for target, metrics in case.metrics.items()},
-                "prediction_file": case.prediction_file,
-                "reference_file": case.reference_file,
-            }
-            for case in summary.cases
-        ],
-    } | ({} if summary.prompts is None else {PROMPTS_KEY: summary.prompts}) | ({} if summary.unit == "mm" else {UNIT_KEY: summary.unit})
+    raw = (
+        {
+            "foreground_mean": _to_json(summary.foreground_mean),
+            "mean": {target_key(target): _to_json(metrics) for target, metrics in summary.mean.items()},
+            "metric_per_case": [
+                {
+                    "metrics": {target_key(target): _to_json(metrics) for target, metrics in case.metrics.items()},
+                    "prediction_file": case.prediction_file,
+                    "reference_file": case.reference_file,
+                }
+                for case in summary.cases
+            ],
+        }
+        | ({} if summary.prompts is None else {PROMPTS_KEY: summary.prompts})
+        | ({} if summary.unit == "mm" else {UNIT_KEY: summary.unit})
+    )
     write_text(path, json.dumps(raw, indent=4, sort_keys=True) + "\n")
 
 
@@ -221,7 +236,9 @@ def parse_target_key(key: str) -> Target:
 
 def _to_json(metrics: Metrics) -> dict[str, float]:
     more = {key: getattr(metrics, name) for name, key in MORE_KEYS.items()}
-    return {key: getattr(metrics, name) for name, key in KEYS.items()} | {key: value for key, value in more.items() if value is not None}
+    return {key: getattr(metrics, name) for name, key in KEYS.items()} | {
+        key: value for key, value in more.items() if value is not None
+    }
 
 
 def _from_json(raw: Mapping[str, Any]) -> Metrics:
@@ -243,5 +260,8 @@ def _targets_from_json(raw: Mapping[str, Any]) -> dict[Target, Metrics]:
 
 
 def _mean(scores: Sequence[Metrics]) -> Metrics:
-    names = [*KEYS, *(name for name in MORE_KEYS if scores and all(getattr(score, name) is not None for score in scores))]
+    names = [
+        *KEYS,
+        *(name for name in MORE_KEYS if scores and all(getattr(score, name) is not None for score in scores)),
+    ]
     return Metrics(**{name: known_mean(getattr(score, name) for score in scores) for name in names})

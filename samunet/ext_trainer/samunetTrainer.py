@@ -23,9 +23,9 @@ from samunet.core.plan import DEFAULT_PLANS_NAME, ChannelPlan, Configuration, Pl
 from samunet.core.plugins import load_variant
 from samunet.errors import ConfigError
 from samunet.models.prompt_rules import takes_prompts
-from samunet.network import build_network
 from samunet.training.config import TrainingConfig
 from samunet.training.trainer import make_optimizer
+from samunet.variants.network import build_network
 
 BACKBONE = "vit_tiny"
 BASE_WIDTH, MAX_WIDTH = 32, 320  # nnU-Net's features, and samunet's
@@ -71,19 +71,30 @@ class samunetTrainer(nnUNetTrainer):
 
     variant = "sam_unet"
 
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = CUDA) -> None:
+    def __init__(
+        self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = CUDA
+    ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)  # nnU-Net reads the names of these from here
         self.enable_deep_supervision = False
 
     @classmethod
     def build_network_architecture(
-        cls, plans_manager: Any, configuration_manager: Any, num_input_channels: int, num_output_channels: int, enable_deep_supervision: bool = True
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Build a samunet network from nnU-Net's plan."""
         del enable_deep_supervision
         if takes_prompts(load_variant(cls.variant)):
-            raise ConfigError(f"The method {cls.variant} takes prompts, which nnU-Net does not give; train it with samunet_train.")
-        network = build_network(*samunet_plan(cls.variant, configuration_manager, num_input_channels), class_labels(num_output_channels))
+            raise ConfigError(
+                f"The method {cls.variant} takes prompts, which nnU-Net does not give; train it with samunet_train."
+            )
+        network = build_network(
+            *samunet_plan(cls.variant, configuration_manager, num_input_channels), class_labels(num_output_channels)
+        )
         return Slab(network)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Decay]:
@@ -126,13 +137,17 @@ def samunet_plan(variant: str, configuration_manager: Any, channels: int) -> tup
     patch_size = shape3([*lead, *given["patch_size"]])
     names = [SCHEME_BY_CLASS.get(name, "zscore") for name in given["normalization_schemes"]]
     names += [names[-1]] * (channels - len(names))
-    figures = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
+    figures = IntensityStatistics(
+        mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0
+    )
     configuration = Configuration(
         variant=variant,
         dimensions=2 if lead else 3,
         data_identifier="nnunet",
         spacing=triple([*[1.0] * len(lead), *given["spacing"]]),
-        median_shape=triple([*[1.0] * len(lead), *map(float, given.get("median_image_size_in_voxels", given["patch_size"]))]),
+        median_shape=triple(
+            [*[1.0] * len(lead), *map(float, given.get("median_image_size_in_voxels", given["patch_size"]))]
+        ),
         patch_size=patch_size,
         batch_size=int(given["batch_size"]),
         backbone=BACKBONE,
@@ -151,7 +166,10 @@ def samunet_plan(variant: str, configuration_manager: Any, channels: int) -> tup
         precision="mixed",
         asked_spacing=None,
         transpose=(0, 1, 2),
-        channels=tuple(ChannelPlan(name=f"channel {index}", scheme=name, within_mask=False, intensities=figures) for index, name in enumerate(names)),
+        channels=tuple(
+            ChannelPlan(name=f"channel {index}", scheme=name, within_mask=False, intensities=figures)
+            for index, name in enumerate(names)
+        ),
         configurations={},
         reasons={},
     )

@@ -15,12 +15,23 @@ from samunet.imageio.reader import ImageReader
 from samunet.imageio.sitk import SimpleITKIO
 from samunet.imageio.tiff3d import Tiff3DIO
 
-__all__ = ["READERS", "ImageReader", "known_ending", "output_ending", "reader_for", "reader_of_image", "reader_of_segmentations", "writer_for"]
+__all__ = [
+    "READERS",
+    "ImageReader",
+    "known_ending",
+    "output_ending",
+    "reader_for",
+    "reader_of_image",
+    "reader_of_segmentations",
+    "writer_for",
+]
 
 FLOAT = 4  # bytes
 READERS: tuple[ImageReader, ...] = (NaturalImage2DIO(), SimpleITKIO(), Tiff3DIO(), NibabelIO())
 """nnU-Net's names and order."""
-ENDINGS = tuple(sorted({ending for reader in READERS for ending in reader.endings}, key=lambda ending: (-len(ending), ending)))
+ENDINGS = tuple(
+    sorted({ending for reader in READERS for ending in reader.endings}, key=lambda ending: (-len(ending), ending))
+)
 """Longest first, so that .nii.gz is found before .gz would be."""
 LOSSLESS = ".png"  # of what has JPEG images
 PARENTS = 3  # a model's plan lies two folders above its validation predictions, three above postprocessed ones
@@ -46,7 +57,9 @@ def reader_for(file_ending: str, name: str | None = None, example: Path | None =
     candidates = [reader for reader in READERS if file_ending.lower() in reader.endings]
     if not candidates:
         known = sorted({ending for reader in READERS for ending in reader.endings})
-        raise DatasetError(f"No image reader knows the file ending '{file_ending}'; known are {', '.join(known)}. Convert the files.")
+        raise DatasetError(
+            f"No image reader knows the file ending '{file_ending}'; known are {', '.join(known)}. Convert the files."
+        )
     if example is None:
         return candidates[0]
     refusals = []

@@ -59,8 +59,12 @@ def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
     reading = image + max(image, loading) if len(peeks) > 1 else max(loading, peeks[0].loaded + image)
     if case.label is not None:
         label = reader.peek(case.label)
-        numbers = 4 if label.loaded > LONGEST_LABEL * math.prod(geometry.shape) else 1  # floating-point ones are rounded and compared
-        reading = max(reading, image + label.loading + numbers * label.loaded + LONGEST_LABEL * math.prod(geometry.shape))
+        numbers = (
+            4 if label.loaded > LONGEST_LABEL * math.prod(geometry.shape) else 1
+        )  # floating-point ones are rounded and compared
+        reading = max(
+            reading, image + label.loading + numbers * label.loaded + LONGEST_LABEL * math.prod(geometry.shape)
+        )
     return CaseSize(geometry=geometry, reading=reading, beside=max(peek.beside for peek in peeks))
 
 
@@ -99,9 +103,13 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
         )
     if voxels_apart >= WARN_VOXELS:
         logger.warning(
-            "Case '%s': label and image lie %s apart at a corner; the image's grid is used.", case.identifier, volume.geometry.apart(geometry)
+            "Case '%s': label and image lie %s apart at a corner; the image's grid is used.",
+            case.identifier,
+            volume.geometry.apart(geometry),
         )
-    refuse_unexpected_values(label, spec.labels.expected_in_files, f"Case '{case.identifier}': label file {case.label.name}")
+    refuse_unexpected_values(
+        label, spec.labels.expected_in_files, f"Case '{case.identifier}': label file {case.label.name}"
+    )
     return volume, label
 
 

@@ -72,7 +72,14 @@ def series_in(folder: Path) -> tuple[Series, ...]:
         header = _header(files[0])
         with _unvalidated():
             texts = {key: str(header.get(key, "")) for key in ("SeriesInstanceUID", "SeriesDescription", "Modality")}
-        found.append(Series(uid=texts["SeriesInstanceUID"], description=texts["SeriesDescription"], modality=texts["Modality"], files=files))
+        found.append(
+            Series(
+                uid=texts["SeriesInstanceUID"],
+                description=texts["SeriesDescription"],
+                modality=texts["Modality"],
+                files=files,
+            )
+        )
     return tuple(found)
 
 
@@ -92,14 +99,20 @@ def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
     found = series_in(folder)
     meant = found if series is None else [one for number, one in enumerate(found, 1) if one.is_meant(series, number)]
     known = {file for one in found for file in one.files}
-    left_out = [path for path in sorted(folder.iterdir()) if path not in known and path.name != "DICOMDIR" and is_dicom(path)]
+    left_out = [
+        path for path in sorted(folder.iterdir()) if path not in known and path.name != "DICOMDIR" and is_dicom(path)
+    ]
     if left_out:  # ITK passes over files that it cannot parse
         _check_slice(left_out[0])  # says why, where it can
-        raise ImageFileError(f"{left_out[0]} is a DICOM file that cannot be read; copy or export the series again.", "truncated")
+        raise ImageFileError(
+            f"{left_out[0]} is a DICOM file that cannot be read; copy or export the series again.", "truncated"
+        )
     if not found:
         raise ImageFileError(f"{folder} holds no DICOM file, expected the files of one series.", "pixel-form")
     if len(meant) != 1:
-        described = [f"{one.description or 'no description'}, {one.modality}, {len(one.files)} files, {one.uid}" for one in found]
+        described = [
+            f"{one.description or 'no description'}, {one.modality}, {len(one.files)} files, {one.uid}" for one in found
+        ]
         listing = "; ".join(f"{number}: {one}" for number, one in enumerate(described, 1))
         message = f"{folder} holds {len(found)} DICOM series, expected one{'' if series is None else f' that is {series!r}'} ({listing})"
         raise ImageFileError(f"{message}. Choose one with --series, or give each a folder of its own.", "pixel-form")
@@ -122,7 +135,9 @@ def read_series(folder: Path, series: str | None = None) -> sitk.Image:
     _check_distances(np.array([one.place for one in slices]), folder)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(file) for file in files])
-    if len({one.numbers for one in slices}) > 1:  # ITK takes the first slice's number type for all, and would round the others' values
+    if (
+        len({one.numbers for one in slices}) > 1
+    ):  # ITK takes the first slice's number type for all, and would round the others' values
         reader.SetOutputPixelType(sitk.sitkFloat64)
     try:
         return reader.Execute()
@@ -153,7 +168,9 @@ def peek_series(folder: Path, series: str | None = None) -> Peek:
         geometry=Geometry(shape=(depth, height, width), spacing=(distance, y, x)),
         channels=header.GetNumberOfComponents(),
         loaded=loaded,
-        loading=2 * loaded + 3 * (loaded // len(files)) + max(file.stat().st_size for file in files),  # image and copy; one file's parts
+        loading=2 * loaded
+        + 3 * (loaded // len(files))
+        + max(file.stat().st_size for file in files),  # image and copy; one file's parts
     )
 
 
@@ -186,22 +203,40 @@ def _check_slice(file: Path) -> _Slice:
 
 def _checked(file: Path, header: Any) -> _Slice:
     try:
-        place = [float(part) for name in ("ImagePositionPatient", "ImageOrientationPatient") for part in header[name].value]
-        rows, columns, samples, bits = (int(header[name].value) for name in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated"))
+        place = [
+            float(part) for name in ("ImagePositionPatient", "ImageOrientationPatient") for part in header[name].value
+        ]
+        rows, columns, samples, bits = (
+            int(header[name].value) for name in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
+        )
         frames = int(header.get("NumberOfFrames") or 1)
         spacing = tuple(float(part) for part in header.get("PixelSpacing") or ())
         scaling = (float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0)))
         if len(place) != 9 or not np.isfinite([*place, *scaling]).all():
             raise ValueError("position, orientation or rescale values are no finite numbers")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ImageFileError(f"{file} has no readable header or position ({_reason(error)}); export the series again.", "header") from None
+        raise ImageFileError(
+            f"{file} has no readable header or position ({_reason(error)}); export the series again.", "header"
+        ) from None
     if frames != 1:
-        raise ImageFileError(f"{file} holds {frames} frames, expected one slice per file; export it as single frames, or as .nii.gz.", "pixel-form")
+        raise ImageFileError(
+            f"{file} holds {frames} frames, expected one slice per file; export it as single frames, or as .nii.gz.",
+            "pixel-form",
+        )
     if min(rows, columns, samples) < 1:
-        raise ImageFileError(f"{file} has {rows} x {columns} pixels of {samples} samples, expected one or more; export the series again.", "header")
+        raise ImageFileError(
+            f"{file} has {rows} x {columns} pixels of {samples} samples, expected one or more; export the series again.",
+            "header",
+        )
     if len(spacing) != 2 or not all(0 < part < np.inf for part in spacing):
-        detector = " ImagerPixelSpacing is that of the detector, not of the patient." if "ImagerPixelSpacing" in header else ""
-        given = f"has PixelSpacing {list(spacing)}, expected two positive numbers" if spacing else "says nothing of its PixelSpacing"
+        detector = (
+            " ImagerPixelSpacing is that of the detector, not of the patient." if "ImagerPixelSpacing" in header else ""
+        )
+        given = (
+            f"has PixelSpacing {list(spacing)}, expected two positive numbers"
+            if spacing
+            else "says nothing of its PixelSpacing"
+        )
         message = f"{file} {given}, so the size of its pixels is not known.{detector}"
         raise ImageFileError(f"{message} Correct the tag, or convert the series to .nii.gz with its spacing.", "header")
     _check_length(file, header, -(-rows * columns * samples * bits // 8))
@@ -227,7 +262,9 @@ def _header(file: Path) -> Any:
         with _unvalidated():
             return pydicom.dcmread(file, force=True)
     except Exception as error:  # of damaged files pydicom raises anything
-        raise ImageFileError(f"{file} has no readable header ({_reason(error)}); export the series again.", "header") from None
+        raise ImageFileError(
+            f"{file} has no readable header ({_reason(error)}); export the series again.", "header"
+        ) from None
 
 
 def _check_length(file: Path, header: Any, needed: int) -> None:
@@ -236,7 +273,10 @@ def _check_length(file: Path, header: Any, needed: int) -> None:
     Compressed pixels must be whole in themselves; pydicom finds no element where their end is missing.
     """
     if "PixelData" not in header:
-        raise ImageFileError(f"{file} is truncated: it holds no pixels, or their end is missing; copy or export the series again.", "truncated")
+        raise ImageFileError(
+            f"{file} is truncated: it holds no pixels, or their end is missing; copy or export the series again.",
+            "truncated",
+        )
     there = len(header["PixelData"].value or b"")
     syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
     if there and syntax is not None and syntax.is_encapsulated:
@@ -245,7 +285,9 @@ def _check_length(file: Path, header: Any, needed: int) -> None:
         message = f"{file} is truncated: {there} bytes of pixels are there, rows and columns need {needed}; copy or export the series again."
         raise ImageFileError(message, "truncated")
     if there > needed + 1:  # lengths are even
-        logger.warning("%s holds %d bytes of pixels, rows and columns need %d; the last ones are not used.", file, there, needed)
+        logger.warning(
+            "%s holds %d bytes of pixels, rows and columns need %d; the last ones are not used.", file, there, needed
+        )
 
 
 def is_dicom(path: Path) -> bool:
@@ -259,7 +301,9 @@ def _check_distances(places: np.ndarray, folder: Path) -> None:
     """ITK takes one distance between slices for all of them; refuse series where that moves slices."""
     positions, axes = places[:, :3], places[:, 3:]
     if np.abs(axes - axes[0]).max() > PARALLEL:
-        raise ImageFileError(f"{folder} holds slices of different directions; give each stack a folder of its own.", "pixel-form")
+        raise ImageFileError(
+            f"{folder} holds slices of different directions; give each stack a folder of its own.", "pixel-form"
+        )
     steps = np.abs(np.diff(positions @ np.cross(axes[0, :3], axes[0, 3:])))
     if len(steps) and np.abs(steps - np.median(steps)).max() >= GAP_TOLERANCE * np.median(steps):
         raise ImageFileError(

@@ -59,7 +59,15 @@ MHA_SPACING = ("ElementSpacing", "ElementSize")
 MHA_VECTORS = ("DimSize", *MHA_SPACING, "Offset", "Origin", "Position", "CenterOfRotation")  # one number per axis
 MHA_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 MHA_NUMBERS = (
-    *("NDims", "ElementNumberOfChannels", "HeaderSize", "CompressedDataSize", "CompressionLevel", "ElementMin", "ElementMax"),
+    *(
+        "NDims",
+        "ElementNumberOfChannels",
+        "HeaderSize",
+        "CompressedDataSize",
+        "CompressionLevel",
+        "ElementMin",
+        "ElementMax",
+    ),
     *("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "ID", "ParentID"),
 )
 MHA_FLAGS = ("BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData")
@@ -67,13 +75,20 @@ NRRD_MAGIC = re.compile(r"NRRD000[1-5]")
 NRRD_LINE = re.compile(r"([A-Za-z][A-Za-z ]*): (.*)")
 NRRD_VECTORS = re.compile(r"\s*(none|\([^()]*\))")
 NRRD_QUOTED = re.compile(r'\s*"[^"\\]*"')
-NRRD_SYNONYMS = {name.replace(" ", ""): name for name in ("data file", "line skip", "byte skip", "axis mins", "axis maxs")}
+NRRD_SYNONYMS = {
+    name.replace(" ", ""): name for name in ("data file", "line skip", "byte skip", "axis mins", "axis maxs")
+}
 NRRD_SYNONYMS |= {"centerings": "centers"}
 NRRD_PER_AXIS = ("spacings", "thicknesses", "axis mins", "axis maxs")
 NRRD_SPACES = {"3D-right-handed": 3, "3D-left-handed": 3, "scanner-xyz": 3, "RAS": 3, "LAS": 3, "LPS": 3}
 NRRD_SPACES |= {f"{side}-{front}-superior": 3 for side in ("left", "right") for front in ("anterior", "posterior")}
 NRRD_SPACES |= {f"{name}{'T' if len(name) == 3 else '-time'}": 4 for name in NRRD_SPACES}
-NRRD_DOMAIN = ("domain", "space", "time", "???")  # kinds of axes that are axes of the grid; any other holds a voxel's components
+NRRD_DOMAIN = (
+    "domain",
+    "space",
+    "time",
+    "???",
+)  # kinds of axes that are axes of the grid; any other holds a voxel's components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +120,16 @@ def read_header(path: Path) -> Header:
     read = FORMATS.get(path.suffix.lower())
     if read is None:
         known = f".nii, .nii.gz, {', '.join(FORMATS)} or a folder with a DICOM series"
-        raise ImageFileError(f"{path} has an ending that cannot be read, expected {known}; convert it to .nii.gz.", "pixel-form")
+        raise ImageFileError(
+            f"{path} has an ending that cannot be read, expected {known}; convert it to .nii.gz.", "pixel-form"
+        )
     try:
         with path.open("rb") as file:
             return read(file, path)
     except _Refusal as refusal:
-        raise ImageFileError(f"{path} has a header that cannot be read: {refusal}; export it again.", "header") from None
+        raise ImageFileError(
+            f"{path} has a header that cannot be read: {refusal}; export it again.", "header"
+        ) from None
 
 
 class _Refusal(Exception):
@@ -135,22 +154,33 @@ def _numbers(text: str, count: int, name: str) -> tuple[float, ...]:
     words = text.split()
     _require(len(words) == count, f"{name} has {len(words)} numbers, expected {count}")
     for word in words:
-        _require(len(word) <= MAX_WORD and NUMBER.fullmatch(word) is not None and math.isfinite(float(word)), f"{name} holds {word[:20]!r}")
+        _require(
+            len(word) <= MAX_WORD and NUMBER.fullmatch(word) is not None and math.isfinite(float(word)),
+            f"{name} holds {word[:20]!r}",
+        )
     return tuple(float(word) for word in words)
 
 
 def _whole(text: str, count: int, name: str) -> tuple[int, ...]:
     numbers = _numbers(text, count, name)
-    _require(all(number.is_integer() and abs(number) < MAX_BYTES for number in numbers), f"{name} is {text[:40]!r}, expected whole numbers")
+    _require(
+        all(number.is_integer() and abs(number) < MAX_BYTES for number in numbers),
+        f"{name} is {text[:40]!r}, expected whole numbers",
+    )
     return tuple(int(number) for number in numbers)
 
 
 def _lengths(sizes: Sequence[int]) -> None:
-    _require(all(1 <= size <= MAX_LENGTH for size in sizes), f"its axes have lengths {list(sizes)}, expected 1 to {MAX_LENGTH}")
+    _require(
+        all(1 <= size <= MAX_LENGTH for size in sizes),
+        f"its axes have lengths {list(sizes)}, expected 1 to {MAX_LENGTH}",
+    )
 
 
 def _bytes(sizes: Sequence[int], each: int) -> int:
-    _require(math.prod(sizes) * each <= MAX_BYTES, f"it promises {math.prod(sizes) * each} bytes, allowed are {MAX_BYTES}")
+    _require(
+        math.prod(sizes) * each <= MAX_BYTES, f"it promises {math.prod(sizes) * each} bytes, allowed are {MAX_BYTES}"
+    )
     return math.prod(sizes) * each
 
 
@@ -162,11 +192,19 @@ def _spacing(numbers: Sequence[float]) -> tuple[float, ...]:
 def _beside(name: str, path: Path) -> Path:
     """Return the data file that a header names; it must be a plain name, so that no other folder is read."""
     name = os.fsdecode(name.encode("latin-1"))  # as lines are read
-    plain = name and not set(name) & set("/\\%:\0") and name not in (".", "..") and name.split()[0] != "LIST" and len(name) <= MAX_NAME
+    plain = (
+        name
+        and not set(name) & set("/\\%:\0")
+        and name not in (".", "..")
+        and name.split()[0] != "LIST"
+        and len(name) <= MAX_NAME
+    )
     _require(bool(plain), f"it names the data file {name[:80]!r}, expected one file in its own folder")
     data = path.with_name(name)
     if not os.path.isfile(data):  # False, not an error, where the system takes no such name
-        raise ImageFileError(f"{path} keeps its voxels in {name}, and {data} does not exist; copy that file too.", "missing-file")
+        raise ImageFileError(
+            f"{path} keeps its voxels in {name}, and {data} does not exist; copy that file too.", "missing-file"
+        )
     _require(not data.samefile(path), "it names itself as its data file")
     return data
 
@@ -178,7 +216,10 @@ def _mha_fields(file: BinaryIO) -> dict[str, str]:
         line = _line(file)
         _require(line is not None, "it has no ElementDataFile")
         match = MHA_LINE.fullmatch(line or "")
-        _require(match is not None and len(line or "") <= MAX_FIELD, f"its line {(line or '')[:40]!r} is no short 'key = value'")
+        _require(
+            match is not None and len(line or "") <= MAX_FIELD,
+            f"its line {(line or '')[:40]!r} is no short 'key = value'",
+        )
         key, value = match.groups()  # type: ignore[union-attr]
         _require(key not in fields, f"it gives {key} twice")
         fields[key] = value.strip()
@@ -194,10 +235,17 @@ def _read_mha(file: BinaryIO, path: Path) -> Header:
     missing = [name for name in ("NDims", "DimSize", "ElementType") if name not in fields]
     _require(not missing, f"it has no {' and no '.join(missing)}")
     (dimensions,) = _whole(fields["NDims"], 1, "NDims")
-    _require(DIMENSIONS[0] <= dimensions <= DIMENSIONS[1], f"NDims is {dimensions}, expected {DIMENSIONS[0]} to {DIMENSIONS[1]}")
+    _require(
+        DIMENSIONS[0] <= dimensions <= DIMENSIONS[1],
+        f"NDims is {dimensions}, expected {DIMENSIONS[0]} to {DIMENSIONS[1]}",
+    )
     for name, value in fields.items():
         if name in MHA_VECTORS or name in MHA_MATRICES or name in MHA_NUMBERS or name == "Color":
-            count = {**dict.fromkeys(MHA_VECTORS, dimensions), **dict.fromkeys(MHA_MATRICES, dimensions**2), "Color": 4}.get(name, 1)
+            count = {
+                **dict.fromkeys(MHA_VECTORS, dimensions),
+                **dict.fromkeys(MHA_MATRICES, dimensions**2),
+                "Color": 4,
+            }.get(name, 1)
             _numbers(value, count, name)
         elif name in MHA_FLAGS:
             _require(value.lower() in ("true", "false"), f"{name} is {value[:20]!r}, expected True or False")
@@ -209,7 +257,10 @@ def _read_mha(file: BinaryIO, path: Path) -> Header:
     _lengths([channels])
     kind = fields["ElementType"].removesuffix("_ARRAY")
     _require(kind in MHA_BYTES, f"its ElementType {kind[:20]!r} is unknown")
-    spacing = next((_spacing(_numbers(fields[name], dimensions, name)) for name in MHA_SPACING if name in fields), (1.0,) * dimensions)
+    spacing = next(
+        (_spacing(_numbers(fields[name], dimensions, name)) for name in MHA_SPACING if name in fields),
+        (1.0,) * dimensions,
+    )
     (skipped,) = _whole(fields.get("HeaderSize", "0"), 1, "HeaderSize")
     packed = "zlib" if flags.get("CompressedData") else ""
     own = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
@@ -232,7 +283,9 @@ def _read_mha(file: BinaryIO, path: Path) -> Header:
 def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
     """Return the fields of an NRRD header up to the empty line, or the file's end; comments and key/value pairs are passed over."""
     magic = _line(file)
-    _require(magic is not None and NRRD_MAGIC.fullmatch(magic) is not None, "it does not begin with NRRD0001 to NRRD0005")
+    _require(
+        magic is not None and NRRD_MAGIC.fullmatch(magic) is not None, "it does not begin with NRRD0001 to NRRD0005"
+    )
     fields: dict[str, str] = {}
     for _ in range(MAX_LINES):
         line = _line(file)
@@ -253,22 +306,33 @@ def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
 def _nrrd_vectors(text: str, count: int, length: int, name: str) -> list[tuple[float, ...] | None]:
     """Parse `count` vectors such as (1,0,0), or none, of `length` numbers."""
     found = NRRD_VECTORS.findall(text)
-    _require(len(found) == count and not NRRD_VECTORS.sub("", text).strip(), f"{name!r} has {len(found)} vectors, expected {count}")
-    return [None if vector == "none" else _numbers(vector[1:-1].replace(",", " "), length, repr(name)) for vector in found]
+    _require(
+        len(found) == count and not NRRD_VECTORS.sub("", text).strip(),
+        f"{name!r} has {len(found)} vectors, expected {count}",
+    )
+    return [
+        None if vector == "none" else _numbers(vector[1:-1].replace(",", " "), length, repr(name)) for vector in found
+    ]
 
 
 def _nrrd_axes(fields: dict[str, str], dimension: int) -> list[int]:
     """Check everything that an NRRD header says once per axis; returns the axes of the grid, as against those of components."""
     kinds = fields.get("kinds", " ".join(["domain"] * dimension)).split()
     for name, words in {"kinds": kinds, "centers": fields.get("centers", "none " * dimension).split()}.items():
-        _require(len(words) == dimension and max(map(len, words)) <= MAX_WORD, f"{name!r} has {len(words)} words, expected {dimension}")
+        _require(
+            len(words) == dimension and max(map(len, words)) <= MAX_WORD,
+            f"{name!r} has {len(words)} words, expected {dimension}",
+        )
     for name in ("labels", "units"):
         if name in fields:
             count = len(NRRD_QUOTED.findall(fields[name]))
             rest = NRRD_QUOTED.sub("", fields[name]).strip()
             _require(count == dimension and not rest, f"{name!r} has {count} words in quotes, expected {dimension}")
     grid = [axis for axis, kind in enumerate(kinds) if kind.lower() in NRRD_DOMAIN]
-    _require(DIMENSIONS[0] <= len(grid) <= DIMENSIONS[1], f"it has {len(grid)} axes of space, expected {DIMENSIONS[0]} to {DIMENSIONS[1]}")
+    _require(
+        DIMENSIONS[0] <= len(grid) <= DIMENSIONS[1],
+        f"it has {len(grid)} axes of space, expected {DIMENSIONS[0]} to {DIMENSIONS[1]}",
+    )
     _require(dimension - len(grid) <= 1, f"it has {dimension - len(grid)} axes of components, expected one at most")
     for name in NRRD_PER_AXIS:
         words = fields.get(name, "0 " * dimension).split()
@@ -285,20 +349,31 @@ def _nrrd_spacing(fields: dict[str, str], dimension: int, grid: list[int]) -> tu
     names = {name.lower(): count for name, count in NRRD_SPACES.items()}
     _require(space is None or space.lower() in names, f"its space {str(space)[:40]!r} is unknown")
     _require(space is None or "space dimension" not in fields, "it gives both 'space' and 'space dimension'")
-    inside = names[space.lower()] if space is not None else _whole(fields.get("space dimension", "0"), 1, "'space dimension'")[0]
+    inside = (
+        names[space.lower()]
+        if space is not None
+        else _whole(fields.get("space dimension", "0"), 1, "'space dimension'")[0]
+    )
     _require(0 <= inside <= DIMENSIONS[1], f"'space dimension' is {inside}")
-    spatial = [name for name in ("space directions", "space origin", "measurement frame", "space units") if name in fields]
+    spatial = [
+        name for name in ("space directions", "space origin", "measurement frame", "space units") if name in fields
+    ]
     _require(inside > 0 or not spatial, f"it gives {spatial} without a space")
     if "space origin" in fields:
         _nrrd_vectors(fields["space origin"], 1, inside, "space origin")
     if "measurement frame" in fields:
         _nrrd_vectors(fields["measurement frame"], inside, inside, "measurement frame")
     if "space units" in fields:
-        _require(len(NRRD_QUOTED.findall(fields["space units"])) == inside, f"'space units' needs {inside} words in quotes")
+        _require(
+            len(NRRD_QUOTED.findall(fields["space units"])) == inside, f"'space units' needs {inside} words in quotes"
+        )
     if "space directions" in fields:
         _require("spacings" not in fields, "it gives both 'spacings' and 'space directions'")
         vectors = _nrrd_vectors(fields["space directions"], dimension, inside, "space directions")
-        _require(all((vectors[axis] is not None) == (axis in grid) for axis in range(dimension)), "'space directions' do not fit 'kinds'")
+        _require(
+            all((vectors[axis] is not None) == (axis in grid) for axis in range(dimension)),
+            "'space directions' do not fit 'kinds'",
+        )
         return _spacing([math.hypot(*vector) for vector in vectors if vector is not None])
     words = fields.get("spacings", "1 " * dimension).split()
     return _spacing([float(words[axis]) for axis in grid])
@@ -309,7 +384,10 @@ def _read_nrrd(file: BinaryIO, path: Path) -> Header:
     missing = [name for name in ("type", "dimension", "sizes", "encoding") if name not in fields]
     _require(not missing, f"it has no {' and no '.join(missing)}")
     (dimension,) = _whole(fields["dimension"], 1, "'dimension'")
-    _require(DIMENSIONS[0] <= dimension <= DIMENSIONS[1] + 1, f"'dimension' is {dimension}, expected {DIMENSIONS[0]} to {DIMENSIONS[1] + 1}")
+    _require(
+        DIMENSIONS[0] <= dimension <= DIMENSIONS[1] + 1,
+        f"'dimension' is {dimension}, expected {DIMENSIONS[0]} to {DIMENSIONS[1] + 1}",
+    )
     sizes = _whole(fields["sizes"], dimension, "'sizes'")
     _lengths(sizes)
     grid = _nrrd_axes(fields, dimension)
@@ -318,10 +396,15 @@ def _read_nrrd(file: BinaryIO, path: Path) -> Header:
     encoding = fields["encoding"].lower()
     _require(encoding in ("raw", "gzip", "gz"), f"its encoding is {encoding[:20]!r}, expected raw or gzip")
     packed = "" if encoding == "raw" else "gzip"
-    _require(fields.get("endian", "little").lower() in ("little", "big"), f"its endian is {fields.get('endian', '')[:20]!r}")
+    _require(
+        fields.get("endian", "little").lower() in ("little", "big"), f"its endian is {fields.get('endian', '')[:20]!r}"
+    )
     (lines,), (skipped,) = (_whole(fields.get(name, "0"), 1, repr(name)) for name in ("line skip", "byte skip"))
     own = "data file" not in fields
-    _require(lines == 0 and (skipped == 0 or (not own and not packed and skipped >= -1)), "it skips lines or bytes of its data")
+    _require(
+        lines == 0 and (skipped == 0 or (not own and not packed and skipped >= -1)),
+        "it skips lines or bytes of its data",
+    )
     return Header(
         size=tuple(sizes[axis] for axis in grid),
         spacing=_nrrd_spacing(fields, dimension, grid),
@@ -336,7 +419,10 @@ def _read_nrrd(file: BinaryIO, path: Path) -> Header:
 def _read_gipl(file: BinaryIO, path: Path) -> Header:
     head = file.read(GIPL_HEADER)
     if len(head) < GIPL_HEADER:
-        raise ImageFileError(f"{path} is truncated: a GIPL header has {GIPL_HEADER} bytes, {len(head)} are there; copy it again.", "truncated")
+        raise ImageFileError(
+            f"{path} is truncated: a GIPL header has {GIPL_HEADER} bytes, {len(head)} are there; copy it again.",
+            "truncated",
+        )
     *lengths, kind = struct.unpack(">5H", head[:10])
     spacing, origin = struct.unpack(">4f", head[10:26]), struct.unpack(">4d", head[204:236])
     _require(struct.unpack(">I", head[252:])[0] in GIPL_MAGIC, "it does not end with GIPL's magic number")

@@ -59,11 +59,15 @@ def naming_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, ValueError) as error:
-        raise ImageFileError(f"{path} has a header that cannot be read ({error!r}); export it again.", "header") from None
+        raise ImageFileError(
+            f"{path} has a header that cannot be read ({error!r}); export it again.", "header"
+        ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         if path.name.lower().endswith(".gz"):
             _check_begins_as_gzip(path)
-        code = "truncated" if isinstance(error, EOFError) else "corrupted" if isinstance(error, zlib.error) else "checksum"
+        code = (
+            "truncated" if isinstance(error, EOFError) else "corrupted" if isinstance(error, zlib.error) else "checksum"
+        )
         message = f"{path} is damaged, its compressed data end early or fail their checksum ({error}); copy or export it again."
         raise ImageFileError(message, code) from None
 
@@ -102,6 +106,8 @@ def _check_begins_as_gzip(path: Path) -> None:
     if head[:2] == GZIP_MAGIC:
         return
     if len(head) == 4 and any(struct.unpack(order + "i", head)[0] in NIFTI_BYTES for order in "<>"):
-        raise ImageFileError(f"{path} is not compressed, although its name says so; compress it with gzip.", "not-gzip") from None
+        raise ImageFileError(
+            f"{path} is not compressed, although its name says so; compress it with gzip.", "not-gzip"
+        ) from None
     message = f"{path} is no gzip file, it begins with {head!r}; it may be a placeholder or another format under this name; copy it again."
     raise ImageFileError(message, "header") from None

@@ -19,11 +19,19 @@ from samunet.errors import ImageFileError
 from samunet.imageio import dicom
 from samunet.imageio.reader import LoadedFile, as_channels, check_grid
 
-IMAGE_IO = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".gipl": "GiplImageIO"}
+IMAGE_IO = {
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".gipl": "GiplImageIO",
+}
 """ITK's reader by ending; left to choose, ITK takes a file for whatever its content begins like."""
 
 
-def perform(task: str, path: Path, share: Callable[[np.ndarray], None], target: str = "", series: str | None = None) -> Any:
+def perform(
+    task: str, path: Path, share: Callable[[np.ndarray], None], target: str = "", series: str | None = None
+) -> Any:
     """Do one of the tasks that `samunet.imageio.itk_pool` gives.
 
     Args:
@@ -58,7 +66,9 @@ def read_file(path: Path) -> sitk.Image:
     try:
         return sitk.ReadImage(str(path), imageIO=IMAGE_IO[path.suffix.lower()])
     except RuntimeError as error:
-        raise ImageFileError(f"{path} cannot be read: {reason(error)} Export it again, or convert it to .nii.gz.") from None
+        raise ImageFileError(
+            f"{path} cannot be read: {reason(error)} Export it again, or convert it to .nii.gz."
+        ) from None
 
 
 def from_itk(image: sitk.Image, path: Path, *, view: bool = False) -> LoadedFile:
@@ -72,7 +82,10 @@ def from_itk(image: sitk.Image, path: Path, *, view: bool = False) -> LoadedFile
         ImageFileError: the numbers are complex, there are several axes of channels, or the grid is not finite.
     """
     if "complex" in image.GetPixelIDTypeAsString():
-        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
+        raise ImageFileError(
+            f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.",
+            "number-type",
+        )
     array = sitk.GetArrayViewFromImage(image) if view else sitk.GetArrayFromImage(image)
     dimensions = image.GetDimension()
     if image.GetNumberOfComponentsPerPixel() > 1:

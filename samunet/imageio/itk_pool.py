@@ -52,7 +52,9 @@ class _Worker:
         paths = [path or os.getcwd() for path in sys.path]
         with theirs:
             command = [sys.executable, "-c", START, str(theirs.fileno()), *paths]
-            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
         self._receive(START_SECONDS)
 
     def waits(self) -> bool:
@@ -216,12 +218,20 @@ def _unpacked(folder: Path) -> int:
         return PACKED * sum(entry.stat().st_size for entry in entries if entry.is_file())
 
 
-def _ask(task: str, path: Path, size: int, target: str = "", series: str | None = None) -> tuple[Any, np.ndarray | None]:
+def _ask(
+    task: str, path: Path, size: int, target: str = "", series: str | None = None
+) -> tuple[Any, np.ndarray | None]:
     if not SEPARATE:
         kept: list[np.ndarray] = []
         value = perform(task, path, lambda array: kept.append(array.copy()), target, series)
         return value, kept[0] if kept else None
-    request: dict[str, Any] = {"task": task, "path": str(path), "target": target, "series": series, "folder": os.getcwd()}
+    request: dict[str, Any] = {
+        "task": task,
+        "path": str(path),
+        "target": target,
+        "series": series,
+        "folder": os.getcwd(),
+    }
     request["memory"] = BASE_MEMORY + COPIES * size
     try:
         answer, array = _POOL.ask(request, BASE_SECONDS + size / SLOWEST)

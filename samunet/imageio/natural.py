@@ -48,8 +48,16 @@ class NaturalImage2DIO(ImageReader):
         """See ImageReader."""
         if path.suffix.lower() in TIFF:
             form = peek_tiff(path)
-            colors = 3 if form.palette else math.prod(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis in "SC")
-            height, width = (1, 1, *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis not in "SC"))[-2:]
+            colors = (
+                3
+                if form.palette
+                else math.prod(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis in "SC")
+            )
+            height, width = (
+                1,
+                1,
+                *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis not in "SC"),
+            )[-2:]
             alpha = colors in (2, 4) and "S" in form.axes
             size = form.size
             pixels, kept = height * width, 3 * height * width if form.palette else form.bytes
@@ -63,7 +71,10 @@ class NaturalImage2DIO(ImageReader):
             except READ_ERRORS as error:
                 raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
             colors = len(mode) if mode in COLOR_MODES else 3 if mode in PALETTE_MODES else 1
-            pixels, kept = height * width, height * width * colors * (4 if mode in ("I", "F") else 2 if mode.startswith("I;") else 1)
+            pixels, kept = (
+                height * width,
+                height * width * colors * (4 if mode in ("I", "F") else 2 if mode.startswith("I;") else 1),
+            )
             loading = 4 * pixels + 3 * kept  # Pillow's own form; its bytes, as parts and joined; the array
             loading += 4 * pixels if mode in PALETTE_MODES else 0
             alpha = colors in (2, 4)
@@ -92,7 +103,9 @@ class NaturalImage2DIO(ImageReader):
         if path.suffix.lower() in JPEG:
             raise ImageFileError(f"{path}: JPEG changes label values; write .png instead.")
         if path.suffix.lower() == ".bmp" and segmentation.dtype != np.uint8:
-            raise ImageFileError(f"{path}: BMP holds 8 bits per pixel, the segmentation needs 16; use .png or .tif files.")
+            raise ImageFileError(
+                f"{path}: BMP holds 8 bits per pixel, the segmentation needs 16; use .png or .tif files."
+            )
         with atomic_path(path) as temporary:
             Image.fromarray(segmentation[0]).save(temporary)
 
@@ -119,7 +132,9 @@ def _flat(array: np.ndarray, axes: str, palette: np.ndarray | None, path: Path, 
     if axes == "YX":
         if palette is None or indices:
             return array[None]
-        return np.ascontiguousarray(palette[:, array] >> 8).astype(np.uint8)  # TIFF's palettes have 16 bits, made of 8 by all programs
+        return np.ascontiguousarray(palette[:, array] >> 8).astype(
+            np.uint8
+        )  # TIFF's palettes have 16 bits, made of 8 by all programs
     if axes in ("YXS", "SYX"):
         return _without_alpha(np.moveaxis(array, axes.index("S"), 0), path)
     if axes in ("CYX", "YXC"):
@@ -135,20 +150,32 @@ def _read_picture(path: Path, indices: bool) -> np.ndarray:
         with Image.open(path) as image:
             image.verify()  # checksums; the image must be opened again afterwards
         with Image.open(path) as image:
-            mode, frames, turned = image.mode, getattr(image, "n_frames", 1), image.getexif().get(ExifTags.Base.Orientation, 1)
+            mode, frames, turned = (
+                image.mode,
+                getattr(image, "n_frames", 1),
+                image.getexif().get(ExifTags.Base.Orientation, 1),
+            )
             if mode in PALETTE_MODES and not indices:
                 image = image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB")
             array = np.asarray(image)
     except READ_ERRORS as error:
         raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
     if mode not in (*GREY_MODES, *COLOR_MODES, *PALETTE_MODES):
-        raise ImageFileError(f"{path} has pixel form {mode}, expected grey, RGB or a palette; convert it to RGB.", "pixel-form")
+        raise ImageFileError(
+            f"{path} has pixel form {mode}, expected grey, RGB or a palette; convert it to RGB.", "pixel-form"
+        )
     if frames > 1:
-        raise ImageFileError(f"{path} holds {frames} frames, expected one image; save each as a file of its own.", "pixel-form")
+        raise ImageFileError(
+            f"{path} holds {frames} frames, expected one image; save each as a file of its own.", "pixel-form"
+        )
     if path.suffix.lower() == ".png":
         _check_bit_depth(path)
     if turned not in (0, 1):
-        logger.warning("%s is turned or mirrored when shown (EXIF orientation %d); its pixels are read as they are stored.", path, turned)
+        logger.warning(
+            "%s is turned or mirrored when shown (EXIF orientation %d); its pixels are read as they are stored.",
+            path,
+            turned,
+        )
     return _without_alpha(np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None], path)
 
 

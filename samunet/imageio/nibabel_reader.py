@@ -145,7 +145,9 @@ def _spacing(header: nibabel.Nifti1Header, planar: bool, path: Path) -> tuple[Tr
     x, y, z = (float(abs(value)) * unit for value in header["pixdim"][1:4])
     spacing = (1.0, y, x) if planar else (z, y, x)
     if not all(np.isfinite(spacing)) or min(spacing) <= 0:
-        raise ImageFileError(f"{path} has spacing {spacing} mm (D, H, W), expected positive numbers; correct its header.", "header")
+        raise ImageFileError(
+            f"{path} has spacing {spacing} mm (D, H, W), expected positive numbers; correct its header.", "header"
+        )
     return spacing, unit
 
 
@@ -226,7 +228,9 @@ def unit_axes(affine: np.ndarray, path: Path) -> np.ndarray:
         ImageFileError: the affine is singular or not finite.
     """
     if not _is_sound(affine):
-        raise ImageFileError(f"{path} has an affine that is singular or not finite; correct its header.", "axes-singular")
+        raise ImageFileError(
+            f"{path} has an affine that is singular or not finite; correct its header.", "axes-singular"
+        )
     return affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
 
 
@@ -240,7 +244,8 @@ def _orthonormal(axes: np.ndarray, path: Path) -> np.ndarray:
     left, sizes, right = np.linalg.svd(axes)
     if sizes.min() < SINGULAR:
         raise ImageFileError(
-            f"{path} has axes that do not span the space; correct its header, a single slice as a 3D image of depth 1.", "axes-singular"
+            f"{path} has axes that do not span the space; correct its header, a single slice as a 3D image of depth 1.",
+            "axes-singular",
         )
     nearest = left @ right
     if skew(axes) >= ORTHOGONAL:

@@ -27,7 +27,9 @@ SCALED_AT_A_TIME = 1 << 17  # bytes that, as float64, stay within a core's own m
 UNSCALED = (1.0, 0.0)  # slope and intercept
 SFORM = ("srow_x", "srow_y", "srow_z")
 QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
-COMPRESSION = 4  # gzip's level; 6 makes segmentations a fifth smaller and takes a tenth longer, 1 makes them twice as large
+COMPRESSION = (
+    4  # gzip's level; 6 makes segmentations a fifth smaller and takes a tenth longer, 1 makes them twice as large
+)
 HEADERS = dict(zip(NIFTI_BYTES, (nibabel.Nifti1Header, nibabel.Nifti2Header), strict=True))
 
 
@@ -123,7 +125,9 @@ def write_nifti(path: Path, header: nibabel.Nifti1Header, array: np.ndarray) -> 
 
 def _scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
     """Return slope and intercept as ITK takes them: a slope of 0 is 1, the intercept stays; what is no number is 0."""
-    slope, intercept = (value if math.isfinite(value) else 0.0 for value in (float(header["scl_slope"]), float(header["scl_inter"])))
+    slope, intercept = (
+        value if math.isfinite(value) else 0.0 for value in (float(header["scl_slope"]), float(header["scl_inter"]))
+    )
     return slope if abs(slope) > np.finfo(float).eps else 1.0, intercept
 
 
@@ -138,10 +142,16 @@ def _header(head: bytes, path: Path) -> nibabel.Nifti1Header:
     sizes = {struct.unpack(order + "i", head[:4])[0] for order in "<>"} if len(head) >= 4 else set()
     size = next(iter(sizes & set(HEADERS)), 0)
     if not 0 < size <= len(head):
-        raise ImageFileError(f"{path} does not begin with a NIfTI header; it may be another format under this name; export it again.", "header")
+        raise ImageFileError(
+            f"{path} does not begin with a NIfTI header; it may be another format under this name; export it again.",
+            "header",
+        )
     header = HEADERS[size](head[:size], check=False)
     if header["magic"].item() not in (b"n+1", b"n+2"):
-        raise ImageFileError(f"{path} is a NIfTI header whose data lie in another file; save header and data as one .nii.gz file.", "header")
+        raise ImageFileError(
+            f"{path} is a NIfTI header whose data lie in another file; save header and data as one .nii.gz file.",
+            "header",
+        )
     for name in (*(SFORM if header["sform_code"] > 0 else ()), *(QFORM if header["qform_code"] > 0 else ())):
         if not np.isfinite(header[name]).all():  # ITK would look for axes without end
             raise ImageFileError(f"{path} has a {name} that is not a number; correct its header.", "header")
@@ -153,16 +163,28 @@ def _layout(header: nibabel.Nifti1Header, path: Path) -> tuple[int, tuple[int, .
     axes = int(header["dim"][0])
     lengths = tuple(int(n) for n in header["dim"][1 : 1 + max(axes, 0)])
     if not 2 <= axes <= 7 or min(lengths) < 1:
-        raise ImageFileError(f"{path} has {axes} axes of lengths {list(lengths)}, expected 2 to 7 axes of at least 1; export it again.", "header")
+        raise ImageFileError(
+            f"{path} has {axes} axes of lengths {list(lengths)}, expected 2 to 7 axes of at least 1; export it again.",
+            "header",
+        )
     offset = float(header["vox_offset"])
-    if not header.sizeof_hdr <= offset <= MAX_OFFSET:  # ITK and nibabel differ in where they look for data that begin within the header
-        raise ImageFileError(f"{path} does not say where its data begin (vox_offset is {offset}); export it again.", "header")
+    if (
+        not header.sizeof_hdr <= offset <= MAX_OFFSET
+    ):  # ITK and nibabel differ in where they look for data that begin within the header
+        raise ImageFileError(
+            f"{path} does not say where its data begin (vox_offset is {offset}); export it again.", "header"
+        )
     try:
         kind = header.get_data_dtype()
     except (HeaderDataError, KeyError) as error:
         raise ImageFileError(f"{path} has an unknown data type ({error}); export it again.", "header") from None
     if kind.itemsize == 0:
-        raise ImageFileError(f"{path} has a data type that cannot be read (code {int(header['datatype'])}); export it again.", "header")
+        raise ImageFileError(
+            f"{path} has a data type that cannot be read (code {int(header['datatype'])}); export it again.", "header"
+        )
     if kind.kind == "c":
-        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
+        raise ImageFileError(
+            f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.",
+            "number-type",
+        )
     return int(offset), lengths, kind

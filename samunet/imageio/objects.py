@@ -18,7 +18,9 @@ from samunet.imageio.reader import ImageReader, stack_channels
 
 IN_MEMORY = Path("the image")  # in messages
 
-ImageLike = Volume | Path | str | Sequence[Path | str] | nibabel.Nifti1Image | sitk.Image | tuple[np.ndarray, Sequence[float]]
+ImageLike = (
+    Volume | Path | str | Sequence[Path | str] | nibabel.Nifti1Image | sitk.Image | tuple[np.ndarray, Sequence[float]]
+)
 """A volume; a file, a folder with a DICOM series, or several channel files; an image of nibabel or SimpleITK; (array, spacing)."""
 
 
@@ -48,7 +50,11 @@ def as_volume(image: ImageLike, reader: ImageReader) -> Volume:
 
 def _from_array(array: np.ndarray, spacing: tuple[float, ...]) -> Volume:
     planar = array.ndim == 2
-    if len(spacing) != (2 if planar else 3) or not 2 <= array.ndim <= 4 or not all(0 < value < np.inf for value in spacing):
+    if (
+        len(spacing) != (2 if planar else 3)
+        or not 2 <= array.ndim <= 4
+        or not all(0 < value < np.inf for value in spacing)
+    ):
         raise ShapeError(
             f"An array is (D, H, W) or (C, D, H, W) with three positive spacings in mm, or (H, W) with two; got shape {array.shape} and "
             f"spacing {spacing}."

@@ -22,7 +22,10 @@ UNITS = {
 }  # fmt: skip
 """mm; pixels and OME's reference frames are none."""
 POSSIBLE = (1e-8, 100.0)  # mm: from the hundredth part of a nanometer, of electron microscopes, to what no scanner has
-PLAIN = (1e-6, 0.02)  # mm, of bare tags: 1 nm to 20 micrometers, 1270 dpi; programs write 1200 dpi and less without meaning
+PLAIN = (
+    1e-6,
+    0.02,
+)  # mm, of bare tags: 1 nm to 20 micrometers, 1270 dpi; programs write 1200 dpi and less without meaning
 TAG_UNITS = {2: 25.4, 3: 10.0}  # ResolutionUnit: inch, cm
 SLICES = "ZI"  # tifffile's axes that ImageJ's spacing is of, not T
 
@@ -102,7 +105,9 @@ def _tag(file: tifffile.TiffFile, name: str) -> Any:
 def _micro(unit: str) -> str:
     """Write the micro sign as one letter: programs escape it, or take the Greek one."""
     escaped = unit.strip().replace("\\u00B5", "\N{MICRO SIGN}").replace("\\u00b5", "\N{MICRO SIGN}")
-    return escaped.replace("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}").replace("\\u00C5", "\N{LATIN CAPITAL LETTER A WITH RING ABOVE}")
+    return escaped.replace("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}").replace(
+        "\\u00C5", "\N{LATIN CAPITAL LETTER A WITH RING ABOVE}"
+    )
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:

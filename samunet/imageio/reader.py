@@ -120,7 +120,10 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
     """
     if not files:
         raise DatasetError("A case needs at least one image file; got none.")
-    first, sized = next(((geometry, path) for (_, geometry), path in zip(files, paths, strict=True) if geometry.measured), (files[0][1], paths[0]))
+    first, sized = next(
+        ((geometry, path) for (_, geometry), path in zip(files, paths, strict=True) if geometry.measured),
+        (files[0][1], paths[0]),
+    )
     for (array, geometry), path in zip(files, paths, strict=True):
         _check_shape(array, geometry, path)
         check_grid(geometry, path)
@@ -135,7 +138,12 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
                 "Resample one onto the other."
             )
         if geometry.voxels_apart(first) >= WARN_VOXELS:
-            logger.warning("%s lies up to %s away from %s; the grid of the latter is used for both.", path, geometry.apart(first), sized)
+            logger.warning(
+                "%s lies up to %s away from %s; the grid of the latter is used for both.",
+                path,
+                geometry.apart(first),
+                sized,
+            )
     stacked = np.empty((sum(len(array) for array, _ in files), *first.shape), dtype=np.float32)
     position = 0
     for (array, _), path in zip(files, paths, strict=True):
@@ -151,7 +159,12 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
 def same_spacing(first: Geometry, second: Geometry) -> bool:
     """Tell whether two grids of one shape count as equally spaced: the difference adds up to less than half a voxel from end to end."""
     steps = np.maximum(first.shape, 2) - 1
-    return bool((np.abs(np.subtract(first.spacing, second.spacing)) * steps < REFUSE_VOXELS * np.minimum(first.spacing, second.spacing)).all())
+    return bool(
+        (
+            np.abs(np.subtract(first.spacing, second.spacing)) * steps
+            < REFUSE_VOXELS * np.minimum(first.spacing, second.spacing)
+        ).all()
+    )
 
 
 def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
@@ -166,7 +179,8 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
     _check_numbers(array, path)
     if len(array) != 1:
         raise ImageFileError(
-            f"Label file {path} has {len(array)} channels, expected one; save the label values as one grey channel.", "label-channels"
+            f"Label file {path} has {len(array)} channels, expected one; save the label values as one grey channel.",
+            "label-channels",
         )
     values = array[0]
     if values.dtype.kind == "f":
@@ -185,7 +199,10 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
     for kind in (np.int16, np.int32):
         if np.iinfo(kind).min <= lowest and highest <= np.iinfo(kind).max:
             return values.astype(kind), geometry
-    raise ImageFileError(f"Label file {path} holds values from {lowest:.0f} to {highest:.0f}, beyond 32 bits; renumber the labels.", "label-values")
+    raise ImageFileError(
+        f"Label file {path} holds values from {lowest:.0f} to {highest:.0f}, beyond 32 bits; renumber the labels.",
+        "label-values",
+    )
 
 
 def as_channels(array: np.ndarray, path: Path) -> np.ndarray:
@@ -195,42 +212,63 @@ def as_channels(array: np.ndarray, path: Path) -> np.ndarray:
         ImageFileError: there are two such axes, for example time and vector components, or fewer than three axes.
     """
     if array.size == 0:
-        raise ImageFileError(f"{path} has axes of lengths {array.shape}, expected one voxel or more; export it again.", "header")
+        raise ImageFileError(
+            f"{path} has axes of lengths {array.shape}, expected one voxel or more; export it again.", "header"
+        )
     leading = array.shape[:-3]
     if array.ndim < 3 or sum(length > 1 for length in leading) > 1:
-        raise ImageFileError(f"{path} has axes of lengths {array.shape}, expected one channel axis and three of space; split the file.", "pixel-form")
+        raise ImageFileError(
+            f"{path} has axes of lengths {array.shape}, expected one channel axis and three of space; split the file.",
+            "pixel-form",
+        )
     return array.reshape(-1, *array.shape[-3:])
 
 
 def check_segmentation(segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
     """Raise ShapeError or ImageFileError unless a segmentation fits its grid and is uint8 or uint16."""
     if segmentation.shape != geometry.shape:
-        raise ShapeError(f"{path}: the segmentation has shape {segmentation.shape}, its grid {geometry.shape}; export it onto that grid.")
+        raise ShapeError(
+            f"{path}: the segmentation has shape {segmentation.shape}, its grid {geometry.shape}; export it onto that grid."
+        )
     if segmentation.dtype not in (np.uint8, np.uint16):
-        raise ImageFileError(f"{path}: a segmentation is written as uint8 or uint16, got {segmentation.dtype}; convert it first.")
+        raise ImageFileError(
+            f"{path}: a segmentation is written as uint8 or uint16, got {segmentation.dtype}; convert it first."
+        )
 
 
 def _check_shape(array: np.ndarray, geometry: Geometry, path: Path) -> None:
     """Refuse what a library makes of a damaged header: voxels of another shape than it says, or none."""
     if array.shape[1:] != geometry.shape or array.size == 0:
-        raise ImageFileError(f"{path} holds voxels of shape {array.shape[1:]}, its header says {geometry.shape}; export it again.", "header")
+        raise ImageFileError(
+            f"{path} holds voxels of shape {array.shape[1:]}, its header says {geometry.shape}; export it again.",
+            "header",
+        )
 
 
 def check_grid(geometry: Geometry, path: Path) -> None:
     """Raise ImageFileError unless a grid has voxels, and every number of it is finite."""
     if min(geometry.shape) < 1:
-        raise ImageFileError(f"{path} has shape {geometry.shape}, expected one voxel or more; export it again.", "header")
+        raise ImageFileError(
+            f"{path} has shape {geometry.shape}, expected one voxel or more; export it again.", "header"
+        )
     numbers = np.concatenate([geometry.spacing, geometry.origin, np.ravel(geometry.direction)])
     if not np.isfinite(numbers).all():
-        raise ImageFileError(f"{path} has a spacing, origin or direction that is not a number; correct its header.", "header")
+        raise ImageFileError(
+            f"{path} has a spacing, origin or direction that is not a number; correct its header.", "header"
+        )
 
 
 def _check_numbers(array: np.ndarray, path: Path) -> None:
     """Refuse what is no real number; of a complex one the imaginary part would be lost."""
     if array.dtype.kind == "c":
-        raise ImageFileError(f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.", "number-type")
+        raise ImageFileError(
+            f"{path} holds complex numbers, expected real ones; save magnitude and phase as two channels.",
+            "number-type",
+        )
     if array.dtype.kind not in "buif":
-        raise ImageFileError(f"{path} holds values of type {array.dtype}, expected numbers; export it again.", "number-type")
+        raise ImageFileError(
+            f"{path} holds values of type {array.dtype}, expected numbers; export it again.", "number-type"
+        )
 
 
 def _check_values(array: np.ndarray, path: Path) -> None:
@@ -261,4 +299,7 @@ def count_not_finite(array: np.ndarray) -> int:
 def refuse_not_finite(count: int, path: Path) -> None:
     """Raise ImageFileError when a file holds such values."""
     if count:
-        raise ImageFileError(f"{path} holds {count} values that are NaN or infinite; replace them, for example by the smallest value.", "not-finite")
+        raise ImageFileError(
+            f"{path} holds {count} values that are NaN or infinite; replace them, for example by the smallest value.",
+            "not-finite",
+        )

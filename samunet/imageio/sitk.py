@@ -59,7 +59,8 @@ class SimpleITKIO(ImageReader):
             geometry=_geometry(header),
             channels=header.components * math.prod(header.size[3:]),
             loaded=header.num_bytes,
-            loading=2 * header.num_bytes + header.data.stat().st_size,  # ITK's image, its copy, and the compressed stream
+            loading=2 * header.num_bytes
+            + header.data.stat().st_size,  # ITK's image, its copy, and the compressed stream
             beside=itk_pool.PROCESS,
         )
 
@@ -81,7 +82,9 @@ class SimpleITKIO(ImageReader):
             return
         check_segmentation(segmentation, geometry, path)
         if path.suffix.lower() == ".gipl" and not np.allclose(geometry.direction, IDENTITY_DIRECTION, atol=1e-6):
-            raise ImageFileError(f"{path}: GIPL files hold no direction, and this grid is turned; write .nii.gz or .mha instead.")
+            raise ImageFileError(
+                f"{path}: GIPL files hold no direction, and this grid is turned; write .nii.gz or .mha instead."
+            )
         dimensions = 2 if geometry.planar else 3
         image = sitk.GetImageFromArray(segmentation[0] if geometry.planar else segmentation)
         image.SetSpacing(geometry.spacing[::-1][:dimensions])

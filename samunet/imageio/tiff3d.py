@@ -38,7 +38,9 @@ class Tiff3DIO(ImageReader):
         """See ImageReader."""
         array, axes, palette, size = read_tiff(path)
         if not _is_stack(axes) or palette is not None:
-            what = f"{array.shape[0]} channels of one plane" if axes == "CYX" else f"axes {axes} of lengths {array.shape}"
+            what = (
+                f"{array.shape[0]} channels of one plane" if axes == "CYX" else f"axes {axes} of lengths {array.shape}"
+            )
             color = ", with a palette" if palette is not None else ""
             message = f"{path} has {what}{color}, expected a grey stack, or one with channels; NaturalImage2DIO reads 2D images."
             raise ImageFileError(message, "pixel-form")
@@ -49,7 +51,11 @@ class Tiff3DIO(ImageReader):
     def peek(self, path: Path) -> Peek:
         """See ImageReader."""
         form = peek_tiff(path)
-        depth, height, width = (1, 1, *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis != "C"))[-3:]
+        depth, height, width = (
+            1,
+            1,
+            *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis != "C"),
+        )[-3:]
         return Peek(
             geometry=_geometry((depth, height, width), path, form.size),
             channels=form.lengths[form.axes.index("C")] if "C" in form.axes else 1,
@@ -108,7 +114,8 @@ def peek_tiff(path: Path) -> TiffForm:
             palette=first.photometric == PHOTOMETRIC.PALETTE,
             bytes=whole,
             size=pixel_size(file, axes),
-            loading=len(series[:2]) * whole + min(3 * page, 3 * whole),  # a page's compressed stream, decoded, and as it is put in its place
+            loading=len(series[:2]) * whole
+            + min(3 * page, 3 * whole),  # a page's compressed stream, decoded, and as it is put in its place
         )
 
 
@@ -124,7 +131,10 @@ def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None, PixelSize
     """
     with _opened(path) as file:
         if _page_chain_is_cut(file):
-            raise ImageFileError(f"{path} is truncated: pages are missing after page {len(file.pages)}; copy or export it again.", "truncated")
+            raise ImageFileError(
+                f"{path} is truncated: pages are missing after page {len(file.pages)}; copy or export it again.",
+                "truncated",
+            )
         first, (series, _, axes) = file.pages.first, _one_image(file, path)
         _refuse_other_colors(first, path)
         array = series[0].asarray() if len(series) == 1 else np.stack([part.asarray() for part in series])
@@ -137,9 +147,13 @@ def _one_image(file: tifffile.TiffFile, path: Path) -> tuple[list[tifffile.TiffP
     first = series[0]
     if len(series) == 1:
         return series, first.shape, first.axes
-    if first.axes == "YX" and all((part.shape, part.dtype, part.axes) == (first.shape, first.dtype, "YX") for part in series):
+    if first.axes == "YX" and all(
+        (part.shape, part.dtype, part.axes) == (first.shape, first.dtype, "YX") for part in series
+    ):
         return series, (len(series), *first.shape), "IYX"
-    raise ImageFileError(f"{path} holds {len(series)} images of unequal form, expected one; save the image alone.", "pixel-form")
+    raise ImageFileError(
+        f"{path} holds {len(series)} images of unequal form, expected one; save the image alone.", "pixel-form"
+    )
 
 
 def _refuse_other_colors(page: tifffile.TiffPage, path: Path) -> None:
@@ -148,7 +162,9 @@ def _refuse_other_colors(page: tifffile.TiffPage, path: Path) -> None:
     in_jpeg = page.photometric == PHOTOMETRIC.YCBCR and page.compression in (COMPRESSION.OJPEG, COMPRESSION.JPEG)
     if page.photometric not in known and not in_jpeg:
         name = getattr(page.photometric, "name", page.photometric)
-        raise ImageFileError(f"{path} holds colors as {name}, expected grey, RGB or a palette; convert it to RGB.", "pixel-form")
+        raise ImageFileError(
+            f"{path} holds colors as {name}, expected grey, RGB or a palette; convert it to RGB.", "pixel-form"
+        )
 
 
 @contextmanager
@@ -160,9 +176,15 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
             _refuse_loops(file, path)
             if not file.series or any(part.ndim < 2 or 0 in part.shape for part in file.series):
                 raise ImageFileError(f"{path} holds an image without pixels; copy or export it again.", "pixel-form")
-            for page in (part.keyframe for part in file.series):  # of what is not there tifffile makes zeros, for as long as it takes
-                if 0 in page.databytecounts or not len(page.dataoffsets) == len(page.databytecounts) == math.prod(page.chunked):
-                    raise ImageFileError(f"{path} lacks pixels that its header promises; copy or export it again.", "truncated")
+            for page in (
+                part.keyframe for part in file.series
+            ):  # of what is not there tifffile makes zeros, for as long as it takes
+                if 0 in page.databytecounts or not len(page.dataoffsets) == len(page.databytecounts) == math.prod(
+                    page.chunked
+                ):
+                    raise ImageFileError(
+                        f"{path} lacks pixels that its header promises; copy or export it again.", "truncated"
+                    )
             yield file
     except ImageFileError:
         raise
@@ -219,4 +241,6 @@ def _spacing(path: Path) -> Triple:
     try:
         return decode(Spacing, read_json(path)["spacing"], "spacing")  # type: ignore[arg-type]
     except (ConfigError, KeyError, TypeError):
-        raise ImageFileError(f'{path} must hold {{"spacing": [D, H, W]}} with three positive numbers in mm; correct it.', "header") from None
+        raise ImageFileError(
+            f'{path} must hold {{"spacing": [D, H, W]}} with three positive numbers in mm; correct it.', "header"
+        ) from None

@@ -27,7 +27,7 @@ from samunet.imageio.natural import JPEG, NaturalImage2DIO
 from samunet.imageio.nifti import is_nifti
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 from samunet.importing.repair import Repairs, repair_file
-from samunet.progress import each
+from samunet.machine.progress import each
 
 NAME = re.compile(r"Dataset(\d{3,})_[A-Za-z0-9]+")
 REPORT = "repairs.json"
@@ -86,10 +86,16 @@ def write_dataset(
     ending = _common_ending(cases)
     training = [case for case in cases if case.training]
     if not training:
-        raise DatasetError(f"{name}: none of the {len(cases)} cases found has a label, so there is nothing to train on.")
-    repeated = sorted(identifier for identifier, count in Counter(case.identifier.casefold() for case in cases).items() if count > 1)
+        raise DatasetError(
+            f"{name}: none of the {len(cases)} cases found has a label, so there is nothing to train on."
+        )
+    repeated = sorted(
+        identifier for identifier, count in Counter(case.identifier.casefold() for case in cases).items() if count > 1
+    )
     if repeated:  # in capitals or not: some file systems do not tell them apart
-        raise DatasetError(f"{name}: {len(repeated)} identifiers stand for several cases, first '{repeated[0]}'; rename the files.")
+        raise DatasetError(
+            f"{name}: {len(repeated)} identifiers stand for several cases, first '{repeated[0]}'; rename the files."
+        )
     with held(raw_folder, name=name):
         _refuse_taken(target)  # by a command that has ended since
         partial = raw_folder / parts.part_name()
@@ -98,7 +104,13 @@ def write_dataset(
             with parts.naming(target):
                 for part in ("imagesTr", "labelsTr", *(["imagesTs"] if len(training) < len(cases) else [])):
                     (partial / part).mkdir(parents=True)
-                each(lambda case: _write_case(partial, case, ending, len(channels)), cases, threads=threads, title="Copying cases", quiet=quiet)
+                each(
+                    lambda case: _write_case(partial, case, ending, len(channels)),
+                    cases,
+                    threads=threads,
+                    title="Copying cases",
+                    quiet=quiet,
+                )
                 description = {
                     "channel_names": {str(index): channel for index, channel in enumerate(channels)},
                     "labels": dict(labels),
@@ -125,24 +137,32 @@ def _repair(folder: Path, ending: str, repairs: Repairs, *, threads: int, quiet:
         changes = repair_file(path, reader, repairs, image=image)
         return [{"file": path.relative_to(folder).as_posix(), **change} for change in changes]
 
-    return [change for changes in each(run, files, threads=threads, title="Repairing", quiet=quiet) for change in changes]
+    return [
+        change for changes in each(run, files, threads=threads, title="Repairing", quiet=quiet) for change in changes
+    ]
 
 
 def _refuse_taken(target: Path) -> None:
     match = NAME.fullmatch(target.name)
     if match is None:
-        raise ConfigError(f"'{target.name}' is no name of a dataset; expected DatasetXXX_Name with three digits or more, e.g. Dataset017_Liver.")
+        raise ConfigError(
+            f"'{target.name}' is no name of a dataset; expected DatasetXXX_Name with three digits or more, e.g. Dataset017_Liver."
+        )
     if target.exists():
         raise DatasetError(f"{target} exists already; remove it, or give another name.")
     folders = sorted(target.parent.iterdir()) if target.parent.is_dir() else []
-    taken = [folder.name for folder in folders if (other := NAME.fullmatch(folder.name)) and int(other[1]) == int(match[1])]
+    taken = [
+        folder.name for folder in folders if (other := NAME.fullmatch(folder.name)) and int(other[1]) == int(match[1])
+    ]
     if taken:
         raise DatasetError(f"The number {match[1]} belongs to {taken[0]} already; give another one.")
 
 
 def identifier_of(text: str) -> str:
     """Turn a name into a case identifier: letters of any script, digits, '.', '-' and '_' only."""
-    kept = "".join(character if character in ".-" or unicodedata.category(character)[0] in "LMN" else "_" for character in text)
+    kept = "".join(
+        character if character in ".-" or unicodedata.category(character)[0] in "LMN" else "_" for character in text
+    )
     return re.sub("_+", "_", kept).strip("_") or "case"
 
 
@@ -155,7 +175,9 @@ def _common_ending(cases: Sequence[FoundCase]) -> str:
     files = [path for case in cases for path in (*case.images, *([case.label] if case.label else []))]
     missing = [path for path in files if not path.exists()]
     if missing:
-        raise DatasetError(f"{len(missing)} files do not exist, first {missing[0]}; correct the list, or add the files.")
+        raise DatasetError(
+            f"{len(missing)} files do not exist, first {missing[0]}; correct the list, or add the files."
+        )
     endings = sorted({SERIES_ENDING if path.is_dir() else ending_of(path) for path in files})
     if len(endings) != 1 or not endings[0]:
         example = next((path for path in files if not ending_of(path)), files[0] if files else None)
@@ -171,9 +193,13 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
     if len(case.images) == 1:
         held = _channels_of(case.images[0], ending)
         if held != channels:
-            raise DatasetError(f"Case '{case.identifier}': {case.images[0]} holds {held} channel(s), {channels} are named; name them all.")
+            raise DatasetError(
+                f"Case '{case.identifier}': {case.images[0]} holds {held} channel(s), {channels} are named; name them all."
+            )
     elif len(case.images) != channels:
-        raise DatasetError(f"Case '{case.identifier}' has {len(case.images)} image files; {channels} channels are named.")
+        raise DatasetError(
+            f"Case '{case.identifier}' has {len(case.images)} image files; {channels} channels are named."
+        )
     if len(case.images) == 1 and channels > 1 and is_nifti(case.images[0]):
         _split(case.images[0], images, case.identifier, ending)
     else:
@@ -182,7 +208,9 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
     _copy_spacing(case.images, images / f"{case.identifier}.json")
     if case.label is not None:
         if case.label.suffix.lower() in JPEG:
-            raise DatasetError(f"Case '{case.identifier}': label {case.label} is a JPEG, which changes label values; save labels as .png.")
+            raise DatasetError(
+                f"Case '{case.identifier}': label {case.label} is a JPEG, which changes label values; save labels as .png."
+            )
         shutil.copyfile(case.label, folder / "labelsTr" / f"{case.identifier}{ending}")
         _copy_spacing([case.label], folder / "labelsTr" / f"{case.identifier}.json")
 
@@ -193,14 +221,20 @@ def _copy_image(source: Path, target: Path) -> None:
         itk_pool.convert_series(source, target)
     elif source.suffix.lower() in JPEG:
         pixels = NaturalImage2DIO().load(source)[0][:, 0]
-        Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(np.moveaxis(pixels, 0, -1))).save(target)
+        Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(np.moveaxis(pixels, 0, -1))).save(
+            target
+        )
     else:
         shutil.copyfile(source, target)
 
 
 def _copy_spacing(stacks: Sequence[Path], target: Path) -> None:
     """Copy the spacing file of TIFF stacks, where there is one; all channels share it."""
-    found = [beside for path in stacks if path.suffix.lower() in Tiff3DIO.endings and (beside := spacing_file(path)).is_file()]
+    found = [
+        beside
+        for path in stacks
+        if path.suffix.lower() in Tiff3DIO.endings and (beside := spacing_file(path)).is_file()
+    ]
     if len({json.dumps(read_json(path)) for path in found}) > 1:
         raise DatasetError(f"The spacing files of one case differ: {', '.join(map(str, found))}; make them equal.")
     if found:

@@ -41,10 +41,21 @@ def from_msd(folder: Path) -> tuple[str, list[FoundCase], list[str], dict[str, i
         )
     labels = {str(name): int(value) for value, name in meaning.items()}
     images = _by_stem(folder / "imagesTr")
-    cases = [FoundCase(identifier=name, images=(image,), label=folder / "labelsTr" / image.name) for name, image in images.items()]
+    cases = [
+        FoundCase(identifier=name, images=(image,), label=folder / "labelsTr" / image.name)
+        for name, image in images.items()
+    ]
     if (folder / "imagesTs").is_dir():
-        cases += [FoundCase(identifier=name, images=(image,), label=None) for name, image in _by_stem(folder / "imagesTs").items()]
-    return f"Dataset{int(match[1]):03d}_{match[2].replace('_', '')}", cases, [str(channels[str(index)]) for index in range(len(channels))], labels
+        cases += [
+            FoundCase(identifier=name, images=(image,), label=None)
+            for name, image in _by_stem(folder / "imagesTs").items()
+        ]
+    return (
+        f"Dataset{int(match[1]):03d}_{match[2].replace('_', '')}",
+        cases,
+        [str(channels[str(index)]) for index in range(len(channels))],
+        labels,
+    )
 
 
 def _counts(mapping: object) -> TypeGuard[dict[str, Any]]:
@@ -63,7 +74,10 @@ def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
         if folder is not labels and (lacking := sorted(set(channels[0]) - set(files))):
             raise DatasetError(f"{folder} has no image of case '{lacking[0]}'; every channel needs one.")
     return [
-        FoundCase(identifier=identifier_of(name), images=tuple(channel[name] for channel in channels), label=known.get(name)) for name in channels[0]
+        FoundCase(
+            identifier=identifier_of(name), images=tuple(channel[name] for channel in channels), label=known.get(name)
+        )
+        for name in channels[0]
     ]
 
 
@@ -76,13 +90,17 @@ def from_table(table: Path) -> list[FoundCase]:
         raise DatasetError(f"Table {table} cannot be read: {error}.") from None
     columns = sorted(name for name in rows[0] if name) if rows else []
     numbered = [name for name in columns if re.fullmatch(rf"{IMAGE_COLUMN}_\d+", name)]
-    images = [IMAGE_COLUMN] if IMAGE_COLUMN in columns else sorted(numbered, key=lambda name: int(name.rsplit("_", 1)[1]))
+    images = (
+        [IMAGE_COLUMN] if IMAGE_COLUMN in columns else sorted(numbered, key=lambda name: int(name.rsplit("_", 1)[1]))
+    )
     if not rows or CASE_COLUMN not in columns or LABEL_COLUMN not in columns or not images:
         raise DatasetError(
             f"Table {table} needs the columns case, image (or image_0, image_1, ...) and label; it has {', '.join(columns) or 'none'}."
         )
     return [
-        _listed(table.parent, row[CASE_COLUMN], [row[name] for name in images], row[LABEL_COLUMN], f"{table}, row {number}")
+        _listed(
+            table.parent, row[CASE_COLUMN], [row[name] for name in images], row[LABEL_COLUMN], f"{table}, row {number}"
+        )
         for number, row in enumerate(rows, start=2)
     ]
 
@@ -97,7 +115,9 @@ def from_datalist(path: Path, root: Path | None = None) -> list[FoundCase]:
     """
     raw, folder = read_json(path), root or path.parent
     if not isinstance(raw, dict) or not isinstance(raw.get("training"), list):
-        raise DatasetError(f'{path} is no MONAI datalist; expected {{"training": [{{"image": ..., "label": ...}}, ...]}}.')
+        raise DatasetError(
+            f'{path} is no MONAI datalist; expected {{"training": [{{"image": ..., "label": ...}}, ...]}}.'
+        )
     cases = []
     for part, training in (("training", True), ("validation", True), ("testing", False), ("test", False)):
         entries = raw.get(part) or []
@@ -109,9 +129,19 @@ def from_datalist(path: Path, root: Path | None = None) -> list[FoundCase]:
                 raise DatasetError(f"{path}: entry {index} of '{part}' has no image; got {str(entry)[:80]}.")
             images = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
             if not isinstance(images, list) or not images or not isinstance(images[0], str):
-                raise DatasetError(f"{path}: entry {index} of '{part}' must name one image or a list of them; got {str(entry['image'])[:80]}.")
+                raise DatasetError(
+                    f"{path}: entry {index} of '{part}' must name one image or a list of them; got {str(entry['image'])[:80]}."
+                )
             label = entry.get("label") if training else None
-            cases.append(_listed(folder, _stem(Path(images[0])).removesuffix("_0000"), images, label, f"{path}, entry {index} of '{part}'"))
+            cases.append(
+                _listed(
+                    folder,
+                    _stem(Path(images[0])).removesuffix("_0000"),
+                    images,
+                    label,
+                    f"{path}, entry {index} of '{part}'",
+                )
+            )
     return cases
 
 
@@ -125,10 +155,14 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
     firsts = _with_suffix(folder, suffixes[0])
     for suffix in suffixes[1:]:
         if alone := sorted(set(_with_suffix(folder, suffix)) - set(firsts)):
-            raise DatasetError(f"{alone[0]}_{suffix} has no {alone[0]}_{suffixes[0]} beside it; every channel needs one.")
+            raise DatasetError(
+                f"{alone[0]}_{suffix} has no {alone[0]}_{suffixes[0]} beside it; every channel needs one."
+            )
     labels: dict[str, list[Path]] = {}
     unused = []
-    for path in sorted({*folder.glob(f"derivatives/**/*_{label_suffix}.nii*"), *folder.glob(f"sub-*/**/*_{label_suffix}.nii*")}):
+    for path in sorted(
+        {*folder.glob(f"derivatives/**/*_{label_suffix}.nii*"), *folder.glob(f"sub-*/**/*_{label_suffix}.nii*")}
+    ):
         # A label may have more entities than its image; where several images fit, it belongs to the one that says most.
         fitting = [stem for stem in firsts if path.name.startswith(f"{stem}_")]
         if fitting:
@@ -144,7 +178,9 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
         for suffix in suffixes:
             found = sorted(first.parent.glob(f"{stem}_{suffix}.nii*"))
             if len(found) != 1:
-                raise DatasetError(f"{first.parent} holds {len(found)} files {stem}_{suffix}.nii.gz, expected one; every channel needs one.")
+                raise DatasetError(
+                    f"{first.parent} holds {len(found)} files {stem}_{suffix}.nii.gz, expected one; every channel needs one."
+                )
             images.append(found[0])
         own = labels.get(stem, [])
         if len(own) > 1:
@@ -171,7 +207,11 @@ def _listed(folder: Path, name: str | None, images: Sequence[Any], label: Any, w
         raise DatasetError(f"{where}: every channel needs a file; got {list(images)}.")
     if not isinstance(label, str | None):
         raise DatasetError(f"{where}: a label is one file; got {label}.")
-    return FoundCase(identifier=identifier_of(name), images=tuple(folder / image for image in images), label=folder / label if label else None)
+    return FoundCase(
+        identifier=identifier_of(name),
+        images=tuple(folder / image for image in images),
+        label=folder / label if label else None,
+    )
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -35,7 +35,9 @@ class Repairs:
         return bool(self.label_values) or self.orthonormalize or self.copy_grid
 
 
-def repair_file(path: Path, reader: ImageReader, repairs: Repairs, *, image: Path | None = None) -> list[dict[str, Any]]:
+def repair_file(
+    path: Path, reader: ImageReader, repairs: Repairs, *, image: Path | None = None
+) -> list[dict[str, Any]]:
     """Repair one file in place; returns one entry a change, empty where nothing needed it.
 
     Args:
@@ -62,7 +64,13 @@ def _copy_grid(path: Path, reader: ImageReader, image: Path) -> list[dict[str, A
     if (apart := own.corner_distance_mm(geometry)) <= SAME_GRID * min(geometry.spacing):
         return []
     _write_label(values, reader, geometry, path)
-    return [{"repair": "grid of the image", "mm": float(f"{apart:.4g}"), "voxels": float(f"{own.voxels_apart(geometry):.4g}")}]
+    return [
+        {
+            "repair": "grid of the image",
+            "mm": float(f"{apart:.4g}"),
+            "voxels": float(f"{own.voxels_apart(geometry):.4g}"),
+        }
+    ]
 
 
 def _orthonormalize(path: Path, reader: ImageReader) -> float | None:
@@ -89,10 +97,16 @@ def _map_values(path: Path, reader: ImageReader, mapping: Mapping[int, int]) -> 
     for old, new in mapping.items():
         mapped[values == old] = new
     _write_label(mapped, reader, geometry, path)
-    return [{"repair": "label value", "from": old, "to": mapping[old], "voxels": count} for old, count in counts.items() if count]
+    return [
+        {"repair": "label value", "from": old, "to": mapping[old], "voxels": count}
+        for old, count in counts.items()
+        if count
+    ]
 
 
 def _write_label(values: np.ndarray, reader: ImageReader, geometry: Geometry, path: Path) -> None:
     if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
-        raise DatasetError(f"{path.name} holds {values.min()} to {values.max()}; label files hold 0 to 65535, so map the others with --map_labels.")
+        raise DatasetError(
+            f"{path.name} holds {values.min()} to {values.max()}; label files hold 0 to 65535, so map the others with --map_labels."
+        )
     reader.write_segmentation(values.astype(np.uint8 if values.max() < 256 else np.uint16), geometry, path)

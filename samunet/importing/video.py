@@ -41,7 +41,9 @@ def stack_clips(frames: Path, masks: Path, target: Path) -> list[FoundCase]:
     if not clips:
         raise DatasetError(f"{frames} holds no folder of frames; it needs one folder per clip.")
     if strangers := sorted({folder.name for folder in _folders(masks)} - {clip.name for clip in clips}):
-        raise DatasetError(f"{masks} holds {len(strangers)} folders without a clip in {frames}, first '{strangers[0]}'; rename them.")
+        raise DatasetError(
+            f"{masks} holds {len(strangers)} folders without a clip in {frames}, first '{strangers[0]}'; rename them."
+        )
     return [_stack_clip(clip, masks / clip.name, target) for clip in clips]
 
 
@@ -68,10 +70,14 @@ def write_frames(predictions: Path, frames: Path, target: Path) -> int:
     for volume, clip, paths in found:
         label, _ = reader.read_label(volume)
         if len(paths) != len(label):
-            raise DatasetError(f"{volume} has {len(label)} frames, {clip} has {len(paths)}; give the folder that the volumes were stacked from.")
+            raise DatasetError(
+                f"{volume} has {len(label)} frames, {clip} has {len(paths)}; give the folder that the volumes were stacked from."
+            )
         for plane, path in zip(label, paths, strict=True):
             with atomic_path(path) as temporary:
-                Image.fromarray(plane.astype(np.uint8 if plane.max() < 256 else np.uint16)).save(temporary, format="PNG")
+                Image.fromarray(plane.astype(np.uint8 if plane.max() < 256 else np.uint16)).save(
+                    temporary, format="PNG"
+                )
     return sum(len(paths) for _, _, paths in found)
 
 
@@ -89,10 +95,14 @@ def _stack_clip(clip: Path, masks: Path, target: Path) -> FoundCase:
     found = _frames(masks)
     for folder, other, what in ((masks, clip, "frame"), (clip, masks, "mask")):
         if alone := sorted(set(_frames(folder)) - set(_frames(other))):
-            raise DatasetError(f"{other} has no {what} for {len(alone)} files of {folder}, first '{alone[0]}'; every frame of a clip needs a mask.")
+            raise DatasetError(
+                f"{other} has no {what} for {len(alone)} files of {folder}, first '{alone[0]}'; every frame of a clip needs a mask."
+            )
     labels = _stacked([found[frame] for frame in files], lambda path: reader.read_label(path)[0][0])
     if labels.shape[1:] != pixels.shape[2:]:
-        raise DatasetError(f"{masks}: masks have shape {labels.shape[1:]}, frames {pixels.shape[2:]}; masks have the frames' size.")
+        raise DatasetError(
+            f"{masks}: masks have shape {labels.shape[1:]}, frames {pixels.shape[2:]}; masks have the frames' size."
+        )
     label = target / f"{name}{VOLUME_ENDING}"
     _save(labels, label)
     return FoundCase(identifier=name, images=tuple(images), label=label)
@@ -104,7 +114,9 @@ def _stacked(files: Sequence[Path], read: Callable[[Path], np.ndarray]) -> np.nd
     for path in files:
         planes.append(read(path))
         if planes[-1].shape != planes[0].shape:
-            raise DatasetError(f"{path} has shape {planes[-1].shape}, {files[0]} has {planes[0].shape}; frames of a clip must share one size.")
+            raise DatasetError(
+                f"{path} has shape {planes[-1].shape}, {files[0]} has {planes[0].shape}; frames of a clip must share one size."
+            )
     return np.stack(planes)
 
 
@@ -115,7 +127,10 @@ def _folders(folder: Path) -> list[Path]:
 def _frames(folder: Path) -> dict[str, Path]:
     """Images of a folder by their names without ending; numbers in names count as numbers, so frame 10 follows frame 9."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]):
+    for path in sorted(
+        folder.iterdir(),
+        key=lambda path: [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)],
+    ):
         if path.suffix.lower() in FRAME_ENDINGS and not path.name.startswith("."):
             other = found.setdefault(path.stem, path)
             if other != path:
@@ -125,6 +140,10 @@ def _frames(folder: Path) -> dict[str, Path]:
 
 def _save(volume: np.ndarray, path: Path) -> None:
     """Write (T, H, W) with W, H, T as the file's x, y, z, 1 mm each; values stay as they are."""
-    smallest = np.result_type(np.min_scalar_type(volume.min()), np.min_scalar_type(volume.max())) if volume.dtype.kind in "iu" else volume.dtype
+    smallest = (
+        np.result_type(np.min_scalar_type(volume.min()), np.min_scalar_type(volume.max()))
+        if volume.dtype.kind in "iu"
+        else volume.dtype
+    )
     kind = np.uint8 if volume.dtype == bool else smallest
     nibabel.save(nibabel.Nifti1Image(volume.T.astype(kind), np.diag([-1.0, -1.0, 1.0, 1.0])), path)

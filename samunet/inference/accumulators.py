@@ -22,7 +22,11 @@ Place = torch.device | Path
 def best_place(shape: tuple[int, ...], device: torch.device) -> torch.device:
     """Return the device when float32 accumulators of this shape leave room on it, else the CPU."""
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
         if free >= ROOM * math.prod(shape) * torch.float32.itemsize:
             return device
     return torch.device("cpu")
@@ -34,6 +38,8 @@ def accumulators(shape: tuple[int, ...], place: Place) -> Tensor:
         return torch.zeros(shape, device=place)
     place.mkdir(parents=True, exist_ok=True)
     with naming(place / "scores"), tempfile.TemporaryFile(dir=place) as file:
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a killed process at the first write otherwise
+        if hasattr(
+            os, "posix_fallocate"
+        ):  # a full disk is an error here, and a killed process at the first write otherwise
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * torch.float32.itemsize)
         return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))

@@ -59,7 +59,9 @@ def estimate(
     """
     channels, voxels = len(plan.channels), math.prod(size.geometry.shape)
     depth, *plane = network_shape(size.geometry, plan, configuration)
-    padded = math.prod(max(side, tile) for side, tile in zip((depth + extra_slices, *plane), configuration.patch_size, strict=True))
+    padded = math.prod(
+        max(side, tile) for side, tile in zip((depth + extra_slices, *plane), configuration.patch_size, strict=True)
+    )
     image, network_image = channels * voxels * FLOAT, channels * padded * FLOAT
     kept = image if keep_image else 0
     preprocessing = preprocessing_bytes(size, plan, configuration)
@@ -117,5 +119,7 @@ def describe(needs: Sequence[Need], budget: Budget, at_a_time: int) -> str:
             f"The largest case takes {readable(largest)} of memory, {readable(budget.limit)} may be used: fewer cases are in work at a time."
         )
     if on_disk:
-        lines.append(f"The networks' scores of {on_disk} case(s) do not fit into memory; a file holds them meanwhile, which is slower.")
+        lines.append(
+            f"The networks' scores of {on_disk} case(s) do not fit into memory; a file holds them meanwhile, which is slower."
+        )
     return " ".join(lines)

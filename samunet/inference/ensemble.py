@@ -17,13 +17,15 @@ from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import reader_of_segmentations
 from samunet.inference.probabilities import open_probabilities, write_probabilities
+from samunet.machine.progress import each
 from samunet.preprocessing.backward import label_values
-from samunet.progress import each
 
 SHOWN = 5
 
 
-def ensemble(folders: Sequence[Path], target: Path, *, threads: int, save_probabilities: bool = False, quiet: bool = False) -> tuple[str, ...]:
+def ensemble(
+    folders: Sequence[Path], target: Path, *, threads: int, save_probabilities: bool = False, quiet: bool = False
+) -> tuple[str, ...]:
     """Write the segmentation of the mean probabilities of several prediction folders; returns the cases.
 
     Args:
@@ -42,7 +44,9 @@ def ensemble(folders: Sequence[Path], target: Path, *, threads: int, save_probab
     spec = read_dataset_json(folders[0] / "dataset.json")
     for folder in folders[1:]:
         if read_dataset_json(folder / "dataset.json").labels != spec.labels:
-            raise DatasetError(f"{folder} and {folders[0]} were predicted with other labels; an ensemble needs one set.")
+            raise DatasetError(
+                f"{folder} and {folders[0]} were predicted with other labels; an ensemble needs one set."
+            )
     cases, files = _shared_cases(folders), files_with_ending(folders[0], spec.file_ending)
     reader = reader_of_segmentations(folders[0], spec)
 
@@ -76,7 +80,9 @@ def mean_planes(paths: Sequence[Path], shape: tuple[int, ...]) -> Iterator[np.nd
         files = [stack.enter_context(open_probabilities(path)) for path in paths]
         for file in files:
             if file.shape != shape:
-                raise DatasetError(f"{file.path} has shape {file.shape}, expected {shape} for the labels and the grid of the segmentation beside it.")
+                raise DatasetError(
+                    f"{file.path} has shape {file.shape}, expected {shape} for the labels and the grid of the segmentation beside it."
+                )
         for planes in zip(*(file.planes() for file in files), strict=True):
             total = planes[0].copy()
             for plane in planes[1:]:
@@ -91,7 +97,9 @@ def _shared_cases(folders: Sequence[Path]) -> tuple[str, ...]:
         raise DatasetError(f"{folders[0]} holds no probabilities (<case>.npz); predict with --save_probabilities.")
     for folder, cases in zip(folders[1:], others, strict=True):
         if differing := sorted(first ^ cases):
-            raise DatasetError(f"{folder} and {folders[0]} hold other cases, first {', '.join(differing[:SHOWN])}; predict the same cases with both.")
+            raise DatasetError(
+                f"{folder} and {folders[0]} hold other cases, first {', '.join(differing[:SHOWN])}; predict the same cases with both."
+            )
     for case in first:
         check_case_name(case, folders[0])
     return tuple(sorted(first))

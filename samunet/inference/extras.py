@@ -53,7 +53,9 @@ class Extras:
             from samunet.evaluation.picture import draw_case  # matplotlib takes a while to load
 
             names = names_from_labels(self.labels)
-            picture = draw_case(identifier, volume.array[0], {"prediction": segmentation}, volume.geometry.spacing, names)
+            picture = draw_case(
+                identifier, volume.array[0], {"prediction": segmentation}, volume.geometry.spacing, names
+            )
             with atomic_path(self.folder / PREVIEWS / f"{identifier}.png") as path:
                 path.write_bytes(picture.png)
         if self.statistics:
@@ -76,7 +78,11 @@ class Extras:
             return
         cases = self._with_earlier(STATISTICS, self._measured)
         write_json(self.folder / f"{STATISTICS}.json", cases)
-        rows = [{"case": case, "class": name, **values} for case, classes in cases.items() for name, values in classes.items()]
+        rows = [
+            {"case": case, "class": name, **values}
+            for case, classes in cases.items()
+            for name, values in classes.items()
+        ]
         columns = list(dict.fromkeys(("case", "class", *(column for row in rows for column in row))))
         write_csv(self.folder / f"{STATISTICS}.csv", columns, ([row.get(column) for column in columns] for row in rows))
 
@@ -84,7 +90,11 @@ class Extras:
         """Join what a table in the folder says of other cases."""
         path = self.folder / f"{name}.json"
         earlier = decode(dict[str, Any], read_json(path) if path.is_file() else {}, str(path))
-        kept = {case: value for case, value in earlier.items() if fault_of_name(case) is None and any(self.folder.glob(f"{glob.escape(case)}.*"))}
+        kept = {
+            case: value
+            for case, value in earlier.items()
+            if fault_of_name(case) is None and any(self.folder.glob(f"{glob.escape(case)}.*"))
+        }
         return dict(sorted({**kept, **found}.items()))
 
 

@@ -24,7 +24,6 @@ from samunet.core.prompts import PROMPTS, PromptFile, merge_prompts, read_prompt
 from samunet.core.units import readable
 from samunet.core.volume import Volume
 from samunet.errors import PredictionError, SamunetError
-from samunet.hardware import give_back_freed_memory
 from samunet.imageio import ImageReader, output_ending, reader_of_image, writer_for
 from samunet.imageio.case import CaseSize, peek_case, read_image
 from samunet.inference.budget import Budget, Need, describe, estimate
@@ -32,8 +31,9 @@ from samunet.inference.extras import UNCERTAINTY, Extras, per_mille
 from samunet.inference.predictor import Predictor, Scores
 from samunet.inference.probabilities import forecast, write_probabilities
 from samunet.inference.unlike import refuse_absurd_spacing
+from samunet.machine.hardware import give_back_freed_memory
+from samunet.machine.progress import bar, pool_of, readable_seconds
 from samunet.preprocessing.backward import probability_planes, resize_to_input_grid, segmentation_from_logits
-from samunet.progress import bar, pool_of, readable_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +95,18 @@ def predict_cases(
     Returns:
         The cases that failed.
     """
-    work = _Work(predictor=predictor, folder=folder, options=options or FileOptions(), extras=extras, remarks={} if remarks is None else remarks)
+    work = _Work(
+        predictor=predictor,
+        folder=folder,
+        options=options or FileOptions(),
+        extras=extras,
+        remarks={} if remarks is None else remarks,
+    )
     if work.options.prompts is not None:  # first, so that no prediction is without its label
         with held(folder, name=TABLES, wait=TABLES_WAIT_S):
-            write_prompts(folder / PROMPTS, prompts_of_all(folder, work.options.prompts, [case.identifier for case in cases]))
+            write_prompts(
+                folder / PROMPTS, prompts_of_all(folder, work.options.prompts, [case.identifier for case in cases])
+            )
     failures = work.run(cases)
     if extras is not None:
         with held(folder, name=TABLES, wait=TABLES_WAIT_S):
@@ -146,7 +154,11 @@ class _Work:
         at_a_time = max(1, self.options.readers) + max(1, self.options.writers) + 1
         if line := describe(list(needs.values()), self.budget, at_a_time):
             logger.info("%s", line)
-        if self.options.save_probabilities and self.voxels and (line := forecast(list(self.voxels.values()), self.predictor.dataset.labels.outputs)):
+        if (
+            self.options.save_probabilities
+            and self.voxels
+            and (line := forecast(list(self.voxels.values()), self.predictor.dataset.labels.outputs))
+        ):
             logger.info("%s", line)
         self.total, self.began = len(waiting), time.monotonic()
         with pool_of(self.options.readers) as reading, pool_of(self.options.writers) as writing:
@@ -165,7 +177,11 @@ class _Work:
         try:
             preprocessed, volume = future.result()
             in_file = not self.budget.scores_fit(needs[case.identifier])
-            shown = self.options.prompts.of(case.identifier, self.predictor.dataset.labels) if self.options.prompts else None
+            shown = (
+                self.options.prompts.of(case.identifier, self.predictor.dataset.labels)
+                if self.options.prompts
+                else None
+            )
             scores = self.predictor.scores(preprocessed, self.folder if in_file else None, shown)
         except FAILURES as error:
             self.ended += 1

@@ -18,7 +18,9 @@ def flips_of(mirror_axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(chain.from_iterable(combinations(mirror_axes, count) for count in range(len(mirror_axes) + 1)))
 
 
-def passes(networks: Sequence[Network], tiles: Tensor, flips: Sequence[tuple[int, ...]], batch: int) -> Iterator[Tensor]:
+def passes(
+    networks: Sequence[Network], tiles: Tensor, flips: Sequence[tuple[int, ...]], batch: int
+) -> Iterator[Tensor]:
     """Yield the logits of each network for each flip of the tiles, turned back.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samunet.checkpoint import load_checkpoint, load_trainable_state
+from samunet.checkpoints.file import check_frozen_weights, load_checkpoint, load_trainable_state
 from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.geometry import Geometry
 from samunet.core.history import Box
@@ -25,29 +25,31 @@ from samunet.core.prompts import INSIDE, SHOWS, CasePrompts
 from samunet.core.results import FINAL, checkpoint_file, finished_folds
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
-from samunet.hardware import PRECISION_NAMES, autocast, choose_device, choose_precision, is_out_of_memory
 from samunet.imageio import READERS, reader_of_image
 from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.accumulators import Place, accumulators, best_place
 from samunet.inference.passes import combine, flips_of, logits_from, passes
 from samunet.inference.sliding_window import sliding_window
 from samunet.inference.unlike import refuse_absurd_spacing, remarks_on_grid, remarks_on_intensities
+from samunet.machine.hardware import PRECISION_NAMES, autocast, choose_device, choose_precision, is_out_of_memory
+from samunet.machine.progress import bar
 from samunet.models.prompted import ABSENT
 from samunet.models.segmenter import SlabSegmenter
-from samunet.network import build_network, check_frozen_weights
 from samunet.ops.crop import crop
 from samunet.ops.tiling import pad_to
 from samunet.planning.known import refuse_unknown_names
 from samunet.preprocessing.backward import probabilities_from_logits, resize_to_input_grid, segmentation_from_logits
 from samunet.preprocessing.forward import preprocess
 from samunet.preprocessing.prompt_map import prompt_map
-from samunet.progress import bar
+from samunet.variants.network import build_network
 
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 NO_PROMPTS = "The model segments what prompts show; give clicks or boxes, --prompts FILE or prompts= (documentation/how-to/prompts.md)."
-USELESS_PROMPTS = "The model segments without prompts; leave --prompts out, or choose a model such as 3d_med_sa_prompted."
+USELESS_PROMPTS = (
+    "The model segments without prompts; leave --prompts out, or choose a model such as 3d_med_sa_prompted."
+)
 PRECISIONS = ("auto", *PRECISION_NAMES.values())
 
 
@@ -68,7 +70,7 @@ class PredictionOptions:
     sums_on_device: bool = True
     """Sum up where the network runs while that leaves room, instead of in RAM."""
     precision: str = "auto"
-    """fp32, bf16, fp16, or auto: see `samunet.hardware.choose_precision`."""
+    """fp32, bf16, fp16, or auto: see `samunet.machine.hardware.choose_precision`."""
     tile_batch: int = 1
     """Tiles in one forward pass; flipped copies count."""
     quiet: bool = False
@@ -76,13 +78,17 @@ class PredictionOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.step_size <= 1:
-            raise ConfigError(f"The step size must be above 0 and at most 1; got {self.step_size}. nnU-Net's default is 0.5.")
+            raise ConfigError(
+                f"The step size must be above 0 and at most 1; got {self.step_size}. nnU-Net's default is 0.5."
+            )
         if self.precision not in PRECISIONS:
             raise ConfigError(f"The precision is one of {', '.join(PRECISIONS)}; got '{self.precision}'.")
         if self.slab_step is not None and self.slab_step < 1:
             raise ConfigError(f"The slab step is a number of slices, 1 or more; got {self.slab_step}.")
         if self.slab_votes and self.slab_step not in (None, 1):
-            raise ConfigError(f"Slab votes move a slab by one slice at a time; got a slab step of {self.slab_step}, leave it out.")
+            raise ConfigError(
+                f"Slab votes move a slab by one slice at a time; got a slab step of {self.slab_step}, leave it out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +131,9 @@ class Predictor:
         if self.prompted and self.options.slab_votes:
             raise ConfigError("Slab votes are for models that segment without prompts; leave --slab_votes out.")
         if self.options.uncertainty and len(self.networks) * len(self._flips) < 2:
-            raise ConfigError("Uncertainty is how much folds and flips disagree; here is one fold without flips. Allow flips, or give several folds.")
+            raise ConfigError(
+                "Uncertainty is how much folds and flips disagree; here is one fold without flips. Allow flips, or give several folds."
+            )
 
     @property
     def prompted(self) -> bool:
@@ -183,14 +191,18 @@ class Predictor:
         """
         folder = Path(folder)
         if not (folder / "plans.json").is_file():
-            raise CheckpointError(f"Folder {folder} is not a trained model; it has no plans.json. Give a <Trainer>__<plans>__<configuration> folder.")
+            raise CheckpointError(
+                f"Folder {folder} is not a trained model; it has no plans.json. Give a <Trainer>__<plans>__<configuration> folder."
+            )
         plan = load_plan(folder / "plans.json")
         refuse_unknown_names(plan, folder / "plans.json")
         dataset = read_dataset_json(folder / "dataset.json")
         file_name = checkpoint_file(checkpoint)
         chosen = tuple(folds) if folds is not None else finished_folds(folder, file_name)
         if not chosen:
-            raise CheckpointError(f"Model {folder} has no fold with {file_name}; train one first, or name another checkpoint with -chk.")
+            raise CheckpointError(
+                f"Model {folder} has no fold with {file_name}; train one first, or name another checkpoint with -chk."
+            )
         on = choose_device(device)
         networks = []
         for fold in chosen:
@@ -255,13 +267,21 @@ class Predictor:
                 logger.info("The memory of %s ran out; going on with sums in RAM.", self.device)
             else:
                 patch = " x ".join(map(str, self.configuration.patch_size))
-                way_out = "free it, or keep sums in a file with --max_ram" if self.device.type == "cpu" else "free it, or predict with -device cpu"
-                raise PredictionError(f"The memory of {self.device} does not hold one tile of {patch} voxels beside the sums; {way_out}.")
+                way_out = (
+                    "free it, or keep sums in a file with --max_ram"
+                    if self.device.type == "cpu"
+                    else "free it, or predict with -device cpu"
+                )
+                raise PredictionError(
+                    f"The memory of {self.device} does not hold one tile of {patch} voxels beside the sums; {way_out}."
+                )
         total = crop(total.cpu(), inside)
         if self.prompted:
             total = self._where_shown(total)
         if not all(torch.isfinite(plane.sum()) for plane in total):
-            raise PredictionError("The network gave values that are not finite; its weights are damaged, or the image holds extreme values.")
+            raise PredictionError(
+                "The network gave values that are not finite; its weights are damaged, or the image holds extreme values."
+            )
         logits = total[: self.dataset.labels.outputs]
         if self.options.slab_votes:
             logits = logits_from(logits, regions=self.dataset.labels.has_regions)
@@ -280,11 +300,15 @@ class Predictor:
         before = start_peak()
         with torch.no_grad():
             held = self._run_tiles(tiles, options.tile_batch)
-            self._run_tiles(tiles, options.tile_batch)  # beside the first: freed pieces are not always where the next ones fit
+            self._run_tiles(
+                tiles, options.tile_batch
+            )  # beside the first: freed pieces are not always where the next ones fit
         del held
         return int((peak_mib() - before) * 2**20)
 
-    def predict(self, image: ImageLike, *, probabilities: bool = False, prompts: CasePrompts | None = None) -> Prediction:
+    def predict(
+        self, image: ImageLike, *, probabilities: bool = False, prompts: CasePrompts | None = None
+    ) -> Prediction:
         """Segment one image; calls from several threads do not disturb each other.
 
         Args:
@@ -296,7 +320,9 @@ class Predictor:
         named = isinstance(first, (str, Path))
         volume = as_volume(image, reader_of_image(Path(first), self.plan.reader) if named else READERS[0])
         if len(volume.array) != len(self.plan.channels):
-            raise ShapeError(f"The image has {len(volume.array)} channels; the model was trained on {len(self.plan.channels)}.")
+            raise ShapeError(
+                f"The image has {len(volume.array)} channels; the model was trained on {len(self.plan.channels)}."
+            )
         case = self.preprocess(volume)
         for remark in self.remarks(volume):
             logger.warning("The image is unlike the training cases: %s.", remark)
@@ -305,7 +331,9 @@ class Predictor:
             segmentation=segmentation_from_logits(scores.logits, case.history, labels),
             geometry=volume.geometry,
             probabilities=probabilities_from_logits(scores.logits, case.history, labels) if probabilities else None,
-            uncertainty=None if scores.disagreement is None else resize_to_input_grid(scores.disagreement, case.history),
+            uncertainty=None
+            if scores.disagreement is None
+            else resize_to_input_grid(scores.disagreement, case.history),
         )
 
     def predict_many(

@@ -27,7 +27,9 @@ LEVEL = 1  # of zlib; 6 takes twice as long and saves a quarter
 STEPS = np.float32(4096)  # from 0 to 1; float16 below 1/2 holds all of them, from there on every second one
 BYTES = 2
 LITTLE = 1 << 30  # bytes on disk that are not worth a word
-NUMBERS_PER_SECOND = 10e6  # by one core where every class is likely everywhere, the slowest; benchmarks/probabilities.py
+NUMBERS_PER_SECOND = (
+    10e6  # by one core where every class is likely everywhere, the slowest; benchmarks/probabilities.py
+)
 DAMAGE = (OSError, KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
@@ -88,7 +90,11 @@ class StoredProbabilities:
 def open_probabilities(path: Path) -> Iterator[StoredProbabilities]:
     """Open a file of probabilities; raises DatasetError when it is absent, damaged, or holds something else."""
     with _naming(path), zipfile.ZipFile(path) as archive, archive.open(MEMBER) as file:
-        read_header = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(file) == (1, 0) else np.lib.format.read_array_header_2_0
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if np.lib.format.read_magic(file) == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         shape, columns_first, dtype = read_header(file)
         if len(shape) != 4 or dtype.kind != "f":
             raise ValueError(f"it holds {dtype} of shape {shape}, expected floating-point numbers with axes K, D, H, W")
@@ -100,4 +106,6 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise DatasetError(f"{path} cannot be read ({error}); predict the case again with --save_probabilities.") from None
+        raise DatasetError(
+            f"{path} cannot be read ({error}); predict the case again with --save_probabilities."
+        ) from None

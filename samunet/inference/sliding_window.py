@@ -50,7 +50,10 @@ def sliding_window(
     importance = (torch.ones(tile) if uniform else torch.from_numpy(gaussian_importance(tile))).to(total.device)
     weight = torch.zeros(shape, device=total.device)
     for first in progress(range(0, len(origins), tile_batch)):
-        places = [tuple(slice(a, a + n) for a, n in zip(origin, tile, strict=True)) for origin in origins[first : first + tile_batch]]
+        places = [
+            tuple(slice(a, a + n) for a, n in zip(origin, tile, strict=True))
+            for origin in origins[first : first + tile_batch]
+        ]
         tiles = torch.stack([image[(slice(None), *place)] for place in places]).to(device)
         scores = network(tiles).float().to(total.device)
         for place, of_tile in zip(places, scores, strict=True):

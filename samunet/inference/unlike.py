@@ -37,18 +37,31 @@ def remarks_on_grid(geometry: Geometry, plan: Plan) -> list[str]:
     remarks = []
     if not geometry.planar and geometry.directed and geometry.orientation not in plan.seen.orientations:
         seen = ", ".join(orientation[::-1] for orientation in plan.seen.orientations)
-        what = "it is left as it is" if plan.orientation is None else "it is turned for the network, and its segmentation back"
-        remarks.append(f"its axes x, y, z run toward {geometry.orientation[::-1]}, those of the training cases toward {seen}; {what}")
+        what = (
+            "it is left as it is"
+            if plan.orientation is None
+            else "it is turned for the network, and its segmentation back"
+        )
+        remarks.append(
+            f"its axes x, y, z run toward {geometry.orientation[::-1]}, those of the training cases toward {seen}; {what}"
+        )
     if not geometry.measured and not plan.in_voxels:
-        remarks.append("it tells no size of its voxels, which are taken to be as large as those the model was trained on")
+        remarks.append(
+            "it tells no size of its voxels, which are taken to be as large as those the model was trained on"
+        )
         return remarks
     spacing, unit = plan.spacing_of(geometry), unit_of(not plan.in_voxels, geometry.planar)
     depth, height, width = (size * step for size, step in zip(geometry.shape, spacing, strict=True))
-    for name, own, bounds in (("spacing", spacing, plan.seen.spacing), ("size", (depth, height, width), plan.seen.extent)):
+    for name, own, bounds in (
+        ("spacing", spacing, plan.seen.spacing),
+        ("size", (depth, height, width), plan.seen.extent),
+    ):
         times, axis = _furthest(geometry, plan, own, bounds)
         if max(times, 1 / times) >= FAR:
             low, high = (bound[axis] for bound in bounds)
-            remarks.append(f"its {name} of {_lengths(own, unit)} lies far from that of the training cases, {low:.4g} to {high:.4g} {unit}")
+            remarks.append(
+                f"its {name} of {_lengths(own, unit)} lies far from that of the training cases, {low:.4g} to {high:.4g} {unit}"
+            )
     return remarks
 
 
@@ -62,7 +75,9 @@ def remarks_on_intensities(image: np.ndarray, plan: Plan) -> list[str]:
         width, usual = own_high - own_low, high - low
         if own_low > high or own_high < low or width * FAR_INTENSITIES < usual or width > FAR_INTENSITIES * usual:
             own, seen = f"{own_low:.4g} to {own_high:.4g}", f"{low:.4g} to {high:.4g}"
-            remarks.append(f"its intensities of channel '{channel.name}' run from {own}, those of the training cases from {seen}")
+            remarks.append(
+                f"its intensities of channel '{channel.name}' run from {own}, those of the training cases from {seen}"
+            )
     return remarks
 
 

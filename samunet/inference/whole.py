@@ -13,8 +13,8 @@ from samunet.core.labels import Labels
 from samunet.core.preprocessed import OUTSIDE
 from samunet.core.values import known_mean
 from samunet.data.dataset import PreprocessedDataset
-from samunet.hardware import autocast
 from samunet.inference.sliding_window import sliding_window
+from samunet.machine.hardware import autocast
 from samunet.models.segmenter import SlabSegmenter
 from samunet.ops.crop import crop
 from samunet.ops.overlap import overlap
@@ -25,7 +25,12 @@ STEP = 0.5  # of tiles, as in prediction
 
 
 def mean_dice(
-    network: SlabSegmenter, cases: PreprocessedDataset, labels: Labels, patch_size: Shape, device: torch.device, precision: torch.dtype | None
+    network: SlabSegmenter,
+    cases: PreprocessedDataset,
+    labels: Labels,
+    patch_size: Shape,
+    device: torch.device,
+    precision: torch.dtype | None,
 ) -> float:
     """Return the mean Dice over foreground classes or regions of the mean over cases, without flips; in [0, 1].
 

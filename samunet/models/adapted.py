@@ -51,8 +51,12 @@ class AdaptedSAM(SlabSegmenter):
         super().__init__()
         self.labels, self.scale, self.slab_depth = spec.labels, spec.encoder_scale, spec.patch_size[0]
         self.layer_decay, self.checkpointing = layer_decay, checkpointing
-        self.pixels = SAMPixels(spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale), pixel_range)
-        self.image_encoder = sam.image_encoder.requires_grad_(not spec.pretrained if train_encoder is None else train_encoder)
+        self.pixels = SAMPixels(
+            spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale), pixel_range
+        )
+        self.image_encoder = sam.image_encoder.requires_grad_(
+            not spec.pretrained if train_encoder is None else train_encoder
+        )
         self.sites = nn.ModuleList(sites if sites is not None else [Sites() for _ in self.image_encoder.blocks])
         self.head = head
 

@@ -68,9 +68,19 @@ class MASAMSites(Sites):
         start_at_zero: see DepthAdapter.
     """
 
-    def __init__(self, width: int, bottleneck: int, factors: SharedFactors | None, *, dropout: float = 0.0, start_at_zero: bool = True) -> None:
+    def __init__(
+        self,
+        width: int,
+        bottleneck: int,
+        factors: SharedFactors | None,
+        *,
+        dropout: float = 0.0,
+        start_at_zero: bool = True,
+    ) -> None:
         super().__init__()
-        self.before, self.after = (DepthAdapter(width, bottleneck, start_at_zero=start_at_zero) if bottleneck else None for _ in range(2))
+        self.before, self.after = (
+            DepthAdapter(width, bottleneck, start_at_zero=start_at_zero) if bottleneck else None for _ in range(2)
+        )
         self.factors = factors
         if factors is not None:
             rank = factors.down.out_features
@@ -95,7 +105,9 @@ class MASAMSites(Sites):
         """Add the low-rank updates to the q and v weights of a block and drop them: prediction then costs what SAM costs."""
         if self.factors is not None:
             up, down = self.factors.up.weight, self.factors.down.weight
-            attention.qkv.weight += query_and_value((up @ self.query.weight @ down).T, (up @ self.value.weight @ down).T).T
+            attention.qkv.weight += query_and_value(
+                (up @ self.query.weight @ down).T, (up @ self.value.weight @ down).T
+            ).T
             self.factors = None
 
 
@@ -119,7 +131,9 @@ class LoRASites(Sites):
     def merge_into(self, attention: nn.Module) -> None:
         """Add the updates to the q and v weights of a block and switch them off."""
         if not self.merged:
-            attention.qkv.weight += query_and_value(*((up.weight @ down.weight).T for down, up in (self.query, self.value))).T
+            attention.qkv.weight += query_and_value(
+                *((up.weight @ down.weight).T for down, up in (self.query, self.value))
+            ).T
             self.merged = True
 
 
@@ -134,7 +148,12 @@ class LoRADecoderSites(DecoderSites):
     def __init__(self, attentions: Mapping[str, Attention], rank: int) -> None:
         super().__init__()
         self.query, self.value = (
-            nn.ModuleDict({name: _low_rank(attention.embedding_dim, attention.internal_dim, rank) for name, attention in attentions.items()})
+            nn.ModuleDict(
+                {
+                    name: _low_rank(attention.embedding_dim, attention.internal_dim, rank)
+                    for name, attention in attentions.items()
+                }
+            )
             for _ in range(2)
         )
 
@@ -145,10 +164,17 @@ class LoRADecoderSites(DecoderSites):
 def decoder_lora(transformer: TwoWayTransformer, rank: int) -> list[LoRADecoderSites]:
     """Return SAMed_s's updates for every attention of the two-way transformer, the one after the layers included."""
     layers = [
-        {SELF: layer.self_attn, TOKEN_TO_IMAGE: layer.cross_attn_token_to_image, IMAGE_TO_TOKEN: layer.cross_attn_image_to_token}
+        {
+            SELF: layer.self_attn,
+            TOKEN_TO_IMAGE: layer.cross_attn_token_to_image,
+            IMAGE_TO_TOKEN: layer.cross_attn_image_to_token,
+        }
         for layer in transformer.layers
     ]
-    return [LoRADecoderSites(attentions, rank) for attentions in (*layers, {TOKEN_TO_IMAGE: transformer.final_attn_token_to_image})]
+    return [
+        LoRADecoderSites(attentions, rank)
+        for attentions in (*layers, {TOKEN_TO_IMAGE: transformer.final_attn_token_to_image})
+    ]
 
 
 def _low_rank(inputs: int, outputs: int, rank: int) -> nn.Sequential:

@@ -27,7 +27,15 @@ class Bottleneck(nn.Module):
         start_at_zero: start with W_up = 0, so that the increment is zero at first; otherwise at random, as both publications do.
     """
 
-    def __init__(self, width: int, hidden: int, *, activation: str = "gelu", middle: nn.Module | None = None, start_at_zero: bool = True) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: str = "gelu",
+        middle: nn.Module | None = None,
+        start_at_zero: bool = True,
+    ) -> None:
         super().__init__()
         self.down, self.up = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.activation = ACTIVATIONS[activation]()
@@ -60,7 +68,9 @@ class PromptedBottleneck(nn.Module):
 
     FORMS = ("hyper", "add", "concat")
 
-    def __init__(self, width: int, hidden: int, *, form: str = "hyper", layers: int = 1, start_at_zero: bool = True) -> None:
+    def __init__(
+        self, width: int, hidden: int, *, form: str = "hyper", layers: int = 1, start_at_zero: bool = True
+    ) -> None:
         super().__init__()
         self.form, self.hidden = form, hidden
         self.down, self.prompt, self.up = nn.Linear(width, hidden), nn.Linear(width, hidden), nn.Linear(hidden, width)

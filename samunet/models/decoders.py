@@ -48,7 +48,11 @@ def class_token_decoder(sam: Sam, outputs: int, upsampling: int) -> MaskDecoder:
     decoder.iou_token = old.iou_token
     if upsampling == 16:
         # After SAM's second convolution comes a norm that SAM does not have: MA-SAM normalizes before every activation but the last.
-        layers = list(decoder.output_upscaling)[:4] + [LayerNorm2d(width // 8), nn.GELU(), _twice(width // 8, width // 16)]
+        layers = list(decoder.output_upscaling)[:4] + [
+            LayerNorm2d(width // 8),
+            nn.GELU(),
+            _twice(width // 8, width // 16),
+        ]
         layers += [LayerNorm2d(width // 16), nn.GELU(), _twice(width // 16, width // 32), nn.GELU()]
         decoder.output_upscaling = nn.Sequential(*layers)
         decoder.output_hypernetworks_mlps = nn.ModuleList(MLP(width, width, width // 32, 3) for _ in range(outputs))
@@ -79,7 +83,9 @@ class ClassTokenMasks(nn.Module):
         prompted = embedding + self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         queries, places = run_two_way(decoder.transformer, prompted, positions, tokens, self.sites)
         features = decoder.output_upscaling(places.transpose(1, 2).unflatten(2, plane))
-        weights = torch.stack([mlp(queries[:, 1 + index]) for index, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
+        weights = torch.stack(
+            [mlp(queries[:, 1 + index]) for index, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
+        )
         return torch.einsum("nkc,nchw->nkhw", weights, features)
 
 

@@ -38,7 +38,11 @@ class EmbeddingCache:
         """
         if self.folder is None:
             self.folder = self.root / _fingerprint(self.encoder)
-        kind = torch.get_autocast_dtype(pixels.device.type) if torch.is_autocast_enabled(pixels.device.type) else pixels.dtype
+        kind = (
+            torch.get_autocast_dtype(pixels.device.type)
+            if torch.is_autocast_enabled(pixels.device.type)
+            else pixels.dtype
+        )
         planes = pixels.flatten(0, 1)
         names = [hashlib.sha256(_bytes(plane)).hexdigest()[:32] for plane in planes]
         folder = self.folder / str(kind).removeprefix("torch.")
@@ -50,7 +54,9 @@ class EmbeddingCache:
                 known[index] = embedding.contiguous()
                 with atomic_path(files[index]) as temporary:
                     save_file({NAME: known[index]}, temporary, metadata={CHECKSUM: _sha256(known[index])})
-        return torch.stack([known[index] for index in range(len(files))]).to(pixels.device).unflatten(0, pixels.shape[:2])
+        return (
+            torch.stack([known[index] for index in range(len(files))]).to(pixels.device).unflatten(0, pixels.shape[:2])
+        )
 
     def _read(self, file: Path) -> Tensor | None:
         """Return a stored embedding, or None where there is none that is as it was written."""

@@ -34,7 +34,9 @@ class ClassTokenHead(nn.Module):
         self.no_mask = prompts.no_mask_embed
         self.positions = prompts.pe_layer
         self.class_tokens = nn.Embedding(outputs, width)
-        self.hypernetwork = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, features))
+        self.hypernetwork = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, features)
+        )
         nn.init.zeros_(self.hypernetwork[-1].weight)
         nn.init.zeros_(self.hypernetwork[-1].bias)
 
@@ -47,5 +49,9 @@ class ClassTokenHead(nn.Module):
         weights = self.hypernetwork(queries[:, 1:]).unflatten(0, embedding.shape[:2])
         depth = features.shape[2]
         if weights.shape[1] != depth:
-            weights = F.interpolate(weights.movedim(1, -1).flatten(1, 2), size=depth, mode="linear").unflatten(1, weights.shape[2:]).movedim(-1, 1)
+            weights = (
+                F.interpolate(weights.movedim(1, -1).flatten(1, 2), size=depth, mode="linear")
+                .unflatten(1, weights.shape[2:])
+                .movedim(-1, 1)
+            )
         return torch.einsum("bdkf,bfdhw->bkdhw", weights, features)

@@ -37,7 +37,9 @@ class SAMPixels(nn.Module):
         ConfigError: `pixel_range` is neither.
     """
 
-    def __init__(self, schemes: Sequence[str], scale: float, encoder_size: tuple[int, int], pixel_range: str = "sam") -> None:
+    def __init__(
+        self, schemes: Sequence[str], scale: float, encoder_size: tuple[int, int], pixel_range: str = "sam"
+    ) -> None:
         super().__init__()
         if pixel_range not in PIXEL_RANGES:
             raise ConfigError(f"pixel_range must be one of {', '.join(PIXEL_RANGES)}; got '{pixel_range}'.")
@@ -59,7 +61,9 @@ class SAMPixels(nn.Module):
             image = (image - lowest) / (highest - lowest).clamp_min(FLAT)
         else:
             image = (image - self.shift) * self.factor
-        image = image.expand(-1, 3, -1, -1, -1) if image.shape[1] == 1 else image if self.mix is None else self.mix(image)
+        image = (
+            image.expand(-1, 3, -1, -1, -1) if image.shape[1] == 1 else image if self.mix is None else self.mix(image)
+        )
         planes = image.movedim(1, 2).flatten(0, 1)
         if self.scale != 1:
             size = [round(side * self.scale) for side in planes.shape[2:]]

@@ -33,7 +33,9 @@ def segmentation_terms(logits: Tensor, label: Tensor, labels: Labels, *, batch_d
     return deep_supervision_terms(deep_supervision_sums([logits], label, labels, batch_dice=batch_dice), labels)
 
 
-def deep_supervision_sums(outputs: Sequence[Tensor], label: Tensor, labels: Labels, *, batch_dice: bool) -> dict[str, Tensor]:
+def deep_supervision_sums(
+    outputs: Sequence[Tensor], label: Tensor, labels: Labels, *, batch_dice: bool
+) -> dict[str, Tensor]:
     """Return the sums over voxels and batch that `deep_supervision_terms` needs; those of several batches add up to those of all of them.
 
     Args:
@@ -61,7 +63,11 @@ def deep_supervision_terms(sums: dict[str, Tensor], labels: Labels) -> dict[str,
         share = 0.5**level / sum(0.5**other for other in range(levels))
         entropy.append(share * part["entropy"] / part["voxels"].clamp_min(1))
         pooled = "overlap" in part
-        mean = _dice(part["overlap"], part["predicted"], part["reference"]).mean() if pooled else part["dice"] / part["dices"]
+        mean = (
+            _dice(part["overlap"], part["predicted"], part["reference"]).mean()
+            if pooled
+            else part["dice"] / part["dices"]
+        )
         dice.append(share * (1 - mean))
     return {"bce" if labels.has_regions else "ce": torch.stack(entropy).sum(), "dice": torch.stack(dice).sum()}
 
@@ -76,7 +82,10 @@ def _level_sums(logits: Tensor, label: Tensor, labels: Labels, batch_dice: bool)
     else:
         index = label.long() if known is None else label.long().masked_fill(~known, 0)
         entropy = F.cross_entropy(logits, index, reduction="none")
-        target, probabilities = F.one_hot(index, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype), logits.softmax(1)[:, 1:]
+        target, probabilities = (
+            F.one_hot(index, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype),
+            logits.softmax(1)[:, 1:],
+        )
     voxels = torch.full((), entropy.numel(), dtype=logits.dtype, device=logits.device)
     if known is not None:
         entropy, voxels = entropy * known, known.sum().to(logits.dtype)
@@ -92,7 +101,9 @@ def _level_sums(logits: Tensor, label: Tensor, labels: Labels, batch_dice: bool)
 
 def region_targets(label: Tensor, labels: Labels) -> Tensor:
     """Turn (B, D, H, W) label values into (B, R, D, H, W) float region masks."""
-    return torch.stack([sum((label == value) for value in values) > 0 for _, values in labels.foreground], dim=1).float()
+    return torch.stack(
+        [sum((label == value) for value in values) > 0 for _, values in labels.foreground], dim=1
+    ).float()
 
 
 def nearest(label: Tensor, shape: Sequence[int]) -> Tensor:
@@ -139,7 +150,10 @@ def slab_terms(sums: dict[str, Tensor]) -> dict[str, Tensor]:
     that is absent from the batch pushes its probability down, so small batches train another objective.
     """
     dice = (2 * sums["overlap"] + SMOOTH) / (sums["predicted"] + sums["reference"] + SMOOTH)
-    return {"ce": ENTROPY_SHARE * sums["entropy"] / sums["voxels"].clamp_min(1), "dice": (1 - ENTROPY_SHARE) * (1 - dice.mean())}
+    return {
+        "ce": ENTROPY_SHARE * sums["entropy"] / sums["voxels"].clamp_min(1),
+        "dice": (1 - ENTROPY_SHARE) * (1 - dice.mean()),
+    }
 
 
 def _dice(overlap: Tensor, predicted: Tensor, reference: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ class MaskSites(Sites):
 
     def __init__(self, width: int, hidden: int, *, start_at_zero: bool) -> None:
         super().__init__()
-        self.space, self.mlp = (Bottleneck(width, hidden, middle=DepthConvolution(hidden), start_at_zero=start_at_zero) for _ in range(2))
+        self.space, self.mlp = (
+            Bottleneck(width, hidden, middle=DepthConvolution(hidden), start_at_zero=start_at_zero) for _ in range(2)
+        )
 
     def beside_attention(self, attention: Attention, qkv: Tensor, attended: Tensor) -> Tensor:
         return self.space(attended)
@@ -41,19 +43,26 @@ class MaskDecoderAdapters(nn.Module):
         start_at_zero: see `Bottleneck`.
     """
 
-    def __init__(self, width: int, hidden: int, attentions: tuple[str, ...], *, depth: int | None, start_at_zero: bool) -> None:
+    def __init__(
+        self, width: int, hidden: int, attentions: tuple[str, ...], *, depth: int | None, start_at_zero: bool
+    ) -> None:
         super().__init__()
 
         def adapter(middle: nn.Module) -> Bottleneck:
             return Bottleneck(width, hidden, middle=middle, start_at_zero=start_at_zero)
 
         self.attentions = nn.ModuleDict(
-            {name: adapter(DepthConvolution(hidden) if name == IMAGE_TO_TOKEN else DepthOfTokens(hidden, depth)) for name in attentions}
+            {
+                name: adapter(DepthConvolution(hidden) if name == IMAGE_TO_TOKEN else DepthOfTokens(hidden, depth))
+                for name in attentions
+            }
         )
         self.mlp = adapter(DepthOfTokens(hidden, depth)) if IMAGE_TO_TOKEN in attentions else None
 
 
-def mask_decoder_adapters(layers: int, width: int, hidden: int, *, depth: int | None, start_at_zero: bool) -> nn.ModuleList:
+def mask_decoder_adapters(
+    layers: int, width: int, hidden: int, *, depth: int | None, start_at_zero: bool
+) -> nn.ModuleList:
     """Return the adapters of every layer and of the attention after them."""
     whole, last = (SELF, TOKEN_TO_IMAGE, IMAGE_TO_TOKEN), (TOKEN_TO_IMAGE,)
     settings = {"depth": depth, "start_at_zero": start_at_zero}

@@ -104,8 +104,16 @@ def set_terms(sums: dict[str, Tensor], weights: SetWeights) -> dict[str, Tensor]
 
 def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     """Return the generalized IoU (Rezatofighi et al., CVPR 2019) of (..., 4) boxes x1, y1, x2, y2, in [-1, 1]; of two empty boxes at one place 0."""
-    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp_min(0).prod(-1)
-    hull = (torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])).clamp_min(0).prod(-1)
+    overlap = (
+        (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2]))
+        .clamp_min(0)
+        .prod(-1)
+    )
+    hull = (
+        (torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2]))
+        .clamp_min(0)
+        .prod(-1)
+    )
     union = sum((box[..., 2:] - box[..., :2]).clamp_min(0).prod(-1) for box in (first, second)) - overlap
     tiny = torch.finfo(first.dtype).tiny
     return overlap / union.clamp_min(tiny) - (hull - union) / hull.clamp_min(tiny)
@@ -125,7 +133,14 @@ def _points(known: Tensor, count: int) -> Tensor:
 
 
 def _costs(
-    masks: Tensor, auxiliary: Tensor, targets: Tensor, known: Tensor, boxes: Tensor, target_boxes: Tensor, classes: Tensor, weights: SetWeights
+    masks: Tensor,
+    auxiliary: Tensor,
+    targets: Tensor,
+    known: Tensor,
+    boxes: Tensor,
+    target_boxes: Tensor,
+    classes: Tensor,
+    weights: SetWeights,
 ) -> Tensor:
     """What it costs to give a target to a query, (N, Q, K)."""
     apart = (boxes.unsqueeze(2) - target_boxes.unsqueeze(1)).abs().sum(-1)
@@ -164,7 +179,9 @@ def _assign(costs: Tensor, present: Tensor, depth: int) -> tuple[Tensor, Tensor,
         columns = there[slab].any(0).nonzero().flatten().numpy()
         rows, chosen = linear_sum_assignment(table[:, columns])
         for query, target in zip(rows.tolist(), columns[chosen].tolist(), strict=True):
-            matches += [(slab * depth + place, query, target) for place in there[slab, :, target].nonzero().flatten().tolist()]
+            matches += [
+                (slab * depth + place, query, target) for place in there[slab, :, target].nonzero().flatten().tolist()
+            ]
     found = torch.tensor(sorted(matches), dtype=torch.long, device=costs.device).reshape(-1, 3)
     return found[:, 0], found[:, 1], found[:, 2]
 
@@ -178,7 +195,9 @@ def _mask_loss(logits: Tensor, targets: Tensor, known: Tensor, count: int) -> Te
             rest = torch.randint(logits.shape[-1], (len(logits), count - undecided.shape[1]), device=logits.device)
             places = torch.cat((drawn.gather(1, undecided), rest), dim=1)
         logits, targets, known = (part.gather(1, places) for part in (logits, targets, known))
-    entropy = (F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * known).sum(1) / known.sum(1).clamp_min(1)
+    entropy = (F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * known).sum(1) / known.sum(
+        1
+    ).clamp_min(1)
     chances, targets = logits.sigmoid() * known, targets * known
     dice = 1 - (2 * (chances * targets).sum(1) + 1) / (chances.sum(1) + targets.sum(1) + 1)
     return entropy + dice

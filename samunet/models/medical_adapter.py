@@ -68,7 +68,9 @@ class ReleasedSites(MedicalSites):
         padded = pad_to_windows(qkv.flatten(0, 1), attention.qkv(self.padding(qkv)), window)
         windows, sides = window_partition(padded, window)
         along = attend_along_depth(attention, windows.unflatten(0, (-1, depth))).flatten(0, 1)
-        return self.space(attended) + self.depth(window_unpartition(along, window, sides, plane).unflatten(0, (batch, depth)))
+        return self.space(attended) + self.depth(
+            window_unpartition(along, window, sides, plane).unflatten(0, (batch, depth))
+        )
 
 
 class MedicalDecoderSites(DecoderSites):
@@ -82,11 +84,23 @@ class MedicalDecoderSites(DecoderSites):
         activation, start_at_zero: of `Bottleneck`.
     """
 
-    def __init__(self, width: int, hidden: int, *, scale: float, form: str, hyper_layers: int, start_at_zero: bool, activation: str) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        scale: float,
+        form: str,
+        hyper_layers: int,
+        start_at_zero: bool,
+        activation: str,
+    ) -> None:
         super().__init__()
         self.scale = scale
         self.prompted = PromptedBottleneck(width, hidden, form=form, layers=hyper_layers, start_at_zero=start_at_zero)
-        self.mlp, self.image = (Bottleneck(width, hidden, activation=activation, start_at_zero=start_at_zero) for _ in range(2))
+        self.mlp, self.image = (
+            Bottleneck(width, hidden, activation=activation, start_at_zero=start_at_zero) for _ in range(2)
+        )
 
     def beside_attention(self, attention: str, attended: Tensor, prompts: Tensor) -> Tensor | None:
         if attention == TOKEN_TO_IMAGE:

@@ -120,6 +120,9 @@ def embed(encoder: PromptEncoder, tokens: PromptTokens) -> Tensor:
     """Return SAM's (N, P, C) embeddings of prompts; those that are NOTHING are zero."""
     with torch.autocast(tokens.places.device.type, enabled=False):  # phases do not bear rounding
         placed = encoder.pe_layer._pe_encoding(tokens.places)
-    table = torch.stack([part.weight[0] for part in (*encoder.point_embeddings, encoder.not_a_point_embed)] + [placed.new_zeros(placed.shape[-1])])
+    table = torch.stack(
+        [part.weight[0] for part in (*encoder.point_embeddings, encoder.not_a_point_embed)]
+        + [placed.new_zeros(placed.shape[-1])]
+    )
     somewhere = (tokens.kinds >= 0) & (tokens.kinds != NO_POINT)
     return placed * somewhere.unsqueeze(-1) + table[tokens.kinds]

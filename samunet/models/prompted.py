@@ -17,7 +17,15 @@ from samunet.core.batch import Batch
 from samunet.models.adapted import AdaptedSAM
 from samunet.models.losses import region_targets, slab_sums
 from samunet.models.prompt_rules import PromptedConfig
-from samunet.models.prompt_tokens import PromptTokens, corrected, draw_mode, embed, read_map, simulated_boxes, simulated_clicks
+from samunet.models.prompt_tokens import (
+    PromptTokens,
+    corrected,
+    draw_mode,
+    embed,
+    read_map,
+    simulated_boxes,
+    simulated_clicks,
+)
 from samunet.models.spec import NetworkSpec
 from samunet.sam.decoder import DecoderSites, dense_positions, run_two_way
 from samunet.sam.encoder import Sites
@@ -39,7 +47,9 @@ class PromptedMasks(nn.Module):
         released: as the code of Medical SAM Adapter: the decoder runs as EfficientSAM's, and x and y of prompts change places.
     """
 
-    def __init__(self, sam: Sam, decoder: MaskDecoder, sites: Sequence[DecoderSites] | None = None, *, released: bool = False) -> None:
+    def __init__(
+        self, sam: Sam, decoder: MaskDecoder, sites: Sequence[DecoderSites] | None = None, *, released: bool = False
+    ) -> None:
         super().__init__()
         self.released = released
         self.prompt_encoder, self.mask_decoder = sam.prompt_encoder, decoder
@@ -53,7 +63,9 @@ class PromptedMasks(nn.Module):
         heard = present = None
         if prompts is not None:
             shown = prompts.kinds >= 0
-            given = embed(self.prompt_encoder, prompts._replace(places=prompts.places.flip(-1)) if self.released else prompts).to(tokens.dtype)
+            given = embed(
+                self.prompt_encoder, prompts._replace(places=prompts.places.flip(-1)) if self.released else prompts
+            ).to(tokens.dtype)
             mean = given.sum(1, keepdim=True) / shown.sum(1)[:, None, None]
             present = torch.cat((shown.new_ones(tokens.shape[:2]), shown), dim=1)
             tokens = torch.cat((tokens, given), dim=1)
@@ -79,7 +91,9 @@ class PromptedSAM(AdaptedSAM):
         simulation: of prompts in training.
     """
 
-    def __init__(self, sam: Sam, spec: NetworkSpec, sites: Sequence[Sites] | None, *, simulation: PromptedConfig, **settings: Any) -> None:
+    def __init__(
+        self, sam: Sam, spec: NetworkSpec, sites: Sequence[Sites] | None, *, simulation: PromptedConfig, **settings: Any
+    ) -> None:
         super().__init__(sam, spec, sites, **settings)
         self.simulation, self.prompts = simulation, simulation.prompts
         self.order = [self.labels.foreground.index(named) for named in self.labels.channels]
@@ -129,7 +143,9 @@ class PromptedSAM(AdaptedSAM):
             return self.fit(masks, shape).expand(-1, structures, -1, -1, -1)
         pairs, prompts = read_map(drawn, self.scale, self.pixels.encoder_size)
         sample, structure, place = pairs.unbind(1)
-        found = embedding.new_full((batch, structures, depth, *shape[1:]), ABSENT) + 0 * embedding.mean()  # a gradient, where nothing is shown
+        found = (
+            embedding.new_full((batch, structures, depth, *shape[1:]), ABSENT) + 0 * embedding.mean()
+        )  # a gradient, where nothing is shown
         together = max(1, len(pairs)) if torch.is_grad_enabled() else TOGETHER
         for part in (slice(first, first + together) for first in range(0, len(pairs), together)):
             masks = self.head(embedding[sample[part], place[part]], PromptTokens(*(tokens[part] for tokens in prompts)))

@@ -30,7 +30,15 @@ class PromptFreeSAM(AdaptedSAM):
             instead of on the patch's grid.
     """
 
-    def __init__(self, sam: Sam, spec: NetworkSpec, sites: Sequence[Sites] | None, *, low_resolution_loss: bool = False, **settings: Any) -> None:
+    def __init__(
+        self,
+        sam: Sam,
+        spec: NetworkSpec,
+        sites: Sequence[Sites] | None,
+        *,
+        low_resolution_loss: bool = False,
+        **settings: Any,
+    ) -> None:
         super().__init__(sam, spec, sites, **settings)
         self.low_resolution_loss = low_resolution_loss
         self.embeddings: EmbeddingCache | None = None
@@ -49,7 +57,11 @@ class PromptFreeSAM(AdaptedSAM):
     def keep_embeddings(self, folder: Path) -> bool:
         if self.pixels.pixel_range == "unit" and self.slab_depth > 1:
             return False  # a slice's pixels depend on the slab that it lies in
-        if any(parameter.requires_grad for part in (self.pixels, self.image_encoder, self.sites) for parameter in part.parameters()):
+        if any(
+            parameter.requires_grad
+            for part in (self.pixels, self.image_encoder, self.sites)
+            for parameter in part.parameters()
+        ):
             return False
         self.embeddings = EmbeddingCache(folder, self.image_encoder)
         return True

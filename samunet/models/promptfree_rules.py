@@ -42,7 +42,11 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
         patch_size: (D, H, W) voxels.
         smallest_class_voxels: typical in-plane diameter of the smallest class, in voxels.
     """
-    best = max(1.0, math.floor(4 * min(TOKENS_ACROSS * TOKEN_PIXELS / smallest_class_voxels, PUBLISHED_SIDE / max(patch_size[1:]))) / 4)
+    best = max(
+        1.0,
+        math.floor(4 * min(TOKENS_ACROSS * TOKEN_PIXELS / smallest_class_voxels, PUBLISHED_SIDE / max(patch_size[1:])))
+        / 4,
+    )
     choices = []
     for quarters in range(round(4 * best), 3, -1):
         scale = quarters / 4

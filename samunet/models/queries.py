@@ -52,7 +52,9 @@ def block(inputs: int, outputs: int, kernel: Shape = (3, 3, 3)) -> nn.Sequential
     """Return a convolution, a norm and a leaky ReLU on (B, C, D, h, w)."""
     padding = tuple(side // 2 for side in kernel)
     return nn.Sequential(
-        Convolution(inputs, outputs, kernel, padding=padding), nn.InstanceNorm3d(outputs, affine=True), nn.LeakyReLU(SLOPE, inplace=True)
+        Convolution(inputs, outputs, kernel, padding=padding),
+        nn.InstanceNorm3d(outputs, affine=True),
+        nn.LeakyReLU(SLOPE, inplace=True),
     )
 
 
@@ -97,7 +99,9 @@ class PromptGenerator(nn.Module):
         kernels: of the stages, from the neck on; the last one serves those beyond.
     """
 
-    def __init__(self, width: int, decoder_width: int, queries: int, *, doublings: int, kernels: Sequence[Shape]) -> None:
+    def __init__(
+        self, width: int, decoder_width: int, queries: int, *, doublings: int, kernels: Sequence[Shape]
+    ) -> None:
         super().__init__()
         self.side = math.ceil(math.sqrt(decoder_width))
         self.decoder_width = decoder_width
@@ -116,7 +120,9 @@ class PromptGenerator(nn.Module):
         self.mask = Convolution(widths[-1], queries, 1)
         pooled = sum(widths)
         self.box = nn.Sequential(Convolution(pooled, queries, 1, bias=False), nn.InstanceNorm3d(queries, affine=True))
-        self.token = nn.Sequential(Convolution(pooled, queries, 3, padding=1), nn.InstanceNorm3d(queries, affine=True), nn.GELU())
+        self.token = nn.Sequential(
+            Convolution(pooled, queries, 3, padding=1), nn.InstanceNorm3d(queries, affine=True), nn.GELU()
+        )
 
     def forward(self, taps: Sequence[Tensor], neck: Tensor, used: tuple[float, float]) -> Prompts:
         """Make prompts.
@@ -130,7 +136,9 @@ class PromptGenerator(nn.Module):
         for up, lateral, join, tap in zip(self.ups, self.laterals, self.joins, reversed(taps), strict=True):
             stages.append(join(torch.cat((up(stages[-1]), lateral(tap.movedim(-1, 1))), dim=1)))
         masks = self.mask(stages[-1])
-        cells = self.box(_pooled(stages, 2)).float().sigmoid().movedim(2, 1)  # (B, D, Q, 2, 2): x1 y1, and shares of what is left
+        cells = (
+            self.box(_pooled(stages, 2)).float().sigmoid().movedim(2, 1)
+        )  # (B, D, Q, 2, 2): x1 y1, and shares of what is left
         first, share = cells.unbind(3)
         predicted = torch.cat((first, first + (1 - first) * share), dim=-1)
         shown = masks.detach() > 0
@@ -175,13 +183,19 @@ class QueryMasks(nn.Module):
         slab, sides = (batch, depth, prompts.boxes.shape[2]), (plane[0], plane[1])
         decoder, count = self.mask_decoder, math.prod((batch, depth, prompts.boxes.shape[2]))
         masks = prompts.shown.to(embedding.dtype).movedim(1, 2).flatten(0, 2).unsqueeze(1)
-        dense = self.prompt_encoder.mask_downscaling(F.interpolate(masks, size=[4 * side for side in sides], mode="nearest-exact"))
+        dense = self.prompt_encoder.mask_downscaling(
+            F.interpolate(masks, size=[4 * side for side in sides], mode="nearest-exact")
+        )
         planes = embedding.unsqueeze(2).expand(-1, -1, slab[2], -1, -1, -1).flatten(0, 2) + dense
         own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(count, -1, -1)
         classes = (self.class_token + prompts.tokens).flatten(0, 2).unsqueeze(1)
-        tokens = torch.cat((own, self._corners(prompts.boxes).flatten(0, 2).to(own.dtype), classes.to(own.dtype)), dim=1)
+        tokens = torch.cat(
+            (own, self._corners(prompts.boxes).flatten(0, 2).to(own.dtype), classes.to(own.dtype)), dim=1
+        )
         along = along_depth(self.depth_embedding, depth).repeat(batch, 1).repeat_interleave(slab[2], dim=0)
-        positions = dense_positions(self.prompt_encoder.pe_layer, sides).to(planes.dtype) + along[..., None, None].to(planes.dtype)
+        positions = dense_positions(self.prompt_encoder.pe_layer, sides).to(planes.dtype) + along[..., None, None].to(
+            planes.dtype
+        )
         sites = [SlabOfQueries(part, slab, sides) for part in self.adapters]
         queries, places = run_two_way(decoder.transformer, planes, positions, tokens, sites)
         features = decoder.output_upscaling(places.transpose(1, 2).unflatten(2, sides))

@@ -68,7 +68,9 @@ class SlabSegmenter(nn.Module):
         raise NotImplementedError
 
 
-def groups_around(network: nn.Module, encoder: nn.Module | None, *, layer_decay: float = 1.0) -> tuple[ParameterGroup, ...]:
+def groups_around(
+    network: nn.Module, encoder: nn.Module | None, *, layer_decay: float = 1.0
+) -> tuple[ParameterGroup, ...]:
     """Split a network's trainable parameters into its SAM encoder's and the rest.
 
     Args:
@@ -84,6 +86,11 @@ def groups_around(network: nn.Module, encoder: nn.Module | None, *, layer_decay:
             below = depth - int(words[1]) if words[0] == "blocks" else 0 if words[0] == "neck" else depth + 1
             by_layer.setdefault(below if layer_decay < 1 else 0, []).append(parameter)
     of_encoder = {id(parameter) for parameters in by_layer.values() for parameter in parameters}
-    head = tuple(parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in of_encoder)
-    backbone = (ParameterGroup(part="backbone", parameters=tuple(layer), scale=layer_decay**below) for below, layer in by_layer.items())
+    head = tuple(
+        parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in of_encoder
+    )
+    backbone = (
+        ParameterGroup(part="backbone", parameters=tuple(layer), scale=layer_decay**below)
+        for below, layer in by_layer.items()
+    )
     return (ParameterGroup(part="head", parameters=head), *backbone)

@@ -37,7 +37,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList()
         inputs = channels
-        for index, (stride, kernel, width) in enumerate(zip(topology.strides, topology.kernels, topology.widths, strict=True)):
+        for index, (stride, kernel, width) in enumerate(
+            zip(topology.strides, topology.kernels, topology.widths, strict=True)
+        ):
             first = ConvNormAct(inputs, width, kernel, stride)
             self.stages.append(first if index == 0 else nn.Sequential(first, ConvNormAct(width, width, kernel)))
             inputs = width

@@ -52,4 +52,6 @@ def crop(array: np.ndarray, box: Box) -> np.ndarray:
 
 def _check_box(box: Box, shape: tuple[int, ...]) -> None:
     if len(shape) != 3 or not all(0 <= start < stop <= size for (start, stop), size in zip(box, shape, strict=True)):
-        raise ShapeError(f"Box {box} must lie inside a grid of three axes and hold at least one voxel; the grid is {tuple(shape)}.")
+        raise ShapeError(
+            f"Box {box} must lie inside a grid of three axes and hold at least one voxel; the grid is {tuple(shape)}."
+        )

@@ -59,7 +59,9 @@ def blocks(shape: Shape, new_shape: Shape, *, axis: int | None) -> Iterator[Bloc
     Args:
         axis: axis of thick slices, along which the nearest slice is taken; None to interpolate in all directions.
     """
-    sides = [_parts(old, new, nearest=side == axis) for side, (old, new) in enumerate(zip(shape, new_shape, strict=True))]
+    sides = [
+        _parts(old, new, nearest=side == axis) for side, (old, new) in enumerate(zip(shape, new_shape, strict=True))
+    ]
     return itertools.starmap(Block, itertools.product(*sides))
 
 

@@ -48,7 +48,9 @@ def normalize(array: np.ndarray, channels: Sequence[ChannelPlan], mask: np.ndarr
 def refuse_unknown_scheme(channel: ChannelPlan) -> None:
     """Raise ConfigError that names the nearest for a scheme that there is not."""
     if channel.scheme not in SCHEMES:
-        raise ConfigError(f"Channel '{channel.name}': unknown normalization '{channel.scheme}'.{did_you_mean(channel.scheme, SCHEMES)}")
+        raise ConfigError(
+            f"Channel '{channel.name}': unknown normalization '{channel.scheme}'.{did_you_mean(channel.scheme, SCHEMES)}"
+        )
 
 
 def scheme_for(channel_name: str) -> str:

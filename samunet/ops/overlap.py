@@ -42,7 +42,9 @@ class Overlap:
         return self.tp / total if total else math.nan
 
 
-def overlap(reference: np.ndarray, prediction: np.ndarray, values: tuple[int, ...], ignore: int | None = None) -> Overlap:
+def overlap(
+    reference: np.ndarray, prediction: np.ndarray, values: tuple[int, ...], ignore: int | None = None
+) -> Overlap:
     """Count true and false voxels of a class or region.
 
     Args:

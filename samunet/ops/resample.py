@@ -28,7 +28,9 @@ TIE = 1e-5  # shares of a voxel that differ by less are equal but for rounding
 
 def target_shape(shape: Shape, spacing: Triple, new_spacing: Triple) -> Shape:
     """Return the number of voxels at another spacing in mm: round(old / new * shape), at least 1 on each axis."""
-    depth, height, width = (max(1, int(round(old / new * size))) for size, old, new in zip(shape, spacing, new_spacing, strict=True))
+    depth, height, width = (
+        max(1, int(round(old / new * size))) for size, old, new in zip(shape, spacing, new_spacing, strict=True)
+    )
     return (depth, height, width)
 
 
@@ -165,14 +167,18 @@ def _spline_blocks(size: int, new_size: int, order: int) -> tuple[_Block, ...]:
         rows = matrix[first : first + BLOCK]
         used = np.flatnonzero(np.abs(rows).max(axis=0) > NEGLIGIBLE)
         old = slice(int(used[0]), int(used[-1]) + 1)
-        blocks.append(_Block(slice(first, first + len(rows)), old, np.ascontiguousarray(rows[:, old], dtype=np.float32)))
+        blocks.append(
+            _Block(slice(first, first + len(rows)), old, np.ascontiguousarray(rows[:, old], dtype=np.float32))
+        )
     return tuple(blocks)
 
 
 def spline_matrix(size: int, new_size: int, order: int) -> np.ndarray:
     """Return the (new_size, size) matrix that resizes a line of voxels: scipy's own answer to each unit vector."""
     units = np.eye(size)
-    return np.stack([ndimage.zoom(unit, new_size / size, order=order, mode="nearest", grid_mode=True) for unit in units], axis=1)
+    return np.stack(
+        [ndimage.zoom(unit, new_size / size, order=order, mode="nearest", grid_mode=True) for unit in units], axis=1
+    )
 
 
 class Line(NamedTuple):
@@ -226,11 +232,19 @@ def _elect(array: np.ndarray, lines: Sequence[Line], place: Sequence[np.ndarray]
         place: indices of the new voxels, (n,) an axis.
     """
     weights = [line.weight[at] for line, at in zip(lines, place, strict=True)]
-    sides = [(line.first[at], line.second[at]) if line.moves else (line.first[at],) for line, at in zip(lines, place, strict=True)]
+    sides = [
+        (line.first[at], line.second[at]) if line.moves else (line.first[at],)
+        for line, at in zip(lines, place, strict=True)
+    ]
     labels, shares = [], []
     for corner in itertools.product(*(range(len(side)) for side in sides)):
         labels.append(array[tuple(side[which] for side, which in zip(sides, corner, strict=True))])
-        shares.append(math.prod((weight if which else 1 - weight for weight, which in zip(weights, corner, strict=True)), start=np.float32(1)))
+        shares.append(
+            math.prod(
+                (weight if which else 1 - weight for weight, which in zip(weights, corner, strict=True)),
+                start=np.float32(1),
+            )
+        )
 
     def share_of(label: np.ndarray) -> np.ndarray:
         total = np.zeros(len(label), np.float32)
@@ -241,6 +255,13 @@ def _elect(array: np.ndarray, lines: Sequence[Line], place: Sequence[np.ndarray]
     totals = [share_of(label) for label in labels]
     enough = np.max(totals, axis=0) - TIE  # the order of a sum decides nothing
     beyond = np.iinfo(array.dtype).max
-    winner = np.min([np.where(total >= enough, label, beyond) for total, label in zip(totals, labels, strict=True)], axis=0)
-    nearest = array[tuple(np.where(line.weight[at] < 0.5, line.first[at], line.second[at]) for line, at in zip(lines, place, strict=True))]
+    winner = np.min(
+        [np.where(total >= enough, label, beyond) for total, label in zip(totals, labels, strict=True)], axis=0
+    )
+    nearest = array[
+        tuple(
+            np.where(line.weight[at] < 0.5, line.first[at], line.second[at])
+            for line, at in zip(lines, place, strict=True)
+        )
+    ]
     return np.where(share_of(nearest) >= enough, nearest, winner)

@@ -51,12 +51,16 @@ def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: Tripl
     surface elements.
     """
     if reference.shape != prediction.shape:
-        raise ShapeError(f"The reference has shape {reference.shape}, the prediction {prediction.shape}; both must be on one grid.")
+        raise ShapeError(
+            f"The reference has shape {reference.shape}, the prediction {prediction.shape}; both must be on one grid."
+        )
     some = bool(reference.any()), bool(prediction.any())
     if not any(some):
         return SurfaceScores(hd=math.nan, hd95=math.nan, assd=math.nan, nsd=math.nan)
     if not all(some):
-        diagonal = math.dist([0] * 3, [(size - 1) * width for size, width in zip(reference.shape, spacing, strict=True)])
+        diagonal = math.dist(
+            [0] * 3, [(size - 1) * width for size, width in zip(reference.shape, spacing, strict=True)]
+        )
         return SurfaceScores(hd=diagonal, hd95=diagonal, assd=diagonal, nsd=0.0)
     to_prediction, to_reference = _distances(reference, prediction, spacing)
     both = np.concatenate([to_prediction, to_reference])
@@ -88,4 +92,6 @@ def _distances(one: np.ndarray, other: np.ndarray, spacing: Triple) -> tuple[np.
     surfaces = [surface(mask) for mask in (one, other)]
     box = bounding_box(surfaces[0] | surfaces[1])
     first, second = (np.ascontiguousarray(crop(mask, box)) for mask in surfaces)
-    return tuple(np.sqrt(edt.edtsq(~target, anisotropy=spacing)[source]) for source, target in ((first, second), (second, first)))
+    return tuple(
+        np.sqrt(edt.edtsq(~target, anisotropy=spacing)[source]) for source, target in ((first, second), (second, first))
+    )

@@ -34,7 +34,9 @@ def tile_starts(size: int, tile: int, step: float) -> tuple[int, ...]:
     if count == 1:
         return (0,)
     distance = (size - tile) / (count - 1)
-    return tuple(dict.fromkeys(round(distance * i) for i in range(count)))  # each once, also where the step is below one voxel
+    return tuple(
+        dict.fromkeys(round(distance * i) for i in range(count))
+    )  # each once, also where the step is below one voxel
 
 
 def tile_origins(shape: Shape, tile: Shape, steps: Triple) -> tuple[Shape, ...]:

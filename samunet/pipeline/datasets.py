@@ -40,7 +40,9 @@ def open_dataset(workspace: Workspace, wanted: str | int) -> RawDataset:
     folder = workspace.raw / name
     spec = read_dataset_json(folder / "dataset.json")
     cases = training_cases(folder, spec)
-    return RawDataset(folder=folder, spec=spec, cases=cases, reader=reader_for(spec.file_ending, spec.reader, cases[0].images[0]))
+    return RawDataset(
+        folder=folder, spec=spec, cases=cases, reader=reader_for(spec.file_ending, spec.reader, cases[0].images[0])
+    )
 
 
 def groups_of(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]) -> dict[str, str] | None:
@@ -61,7 +63,11 @@ def keep_up_splits(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]
         return
     what = f"{len(found)} {'case' if len(found) == 1 else 'cases'}, first '{found[0]}'"
     if add:
-        logger.info("Put %s, into the folds of %s. Folds that are trained already have not seen them.", what, folder / SPLITS_FILE)
+        logger.info(
+            "Put %s, into the folds of %s. Folds that are trained already have not seen them.",
+            what,
+            folder / SPLITS_FILE,
+        )
     else:
         logger.warning(
             "%s, in no fold of %s: never trained on, never validated. To put them into the folds: samunet_preprocess -d %s --add_new_cases",
@@ -78,10 +84,16 @@ def check(workspace: Workspace, wanted: str | int, *, threads: int, quiet: bool 
     return check_dataset(workspace.raw / workspace.dataset_name(wanted), threads=threads, quiet=quiet)
 
 
-def extract(workspace: Workspace, dataset: RawDataset, *, threads: int, clean: bool, quiet: bool = False) -> Fingerprint:
+def extract(
+    workspace: Workspace, dataset: RawDataset, *, threads: int, clean: bool, quiet: bool = False
+) -> Fingerprint:
     """Measure a dataset and keep the result; an existing fingerprint of the very same files is used unless `clean`."""
     path = workspace.preprocessed / dataset.spec.name / FINGERPRINT_FILE
-    if path.is_file() and not clean and (known := _kept_fingerprint(path, dataset, threads=threads, quiet=quiet)) is not None:
+    if (
+        path.is_file()
+        and not clean
+        and (known := _kept_fingerprint(path, dataset, threads=threads, quiet=quiet)) is not None
+    ):
         return known
     fingerprint = extract_fingerprint(dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet)
     write_json(path, fingerprint)

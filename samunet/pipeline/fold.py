@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import samunet
-from samunet.checkpoint import Checkpoint, load_checkpoint, load_fitting
+from samunet.checkpoints.file import Checkpoint, load_checkpoint, load_fitting
 from samunet.core.codec import encode, write_json
 from samunet.core.dataset import DatasetSpec
 from samunet.core.parts import is_part, remove_part
@@ -23,10 +23,15 @@ from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.loader import PatchSource, batches
 from samunet.errors import CheckpointError, ConfigError
-from samunet.hardware import PRECISION_NAMES, choose_precision, choose_workers, fast_fp32_products_are_exact, use_fast_fp32_products
 from samunet.inference.whole import mean_dice
+from samunet.machine.hardware import (
+    PRECISION_NAMES,
+    choose_precision,
+    choose_workers,
+    fast_fp32_products_are_exact,
+    use_fast_fp32_products,
+)
 from samunet.models.segmenter import SlabSegmenter
-from samunet.network import build_network
 from samunet.pipeline.options import TrainOptions
 from samunet.planning.splits import Split
 from samunet.training.config import TrainingConfig, deciding_settings
@@ -36,6 +41,7 @@ from samunet.training.sinks import WANDB_ID, Sink, open_sinks, require_sinks
 from samunet.training.stopping import FILE as STOP_FILE
 from samunet.training.stopping import StopRequest
 from samunet.training.trainer import Job, SAMTrainer, Sources, make_optimizer
+from samunet.variants.network import build_network
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +61,9 @@ class Fold:
     resume: Checkpoint | None
 
 
-def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, processes: Processes, stopping: StopRequest) -> SAMTrainer:
+def build_trainer(
+    workspace: Workspace, fold: Fold, options: TrainOptions, processes: Processes, stopping: StopRequest
+) -> SAMTrainer:
     """Build model, optimizer, sources and log of a fold; only a training that can begin touches what lies in its folder."""
     config, device = fold.config, fold.device
     if device.type == "cuda":
@@ -68,7 +76,9 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
         logger.info("oneDNN multiplies matrices in fp32, as exactly as torch's default.")
     torch.manual_seed(config.seed)
     model = build_network(fold.plan, configuration, fold.spec.labels, workspace.weights_folders).to(device)
-    started = _start_from(model, options.pretrained, configuration) if fold.resume is None and options.pretrained else None
+    started = (
+        _start_from(model, options.pretrained, configuration) if fold.resume is None and options.pretrained else None
+    )
     job = Job(
         configuration=options.configuration,
         trainer=DEFAULT_TRAINER,
@@ -83,7 +93,9 @@ def build_trainer(workspace: Workspace, fold: Fold, options: TrainOptions, proce
     settings = deciding_settings(config, PRECISION_NAMES[precision])
     sinks = _prepare_folder(fold, options, settings) if processes.first else []
     processes.wait()
-    log = TrainingLog(fold.folder, fold.resume.state.history if fold.resume else None, sinks=sinks, active=processes.first)
+    log = TrainingLog(
+        fold.folder, fold.resume.state.history if fold.resume else None, sinks=sinks, active=processes.first
+    )
     if config.compile:
         model.sums, model.loss = torch.compile(model.sums), torch.compile(model.loss)  # type: ignore[method-assign]
     trainer = SAMTrainer(
@@ -121,10 +133,19 @@ def _start_from(model: SlabSegmenter, source: Path, configuration: Configuration
     return load_fitting(model, other.weights, source, pretrained=configuration.weights is not None)
 
 
-def _sources(model: SlabSegmenter, fold: Fold, configuration: Configuration, batch_size: int, items: range, precision: torch.dtype | None) -> Sources:
+def _sources(
+    model: SlabSegmenter,
+    fold: Fold,
+    configuration: Configuration,
+    batch_size: int,
+    items: range,
+    precision: torch.dtype | None,
+) -> Sources:
     config, device = fold.config, fold.device
     if config.whole_cases and model.prompts is not None:
-        raise ConfigError("Whole cases are predicted while training only where no prompts are needed; leave --whole_cases out.")
+        raise ConfigError(
+            "Whole cases are predicted while training only where no prompts are needed; leave --whole_cases out."
+        )
     augmentation = Augmentation(
         patch_size=configuration.patch_size,
         mirror_axes=configuration.mirror_axes,
@@ -140,21 +161,33 @@ def _sources(model: SlabSegmenter, fold: Fold, configuration: Configuration, bat
             augmented=augmented,
             balanced=config.balance_classes,
         )
-        for cases, offset, augmented in ((fold.split.train, 0, config.augmentation == "default"), (fold.split.val, 1, False))
+        for cases, offset, augmented in (
+            (fold.split.train, 0, config.augmentation == "default"),
+            (fold.split.val, 1, False),
+        )
     )
-    if config.augmentation == "none" and all(source.cases.planes_fit(configuration.patch_size) for source in (training, validation)):
+    if config.augmentation == "none" and all(
+        source.cases.planes_fit(configuration.patch_size) for source in (training, validation)
+    ):
         embeddings = fold.data.with_name(f"{fold.data.name}_embeddings")
         if model.keep_embeddings(embeddings):
-            logger.info("The encoder is frozen and every slice is seen whole: embeddings are computed once and kept in %s.", embeddings)
+            logger.info(
+                "The encoder is frozen and every slice is seen whole: embeddings are computed once and kept in %s.",
+                embeddings,
+            )
     return Sources(
-        training=lambda first, steps: batches(training, first_step=first, steps=steps, workers=workers, pin_memory=pin, items=items),
+        training=lambda first, steps: batches(
+            training, first_step=first, steps=steps, workers=workers, pin_memory=pin, items=items
+        ),
         validation=lambda first, steps: batches(validation, first_step=first, steps=steps, workers=0, items=items),
         cases=lambda step: [training.place(step * batch_size + item)[0] for item in range(batch_size)],
         whole=_whole_cases(model, fold, configuration, precision) if config.whole_cases else None,
     )
 
 
-def _whole_cases(model: SlabSegmenter, fold: Fold, configuration: Configuration, precision: torch.dtype | None) -> Callable[[], float]:
+def _whole_cases(
+    model: SlabSegmenter, fold: Fold, configuration: Configuration, precision: torch.dtype | None
+) -> Callable[[], float]:
     cases = PreprocessedDataset(fold.data, fold.split.val[: fold.config.whole_cases])
     return lambda: mean_dice(model, cases, fold.spec.labels, configuration.patch_size, fold.device, precision)
 
@@ -173,7 +206,12 @@ def _prepare_folder(fold: Fold, options: TrainOptions, settings: dict[str, Any])
         for name in (TEXT, RECORDS):
             (folder / name).unlink(missing_ok=True)
     write_json(folder / "config.json", settings)
-    versions = {"samunet": samunet.__version__, "torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform()}
+    versions = {
+        "samunet": samunet.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     write_json(
         folder / "debug.json",
         {
@@ -195,7 +233,9 @@ def _prepare_folder(fold: Fold, options: TrainOptions, settings: dict[str, Any])
 
 
 def _describe(fold: Fold, options: TrainOptions, configuration: Configuration, trainer: SAMTrainer) -> str:
-    train, frozen = (sum(p.numel() for p in trainer.model.parameters() if p.requires_grad == wanted) for wanted in (True, False))
+    train, frozen = (
+        sum(p.numel() for p in trainer.model.parameters() if p.requires_grad == wanted) for wanted in (True, False)
+    )
     weights = "pretrained weights" if configuration.weights else "no pretrained weights"
     several = f" in {options.processes} processes" if options.processes > 1 else ""
     begins = f", continues after step {trainer.step}" if trainer.step else ""

@@ -20,7 +20,9 @@ SHOWN = 5  # names in a message
 BESIDE = (".json", ".csv", ".txt", ".npz", ".ctbl", ".html")  # what lies beside images as a matter of course
 
 
-def cases_to_predict(sources: Path | Sequence[Path], spec: DatasetSpec, folder: Path, ending: str | None = None) -> tuple[Case, ...]:
+def cases_to_predict(
+    sources: Path | Sequence[Path], spec: DatasetSpec, folder: Path, ending: str | None = None
+) -> tuple[Case, ...]:
     """List the cases of one or more input folders or files, of any format that a reader knows.
 
     Images are named <case>_0000<ending> or, for one channel or where a file holds all, <case><ending>. A folder without images is one DICOM
@@ -43,7 +45,9 @@ def cases_to_predict(sources: Path | Sequence[Path], spec: DatasetSpec, folder: 
     for case in found.values():
         target = folder / f"{case.identifier}{ending or output_ending(case.images[0], spec.file_ending)}"
         if target.resolve() in {path.resolve() for path in case.images}:
-            raise DatasetError(f"The segmentation of '{case.identifier}' would overwrite its image {target}; give another output folder.")
+            raise DatasetError(
+                f"The segmentation of '{case.identifier}' would overwrite its image {target}; give another output folder."
+            )
     return tuple(found.values())
 
 
@@ -51,7 +55,9 @@ def _cases_of(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Case, ...]
     if source.is_file():
         return (_case_of_file(source, spec),)
     if not source.is_dir():
-        raise DatasetError(f"Input {source} does not exist; give a folder of images named <case>_0000{spec.file_ending}, or one such file.")
+        raise DatasetError(
+            f"Input {source} does not exist; give a folder of images named <case>_0000{spec.file_ending}, or one such file."
+        )
     grouped = _images_in(source, spec) or _series_in(source)
     if not grouped:
         message = f"Input folder {source} holds no image, such as <case>_0000{spec.file_ending}, the form this model was trained on."
@@ -64,19 +70,35 @@ def _cases_of(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Case, ...]
 def _case_of_file(source: Path, spec: DatasetSpec) -> Case:
     ending = known_ending(source)
     if not ending:
-        what = "is one DICOM file; give the folder of its series" if is_dicom(source) else "has an ending that no reader knows; convert it"
+        what = (
+            "is one DICOM file; give the folder of its series"
+            if is_dicom(source)
+            else "has an ending that no reader knows; convert it"
+        )
         raise DatasetError(f"Input {source} {what}, for example to {spec.file_ending}.")
     match = CHANNEL_FILE.fullmatch(_stem(source))
-    siblings = [path for path in source.parent.iterdir() if match and known_ending(path) == ending and path.name.startswith(f"{match['case']}_")]
+    siblings = [
+        path
+        for path in source.parent.iterdir()
+        if match and known_ending(path) == ending and path.name.startswith(f"{match['case']}_")
+    ]
     if match is None or not any(_stem(path) == f"{match['case']}_0000" for path in siblings):
         return Case(identifier=_stem(source), images=(source,), label=None)
-    parts = {_stem(path): path for path in siblings if (other := CHANNEL_FILE.fullmatch(_stem(path))) and other["case"] == match["case"]}
+    parts = {
+        _stem(path): path
+        for path in siblings
+        if (other := CHANNEL_FILE.fullmatch(_stem(path))) and other["case"] == match["case"]
+    }
     return Case(identifier=match["case"], images=tuple(parts[name] for name in sorted(parts)), label=None)
 
 
 def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     """Return the images that lie directly in a folder by case; what else lies there is named once."""
-    files = [path for path in sorted(source.iterdir()) if path.is_file() and not path.name.startswith(".") and not is_part(path)]
+    files = [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file() and not path.name.startswith(".") and not is_part(path)
+    ]
     images = [path for path in files if known_ending(path)]
     numbered = {path for path in images if CHANNEL_FILE.fullmatch(_stem(path))}
     own = {path for path in images if known_ending(path) == spec.file_ending}
@@ -85,7 +107,12 @@ def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     left = [in_utf8(path.name) for path in files if path not in chosen and path.suffix.lower() not in BESIDE]
     if chosen and left:
         reason = "no reader knows their ending, or their names lack _0000"
-        logger.info("%s: not taken for images: %s (%s).", source, ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else ""), reason)
+        logger.info(
+            "%s: not taken for images: %s (%s).",
+            source,
+            ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else ""),
+            reason,
+        )
     named: dict[str, Path] = {}
     for path in chosen:
         other = named.setdefault(_stem(path), path)
@@ -108,22 +135,38 @@ def _series_in(source: Path) -> dict[str, tuple[Path, ...]]:
 
     Where some folders directly in `source` hold series and another does not, it is a case too, which then fails with its reason.
     """
-    series = [Path(parent) for parent, _, names in os.walk(source) if any(is_dicom(Path(parent) / name) for name in names if name[0] != ".")]
+    series = [
+        Path(parent)
+        for parent, _, names in os.walk(source)
+        if any(is_dicom(Path(parent) / name) for name in names if name[0] != ".")
+    ]
     if not series:
         return {}
     if series == [source]:
         return {source.resolve().name: (source,)}
-    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".") and not is_part(path)]
+    folders = [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and not is_part(path)
+    ]
     if all(CHANNEL_FILE.fullmatch(path.name) for path in folders):
         return channels_by_case({path.name: path for path in folders}, source, "")
-    empty = [folder for folder in folders if not any(path.is_relative_to(folder) for path in series) and not any(map(known_ending, folder.iterdir()))]
+    empty = [
+        folder
+        for folder in folders
+        if not any(path.is_relative_to(folder) for path in series) and not any(map(known_ending, folder.iterdir()))
+    ]
     found = sorted({*series, *empty})
     return {"_".join(path.relative_to(source).parts) or source.resolve().name: (path,) for path in found}
 
 
 def _where(source: Path) -> str:
     """Say which folders below hold images, the nearest first."""
-    found = [Path(parent).relative_to(source) for parent, _, names in os.walk(source) if any(known_ending(Path(name)) for name in names)]
+    found = [
+        Path(parent).relative_to(source)
+        for parent, _, names in os.walk(source)
+        if any(known_ending(Path(name)) for name in names)
+    ]
     nearest = sorted((path for path in found if path.parts), key=lambda path: (len(path.parts), path))
     if not nearest:
         return ""
@@ -132,4 +175,6 @@ def _where(source: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    return in_utf8(path.name[: len(path.name) - len(known_ending(path))])  # prediction refuses such a file, and goes on with the others
+    return in_utf8(
+        path.name[: len(path.name) - len(known_ending(path))]
+    )  # prediction refuses such a file, and goes on with the others

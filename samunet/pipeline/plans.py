@@ -45,10 +45,15 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIGURATIONS = ("3d_adapter", "2d_adapter")
 EMBEDDED_BACKBONE, OFFICIAL_BACKBONE = "vit_tiny", "vit_b"  # what -backbone auto chooses between
-PRECISIONS = {"mixed": 1.0, "fp32": 1.45}  # memory of a training step, of that in mixed precision; see benchmarks/memory_model.py
+PRECISIONS = {
+    "mixed": 1.0,
+    "fp32": 1.45,
+}  # memory of a training step, of that in mixed precision; see benchmarks/memory_model.py
 MOST_MEASUREMENTS = 4
 TRAINED_IN = {"mixed": "auto", "fp32": "fp32"}  # a training's own names
-WHERE_IT_RAN_OUT = 0.75  # share of the estimate to plan for next, when a step ran out of memory and nobody knows by how much
+WHERE_IT_RAN_OUT = (
+    0.75  # share of the estimate to plan for next, when a step ran out of memory and nobody knows by how much
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +82,12 @@ class PlanOptions:
 
 
 def plan(
-    workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, options: PlanOptions, *, measure_on: torch.device | None = None
+    workspace: Workspace,
+    dataset: RawDataset,
+    fingerprint: Fingerprint,
+    options: PlanOptions,
+    *,
+    measure_on: torch.device | None = None,
 ) -> Plan:
     """Plan the default configurations and save the plan.
 
@@ -99,13 +109,22 @@ def plan(
     return made
 
 
-def _measured(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprint, made: Plan, options: PlanOptions, device: torch.device) -> Plan:
+def _measured(
+    workspace: Workspace,
+    dataset: RawDataset,
+    fingerprint: Fingerprint,
+    made: Plan,
+    options: PlanOptions,
+    device: torch.device,
+) -> Plan:
     """Run a training step of every configuration, and plan those again that need more memory than was asked for."""
-    from samunet.memory import measure_step
+    from samunet.pipeline.measuring import measure_step
 
     for name in made.configurations:
         for again in range(MOST_MEASUREMENTS, -1, -1):
-            step = measure_step(made, name, dataset.spec.labels, device, workspace.weights_folders, TRAINED_IN[made.precision])
+            step = measure_step(
+                made, name, dataset.spec.labels, device, workspace.weights_folders, TRAINED_IN[made.precision]
+            )
             if step.gib <= options.memory_gib:
                 break
             share = 0.95 * options.memory_gib / step.gib if math.isfinite(step.gib) else WHERE_IT_RAN_OUT
@@ -113,7 +132,14 @@ def _measured(workspace: Workspace, dataset: RawDataset, fingerprint: Fingerprin
             try:
                 if not again:
                     raise PlanningError(f"{MOST_MEASUREMENTS} smaller plans were tried.")
-                smaller = _plan(workspace, dataset.spec, fingerprint, replace(options, memory_gib=budget), (name,), dataset.reader.name)
+                smaller = _plan(
+                    workspace,
+                    dataset.spec,
+                    fingerprint,
+                    replace(options, memory_gib=budget),
+                    (name,),
+                    dataset.reader.name,
+                )
             except PlanningError as error:
                 need = f"{step.gib:.2f} GiB" if math.isfinite(step.gib) else "more than there is"
                 raise PlanningError(
@@ -139,14 +165,24 @@ def open_plan(workspace: Workspace, dataset: str, plans_name: str) -> Plan:
     """
     path = plan_path(workspace, dataset, plans_name)
     if not path.is_file():
-        raise ConfigError(f"{dataset} has no plan '{plans_name}' ({path}). Make it first: samunet_plan_and_preprocess -d {dataset_id(dataset)}")
+        raise ConfigError(
+            f"{dataset} has no plan '{plans_name}' ({path}). Make it first: samunet_plan_and_preprocess -d {dataset_id(dataset)}"
+        )
     plan = load_plan(path)
     _refuse_other_dataset(plan, dataset, str(path))
     refuse_unknown_names(plan, path)
     return replace(plan, plans_name=plans_name)
 
 
-def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: str, target_plans: str, configurations: Sequence[str] = ()) -> Path:
+def move_plan(
+    workspace: Workspace,
+    source: str,
+    target: str,
+    *,
+    source_plans: str,
+    target_plans: str,
+    configurations: Sequence[str] = (),
+) -> Path:
     """Save a dataset's plan as one of another dataset, so that a model of the one can be trained further on the other.
 
     Everything is kept, intensity statistics too, but for the dataset's name, the reader and the names of plan and data.
@@ -182,10 +218,14 @@ def move_plan(workspace: Workspace, source: str, target: str, *, source_plans: s
             path,
         )
     renamed = {
-        name: replace(configuration, data_identifier=target_plans + configuration.data_identifier.removeprefix(source_plans))
+        name: replace(
+            configuration, data_identifier=target_plans + configuration.data_identifier.removeprefix(source_plans)
+        )
         for name, configuration in moved.configurations.items()
     }
-    save_plan(path, replace(moved, dataset=target, plans_name=target_plans, reader=spec.reader.name, configurations=renamed))
+    save_plan(
+        path, replace(moved, dataset=target, plans_name=target_plans, reader=spec.reader.name, configurations=renamed)
+    )
     return path
 
 
@@ -209,7 +249,9 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     try:
         fingerprint = decode(Fingerprint, read_json(path), path.name)
     except ConfigError as error:
-        raise ConfigError(f"{error} Measure again: samunet_extract_fingerprint -d {dataset_id(saved.dataset)}") from None
+        raise ConfigError(
+            f"{error} Measure again: samunet_extract_fingerprint -d {dataset_id(saved.dataset)}"
+        ) from None
     if fingerprint.planar and dimensions == 3:
         raise ConfigError(f"{saved.dataset} holds 2D images, so configuration '{name}' does not exist; use 2d_adapter.")
     known = next(iter(saved.configurations.values()))
@@ -226,19 +268,25 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     spec = read_dataset_json(workspace.raw / saved.dataset / "dataset.json")
     made = _plan(workspace, spec, fingerprint, options, (name,), saved.reader)
     entry = made.configuration(name)
-    shared = [other.spacing for other in saved.configurations.values() if other.data_identifier == entry.data_identifier]
+    shared = [
+        other.spacing for other in saved.configurations.values() if other.data_identifier == entry.data_identifier
+    ]
     decided = [(plan.orientation, plan.transpose, plan.channels) for plan in (made, saved)]
     if decided[0] != decided[1] or any(spacing != entry.spacing for spacing in shared):
         raise other_data
     return _merged(saved, made, name)
 
 
-def preprocess(workspace: Workspace, dataset: RawDataset, plan: Plan, name: str, *, threads: int, quiet: bool = False) -> Path:
+def preprocess(
+    workspace: Workspace, dataset: RawDataset, plan: Plan, name: str, *, threads: int, quiet: bool = False
+) -> Path:
     """Preprocess every training case for one configuration; returns the folder. Raises ConfigError for a plan of another dataset."""
     _refuse_other_dataset(plan, dataset.spec.name, f"Plan '{plan.plans_name}'")
     configuration = plan.configuration(name)
     folder = workspace.preprocessed / dataset.spec.name / configuration.data_identifier
-    preprocess_dataset(folder, dataset.spec, dataset.cases, plan, configuration, dataset.reader, threads=threads, quiet=quiet)
+    preprocess_dataset(
+        folder, dataset.spec, dataset.cases, plan, configuration, dataset.reader, threads=threads, quiet=quiet
+    )
     return folder
 
 
@@ -246,22 +294,37 @@ def estimate_gib(configuration: Configuration, spec: DatasetSpec, precision: str
     """Return the planner's estimate of the memory of one training step in GiB."""
     name, backbone = f"{configuration.dimensions}d_{configuration.variant}", backbone_named(configuration.backbone)
     weights = configuration.weights is not None
-    method = _method(name, spec, backbone, pretrained=weights, precision=precision, options=configuration.variant_options)
-    return method.cost(configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size)
+    method = _method(
+        name, spec, backbone, pretrained=weights, precision=precision, options=configuration.variant_options
+    )
+    return method.cost(
+        configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size
+    )
 
 
 def _refuse_other_dataset(plan: Plan, dataset: str, where: str) -> None:
     if plan.dataset != dataset:
-        raise ConfigError(f"{where} is a plan of {plan.dataset}, not of {dataset}: plan {dataset} itself, or {MOVE_PLANS}.")
+        raise ConfigError(
+            f"{where} is a plan of {plan.dataset}, not of {dataset}: plan {dataset} itself, or {MOVE_PLANS}."
+        )
 
 
 def _merged(saved: Plan, made: Plan, name: str) -> Plan:
     """Put one configuration of a plan, with its reasons, into another."""
     own_reasons = {decision: reason for decision, reason in made.reasons.items() if decision.startswith(f"{name}:")}
-    return replace(saved, configurations={**saved.configurations, **made.configurations}, reasons={**saved.reasons, **own_reasons})
+    return replace(
+        saved, configurations={**saved.configurations, **made.configurations}, reasons={**saved.reasons, **own_reasons}
+    )
 
 
-def _plan(workspace: Workspace, spec: DatasetSpec, fingerprint: Fingerprint, options: PlanOptions, names: Sequence[str], reader: str) -> Plan:
+def _plan(
+    workspace: Workspace,
+    spec: DatasetSpec,
+    fingerprint: Fingerprint,
+    options: PlanOptions,
+    names: Sequence[str],
+    reader: str,
+) -> Plan:
     backbone, weights, sha256, reason = _choose_backbone(options, workspace.weights_folders)
     target = Target(
         memory_gib=options.memory_gib,
@@ -275,7 +338,10 @@ def _plan(workspace: Workspace, spec: DatasetSpec, fingerprint: Fingerprint, opt
         plans_name=options.plans_name,
         reader=reader,
     )
-    methods = {name: _method(name, spec, backbone, pretrained=weights is not None, precision=options.precision) for name in names}
+    methods = {
+        name: _method(name, spec, backbone, pretrained=weights is not None, precision=options.precision)
+        for name in names
+    }
     return make_plan(fingerprint, spec, target, methods)
 
 
@@ -297,12 +363,22 @@ def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Bac
     from samunet.sam.weights import check_weights  # needs torch, which plans without weights do not wait for
 
     check_weights(backbone, weights)
-    choice = f", chosen from {OFFICIAL_BACKBONE} and {EMBEDDED_BACKBONE} because its checkpoint is at hand" if automatic else ""
+    choice = (
+        f", chosen from {OFFICIAL_BACKBONE} and {EMBEDDED_BACKBONE} because its checkpoint is at hand"
+        if automatic
+        else ""
+    )
     return backbone, weights, sha256, f"{backbone.name} with the pretrained weights {weights.name}{choice}"
 
 
 def _method(
-    name: str, spec: DatasetSpec, backbone: Backbone, *, pretrained: bool, precision: str = "mixed", options: Mapping[str, Any] = {}
+    name: str,
+    spec: DatasetSpec,
+    backbone: Backbone,
+    *,
+    pretrained: bool,
+    precision: str = "mixed",
+    options: Mapping[str, Any] = {},
 ) -> Method:
     dimensions, variant_name = parse_configuration_name(name)
     variant = load_variant(variant_name)
@@ -330,4 +406,6 @@ def _method(
             cost=lambda topology, patch, batch: cost(topology, patch, 1.0, batch, alone),
             work=lambda topology, patch, scale: variant.operations(spec_of(topology, patch, scale), backbone, config),
         )
-    return Method(variant=variant_name, dimensions=dimensions, preferred=variant.preferred, cost=cost, convolutions=convolutions)
+    return Method(
+        variant=variant_name, dimensions=dimensions, preferred=variant.preferred, cost=cost, convolutions=convolutions
+    )

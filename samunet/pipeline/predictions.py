@@ -70,7 +70,12 @@ def predict(
 
 
 def predict_to_file(
-    predictor: Predictor, cases: Sequence[Case], file: Path, options: FileOptions, *, remarks: dict[str, tuple[str, ...]] | None = None
+    predictor: Predictor,
+    cases: Sequence[Case],
+    file: Path,
+    options: FileOptions,
+    *,
+    remarks: dict[str, tuple[str, ...]] | None = None,
 ) -> tuple[Failure, ...]:
     """Predict one case into a file, with nothing beside it but the spacing of a TIFF stack; raises as `predict`.
 
@@ -82,7 +87,9 @@ def predict_to_file(
         what = "more than a segmentation is asked for" if len(cases) == 1 else f"the inputs are {len(cases)} cases"
         raise ConfigError(f"-o {file} is a file, and {what}; give a folder.")
     if file.resolve() in {path.resolve() for path in cases[0].images}:
-        raise DatasetError(f"The segmentation of '{cases[0].identifier}' would overwrite its image {file}; give another file.")
+        raise DatasetError(
+            f"The segmentation of '{cases[0].identifier}' would overwrite its image {file}; give another file."
+        )
     ending = known_ending(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     folder = file.parent / part_name()
@@ -105,7 +112,9 @@ def _description(cases: Sequence[Case], predictor: Predictor, options: FileOptio
     endings = {options.ending or output_ending(case.images[0], spec.file_ending) for case in cases}
     if len(endings) != 1 or endings == {spec.file_ending}:
         return spec.raw
-    return {key: value for key, value in spec.raw.items() if key != "overwrite_image_reader_writer"} | {"file_ending": endings.pop()}
+    return {key: value for key, value in spec.raw.items() if key != "overwrite_image_reader_writer"} | {
+        "file_ending": endings.pop()
+    }
 
 
 def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequence[Case], folder: Path) -> None:
@@ -115,9 +124,13 @@ def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequ
         for case in cases:
             prompts.of(case.identifier, predictor.dataset.labels)
     labelled = (folder / PROMPTS).is_file()
-    if labelled != (prompts is not None) and (labelled or not all(map(is_part, folder.glob(f"*{predictor.dataset.file_ending}")))):
+    if labelled != (prompts is not None) and (
+        labelled or not all(map(is_part, folder.glob(f"*{predictor.dataset.file_ending}")))
+    ):
         kinds = ("with", "without") if labelled else ("without", "with")
-        raise ConfigError(f"{folder} holds predictions made {kinds[0]} prompts; write those {kinds[1]} to another folder.")
+        raise ConfigError(
+            f"{folder} holds predictions made {kinds[0]} prompts; write those {kinds[1]} to another folder."
+        )
 
 
 def tile_batch(device: torch.device) -> int:
@@ -144,7 +157,10 @@ def _is_done(folder: Path, case: Case, predictor: Predictor, options: FileOption
     names += [folder / UNCERTAINTY / names[0].name] if predictor.options.uncertainty else []
     if not all(path.is_file() for path in names):
         return False
-    if options.prompts is not None and read_prompts(folder / PROMPTS).cases.get(case.identifier) != options.prompts.cases[case.identifier]:
+    if (
+        options.prompts is not None
+        and read_prompts(folder / PROMPTS).cases.get(case.identifier) != options.prompts.cases[case.identifier]
+    ):
         return False
     reader = reader_of_image(case.images[0], predictor.plan.reader, options.series)
     try:
@@ -152,7 +168,9 @@ def _is_done(folder: Path, case: Case, predictor: Predictor, options: FileOption
         for path in names:
             geometry = writer_for(ending, predictor.plan.reader, planar=grid.planar).read_label(path)[1]
             if geometry.shape != grid.shape or geometry.voxels_apart(grid) >= WARN_VOXELS:
-                logger.warning("%s lies on another grid than the image of case '%s'. It is predicted again.", path, case.identifier)
+                logger.warning(
+                    "%s lies on another grid than the image of case '%s'. It is predicted again.", path, case.identifier
+                )
                 return False
         if options.save_probabilities:
             with zipfile.ZipFile(folder / f"{case.identifier}.npz") as archive:

@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samunet.checkpoint import Checkpoint, load_checkpoint
+from samunet.checkpoints.file import Checkpoint, check_frozen_weights, load_checkpoint
 from samunet.core.codec import decode, encode
 from samunet.core.plan import Plan, changed_for_training, load_plan
 from samunet.core.results import BEST, FINAL, LATEST
 from samunet.errors import CheckpointError, ConfigError
-from samunet.network import check_frozen_weights
 from samunet.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -38,14 +37,22 @@ def refuse_trained(folder: Path, *, overwrite: bool) -> None:
     latest = (folder / LATEST).is_file()
     if (folder / FINAL).is_file():
         if not overwrite:
-            goes_on = "--c continues the training that was to replace or extend it" if latest else "--c --extend EPOCHS adds epochs"
+            goes_on = (
+                "--c continues the training that was to replace or extend it"
+                if latest
+                else "--c --extend EPOCHS adds epochs"
+            )
             raise ConfigError(f"{folder} is trained; {goes_on}, --val validates it, --overwrite trains it again.")
-        logger.info("This training replaces the finished one in %s, whose model stays until the new one is there.", folder)
+        logger.info(
+            "This training replaces the finished one in %s, whose model stays until the new one is there.", folder
+        )
     elif latest:
         logger.info("This training replaces the unfinished one in %s; --c would continue it.", folder)
 
 
-def settings_to_train(settings: TrainingConfig | Mapping[str, Any], resume: Checkpoint | None, folder: Path, *, extend: int = 0) -> TrainingConfig:
+def settings_to_train(
+    settings: TrainingConfig | Mapping[str, Any], resume: Checkpoint | None, folder: Path, *, extend: int = 0
+) -> TrainingConfig:
     """Return the settings of a training.
 
     Args:
@@ -60,9 +67,17 @@ def settings_to_train(settings: TrainingConfig | Mapping[str, Any], resume: Chec
         if extend:
             raise ConfigError(f"There is no training in {folder} to extend; train it first.")
         return settings if isinstance(settings, TrainingConfig) else TrainingConfig(**settings)
-    before = decode(TrainingConfig, {**resume.state.training, "precision": resume.state.precision}, f"{folder.name}: training settings")
+    before = decode(
+        TrainingConfig,
+        {**resume.state.training, "precision": resume.state.precision},
+        f"{folder.name}: training settings",
+    )
     given, known = encode(settings), encode(before)
-    changed = [key for key, value in given.items() if value != known[key] and key not in FREE and (key, value) != ("precision", "auto")]
+    changed = [
+        key
+        for key, value in given.items()
+        if value != known[key] and key not in FREE and (key, value) != ("precision", "auto")
+    ]
     if changed:
         was = ", ".join(f"{key} {known[key]} (now {given[key]})" for key in changed)
         more = given["epochs"] - known["epochs"] if changed == ["epochs"] else 0
@@ -74,14 +89,20 @@ def settings_to_train(settings: TrainingConfig | Mapping[str, Any], resume: Chec
         same = "Continue with the same settings, or start again without --c."
         raise CheckpointError(f"{folder} was trained with other settings: {was}. {way_out or same}")
     if before.minutes and extend:
-        raise ConfigError(f"{folder} was trained for {before.minutes:g} minutes, which are over; train again with more instead of --extend.")
+        raise ConfigError(
+            f"{folder} was trained for {before.minutes:g} minutes, which are over; train again with more instead of --extend."
+        )
     free = {key: given[key] for key in FREE if key in given}
-    return replace(before, epochs=before.epochs + extend, stop_epoch=before.stop_epoch + extend if before.stop_epoch else 0, **free)
+    return replace(
+        before, epochs=before.epochs + extend, stop_epoch=before.stop_epoch + extend if before.stop_epoch else 0, **free
+    )
 
 
 def check_resume(resume: Checkpoint, folder: Path, plan: Plan, name: str) -> None:
     """Raise CheckpointError when the plan or the frozen weights are no longer those of the training that continues."""
     what = changed_for_training(load_plan(folder.parent / "plans.json"), plan, name)
     if what is not None:
-        raise CheckpointError(f"{folder} was trained by another plan: {what} changed since. Restore the plan, or start again without --c.")
+        raise CheckpointError(
+            f"{folder} was trained by another plan: {what} changed since. Restore the plan, or start again without --c."
+        )
     check_frozen_weights(resume.state, plan.configuration(name), folder)

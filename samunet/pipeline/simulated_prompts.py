@@ -14,9 +14,9 @@ from samunet.core.prompts import CasePrompts, PromptFile, StructurePrompts
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import ImageReader
 from samunet.inference.predictor import Predictor
+from samunet.machine.progress import each
 from samunet.ops.crop import bounding_box
 from samunet.pipeline.datasets import RawDataset
-from samunet.progress import each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +33,28 @@ class Clicking:
 
     def __post_init__(self) -> None:
         if self.points < 0 or self.relaxation < 0 or self.axis not in (0, 1, 2):
-            raise ConfigError(f"points and relaxation must be 0 or more, the axis 0, 1 or 2; got {self.points}, {self.relaxation} and {self.axis}.")
+            raise ConfigError(
+                f"points and relaxation must be 0 or more, the axis 0, 1 or 2; got {self.points}, {self.relaxation} and {self.axis}."
+            )
 
     @property
     def origin(self) -> str:
         """What these prompts are, in words."""
         if not self.points:
-            return "reference: one 3D box per structure" + (f", larger by {self.relaxation} voxels on every side" if self.relaxation else "")
+            return "reference: one 3D box per structure" + (
+                f", larger by {self.relaxation} voxels on every side" if self.relaxation else ""
+            )
         return f"reference: {self.points} click{'s' if self.points > 1 else ''} per structure and slice"
 
 
 def prompts_from_references(
-    cases: Sequence[Case], spec: DatasetSpec, reader: ImageReader, clicking: Clicking, *, plan: Plan | None = None, threads: int = 1
+    cases: Sequence[Case],
+    spec: DatasetSpec,
+    reader: ImageReader,
+    clicking: Clicking,
+    *,
+    plan: Plan | None = None,
+    threads: int = 1,
 ) -> PromptFile:
     """Make prompts for every structure of cases from their references; one that a reference lacks gets none.
 
@@ -65,21 +75,32 @@ def prompts_from_references(
             mask = np.isin(label, values)
             if mask.any():
                 seed = [clicking.seed, number, *case.identifier.encode()]
-                structures[name] = _box(mask, shown.relaxation) if not shown.points else _clicks(mask, shown, np.random.default_rng(seed))
+                structures[name] = (
+                    _box(mask, shown.relaxation)
+                    if not shown.points
+                    else _clicks(mask, shown, np.random.default_rng(seed))
+                )
         return CasePrompts(structures=structures)
 
     found = each(of_case, cases, threads=threads, title="Making prompts", quiet=True)
-    return PromptFile(cases={case.identifier: prompts for case, prompts in zip(cases, found, strict=True)}, origin=clicking.origin)
+    return PromptFile(
+        cases={case.identifier: prompts for case, prompts in zip(cases, found, strict=True)}, origin=clicking.origin
+    )
 
 
 def prompts_for_validation(predictor: Predictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:
     """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click per structure and slice."""
     boxes = predictor.networks[0].prompts == "box"
-    return prompts_from_references(cases, dataset.spec, dataset.reader, Clicking(points=0 if boxes else 1), plan=predictor.plan)
+    return prompts_from_references(
+        cases, dataset.spec, dataset.reader, Clicking(points=0 if boxes else 1), plan=predictor.plan
+    )
 
 
 def _box(mask: np.ndarray, relaxation: int) -> StructurePrompts:
-    sides = [(max(0, a - relaxation), min(size, b + relaxation) - 1) for (a, b), size in zip(bounding_box(mask), mask.shape, strict=True)]
+    sides = [
+        (max(0, a - relaxation), min(size, b + relaxation) - 1)
+        for (a, b), size in zip(bounding_box(mask), mask.shape, strict=True)
+    ]
     first, last = (tuple(float(side[end]) for side in reversed(sides)) for end in (0, 1))
     return StructurePrompts(box=(first, last))
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samunet.checkpoint import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint
 from samunet.core.codec import encode, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.lock import held, reading
@@ -22,9 +22,10 @@ from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize, target_key, write_summary
-from samunet.hardware import choose_device
 from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.predictor import Predictor
+from samunet.machine.hardware import choose_device
+from samunet.machine.progress import each
 from samunet.pipeline.datasets import groups_of, keep_up_splits, open_dataset
 from samunet.pipeline.fold import Fold, build_trainer
 from samunet.pipeline.options import TrainOptions
@@ -33,8 +34,7 @@ from samunet.pipeline.resuming import check_resume, refuse_trained, resumable, s
 from samunet.pipeline.simulated_prompts import prompts_for_validation
 from samunet.planning.splits import Split, split_for_fold
 from samunet.preprocessing.run import check_made_by
-from samunet.progress import each
-from samunet.storage import stored_cases
+from samunet.preprocessing.storage import stored_cases
 from samunet.training.config import TrainingConfig
 from samunet.training.processes import joined
 from samunet.training.stopping import StopRequest
@@ -42,7 +42,9 @@ from samunet.training.stopping import StopRequest
 logger = logging.getLogger(__name__)
 
 
-def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Mapping[str, Any], options: TrainOptions) -> Path:
+def train(
+    workspace: Workspace, dataset_name: str, settings: TrainingConfig | Mapping[str, Any], options: TrainOptions
+) -> Path:
     """Train one fold, validate it on whole cases, and return the fold's folder; checkpoint_final is absent where it was asked to stop.
 
     Args:
@@ -54,14 +56,24 @@ def train(workspace: Workspace, dataset_name: str, settings: TrainingConfig | Ma
     """
     plan = resolve(workspace, open_plan(workspace, dataset_name, options.plans_name), options.configuration)
     data = workspace.preprocessed / dataset_name / plan.configuration(options.configuration).data_identifier
-    folder = model_folder(workspace, dataset_name, options.plans_name, options.configuration) / f"fold_{options.fold}{options.variation}"
+    folder = (
+        model_folder(workspace, dataset_name, options.plans_name, options.configuration)
+        / f"fold_{options.fold}{options.variation}"
+    )
     if options.rank > 0:
         return _train(workspace, plan, data, folder, settings, options)
     with held(folder), reading(data):
         return _train(workspace, plan, data, folder, settings, options)
 
 
-def _train(workspace: Workspace, plan: Plan, data: Path, folder: Path, settings: TrainingConfig | Mapping[str, Any], options: TrainOptions) -> Path:
+def _train(
+    workspace: Workspace,
+    plan: Plan,
+    data: Path,
+    folder: Path,
+    settings: TrainingConfig | Mapping[str, Any],
+    options: TrainOptions,
+) -> Path:
     dataset_name, configuration = plan.dataset, plan.configuration(options.configuration)
     if not (data / "dataset.json").is_file():
         raise DatasetError(
@@ -77,17 +89,26 @@ def _train(workspace: Workspace, plan: Plan, data: Path, folder: Path, settings:
     if not options.only_validate:
         check_other_folds(folder, plan, spec, options.configuration)
         if not options.save_checkpoints and any(folder.glob("checkpoint_*")):
-            raise CheckpointError(f"{folder} holds a trained fold, which a training without checkpoints would remove; choose another fold.")
+            raise CheckpointError(
+                f"{folder} holds a trained fold, which a training without checkpoints would remove; choose another fold."
+            )
         resume = resumable(folder) if options.resume else None
         if resume is None:
             refuse_trained(folder, overwrite=options.overwrite)
         config = settings_to_train(settings, resume, folder, extend=options.extend)
         if config.minutes and options.processes > 1:
-            raise ConfigError("A training of fixed minutes runs in one process; give --epochs and --iterations instead, or one GPU.")
+            raise ConfigError(
+                "A training of fixed minutes runs in one process; give --epochs and --iterations instead, or one GPU."
+            )
         if resume is not None:
             check_resume(resume, folder, plan, options.configuration)
-        fold = Fold(plan=plan, spec=spec, split=split, data=data, folder=folder, config=config, device=device, resume=resume)
-        with joined(options.rank, options.processes, device) as processes, StopRequest(folder, options.run.max_hours) as stopping:
+        fold = Fold(
+            plan=plan, spec=spec, split=split, data=data, folder=folder, config=config, device=device, resume=resume
+        )
+        with (
+            joined(options.rank, options.processes, device) as processes,
+            StopRequest(folder, options.run.max_hours) as stopping,
+        ):
             trainer = build_trainer(workspace, fold, options, processes, stopping)
             try:
                 finished = trainer.run()
@@ -101,7 +122,9 @@ def _train(workspace: Workspace, plan: Plan, data: Path, folder: Path, settings:
     return folder
 
 
-def train_seeds(workspace: Workspace, dataset_name: str, settings: Mapping[str, Any], options: TrainOptions, count: int) -> Path | None:
+def train_seeds(
+    workspace: Workspace, dataset_name: str, settings: Mapping[str, Any], options: TrainOptions, count: int
+) -> Path | None:
     """Train a fold with several seeds, counting up from the one given, and write mean and spread of their Dice.
 
     The first seed's folder is the fold's own; the others' names end in _seed_<seed>, and prediction leaves them alone. A seed that is
@@ -121,7 +144,9 @@ def train_seeds(workspace: Workspace, dataset_name: str, settings: Mapping[str, 
         folder = model / f"fold_{options.fold}{chosen.variation}"
         scores = folder / (VALIDATION_BEST if options.validate_best else VALIDATION) / SUMMARY
         if is_finished(folder) and not options.overwrite:
-            settings_to_train({**encode(TrainingConfig(**settings)), "seed": seed}, load_checkpoint(folder / FINAL), folder)
+            settings_to_train(
+                {**encode(TrainingConfig(**settings)), "seed": seed}, load_checkpoint(folder / FINAL), folder
+            )
         done = is_finished(folder) and not options.overwrite
         if not (done and scores.is_file()):
             train(workspace, dataset_name, {**settings, "seed": seed}, replace(chosen, only_validate=done))
@@ -137,7 +162,13 @@ def train_seeds(workspace: Workspace, dataset_name: str, settings: Mapping[str, 
         if known:
             deviation = statistics.stdev(known) if len(known) > 1 else None
             spread[name] = Spread(mean=statistics.fmean(known), standard_deviation=deviation, each=tuple(values))
-            logger.info("Dice of %s over %d seeds: %.4f, standard deviation %.4f", name, count, spread[name].mean, deviation or math.nan)
+            logger.info(
+                "Dice of %s over %d seeds: %.4f, standard deviation %.4f",
+                name,
+                count,
+                spread[name].mean,
+                deviation or math.nan,
+            )
     report = model / f"fold_{options.fold}_seeds.json"
     write_json(report, Seeds(seeds=tuple(range(first, first + count)), dice=spread))
     return report
@@ -155,7 +186,9 @@ def fold_split(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], fo
         spec: of the preprocessed cases; the raw dataset's groups come first, for they may have been added later.
     """
     groups = groups_of(workspace, spec, cases)
-    split = split_for_fold(workspace.preprocessed / spec.name, cases, fold, raw_folder=workspace.raw / spec.name, groups=groups)
+    split = split_for_fold(
+        workspace.preprocessed / spec.name, cases, fold, raw_folder=workspace.raw / spec.name, groups=groups
+    )
     if fold != "all":
         keep_up_splits(workspace, spec, cases)
     return split
@@ -177,7 +210,9 @@ def check_other_folds(folder: Path, plan: Plan, spec: DatasetSpec, name: str) ->
         )
 
 
-def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers: Sequence[str], options: TrainOptions) -> Summary:
+def validate(
+    workspace: Workspace, dataset_name: str, folder: Path, identifiers: Sequence[str], options: TrainOptions
+) -> Summary:
     """Predict whole cases from the raw images with a trained fold, score them, and write validation/summary.json."""
     checkpoint = BEST if options.validate_best else FINAL
     predictor = Predictor.from_folder(
@@ -195,12 +230,16 @@ def validate(workspace: Workspace, dataset_name: str, folder: Path, identifiers:
     files = FileOptions(save_probabilities=options.save_probabilities, prompts=prompts, ending=dataset.spec.file_ending)
     failures = predict_cases(predictor, chosen, target, files)
     if failures:
-        raise DatasetError(f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}")
+        raise DatasetError(
+            f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}"
+        )
     labels = dataset.spec.labels
 
     def score(case: Case) -> CaseScore:
         prediction = target / f"{case.identifier}{dataset.spec.file_ending}"
-        return score_case(case.label, prediction, targets=targets_from_labels(labels), ignore=labels.ignore, reader=dataset.reader)
+        return score_case(
+            case.label, prediction, targets=targets_from_labels(labels), ignore=labels.ignore, reader=dataset.reader
+        )
 
     scored = each(score, chosen, threads=os.cpu_count() or 1, title="Scoring")
     summary = summarize(scored, None if prompts is None else prompts.origin)

@@ -24,8 +24,8 @@ from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.case import peek_case, read_case
 from samunet.imageio.reader import files_of
+from samunet.machine.progress import each
 from samunet.ops.crop import bounding_box, crop, nonzero_mask
-from samunet.progress import each
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,10 @@ SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels per c
 SHOWN = 20  # broken cases that a message names
 SEED = 1234  # nnU-Net's
 LABELED_VOXELS = 1 << 21  # at a time, 12 bytes each
-MEASURED, COPIED = 16, 8  # bytes per voxel beside image and label: masks and components; foreground voxels of each channel, and how often drawn
+MEASURED, COPIED = (
+    16,
+    8,
+)  # bytes per voxel beside image and label: masks and components; foreground voxels of each channel, and how often drawn
 WIDTH_SLICES, WIDTH_VOXELS = 16, 1000  # of each class and case, evenly spread: as many say how thin a structure is
 DRAWS_AT_A_TIME = 10_000_000  # bounds the memory of the drawn indices at 80 MB per thread
 
@@ -65,7 +68,9 @@ class _Sizes:
     """Along the slicing axis."""
 
 
-def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageReader, *, threads: int, quiet: bool = False) -> Fingerprint:
+def extract_fingerprint(
+    spec: DatasetSpec, cases: Sequence[Case], reader: ImageReader, *, threads: int, quiet: bool = False
+) -> Fingerprint:
     """Read every training case once and measure it.
 
     Raises:
@@ -84,20 +89,31 @@ def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageR
     measured = [case for case in found if isinstance(case, _Measured)]
     if len({case.sized for case in measured}) > 1:
         without = sum(not case.sized for case in measured)
-        logger.warning("%d of %d cases of %s tell no size of their voxels, so that all sizes count in voxels.", without, len(measured), spec.name)
+        logger.warning(
+            "%d of %d cases of %s tell no size of their voxels, so that all sizes count in voxels.",
+            without,
+            len(measured),
+            spec.name,
+        )
         found = each(measure_in_voxels, cases, threads=threads, title="Measuring in voxels", quiet=quiet)
         measured = [case for case in found if isinstance(case, _Measured)]
     failures = [case for case in found if isinstance(case, DatasetError)]
     if len(failures) == 1:
         raise failures[0]
     if failures:
-        raise DatasetError(f"{len(failures)} of {len(cases)} cases cannot be measured:\n" + "\n".join(map(str, failures[:SHOWN])))
+        raise DatasetError(
+            f"{len(failures)} of {len(cases)} cases cannot be measured:\n" + "\n".join(map(str, failures[:SHOWN]))
+        )
     planar = {case.planar for case in measured}
     if len(planar) > 1:
         raise DatasetError(f"{spec.name} mixes 2D and 3D images; a dataset holds one kind. Split it in two.")
     if not any(case.counts.size for case in measured):
-        raise DatasetError(f"{spec.name}: no label file holds a foreground voxel; check labelsTr and the labels in dataset.json.")
-    values, counts = (np.concatenate(parts, axis=1) for parts in zip(*((case.values, case.counts) for case in measured), strict=True))
+        raise DatasetError(
+            f"{spec.name}: no label file holds a foreground voxel; check labelsTr and the labels in dataset.json."
+        )
+    values, counts = (
+        np.concatenate(parts, axis=1) for parts in zip(*((case.values, case.counts) for case in measured), strict=True)
+    )
     ratios = [np.prod(m.fingerprint.shape_after_crop) / np.prod(m.fingerprint.shape) for m in measured]
     return Fingerprint(
         dataset=spec.name,
@@ -112,10 +128,22 @@ def extract_fingerprint(spec: DatasetSpec, cases: Sequence[Case], reader: ImageR
     )
 
 
-def describes(fingerprint: Fingerprint, spec: DatasetSpec, cases: Sequence[Case], reader: ImageReader, *, threads: int, quiet: bool = False) -> bool:
+def describes(
+    fingerprint: Fingerprint,
+    spec: DatasetSpec,
+    cases: Sequence[Case],
+    reader: ImageReader,
+    *,
+    threads: int,
+    quiet: bool = False,
+) -> bool:
     """Tell whether a fingerprint was made from these very files, channels and labels, in today's way."""
     classes = tuple((size.name, size.values) for size in fingerprint.classes)
-    if (fingerprint.format, len(fingerprint.intensities), classes) != (FORMAT, len(spec.channels), spec.labels.foreground):
+    if (fingerprint.format, len(fingerprint.intensities), classes) != (
+        FORMAT,
+        len(spec.channels),
+        spec.labels.foreground,
+    ):
         return False
     if fingerprint.ignore != spec.labels.ignore:
         return False
@@ -125,11 +153,15 @@ def describes(fingerprint: Fingerprint, spec: DatasetSpec, cases: Sequence[Case]
     return all(fingerprint.cases[case.identifier].sha256 == found for case, found in zip(cases, hashes, strict=True))
 
 
-def _tried(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int, room: Room, *, in_voxels: bool = False) -> _Measured | DatasetError:
+def _tried(
+    case: Case, spec: DatasetSpec, reader: ImageReader, draws: int, room: Room, *, in_voxels: bool = False
+) -> _Measured | DatasetError:
     """Measure a case, or return what is wrong with it, so that one broken case does not hide another."""
     try:
         size = peek_case(case, spec, reader)
-        with room.of(size.reading + (MEASURED + COPIED * len(spec.channels)) * math.prod(size.geometry.shape), case.identifier):
+        with room.of(
+            size.reading + (MEASURED + COPIED * len(spec.channels)) * math.prod(size.geometry.shape), case.identifier
+        ):
             return _measure(case, spec, reader, draws, in_voxels)
     except DatasetError as error:
         return error
@@ -183,7 +215,9 @@ def _sizes(mask: np.ndarray, spacing: Triple, axis: int) -> _Sizes:
     for first in range(0, len(filled), at_a_time):
         components, _ = ndimage.label(filled[first : first + at_a_time], within_slices)
         areas.append(np.bincount(components.ravel())[1:])
-    chosen = filled if len(filled) <= WIDTH_SLICES else filled[np.linspace(0, len(filled) - 1, WIDTH_SLICES).astype(int)]
+    chosen = (
+        filled if len(filled) <= WIDTH_SLICES else filled[np.linspace(0, len(filled) - 1, WIDTH_SLICES).astype(int)]
+    )
     return _Sizes(
         diameters=2 * np.sqrt(np.concatenate(areas) * (height * width / np.pi)),
         widths=_local_widths(chosen, height, width),
@@ -220,7 +254,9 @@ def _runs(padded: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def _class_size(name: str, values: tuple[int, ...], measured: Sequence[_Measured]) -> ClassSize:
     sizes = [case.sizes[name] for case in measured if name in case.sizes]
-    diameters, widths = (np.concatenate([*parts, []]) for parts in ([size.diameters for size in sizes], [size.widths for size in sizes]))
+    diameters, widths = (
+        np.concatenate([*parts, []]) for parts in ([size.diameters for size in sizes], [size.widths for size in sizes])
+    )
     return ClassSize(
         name=name,
         values=values,
@@ -264,7 +300,9 @@ def _statistics(values: np.ndarray, counts: np.ndarray) -> IntensityStatistics:
     def percentile(percent: float) -> float:
         """numpy's linear percentile: interpolate between the two samples around the position."""
         position = percent / 100 * (ends[-1] - 1)
-        low, high = (ordered[np.searchsorted(ends, index, side="right")] for index in (np.floor(position), np.ceil(position)))
+        low, high = (
+            ordered[np.searchsorted(ends, index, side="right")] for index in (np.floor(position), np.ceil(position))
+        )
         return float(low + (high - low) * (position - np.floor(position)))
 
     mean = float(np.average(values, weights=counts))

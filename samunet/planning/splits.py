@@ -17,7 +17,12 @@ from samunet.errors import ConfigError, DatasetError
 FOLDS = 5
 SEED = 12345  # nnU-Net's
 FILE_NAME = "splits_final.json"
-PATIENTS = (r"^(sub-[^_]+)_", r"^([^_.-]*\d[^_.-]*)[_.-]", r"^(.*\d.*)[_.-][^_.-]+[_.-][^_.-]+$", r"^(.*\d.*)[_.-][^_.-]+$")
+PATIENTS = (
+    r"^(sub-[^_]+)_",
+    r"^([^_.-]*\d[^_.-]*)[_.-]",
+    r"^(.*\d.*)[_.-][^_.-]+[_.-][^_.-]+$",
+    r"^(.*\d.*)[_.-][^_.-]+$",
+)
 """Where names of cases hold the patient: BIDS, the first word with a digit, all but the last two words, all but the last."""
 LEAST_SHARED = 0.2  # share of cases that must belong to a group of two or more
 
@@ -45,22 +50,33 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
     if isinstance(given, Mapping):
         lacking = [name for name in identifiers if name not in given]
         if lacking:
-            raise DatasetError(f"dataset.json: groups lacks {len(lacking)} cases, first '{lacking[0]}'; give every case its group.")
+            raise DatasetError(
+                f"dataset.json: groups lacks {len(lacking)} cases, first '{lacking[0]}'; give every case its group."
+            )
         unnamed = [name for name in identifiers if not is_name(given[name]) and type(given[name]) is not int]
         if unnamed:
-            raise DatasetError(f"dataset.json: groups gives '{unnamed[0]}' the group {brief(given[unnamed[0]])}; expected a name.")
+            raise DatasetError(
+                f"dataset.json: groups gives '{unnamed[0]}' the group {brief(given[unnamed[0]])}; expected a name."
+            )
         return {name: str(given[name]) for name in identifiers}
     try:
         pattern = re.compile(given) if isinstance(given, str) else None
     except re.error as error:
         raise DatasetError(f"dataset.json: groups is no regular expression ({error}): {given!r}.") from None
     if pattern is None or not pattern.groups:
-        raise DatasetError(rf'dataset.json: groups must be an expression with a group, e.g. "^(patient\d+)_", or a table; got {brief(given)}.')
+        raise DatasetError(
+            rf'dataset.json: groups must be an expression with a group, e.g. "^(patient\d+)_", or a table; got {brief(given)}.'
+        )
     matches = {name: pattern.search(name) for name in identifiers}
-    found = {name: next((group for group in match.groups() if group is not None), None) if match else None for name, match in matches.items()}
+    found = {
+        name: next((group for group in match.groups() if group is not None), None) if match else None
+        for name, match in matches.items()
+    }
     unmatched = [name for name, group in found.items() if group is None]
     if unmatched:
-        raise DatasetError(f"dataset.json: the expression {given!r} of groups does not match {len(unmatched)} cases, first '{unmatched[0]}'.")
+        raise DatasetError(
+            f"dataset.json: the expression {given!r} of groups does not match {len(unmatched)} cases, first '{unmatched[0]}'."
+        )
     return {name: group for name, group in found.items() if group is not None}
 
 
@@ -71,7 +87,9 @@ def likely_groups(identifiers: Sequence[str]) -> str | None:
         sizes = sorted(Counter(found).values())
         if len(found) < len(identifiers) or sum(size for size in sizes if size > 1) < LEAST_SHARED * len(identifiers):
             continue
-        if len(sizes) >= 5 or (len(sizes) >= 3 and sizes[len(sizes) // 2] <= 3):  # a few large groups are sites or scanners
+        if len(sizes) >= 5 or (
+            len(sizes) >= 3 and sizes[len(sizes) // 2] <= 3
+        ):  # a few large groups are sites or scanners
             return expression
     return None
 
@@ -94,15 +112,22 @@ def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | None = N
     Raises:
         DatasetError: there is only one case or group, so nothing is left to validate on.
     """
-    from sklearn.model_selection import KFold  # most commands read splits, or none; its import takes them most of a second
+    from sklearn.model_selection import (
+        KFold,  # most commands read splits, or none; its import takes them most of a second
+    )
 
     groups = groups or {name: name for name in identifiers}
     names = np.sort(list(set(groups.values())))
     if len(names) < 2:
         what = "cases" if len(identifiers) < 2 else "groups of cases"
-        raise DatasetError(f"Cross-validation needs two {what} or more; the dataset has {len(names)}. Train with fold 'all'.")
+        raise DatasetError(
+            f"Cross-validation needs two {what} or more; the dataset has {len(names)}. Train with fold 'all'."
+        )
     folds = KFold(n_splits=min(FOLDS, len(names)), shuffle=True, random_state=SEED)
-    return tuple(Split(train=_members(names[train].tolist(), groups), val=_members(names[val].tolist(), groups)) for train, val in folds.split(names))
+    return tuple(
+        Split(train=_members(names[train].tolist(), groups), val=_members(names[val].tolist(), groups))
+        for train, val in folds.split(names)
+    )
 
 
 def _members(chosen: Sequence[str], groups: Mapping[str, str]) -> tuple[str, ...]:
@@ -133,7 +158,9 @@ def new_cases(folder: Path, identifiers: Sequence[str]) -> tuple[str, ...]:
     path = folder / FILE_NAME
     if not path.is_file():
         return ()
-    return tuple(sorted(set(identifiers) - {name for split in read_splits(path) for name in (*split.train, *split.val)}))
+    return tuple(
+        sorted(set(identifiers) - {name for split in read_splits(path) for name in (*split.train, *split.val)})
+    )
 
 
 def add_new_cases(folder: Path, identifiers: Sequence[str], groups: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -162,19 +189,31 @@ def read_splits(path: Path) -> tuple[Split, ...]:
     """Read a splits_final.json; raises ConfigError when it has another form, DatasetError where a name is none of a case."""
     raw = read_json(path)
     if isinstance(raw, list):
-        raw = [{key: fold[key] for key in ("train", "val") if key in fold} if isinstance(fold, dict) else fold for fold in raw]
+        raw = [
+            {key: fold[key] for key in ("train", "val") if key in fold} if isinstance(fold, dict) else fold
+            for fold in raw
+        ]
     splits = decode(tuple[Split, ...], raw, str(path))
     for number, split in enumerate(splits):
         for name, count in Counter((*split.train, *split.val)).items():
             check_case_name(name, path)
             if count > 1:
-                where = "in training and in validation" if name in split.train and name in split.val else f"{count} times"
-                raise ConfigError(f"{path}: fold {number} has the case '{name}' {where}; leave it once. To train on all cases, give fold 'all'.")
+                where = (
+                    "in training and in validation" if name in split.train and name in split.val else f"{count} times"
+                )
+                raise ConfigError(
+                    f"{path}: fold {number} has the case '{name}' {where}; leave it once. To train on all cases, give fold 'all'."
+                )
     return splits
 
 
 def split_for_fold(
-    folder: Path, identifiers: Sequence[str], fold: str, *, raw_folder: Path | None = None, groups: Mapping[str, str] | None = None
+    folder: Path,
+    identifiers: Sequence[str],
+    fold: str,
+    *,
+    raw_folder: Path | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> Split:
     """Return the cases of a fold: "all" trains and validates on everything.
 
@@ -196,7 +235,9 @@ def split_for_fold(
         group_of = groups or {name: name for name in identifiers}
         names = np.sort(list(set(group_of.values())))
         train = np.random.RandomState(SEED + int(fold)).choice(len(names), int(len(names) * 0.8), replace=False)
-        split = Split(train=_members(names[train].tolist(), group_of), val=_members(np.delete(names, train).tolist(), group_of))
+        split = Split(
+            train=_members(names[train].tolist(), group_of), val=_members(np.delete(names, train).tolist(), group_of)
+        )
     else:
         split = splits[int(fold)]
     unknown = sorted((set(split.train) | set(split.val)) - set(identifiers))
@@ -212,5 +253,7 @@ def split_for_fold(
             "Correct it, or remove it, and any in the raw folder, to have it made again with the groups of dataset.json."
         )
     if not split.train or not split.val:
-        raise DatasetError(f"{folder / FILE_NAME}: fold {fold} has {len(split.train)} training and {len(split.val)} validation cases; it needs both.")
+        raise DatasetError(
+            f"{folder / FILE_NAME}: fold {fold} has {len(split.train)} training and {len(split.val)} validation cases; it needs both."
+        )
     return split

@@ -14,7 +14,9 @@ from samunet.core.plan import Topology
 SMALLEST_EDGE = 4  # nnU-Net's: features along an axis at the bottleneck
 
 
-def topology_for(patch_size: Sequence[int], spacing: Triple, *, base_width: int, max_width: int) -> tuple[Topology, Shape]:
+def topology_for(
+    patch_size: Sequence[int], spacing: Triple, *, base_width: int, max_width: int
+) -> tuple[Topology, Shape]:
     """Return stages for a patch, and the patch padded up so that every stride divides it.
 
     Args:

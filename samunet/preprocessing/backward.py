@@ -78,7 +78,9 @@ def probability_planes(logits: Tensor, history: SpatialHistory, labels: Labels) 
         for block in _blocks(history):
             scores = block.resize(_old(logits, block))
             highest = scores.max(axis=0)
-            normalizer[block.new] = highest + np.log(np.exp(scores - highest).sum(axis=0))  # np.logaddexp takes ten times as long
+            normalizer[block.new] = highest + np.log(
+                np.exp(scores - highest).sum(axis=0)
+            )  # np.logaddexp takes ten times as long
     for channel in range(len(logits)):
         plane = np.zeros(history.geometry.shape, np.float32)
         if channel == 0 and normalizer is not None:

@@ -42,5 +42,7 @@ def preprocessing_bytes(size: CaseSize, plan: Plan, configuration: Configuration
 def storing_bytes(size: CaseSize, plan: Plan, configuration: Configuration) -> int:
     """Return what preprocessing and storing a training case take at most."""
     voxels, new_voxels = math.prod(size.geometry.shape), math.prod(network_shape(size.geometry, plan, configuration))
-    storing = 3 * len(plan.channels) * new_voxels * FLOAT + STORED * new_voxels  # the image, packed, and as the bytes of its file
+    storing = (
+        3 * len(plan.channels) * new_voxels * FLOAT + STORED * new_voxels
+    )  # the image, packed, and as the bytes of its file
     return max(preprocessing_bytes(size, plan, configuration) + 8 * (voxels + new_voxels), storing)

@@ -63,7 +63,10 @@ def _voxels(one: list[float], other: list[float], history: SpatialHistory, axes:
         start, stop = nearest, nearest + 1
         if axis in axes:
             low, high = math.floor(min(a, b) + 0.5), math.floor(max(a, b) + 0.5) + 1
-            inside = math.ceil(low * ratio - 0.5), math.ceil(high * ratio - 0.5)  # voxels whose centers lie in [low, high)
+            inside = (
+                math.ceil(low * ratio - 0.5),
+                math.ceil(high * ratio - 0.5),
+            )  # voxels whose centers lie in [low, high)
             start, stop = inside if inside[0] < inside[1] else (start, stop)
         found.append(slice(start, stop))
     return tuple(found)

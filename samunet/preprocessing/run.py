@@ -18,10 +18,20 @@ from samunet.errors import DatasetError, SamunetError
 from samunet.imageio import ImageReader
 from samunet.imageio.case import peek_case, read_case
 from samunet.imageio.reader import files_of
+from samunet.machine.progress import each
 from samunet.preprocessing.forward import preprocess
 from samunet.preprocessing.memory import storing_bytes
-from samunet.progress import each
-from samunet.storage import CASES, Origin, file_names, is_whole, listed_cases, load_record, remove_all_but, remove_case, save_case
+from samunet.preprocessing.storage import (
+    CASES,
+    Origin,
+    file_names,
+    is_whole,
+    listed_cases,
+    load_record,
+    remove_all_but,
+    remove_case,
+    save_case,
+)
 
 DESCRIPTION = "dataset.json"
 NNUNET_CASES = "*.pkl"  # what nnU-Net keeps beside its cases, and we never do
@@ -50,7 +60,9 @@ def preprocess_dataset(
         InUseError: another command writes there, or trains on what is there.
     """
     if next(folder.glob(NNUNET_CASES), None) is not None:
-        raise DatasetError(f"{folder} holds cases that nnU-Net has preprocessed; give the configuration a data_identifier of its own.")
+        raise DatasetError(
+            f"{folder} holds cases that nnU-Net has preprocessed; give the configuration a data_identifier of its own."
+        )
     _refuse_shared_names(cases)
     with held(folder):
         _preprocess(folder, spec, cases, plan, configuration, reader, threads=threads, quiet=quiet)
@@ -67,8 +79,14 @@ def _preprocess(
     threads: int,
     quiet: bool,
 ) -> None:
-    if (folder / DESCRIPTION).exists() and listed_cases(folder) is None and not any(_origin_of(folder, case.identifier) for case in cases):
-        raise DatasetError(f"{folder} holds a {DESCRIPTION} and nothing that samunet stored; give the configuration a data_identifier of its own.")
+    if (
+        (folder / DESCRIPTION).exists()
+        and listed_cases(folder) is None
+        and not any(_origin_of(folder, case.identifier) for case in cases)
+    ):
+        raise DatasetError(
+            f"{folder} holds a {DESCRIPTION} and nothing that samunet stored; give the configuration a data_identifier of its own."
+        )
     settings = settings_hash(spec, plan, configuration)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     remove_all_but(folder, [case.identifier for case in cases])
@@ -77,13 +95,22 @@ def _preprocess(
 
     def run(case: Case) -> str | None:
         try:
-            origin = Origin(settings=settings, files=_digest([reader.name, *(file_sha256(path) for path in files_of(case, reader))]))
+            origin = Origin(
+                settings=settings, files=_digest([reader.name, *(file_sha256(path) for path in files_of(case, reader))])
+            )
             if _origin_of(folder, case.identifier) == origin and is_whole(folder, case.identifier):
                 return None
             remove_case(folder, case.identifier)
             with room.of(storing_bytes(peek_case(case, spec, reader), plan, configuration), case.identifier):
                 volume, label = read_case(case, spec, reader)
-                save_case(folder, case.identifier, preprocess(volume, label, plan, configuration), spec.labels, configuration.patch_size, origin)
+                save_case(
+                    folder,
+                    case.identifier,
+                    preprocess(volume, label, plan, configuration),
+                    spec.labels,
+                    configuration.patch_size,
+                    origin,
+                )
                 del volume, label
         except (SamunetError, OSError, MemoryError) as error:
             if is_full(error):  # which no other case escapes
@@ -91,7 +118,11 @@ def _preprocess(
             return f"case '{case.identifier}': {str(error) or 'out of memory'}"
         return None
 
-    failures = [failure for failure in each(run, cases, threads=threads, title=f"Preprocessing {folder.name}", quiet=quiet) if failure]
+    failures = [
+        failure
+        for failure in each(run, cases, threads=threads, title=f"Preprocessing {folder.name}", quiet=quiet)
+        if failure
+    ]
     if failures:
         raise DatasetError(
             f"{len(failures)} of {len(cases)} cases could not be preprocessed; the others are done, and the next run leaves them alone.\n"
@@ -102,11 +133,19 @@ def _preprocess(
 
 def settings_hash(spec: DatasetSpec, plan: Plan, configuration: Configuration) -> str:
     """Hash everything but the files that a preprocessed case depends on."""
-    decided = [plan.orientation, encode(plan.transpose), encode(plan.channels), configuration.dimensions, encode(configuration.spacing)]
+    decided = [
+        plan.orientation,
+        encode(plan.transpose),
+        encode(plan.channels),
+        configuration.dimensions,
+        encode(configuration.spacing),
+    ]
     return _digest([FORMAT, *decided, spec.raw["labels"]])
 
 
-def check_made_by(folder: Path, cases: Sequence[str], spec: DatasetSpec, plan: Plan, configuration: Configuration) -> None:
+def check_made_by(
+    folder: Path, cases: Sequence[str], spec: DatasetSpec, plan: Plan, configuration: Configuration
+) -> None:
     """Raise DatasetError unless preprocessed cases were made with the settings of a plan."""
     settings = settings_hash(spec, plan, configuration)
     others = [case for case in cases if (origin := _origin_of(folder, case)) is None or origin.settings != settings]
@@ -133,7 +172,9 @@ def _refuse_shared_names(cases: Sequence[Case]) -> None:
     for case in cases:
         for name in file_names(case.identifier):
             if name in owners:
-                raise DatasetError(f"Case '{case.identifier}' would be stored in {name}, which belongs to '{owners[name]}'; rename its files.")
+                raise DatasetError(
+                    f"Case '{case.identifier}' would be stored in {name}, which belongs to '{owners[name]}'; rename its files."
+                )
             owners[name] = case.identifier
 
 

@@ -25,7 +25,9 @@ ALIGNMENT = 8  # CUDA's memory-efficient kernel takes vectors of a multiple of 8
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
 
-def relative_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, form: str | None = None) -> Tensor:
+def relative_attention(
+    query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, form: str | None = None
+) -> Tensor:
     """Attend with relative positions.
 
     Args:
@@ -40,7 +42,9 @@ def relative_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, 
         (N, a, L, c).
     """
     form = form or choose_form(query)
-    by_row = torch.einsum("nahwc,hkc->nahwk", query, rows.to(query.dtype)).contiguous()  # or their sum, which is large, would be copied
+    by_row = torch.einsum(
+        "nahwc,hkc->nahwk", query, rows.to(query.dtype)
+    ).contiguous()  # or their sum, which is large, would be copied
     by_column = torch.einsum("nahwc,wkc->nahwk", query, columns.to(query.dtype)).contiguous()
     if form == "folded":
         return _folded(query, key, value, by_row, by_column)
@@ -50,7 +54,13 @@ def relative_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, 
     again = torch.is_grad_enabled() and query.requires_grad
     parts = []
     for first in range(0, query.shape[2], step):
-        part = (query[:, :, first : first + step], key, value, by_row[:, :, first : first + step], by_column[:, :, first : first + step])
+        part = (
+            query[:, :, first : first + step],
+            key,
+            value,
+            by_row[:, :, first : first + step],
+            by_column[:, :, first : first + step],
+        )
         parts.append(checkpoint(_biased, *part, use_reentrant=False) if again else _biased(*part))
     return torch.cat(parts, dim=2)
 

@@ -37,7 +37,16 @@ class Backbone:
 BACKBONES = (
     # For tests: window 4 makes window padding happen at 64 to 96 pixels; under 0.3 M parameters in all.
     Backbone(
-        name="vit_nano", width=48, depth=4, heads=3, global_blocks=(1, 3), window=4, mlp_ratio=2, decoder_width=64, decoder_mlp=64, iou_hidden=32
+        name="vit_nano",
+        width=48,
+        depth=4,
+        heads=3,
+        global_blocks=(1, 3),
+        window=4,
+        mlp_ratio=2,
+        decoder_width=64,
+        decoder_mlp=64,
+        iou_hidden=32,
     ),
     Backbone(name="vit_tiny", width=192, depth=12, heads=3, global_blocks=(2, 5, 8, 11)),
     Backbone(name="vit_b", width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11), pretrained=True),

@@ -47,7 +47,9 @@ def build_sam(backbone: Backbone, encoder_size: tuple[int, int], *, window: int 
     _make_position_tables(encoder, grid)
     _initialize(encoder)
     width = backbone.decoder_width
-    prompt_encoder = PromptEncoder(embed_dim=width, image_embedding_size=grid, input_image_size=encoder_size, mask_in_chans=16)
+    prompt_encoder = PromptEncoder(
+        embed_dim=width, image_embedding_size=grid, input_image_size=encoder_size, mask_in_chans=16
+    )
     mask_decoder = MaskDecoder(
         num_multimask_outputs=3,
         transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=backbone.decoder_mlp, num_heads=8),

@@ -72,7 +72,9 @@ def checkpoint_named(name: str) -> OfficialCheckpoint:
     for checkpoint in CHECKPOINTS:
         if name in (checkpoint.name, checkpoint.file):
             return checkpoint
-    raise ConfigError(f"There is no official checkpoint '{name}'.{did_you_mean(name, [checkpoint.name for checkpoint in CHECKPOINTS])}")
+    raise ConfigError(
+        f"There is no official checkpoint '{name}'.{did_you_mean(name, [checkpoint.name for checkpoint in CHECKPOINTS])}"
+    )
 
 
 def find_checkpoint(checkpoint: OfficialCheckpoint, folders: Sequence[Path]) -> Path | None:
@@ -99,8 +101,12 @@ def find_weights(wanted: str, folders: Sequence[Path]) -> Path:
     looked = f"looked for {name} in {', '.join(map(str, folders))}" if folders else "no folder of checkpoints is known"
     if known is None:
         names = ", ".join(checkpoint.name for checkpoint in CHECKPOINTS)
-        raise WeightsAbsentError(f"Weights file {wanted} does not exist ({looked}). Put it there, or give another path or one of {names}.")
-    raise WeightsAbsentError(f"Checkpoint {known.name} is not on this machine ({looked}). Get it with: samunet_weights download {known.name}")
+        raise WeightsAbsentError(
+            f"Weights file {wanted} does not exist ({looked}). Put it there, or give another path or one of {names}."
+        )
+    raise WeightsAbsentError(
+        f"Checkpoint {known.name} is not on this machine ({looked}). Get it with: samunet_weights download {known.name}"
+    )
 
 
 def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path] = ()) -> str:
@@ -114,10 +120,16 @@ def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path]
     """
     found = file_sha256(path)
     official = next((checkpoint for checkpoint in CHECKPOINTS if path.name == checkpoint.file), None)
-    recorded = recorded_sha256(path) if official is not None and path.parent in [folder.resolve() for folder in folders] else None
+    recorded = (
+        recorded_sha256(path)
+        if official is not None and path.parent in [folder.resolve() for folder in folders]
+        else None
+    )
     expected = (official.sha256 if official is not None else None) or given or recorded
     if expected is not None and expected.lower() != found:
-        raise CheckpointError(f"Weights file {path} has SHA-256 {found}, expected {expected}. It is damaged or another file; get it again.")
+        raise CheckpointError(
+            f"Weights file {path} has SHA-256 {found}, expected {expected}. It is damaged or another file; get it again."
+        )
     if expected is None and found not in {checkpoint.sha256 for checkpoint in CHECKPOINTS}:
         raise CheckpointError(
             f"Weights file {path} is none of SAM's official checkpoints (SHA-256 {found}). If you trust it, say so by giving its hash: "
@@ -130,7 +142,9 @@ def refuse_foreign(name: str, sha256: str | None) -> None:
     """Raise CheckpointError for a weights file that has the name of an official one, or of its record, and is not the published file."""
     official = _official(name)
     if name.endswith(RECORD_ENDING):
-        raise CheckpointError(f"'{name}' is the name of a record of hashes, which {name.removesuffix(RECORD_ENDING)} would be trusted by.")
+        raise CheckpointError(
+            f"'{name}' is the name of a record of hashes, which {name.removesuffix(RECORD_ENDING)} would be trusted by."
+        )
     if official is not None and (official.sha256 is None or official.sha256 != sha256):
         known = f"has the published SHA-256 {official.sha256}" if official.sha256 else "has no published hash"
         raise CheckpointError(

@@ -26,7 +26,9 @@ class DecoderSites(nn.Module):
     norm follow each.
     """
 
-    def update(self, attention: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def update(
+        self, attention: str, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Increments to the projected q, k and v of one attention from what goes into its projections, (N, T or L, C) each, or None."""
         return None, None, None
 
@@ -86,10 +88,21 @@ def run_two_way(
     """
     sites = sites or [NOTHING] * (len(transformer.layers) + 1)
     image, places = planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
-    queries, prompts = tokens, _Prompts(tokens if heard is None else heard, None if present is None else present[:, None, None], efficient)
+    queries, prompts = (
+        tokens,
+        _Prompts(tokens if heard is None else heard, None if present is None else present[:, None, None], efficient),
+    )
     for layer, attached in zip(transformer.layers, sites[:-1], strict=True):
         queries, image = _run_layer(layer, queries, image, tokens, places, attached, prompts)
-    attended = _attend(transformer.final_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites[-1], prompts)
+    attended = _attend(
+        transformer.final_attn_token_to_image,
+        queries + tokens,
+        image + places,
+        image,
+        TOKEN_TO_IMAGE,
+        sites[-1],
+        prompts,
+    )
     return transformer.norm_final_attn(queries + attended), image
 
 
@@ -103,7 +116,13 @@ class _Prompts(NamedTuple):
 
 
 def _run_layer(
-    layer: TwoWayAttentionBlock, queries: Tensor, image: Tensor, tokens: Tensor, places: Tensor, sites: DecoderSites, prompts: _Prompts
+    layer: TwoWayAttentionBlock,
+    queries: Tensor,
+    image: Tensor,
+    tokens: Tensor,
+    places: Tensor,
+    sites: DecoderSites,
+    prompts: _Prompts,
 ) -> tuple[Tensor, Tensor]:
     if prompts.efficient:
         queries = queries if layer.skip_first_layer_pe else queries + tokens
@@ -114,14 +133,20 @@ def _run_layer(
         placed = queries + tokens
         queries = queries + _attend(layer.self_attn, placed, placed, queries, SELF, sites, prompts)
     queries = layer.norm1(queries)
-    attended = _attend(layer.cross_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites, prompts)
+    attended = _attend(
+        layer.cross_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites, prompts
+    )
     queries = layer.norm2(queries + attended)
     queries = layer.norm3(queries + _add(layer.mlp(queries), sites.beside_mlp(queries)))
-    image = image + _attend(layer.cross_attn_image_to_token, image + places, queries + tokens, queries, IMAGE_TO_TOKEN, sites, prompts)
+    image = image + _attend(
+        layer.cross_attn_image_to_token, image + places, queries + tokens, queries, IMAGE_TO_TOKEN, sites, prompts
+    )
     return queries, layer.norm4(image)
 
 
-def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor, name: str, sites: DecoderSites, prompts: _Prompts) -> Tensor:
+def _attend(
+    attention: Attention, query: Tensor, key: Tensor, value: Tensor, name: str, sites: DecoderSites, prompts: _Prompts
+) -> Tensor:
     updates = sites.update(name, query, key, value)
     projections = (attention.q_proj(query), attention.k_proj(key), attention.v_proj(value))
     heads = [

@@ -23,7 +23,12 @@ NOTHING_MORE = 416  # HTTP: the range asked for begins at or beyond the end
 
 
 def download(
-    checkpoint: OfficialCheckpoint, target: Path, *, given: str | None = None, accept: Callable[[str], bool] = lambda _: False, quiet: bool = False
+    checkpoint: OfficialCheckpoint,
+    target: Path,
+    *,
+    given: str | None = None,
+    accept: Callable[[str], bool] = lambda _: False,
+    quiet: bool = False,
 ) -> str:
     """Fetch a checkpoint to `target` and return its SHA-256; what a broken connection left is continued.
 
@@ -38,18 +43,24 @@ def download(
         CheckpointError: the file that arrived has another hash (it is removed), or its hash was not accepted (it is kept).
     """
     if given is not None and checkpoint.sha256 not in (None, given.lower()):
-        raise CheckpointError(f"{checkpoint.name} has the published SHA-256 {checkpoint.sha256}; --sha256 says {given}. Leave --sha256 out.")
+        raise CheckpointError(
+            f"{checkpoint.name} has the published SHA-256 {checkpoint.sha256}; --sha256 says {given}. Leave --sha256 out."
+        )
     expected = checkpoint.sha256 or (given.lower() if given else None)
     with held(target.parent, name=target.name):
         return _download(checkpoint, target, expected, accept, quiet)
 
 
-def _download(checkpoint: OfficialCheckpoint, target: Path, expected: str | None, accept: Callable[[str], bool], quiet: bool) -> str:
+def _download(
+    checkpoint: OfficialCheckpoint, target: Path, expected: str | None, accept: Callable[[str], bool], quiet: bool
+) -> str:
     part = target.with_name(target.name + ".part")
     try:
         _fetch(checkpoint, part, quiet)
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
-        raise WeightsAbsentError(f"{checkpoint.name} cannot be downloaded ({_reason(error)}). {by_hand(checkpoint, target)}") from None
+        raise WeightsAbsentError(
+            f"{checkpoint.name} cannot be downloaded ({_reason(error)}). {by_hand(checkpoint, target)}"
+        ) from None
     found = file_sha256(part)
     if expected is not None and found != expected:
         part.unlink()
@@ -94,7 +105,9 @@ def _fetch(checkpoint: OfficialCheckpoint, part: Path, quiet: bool) -> None:
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - start > free:
             raise OSError(f"{part.parent} has {readable(free)} free, {readable(total - start)} are needed")
-        progress = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=checkpoint.file, disable=True if quiet else None)
+        progress = tqdm(
+            total=total, initial=start, unit="B", unit_scale=True, desc=checkpoint.file, disable=True if quiet else None
+        )
         with open(part, "ab" if resumed else "wb") as file, progress:
             while block := response.read(1 << 20):
                 file.write(block)

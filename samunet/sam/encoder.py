@@ -85,7 +85,14 @@ def embed_patches(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
     return encoder.patch_embed(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
 
 
-def encode(encoder: ImageEncoderViT, tokens: Tensor, sites: Sequence[Sites], taps: Sequence[int] = (), *, checkpointing: bool = False) -> Encoded:
+def encode(
+    encoder: ImageEncoderViT,
+    tokens: Tensor,
+    sites: Sequence[Sites],
+    taps: Sequence[int] = (),
+    *,
+    checkpointing: bool = False,
+) -> Encoded:
     """Run position embedding, blocks and neck on embedded tokens.
 
     Args:
@@ -188,7 +195,9 @@ def linear(layer: nn.Linear, tokens: Tensor) -> Tensor:
     if plain or learns or min(layer.weight.shape) < CONVOLVED_WIDTH:
         return layer(tokens)
     pixels = tokens.reshape(1, -1, 1, tokens.shape[-1]).permute(0, 3, 1, 2)  # channels last
-    return F.conv2d(pixels, layer.weight[:, :, None, None], layer.bias).permute(0, 2, 3, 1).reshape(*tokens.shape[:-1], -1)
+    return (
+        F.conv2d(pixels, layer.weight[:, :, None, None], layer.bias).permute(0, 2, 3, 1).reshape(*tokens.shape[:-1], -1)
+    )
 
 
 def _by_difference(table: Tensor, size: int) -> Tensor:

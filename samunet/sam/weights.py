@@ -34,8 +34,14 @@ class LoadReport:
     """In both with shapes that no resizing brings together."""
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded) + len(self.resized)} tensors loaded, {len(self.resized)} of them resized to the plan's token grid"]
-        for title, names in (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.misfitting)):
+        parts = [
+            f"{len(self.loaded) + len(self.resized)} tensors loaded, {len(self.resized)} of them resized to the plan's token grid"
+        ]
+        for title, names in (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of another shape", self.misfitting),
+        ):
             if names:
                 parts.append(f"{len(names)} {title} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
         return "; ".join(parts)
@@ -62,7 +68,9 @@ def load_weights(sam: Sam, backbone: Backbone, path: Path) -> LoadReport:
         misfitting=misfitting,
     )
     if report.missing or report.unexpected or report.misfitting:
-        raise CheckpointError(f"Weights file {path} is not a SAM {backbone.name} checkpoint: {report}. Use the official file.")
+        raise CheckpointError(
+            f"Weights file {path} is not a SAM {backbone.name} checkpoint: {report}. Use the official file."
+        )
     sam.load_state_dict(fitted)
     return report
 
@@ -87,20 +95,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # readers raise many kinds on damaged or hostile files; each means that this file cannot be used
+    except (
+        Exception
+    ) as error:  # readers raise many kinds on damaged or hostile files; each means that this file cannot be used
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"Weights file {path} cannot be read ({reason}); it is damaged or no checkpoint. Download it again.") from None
+        raise CheckpointError(
+            f"Weights file {path} cannot be read ({reason}); it is damaged or no checkpoint. Download it again."
+        ) from None
     if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
         stored = stored["state_dict"]
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise CheckpointError(f"Weights file {path} does not hold a plain table of tensors; use a checkpoint in the official layout.")
+        raise CheckpointError(
+            f"Weights file {path} does not hold a plain table of tensors; use a checkpoint in the official layout."
+        )
     return stored
 
 
 def _check_backbone(stored: dict[str, Tensor], wanted: Backbone, path: Path) -> None:
     table = stored.get("image_encoder.pos_embed")
     if table is None:
-        raise CheckpointError(f"Weights file {path} is not a SAM checkpoint; it lacks 'image_encoder.pos_embed'. Use the official file.")
+        raise CheckpointError(
+            f"Weights file {path} is not a SAM checkpoint; it lacks 'image_encoder.pos_embed'. Use the official file."
+        )
     width = table.shape[-1]
     depth = len({name.split(".")[2] for name in stored if name.startswith("image_encoder.blocks.")})
     if (width, depth) != (wanted.width, wanted.depth):

@@ -67,13 +67,21 @@ def backward(
         _set_random_state(device, state)  # the same dropout as in the first pass
         with autocast():
             sums = network.sums(part)
-        moving = [(sums[name] * slope).sum() for name, slope in zip(total, slopes, strict=True) if slope is not None and sums[name].requires_grad]
+        moving = [
+            (sums[name] * slope).sum()
+            for name, slope in zip(total, slopes, strict=True)
+            if slope is not None and sums[name].requires_grad
+        ]
         scale(torch.stack(moving).sum()).backward()
     return loss.detach() * (held / whole)
 
 
 def _backward_of_means(
-    network: SlabSegmenter, parts: Sequence[Batch], autocast: Callable[[], AbstractContextManager], scale: Callable[[Tensor], Tensor], samples: int
+    network: SlabSegmenter,
+    parts: Sequence[Batch],
+    autocast: Callable[[], AbstractContextManager],
+    scale: Callable[[Tensor], Tensor],
+    samples: int,
 ) -> Tensor:
     total = torch.zeros((), device=parts[0].image.device)
     for part in parts:
@@ -85,7 +93,13 @@ def _backward_of_means(
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.mps.get_rng_state() if device.type == "mps" else None
+    own = (
+        torch.cuda.get_rng_state(device)
+        if device.type == "cuda"
+        else torch.mps.get_rng_state()
+        if device.type == "mps"
+        else None
+    )
     return torch.get_rng_state(), own
 
 

@@ -29,7 +29,9 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Take in the weights after step number `step` (0 for the first)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.averages.values()), [weight.detach() for weight in self.weights.values()], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.averages.values()), [weight.detach() for weight in self.weights.values()], 1 - decay
+        )
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -118,7 +118,9 @@ def deciding_settings(config: TrainingConfig, precision: str) -> dict[str, Any]:
     Args:
         precision: what "auto" came to.
     """
-    return {name: value for name, value in encode(config).items() if name not in WITHOUT_EFFECT} | {"precision": precision}
+    return {name: value for name, value in encode(config).items() if name not in WITHOUT_EFFECT} | {
+        "precision": precision
+    }
 
 
 PRESETS: dict[str, dict[str, Any]] = {

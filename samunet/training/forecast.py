@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from samunet.progress import readable_seconds
+from samunet.machine.progress import readable_seconds
 from samunet.training.config import TrainingConfig
 from samunet.training.pace import PLAN_SMALLER, VALIDATION_SHARE, validation_steps
 

@@ -40,10 +40,17 @@ class TrainingLog:
     """
 
     def __init__(
-        self, folder: Path, history: Mapping[str, Sequence[float | None]] | None = None, *, sinks: Sequence[Sink] = (), active: bool = True
+        self,
+        folder: Path,
+        history: Mapping[str, Sequence[float | None]] | None = None,
+        *,
+        sinks: Sequence[Sink] = (),
+        active: bool = True,
     ) -> None:
         self.folder, self.sinks, self.active = folder, list(sinks), active
-        self.values: Values = {name: [math.nan if value is None else value for value in values] for name, values in (history or {}).items()}
+        self.values: Values = {
+            name: [math.nan if value is None else value for value in values] for name, values in (history or {}).items()
+        }
         self.times: Values = {}
         if active:
             self._take_up(max(map(len, self.values.values()), default=0))
@@ -51,7 +58,10 @@ class TrainingLog:
     @property
     def history(self) -> dict[str, tuple[float | None, ...]]:
         """All values so far, one per epoch, for the checkpoint; None where a value was not a number. Times are not among them."""
-        return {name: tuple(value if math.isfinite(value) else None for value in values) for name, values in self.values.items()}
+        return {
+            name: tuple(value if math.isfinite(value) else None for value in values)
+            for name, values in self.values.items()
+        }
 
     def line(self, text: str) -> None:
         """Show a line and add it to the text log."""
@@ -74,14 +84,18 @@ class TrainingLog:
         if not self.active:
             return
         number = len(self.values["train_loss"])
-        record = {"epoch": number} | {name: value if math.isfinite(value) else None for name, value in {**values, **times}.items()}
+        record = {"epoch": number} | {
+            name: value if math.isfinite(value) else None for name, value in {**values, **times}.items()
+        }
         with open(self.folder / RECORDS, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         with atomic_path(self.folder / PICTURE) as path:
             path.write_bytes(draw(self.values, self.times))
         for sink in tuple(self.sinks):
             try:
-                sink.write(number, {name: value for name, value in record.items() if name != "epoch" and value is not None})
+                sink.write(
+                    number, {name: value for name, value in record.items() if name != "epoch" and value is not None}
+                )
             except Exception as error:  # the network may be gone; no log is worth a training
                 self.sinks.remove(sink)
                 self.line(f"Logging to {type(sink).__name__} ends: {error}")

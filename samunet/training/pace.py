@@ -14,8 +14,8 @@ from samunet.core.codec import write_json
 from samunet.core.cost import COST, Cost
 from samunet.core.memory import peak_mib
 from samunet.errors import ConfigError
-from samunet.hardware import device_name
-from samunet.progress import readable_seconds
+from samunet.machine.hardware import device_name
+from samunet.machine.progress import readable_seconds
 
 FIRST_STEPS = 2  # of the first epoch, which measures the pace
 LARGEST_ERROR = 0.03  # of the minutes: what counts as equally long
@@ -42,10 +42,17 @@ class Pace:
         known: `state` of a training that goes on.
     """
 
-    def __init__(self, minutes: float, epochs: int, clock: Callable[[], float], known: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, minutes: float, epochs: int, clock: Callable[[], float], known: dict[str, Any] | None = None
+    ) -> None:
         self.budget, self.epochs, self.clock = 60 * minutes, epochs, clock
         known = known or {"seconds": 0.0, "first_step": 0, "steps": FIRST_STEPS, "began": 0.0}
-        self.before, self.first_step, self.steps, self.began = known["seconds"], known["first_step"], known["steps"], known["began"]
+        self.before, self.first_step, self.steps, self.began = (
+            known["seconds"],
+            known["first_step"],
+            known["steps"],
+            known["began"],
+        )
         self.started: float | None = None
         self._first = self.before
 
@@ -114,7 +121,14 @@ class Pace:
 
 
 def write_cost(
-    folder: Path, device: torch.device, pace: Pace | None, *, wall_seconds: float, epochs: int, steps: int, last_learning_rate: float
+    folder: Path,
+    device: torch.device,
+    pace: Pace | None,
+    *,
+    wall_seconds: float,
+    epochs: int,
+    steps: int,
+    last_learning_rate: float,
 ) -> None:
     """Write what a training took into its fold's folder.
 

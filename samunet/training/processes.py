@@ -39,7 +39,9 @@ class Processes:
             ConfigError: there are fewer samples than processes.
         """
         if batch_size < self.count:
-            raise ConfigError(f"A batch of {batch_size} cannot be shared by {self.count} processes; raise --batch_size, or use fewer.")
+            raise ConfigError(
+                f"A batch of {batch_size} cannot be shared by {self.count} processes; raise --batch_size, or use fewer."
+            )
         return range(batch_size)[self.rank :: self.count]
 
     def sum(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -59,7 +61,9 @@ class Processes:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         device = parameters[0].device
-        flat = torch.cat([parameter.grad.reshape(-1).float() for parameter in parameters] + [torch.tensor(numbers, device=device)])
+        flat = torch.cat(
+            [parameter.grad.reshape(-1).float() for parameter in parameters] + [torch.tensor(numbers, device=device)]
+        )
         distributed.all_reduce(flat)
         *gradients, rest = flat.split([*(parameter.numel() for parameter in parameters), len(numbers)])
         for parameter, gradient in zip(parameters, gradients, strict=True):

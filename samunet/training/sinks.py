@@ -82,7 +82,9 @@ class WeightsAndBiases(Sink):
         wandb = importlib.import_module(self.module)
         identifier = folder / WANDB_ID
         known = identifier.read_text(encoding="utf-8").strip() if identifier.is_file() else None
-        self.run = wandb.init(project="samunet", name=name, dir=str(folder), config=dict(settings), id=known, resume="allow")
+        self.run = wandb.init(
+            project="samunet", name=name, dir=str(folder), config=dict(settings), id=known, resume="allow"
+        )
         identifier.write_text(f"{self.run.id}\n", encoding="utf-8")
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
@@ -101,7 +103,9 @@ def require_sinks(names: Sequence[str]) -> None:
         try:
             importlib.import_module(SINKS[name].module)
         except ImportError as error:
-            raise ConfigError(f"--log {name} needs the package {name}, which is not installed ({error}): pip install {name}") from None
+            raise ConfigError(
+                f"--log {name} needs the package {name}, which is not installed ({error}): pip install {name}"
+            ) from None
 
 
 def open_sinks(names: Sequence[str], folder: Path, name: str, settings: Mapping[str, Any]) -> list[Sink]:

@@ -14,7 +14,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from samunet.checkpoint import (
+from samunet.checkpoints.file import (
     FORMAT,
     Checkpoint,
     CheckpointState,
@@ -31,10 +31,10 @@ from samunet.core.labels import Labels
 from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST
 from samunet.data.loader import naming_dead_workers
 from samunet.errors import CheckpointError, SamunetError
-from samunet.hardware import PRECISION_NAMES, autocast
+from samunet.machine.hardware import PRECISION_NAMES, autocast
+from samunet.machine.progress import bar, readable_seconds
 from samunet.models.losses import region_targets
 from samunet.models.segmenter import SlabSegmenter
-from samunet.progress import bar, readable_seconds
 from samunet.training.accumulate import backward, split
 from samunet.training.average import WeightAverage
 from samunet.training.config import RunConfig, TrainingConfig, deciding_settings
@@ -116,7 +116,13 @@ class SAMTrainer:
     ) -> None:
         self.model, self.optimizer, self.sources, self.log = model, optimizer, sources, log
         self.config, self.run_config, self.labels, self.job, self.folder = config, run, labels, job, folder
-        self.device, self.precision, self.stopping, self.processes, self.saves = device, precision, stopping, processes, save
+        self.device, self.precision, self.stopping, self.processes, self.saves = (
+            device,
+            precision,
+            stopping,
+            processes,
+            save,
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -146,7 +152,9 @@ class SAMTrainer:
                     return False
                 loss, dice = self._validate()
                 self._finish_epoch(loss, dice, began, waited)
-        if self.processes.first and (self.step > self.taken_up_at or not any((self.folder / name).is_file() for name in (COST, FINAL))):
+        if self.processes.first and (
+            self.step > self.taken_up_at or not any((self.folder / name).is_file() for name in (COST, FINAL))
+        ):
             self._write_cost()  # also when the run before was killed after the last step
         if self.saves:
             self._save(FINAL)
@@ -166,7 +174,15 @@ class SAMTrainer:
     def _write_cost(self) -> None:
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         seconds = sum(self.log.times.get("seconds", []))
-        write_cost(self.folder, self.device, self.pace, wall_seconds=seconds, epochs=self.epoch, steps=self.step, last_learning_rate=rate)
+        write_cost(
+            self.folder,
+            self.device,
+            self.pace,
+            wall_seconds=seconds,
+            epochs=self.epoch,
+            steps=self.step,
+            last_learning_rate=rate,
+        )
 
     def _train_epoch(self, batches: Iterator[Batch]) -> float | None:
         """Run the rest of the epoch; returns the seconds spent waiting for data, None when asked to stop."""
@@ -183,7 +199,9 @@ class SAMTrainer:
             if stop:
                 self._save(LATEST)
                 of = "" if self.pace else f" of {self.config.steps}"
-                self.log.line(f"Stopped after step {self.step}{of} by {self.stopping.reason() or 'another process'}; --c continues.")
+                self.log.line(
+                    f"Stopped after step {self.step}{of} by {self.stopping.reason() or 'another process'}; --c continues."
+                )
                 return None
             if save:
                 self._save(LATEST)
@@ -202,11 +220,17 @@ class SAMTrainer:
             reduce=self.processes.sum if several else None,
             samples=self.job.batch_size if several else None,
         )
-        asked = [float(loss), float(self.stopping.reason() is not None), float(self.processes.first and self._save_is_due())]
+        asked = [
+            float(loss),
+            float(self.stopping.reason() is not None),
+            float(self.processes.first and self._save_is_due()),
+        ]
         total, stop, save = self.processes.sum_gradients(self.trained, asked)
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip or math.inf))
-        if not math.isfinite(total) or not (math.isfinite(norm) or self.scaler.is_enabled()):  # the scaler skips such steps and lowers its scale
+        if not math.isfinite(total) or not (
+            math.isfinite(norm) or self.scaler.is_enabled()
+        ):  # the scaler skips such steps and lowers its scale
             self._refuse_not_finite(total, norm, batch)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -244,7 +268,10 @@ class SAMTrainer:
         self.model.eval()
         losses, counts = torch.zeros(2), torch.zeros(3, len(self.labels.foreground))
         with self.average.applied() if self.average else nullcontext():
-            for batch in map(self._to_device, self.sources.validation(0, validation_steps(self._epoch_steps[1], self.config.validation_iterations))):
+            for batch in map(
+                self._to_device,
+                self.sources.validation(0, validation_steps(self._epoch_steps[1], self.config.validation_iterations)),
+            ):
                 with autocast(self.device, self.precision):
                     loss = torch.stack(list(self.model.loss(batch).values())).sum()
                     logits = self.model.answer(batch)
@@ -273,9 +300,17 @@ class SAMTrainer:
         if self.sources.whole is not None:
             with self.average.applied() if self.average else nullcontext():
                 found = self.sources.whole() if self.processes.first else 0.0
-            deciding = values["whole_dice"] = self.processes.of_first(found, self.device)  # lest rounding divides them over what is best
-        values |= {f"{DICE}{name}": value for (name, _), value in zip(self.labels.foreground, dice, strict=True)} if len(dice) > 1 else {}
-        rates = {group["part"]: group["lr"] for group in sorted(self.optimizer.param_groups, key=lambda group: group["lr"])}
+            deciding = values["whole_dice"] = self.processes.of_first(
+                found, self.device
+            )  # lest rounding divides them over what is best
+        values |= (
+            {f"{DICE}{name}": value for (name, _), value in zip(self.labels.foreground, dice, strict=True)}
+            if len(dice) > 1
+            else {}
+        )
+        rates = {
+            group["part"]: group["lr"] for group in sorted(self.optimizer.param_groups, key=lambda group: group["lr"])
+        }
         values |= {{"head": "learning_rate"}.get(part, f"{part}_learning_rate"): rate for part, rate in rates.items()}
         whole = self.taken_up_at <= self._epoch_steps[0]
         self.epoch, self.epoch_loss = self.epoch + 1, 0.0
@@ -285,7 +320,9 @@ class SAMTrainer:
         self.forecast.over = True  # this line tells
         self.log.epoch(values, {"seconds": seconds, "waiting_seconds": waited})
         self.whole_epochs += [seconds] if whole else []
-        classes = ", ".join(f"{name} {value:.3f}" for (name, _), value in zip(self.labels.foreground, dice, strict=True))
+        classes = ", ".join(
+            f"{name} {value:.3f}" for (name, _), value in zip(self.labels.foreground, dice, strict=True)
+        )
         self.log.line(
             f"epoch {self.epoch}/{self.config.epochs}: training loss {train_loss:.4f}, validation loss {val_loss:.4f}, Dice {mean:.3f} ({classes}), "
             f"{seconds:.1f} s, {100 * waited / seconds:.0f} % waiting for data{self._time_left()}"
@@ -306,7 +343,11 @@ class SAMTrainer:
     def _out_of_patience(self) -> bool:
         """Tell whether the best Dice lies as many epochs back as the settings allow."""
         dice = self.log.values.get("whole_dice") or self.log.values.get("ema_fg_dice", [])
-        if not self.config.patience or not dice or len(dice) - max(dice.index(max(dice)) + 1, self.patient_from) < self.config.patience:
+        if (
+            not self.config.patience
+            or not dice
+            or len(dice) - max(dice.index(max(dice)) + 1, self.patient_from) < self.config.patience
+        ):
             return False
         self.log.line(f"No better Dice for {self.config.patience} epochs; training ends after epoch {self.epoch}.")
         return True
@@ -314,7 +355,10 @@ class SAMTrainer:
     def _refuse_not_finite(self, loss: float, norm: float, batch: Batch) -> NoReturn:
         """End at a loss or gradient that is not a number, before it reaches a weight, and leave the batch for whoever looks into it."""
         what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient's norm became {norm}"
-        path = self.folder / f"not_finite_step_{self.step}{f'_process_{self.processes.rank}' if self.processes.count > 1 else ''}.safetensors"
+        path = (
+            self.folder
+            / f"not_finite_step_{self.step}{f'_process_{self.processes.rank}' if self.processes.count > 1 else ''}.safetensors"
+        )
         try:
             save_tensors(path, {"image": batch.image, "label": batch.label})
             left = f"; its batch is in {path}"
@@ -329,7 +373,12 @@ class SAMTrainer:
         state = resume.state
         load_trainable_state(self.model, resume.model, self.folder, pretrained=self.job.weights_sha256 is not None)
         load_optimizer_state(self.optimizer, self.names, resume.optimizer)
-        self.step, self.epoch, self.epoch_loss, self.best_dice = state.step, state.epoch, state.epoch_loss, state.best_dice
+        self.step, self.epoch, self.epoch_loss, self.best_dice = (
+            state.step,
+            state.epoch,
+            state.epoch_loss,
+            state.best_dice,
+        )
         self.scaler.load_state_dict(state.scaler)
         if self.average is not None:
             for name, value in resume.average.items():
@@ -346,7 +395,11 @@ class SAMTrainer:
         if self.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
         meet = self.device if self.device.type == "cuda" else torch.device("cpu")
-        random = {f"{kind}.{rank}": own for kind, state in generators.items() for rank, own in enumerate(self.processes.gather(state, meet))}
+        random = {
+            f"{kind}.{rank}": own
+            for kind, state in generators.items()
+            for rank, own in enumerate(self.processes.gather(state, meet))
+        }
         if not self.saves or not self.processes.first:
             return
         state = CheckpointState(
@@ -377,7 +430,9 @@ class SAMTrainer:
         self.saved_at = time.monotonic()
 
     def _to_device(self, batch: Batch) -> Batch:
-        return Batch(image=batch.image.to(self.device, non_blocking=True), label=batch.label.to(self.device, non_blocking=True))
+        return Batch(
+            image=batch.image.to(self.device, non_blocking=True), label=batch.label.to(self.device, non_blocking=True)
+        )
 
 
 def make_optimizer(model: SlabSegmenter, config: TrainingConfig) -> torch.optim.AdamW:

@@ -84,7 +84,9 @@ class MaskSAM(SlabSegmenter):
         prompts, answers = self._answers(batch.image)
         shape = batch.label.shape[1:]
         plane = torch.tensor(self.encoder_size[::-1], device=prompts.boxes.device)
-        share = plane / (self.scale * torch.tensor([shape[2], shape[1]], device=plane.device))  # of the padded plane to that of the patch
+        share = plane / (
+            self.scale * torch.tensor([shape[2], shape[1]], device=plane.device)
+        )  # of the padded plane to that of the patch
         found = Found(
             masks=self._fit(answers.masks, shape),
             auxiliary=self._fit(prompts.masks, shape),

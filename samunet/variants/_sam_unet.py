@@ -99,7 +99,9 @@ class SAMPath(nn.Module):
         width = self.backbone.pos_embed.shape[-1]
         self.tokens: nn.Module
         if token_source(spec, config) == "patches":
-            self.tokens = SAMPixels(spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale))
+            self.tokens = SAMPixels(
+                spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale)
+            )
         else:
             self.tokens = nn.Linear(spec.topology.widths[stage], width)
             self.backbone.patch_embed = nn.Identity()  # its place is taken by self.tokens

@@ -62,5 +62,9 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
     """Estimate the memory of one mixed-precision training step in GiB."""
     config = config or Config()
-    trained = 12 * backbone.depth * backbone.width**2 * 12 / 2**30 if spec.pretrained else 0.0  # gradients and both moments of what else is frozen
-    return trained + step_gib(spec, backbone, batch_size, adapter_width=0, upsampling=config.upsampling, checkpointing=config.checkpointing)
+    trained = (
+        12 * backbone.depth * backbone.width**2 * 12 / 2**30 if spec.pretrained else 0.0
+    )  # gradients and both moments of what else is frozen
+    return trained + step_gib(
+        spec, backbone, batch_size, adapter_width=0, upsampling=config.upsampling, checkpointing=config.checkpointing
+    )

@@ -48,7 +48,9 @@ class Config(PromptFreeConfig):
 
     def __post_init__(self) -> None:
         if self.initialization not in INITIALIZATIONS:
-            raise ConfigError(f"ma_sam: initialization must be one of {', '.join(INITIALIZATIONS)}; got '{self.initialization}'.")
+            raise ConfigError(
+                f"ma_sam: initialization must be one of {', '.join(INITIALIZATIONS)}; got '{self.initialization}'."
+            )
         if self.rank < 0 or self.adapter_width < 1 or not 0 <= self.dropout < 1:
             raise ConfigError(
                 "ma_sam: rank must be 0 or more, adapter_width 1 or more and dropout in [0, 1); "
@@ -62,7 +64,9 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     from samunet.models.promptfree import PromptFreeSAM
 
     head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling)
-    return PromptFreeSAM(sam, spec, adapters(sam, config), head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing)
+    return PromptFreeSAM(
+        sam, spec, adapters(sam, config), head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing
+    )
 
 
 def adapters(sam: Sam, config: Config) -> list[Sites]:
@@ -72,15 +76,28 @@ def adapters(sam: Sam, config: Config) -> list[Sites]:
     width = sam.image_encoder.pos_embed.shape[-1]
     factors = SharedFactors(width, config.rank) if config.rank > 0 else None
     zero = config.initialization == "zero"
-    return [MASAMSites(width, config.adapter_width, factors, dropout=config.dropout, start_at_zero=zero) for _ in sam.image_encoder.blocks]
+    return [
+        MASAMSites(width, config.adapter_width, factors, dropout=config.dropout, start_at_zero=zero)
+        for _ in sam.image_encoder.blocks
+    ]
 
 
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
     """Return the encoder scales of all prompt-free methods, with the authors' five slices per slab."""
-    return tuple(replace(choice, depth=SLAB_DEPTH) for choice in promptfree_rules.preferred(topology, patch_size, smallest_class_voxels))
+    return tuple(
+        replace(choice, depth=SLAB_DEPTH)
+        for choice in promptfree_rules.preferred(topology, patch_size, smallest_class_voxels)
+    )
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
     """Estimate the memory of one mixed-precision training step in GiB."""
     config = config or Config()
-    return step_gib(spec, backbone, batch_size, adapter_width=config.adapter_width, upsampling=config.upsampling, checkpointing=config.checkpointing)
+    return step_gib(
+        spec,
+        backbone,
+        batch_size,
+        adapter_width=config.adapter_width,
+        upsampling=config.upsampling,
+        checkpointing=config.checkpointing,
+    )

@@ -51,7 +51,15 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 
     sites = ma_sam.adapters(sam, config)
     head = PromptedMasks(sam, class_token_decoder(sam, 2, config.upsampling))
-    return PromptedSAM(sam, spec, sites, head=head, simulation=config, pixel_range=config.pixel_range, checkpointing=config.checkpointing)
+    return PromptedSAM(
+        sam,
+        spec,
+        sites,
+        head=head,
+        simulation=config,
+        pixel_range=config.pixel_range,
+        checkpointing=config.checkpointing,
+    )
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:

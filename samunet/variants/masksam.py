@@ -38,7 +38,11 @@ WITHOUT_GRADIENT = {
     "head.prompt_encoder.not_a_point_embed": "there are no points",
     "head.prompt_encoder.no_mask_embed": "every query has a mask prompt",
 }
-CHOICES = {"initialization": ("zero", "official"), "decoder_depth": ("convolution", "perceptron"), "match": ("slice", "volume")}
+CHOICES = {
+    "initialization": ("zero", "official"),
+    "decoder_depth": ("convolution", "perceptron"),
+    "match": ("slice", "volume"),
+}
 QUERIES_A_CLASS = 1.5
 QUERIES_AT_A_TIME = 8
 
@@ -86,9 +90,13 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 
     queries = config.queries_for(spec.labels.outputs)
     if queries < spec.labels.outputs:
-        raise ConfigError(f"masksam: {queries} queries cannot answer for {spec.labels.outputs} classes of one slice; give as many or more.")
+        raise ConfigError(
+            f"masksam: {queries} queries cannot answer for {spec.labels.outputs} classes of one slice; give as many or more."
+        )
     if spec.encoder_scale < 1 or not math.log2(spec.encoder_scale).is_integer():
-        raise ConfigError(f"masksam: its stem doubles the plane, so encoder_scale must be 1, 2, 4, ...; got {spec.encoder_scale:g}.")
+        raise ConfigError(
+            f"masksam: its stem doubles the plane, so encoder_scale must be 1, 2, 4, ...; got {spec.encoder_scale:g}."
+        )
     return MaskSAM(sam, spec, config)
 
 
@@ -96,17 +104,28 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     """Return those of the prompt-free methods' encoder scales that are powers of two: the stem doubles the plane."""
     choices = promptfree_rules.preferred(topology, patch_size, smallest_class_voxels)
     kept = [choice for choice in choices if math.log2(choice.scale).is_integer()]
-    return tuple(replace(choice, reason=f"{choice.reason}; a power of two, for the stem doubles the plane") for choice in kept)
+    return tuple(
+        replace(choice, reason=f"{choice.reason}; a power of two, for the stem doubles the plane") for choice in kept
+    )
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
     """Estimate the memory of one mixed-precision training step in GiB: the encoder's, the generator's, and SAM's decoder once per slice and query."""
     config = config or Config()
     queries = config.queries_for(spec.labels.outputs)
-    encoder = step_gib(spec, backbone, batch_size, adapter_width=int(config.ratio * backbone.width), upsampling=4, checkpointing=config.checkpointing)
+    encoder = step_gib(
+        spec,
+        backbone,
+        batch_size,
+        adapter_width=int(config.ratio * backbone.width),
+        upsampling=4,
+        checkpointing=config.checkpointing,
+    )
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     slices = batch_size * spec.patch_size[0]
     generator = slices * height * width * generator_values(backbone.decoder_width, spec.encoder_scale) * 4
-    decoder = slices * queries * height * width * 60 * backbone.decoder_width * 4  # places of two layers, and their upsampling
+    decoder = (
+        slices * queries * height * width * 60 * backbone.decoder_width * 4
+    )  # places of two layers, and their upsampling
     outputs = 10 * slices * queries * spec.patch_size[1] * spec.patch_size[2] * 4
     return encoder + (generator + decoder + outputs) / 2**30

@@ -25,7 +25,11 @@ __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "
 SOURCE = "Wu et al., Medical SAM Adapter: Adapting Segment Anything Model for medical image segmentation, Medical Image Analysis 2025."
 STARTS_AS = "sam"  # as the publication does not: initialization="official" starts its adapters at random
 SLICES_MEET = True
-CHOICES = {"activation": ("relu", "gelu"), "initialization": ("zero", "official"), "prompted": ("hyper", "add", "concat")}
+CHOICES = {
+    "activation": ("relu", "gelu"),
+    "initialization": ("zero", "official"),
+    "prompted": ("hyper", "add", "concat"),
+}
 ATTENTION_ALONG_DEPTH = 0.75  # of a token's width: what it keeps for the gradient, in adapter widths of `step_gib`
 
 
@@ -76,7 +80,9 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 
     sites, decoder = adapters(sam, spec, config)
     head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling, decoder)
-    return PromptFreeSAM(sam, spec, sites, head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing)
+    return PromptFreeSAM(
+        sam, spec, sites, head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing
+    )
 
 
 def adapters(sam: Sam, spec: NetworkSpec, config: AdapterConfig) -> tuple[list[Sites], list[DecoderSites]]:
@@ -89,9 +95,13 @@ def adapters(sam: Sam, spec: NetworkSpec, config: AdapterConfig) -> tuple[list[S
     depth = config.depth_attention and spec.patch_size[0] > 1
     sites = [MedicalSites(width, int(config.ratio * width), depth=depth, **adapter) for _ in sam.image_encoder.blocks]
     prompted = {"form": config.prompted, "hyper_layers": config.hyper_layers}
-    decoder = medical_decoder(len(transformer.layers), sam.mask_decoder.transformer_dim, config.decoder_width, **prompted, **adapter)
+    decoder = medical_decoder(
+        len(transformer.layers), sam.mask_decoder.transformer_dim, config.decoder_width, **prompted, **adapter
+    )
     if spec.pretrained:
-        transformer.layers[0].requires_grad_(False)  # the adapters learn instead; the second layer and the heads train whole
+        transformer.layers[0].requires_grad_(
+            False
+        )  # the adapters learn instead; the second layer and the heads train whole
     return sites, decoder
 
 
@@ -99,10 +109,19 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     """Estimate the memory of one mixed-precision training step in GiB."""
     config = config or Config()
     width = adapters_width(backbone, config)
-    return step_gib(spec, backbone, batch_size, adapter_width=width, upsampling=config.upsampling, checkpointing=config.checkpointing)
+    return step_gib(
+        spec,
+        backbone,
+        batch_size,
+        adapter_width=width,
+        upsampling=config.upsampling,
+        checkpointing=config.checkpointing,
+    )
 
 
 def adapters_width(backbone: Backbone, config: AdapterConfig) -> int:
     """Return what a block's adapters keep for the gradient, in the unit of `step_gib`."""
-    shares = config.ratio * (1.5 if config.depth_attention else 1.0) + (ATTENTION_ALONG_DEPTH if config.depth_attention else 0)
+    shares = config.ratio * (1.5 if config.depth_attention else 1.0) + (
+        ATTENTION_ALONG_DEPTH if config.depth_attention else 0
+    )
     return int(backbone.width * shares)

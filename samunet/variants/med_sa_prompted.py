@@ -55,7 +55,15 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
         return _released(sam, spec, config)
     sites, decoder = med_sa.adapters(sam, spec, config)
     head = PromptedMasks(sam, sam.mask_decoder, decoder)
-    return PromptedSAM(sam, spec, sites, head=head, simulation=config, pixel_range=config.pixel_range, checkpointing=config.checkpointing)
+    return PromptedSAM(
+        sam,
+        spec,
+        sites,
+        head=head,
+        simulation=config,
+        pixel_range=config.pixel_range,
+        checkpointing=config.checkpointing,
+    )
 
 
 def _released(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
@@ -70,11 +78,21 @@ def _released(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
         block.attn.rel_pos_h.data.zero_()
         block.attn.rel_pos_w.data.zero_()
     head = PromptedMasks(sam, sam.mask_decoder, released=True)
-    return PromptedSAM(sam, spec, sites, head=head, simulation=config, pixel_range="unit", checkpointing=config.checkpointing)
+    return PromptedSAM(
+        sam, spec, sites, head=head, simulation=config, pixel_range="unit", checkpointing=config.checkpointing
+    )
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
     """Estimate the memory of one mixed-precision training step in GiB, with every structure in every slice."""
     config = config or Config()
     width, runs = med_sa.adapters_width(backbone, config), len(spec.labels.foreground)
-    return step_gib(spec, backbone, batch_size, adapter_width=width, upsampling=4, checkpointing=config.checkpointing, decoder_runs=runs)
+    return step_gib(
+        spec,
+        backbone,
+        batch_size,
+        adapter_width=width,
+        upsampling=4,
+        checkpointing=config.checkpointing,
+        decoder_runs=runs,
+    )

@@ -64,11 +64,15 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.token_source not in TOKEN_SOURCES:
-            raise ConfigError(f"sam_unet: token_source must be one of {', '.join(TOKEN_SOURCES)}; got '{self.token_source}'.")
+            raise ConfigError(
+                f"sam_unet: token_source must be one of {', '.join(TOKEN_SOURCES)}; got '{self.token_source}'."
+            )
         if self.injection not in INJECTIONS:
             raise ConfigError(f"sam_unet: injection must be one of {', '.join(INJECTIONS)}; got '{self.injection}'.")
         if self.depth_adapters not in DEPTH_ADAPTERS:
-            raise ConfigError(f"sam_unet: depth_adapters must be one of {', '.join(DEPTH_ADAPTERS)}; got '{self.depth_adapters}'.")
+            raise ConfigError(
+                f"sam_unet: depth_adapters must be one of {', '.join(DEPTH_ADAPTERS)}; got '{self.depth_adapters}'."
+            )
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
@@ -119,17 +123,24 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     strides = _cumulative(spec.topology)
     voxels = _stage_voxels(spec)
     convolutions = [1] + [2] * (len(voxels) - 1)
-    features = sum(count * width * size for count, width, size in zip(convolutions, spec.topology.widths, voxels, strict=True))
+    features = sum(
+        count * width * size for count, width, size in zip(convolutions, spec.topology.widths, voxels, strict=True)
+    )
     features += sum(2 * width * size for width, size in zip(spec.topology.widths[:-1], voxels[:-1], strict=True))
     features += spec.labels.outputs * voxels[0]
-    convolutions_gib = OVERHEAD_GIB + (batch_size * FEATURE_BYTES * features + 16 * _convolution_weights(len(spec.schemes), spec.topology)) / 2**30
+    convolutions_gib = (
+        OVERHEAD_GIB
+        + (batch_size * FEATURE_BYTES * features + 16 * _convolution_weights(len(spec.schemes), spec.topology)) / 2**30
+    )
     if not config.sam_path:
         return convolutions_gib
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     depth = spec.patch_size[0]
     if token_source(spec, config) == "features":
         depth = -(-depth // strides[injection_stage(spec)][0])
-    per_token = 18 * backbone.width + 8 * adapter_width(backbone.width, spec, config) + 3 * backbone.heads * (height + width)
+    per_token = (
+        18 * backbone.width + 8 * adapter_width(backbone.width, spec, config) + 3 * backbone.heads * (height + width)
+    )
     blocks = 1 + backbone.depth / 18 if config.checkpointing else backbone.depth
     tokens = depth * height * width * blocks * per_token * 4
     weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
@@ -156,7 +167,9 @@ def operations(spec: NetworkSpec, backbone: Backbone, config: Config | None = No
     frozen = backbone.depth * (4 + 2 * backbone.mlp_ratio) * backbone.width**2
     bottleneck = adapter_width(backbone.width, spec, config)
     trained = 2 * backbone.depth * bottleneck * (2 * backbone.width + 3 * bottleneck)
-    tokens = depth * height * width * (3 * (trained + 2 * backbone.width * keys) + (2 if spec.pretrained else 3) * frozen)
+    tokens = (
+        depth * height * width * (3 * (trained + 2 * backbone.width * keys) + (2 if spec.pretrained else 3) * frozen)
+    )
     injected = len(spec.topology.widths) if config.injection == "deep" else stage + 1
     sources = 4 * backbone.width + backbone.decoder_width
     gates = sum(voxels[index] * spec.topology.widths[index] for index in range(stage, injected)) * sources
@@ -165,7 +178,10 @@ def operations(spec: NetworkSpec, backbone: Backbone, config: Config | None = No
 
 def _stage_voxels(spec: NetworkSpec) -> list[int]:
     """Return the voxels of every stage of the convolutional path."""
-    return [math.prod(-(-size // stride) for size, stride in zip(spec.patch_size, total, strict=True)) for total in _cumulative(spec.topology)]
+    return [
+        math.prod(-(-size // stride) for size, stride in zip(spec.patch_size, total, strict=True))
+        for total in _cumulative(spec.topology)
+    ]
 
 
 def _convolution_weights(channels: int, topology: Topology) -> int:
@@ -201,7 +217,9 @@ def adapter_width(width: int, spec: NetworkSpec, config: Config) -> int:
 
 
 def _cumulative(topology: Topology) -> list[Shape]:
-    return list(accumulate(topology.strides, lambda total, stride: tuple(a * b for a, b in zip(total, stride, strict=True))))
+    return list(
+        accumulate(topology.strides, lambda total, stride: tuple(a * b for a, b in zip(total, stride, strict=True)))
+    )
 
 
 def _pitch(stride: Shape) -> int:

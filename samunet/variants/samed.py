@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
 
-SOURCE = "Zhang and Liu, Customized Segment Anything Model for medical image segmentation (SAMed), arXiv 2304.13785, 2023."
+SOURCE = (
+    "Zhang and Liu, Customized Segment Anything Model for medical image segmentation (SAMed), arXiv 2304.13785, 2023."
+)
 STARTS_AS = "sam"
 SLICES_MEET = False
 
@@ -66,4 +68,6 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
     """Estimate the memory of one mixed-precision training step in GiB."""
     config = config or Config()
-    return step_gib(spec, backbone, batch_size, adapter_width=config.rank, upsampling=4, checkpointing=config.checkpointing)
+    return step_gib(
+        spec, backbone, batch_size, adapter_width=config.rank, upsampling=4, checkpointing=config.checkpointing
+    )

@@ -21,7 +21,7 @@ from samunet.checking.run import check_dataset
 from samunet.cli import check_dataset as command
 from samunet.core import memory
 from samunet.errors import DatasetError
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 IMAGE, LABEL = "imagesTr/tiny_001_0000.nii.gz", "labelsTr/tiny_001.nii.gz"
 
@@ -47,7 +47,9 @@ def change(path, *, array=None, affine=None, header=None):
 
 def describe(folder, **changes):
     description = json.loads((folder / "dataset.json").read_text()) | changes
-    (folder / "dataset.json").write_text(json.dumps({key: value for key, value in description.items() if value is not None}))
+    (folder / "dataset.json").write_text(
+        json.dumps({key: value for key, value in description.items() if value is not None})
+    )
 
 
 def put(value):
@@ -232,10 +234,16 @@ def test_a_qform_is_judged_by_what_a_quaternion_can_tell(dataset, tilt):
 
     def tilted(affine):
         turn = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
-        affine[:3, :3] = turn @ np.diag([-1, -1, 1]) * np.linalg.norm(affine[:3, :3], axis=0) * 40  # wide voxels, far corners
+        affine[:3, :3] = (
+            turn @ np.diag([-1, -1, 1]) * np.linalg.norm(affine[:3, :3], axis=0) * 40
+        )  # wide voxels, far corners
         return affine
 
-    both(dataset, affine=tilted, header=lambda image: (image.set_sform(image.affine, 1), image.set_qform(image.affine, 1)))
+    both(
+        dataset,
+        affine=tilted,
+        header=lambda image: (image.set_sform(image.affine, 1), image.set_qform(image.affine, 1)),
+    )
     assert not {finding.code for finding in check(dataset).findings} & {"qform-sform"}
 
 
@@ -268,12 +276,22 @@ def test_a_stack_without_spacing_file_is_found(tmp_path):
     folder = tmp_path / "Dataset905_Stacks"
     for part, name in (("imagesTr", "a_0000.tif"), ("labelsTr", "a.tif")):
         (folder / part).mkdir(parents=True)
-        tifffile.imwrite(folder / part / name, np.arange(240, dtype=np.uint8).reshape(5, 6, 8) % 2, photometric="minisblack")
+        tifffile.imwrite(
+            folder / part / name, np.arange(240, dtype=np.uint8).reshape(5, 6, 8) % 2, photometric="minisblack"
+        )
     (folder / "labelsTr/a.json").write_text('{"spacing": [1, 1, 1]}')
-    description = {"channel_names": {"0": "x"}, "labels": {"background": 0, "a": 1}, "numTraining": 1, "file_ending": ".tif"}
+    description = {
+        "channel_names": {"0": "x"},
+        "labels": {"background": 0, "a": 1},
+        "numTraining": 1,
+        "file_ending": ".tif",
+    }
     (folder / "dataset.json").write_text(json.dumps(description | {"overwrite_image_reader_writer": "Tiff3DIO"}))
     (finding,) = check(folder).findings
-    assert (finding.code, finding.file) == ("no-spacing", "imagesTr/a_0000.tif") and "no a.json beside" in finding.message
+    assert (finding.code, finding.file) == (
+        "no-spacing",
+        "imagesTr/a_0000.tif",
+    ) and "no a.json beside" in finding.message
 
 
 def test_channels_of_one_case_are_compared(tmp_path):
@@ -336,7 +354,9 @@ def test_names_folders_and_counts(dataset):
         ("number-of-cases", "dataset.json"),
     ]
     describe(dataset, numTraining=None)
-    assert "numTraining is missing; 4 training cases were found." in {finding.message for finding in check(dataset).findings}
+    assert "numTraining is missing; 4 training cases were found." in {
+        finding.message for finding in check(dataset).findings
+    }
     shutil.rmtree(dataset / "labelsTr")
     assert found(dataset) == {("", "missing-folder")}
     (dataset / "dataset.json").write_text("{")
@@ -344,7 +364,10 @@ def test_names_folders_and_counts(dataset):
 
 
 def test_files_that_dataset_json_names_are_checked_too(dataset):
-    listed = {f"case{index}": {"images": [f"imagesTr/tiny_00{index}_0000.nii.gz"], "label": f"labelsTr/tiny_00{index}.nii.gz"} for index in range(4)}
+    listed = {
+        f"case{index}": {"images": [f"imagesTr/tiny_00{index}_0000.nii.gz"], "label": f"labelsTr/tiny_00{index}.nii.gz"}
+        for index in range(4)
+    }
     describe(dataset, dataset=listed)
     assert found(dataset) == set()
     change(dataset / LABEL, array=put(7))
@@ -354,7 +377,13 @@ def test_files_that_dataset_json_names_are_checked_too(dataset):
     (dataset / "imagesTr/tiny_002_0000.nii.gz").write_bytes(b"")
     listed["case3"] = {"images": [], "label": "x"}
     describe(dataset, dataset=listed)
-    findings = {("case1", "missing-file"), ("case1", "truncated"), ("case2", "header"), ("case3", "dataset-json"), ("", "number-of-cases")}
+    findings = {
+        ("case1", "missing-file"),
+        ("case1", "truncated"),
+        ("case2", "header"),
+        ("case3", "dataset-json"),
+        ("", "number-of-cases"),
+    }
     assert found(dataset) == findings
 
 
@@ -385,7 +414,11 @@ def cut(path):
     ("code", "plant", "words"),
     [
         ("odd-spacing", lambda root: both(root, affine=thousandfold), "median case is"),
-        ("odd-orientation", lambda root: [reoriented(root / name) for name in (IMAGE, LABEL)], "of 7 of 8 cases toward"),
+        (
+            "odd-orientation",
+            lambda root: [reoriented(root / name) for name in (IMAGE, LABEL)],
+            "of 7 of 8 cases toward",
+        ),
         ("odd-size", lambda root: [cut(root / name) for name in (IMAGE, LABEL)], "Size"),
         ("odd-intensities", lambda root: change(root / IMAGE, array=lambda array: array / 1000), "quartiles"),
         ("odd-intensities", lambda root: change(root / IMAGE, array=lambda array: array + 20000), "quartiles"),
@@ -396,7 +429,9 @@ def test_a_case_that_stands_out_is_named_with_the_difference(eight, tmp_path, co
     assert found(folder) == set()
     plant(folder)
     findings = [finding for finding in check(folder).findings if finding.code.startswith("odd")]
-    assert [(finding.case, finding.code) for finding in findings] == [("tiny_001", code)] and words in findings[0].message
+    assert [(finding.case, finding.code) for finding in findings] == [("tiny_001", code)] and words in findings[
+        0
+    ].message
 
 
 def test_several_cases_of_a_patient_are_seen_with_what_leaks(tmp_path):
@@ -406,7 +441,10 @@ def test_several_cases_of_a_patient_are_seen_with_what_leaks(tmp_path):
         path.rename(path.with_name(f"patient{number // 2}_frame{number % 2}{path.name[8:]}"))
     (finding,) = check(folder).findings
     assert finding.code == "patients" and "3 patients in 6 cases" in finding.message
-    assert "patient0_frame0 and patient0_frame1 of patient0" in finding.message and "validation cases have another" in finding.message
+    assert (
+        "patient0_frame0 and patient0_frame1 of patient0" in finding.message
+        and "validation cases have another" in finding.message
+    )
     suggested = json.loads(finding.message.split('"groups": ')[1])
     describe(folder, groups=suggested)
     assert found(folder) == set()
@@ -417,7 +455,11 @@ def test_a_sound_dataset_has_no_findings_in_any_form(tmp_path):
         (
             {"channels": 2, "labels": {"background": 0, "a": 1, "ignore": 2}},
             {"dimensions": 2, "size": (1, 32, 40), "channels": 3, "file_ending": ".png"},
-            {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2], "file_ending": ".mha"},
+            {
+                "labels": {"background": 0, "whole": [1, 2], "core": 2},
+                "regions_class_order": [1, 2],
+                "file_ending": ".mha",
+            },
         )
     ):
         folder = write_tiny_dataset(tmp_path, name=f"Dataset99{index}_Sound", **options)
@@ -431,7 +473,8 @@ def test_errors_are_refused_together_and_warnings_are_not(dataset):
     (dataset / "imagesTr/tiny_000_0000.nii.gz").write_bytes(b"")
     FAULTS["label-values"](dataset)
     with pytest.raises(
-        DatasetError, match=r"has 2 error\(s\):\nerror .*tiny_000_0000.*\nerror .*tiny_001.nii.gz  label-values: Values 9 \(1 voxels\)"
+        DatasetError,
+        match=r"has 2 error\(s\):\nerror .*tiny_000_0000.*\nerror .*tiny_001.nii.gz  label-values: Values 9 \(1 voxels\)",
     ):
         check(dataset).refuse_errors()
 
@@ -458,7 +501,11 @@ def test_the_command_writes_lines_json_and_a_page(dataset, capsys, monkeypatch, 
     findings = json.loads(out.read_text())["findings"]
     assert [sorted(finding) for finding in findings] == [["case", "code", "file", "fix", "message", "severity"]] * 2
     html = page.read_text()
-    assert html.count("<img") == 1 and "Without a picture, because the image cannot be read: tiny_001." in html and "http" not in html
+    assert (
+        html.count("<img") == 1
+        and "Without a picture, because the image cannot be read: tiny_001." in html
+        and "http" not in html
+    )
     assert command.main(["-d", "999", "998", "--json", str(out)]) == 2
     assert "--json and --html hold one dataset; got 2" in capsys.readouterr().err
 
@@ -480,7 +527,10 @@ def test_one_flat_channel_is_a_warning_with_its_own_value(tmp_path):
     pixels[..., 2] = 7
     Image.fromarray(pixels).save(path)
     (finding,) = check(folder).findings
-    assert (finding.code, finding.severity) == ("constant-channel", "warning") and "of channel 2 has the value 7" in finding.message
+    assert (finding.code, finding.severity) == (
+        "constant-channel",
+        "warning",
+    ) and "of channel 2 has the value 7" in finding.message
 
 
 def test_an_image_that_is_there_twice_is_found_however_it_is_compressed(dataset):
@@ -520,6 +570,9 @@ def test_masks_of_0_and_255_are_one_finding_with_one_remedy():
         return CheckedCase(identifier=name, findings=(finding,) if values else (), unexpected=values)
 
     (one,) = join_label_values([case("a", (255,)), case("b", (255,)), case("c", ())], (0, 1))
-    assert (one.case, one.code) == ("", "label-values") and "2 label files, the first of case 'a', hold the values [255]" in one.message
+    assert (one.case, one.code) == (
+        "",
+        "label-values",
+    ) and "2 label files, the first of case 'a', hold the values [255]" in one.message
     assert "--map_labels 255=1" in one.message
     assert [finding.case for finding in join_label_values([case("a", (255,)), case("b", (7,))], (0, 1))] == ["a", "b"]

@@ -19,7 +19,7 @@ import sys, time
 from pathlib import Path
 from samunet.cli.common import make_parser, run
 from samunet.core.codec import atomic_path, write_text
-from samunet.progress import each
+from samunet.machine.progress import each
 
 folder = Path(sys.argv[1])
 
@@ -37,7 +37,11 @@ sys.exit(run(make_parser("samunet_some", ""), lambda _: each(case, range(20), th
 
 @pytest.mark.parametrize(
     ("number", "code", "words"),
-    [(signal.SIGTERM, 143, "ended by SIGTERM"), (signal.SIGINT, 130, "interrupted"), (signal.SIGHUP, 129, "ended by SIGHUP")],
+    [
+        (signal.SIGTERM, 143, "ended by SIGTERM"),
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGHUP, 129, "ended by SIGHUP"),
+    ],
 )
 def test_a_signal_ends_a_command_at_once_with_a_sentence_and_without_parts(tmp_path, number, code, words):
     words_of_command = [sys.executable, "-c", LISTENING + COMMAND, tmp_path]
@@ -51,7 +55,9 @@ def test_a_signal_ends_a_command_at_once_with_a_sentence_and_without_parts(tmp_p
 
 
 def test_a_command_that_nohup_started_outlives_its_terminal(tmp_path):
-    process = subprocess.Popen(["nohup", sys.executable, "-c", COMMAND, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-c", COMMAND, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline()
     process.send_signal(signal.SIGHUP)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -70,4 +76,7 @@ def test_a_full_disk_is_one_sentence_with_the_file_and_the_way_out(tmp_path, cap
             raise OSError(errno.ENOSPC, "No space left on device")
 
     assert run(make_parser("samunet_some", ""), command, []) == 2
-    assert capsys.readouterr().err == f"samunet_some: {tmp_path}/case.json: No space left on device; make space and run the command again.\n"
+    assert (
+        capsys.readouterr().err
+        == f"samunet_some: {tmp_path}/case.json: No space left on device; make space and run the command again.\n"
+    )

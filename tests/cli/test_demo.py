@@ -8,7 +8,7 @@ import shlex
 import shutil
 
 from samunet.cli import check_dataset, demo, import_dataset
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 
 def lines(text):
@@ -32,6 +32,8 @@ def test_its_last_lines_import_and_check_files_of_ones_own(tmp_path, monkeypatch
 
 def test_its_other_lines_are_taken_by_their_commands(tmp_path, monkeypatch):
     for name, *arguments in lines(demo._own_data() + demo._phantom_steps(tmp_path)):
-        module = importlib.import_module(f"samunet.cli.{name.removeprefix('samunet_').replace('import', 'import_dataset')}")
+        module = importlib.import_module(
+            f"samunet.cli.{name.removeprefix('samunet_').replace('import', 'import_dataset')}"
+        )
         monkeypatch.setattr(module, "run", lambda parser, _, argv: parser.parse_args(argv))
         assert module.main(arguments)

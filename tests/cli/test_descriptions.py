@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 NAME = "Dataset904_Hurt"
 COMMANDS = ("check_dataset", "plan_and_preprocess", "predict_from_modelfolder", "evaluate_folder")
@@ -63,12 +63,16 @@ TEXTS = {
 
 
 def changed(key: str, value: object) -> bytes:
-    description = {**SOUND, key: value} if value is not GONE else {name: other for name, other in SOUND.items() if name != key}
+    description = (
+        {**SOUND, key: value} if value is not GONE else {name: other for name, other in SOUND.items() if name != key}
+    )
     return json.dumps(description).encode()
 
 
 MUTATIONS = {
-    f"{key} {'gone' if value is GONE else json.dumps(value)[:60]}": changed(key, value) for key, values in CHANGED.items() for value in values
+    f"{key} {'gone' if value is GONE else json.dumps(value)[:60]}": changed(key, value)
+    for key, values in CHANGED.items()
+    for value in values
 }
 MUTATIONS |= TEXTS
 
@@ -88,15 +92,25 @@ def places(trained, tmp_path_factory):
     return {
         "check_dataset": (raw, ["-d", "904", "--no_pbar"]),
         "plan_and_preprocess": (raw, ["-d", "904", "--no_pbar"]),
-        "predict_from_modelfolder": (model, ["-i", raw / "imagesTr", "-o", root / "predicted", "-m", model, "-f", "0", "-device", "cpu"]),
-        "evaluate_folder": (raw, [raw / "labelsTr", raw / "labelsTr", "-djfile", raw / "dataset.json", "-o", root / "summary.json"]),
+        "predict_from_modelfolder": (
+            model,
+            ["-i", raw / "imagesTr", "-o", root / "predicted", "-m", model, "-f", "0", "-device", "cpu"],
+        ),
+        "evaluate_folder": (
+            raw,
+            [raw / "labelsTr", raw / "labelsTr", "-djfile", raw / "dataset.json", "-o", root / "summary.json"],
+        ),
     }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_wrong_dataset_json_is_refused_by_name_in_one_sentence(places, command, monkeypatch, capsys, tmp_path):
     folder, arguments = places[command]
-    for variable, name in (("nnUNet_raw", "raw"), ("nnUNet_preprocessed", "preprocessed"), ("nnUNet_results", "results")):
+    for variable, name in (
+        ("nnUNet_raw", "raw"),
+        ("nnUNet_preprocessed", "preprocessed"),
+        ("nnUNet_results", "results"),
+    ):
         monkeypatch.setenv(variable, str(folder.parent if name == "raw" else tmp_path / name))
     main, target = importlib.import_module(f"samunet.cli.{command}").main, folder / "dataset.json"
     sound, failed = target.read_bytes(), []

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 
 def call(command: str, *arguments: str) -> int:
@@ -63,7 +63,10 @@ def test_an_unknown_dataset_lists_what_is_there(environment, capsys):
 
 def test_a_dataset_without_plan_says_how_to_make_one(fresh, capsys):
     assert call("train", 902, "3d_adapter", 0) == 2
-    assert "has no plan 'samunetPlans'" in (error := capsys.readouterr().err) and "samunet_plan_and_preprocess -d 902" in error
+    assert (
+        "has no plan 'samunetPlans'" in (error := capsys.readouterr().err)
+        and "samunet_plan_and_preprocess -d 902" in error
+    )
 
 
 def test_a_missing_label_file_is_named(fresh, capsys):
@@ -118,7 +121,12 @@ def test_verifying_lists_every_problem_at_once(fresh, capsys):
     description["numTraining"] = 9
     (fresh / "dataset.json").write_text(json.dumps(description))
     error = plan_fails(capsys, "--verify_dataset_integrity")
-    assert "3 error(s)" in error and "numTraining is 9; 3 training cases" in error and "tiny_001" in error and "tiny_002" in error
+    assert (
+        "3 error(s)" in error
+        and "numTraining is 9; 3 training cases" in error
+        and "tiny_001" in error
+        and "tiny_002" in error
+    )
 
 
 def test_a_broken_dataset_json_is_named(fresh, capsys):
@@ -161,7 +169,17 @@ def test_weights_that_nobody_vouches_for_need_their_hash(environment, capsys, tm
 
     path = tmp_path / "nano.pth"
     torch.save(build_sam(backbone_named("vit_nano"), (64, 64)).state_dict(), path)
-    plan = ("plan_experiment", "-d", 901, "-backbone", "vit_nano", "-overwrite_plans_name", "samunetPlansNano", "-weights", path)
+    plan = (
+        "plan_experiment",
+        "-d",
+        901,
+        "-backbone",
+        "vit_nano",
+        "-overwrite_plans_name",
+        "samunetPlansNano",
+        "-weights",
+        path,
+    )
     assert call(*plan) == 2
     advice = capsys.readouterr().err
     assert "is none of SAM's official checkpoints" in advice
@@ -179,13 +197,17 @@ def test_weights_of_another_backbone_are_refused_at_planning(environment, capsys
 
     path = tmp_path / "nano.pth"
     torch.save(build_sam(backbone_named("vit_nano"), (64, 64)).state_dict(), path)
-    assert call("plan_experiment", "-d", 901, "-backbone", "vit_b", "-weights", path, "--sha256", file_sha256(path)) == 2
+    assert (
+        call("plan_experiment", "-d", 901, "-backbone", "vit_b", "-weights", path, "--sha256", file_sha256(path)) == 2
+    )
     assert "holds backbone vit_nano (width 48, 4 blocks); the plan asks for vit_b" in capsys.readouterr().err
 
 
 def test_prediction_without_a_model_says_how_to_train_one(fresh, capsys, tmp_path):
     assert call("predict", "-i", fresh / "imagesTs", "-o", tmp_path / "out") == 2
-    assert "no finished training" in (error := capsys.readouterr().err) and "samunet_train DATASET 3d_adapter 0" in error
+    assert (
+        "no finished training" in (error := capsys.readouterr().err) and "samunet_train DATASET 3d_adapter 0" in error
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -221,7 +243,12 @@ def test_a_broken_image_among_good_ones_ends_with_3(environment, trained, capsys
     images = shutil.copytree(environment.workspace.raw / environment.dataset / "imagesTs", tmp_path / "images")
     for channel in range(2):
         (images / f"bad_000{channel}.nii.gz").write_bytes(b"no image")
-    assert call("predict", "-i", images, "-o", tmp_path / "out", "-device", "cpu", "--disable_tta", "--disable_progress_bar") == 3
+    assert (
+        call(
+            "predict", "-i", images, "-o", tmp_path / "out", "-device", "cpu", "--disable_tta", "--disable_progress_bar"
+        )
+        == 3
+    )
     assert "1 of 2 cases failed: bad" in capsys.readouterr().out
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 1
 

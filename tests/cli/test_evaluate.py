@@ -12,7 +12,7 @@ import pytest
 
 from samunet.cli import evaluate_folder, evaluate_simple
 from samunet.evaluation.summary import read_summary
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 
 @pytest.fixture
@@ -25,7 +25,13 @@ def dataset(tmp_path):
 
 def folder_command(dataset, *options):
     return evaluate_folder.main(
-        [str(dataset / "labelsTr"), str(dataset.parent / "out"), "-djfile", str(dataset / "dataset.json"), *map(str, options)]
+        [
+            str(dataset / "labelsTr"),
+            str(dataset.parent / "out"),
+            "-djfile",
+            str(dataset / "dataset.json"),
+            *map(str, options),
+        ]
     )
 
 
@@ -45,7 +51,10 @@ def test_surfaces_lesions_and_a_table_are_written_when_asked_for(dataset, capsys
     assert folder_command(dataset, "--lesions", "--nsd_tolerance", 1, "--csv", table) == 0
     assert "lesion F1" in capsys.readouterr().out
     rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert [(row["case"], row["class"]) for row in rows[:2]] == [("tiny_000.nii.gz", "both"), ("tiny_000.nii.gz", "inner")]
+    assert [(row["case"], row["class"]) for row in rows[:2]] == [
+        ("tiny_000.nii.gz", "both"),
+        ("tiny_000.nii.gz", "inner"),
+    ]
     assert all(row["NSD"] == row["detection_F1"] == "1.0" and float(row["volume_ref_ml"]) > 0 for row in rows)
     read = read_summary(dataset.parent / "out" / "summary.json")
     assert read.measured == ("nsd", "hd95", "hd", "assd", "volume_pred_ml", "volume_ref_ml", "detection_f1")
@@ -70,9 +79,18 @@ def test_a_missing_prediction_ends_with_two_and_with_zero_when_chill(dataset, ca
 
 
 def test_simple_scores_the_labels_named(dataset, capsys):
-    assert evaluate_simple.main([str(dataset / "labelsTr"), str(dataset.parent / "out"), "-l", "1", "2", "7", "-il", "2", "--no_surfaces"]) == 0
+    assert (
+        evaluate_simple.main(
+            [str(dataset / "labelsTr"), str(dataset.parent / "out"), "-l", "1", "2", "7", "-il", "2", "--no_surfaces"]
+        )
+        == 0
+    )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1:4] == [["label", "1", "1.0000", "1.0000", "2/2"], ["label", "2", "-", "-", "0/2"], ["label", "7", "-", "-", "0/2"]]
+    assert lines[1:4] == [
+        ["label", "1", "1.0000", "1.0000", "2/2"],
+        ["label", "2", "-", "-", "0/2"],
+        ["label", "7", "-", "-", "0/2"],
+    ]
     assert lines[4] == ["mean", "foreground", "1.0000", "1.0000"]
 
 
@@ -85,7 +103,12 @@ def test_simple_refuses_mixed_and_absent_files(dataset, tmp_path, capsys):
 
 def test_png_references_are_found_by_their_ending(tmp_path):
     folder = write_tiny_dataset(tmp_path, dimensions=2, channels=3, size=(1, 24, 30), cases=2, file_ending=".png")
-    assert evaluate_simple.main([str(folder / "labelsTr"), str(folder / "labelsTr"), "-l", "1", "2", "-o", str(tmp_path / "s.json")]) == 0
+    assert (
+        evaluate_simple.main(
+            [str(folder / "labelsTr"), str(folder / "labelsTr"), "-l", "1", "2", "-o", str(tmp_path / "s.json")]
+        )
+        == 0
+    )
     assert read_summary(tmp_path / "s.json").foreground_mean.dice == 1.0
 
 

@@ -58,7 +58,9 @@ def mutations(sound: dict) -> dict[str, bytes]:
                 del place[path[-1]]
             else:
                 place[path[-1]] = value
-            found[f"{'.'.join(map(str, path))}: {'gone' if value is GONE else json.dumps(value)[:60]}"] = json.dumps(plan).encode()
+            found[f"{'.'.join(map(str, path))}: {'gone' if value is GONE else json.dumps(value)[:60]}"] = json.dumps(
+                plan
+            ).encode()
     return found
 
 
@@ -67,9 +69,15 @@ COMMANDS = ("plan_experiment", "preprocess", "train", "predict_from_modelfolder"
 
 @pytest.mark.parametrize(
     ("command", "every"),
-    [("plan_experiment", 1), *((command, 12) for command in COMMANDS[1:]), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in COMMANDS[1:])],
+    [
+        ("plan_experiment", 1),
+        *((command, 12) for command in COMMANDS[1:]),
+        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in COMMANDS[1:]),
+    ],
 )
-def test_a_wrong_plan_is_refused_by_name_in_one_sentence(project, trained, command, every, tmp_path, monkeypatch, capsys):
+def test_a_wrong_plan_is_refused_by_name_in_one_sentence(
+    project, trained, command, every, tmp_path, monkeypatch, capsys
+):
     for variable, folder in project.environment.items():
         shutil.copytree(folder, tmp_path / variable, ignore=shutil.ignore_patterns("*.b2nd", "*.npz", "*.safetensors"))
         monkeypatch.setenv(variable, str(tmp_path / variable))
@@ -80,9 +88,22 @@ def test_a_wrong_plan_is_refused_by_name_in_one_sentence(project, trained, comma
         "plan_experiment": ["-d", number, "--explain"],
         "preprocess": ["-d", number, "-c", "3d_adapter", "--no_pbar"],
         "train": [number, "3d_adapter", "1", "-device", "cpu"],
-        "predict_from_modelfolder": ["-i", tmp_path / "nnUNet_raw" / project.dataset / "imagesTr", "-o", tmp_path / "out", "-m", model, "-f", "0"],
+        "predict_from_modelfolder": [
+            "-i",
+            tmp_path / "nnUNet_raw" / project.dataset / "imagesTr",
+            "-o",
+            tmp_path / "out",
+            "-m",
+            model,
+            "-f",
+            "0",
+        ],
     }[command]
-    target = model / "plans.json" if command.startswith("predict") else tmp_path / "nnUNet_preprocessed" / project.dataset / "samunetPlans.json"
+    target = (
+        model / "plans.json"
+        if command.startswith("predict")
+        else tmp_path / "nnUNet_preprocessed" / project.dataset / "samunetPlans.json"
+    )
     sound, failed = target.read_bytes(), []
     tried = mutations(json.loads(sound))
     main = importlib.import_module(f"samunet.cli.{command}").main

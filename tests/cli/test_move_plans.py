@@ -5,7 +5,7 @@ from __future__ import annotations
 from samunet.cli import move_plans_between_datasets as command
 from samunet.cli import plan_experiment, preprocess
 from samunet.core.plan import load_plan
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 NAME = "samunetPlans_small"
 
@@ -15,7 +15,12 @@ def test_a_moved_plan_preprocesses_the_target(tmp_path, monkeypatch, capsys):
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     (tmp_path / "raw").mkdir()
     write_tiny_dataset(tmp_path / "raw", name="Dataset801_Source", size=(6, 40, 32))
-    write_tiny_dataset(tmp_path / "raw", name="Dataset802_Target", labels={"background": 0, "lung left": 1, "lung right": 2}, file_ending=".mha")
+    write_tiny_dataset(
+        tmp_path / "raw",
+        name="Dataset802_Target",
+        labels={"background": 0, "lung left": 1, "lung right": 2},
+        file_ending=".mha",
+    )
     write_tiny_dataset(tmp_path / "raw", name="Dataset803_Two", channels=2)
     planning = ["-d", "801", "-backbone", "vit_nano", "-gpu_memory_target", "1", "-overwrite_plans_name", NAME]
     assert plan_experiment.main(planning) == 0
@@ -24,7 +29,11 @@ def test_a_moved_plan_preprocesses_the_target(tmp_path, monkeypatch, capsys):
     assert "labels for left and right ('lung left', 'lung right')" in capsys.readouterr().out
     path = tmp_path / "preprocessed/Dataset802_Target/samunetPlans_moved.json"
     moved, source = load_plan(path), load_plan(tmp_path / f"preprocessed/Dataset801_Source/{NAME}.json")
-    assert moved.dataset == "Dataset802_Target" and moved.plans_name == "samunetPlans_moved" and moved.channels == source.channels
+    assert (
+        moved.dataset == "Dataset802_Target"
+        and moved.plans_name == "samunetPlans_moved"
+        and moved.channels == source.channels
+    )
     assert moved.configuration("3d_adapter").patch_size == source.configuration("3d_adapter").patch_size
     assert preprocess.main(["-d", "802", "-plans_name", "samunetPlans_moved", "-c", "3d_adapter", "--no_pbar"]) == 0
     assert moved.configuration("2d_adapter").data_identifier == "samunetPlans_moved_2d"
@@ -39,5 +48,11 @@ def test_a_moved_plan_preprocesses_the_target(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert command.main(["-s", "801", "-t", "803", "-sp", NAME]) == 2
     assert "is for 1 channels; Dataset803_Two has 2" in capsys.readouterr().err
-    assert command.main(["-s", "803", "-t", "801", "-sp", NAME]) == 2 and "has no plan 'samunetPlans_small'" in capsys.readouterr().err
-    assert command.main(["-s", "801", "-t", "802", "-sp", NAME, "-tp", "nnUNetPlans"]) == 2 and "must start with 'samunet'" in capsys.readouterr().err
+    assert (
+        command.main(["-s", "803", "-t", "801", "-sp", NAME]) == 2
+        and "has no plan 'samunetPlans_small'" in capsys.readouterr().err
+    )
+    assert (
+        command.main(["-s", "801", "-t", "802", "-sp", NAME, "-tp", "nnUNetPlans"]) == 2
+        and "must start with 'samunet'" in capsys.readouterr().err
+    )

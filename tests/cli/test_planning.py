@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from samunet import hardware, information, pipeline
+from samunet import pipeline
 from samunet.cli import plan_experiment, planning
 from samunet.cli.common import make_parser
 from samunet.core.dataset import read_dataset_json
+from samunet.machine import hardware
+from samunet.pipeline import information
 
 
 @pytest.fixture
@@ -36,7 +38,9 @@ def test_any_configuration_is_shown_with_its_reasons_and_the_plan_stays_as_it_is
     before = path.read_bytes()
     assert plan_experiment.main(["-d", "901", "-c", "2d_samed", "3d_ma_sam", "--explain"]) == 0
     said = capsys.readouterr().out
-    assert "  2d_samed: patch 1 x " in said and "  3d_ma_sam: patch 5 x " in said and "ma_sam was published with 5" in said
+    assert (
+        "  2d_samed: patch 1 x " in said and "  3d_ma_sam: patch 5 x " in said and "ma_sam was published with 5" in said
+    )
     assert "3d_adapter" not in said and f"Read {path}" in said and path.read_bytes() == before
     assert plan_experiment.main(["-d", "901", "-c", "3d_mam_sam"]) == 2
     assert "Did you mean 'ma_sam'" in capsys.readouterr().err
@@ -45,7 +49,10 @@ def test_any_configuration_is_shown_with_its_reasons_and_the_plan_stays_as_it_is
 
 
 def test_too_little_memory_names_the_flag_also_where_the_patch_becomes_too_small(environment, capsys):
-    assert plan_experiment.main(["-d", "901", "-gpu_memory_target", "0.01", "-overwrite_plans_name", "samunetPlans_none"]) == 2
+    assert (
+        plan_experiment.main(["-d", "901", "-gpu_memory_target", "0.01", "-overwrite_plans_name", "samunetPlans_none"])
+        == 2
+    )
     assert "Raise -gpu_memory_target" in capsys.readouterr().err
 
 
@@ -58,12 +65,17 @@ def options(*words: str) -> pipeline.PlanOptions:
 def test_auto_plans_for_a_cpu_where_there_is_no_gpu(monkeypatch, capsys):
     monkeypatch.setattr(hardware, "choose_device", lambda wanted: torch.device("cpu"))
     assert options("-gpu_memory_target", "auto").memory_gib == 1.0
-    assert capsys.readouterr().out == "-gpu_memory_target auto: 1 GiB, since there is no GPU and a CPU is slow at larger plans\n"
+    assert (
+        capsys.readouterr().out
+        == "-gpu_memory_target auto: 1 GiB, since there is no GPU and a CPU is slow at larger plans\n"
+    )
 
 
 def test_auto_leaves_a_tenth_of_a_gpus_memory(monkeypatch, capsys):
     monkeypatch.setattr(hardware, "choose_device", lambda wanted: torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=int(23.6 * 2**30)))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=int(23.6 * 2**30))
+    )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card 24")
     assert options("-gpu_memory_target", "auto").memory_gib == 21.0  # 0.9 x 23.6 = 21.24, down to half a GiB
     assert capsys.readouterr().out == "-gpu_memory_target auto: 21 GiB of the 23.6 GiB of Card 24\n"
@@ -73,15 +85,26 @@ def test_auto_leaves_a_tenth_of_a_gpus_memory(monkeypatch, capsys):
 def test_another_word_for_memory_is_refused_with_what_is_expected(capsys, wrong):
     with pytest.raises(SystemExit):
         options("-gpu_memory_target", wrong)
-    assert f"argument -gpu_memory_target: expected a number of GiB above 0, or auto; got '{wrong}'" in capsys.readouterr().err
+    assert (
+        f"argument -gpu_memory_target: expected a number of GiB above 0, or auto; got '{wrong}'"
+        in capsys.readouterr().err
+    )
 
 
 def test_without_a_gpu_in_sight_a_plan_says_what_that_means(without_gpu, plan, spec, monkeypatch, capsys):
-    monkeypatch.setattr(pipeline, "estimate_gib", lambda configuration, spec, precision: 8.0 if configuration.dimensions == 3 else 1.0, raising=False)
+    monkeypatch.setattr(
+        pipeline,
+        "estimate_gib",
+        lambda configuration, spec, precision: 8.0 if configuration.dimensions == 3 else 1.0,
+        raising=False,
+    )
     planning.print_time_without_gpu(plan, spec)
     # 8 GiB x 3 s, and 200 epochs of 250 steps: 13.9 days
     expected = "No GPU is in sight. On two CPU cores a training step of 3d_adapter takes roughly 24 s, the default 200 epochs 14 days; "
-    assert capsys.readouterr().out == expected + "to train on this machine, plan with -gpu_memory_target auto, and train with --minutes.\n"
+    assert (
+        capsys.readouterr().out
+        == expected + "to train on this machine, plan with -gpu_memory_target auto, and train with --minutes.\n"
+    )
     small = replace(plan, configurations={"2d_adapter": plan.configuration("2d_adapter")})
     planning.print_time_without_gpu(small, spec)
     assert capsys.readouterr().out.endswith("2d_adapter takes roughly 3 s, the default 200 epochs 42 hours.\n")

@@ -23,11 +23,29 @@ def environment(project, monkeypatch, tmp_path):
 
 def test_a_setting_may_be_given_in_three_ways_and_the_last_counts(environment, capsys):
     words = ["901", "3d_adapter", "0", "-device", "cpu", "--preset", "ma_sam", "--skip_validation", "--workers", "0"]
-    words += ["--epochs", "1", "--iterations", "2", "--batch_size", "2", "--set", "accumulate=2", "--set", "save_every_steps=1", "--balance_classes"]
+    words += [
+        "--epochs",
+        "1",
+        "--iterations",
+        "2",
+        "--batch_size",
+        "2",
+        "--set",
+        "accumulate=2",
+        "--set",
+        "save_every_steps=1",
+        "--balance_classes",
+    ]
     assert train.main(words) == 0
     fold = next(environment.glob("*/*/fold_0"))
     config = json.loads((fold / "config.json").read_text())
-    assert (config["epochs"], config["accumulate"], config["weight_decay"], config["decay_power"], config["balance_classes"]) == (
+    assert (
+        config["epochs"],
+        config["accumulate"],
+        config["weight_decay"],
+        config["decay_power"],
+        config["balance_classes"],
+    ) == (
         1,
         2,
         0.1,
@@ -40,7 +58,21 @@ def test_a_setting_may_be_given_in_three_ways_and_the_last_counts(environment, c
 
 
 def test_a_stopped_training_says_how_to_go_on(environment, capsys):
-    words = ["901", "3d_adapter", "0", "-device", "cpu", "--epochs", "1", "--iterations", "2", "--batch_size", "2", "--workers", "0"]
+    words = [
+        "901",
+        "3d_adapter",
+        "0",
+        "-device",
+        "cpu",
+        "--epochs",
+        "1",
+        "--iterations",
+        "2",
+        "--batch_size",
+        "2",
+        "--workers",
+        "0",
+    ]
     assert train.main([*words, "--max_hours", "1e-6"]) == 0
     assert "Stopped, nothing is lost." in (out := capsys.readouterr().out) and "same command with --c" in out
     assert train.main(["901", "3d_adapter", "0", "-device", "cpu", "--c"]) == 0
@@ -84,10 +116,16 @@ def test_what_does_not_go_together_is_refused(environment, capsys):
 
 
 def test_the_script_for_slurm_stops_before_its_limit_and_goes_on(environment, capsys, tmp_path):
-    assert train.main(["4", "3d_adapter", "0", "--epochs", "500", "-num_gpus", "2", "--max_hours", "11.5", "--slurm"]) == 0
+    assert (
+        train.main(["4", "3d_adapter", "0", "--epochs", "500", "-num_gpus", "2", "--max_hours", "11.5", "--slurm"]) == 0
+    )
     script = capsys.readouterr().out
     assert "samunet_train 4 3d_adapter 0 --epochs 500 -num_gpus 2 --max_hours 11.5 --c" in script
-    assert "#SBATCH --time=11:45:00" in script and "#SBATCH --gpus-per-node=2" in script and f"export nnUNet_results={environment}" in script
+    assert (
+        "#SBATCH --time=11:45:00" in script
+        and "#SBATCH --gpus-per-node=2" in script
+        and f"export nnUNet_results={environment}" in script
+    )
     file = tmp_path / "job.sh"
     file.write_text(script)
     subprocess.run(["bash", "-n", str(file)], check=True)
@@ -113,4 +151,7 @@ def test_the_script_for_slurm_stops_before_its_limit_and_goes_on(environment, ca
 def test_a_folder_that_cannot_be_written_is_one_sentence(environment, capsys, monkeypatch):
     (environment / "Dataset901_Tiny").write_text("a file where the folder should be")
     assert train.main(["901", "3d_adapter", "0", "-device", "cpu"]) == 2
-    assert re.search(r"samunet_train: .*Dataset901_Tiny.*: Not a directory; make space, or correct the permissions", capsys.readouterr().err)
+    assert re.search(
+        r"samunet_train: .*Dataset901_Tiny.*: Not a directory; make space, or correct the permissions",
+        capsys.readouterr().err,
+    )

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from samunet.checkpoint import load_trainable_state, trainable_state
+from samunet.checkpoints.file import load_trainable_state, trainable_state
 from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
@@ -18,7 +18,9 @@ from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.sam.encoder import embed_patches, encode
 
-TOPOLOGY_3D = Topology(strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), widths=(4, 8, 12))
+TOPOLOGY_3D = Topology(
+    strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), widths=(4, 8, 12)
+)
 TOPOLOGY_2D = Topology(strides=((1, 1, 1), (1, 2, 2), (1, 2, 2)), kernels=((1, 3, 3),) * 3, widths=(4, 8, 12))
 NANO = backbone_named("vit_nano")
 
@@ -125,7 +127,9 @@ def test_regions_get_one_channel_each_and_ignored_voxels_do_not_count(name):
     batch.label[:] = spec.labels.ignore
     loss = sum(network.loss(batch).values())
     loss.backward()
-    assert loss.isfinite() and all(parameter.grad is None or not parameter.grad.any() for parameter in network.parameters())
+    assert loss.isfinite() and all(
+        parameter.grad is None or not parameter.grad.any() for parameter in network.parameters()
+    )
 
 
 @PRETRAINED
@@ -225,7 +229,9 @@ def test_two_steps_and_a_sliding_window_prediction_run(name):
 
 def test_pixels_far_from_square_give_a_network_too(name):
     # In-plane strides differ: 2.2 mm pixels are halved less often than 1 mm ones.
-    topology = Topology(strides=((1, 1, 1), (1, 2, 1), (2, 2, 2)), kernels=((1, 3, 1), (3, 3, 3), (3, 3, 3)), widths=(4, 8, 12))
+    topology = Topology(
+        strides=((1, 1, 1), (1, 2, 1), (2, 2, 2)), kernels=((1, 3, 1), (3, 3, 3), (3, 3, 3)), widths=(4, 8, 12)
+    )
     scale = load_variant(name).preferred(topology, (6, 24, 14), 9.0)[0].scale
     for pretrained in (False, True):
         spec = dataclasses.replace(spec_for((6, 24, 14), pretrained=pretrained), topology=topology, encoder_scale=scale)
@@ -238,7 +244,12 @@ def test_cost_grows_with_patch_and_batch_and_preferred_gives_a_reason(name):
     assert variant.cost(spec, NANO, 2) < variant.cost(spec, NANO, 4) < variant.cost(larger, NANO, 4)
     preferences = variant.preferred(spec.topology, spec.patch_size, 9.0)
     scales = [preference.scale for preference in preferences]
-    assert scales and min(scales) > 0 and scales == sorted(scales, reverse=True) and all(len(preference.reason) > 20 for preference in preferences)
+    assert (
+        scales
+        and min(scales) > 0
+        and scales == sorted(scales, reverse=True)
+        and all(len(preference.reason) > 20 for preference in preferences)
+    )
 
 
 def test_every_field_of_the_config_has_a_default_and_a_text(name):

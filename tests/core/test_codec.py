@@ -47,7 +47,12 @@ def test_a_dataclass_comes_back_from_its_json():
     made = decode(Bicycle, WHOLE, "b")
     assert made.wheels == (Wheel(radius_mm=311.0, spokes=28), Wheel(radius_mm=311.5, spokes=32))
     assert made.size == (1, 2, 3.0) and isinstance(made.size[2], float) and isinstance(made.wheels[0].radius_mm, float)
-    assert made.gears == {"front": (34, 50)} and made.owner is None and made.sold is True and made.notes == {"free": [1, "x"]}
+    assert (
+        made.gears == {"front": (34, 50)}
+        and made.owner is None
+        and made.sold is True
+        and made.notes == {"free": [1, "x"]}
+    )
     assert decode(Bicycle, encode(made), "b") == made
     assert list(encode(made)) == ["name", "wheels", "size", "owner", "sold", "gears", "notes"]
 
@@ -58,7 +63,9 @@ def test_absent_optional_keys_get_their_defaults():
 
 
 def test_an_unknown_key_names_the_nearest_and_its_path():
-    with pytest.raises(ConfigError, match=r"^b\.wheels\[1\]: unknown key 'spoks'\. Did you mean 'spokes'\? Known: radius_mm, spokes\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^b\.wheels\[1\]: unknown key 'spoks'\. Did you mean 'spokes'\? Known: radius_mm, spokes\.$"
+    ):
         decode(Bicycle, {**WHOLE, "wheels": [{"radius_mm": 1}, {"radius_mm": 1, "spoks": 2}]}, "b")
 
 

@@ -8,14 +8,21 @@ import pytest
 
 from samunet.core.dataset import group_channels, read_dataset_json, training_cases
 from samunet.errors import ConfigError, DatasetError, SamunetError
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
-PLAIN = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "a": 1}, "numTraining": 2, "file_ending": ".nii.gz"}
+PLAIN = {
+    "channel_names": {"0": "T1", "1": "T2"},
+    "labels": {"background": 0, "a": 1},
+    "numTraining": 2,
+    "file_ending": ".nii.gz",
+}
 
 
 def write(folder, **changes):
     description = {**PLAIN, **changes}
-    (folder / "dataset.json").write_text(json.dumps({key: value for key, value in description.items() if value is not None}))
+    (folder / "dataset.json").write_text(
+        json.dumps({key: value for key, value in description.items() if value is not None})
+    )
     return folder / "dataset.json"
 
 
@@ -28,13 +35,21 @@ def touch(folder, *names):
 
 def test_free_keys_are_kept_and_channels_are_in_order(tmp_path):
     channels = {str(i): f"c{i}" for i in reversed(range(12))}  # "10" sorts before "2" as text
-    spec = read_dataset_json(write(tmp_path, channel_names=channels, licence="CC-BY", overwrite_image_reader_writer="NibabelIO"))
-    assert spec.channels == tuple(f"c{i}" for i in range(12)) and spec.raw["licence"] == "CC-BY" and spec.reader == "NibabelIO"
+    spec = read_dataset_json(
+        write(tmp_path, channel_names=channels, licence="CC-BY", overwrite_image_reader_writer="NibabelIO")
+    )
+    assert (
+        spec.channels == tuple(f"c{i}" for i in range(12))
+        and spec.raw["licence"] == "CC-BY"
+        and spec.reader == "NibabelIO"
+    )
     assert spec.name == tmp_path.name and spec.file_ending == ".nii.gz" and spec.num_training == 2
 
 
 def test_the_old_key_modality_and_the_reader_none_are_understood(tmp_path):
-    spec = read_dataset_json(write(tmp_path, channel_names=None, modality={"0": "CT"}, overwrite_image_reader_writer="None"))
+    spec = read_dataset_json(
+        write(tmp_path, channel_names=None, modality={"0": "CT"}, overwrite_image_reader_writer="None")
+    )
     assert spec.channels == ("CT",) and spec.reader is None
 
 
@@ -60,12 +75,17 @@ def test_a_wrong_value_is_named(tmp_path, changes, message):
 
 
 def test_an_absent_folder_is_named_and_not_its_files(tmp_path):
-    with pytest.raises(DatasetError, match=rf"Folder {tmp_path / 'raw'} does not exist, so .*correct the path, or the variable nnUNet_raw"):
+    with pytest.raises(
+        DatasetError,
+        match=rf"Folder {tmp_path / 'raw'} does not exist, so .*correct the path, or the variable nnUNet_raw",
+    ):
         read_dataset_json(tmp_path / "raw" / "Dataset004_X" / "dataset.json")
 
 
 def test_an_absent_or_broken_file_is_named(tmp_path):
-    with pytest.raises(DatasetError, match=r"dataset\.json does not exist; a dataset needs a dataset\.json with channel_names"):
+    with pytest.raises(
+        DatasetError, match=r"dataset\.json does not exist; a dataset needs a dataset\.json with channel_names"
+    ):
         read_dataset_json(tmp_path / "dataset.json")
     (tmp_path / "dataset.json").write_text("[1]")
     with pytest.raises(DatasetError, match="expected a JSON object; got list"):
@@ -78,7 +98,12 @@ def test_an_absent_or_broken_file_is_named(tmp_path):
 
 def test_cases_are_sorted_and_each_has_its_channels_in_order(tmp_path):
     folder = touch(tmp_path, *(f"imagesTr/{case}_{c:04d}.nii.gz" for case in ("b", "a_0001", "a") for c in (1, 0)))
-    touch(folder, *(f"labelsTr/{case}.nii.gz" for case in ("a", "a_0001", "b", "extra")), "imagesTr/notes.txt", "imagesTr/.hidden.nii.gz")
+    touch(
+        folder,
+        *(f"labelsTr/{case}.nii.gz" for case in ("a", "a_0001", "b", "extra")),
+        "imagesTr/notes.txt",
+        "imagesTr/.hidden.nii.gz",
+    )
     cases = training_cases(folder, read_dataset_json(write(folder)))
     assert [case.identifier for case in cases] == ["a", "a_0001", "b"]
     assert [path.name for path in cases[1].images] == ["a_0001_0000.nii.gz", "a_0001_0001.nii.gz"]
@@ -87,14 +112,20 @@ def test_cases_are_sorted_and_each_has_its_channels_in_order(tmp_path):
 
 def test_a_missing_label_file_is_named(tmp_path):
     folder = touch(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz")
-    with pytest.raises(DatasetError, match=r"Case 'b': label file .*labelsTr/b\.nii\.gz is missing; add it, or remove the case's images"):
+    with pytest.raises(
+        DatasetError,
+        match=r"Case 'b': label file .*labelsTr/b\.nii\.gz is missing; add it, or remove the case's images",
+    ):
         training_cases(folder, read_dataset_json(write(folder)))
 
 
 @pytest.mark.parametrize("numbers", [(0, 2), (1,), (1, 2)])
 def test_a_gap_in_the_channels_is_named(tmp_path, numbers):
     touch(tmp_path, *(f"a_{number:04d}.nii.gz" for number in numbers))
-    with pytest.raises(DatasetError, match=rf"Case 'a' .* has channels \[{', '.join(map(str, numbers))}\]; they must count up from 0000"):
+    with pytest.raises(
+        DatasetError,
+        match=rf"Case 'a' .* has channels \[{', '.join(map(str, numbers))}\]; they must count up from 0000",
+    ):
         group_channels(tmp_path, ".nii.gz")
 
 
@@ -123,13 +154,21 @@ def test_the_key_dataset_lists_files_anywhere(tmp_path, monkeypatch):
     touch(tmp_path, "own/x1.nii.gz", "own/x2.nii.gz", "far/y1.nii.gz", "far/y2.nii.gz", "far/y.nii.gz", "own/x.nii.gz")
     monkeypatch.setenv("SAMUNET_TEST_FAR", str(tmp_path / "far"))
     listed = {
-        "y": {"images": ["$SAMUNET_TEST_FAR/y2.nii.gz", "${SAMUNET_TEST_FAR}/y1.nii.gz"], "label": str(tmp_path / "far" / "y.nii.gz")},
+        "y": {
+            "images": ["$SAMUNET_TEST_FAR/y2.nii.gz", "${SAMUNET_TEST_FAR}/y1.nii.gz"],
+            "label": str(tmp_path / "far" / "y.nii.gz"),
+        },
         "x": {"images": ["own/x1.nii.gz", "own/../own/x2.nii.gz"], "label": "own/x.nii.gz"},
     }
     cases = training_cases(tmp_path, read_dataset_json(write(tmp_path, dataset=listed)))
     assert [case.identifier for case in cases] == ["x", "y"]
-    assert [path.resolve() for path in cases[0].images] == [(tmp_path / "own" / name).resolve() for name in ("x1.nii.gz", "x2.nii.gz")]
-    assert cases[1].images == (tmp_path / "far" / "y2.nii.gz", tmp_path / "far" / "y1.nii.gz")  # in the order listed: these are channels
+    assert [path.resolve() for path in cases[0].images] == [
+        (tmp_path / "own" / name).resolve() for name in ("x1.nii.gz", "x2.nii.gz")
+    ]
+    assert cases[1].images == (
+        tmp_path / "far" / "y2.nii.gz",
+        tmp_path / "far" / "y1.nii.gz",
+    )  # in the order listed: these are channels
     assert cases[1].label == tmp_path / "far" / "y.nii.gz"
 
 
@@ -137,7 +176,9 @@ def test_a_listed_file_that_is_absent_or_hangs_on_an_unset_variable_is_named(tmp
     touch(tmp_path, "x.nii.gz")
     for wrong in ("gone.nii.gz", "$SAMUNET_TEST_UNSET/x.nii.gz"):
         spec = read_dataset_json(write(tmp_path, dataset={"x": {"images": [wrong], "label": "x.nii.gz"}}))
-        with pytest.raises(DatasetError, match=r"Case 'x': file .*nii\.gz named in dataset\.json does not exist") as raised:
+        with pytest.raises(
+            DatasetError, match=r"Case 'x': file .*nii\.gz named in dataset\.json does not exist"
+        ) as raised:
             training_cases(tmp_path, spec)
         assert wrong in str(raised.value)
 
@@ -161,7 +202,11 @@ def test_a_real_folder_is_read(tmp_path):
     folder = write_tiny_dataset(tmp_path, channels=2, cases=3, num_test=1)
     spec = read_dataset_json(folder / "dataset.json")
     cases = training_cases(folder, spec)
-    assert spec.name == "Dataset999_Tiny" and [case.identifier for case in cases] == ["tiny_000", "tiny_001", "tiny_002"]
+    assert spec.name == "Dataset999_Tiny" and [case.identifier for case in cases] == [
+        "tiny_000",
+        "tiny_001",
+        "tiny_002",
+    ]
     assert all(path.is_file() for case in cases for path in (*case.images, case.label))
 
 
@@ -172,5 +217,7 @@ def test_endings_in_capitals_are_endings(tmp_path):
     assert spec.file_ending == ".nii.gz" and case.identifier == "a" and case.label == tmp_path / "labelsTr/a.Nii.Gz"
     assert [path.name for path in case.images] == ["a_0000.NII.GZ", "a_0001.nii.gz"]
     touch(tmp_path, "imagesTr/a_0000.nii.gz")
-    with pytest.raises(DatasetError, match=r"imagesTr/a_0000\.NII\.GZ and a_0000\.nii\.gz differ in capitals only; remove one"):
+    with pytest.raises(
+        DatasetError, match=r"imagesTr/a_0000\.NII\.GZ and a_0000\.nii\.gz differ in capitals only; remove one"
+    ):
         training_cases(tmp_path, spec)

@@ -31,7 +31,10 @@ def test_a_case_waits_until_it_fits_beside_those_in_work(monkeypatch):
 
 def test_a_case_that_does_not_fit_alone_is_refused_by_name(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 100)
-    with pytest.raises(DatasetError, match="Case 'a' needs about 101 bytes of memory, 100 bytes are free"), memory.Room().of(101, "a"):
+    with (
+        pytest.raises(DatasetError, match="Case 'a' needs about 101 bytes of memory, 100 bytes are free"),
+        memory.Room().of(101, "a"),
+    ):
         pass
     monkeypatch.setattr(memory, "available_memory", lambda: None)  # the system does not tell
     with memory.Room().of(10**15, "a"):

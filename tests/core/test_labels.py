@@ -24,13 +24,23 @@ def test_background_comes_first_wherever_it_is_written_and_the_others_keep_their
 
 def test_regions_get_one_output_each_without_background_and_keep_their_order():
     labels = parse_labels(BRATS, [1, 2, 3])
-    assert labels.has_regions and labels.outputs == 3 and labels.regions_order == (1, 2, 3) and labels.all_values == (0, 1, 2, 3)
+    assert (
+        labels.has_regions
+        and labels.outputs == 3
+        and labels.regions_order == (1, 2, 3)
+        and labels.all_values == (0, 1, 2, 3)
+    )
     assert labels.foreground == (("whole", (1, 2, 3)), ("core", (2, 3)), ("enhancing", (3,)))
 
 
 def test_the_ignore_label_has_no_output_but_may_stand_in_files():
     labels = parse_labels({"background": 0, "liver": 1, "ignore": 2})
-    assert labels.ignore == 2 and labels.outputs == 2 and labels.all_values == (0, 1) and labels.expected_in_files == (0, 1, 2)
+    assert (
+        labels.ignore == 2
+        and labels.outputs == 2
+        and labels.all_values == (0, 1)
+        and labels.expected_in_files == (0, 1, 2)
+    )
     assert [name for name, _ in labels.foreground] == ["liver"]
     with_regions = parse_labels({**BRATS, "ignore": 4}, [1, 2, 3])
     assert with_regions.ignore == 4 and with_regions.outputs == 3
@@ -70,10 +80,18 @@ def test_segmentations_take_two_bytes_from_255_structures_on(count, kind):
         (BRATS, [1, 2, "3"], r"must list label values, .* got \[1, 2, '3'\]"),
         (BRATS, [True, 2, 3], r"must list label values, .* got \[True, 2, 3\]"),
         ({"background": 0, "liver": 1}, "abc", "must list label values, .* got 'abc'"),
-        ({"background": 0, "liver": 1, "tumor": 1}, None, r"labels 'liver' and 'tumor' both have the values \[1\]; remove or renumber one"),
+        (
+            {"background": 0, "liver": 1, "tumor": 1},
+            None,
+            r"labels 'liver' and 'tumor' both have the values \[1\]; remove or renumber one",
+        ),
         ({**BRATS, "tumor": [3, 2, 1]}, [1, 2, 3, 1], r"labels 'whole' and 'tumor' both have the values \[3, 2, 1\]"),
         ({"background": 0, "liver": 65536}, None, "label 'liver' must be a whole number from 0 up, 65535 at most"),
-        ({"background": 0} | {f"s{i}": i for i in range(1, 100_000)}, None, "labels name 100000 .* more than 4096 need more memory"),
+        (
+            {"background": 0} | {f"s{i}": i for i in range(1, 100_000)},
+            None,
+            "labels name 100000 .* more than 4096 need more memory",
+        ),
     ],
 )
 def test_labels_that_contradict_nnunets_rules_are_refused_in_one_sentence(raw, order, message):

@@ -28,7 +28,11 @@ def holder(tmp_path):
 
     def start(share=""):
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, tmp_path / "out", share], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLD, tmp_path / "out", share],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         started.append(process)
         return process if process.stdout.readline() == "here\n" else process.communicate()[1]
@@ -44,9 +48,7 @@ def test_a_second_command_is_told_who_is_there_and_gets_in_when_it_ends(holder, 
     with pytest.raises(InUseError) as refused, held(tmp_path / "out", wait=0.1):
         pass
     assert refused.value.exit_code == 2
-    pattern = (
-        r".*/out is in use by '-c .*/out ' \(process (\d+) on \S+, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d.*\)\. Wait until it ends, or end it, .*"
-    )
+    pattern = r".*/out is in use by '-c .*/out ' \(process (\d+) on \S+, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d.*\)\. Wait until it ends, or end it, .*"
     assert int(re.fullmatch(pattern, str(refused.value))[1]) == first.pid
     first.communicate("go\n")
     assert not (tmp_path / "out").exists()  # nothing was put there
@@ -97,7 +99,9 @@ def test_nobody_shares_what_another_has_alone(holder, tmp_path):
 
 def test_many_that_come_at_once_share(tmp_path):
     words = [sys.executable, "-c", HOLD, tmp_path / "out"]
-    several = [subprocess.Popen([*words, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for i in range(5)]
+    several = [
+        subprocess.Popen([*words, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for i in range(5)
+    ]
     assert [process.stdout.readline() for process in several] == ["here\n"] * 5
     for process in several:
         process.communicate("go\n")
@@ -116,7 +120,9 @@ def test_a_folder_that_cannot_be_written_can_be_shared_but_not_had_alone(tmp_pat
         pass
 
 
-@pytest.mark.parametrize("error", [NotImplementedError("use SoftFileLock"), OSError(errno.ENOLCK, "No locks available")])
+@pytest.mark.parametrize(
+    "error", [NotImplementedError("use SoftFileLock"), OSError(errno.ENOLCK, "No locks available")]
+)
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog, error):
     def no_locks(*_, **__):
         raise error

@@ -18,10 +18,10 @@ from samunet.importing import layouts
 from samunet.importing.dataset import FoundCase
 from samunet.inference.ensemble import ensemble
 from samunet.inference.extras import Extras
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 from samunet.pipeline.inputs import cases_to_predict
 from samunet.planning.splits import read_splits
-from samunet.storage import CASES, stored_cases
+from samunet.preprocessing.storage import CASES, stored_cases
 
 HOSTILE = {
     "../../x": r"begins with a dot",
@@ -41,8 +41,21 @@ HOSTILE = {
     "x" * 300: "has 300 bytes, more than 200",
     "患" * 80: "has 240 bytes, more than 200",
 }
-FINE = ("患者_01", "Müller 3", unicodedata.normalize("NFD", "Müller 3"), "a.b-c+d (2)", "रोगी १", "می\u200cروم", "пациент№7", "x" * 200)
-ON_DISK = [name for name in HOSTILE if name and "/" not in name and "\0" not in name and len(name.encode(errors="replace")) < 240]
+FINE = (
+    "患者_01",
+    "Müller 3",
+    unicodedata.normalize("NFD", "Müller 3"),
+    "a.b-c+d (2)",
+    "रोगी १",
+    "می\u200cروم",
+    "пациент№7",
+    "x" * 200,
+)
+ON_DISK = [
+    name
+    for name in HOSTILE
+    if name and "/" not in name and "\0" not in name and len(name.encode(errors="replace")) < 240
+]
 
 
 @pytest.mark.parametrize("name", FINE)
@@ -55,7 +68,12 @@ def test_what_would_lead_elsewhere_is_refused_in_one_line(name):
     with pytest.raises(DatasetError, match=HOSTILE[name]) as raised:
         check_case_name(name, "list.json")
     message = str(raised.value)
-    assert message.startswith("list.json: the case name ") and message.isprintable() and len(message) < 250 and raised.value.code == "case-name"
+    assert (
+        message.startswith("list.json: the case name ")
+        and message.isprintable()
+        and len(message) < 250
+        and raised.value.code == "case-name"
+    )
 
 
 def test_what_is_no_text_is_no_name():
@@ -96,7 +114,9 @@ def test_a_dataset_json_that_lists_cases_is_held_to_it(tmp_path, name):
     with pytest.raises(DatasetError, match=HOSTILE[name]):
         training_cases(folder, read_dataset_json(folder / "dataset.json"))
     report = check_dataset(folder, threads=1, quiet=True)
-    assert [case.identifier for case in report.cases] == ["b"] and "case-name" in {finding.code for finding in report.errors}
+    assert [case.identifier for case in report.cases] == ["b"] and "case-name" in {
+        finding.code for finding in report.errors
+    }
     assert all(line.isprintable() for line in report.lines())
 
 
@@ -108,9 +128,9 @@ def test_folders_are_held_to_it(tmp_path, name):
     images, spec = folder / "imagesTr", read_dataset_json(folder / "dataset.json")
     report = check_dataset(folder, threads=1, quiet=True)
     if name.startswith("."):  # files that nobody looks at
-        assert list(group_channels(images, ".nii.gz")) == ["tiny_001"] and list(files_with_ending(folder / "labelsTr", ".nii.gz")) == [
-            "tiny_001.nii.gz"
-        ]
+        assert list(group_channels(images, ".nii.gz")) == ["tiny_001"] and list(
+            files_with_ending(folder / "labelsTr", ".nii.gz")
+        ) == ["tiny_001.nii.gz"]
         return
     assert [finding.file for finding in report.errors if finding.code == "case-name"] == ["imagesTr", "labelsTr"]
     assert [case.identifier for case in report.cases] == ["tiny_001"]
@@ -146,7 +166,9 @@ def test_scores_name_files_without_folders(tmp_path):
     metrics = dict.fromkeys(("Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref"), 0.0)
     for name, fault in (("/x/..", "begins with a dot"), ("a\nb", "holds the character"), ("x" * 300, "has 300 bytes")):
         case = {"reference_file": "r", "prediction_file": name, "metrics": {"1": metrics}}
-        (tmp_path / "s.json").write_text(json.dumps({"metric_per_case": [case], "mean": {"1": metrics}, "foreground_mean": metrics}))
+        (tmp_path / "s.json").write_text(
+            json.dumps({"metric_per_case": [case], "mean": {"1": metrics}, "foreground_mean": metrics})
+        )
         with pytest.raises(ConfigError, match=fault):
             read_summary(tmp_path / "s.json")
 
@@ -161,7 +183,9 @@ def test_a_table_of_earlier_cases_looks_at_no_other_folder(tmp_path):
     assert Extras(folder=folder, labels=spec.labels)._with_earlier("uncertainty", {"b": 0.25}) == {"a": 0.5, "b": 0.25}
 
 
-@pytest.mark.parametrize("ending", ["/../../x.nii.gz", ".nii.gz/", "nii.gz", ".", 3, [".nii.gz"], ".nii\0.gz", "." + "x" * 300])
+@pytest.mark.parametrize(
+    "ending", ["/../../x.nii.gz", ".nii.gz/", "nii.gz", ".", 3, [".nii.gz"], ".nii\0.gz", "." + "x" * 300]
+)
 def test_a_file_ending_is_an_ending(tmp_path, ending):
     path = write_tiny_dataset(tmp_path, cases=1) / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "file_ending": ending}))
@@ -174,10 +198,14 @@ def test_a_home_that_nobody_has_is_a_file_that_does_not_exist(tmp_path):
     raw = json.loads((folder / "dataset.json").read_text())
     listed = {"a": {"images": ["~nobody-of-this-name/x.nii.gz"], "label": "labelsTr/tiny_000.nii.gz"}}
     (folder / "dataset.json").write_text(json.dumps({**raw, "dataset": listed}))
-    with pytest.raises(DatasetError, match=r"Case 'a': file .*~nobody-of-this-name/x\.nii\.gz named in dataset\.json does not exist"):
+    with pytest.raises(
+        DatasetError, match=r"Case 'a': file .*~nobody-of-this-name/x\.nii\.gz named in dataset\.json does not exist"
+    ):
         training_cases(folder, read_dataset_json(folder / "dataset.json"))
 
 
 def test_a_name_that_is_no_utf_8_is_shown_with_its_bytes():
-    with pytest.raises(DatasetError, match=r"the case name 'M\\xfcller' holds the byte \\xfc, which is no UTF-8; rename the case"):
+    with pytest.raises(
+        DatasetError, match=r"the case name 'M\\xfcller' holds the byte \\xfc, which is no UTF-8; rename the case"
+    ):
         check_case_name(b"M\xfcller".decode("utf-8", "surrogateescape"), "in")

@@ -26,13 +26,17 @@ with atomic_path(Path(sys.argv[1])) as part:
 @pytest.fixture
 def writer(tmp_path):
     """A process that is in the middle of writing tmp_path/case.nii.gz, and the name of its part."""
-    process = subprocess.Popen([sys.executable, "-c", WRITE, tmp_path / "case.nii.gz"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE, tmp_path / "case.nii.gz"], stdout=subprocess.PIPE, text=True
+    )
     yield process, process.stdout.readline().strip()
     process.kill()
     process.communicate()
 
 
-def test_what_a_killed_process_was_writing_goes_with_the_next_write_and_what_a_running_one_writes_stays(writer, tmp_path):
+def test_what_a_killed_process_was_writing_goes_with_the_next_write_and_what_a_running_one_writes_stays(
+    writer, tmp_path
+):
     process, name = writer
     elsewhere = tmp_path / re.sub(r"\.part-.*?-(\d+-\d+)", r".part-other-host.x-\1", name)
     elsewhere.write_text("of another machine")
@@ -60,7 +64,9 @@ def test_a_process_removes_all_that_its_threads_are_writing(tmp_path):
 def test_a_full_disk_is_named_by_the_file_and_leaves_nothing(tmp_path, number):
     with pytest.raises(OSError) as raised, atomic_path(tmp_path / "case.json"):
         raise OSError(number, "of a write, which knows no name")
-    assert (raised.value.errno, raised.value.filename) == (number, str(tmp_path / "case.json")) and parts.is_full(raised.value)
+    assert (raised.value.errno, raised.value.filename) == (number, str(tmp_path / "case.json")) and parts.is_full(
+        raised.value
+    )
     assert not list(tmp_path.iterdir())
 
 

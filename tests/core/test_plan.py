@@ -11,7 +11,15 @@ from samunet.core.codec import encode
 from samunet.core.plan import load_plan, parse_configuration_name, save_plan
 from samunet.errors import ConfigError
 
-STATISTICS = {"mean": 1.0, "median": 1.0, "std": 1.0, "minimum": 0.0, "maximum": 2.0, "percentile_00_5": 0.0, "percentile_99_5": 2.0}
+STATISTICS = {
+    "mean": 1.0,
+    "median": 1.0,
+    "std": 1.0,
+    "minimum": 0.0,
+    "maximum": 2.0,
+    "percentile_00_5": 0.0,
+    "percentile_99_5": 2.0,
+}
 CONFIGURATION = {
     "variant": "sam_unet",
     "dimensions": 3,
@@ -66,7 +74,11 @@ def test_a_saved_plan_comes_back_equal_and_in_equal_bytes(tmp_path):
 
 
 def test_a_configuration_inherits_and_overrides(tmp_path):
-    plan = load(tmp_path, small={"inherits_from": "3d_adapter", "batch_size": 4}, smaller={"inherits_from": "small", "patch_size": [4, 32, 32]})
+    plan = load(
+        tmp_path,
+        small={"inherits_from": "3d_adapter", "batch_size": 4},
+        smaller={"inherits_from": "small", "patch_size": [4, 32, 32]},
+    )
     small, smaller, parent = (plan.configuration(name) for name in ("small", "smaller", "3d_adapter"))
     assert small.batch_size == 4 and small.patch_size == parent.patch_size == (8, 64, 64)
     assert smaller.batch_size == 4 and smaller.patch_size == (4, 32, 32) and smaller.topology == parent.topology
@@ -86,7 +98,9 @@ def test_inheritance_in_a_circle_is_shown(tmp_path):
 
 
 def test_an_absent_parent_names_the_nearest(tmp_path):
-    with pytest.raises(ConfigError, match=r"'a' inherits from '3d_adaptre', which is absent\. Did you mean '3d_adapter'\?"):
+    with pytest.raises(
+        ConfigError, match=r"'a' inherits from '3d_adaptre', which is absent\. Did you mean '3d_adapter'\?"
+    ):
         load(tmp_path, a={"inherits_from": "3d_adaptre"})
 
 
@@ -102,12 +116,17 @@ def test_a_parent_that_is_no_object_is_refused(tmp_path):
 
 
 def test_an_unknown_key_is_refused_with_its_path(tmp_path):
-    with pytest.raises(ConfigError, match=r"samunetPlans\.json\.configurations\.a: unknown key 'patchsize'\. Did you mean 'patch_size'\?"):
+    with pytest.raises(
+        ConfigError,
+        match=r"samunetPlans\.json\.configurations\.a: unknown key 'patchsize'\. Did you mean 'patch_size'\?",
+    ):
         load(tmp_path, a={"inherits_from": "3d_adapter", "patchsize": [8, 8, 8]})
 
 
 def test_a_wrong_type_is_refused_with_its_path(tmp_path):
-    with pytest.raises(ConfigError, match=r"samunetPlans\.json\.configurations\.a\.patch_size\[1\]: expected a whole number; got 64\.5"):
+    with pytest.raises(
+        ConfigError, match=r"samunetPlans\.json\.configurations\.a\.patch_size\[1\]: expected a whole number; got 64\.5"
+    ):
         load(tmp_path, a={"inherits_from": "3d_adapter", "patch_size": [8, 64.5, 64]})
 
 
@@ -134,7 +153,9 @@ def test_a_configuration_name_holds_dimensions_and_method(name, expected):
 
 @pytest.mark.parametrize("name", ["adapter", "4d_adapter", "3D_adapter", "3d_", "3d", "3d-adapter", ""])
 def test_other_forms_of_name_are_refused_with_an_example(name):
-    with pytest.raises(ConfigError, match=rf"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter"):
+    with pytest.raises(
+        ConfigError, match=rf"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter"
+    ):
         parse_configuration_name(name)
 
 
@@ -172,23 +193,75 @@ def test_an_unknown_configuration_names_the_nearest(tmp_path):
         ("channels.0.intensities.std", 0, "std must fit the percentiles, which lie 2.0 apart; got 0.0"),
         ("channels.0.intensities.std", -1, r"intensities\.std: expected a number from 0 .*; got -1"),
         ("channels.0.intensities.std", 10**12, "std must not exceed the distance from minimum to maximum, 2.0"),
-        ("channels.0.intensities.percentile_00_5", 2.5, "percentile_00_5 must lie between minimum 0.0 and maximum 2.0; got 2.5"),
+        (
+            "channels.0.intensities.percentile_00_5",
+            2.5,
+            "percentile_00_5 must lie between minimum 0.0 and maximum 2.0; got 2.5",
+        ),
         ("configurations", {}, "configurations must hold one or more; got none"),
         ("configurations.3d_adapter.dimensions", 7, r"3d_adapter\.dimensions: expected a number from 2 to 3; got 7"),
-        ("configurations.3d_adapter.spacing.1", 0, r"3d_adapter\.spacing\[1\]: expected a number from 1e-09 to 1000000000; got 0"),
+        (
+            "configurations.3d_adapter.spacing.1",
+            0,
+            r"3d_adapter\.spacing\[1\]: expected a number from 1e-09 to 1000000000; got 0",
+        ),
         ("configurations.3d_adapter.spacing.1", float("nan"), r"3d_adapter\.spacing\[1\]: expected a number; got NaN"),
-        ("configurations.3d_adapter.patch_size.2", -40, r"3d_adapter\.patch_size\[2\]: expected a number from 1 to 2147483647; got -40"),
-        ("configurations.3d_adapter.patch_size.2", 10**12, r"3d_adapter\.patch_size\[2\]: expected a number from 1 to 2147483647; got 1000000000000"),
-        ("configurations.3d_adapter.patch_size", [8, 8192, 8192], r"patch_size must have 268435456 voxels or fewer in all; got \[8, 8192, 8192\]"),
-        ("configurations.3d_adapter.batch_size", -1, r"3d_adapter\.batch_size: expected a number from 1 to 65536; got -1"),
-        ("configurations.3d_adapter.encoder_scale", 0, r"3d_adapter\.encoder_scale: expected a number from 0\.001 to 64; got 0"),
-        ("configurations.3d_adapter.weights_sha256", "abc", 'weights_sha256: expected 64 hexadecimal digits; got "abc"'),
+        (
+            "configurations.3d_adapter.patch_size.2",
+            -40,
+            r"3d_adapter\.patch_size\[2\]: expected a number from 1 to 2147483647; got -40",
+        ),
+        (
+            "configurations.3d_adapter.patch_size.2",
+            10**12,
+            r"3d_adapter\.patch_size\[2\]: expected a number from 1 to 2147483647; got 1000000000000",
+        ),
+        (
+            "configurations.3d_adapter.patch_size",
+            [8, 8192, 8192],
+            r"patch_size must have 268435456 voxels or fewer in all; got \[8, 8192, 8192\]",
+        ),
+        (
+            "configurations.3d_adapter.batch_size",
+            -1,
+            r"3d_adapter\.batch_size: expected a number from 1 to 65536; got -1",
+        ),
+        (
+            "configurations.3d_adapter.encoder_scale",
+            0,
+            r"3d_adapter\.encoder_scale: expected a number from 0\.001 to 64; got 0",
+        ),
+        (
+            "configurations.3d_adapter.weights_sha256",
+            "abc",
+            'weights_sha256: expected 64 hexadecimal digits; got "abc"',
+        ),
         ("configurations.3d_adapter.mirror_axes", [0, 7], r"mirror_axes\[1\]: expected a number from 0 to 2; got 7"),
-        ("configurations.3d_adapter.mirror_axes", [1, 1], r"mirror_axes must hold each axis once, and axis 0 in 3D only; got \[1, 1\]"),
-        ("configurations.3d_adapter.topology.strides", [[2, 1, 1], [1, 2, 2]], r"first of strides must be 1, 1, 1; got \[2, 1, 1\]"),
-        ("configurations.3d_adapter.topology.strides", [[1, 1, 1]], r"one entry per stage, for 1 to 16 stages; they have \[1, 2, 2\]"),
-        ("configurations.3d_adapter.topology.kernels.0.1", 2, "kernels must be of odd numbers, so that they have a middle; got 2"),
-        ("configurations.3d_adapter.topology.widths.0", 0, r"topology\.widths\[0\]: expected a number from 1 to 4096; got 0"),
+        (
+            "configurations.3d_adapter.mirror_axes",
+            [1, 1],
+            r"mirror_axes must hold each axis once, and axis 0 in 3D only; got \[1, 1\]",
+        ),
+        (
+            "configurations.3d_adapter.topology.strides",
+            [[2, 1, 1], [1, 2, 2]],
+            r"first of strides must be 1, 1, 1; got \[2, 1, 1\]",
+        ),
+        (
+            "configurations.3d_adapter.topology.strides",
+            [[1, 1, 1]],
+            r"one entry per stage, for 1 to 16 stages; they have \[1, 2, 2\]",
+        ),
+        (
+            "configurations.3d_adapter.topology.kernels.0.1",
+            2,
+            "kernels must be of odd numbers, so that they have a middle; got 2",
+        ),
+        (
+            "configurations.3d_adapter.topology.widths.0",
+            0,
+            r"topology\.widths\[0\]: expected a number from 1 to 4096; got 0",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_file_key_range_and_value(tmp_path, where, value, message):
@@ -209,10 +282,29 @@ def test_flat_patches_and_their_axes_go_together(tmp_path):
         load(tmp_path, **{"2d_adapter": flat})
     with pytest.raises(ConfigError, match=r"2d_adapter: a 2D configuration has patches of one slice, .*; got 8"):
         load(tmp_path, **{"2d_adapter": {**flat, "patch_size": [8, 64, 64]}})
-    assert load(tmp_path, **{"2d_adapter": {**flat, "mirror_axes": [2, 1]}}).configuration("2d_adapter").mirror_axes == (2, 1)
+    assert load(tmp_path, **{"2d_adapter": {**flat, "mirror_axes": [2, 1]}}).configuration(
+        "2d_adapter"
+    ).mirror_axes == (2, 1)
 
 
-ODD = (None, True, -1, 10**12, 1e300, float("nan"), float("inf"), "", "123", "\0", [], [1], [0, 0, 0], {}, {"a": 1}, [[1, 1, 1]])
+ODD = (
+    None,
+    True,
+    -1,
+    10**12,
+    1e300,
+    float("nan"),
+    float("inf"),
+    "",
+    "123",
+    "\0",
+    [],
+    [1],
+    [0, 0, 0],
+    {},
+    {"a": 1},
+    [[1, 1, 1]],
+)
 
 
 def places(value, path=()):

@@ -19,7 +19,9 @@ def test_a_method_is_the_module_of_its_name():
 
 
 def test_an_unknown_method_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"There is no adaptation method 'sam_unit'\. Did you mean 'sam_unet'\? Known: .*sam_unet"):
+    with pytest.raises(
+        ConfigError, match=r"There is no adaptation method 'sam_unit'\. Did you mean 'sam_unet'\? Known: .*sam_unet"
+    ):
         load_variant("sam_unit")
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from samunet.core.process import is_dead, this_process
 
-TELL = "from samunet.core.process import this_process as t; p = t(); print(p.host, p.number, p.began, flush=True); input()"
+TELL = (
+    "from samunet.core.process import this_process as t; p = t(); print(p.host, p.number, p.began, flush=True); input()"
+)
 
 
 def test_a_process_is_alive_until_it_is_killed_and_a_zombie_is_dead():
@@ -107,4 +109,9 @@ def test_a_guarded_program_and_what_it_began_end_with_whoever_began_it(victim):
 
 def test_a_guard_ends_as_its_program_does():
     for code, expected in (("import sys; sys.exit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137)):
-        assert subprocess.run([sys.executable, "-m", "samunet.core.guard", sys.executable, "-c", code], check=False).returncode == expected
+        assert (
+            subprocess.run(
+                [sys.executable, "-m", "samunet.core.guard", sys.executable, "-c", code], check=False
+            ).returncode
+            == expected
+        )

@@ -61,7 +61,9 @@ def test_a_point_of_a_2d_image_needs_no_z_and_one_outside_is_refused():
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path):
-    box = StructurePrompts(points=((1.0, 2.0, 3.0),), background_points=((4.0, 5.0, 6.0),), box=((0.0, 0.0, 0.0), (2.0, 2.0, 2.0)))
+    box = StructurePrompts(
+        points=((1.0, 2.0, 3.0),), background_points=((4.0, 5.0, 6.0),), box=((0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
+    )
     prompts = PromptFile(cases={"a": CasePrompts(structures={"liver": box}, coordinates="ras")})
     write_prompts(tmp_path / "p.json", prompts)
     assert read_prompts(tmp_path / "p.json") == prompts

@@ -36,14 +36,18 @@ def test_a_dataset_that_only_has_results_is_found(tmp_path):
 
 def test_an_ambiguous_id_lists_the_candidates(tmp_path):
     there = workspace(tmp_path, raw=["Dataset004_New"], results=["Dataset004_Old"])
-    with pytest.raises(DatasetError, match=r"Dataset id 4 is ambiguous: Dataset004_New, Dataset004_Old\. Give the full name"):
+    with pytest.raises(
+        DatasetError, match=r"Dataset id 4 is ambiguous: Dataset004_New, Dataset004_Old\. Give the full name"
+    ):
         there.dataset_name(4)
     assert there.dataset_name("Dataset004_Old") == "Dataset004_Old"
 
 
 def test_an_unknown_dataset_lists_the_known_ones_and_the_nearest(tmp_path):
     there = workspace(tmp_path, raw=["Dataset004_Hippocampus", "Dataset017_Abdomen"])
-    with pytest.raises(DatasetError, match=r"Dataset '5' is not in .*raw.* Known: Dataset004_Hippocampus, Dataset017_Abdomen\."):
+    with pytest.raises(
+        DatasetError, match=r"Dataset '5' is not in .*raw.* Known: Dataset004_Hippocampus, Dataset017_Abdomen\."
+    ):
         there.dataset_name(5)
     with pytest.raises(DatasetError, match=r"Did you mean 'Dataset004_Hippocampus'\?"):
         there.dataset_name("Dataset004_Hipocampus")
@@ -52,13 +56,18 @@ def test_an_unknown_dataset_lists_the_known_ones_and_the_nearest(tmp_path):
 def test_an_unknown_id_gets_no_neighbor_and_folders_that_do_not_exist_are_marked(tmp_path):
     there = workspace(tmp_path, raw=["Dataset901_Tiny"])
     there = Workspace(raw_folder=there.raw_folder, preprocessed_folder=tmp_path / "gone")
-    with pytest.raises(DatasetError, match=r"Dataset '99' is not in .*raw, .*gone \(which does not exist\)\. Known: Dataset901_Tiny\.$"):
+    with pytest.raises(
+        DatasetError, match=r"Dataset '99' is not in .*raw, .*gone \(which does not exist\)\. Known: Dataset901_Tiny\.$"
+    ):
         there.dataset_name(99)
 
 
 def test_what_can_be_no_dataset_is_told_what_one_is_called(tmp_path):
     there = workspace(tmp_path, raw=["Dataset004_Hippocampus"])
-    with pytest.raises(DatasetError, match=r"'None' is not in .*, and this is no id or name of one, such as 4 or Dataset004_Hippocampus\. Known"):
+    with pytest.raises(
+        DatasetError,
+        match=r"'None' is not in .*, and this is no id or name of one, such as 4 or Dataset004_Hippocampus\. Known",
+    ):
         there.dataset_name(None)
 
 
@@ -82,7 +91,9 @@ def test_nothing_set_names_the_variable():
         Workspace().dataset_name(4)
 
 
-@pytest.mark.parametrize("variable,part", [("nnUNet_raw", "raw"), ("nnUNet_preprocessed", "preprocessed"), ("nnUNet_results", "results")])
+@pytest.mark.parametrize(
+    "variable,part", [("nnUNet_raw", "raw"), ("nnUNet_preprocessed", "preprocessed"), ("nnUNet_results", "results")]
+)
 def test_an_unset_or_empty_variable_is_named_when_it_is_used(variable, part):
     for environment in ({}, {variable: ""}):
         there = workspace_from_environment(environment)
@@ -94,13 +105,19 @@ def test_folders_come_from_the_environment(monkeypatch, tmp_path):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
     there = workspace_from_environment()
-    assert (there.raw, there.preprocessed, there.results) == (tmp_path / "nnUNet_raw", tmp_path / "nnUNet_preprocessed", tmp_path / "nnUNet_results")
+    assert (there.raw, there.preprocessed, there.results) == (
+        tmp_path / "nnUNet_raw",
+        tmp_path / "nnUNet_preprocessed",
+        tmp_path / "nnUNet_results",
+    )
 
 
 def test_paths_may_hold_variables_and_the_home_folder(monkeypatch):
     monkeypatch.setenv("SAMUNET_TEST_FOLDER", "/data")
     monkeypatch.delenv("SAMUNET_TEST_UNSET", raising=False)
-    assert expand_path("$SAMUNET_TEST_FOLDER/a") == Path("/data/a") and expand_path("$SAMUNET_TEST_UNSET/a") == Path("$SAMUNET_TEST_UNSET/a")
+    assert expand_path("$SAMUNET_TEST_FOLDER/a") == Path("/data/a") and expand_path("$SAMUNET_TEST_UNSET/a") == Path(
+        "$SAMUNET_TEST_UNSET/a"
+    )
     assert expand_path("~/a") == Path.home() / "a" and expand_path("plain/a") == Path("plain/a")
 
 

@@ -68,7 +68,18 @@ def test_thin_patches_turn_within_the_plane_only(patch, degrees, in_plane):
 
 
 @pytest.mark.parametrize(
-    "patch", [(16, 20, 24), (8, 24, 20), (5, 24, 20), (4, 24, 20), (3, 24, 20), (2, 24, 20), (3, 8, 9), (1, 24, 28), (1, 20, 40)]
+    "patch",
+    [
+        (16, 20, 24),
+        (8, 24, 20),
+        (5, 24, 20),
+        (4, 24, 20),
+        (3, 24, 20),
+        (2, 24, 20),
+        (3, 8, 9),
+        (1, 24, 28),
+        (1, 20, 40),
+    ],
 )
 def test_every_kind_of_patch_keeps_its_size_and_types(patch):
     made = augmentation(patch)
@@ -94,7 +105,9 @@ def test_label_values_far_apart_do_not_mix_and_the_ignore_label_survives(patch):
 
 def flips(made: Augmentation, label: np.ndarray):
     start = [n // 2 - p // 2 for n, p in zip(made.read_size, made.patch_size, strict=True)]
-    middle = torch.from_numpy(label[tuple(slice(a, a + p) for a, p in zip(start, made.patch_size, strict=True))].astype(np.int16))
+    middle = torch.from_numpy(
+        label[tuple(slice(a, a + p) for a, p in zip(start, made.patch_size, strict=True))].astype(np.int16)
+    )
     for number in range(8):
         yield middle.flip([axis for axis in range(3) if number >> axis & 1])
 
@@ -104,8 +117,12 @@ def test_every_slice_of_a_slab_gets_the_same_in_plane_transform(patch):
     made = augmentation(patch)
     spatial = ComposeTransforms(made.pipeline.transforms[:3])  # to 2D, the spatial transform, back to 3D
     random = np.random.default_rng(0)
-    image = torch.from_numpy(np.repeat(random.normal(size=(2, 1, *made.read_size[1:])), patch[0], axis=1).astype(np.float32))
-    label = torch.from_numpy(np.repeat(random.integers(0, 3, (1, 1, *made.read_size[1:])), patch[0], axis=1).astype(np.int16))
+    image = torch.from_numpy(
+        np.repeat(random.normal(size=(2, 1, *made.read_size[1:])), patch[0], axis=1).astype(np.float32)
+    )
+    label = torch.from_numpy(
+        np.repeat(random.integers(0, 3, (1, 1, *made.read_size[1:])), patch[0], axis=1).astype(np.int16)
+    )
     start = [n // 2 - p // 2 for n, p in zip(made.read_size, patch, strict=True)]
     middle = image[:, :, start[1] : start[1] + patch[1], start[2] : start[2] + patch[2]]
     turned = 0
@@ -123,12 +140,22 @@ def test_depth_is_left_in_order_in_a_slab_and_not_in_a_cube():
         made = augmentation(patch, mirror_axes=())
         depth = np.broadcast_to(np.arange(1.0, made.read_size[0] + 1)[:, None, None], made.read_size).astype(np.int64)
         image = np.zeros((1, *made.read_size), np.float32)
-        mixed = [len(set(row.unique().tolist()) - {0}) > 1 for seed in range(30) for row in sample(made, seed, image, depth)[1]]
+        mixed = [
+            len(set(row.unique().tolist()) - {0}) > 1
+            for seed in range(30)
+            for row in sample(made, seed, image, depth)[1]
+        ]
         assert any(mixed) == mixes
 
 
 @pytest.mark.parametrize(
-    "patch,axes,inner", [((16, 20, 24), (0, 2), (0, 2)), ((1, 24, 28), (1, 2), (0, 1)), ((1, 24, 28), (2,), (1,)), ((5, 24, 20), (1,), (1,))]
+    "patch,axes,inner",
+    [
+        ((16, 20, 24), (0, 2), (0, 2)),
+        ((1, 24, 28), (1, 2), (0, 1)),
+        ((1, 24, 28), (2,), (1,)),
+        ((5, 24, 20), (1,), (1,)),
+    ],
 )
 def test_only_the_given_axes_are_mirrored(patch, axes, inner):
     made = augmentation(patch, mirror_axes=axes)
@@ -139,12 +166,18 @@ def test_only_the_given_axes_are_mirrored(patch, axes, inner):
     for seed in range(60):
         found = sample(made, seed, image, label)[1]
         seen |= {number for number, flipped in enumerate(flips(made, label)) if torch.equal(found, flipped)}
-    possible = {number for number in range(8) if all(axis in axes for axis in range(3) if number >> axis & 1 and patch[axis] > 1)}
+    possible = {
+        number
+        for number in range(8)
+        if all(axis in axes for axis in range(3) if number >> axis & 1 and patch[axis] > 1)
+    }
     assert seen == possible
 
 
 def test_no_mirror_axes_means_no_mirroring():
-    assert not any(isinstance(step, MirrorTransform) for step in augmentation((16, 20, 24), mirror_axes=()).pipeline.transforms)
+    assert not any(
+        isinstance(step, MirrorTransform) for step in augmentation((16, 20, 24), mirror_axes=()).pipeline.transforms
+    )
 
 
 @pytest.mark.parametrize("patch", [(16, 20, 24), (5, 24, 20), (1, 24, 28)])

@@ -17,7 +17,7 @@ from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.loader import PatchSource, batches
 from samunet.errors import ConfigError
-from samunet.storage import Origin, save_case
+from samunet.preprocessing.storage import Origin, save_case
 
 PATCH = (4, 16, 20)
 LABELS = parse_labels({"background": 0, "dot": 1})
@@ -33,13 +33,22 @@ def cases(tmp_path_factory) -> PreprocessedDataset:
         label[..., :8] = OUTSIDE
         label[3 + index : 5 + index, 38:41, 40:43] = 1
         image = np.random.default_rng(index).normal(size=(2, *shape)).astype(np.float32)
-        save_case(folder, f"c{index}", PreprocessedCase(image=image, label=label, history=history), LABELS, PATCH, Origin(settings="", files=""))
+        save_case(
+            folder,
+            f"c{index}",
+            PreprocessedCase(image=image, label=label, history=history),
+            LABELS,
+            PATCH,
+            Origin(settings="", files=""),
+        )
     return PreprocessedDataset(folder, ("c0", "c1", "c2"))
 
 
 def source(cases, **options) -> PatchSource:
     augmentation = Augmentation(patch_size=PATCH, mirror_axes=(0, 1, 2), masked_channels=())
-    return PatchSource(**{"cases": cases, "augmentation": augmentation, "batch_size": 2, "seed": 7, "augmented": True, **options})
+    return PatchSource(
+        **{"cases": cases, "augmentation": augmentation, "batch_size": 2, "seed": 7, "augmented": True, **options}
+    )
 
 
 def equal(one, two) -> bool:
@@ -49,7 +58,12 @@ def equal(one, two) -> bool:
 def test_samples_have_the_patchs_size_and_types(cases):
     for augmented in (True, False):
         image, label = source(cases, augmented=augmented)[0]
-        assert image.shape == (2, *PATCH) and image.dtype == torch.float32 and label.shape == PATCH and label.dtype == torch.int16
+        assert (
+            image.shape == (2, *PATCH)
+            and image.dtype == torch.float32
+            and label.shape == PATCH
+            and label.dtype == torch.int16
+        )
 
 
 def test_a_sample_does_not_depend_on_the_order_of_asking(cases):
@@ -75,7 +89,9 @@ def test_batches_stack_the_samples_of_their_step(cases):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_give_the_samples_of_the_main_process_and_repeat_none(cases, workers):
     made = source(cases)
-    inline = list(batches(made, first_step=1, steps=4, workers=0))  # the pipeline is built now, and must still cross to the workers
+    inline = list(
+        batches(made, first_step=1, steps=4, workers=0)
+    )  # the pipeline is built now, and must still cross to the workers
     apart = list(batches(made, first_step=1, steps=4, workers=workers))
     assert len(apart) == 4
     for one, two in zip(inline, apart, strict=True):
@@ -114,7 +130,9 @@ def test_generators_are_put_back_when_a_sample_fails(cases, monkeypatch):
     numpy_before, torch_before = np.random.get_state(), torch.get_rng_state()
     with pytest.raises(ZeroDivisionError):
         made[0]
-    assert np.array_equal(numpy_before[1], np.random.get_state()[1]) and torch.equal(torch_before, torch.get_rng_state())
+    assert np.array_equal(numpy_before[1], np.random.get_state()[1]) and torch.equal(
+        torch_before, torch.get_rng_state()
+    )
 
 
 def test_generators_of_gpus_are_left_alone(cases, monkeypatch):
@@ -161,7 +179,9 @@ def test_a_script_without_main_guard_is_told_before_processes_start(tmp_path, mo
     script = tmp_path / "mine.py"
     script.write_text("import samunet.pipeline")
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
-    with pytest.raises(ConfigError, match="mine.py would run again in each process that prepares patches; .* or train with workers=0"):
+    with pytest.raises(
+        ConfigError, match="mine.py would run again in each process that prepares patches; .* or train with workers=0"
+    ):
         loader._refuse_unguarded_script()
     script.write_text('if __name__ == "__main__":\n    pass')
     loader._refuse_unguarded_script()

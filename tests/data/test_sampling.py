@@ -15,7 +15,7 @@ from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.sampling import choose_patch
 from samunet.errors import DatasetError
-from samunet.storage import Origin, save_case
+from samunet.preprocessing.storage import Origin, save_case
 
 LABELS = parse_labels({"background": 0, "common": 1, "rare": 2, "absent": 3})
 SHAPE = (12, 40, 50)
@@ -26,7 +26,14 @@ def store(folder, name, label, labels=LABELS):
     shape = label.shape
     history = untouched(Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)))
     image = np.stack(np.meshgrid(*[np.arange(1, n + 1) for n in shape], indexing="ij")).astype(np.float32)
-    save_case(folder, name, PreprocessedCase(image=image, label=label, history=history), labels, (8, 16, 16), Origin(settings="", files=""))
+    save_case(
+        folder,
+        name,
+        PreprocessedCase(image=image, label=label, history=history),
+        labels,
+        (8, 16, 16),
+        Origin(settings="", files=""),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +70,9 @@ def test_foreground_patches_hold_foreground_of_every_class_alike(cases, patch):
         _, label = cases.cut(name, start, patch)
         assert label.any()
         rare += 2 in label
-    assert 100 <= rare <= 250  # the two rare voxels are chosen every second time, however few they are; a patch may hold both classes
+    assert (
+        100 <= rare <= 250
+    )  # the two rare voxels are chosen every second time, however few they are; a patch may hold both classes
 
 
 def test_foreground_is_not_always_in_the_middle(cases):
@@ -141,7 +150,10 @@ def test_foreground_goes_before_annotation(tmp_path):
     label[5, 50, 50], label[:, :30] = 1, 2
     store(tmp_path, "x", label, labels)
     dataset = PreprocessedDataset(tmp_path, ("x",))
-    assert all((dataset.cut(*drawn, (4, 16, 16))[1] == 1).any() for drawn in draw(dataset, (4, 16, 16), foreground=True, count=50))
+    assert all(
+        (dataset.cut(*drawn, (4, 16, 16))[1] == 1).any()
+        for drawn in draw(dataset, (4, 16, 16), foreground=True, count=50)
+    )
 
 
 def test_missing_cases_are_counted_and_the_first_is_named(cases):
@@ -166,7 +178,9 @@ def test_balanced_sampling_sees_a_rare_class_as_often_as_a_common_one(tmp_path):
         if index == 0:
             label[4, 15, 15] = 2
         case = PreprocessedCase(
-            image=np.zeros((1, *shape), np.float32), label=label, history=untouched(Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)))
+            image=np.zeros((1, *shape), np.float32),
+            label=label,
+            history=untouched(Geometry(shape=shape, spacing=(1.0, 1.0, 1.0))),
         )
         save_case(tmp_path, f"c{index}", case, labels, (4, 8, 8), Origin(settings="", files=""))
     cases = PreprocessedDataset(tmp_path, tuple(f"c{index}" for index in range(6)))

@@ -13,7 +13,14 @@ import pytest
 from samunet.cli import compare
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+)
 LARGEST = 25 * 2**20  # bytes
 
 
@@ -48,18 +55,32 @@ def test_a_page_names_nothing_outside_itself(page):
 def look(page: Path, folder: Path) -> tuple[str, int, int]:
     """Open a page with the network blocked; returns the document, and how many requests and console messages the page made."""
     log = folder / "net.json"
-    words = [BROWSER, *FLAGS, "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", f"--log-net-log={log}"]
+    words = [
+        BROWSER,
+        *FLAGS,
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--enable-logging=stderr",
+        f"--log-net-log={log}",
+    ]
     words += [f"--user-data-dir={folder / 'user'}", "--dump-dom", page.as_uri()]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     found = json.loads(log.read_text())
     kinds = {number: name for name, number in found["constants"]["logEventTypes"].items()}
     asked = [event.get("params", {}) for event in found["events"] if kinds[event["type"]] == "URL_REQUEST_START_JOB"]
-    initiators = [request.get("initiator") for request in asked]  # what a browser asks of its maker by itself is "not an origin"
-    return done.stdout, len([name for name in initiators if name not in (None, "not an origin")]), done.stderr.count("CONSOLE")
+    initiators = [
+        request.get("initiator") for request in asked
+    ]  # what a browser asks of its maker by itself is "not an origin"
+    return (
+        done.stdout,
+        len([name for name in initiators if name not in (None, "not an origin")]),
+        done.stderr.count("CONSOLE"),
+    )
 
 
 def test_a_folder_that_is_called_validation_makes_no_cross_validation(page):
-    assert "hash of the split" not in page.read_text(encoding="utf-8")  # the predictions of this page lie in fold_0/validation
+    assert "hash of the split" not in page.read_text(
+        encoding="utf-8"
+    )  # the predictions of this page lie in fold_0/validation
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")

@@ -38,19 +38,28 @@ def folders(tmp_path):
         prediction[3, 15 + index, 3:6] = 1
         write(tmp_path / "references" / f"case_{index}.nii.gz", reference)
         write(tmp_path / "predictions" / f"case_{index}.nii.gz", prediction)
-    description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "vessel": 2}, "numTraining": 3, "file_ending": ".nii.gz"}
+    description = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "liver": 1, "vessel": 2},
+        "numTraining": 3,
+        "file_ending": ".nii.gz",
+    }
     (tmp_path / "predictions" / "dataset.json").write_text(json.dumps(description))
     return tmp_path
 
 
 def chosen(folders) -> Postprocessing:
     references = {path.name: path for path in (folders / "references").iterdir()}
-    return determine(references, folders / "predictions", labels=LABELS, file_ending=".nii.gz", reader=READER, threads=2)
+    return determine(
+        references, folders / "predictions", labels=LABELS, file_ending=".nii.gz", reader=READER, threads=2
+    )
 
 
 def test_a_false_blob_goes_and_true_pieces_stay(folders):
     found = chosen(folders)
-    assert [step.values for step in found.steps] == [(1,)] and found.cases == 3  # not the vessels, and not all of the foreground
+    assert [step.values for step in found.steps] == [
+        (1,)
+    ] and found.cases == 3  # not the vessels, and not all of the foreground
     assert found.steps[0].dice_before == pytest.approx(2 * 256 / (256 + 259)) and found.steps[0].dice_after == 1
 
 
@@ -68,7 +77,9 @@ def test_the_whole_foreground_is_cut_when_no_class_loses(folders):
 
 def test_nothing_is_adopted_where_nothing_helps(folders):
     for index in range(3):
-        (folders / "predictions" / f"case_{index}.nii.gz").write_bytes((folders / "references" / f"case_{index}.nii.gz").read_bytes())
+        (folders / "predictions" / f"case_{index}.nii.gz").write_bytes(
+            (folders / "references" / f"case_{index}.nii.gz").read_bytes()
+        )
     assert chosen(folders).steps == ()
 
 
@@ -84,7 +95,9 @@ def test_the_commands_find_it_write_it_and_apply_it(folders, capsys):
         name = f"case_{index}.nii.gz"
         mended, reference = (sitk.ReadImage(str(folders / folder / name)) for folder in ("out", "references"))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(mended), sitk.GetArrayFromImage(reference))
-        assert mended.GetSpacing() == pytest.approx(reference.GetSpacing()) and mended.GetOrigin() == pytest.approx(reference.GetOrigin())
+        assert mended.GetSpacing() == pytest.approx(reference.GetSpacing()) and mended.GetOrigin() == pytest.approx(
+            reference.GetOrigin()
+        )
         assert (folders / "predictions" / "postprocessed" / name).read_bytes() == (folders / "out" / name).read_bytes()
 
 
@@ -99,5 +112,12 @@ def test_wrong_input_is_refused_in_one_sentence(folders, capsys):
     write_json(folders / "later.json", found)
     with pytest.raises(ConfigError, match="has format 9; this version of samunet reads format 1"):
         load_postprocessing(folders / "later.json")
-    words = ["-i", str(folders / "predictions"), "-o", str(folders / "predictions"), "-pp_file", str(folders / "x.json")]
+    words = [
+        "-i",
+        str(folders / "predictions"),
+        "-o",
+        str(folders / "predictions"),
+        "-pp_file",
+        str(folders / "x.json"),
+    ]
     assert apply_postprocessing.main(words) == 2 and not (folders / "out").exists()

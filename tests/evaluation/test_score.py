@@ -52,7 +52,10 @@ def folder(tmp_path):
 
 def test_counts_dice_and_iou_are_those_worked_out_by_hand(folder):
     first = score(folder).cases[0]
-    assert (first.reference_file, first.prediction_file) == (str(folder / "gt" / "a.nii.gz"), str(folder / "out" / "a.nii.gz"))
+    assert (first.reference_file, first.prediction_file) == (
+        str(folder / "gt" / "a.nii.gz"),
+        str(folder / "out" / "a.nii.gz"),
+    )
     got = first.metrics[(1,)]
     assert (got.tp, got.fp, got.fn, got.tn, got.n_pred, got.n_ref) == (2, 1, 2, 7, 3, 4)
     assert (got.dice, got.iou) == (pytest.approx(4 / 7), pytest.approx(2 / 5))
@@ -139,7 +142,9 @@ def test_targets_are_foreground_classes_or_regions():
 def test_a_value_that_dataset_json_does_not_name_is_refused_with_its_file(folder, part):
     assert score(folder, ignore=3, expected=(0, 1, 2, 3)).cases
     write(folder / part / f"b{ENDING}", [[[255, 1, 1], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]])
-    with pytest.raises(DatasetError, match=rf"{part}/b\.nii\.gz holds the values \[255\], which dataset\.json does not name"):
+    with pytest.raises(
+        DatasetError, match=rf"{part}/b\.nii\.gz holds the values \[255\], which dataset\.json does not name"
+    ):
         score(folder, ignore=3, expected=(0, 1, 2, 3))
 
 
@@ -153,7 +158,14 @@ def test_distances_are_in_pixels_where_the_reference_tells_no_size(tags, unit, h
         label[3, column] = 1
         (tmp_path / name).mkdir()
         tifffile.imwrite(tmp_path / name / "a.tif", label, **tags)
-    folders = {"targets": ((1,),), "ignore": None, "file_ending": ".tif", "reader": NATURAL, "threads": 1, "measures": Measures(tolerance=1.0)}
+    folders = {
+        "targets": ((1,),),
+        "ignore": None,
+        "file_ending": ".tif",
+        "reader": NATURAL,
+        "threads": 1,
+        "measures": Measures(tolerance=1.0),
+    }
     summary = evaluate_folder(tmp_path / "gt", tmp_path / "out", **folders)
     write_summary(tmp_path / "summary.json", summary)
     assert read_summary(tmp_path / "summary.json").unit == summary.unit == unit

@@ -8,7 +8,15 @@ import math
 import pytest
 
 from samunet.errors import ConfigError, DatasetError
-from samunet.evaluation.summary import CaseScore, Metrics, parse_target_key, read_summary, summarize, target_key, write_summary
+from samunet.evaluation.summary import (
+    CaseScore,
+    Metrics,
+    parse_target_key,
+    read_summary,
+    summarize,
+    target_key,
+    write_summary,
+)
 
 NAN = math.nan
 
@@ -33,7 +41,9 @@ def case(name: str, **scores: Metrics) -> CaseScore:
 
 
 def test_means_skip_cases_without_a_number():
-    summary = summarize([case("a", t1=metrics(3, 1, 1)), case("b", t1=metrics(0, 0, 0)), case("c", t1=metrics(0, 2, 0))])
+    summary = summarize(
+        [case("a", t1=metrics(3, 1, 1)), case("b", t1=metrics(0, 0, 0)), case("c", t1=metrics(0, 2, 0))]
+    )
     assert summary.mean[(1,)].dice == pytest.approx((0.75 + 0.0) / 2)  # 2*3/(2*3+1+1) and 0/(0+2), by hand
     assert summary.mean[(1,)].iou == pytest.approx((0.6 + 0.0) / 2)
     assert summary.mean[(1,)].tp == pytest.approx(1.0)  # counts have a number in all three cases
@@ -81,12 +91,16 @@ def test_the_file_has_sorted_keys_and_nan_tokens(tmp_path):
 
 
 def test_a_summary_survives_the_disk(tmp_path):
-    summary = summarize([case("a", t1_2=metrics(1, 2, 3), t2=metrics(1, 0, 0)), case("b", t1_2=metrics(4, 0, 1), t2=metrics(1, 1, 0))])
+    summary = summarize(
+        [case("a", t1_2=metrics(1, 2, 3), t2=metrics(1, 0, 0)), case("b", t1_2=metrics(4, 0, 1), t2=metrics(1, 1, 0))]
+    )
     write_summary(tmp_path / "summary.json", summary)
     assert read_summary(tmp_path / "summary.json") == summary
 
 
-@pytest.mark.parametrize("text", ["[]", '{"mean": {}}', '{"metric_per_case": [], "mean": {"1": {"Dice": "x"}}, "foreground_mean": {}}'])
+@pytest.mark.parametrize(
+    "text", ["[]", '{"mean": {}}', '{"metric_per_case": [], "mean": {"1": {"Dice": "x"}}, "foreground_mean": {}}']
+)
 def test_a_file_that_is_no_summary_is_named(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ConfigError, match="other.json is not a summary"):

@@ -72,9 +72,14 @@ def write_series(image: sitk.Image, folder, uid="1.2.826.0.1.3680043.2.1125.1", 
 def test_a_series_gives_its_numbers_on_its_grid(tmp_path):
     image = oblique()
     sitk.WriteImage(image, str(tmp_path / "same.nii.gz"))
-    series, same = READER.read_image([write_series(image, tmp_path / "series")]), READER.read_image([tmp_path / "same.nii.gz"])
+    series, same = (
+        READER.read_image([write_series(image, tmp_path / "series")]),
+        READER.read_image([tmp_path / "same.nii.gz"]),
+    )
     np.testing.assert_array_equal(series.array, same.array)
-    assert series.geometry.corner_distance_mm(same.geometry) < 1e-3 and series.geometry.spacing == pytest.approx((2.5, 0.8, 0.7))
+    assert series.geometry.corner_distance_mm(same.geometry) < 1e-3 and series.geometry.spacing == pytest.approx(
+        (2.5, 0.8, 0.7)
+    )
     assert len(READER.files(tmp_path / "series")) == 5
 
 
@@ -122,7 +127,9 @@ def test_incomplete_mixed_and_absent_series_are_refused(tmp_path):
     other = tmp_path / "two" / "other"
     for path in write_series(oblique(), other, uid="1.2.826.0.1.3680043.2.1125.2").iterdir():
         path.rename(tmp_path / "two" / f"other_{path.name}")
-    with pytest.raises(ImageFileError, match="holds 2 DICOM series, expected one \\(1: no description, CT, 5 files, 1.2.826"):
+    with pytest.raises(
+        ImageFileError, match="holds 2 DICOM series, expected one \\(1: no description, CT, 5 files, 1.2.826"
+    ):
         READER.read_image([tmp_path / "two"])
     (tmp_path / "none").mkdir()
     with pytest.raises(ImageFileError, match="holds no DICOM file"):
@@ -130,7 +137,10 @@ def test_incomplete_mixed_and_absent_series_are_refused(tmp_path):
     for kept in (1229, 1030, 700):
         damaged = sorted(write_series(oblique(), tmp_path / "cut").iterdir())[0]  # the last slice, so no gap shows
         damaged.write_bytes(damaged.read_bytes()[:kept])
-        with pytest.raises(ImageFileError, match="slice86.dcm (is truncated|is a DICOM file that cannot be read|has no readable header)"):
+        with pytest.raises(
+            ImageFileError,
+            match="slice86.dcm (is truncated|is a DICOM file that cannot be read|has no readable header)",
+        ):
             READER.read_image([tmp_path / "cut"])
 
 
@@ -140,7 +150,16 @@ def test_series_are_imported_beside_their_labels(tmp_path, monkeypatch):
     for name in ("p.1", "p.2"):
         write_series(oblique(), tmp_path / "images" / name)
         sitk.WriteImage(sitk.Cast(oblique() > 0, sitk.sitkUInt8), str(tmp_path / "labels" / f"{name}.nii.gz"))
-    command = ["folders", "-i", str(tmp_path / "images"), "-l", str(tmp_path / "labels"), "-d", "Dataset080_Dicom", "--no_pbar"]
+    command = [
+        "folders",
+        "-i",
+        str(tmp_path / "images"),
+        "-l",
+        str(tmp_path / "labels"),
+        "-d",
+        "Dataset080_Dicom",
+        "--no_pbar",
+    ]
     assert import_dataset.main([*command, "--channels", "CT", "--labels", "bright=1"]) == 0
     made = READER.read_image([tmp_path / "raw/Dataset080_Dicom/imagesTr/p.2_0000.nii.gz"])
     np.testing.assert_array_equal(made.array[0], sitk.GetArrayFromImage(oblique()))
@@ -149,7 +168,9 @@ def test_series_are_imported_beside_their_labels(tmp_path, monkeypatch):
 def test_folders_of_series_are_cases_to_predict(tmp_path):
     write_series(oblique(), tmp_path / "in" / "anna"), write_series(oblique(), tmp_path / "in" / "bert")
     cases = cases_to_predict(tmp_path / "in", SPEC, tmp_path / "out")
-    assert [(case.identifier, case.images) for case in cases] == [(name, (tmp_path / "in" / name,)) for name in ("anna", "bert")]
+    assert [(case.identifier, case.images) for case in cases] == [
+        (name, (tmp_path / "in" / name,)) for name in ("anna", "bert")
+    ]
     (alone,) = cases_to_predict(tmp_path / "in" / "anna", SPEC, tmp_path / "out")
     assert alone.identifier == "anna" and READER.read_image(alone.images).array.shape == (1, 5, 12, 16)
     for name in ("anna", "bert"):
@@ -180,12 +201,21 @@ def change(folder, edit, index=0):
         ),
         (lambda header: setattr(header, "Rows", 65535), "rows and columns need 2097120"),
         (lambda header: setattr(header, "Columns", 0), "has 12 x 0 pixels of 1 samples, expected one or more"),
-        (lambda header: header.pop("PixelSpacing"), "says nothing of its PixelSpacing, so the size of its pixels is not known"),
-        (lambda header: setattr(header, "PixelSpacing", [0, 0.7]), r"has PixelSpacing \[0.0, 0.7\], expected two positive numbers"),
+        (
+            lambda header: header.pop("PixelSpacing"),
+            "says nothing of its PixelSpacing, so the size of its pixels is not known",
+        ),
+        (
+            lambda header: setattr(header, "PixelSpacing", [0, 0.7]),
+            r"has PixelSpacing \[0.0, 0.7\], expected two positive numbers",
+        ),
         (lambda header: setattr(header, "PixelSpacing", ["nan", "0.7"]), "has PixelSpacing"),
         (lambda header: setattr(header, "NumberOfFrames", 3), "holds 3 frames, expected one slice per file"),
         (lambda header: header.pop("ImagePositionPatient"), "has no readable header or position"),
-        (lambda header: setattr(header, "RescaleSlope", "nan"), "position, orientation or rescale values are no finite numbers"),
+        (
+            lambda header: setattr(header, "RescaleSlope", "nan"),
+            "position, orientation or rescale values are no finite numbers",
+        ),
     ],
 )
 def test_what_a_header_lacks_or_cannot_mean_is_named(tmp_path, edit, message):
@@ -205,7 +235,9 @@ def test_the_spacing_of_a_detector_is_not_taken_for_that_of_the_patient(tmp_path
 
 
 def test_slices_of_another_spacing_than_the_others_are_refused(tmp_path):
-    folder = change(write_series(oblique(), tmp_path / "series"), lambda header: setattr(header, "PixelSpacing", [0.9, 0.7]), 2)
+    folder = change(
+        write_series(oblique(), tmp_path / "series"), lambda header: setattr(header, "PixelSpacing", [0.9, 0.7]), 2
+    )
     with pytest.raises(ImageFileError, match=r"slice88.dcm has .*\(0.9, 0.7\) mm, slice90.dcm has .*\(0.8, 0.7\) mm"):
         READER.read_image([folder])
 
@@ -227,12 +259,21 @@ def test_each_slice_is_rescaled_by_its_own_slope(tmp_path):
 def test_one_of_several_series_is_chosen_by_number_uid_or_description(tmp_path):
     folder = tmp_path / "two"
     change(write_series(oblique(), folder), lambda header: setattr(header, "SeriesDescription", "T1 ax"), None)
-    other = change(write_series(oblique(3), tmp_path / "o", uid="1.2.826.0.1.3680043.2.1125.2"), lambda header: None, None)
+    other = change(
+        write_series(oblique(3), tmp_path / "o", uid="1.2.826.0.1.3680043.2.1125.2"), lambda header: None, None
+    )
     for path in other.iterdir():
         path.rename(folder / f"other_{path.name}")
-    with pytest.raises(ImageFileError, match=r"2 DICOM series, expected one \(1: T1 ax, CT, 5 files, .*; 2: no description, CT, 3 files, .*--series"):
+    with pytest.raises(
+        ImageFileError,
+        match=r"2 DICOM series, expected one \(1: T1 ax, CT, 5 files, .*; 2: no description, CT, 3 files, .*--series",
+    ):
         READER.read_image([folder])
     for wanted, depth in (("1", 5), ("2", 3), ("t1 AX", 5), ("1.2.826.0.1.3680043.2.1125.2", 3)):
-        assert SimpleITKIO(series=wanted).load(folder)[1].shape[0] == SimpleITKIO(series=wanted).peek(folder).geometry.shape[0] == depth
+        assert (
+            SimpleITKIO(series=wanted).load(folder)[1].shape[0]
+            == SimpleITKIO(series=wanted).peek(folder).geometry.shape[0]
+            == depth
+        )
     with pytest.raises(ImageFileError, match="expected one that is 'T2'"):
         SimpleITKIO(series="T2").load(folder)

@@ -30,7 +30,9 @@ def test_a_hostile_header_is_refused_by_name(tmp_path, monkeypatch, ending, name
     assert re.search("export|copy|save|correct", str(refusal.value))  # the way out
 
 
-@pytest.mark.parametrize(("ending", "name"), [(".nii", "one axis"), (".nii", "sform -inf"), (".mha", "NDims 100"), (".nrrd", "300 kinds")])
+@pytest.mark.parametrize(
+    ("ending", "name"), [(".nii", "one axis"), (".nii", "sform -inf"), (".mha", "NDims 100"), (".nrrd", "300 kinds")]
+)
 def test_a_peek_refuses_hostile_headers_by_the_same_words(tmp_path, ending, name):
     path = write_sound(tmp_path / f"case{ending}")
     path.write_bytes(HOSTILE[ending][name](path.read_bytes()))
@@ -53,13 +55,19 @@ def test_headers_are_understood_as_itk_does(tmp_path, ending, shape, compressed)
     image.SetSpacing([0.5, 1.5, 2.5, 3.5][: image.GetDimension()])
     sitk.WriteImage(image, str(tmp_path / f"case{ending}"), useCompression=compressed)
     header, read = headers.read_header(tmp_path / f"case{ending}"), sitk.ReadImage(str(tmp_path / f"case{ending}"))
-    assert header.size == read.GetSize() and header.spacing == pytest.approx(read.GetSpacing()) and header.num_bytes == array.nbytes
+    assert (
+        header.size == read.GetSize()
+        and header.spacing == pytest.approx(read.GetSpacing())
+        and header.num_bytes == array.nbytes
+    )
     found, _ = READER.load(tmp_path / f"case{ending}")
     expected = np.moveaxis(array, -1, 0) if components else array
     np.testing.assert_array_equal(found.reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"])
+@pytest.mark.parametrize(
+    "kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
+)
 @pytest.mark.parametrize("ending", [".mha", ".nrrd"])
 def test_every_number_type_that_itk_writes_is_read(tmp_path, ending, kind):
     sitk.WriteImage(sitk.GetImageFromArray(values().astype(kind)), str(tmp_path / f"case{ending}"))
@@ -111,11 +119,15 @@ def test_windows_line_ends_and_key_value_pairs_are_read(tmp_path):
     path.write_bytes(head.replace(b"\n", b"\r\n") + b"LOCAL\r\n" + data)
     np.testing.assert_array_equal(READER.read_image([path]).array[0], values())
     path = write_sound(tmp_path / "case.nrrd")
-    path.write_bytes(path.read_bytes().replace(b"encoding", b'Segment0_Name:=liver: left\nlabels: "x" "y" "z"\nencoding'))
+    path.write_bytes(
+        path.read_bytes().replace(b"encoding", b'Segment0_Name:=liver: left\nlabels: "x" "y" "z"\nencoding')
+    )
     np.testing.assert_array_equal(READER.read_image([path]).array[0], values())
 
 
 def test_other_endings_are_refused(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(values()), str(tmp_path / "case.vtk"))
-    with pytest.raises(ImageFileError, match=r"case.vtk has an ending that cannot be read, expected .nii, .nii.gz, .mha"):
+    with pytest.raises(
+        ImageFileError, match=r"case.vtk has an ending that cannot be read, expected .nii, .nii.gz, .mha"
+    ):
         READER.read_image([tmp_path / "case.vtk"])

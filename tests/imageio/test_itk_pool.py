@@ -19,7 +19,7 @@ from hostile import HOSTILE, SHAPE, values, write_sound
 from samunet.checking.run import check_dataset
 from samunet.errors import ImageFileError
 from samunet.imageio import itk, itk_pool, reader_for
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 READER = reader_for(".mha")
 pytestmark = pytest.mark.skipif(not itk_pool.SEPARATE, reason="the platform has no processes for this")
@@ -102,7 +102,9 @@ def test_a_check_names_the_case_that_crashes_and_goes_on(tmp_path, pool):
     for kind, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
         (folder / kind / f"tiny_001{suffix}.mha").rename(folder / kind / f"crash{suffix}.mha")
     report = check_dataset(folder, threads=2)
-    assert {(finding.case, finding.code) for finding in report.findings if finding.severity == "error"} == {("crash", "unreadable")}
+    assert {(finding.case, finding.code) for finding in report.findings if finding.severity == "error"} == {
+        ("crash", "unreadable")
+    }
     assert all("SIGSEGV" in finding.message for finding in report.errors) and report.clean == len(report.cases) - 1
 
 
@@ -113,7 +115,9 @@ def test_a_script_without_a_main_guard_reads_once_and_leaves_no_process(tmp_path
         "from pathlib import Path\nfrom samunet.imageio import itk_pool, reader_for\nprint('begun')\n"
         f"print(reader_for('.mha').read_image([Path({str(path)!r})]).array.sum(), itk_pool._POOL.idle[0].process.pid)\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     begun, read = done.stdout.splitlines()
     assert (begun, read.split()[0], done.stderr) == ("begun", "300.0", "")
     assert gone(int(read.split()[1]))

@@ -49,7 +49,9 @@ def test_grey_segmentation_comes_back(ending, tmp_path):
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_sixteen_bit_segmentation_comes_back(ending, tmp_path):
     NATURAL.write_segmentation(grey()[None].astype(np.uint16) * 1000, PLANAR, tmp_path / f"out{ending}")
-    np.testing.assert_array_equal(NATURAL.read_label(tmp_path / f"out{ending}")[0], grey()[None].astype(np.int32) * 1000)
+    np.testing.assert_array_equal(
+        NATURAL.read_label(tmp_path / f"out{ending}")[0], grey()[None].astype(np.int32) * 1000
+    )
 
 
 def test_bmp_refuses_sixteen_bits(tmp_path):
@@ -88,7 +90,11 @@ def test_an_opaque_alpha_is_dropped_and_another_refused(mode, channels, ending, 
 
 def test_a_stack_with_a_palette_is_refused(tmp_path):
     tifffile.imwrite(
-        tmp_path / "in.tif", np.zeros((5, 6, 8), np.uint8), photometric="palette", colormap=np.zeros((3, 256), np.uint16), metadata={"axes": "ZYX"}
+        tmp_path / "in.tif",
+        np.zeros((5, 6, 8), np.uint8),
+        photometric="palette",
+        colormap=np.zeros((3, 256), np.uint16),
+        metadata={"axes": "ZYX"},
     )
     with pytest.raises(ImageFileError, match="with a palette, expected a grey stack"):
         TIFF3D.read_image([tmp_path / "in.tif"])
@@ -132,8 +138,18 @@ def test_stack_without_spacing_is_reported_and_read_with_one_mm(tmp_path, caplog
     assert "case.json" in caplog.text
 
 
-BAD = ['{"spacing": [1, 2]}', '{"spacing": "123"}', '{"spacing": [true, 1, 1]}', '{"spacing": ["1", 1, 1]}', '{"spacing": [1, 1, 1e300]}',
-    '{"spacing": [1, 0, 2]}', '{"spacing": "1"}', "{}", "[", "[1]"]
+BAD = [
+    '{"spacing": [1, 2]}',
+    '{"spacing": "123"}',
+    '{"spacing": [true, 1, 1]}',
+    '{"spacing": ["1", 1, 1]}',
+    '{"spacing": [1, 1, 1e300]}',
+    '{"spacing": [1, 0, 2]}',
+    '{"spacing": "1"}',
+    "{}",
+    "[",
+    "[1]",
+]
 
 
 @pytest.mark.parametrize("text", BAD)
@@ -162,7 +178,13 @@ def test_truncated_stack_is_refused(compression, described, keep, tmp_path):
     stack = np.random.default_rng(0).integers(0, 255, (20, 32, 40), dtype=np.uint8)
     with tifffile.TiffWriter(path) as writer:
         for page in [stack] if described else stack:
-            writer.write(page, compression=compression, photometric="minisblack", contiguous=False, metadata={} if described else None)
+            writer.write(
+                page,
+                compression=compression,
+                photometric="minisblack",
+                contiguous=False,
+                metadata={} if described else None,
+            )
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
     for reader in (TIFF3D, NATURAL):
@@ -258,7 +280,10 @@ def test_forms_that_would_lose_values_are_refused(tmp_path):
         reader_for(".png").read_image([tmp_path / "stack.tif".replace("stack", "complex")] * 2)
 
 
-@pytest.mark.parametrize("axes,shape,reader", [("CYX", (3, 9, 7), 0), ("CYX", (4, 9, 7), 0), ("ZCYX", (5, 2, 9, 7), 2), ("CZYX", (2, 5, 9, 7), 2)])
+@pytest.mark.parametrize(
+    "axes,shape,reader",
+    [("CYX", (3, 9, 7), 0), ("CYX", (4, 9, 7), 0), ("ZCYX", (5, 2, 9, 7), 2), ("CZYX", (2, 5, 9, 7), 2)],
+)
 @pytest.mark.parametrize("form", ["imagej", "ome"])
 def test_channels_of_a_tiff_are_channels_and_never_slices(axes, shape, reader, form, tmp_path):
     if (form, axes) == ("imagej", "CZYX"):
@@ -279,7 +304,9 @@ def test_pages_written_one_by_one_are_the_slices_of_a_stack(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         for plane in values:
             writer.write(plane, photometric="minisblack")
-    Image.fromarray(values[0]).save(tmp_path / "b.tif", save_all=True, append_images=[Image.fromarray(plane) for plane in values[1:]])
+    Image.fromarray(values[0]).save(
+        tmp_path / "b.tif", save_all=True, append_images=[Image.fromarray(plane) for plane in values[1:]]
+    )
     for name in ("a.tif", "b.tif"):
         (tmp_path / name).with_suffix(".json").write_text('{"spacing": [2, 1, 1]}')
         array, geometry = TIFF3D.load(tmp_path / name)

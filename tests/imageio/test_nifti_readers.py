@@ -124,7 +124,9 @@ def test_voxels_and_grid_are_simpleitks(kind, shape, affine, scaling, endianness
     for old in tmp_path.iterdir():
         old.unlink()
     path.write_bytes(gzip.compress(content, 1) if compressed else content)
-    if len(shape) == 2 and affine[2, :2].any():  # a plane that leaves the file's plane: SimpleITK cuts or refuses its axes
+    if (
+        len(shape) == 2 and affine[2, :2].any()
+    ):  # a plane that leaves the file's plane: SimpleITK cuts or refuses its axes
         return
     (array, geometry), (theirs, their_geometry) = SITK.load(path), by_simpleitk(path)
     assert array.shape == theirs.shape and geometry.planar == their_geometry.planar
@@ -135,7 +137,13 @@ def test_voxels_and_grid_are_simpleitks(kind, shape, affine, scaling, endianness
 
 def patched(path, fields, *, sform=1, qform=1, affine=None):
     """Write a file and then put raw numbers into its header."""
-    save(path, (phantom().astype(np.int16) - 20), oblique_affine() if affine is None else affine, sform=sform, qform=qform)
+    save(
+        path,
+        (phantom().astype(np.int16) - 20),
+        oblique_affine() if affine is None else affine,
+        sform=sform,
+        qform=qform,
+    )
     header = nibabel.Nifti1Header(path.read_bytes()[:348], check=False)
     for name, value in fields.items():
         name, _, index = name.partition("/")
@@ -267,7 +275,9 @@ def test_rgb_nifti_gives_three_channels(reader, tmp_path):
 @BOTH
 @pytest.mark.parametrize("keep", [0.3, 0.9, -8])
 def test_truncated_gzip_is_refused(reader, keep, tmp_path):
-    path = save(tmp_path / "in.nii.gz", np.random.default_rng(0).integers(0, 99, (20, 20, 20), dtype=np.int16), np.eye(4))
+    path = save(
+        tmp_path / "in.nii.gz", np.random.default_rng(0).integers(0, 99, (20, 20, 20), dtype=np.int16), np.eye(4)
+    )
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep) if keep > 0 else keep])
     with pytest.raises(ImageFileError, match=r"in\.nii\.gz is damaged"):
@@ -277,7 +287,9 @@ def test_truncated_gzip_is_refused(reader, keep, tmp_path):
 @BOTH
 @pytest.mark.parametrize("place", [0.5, 0.9, -6])  # the last is in the checksum itself
 def test_flipped_bit_in_gzip_is_refused(reader, place, tmp_path):
-    path = save(tmp_path / "in.nii.gz", np.random.default_rng(0).integers(0, 99, (20, 20, 20), dtype=np.int16), np.eye(4))
+    path = save(
+        tmp_path / "in.nii.gz", np.random.default_rng(0).integers(0, 99, (20, 20, 20), dtype=np.int16), np.eye(4)
+    )
     content = bytearray(path.read_bytes())
     content[int(len(content) * place) if place > 0 else place] ^= 4
     path.write_bytes(content)
@@ -403,9 +415,18 @@ def test_a_segmentation_keeps_the_header_of_its_image(tmp_path):
     raw = gzip.decompress((tmp_path / "out.nii.gz").read_bytes())
     written, before = nibabel.Nifti1Header(raw[:348], check=False), header.as_byteswapped("<")
     changed = {name for name in written if written[name].tobytes() != before[name].tobytes()}
-    assert changed == {"dim", "pixdim", "datatype", "bitpix", "scl_slope", "scl_inter", "cal_max", "intent_name", "magic", "vox_offset"} - {
-        name for name in ("magic", "vox_offset", "pixdim") if written[name].tobytes() == before[name].tobytes()
-    }
+    assert changed == {
+        "dim",
+        "pixdim",
+        "datatype",
+        "bitpix",
+        "scl_slope",
+        "scl_inter",
+        "cal_max",
+        "intent_name",
+        "magic",
+        "vox_offset",
+    } - {name for name in ("magic", "vox_offset", "pixdim") if written[name].tobytes() == before[name].tobytes()}
     np.testing.assert_array_equal(written["pixdim"][:4], before["pixdim"][:4])
     np.testing.assert_array_equal(written["dim"], [3, 5, 4, 3, 1, 1, 1, 1])
     assert raw[352:] == phantom().T.astype("<u2").tobytes()
@@ -418,7 +439,9 @@ def test_a_segmentation_comes_back_in_the_unit_of_its_image(unit, tmp_path):
     image.header.set_xyzt_units(unit)
     nibabel.save(image, tmp_path / "in.nii")
     geometry = NIBABEL.load(tmp_path / "in.nii")[1]
-    np.testing.assert_allclose(geometry.spacing, np.array(SPACING[::-1]) * {"micron": 1e-3, "mm": 1, "meter": 1e3}[unit], rtol=1e-6)
+    np.testing.assert_allclose(
+        geometry.spacing, np.array(SPACING[::-1]) * {"micron": 1e-3, "mm": 1, "meter": 1e3}[unit], rtol=1e-6
+    )
     NIBABEL.write_segmentation(phantom().T, geometry, tmp_path / "out.nii")
     written = nibabel.load(tmp_path / "out.nii")
     assert written.header.get_xyzt_units()[0] == unit
@@ -489,7 +512,10 @@ def test_channel_files_of_unequal_shape_or_spacing_are_refused(reader, tmp_path)
 def test_channel_files_with_other_origins_are_reported_and_read(reader, tmp_path, caplog):
     moved = np.eye(4)
     moved[0, 3] = 2.5
-    paths = [save(tmp_path / "case_0000.nii.gz", phantom(), np.eye(4)), save(tmp_path / "case_0001.nii.gz", phantom(), moved)]
+    paths = [
+        save(tmp_path / "case_0000.nii.gz", phantom(), np.eye(4)),
+        save(tmp_path / "case_0001.nii.gz", phantom(), moved),
+    ]
     with caplog.at_level(logging.WARNING):
         assert len(reader.read_image(paths).array) == 2
     assert "2.5 mm" in caplog.text
@@ -502,7 +528,10 @@ def test_label_values_come_back_as_integers(reader, tmp_path):
     assert array.dtype == np.int16
     assert geometry.shape == (3, 4, 5)
     np.testing.assert_array_equal(array, phantom().T)
-    assert reader.read_label(save(tmp_path / "big.nii.gz", phantom().astype(np.int32) * 1000, np.eye(4)))[0].dtype == np.int32
+    assert (
+        reader.read_label(save(tmp_path / "big.nii.gz", phantom().astype(np.int32) * 1000, np.eye(4)))[0].dtype
+        == np.int32
+    )
 
 
 @BOTH
@@ -548,7 +577,9 @@ def test_other_formats_come_back(ending, tmp_path):
 
 
 def test_gipl_refuses_a_turned_grid(tmp_path):
-    geometry = Geometry(shape=(3, 4, 5), spacing=(1, 1, 1), direction=((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)))
+    geometry = Geometry(
+        shape=(3, 4, 5), spacing=(1, 1, 1), direction=((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
+    )
     with pytest.raises(ImageFileError, match="GIPL files hold no direction"):
         SITK.write_segmentation(phantom().T, geometry, tmp_path / "out.gipl")
 
@@ -560,7 +591,9 @@ def test_damage_in_other_formats_is_refused(ending, damage, tmp_path):
         pytest.skip("GIPL is not compressed and has no checksum")
     path = tmp_path / f"in{ending}"
     SITK.write_segmentation(
-        np.random.default_rng(0).integers(0, 99, (20, 20, 20), dtype=np.uint8), Geometry(shape=(20, 20, 20), spacing=(1, 1, 1)), path
+        np.random.default_rng(0).integers(0, 99, (20, 20, 20), dtype=np.uint8),
+        Geometry(shape=(20, 20, 20), spacing=(1, 1, 1)),
+        path,
     )
     content = bytearray(path.read_bytes())
     content[len(content) * 2 // 3] ^= 4
@@ -599,7 +632,9 @@ def test_components_of_an_mha_are_channels_and_2d_stays_2d(tmp_path):
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, np.float64])
 def test_a_compressed_mha_whose_header_promises_more_is_refused(kind, tmp_path):
     path = tmp_path / "in.mha"
-    sitk.WriteImage(sitk.GetImageFromArray(np.arange(7 * 5 * 6).reshape(7, 5, 6).astype(kind)), path, useCompression=True)
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.arange(7 * 5 * 6).reshape(7, 5, 6).astype(kind)), path, useCompression=True
+    )
     assert SITK.read_image([path]).array.shape == (1, 7, 5, 6)
     path.write_bytes(path.read_bytes().replace(b"DimSize = 6 5 7", b"DimSize = 6 5 9"))
     with pytest.raises(ImageFileError, match="truncated: its header promises"):

@@ -38,7 +38,9 @@ def test_a_peek_tells_the_bytes_of_stored_numbers_and_of_scaled_ones(tmp_path, k
         image = nibabel.Nifti1Image(np.ones(shape, kind), np.eye(4))
         image.header.set_slope_inter(slope, 0)
         nibabel.save(image, tmp_path / "case.nii.gz")
-        peek, (array, geometry) = (of(tmp_path / "case.nii.gz") for of in (reader_for(".nii.gz").peek, reader_for(".nii.gz").load))
+        peek, (array, geometry) = (
+            of(tmp_path / "case.nii.gz") for of in (reader_for(".nii.gz").peek, reader_for(".nii.gz").load)
+        )
         assert (peek.channels, peek.loaded, peek.loading) == (len(array), array.nbytes, array.nbytes)
         assert (peek.geometry.shape, peek.geometry.planar) == (geometry.shape, geometry.planar)
 
@@ -55,7 +57,12 @@ def test_a_peek_counts_colors_components_and_points_of_time(tmp_path):
             image.putalpha(255)
         image.save(tmp_path / f"{name}.png")
     tifffile.imwrite(tmp_path / "color.tif", np.zeros((4, 5, 3), np.uint8), photometric="rgb")
-    tifffile.imwrite(tmp_path / "palette.tif", np.zeros((4, 5), np.uint8), photometric="palette", colormap=np.zeros((3, 256), np.uint16))
+    tifffile.imwrite(
+        tmp_path / "palette.tif",
+        np.zeros((4, 5), np.uint8),
+        photometric="palette",
+        colormap=np.zeros((3, 256), np.uint16),
+    )
     files = ["rgb.nii.gz", "vector.mha", "time.nrrd", *(f"{name}.png" for name in flat), "color.tif", "palette.tif"]
     for name in files:
         reader = reader_for("." + name.partition(".")[2])

@@ -42,12 +42,26 @@ def size_of(reader, path):
     ],
 )
 def test_imagejs_unit_and_resolution_give_the_size(unit, resolution, size, tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", PLANE, imagej=True, resolution=(resolution, resolution / 2), metadata={"unit": unit} if unit else {})
-    assert size_of(NATURAL, tmp_path / "a.tif") == (None if size is None else pytest.approx((1, 2 * size, size), rel=1e-6))
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        PLANE,
+        imagej=True,
+        resolution=(resolution, resolution / 2),
+        metadata={"unit": unit} if unit else {},
+    )
+    assert size_of(NATURAL, tmp_path / "a.tif") == (
+        None if size is None else pytest.approx((1, 2 * size, size), rel=1e-6)
+    )
 
 
 def test_imagejs_spacing_is_the_distance_of_slices_and_1_where_it_is_not_written(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", STACK, imagej=True, resolution=(2, 4), metadata={"unit": "um", "spacing": 3.0, "axes": "ZYX"})
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        STACK,
+        imagej=True,
+        resolution=(2, 4),
+        metadata={"unit": "um", "spacing": 3.0, "axes": "ZYX"},
+    )
     tifffile.imwrite(tmp_path / "b.tif", STACK, imagej=True, resolution=(2, 4), metadata={"unit": "um", "axes": "ZYX"})
     tifffile.imwrite(tmp_path / "c.tif", STACK, imagej=True, resolution=(2, 4), metadata={"unit": "um", "axes": "TYX"})
     assert size_of(TIFF3D, tmp_path / "a.tif") == pytest.approx((0.003, 0.00025, 0.0005))
@@ -57,13 +71,27 @@ def test_imagejs_spacing_is_the_distance_of_slices_and_1_where_it_is_not_written
 
 def test_omes_physical_sizes_are_read_with_their_units(tmp_path):
     sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": MICRO, "PhysicalSizeY": 250, "PhysicalSizeYUnit": "nm"}
-    tifffile.imwrite(tmp_path / "a.ome.tif", STACK, ome=True, metadata={"axes": "ZYX", **sizes, "PhysicalSizeZ": 0.002, "PhysicalSizeZUnit": "mm"})
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif",
+        STACK,
+        ome=True,
+        metadata={"axes": "ZYX", **sizes, "PhysicalSizeZ": 0.002, "PhysicalSizeZUnit": "mm"},
+    )
     assert size_of(TIFF3D, tmp_path / "a.ome.tif") == pytest.approx((0.002, 0.00025, 0.0005))
     tifffile.imwrite(tmp_path / "b.ome.tif", STACK, ome=True, metadata={"axes": "ZYX", **sizes})
     assert size_of(TIFF3D, tmp_path / "b.ome.tif") is None  # nothing tells how far its slices lie apart
-    tifffile.imwrite(tmp_path / "c.ome.tif", PLANE, ome=True, metadata={"axes": "YX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5})
-    assert size_of(NATURAL, tmp_path / "c.ome.tif") == pytest.approx((1, 0.0005, 0.0005))  # micrometers are OME's default
-    tifffile.imwrite(tmp_path / "d.ome.tif", PLANE, ome=True, metadata={"axes": "YX", "PhysicalSizeX": 1.0, "PhysicalSizeXUnit": "pixel"})
+    tifffile.imwrite(
+        tmp_path / "c.ome.tif", PLANE, ome=True, metadata={"axes": "YX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    )
+    assert size_of(NATURAL, tmp_path / "c.ome.tif") == pytest.approx(
+        (1, 0.0005, 0.0005)
+    )  # micrometers are OME's default
+    tifffile.imwrite(
+        tmp_path / "d.ome.tif",
+        PLANE,
+        ome=True,
+        metadata={"axes": "YX", "PhysicalSizeX": 1.0, "PhysicalSizeXUnit": "pixel"},
+    )
     assert size_of(NATURAL, tmp_path / "d.ome.tif") is None
 
 
@@ -94,7 +122,13 @@ def test_the_dpi_of_pillow_are_no_size(ending, tmp_path):
 
 
 def test_a_spacing_file_wins_over_the_tags_of_a_stack(tmp_path):
-    tifffile.imwrite(tmp_path / "a_0000.tif", STACK, imagej=True, resolution=(2, 2), metadata={"unit": "um", "spacing": 3.0, "axes": "ZYX"})
+    tifffile.imwrite(
+        tmp_path / "a_0000.tif",
+        STACK,
+        imagej=True,
+        resolution=(2, 2),
+        metadata={"unit": "um", "spacing": 3.0, "axes": "ZYX"},
+    )
     (tmp_path / "a.json").write_text(json.dumps({"spacing": [5, 2, 1]}))
     assert size_of(TIFF3D, tmp_path / "a_0000.tif") == (5, 2, 1)
 
@@ -114,11 +148,20 @@ def test_a_label_and_a_channel_without_a_size_take_that_of_the_image(tmp_path):
     tifffile.imwrite(tmp_path / "a_0001.tif", PLANE, imagej=True, resolution=(2, 2), metadata={"unit": "um"})
     tifffile.imwrite(tmp_path / "a_0002.tif", PLANE, imagej=True, resolution=(1, 1), metadata={"unit": "um"})
     Image.fromarray((PLANE > 40).astype(np.uint8)).save(tmp_path / "label.png")
-    text = {"channel_names": {"0": "A", "1": "B"}, "labels": {"background": 0, "cell": 1}, "numTraining": 1, "file_ending": ".tif"}
+    text = {
+        "channel_names": {"0": "A", "1": "B"},
+        "labels": {"background": 0, "cell": 1},
+        "numTraining": 1,
+        "file_ending": ".tif",
+    }
     (tmp_path / "dataset.json").write_text(json.dumps(text))
     spec = read_dataset_json(tmp_path / "dataset.json")
     case = Case(identifier="a", images=(tmp_path / "a_0000.tif", tmp_path / "a_0001.tif"), label=tmp_path / "label.png")
     volume, label = read_case(case, spec, NATURAL)
-    assert volume.geometry.measured and volume.geometry.spacing == pytest.approx((1, 0.0005, 0.0005)) and label.sum() == (PLANE > 40).sum()
+    assert (
+        volume.geometry.measured
+        and volume.geometry.spacing == pytest.approx((1, 0.0005, 0.0005))
+        and label.sum() == (PLANE > 40).sum()
+    )
     with pytest.raises(DatasetError, match=r"share one spacing: .*a_0001.tif has .* mm, .*a_0002.tif has"):
         NATURAL.read_image([tmp_path / f"a_000{channel}.tif" for channel in range(3)])

@@ -17,7 +17,7 @@ from samunet.errors import DatasetError
 from samunet.imageio import reader_for
 from samunet.importing import layouts
 from samunet.importing.dataset import FoundCase, identifier_of, write_dataset
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 
 @pytest.fixture
@@ -35,14 +35,21 @@ def raw(tmp_path, monkeypatch):
 
 def same(made, original):
     a, b = nibabel.load(made), nibabel.load(original)
-    return a.get_data_dtype() == b.get_data_dtype() and np.array_equal(a.dataobj, b.dataobj) and np.allclose(a.affine, b.affine)
+    return (
+        a.get_data_dtype() == b.get_data_dtype()
+        and np.array_equal(a.dataobj, b.dataobj)
+        and np.allclose(a.affine, b.affine)
+    )
 
 
 def assert_equals_source(folder, source, names):
     report = check_dataset(folder, threads=1, quiet=True)
     assert report.findings == () and len(report.cases) == 3
     for name, original in names.items():
-        assert all(same(folder / f"imagesTr/{name}_000{c}.nii.gz", source / f"imagesTr/{original}_000{c}.nii.gz") for c in (0, 1))
+        assert all(
+            same(folder / f"imagesTr/{name}_000{c}.nii.gz", source / f"imagesTr/{original}_000{c}.nii.gz")
+            for c in (0, 1)
+        )
         assert same(folder / f"labelsTr/{name}.nii.gz", source / f"labelsTr/{original}.nii.gz")
 
 
@@ -72,10 +79,20 @@ def test_a_decathlon_task_becomes_one_file_a_channel(source, raw, tmp_path, caps
     assert_equals_source(folder, source, NAMES)
     assert len(list((folder / "imagesTs").iterdir())) == 2
     description = json.loads((folder / "dataset.json").read_text())
-    assert description["channel_names"] == {"0": "T2", "1": "ADC"} and description["labels"] == {"background": 0, "large": 1, "small": 2}
-    assert convert_msd_dataset.main(["-i", str(task), "-overwrite_id", "41", "--no_pbar"]) == 0 and (raw / "Dataset041_TwoWords").is_dir()
+    assert description["channel_names"] == {"0": "T2", "1": "ADC"} and description["labels"] == {
+        "background": 0,
+        "large": 1,
+        "small": 2,
+    }
+    assert (
+        convert_msd_dataset.main(["-i", str(task), "-overwrite_id", "41", "--no_pbar"]) == 0
+        and (raw / "Dataset041_TwoWords").is_dir()
+    )
     assert convert_msd_dataset.main(["-i", str(task), "--no_pbar"]) == 2 and "exists already" in capsys.readouterr().err
-    assert convert_msd_dataset.main(["-i", str(source), "--no_pbar"]) == 2 and "not named TaskXX_Name" in capsys.readouterr().err
+    assert (
+        convert_msd_dataset.main(["-i", str(source), "--no_pbar"]) == 2
+        and "not named TaskXX_Name" in capsys.readouterr().err
+    )
 
 
 COMMON = ["--channels", "T2", "ADC", "--labels", "large=1", "small=2", "--no_pbar"]
@@ -86,14 +103,30 @@ def test_folders_are_matched_by_file_name(source, raw, tmp_path, capsys):
         (tmp_path / f"c{channel}").mkdir()
         for path in source.glob(f"images*/*_000{channel}.nii.gz"):
             shutil.copy(path, tmp_path / f"c{channel}" / path.name.replace(f"_000{channel}", ""))
-    command = ["folders", "-i", str(tmp_path / "c0"), str(tmp_path / "c1"), "-l", str(source / "labelsTr"), "-d", "Dataset050_Folders", *COMMON]
+    command = [
+        "folders",
+        "-i",
+        str(tmp_path / "c0"),
+        str(tmp_path / "c1"),
+        "-l",
+        str(source / "labelsTr"),
+        "-d",
+        "Dataset050_Folders",
+        *COMMON,
+    ]
     assert import_dataset.main(command) == 0
     assert "Wrote 4 cases, 3 of them with a label" in capsys.readouterr().out
     assert_equals_source(raw / "Dataset050_Folders", source, NAMES)
     (tmp_path / "c1" / "tiny_001.nii.gz").unlink()
-    assert import_dataset.main([*command, "-d", "Dataset051_Folders"]) == 2 and "has no image of case 'tiny_001'" in capsys.readouterr().err
+    assert (
+        import_dataset.main([*command, "-d", "Dataset051_Folders"]) == 2
+        and "has no image of case 'tiny_001'" in capsys.readouterr().err
+    )
     (tmp_path / "c0" / "tiny_002.nii.gz").unlink()
-    assert import_dataset.main([*command, "-d", "Dataset051_Folders"]) == 2 and "first 'tiny_002'; rename" in capsys.readouterr().err
+    assert (
+        import_dataset.main([*command, "-d", "Dataset051_Folders"]) == 2
+        and "first 'tiny_002'; rename" in capsys.readouterr().err
+    )
     assert [path.name for path in raw.iterdir()] == ["Dataset050_Folders"]
 
 
@@ -103,19 +136,33 @@ def test_a_table_names_every_file(source, raw, capsys):
         rows = csv.writer(file)
         rows.writerow(["case", "image_0", "image_1", "label"])
         rows.writerows(
-            [f"patient {i}", f"imagesTr/tiny_00{i}_0000.nii.gz", f"imagesTr/tiny_00{i}_0001.nii.gz", f"labelsTr/tiny_00{i}.nii.gz"] for i in range(3)
+            [
+                f"patient {i}",
+                f"imagesTr/tiny_00{i}_0000.nii.gz",
+                f"imagesTr/tiny_00{i}_0001.nii.gz",
+                f"labelsTr/tiny_00{i}.nii.gz",
+            ]
+            for i in range(3)
         )
     assert import_dataset.main(["csv", "-i", str(table), "-d", "Dataset052_Table", *COMMON]) == 0
     assert_equals_source(raw / "Dataset052_Table", source, {f"patient_{i}": f"tiny_00{i}" for i in range(3)})
     table.write_text("name,image\na,b\n")
     assert import_dataset.main(["csv", "-i", str(table), "-d", "Dataset053_Table", *COMMON]) == 2
-    assert "needs the columns case, image (or image_0, image_1, ...) and label; it has image, name" in capsys.readouterr().err
+    assert (
+        "needs the columns case, image (or image_0, image_1, ...) and label; it has image, name"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_monai_datalist_is_read(source, raw, capsys):
-    entries = [{"image": [f"imagesTr/tiny_00{i}_000{c}.nii.gz" for c in (0, 1)], "label": f"labelsTr/tiny_00{i}.nii.gz"} for i in range(3)]
+    entries = [
+        {"image": [f"imagesTr/tiny_00{i}_000{c}.nii.gz" for c in (0, 1)], "label": f"labelsTr/tiny_00{i}.nii.gz"}
+        for i in range(3)
+    ]
     listed = source / "list.json"
-    listed.write_text(json.dumps({"training": entries, "testing": [{"image": [f"imagesTs/tiny_003_000{c}.nii.gz" for c in (0, 1)]}]}))
+    listed.write_text(
+        json.dumps({"training": entries, "testing": [{"image": [f"imagesTs/tiny_003_000{c}.nii.gz" for c in (0, 1)]}]})
+    )
     assert import_dataset.main(["datalist", "-i", str(listed), "-d", "Dataset054_List", *COMMON]) == 0
     assert_equals_source(raw / "Dataset054_List", source, NAMES)
     listed.write_text(json.dumps({"training": [{"label": "x"}]}))
@@ -129,7 +176,9 @@ def test_a_bids_dataset_is_read_with_its_derivatives(source, raw, tmp_path, caps
         anatomy, derived = bids / f"sub-{index}/ses-1/anat", bids / f"derivatives/manual/sub-{index}/ses-1/anat"
         anatomy.mkdir(parents=True), derived.mkdir(parents=True)
         for channel, suffix in enumerate(("T2w", "FLAIR")):
-            shutil.copy(source / f"imagesTr/tiny_00{index}_000{channel}.nii.gz", anatomy / f"sub-{index}_ses-1_{suffix}.nii.gz")
+            shutil.copy(
+                source / f"imagesTr/tiny_00{index}_000{channel}.nii.gz", anatomy / f"sub-{index}_ses-1_{suffix}.nii.gz"
+            )
         shutil.copy(source / f"labelsTr/tiny_00{index}.nii.gz", derived / f"sub-{index}_ses-1_label-organ_dseg.nii.gz")
     command = ["bids", "-i", str(bids), "--suffixes", "T2w", "FLAIR", "-d", "Dataset056_Bids", *COMMON]
     assert import_dataset.main(command) == 0
@@ -143,7 +192,15 @@ def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
     image, label = source / "imagesTr/tiny_000_0000.nii.gz", source / "labelsTr/tiny_000.nii.gz"
 
     def write(*cases, name="Dataset060_X", labels=None, channels=("T2",)):
-        return write_dataset(raw, name, cases, channels=channels, labels=labels or {"background": 0, "a": 1, "b": 2}, threads=1, quiet=True)
+        return write_dataset(
+            raw,
+            name,
+            cases,
+            channels=channels,
+            labels=labels or {"background": 0, "a": 1, "b": 2},
+            threads=1,
+            quiet=True,
+        )
 
     good = FoundCase(identifier="a", images=(image,), label=label)
     for cases, options, message in (
@@ -152,8 +209,16 @@ def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
         ([good], {"name": "Liver"}, "'Liver' is no name of a dataset"),
         ([good], {"channels": ("T2", "ADC")}, "holds 1 channel.*, 2 are named"),
         ([FoundCase(identifier="a", images=(image,), label=None)], {}, "none of the 1 cases found has a label"),
-        ([FoundCase(identifier="a", images=(image.with_name("absent.nii.gz"),), label=label)], {}, "1 files do not exist, first"),
-        ([FoundCase(identifier="a", images=(image,), label=source / "dataset.json")], {}, "must share one known ending"),
+        (
+            [FoundCase(identifier="a", images=(image.with_name("absent.nii.gz"),), label=label)],
+            {},
+            "1 files do not exist, first",
+        ),
+        (
+            [FoundCase(identifier="a", images=(image,), label=source / "dataset.json")],
+            {},
+            "must share one known ending",
+        ),
     ):
         with pytest.raises(Exception, match=message):
             write(*cases, **options)
@@ -164,9 +229,13 @@ def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
 
 def test_a_file_with_several_channels_is_not_taken_for_one(source, raw, tmp_path):
     task = task_of(source, tmp_path / "Task07_X")
-    case = FoundCase(identifier="a", images=(task / "imagesTr/tiny_000.nii.gz",), label=task / "labelsTr/tiny_000.nii.gz")
+    case = FoundCase(
+        identifier="a", images=(task / "imagesTr/tiny_000.nii.gz",), label=task / "labelsTr/tiny_000.nii.gz"
+    )
     with pytest.raises(DatasetError, match="holds 2 channel.*, 1 are named"):
-        write_dataset(raw, "Dataset061_X", [case], channels=["T2"], labels={"background": 0, "a": 1}, threads=1, quiet=True)
+        write_dataset(
+            raw, "Dataset061_X", [case], channels=["T2"], labels={"background": 0, "a": 1}, threads=1, quiet=True
+        )
 
 
 def test_identifiers_hold_only_what_file_systems_and_nnunet_like():
@@ -192,17 +261,35 @@ def test_scaled_integers_keep_their_stored_numbers(raw, tmp_path):
     nibabel.save(image, tmp_path / "a.nii.gz")
     nibabel.save(nibabel.Nifti1Image(np.ones((5, 6, 4), np.uint8), np.eye(4)), tmp_path / "label.nii.gz")
     case = FoundCase(identifier="a", images=(tmp_path / "a.nii.gz",), label=tmp_path / "label.nii.gz")
-    folder = write_dataset(raw, "Dataset062_X", [case], channels=["T2", "ADC"], labels={"background": 0, "a": 1}, threads=1, quiet=True)
+    folder = write_dataset(
+        raw, "Dataset062_X", [case], channels=["T2", "ADC"], labels={"background": 0, "a": 1}, threads=1, quiet=True
+    )
     for channel in (0, 1):
         proxy = nibabel.load(folder / f"imagesTr/a_000{channel}.nii.gz").dataobj
-        assert np.array_equal(proxy.get_unscaled(), stored[..., channel]) and proxy.slope == pytest.approx(0.37) and proxy.inter == 5
+        assert (
+            np.array_equal(proxy.get_unscaled(), stored[..., channel])
+            and proxy.slope == pytest.approx(0.37)
+            and proxy.inter == 5
+        )
 
 
 def test_color_pictures_are_one_file_of_three_channels(raw, tmp_path):
-    source = write_tiny_dataset(tmp_path / "rgb", dimensions=2, size=(1, 32, 40), channels=3, file_ending=".png", num_test=0)
+    source = write_tiny_dataset(
+        tmp_path / "rgb", dimensions=2, size=(1, 32, 40), channels=3, file_ending=".png", num_test=0
+    )
     for path in (source / "imagesTr").iterdir():
         path.rename(path.with_name(path.name.replace("_0000", "")))
-    command = ["folders", "-i", str(source / "imagesTr"), "-l", str(source / "labelsTr"), "--labels", "large=1", "small=2", "--no_pbar"]
+    command = [
+        "folders",
+        "-i",
+        str(source / "imagesTr"),
+        "-l",
+        str(source / "labelsTr"),
+        "--labels",
+        "large=1",
+        "small=2",
+        "--no_pbar",
+    ]
     assert import_dataset.main([*command, "--channels", "R", "G", "B", "-d", "Dataset063_Rgb"]) == 0
     assert check_dataset(raw / "Dataset063_Rgb", threads=1, quiet=True).findings == ()
     assert import_dataset.main([*command, "--channels", "grey", "-d", "Dataset064_Rgb"]) == 2
@@ -216,12 +303,18 @@ def test_a_bids_label_belongs_to_the_image_that_says_most(source, tmp_path):
         shutil.copy(source / "imagesTr/tiny_000_0000.nii.gz", anatomy / f"{name}.nii.gz")
     shutil.copy(source / "labelsTr/tiny_000.nii.gz", tmp_path / "bids/derivatives/sub-1/sub-1_ce-GAD_dseg.nii.gz")
     cases = {case.identifier: case for case in layouts.from_bids(tmp_path / "bids", ["T1w"], "dseg")}
-    assert set(cases) == {"sub-1", "sub-1_ce-GAD"} and cases["sub-1"].label is None and cases["sub-1_ce-GAD"].label is not None
+    assert (
+        set(cases) == {"sub-1", "sub-1_ce-GAD"}
+        and cases["sub-1"].label is None
+        and cases["sub-1_ce-GAD"].label is not None
+    )
 
 
 def test_tables_count_channels_by_number_and_forgive_a_trailing_comma(tmp_path):
     columns = [f"image_{index}" for index in range(11)]
-    (tmp_path / "t.csv").write_text(",".join(["case", *columns, "label", ""]) + "\n" + ",".join(["a", *columns, "l", "", ""]) + "\n")
+    (tmp_path / "t.csv").write_text(
+        ",".join(["case", *columns, "label", ""]) + "\n" + ",".join(["a", *columns, "l", "", ""]) + "\n"
+    )
     (case,) = layouts.from_table(tmp_path / "t.csv")
     assert [path.name for path in case.images] == columns
 
@@ -240,7 +333,9 @@ def test_nothing_is_left_out_without_a_word(source, raw, tmp_path, capsys, caplo
     table.write_text("image,label,case\ntiny_000_0000.nii.gz\n")
     with pytest.raises(DatasetError, match="row 2: the case has no name"):
         layouts.from_table(table)
-    (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": "tiny_000_0000.nii.gz", "label": ["a", "b"]}]}))
+    (tmp_path / "list.json").write_text(
+        json.dumps({"training": [{"image": "tiny_000_0000.nii.gz", "label": ["a", "b"]}]})
+    )
     with pytest.raises(DatasetError, match="entry 0 of 'training': a label is one file"):
         layouts.from_datalist(tmp_path / "list.json")
     (tmp_path / "c").mkdir(), (tmp_path / "d").mkdir()
@@ -266,7 +361,10 @@ def test_nothing_is_left_out_without_a_word(source, raw, tmp_path, capsys, caplo
         layouts.from_bids(tmp_path / "bids", ["T1w", "FLAIR"], "dseg")
     task = task_of(source, tmp_path / "Task07_X")
     (task / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T2"}, "labels": {"background": 0}}))
-    assert convert_msd_dataset.main(["-i", str(task)]) == 2 and "is none of the Medical Segmentation Decathlon" in capsys.readouterr().err
+    assert (
+        convert_msd_dataset.main(["-i", str(task)]) == 2
+        and "is none of the Medical Segmentation Decathlon" in capsys.readouterr().err
+    )
 
 
 def test_a_number_or_an_identifier_that_is_taken_is_refused(source, raw):
@@ -282,10 +380,14 @@ def test_a_number_or_an_identifier_that_is_taken_is_refused(source, raw):
 
 def test_stacks_keep_their_spacing(raw, tmp_path):
     for name, values in (("a_0000", 200), ("a_0001", 100), ("label", 2)):
-        tifffile.imwrite(tmp_path / f"{name}.tif", np.arange(240, dtype=np.uint8).reshape(5, 6, 8) % values, photometric="minisblack")
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif", np.arange(240, dtype=np.uint8).reshape(5, 6, 8) % values, photometric="minisblack"
+        )
     (tmp_path / "a.json").write_text('{"spacing": [5, 0.5, 0.5]}')
     (tmp_path / "label.json").write_text('{"spacing": [5.0, 0.5, 0.5]}')
-    case = FoundCase(identifier="a", images=(tmp_path / "a_0000.tif", tmp_path / "a_0001.tif"), label=tmp_path / "label.tif")
+    case = FoundCase(
+        identifier="a", images=(tmp_path / "a_0000.tif", tmp_path / "a_0001.tif"), label=tmp_path / "label.tif"
+    )
     options = {"channels": ["x", "y"], "labels": {"background": 0, "a": 1}, "threads": 1, "quiet": True}
     folder = write_dataset(raw, "Dataset072_Stacks", [case], **options)
     assert check_dataset(folder, threads=1, quiet=True).findings == ()
@@ -305,21 +407,41 @@ def test_repairs_happen_only_when_asked_for_and_are_reported(source, raw, capsys
         nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), path)
     path = source / "labelsTr/tiny_000.nii.gz"
     values = np.asarray(nibabel.load(path).dataobj)
-    nibabel.save(nibabel.Nifti1Image(np.where(values == 2, 255, values).astype(np.uint8), nibabel.load(path).affine), path)
+    nibabel.save(
+        nibabel.Nifti1Image(np.where(values == 2, 255, values).astype(np.uint8), nibabel.load(path).affine), path
+    )
     table = source / "table.csv"
-    rows = [f"t{i},imagesTr/tiny_00{i}_0000.nii.gz,imagesTr/tiny_00{i}_0001.nii.gz,labelsTr/tiny_00{i}.nii.gz" for i in range(3)]
+    rows = [
+        f"t{i},imagesTr/tiny_00{i}_0000.nii.gz,imagesTr/tiny_00{i}_0001.nii.gz,labelsTr/tiny_00{i}.nii.gz"
+        for i in range(3)
+    ]
     table.write_text("\n".join(["case,image_0,image_1,label", *rows]))
     command = ["csv", "-i", str(table), *COMMON]
     assert import_dataset.main([*command, "-d", "Dataset074_AsItIs"]) == 0
     found = {finding.code for finding in check_dataset(raw / "Dataset074_AsItIs", threads=1, quiet=True).findings}
     assert found == {"axes-sheared", "label-values"} and not (raw / "Dataset074_AsItIs/repairs.json").exists()
-    assert import_dataset.main([*command, "-d", "Dataset075_Repaired", "--map_labels", "255=2", "--orthonormalize"]) == 0
+    assert (
+        import_dataset.main([*command, "-d", "Dataset075_Repaired", "--map_labels", "255=2", "--orthonormalize"]) == 0
+    )
     folder = raw / "Dataset075_Repaired"
-    assert check_dataset(folder, threads=1, quiet=True).findings == () and "Changed 4 things in copies" in capsys.readouterr().out
+    assert (
+        check_dataset(folder, threads=1, quiet=True).findings == ()
+        and "Changed 4 things in copies" in capsys.readouterr().out
+    )
     report = json.loads((folder / "repairs.json").read_text())
-    assert report[-2] == {"file": "labelsTr/t0.nii.gz", "repair": "label value", "from": 255, "to": 2, "voxels": int((values == 2).sum())}
+    assert report[-2] == {
+        "file": "labelsTr/t0.nii.gz",
+        "repair": "label value",
+        "from": 255,
+        "to": 2,
+        "voxels": int((values == 2).sum()),
+    }
     turned = [entry for entry in report if entry["repair"] == "orthonormalize"]
-    assert [entry["file"] for entry in turned] == ["imagesTr/t1_0000.nii.gz", "imagesTr/t1_0001.nii.gz", "labelsTr/t1.nii.gz"]
+    assert [entry["file"] for entry in turned] == [
+        "imagesTr/t1_0000.nii.gz",
+        "imagesTr/t1_0001.nii.gz",
+        "labelsTr/t1.nii.gz",
+    ]
     assert all(0.5 < entry["degrees"] < 4 for entry in turned)
     assert np.array_equal(nibabel.load(folder / "labelsTr/t0.nii.gz").dataobj, values)
     assert import_dataset.main([*command, "-d", "Dataset076_X", "--map_labels", "a=2"]) == 2
@@ -338,7 +460,11 @@ def test_labels_get_the_grid_of_their_image_when_asked_for(source, raw):
     assert import_dataset.main([*command, "-d", "Dataset077_Moved", "--copy_grid"]) == 0
     folder = raw / "Dataset077_Moved"
     (entry,) = json.loads((folder / "repairs.json").read_text())
-    assert entry["file"] == "labelsTr/t0.nii.gz" and entry["repair"] == "grid of the image" and entry["mm"] == pytest.approx(27**0.5, rel=1e-3)
+    assert (
+        entry["file"] == "labelsTr/t0.nii.gz"
+        and entry["repair"] == "grid of the image"
+        and entry["mm"] == pytest.approx(27**0.5, rel=1e-3)
+    )
     written, image = nibabel.load(folder / "labelsTr/t0.nii.gz"), nibabel.load(folder / "imagesTr/t0_0000.nii.gz")
     np.testing.assert_array_equal(written.affine, image.affine)
     np.testing.assert_array_equal(written.dataobj, label.dataobj)

@@ -22,7 +22,9 @@ def clips(tmp_path, monkeypatch):
             (tmp_path / folder / clip).mkdir(parents=True)
         for frame in range(count):
             name = f"f{frame:03d}"
-            Image.fromarray(random.integers(0, 255, (20, 24, 3), np.uint8)).save(tmp_path / "frames" / clip / f"{name}.png")
+            Image.fromarray(random.integers(0, 255, (20, 24, 3), np.uint8)).save(
+                tmp_path / "frames" / clip / f"{name}.png"
+            )
             if clip != "test":
                 mask = Image.fromarray(random.integers(0, 3, (20, 24), np.uint8))
                 if clip == "op 2":  # colors for people, indices for machines
@@ -50,7 +52,9 @@ def test_clips_become_volumes_of_time_height_and_width(clips):
     volume = reader.read_image([folder / f"imagesTr/op_2_000{channel}.nii.gz" for channel in range(3)])
     assert volume.array.shape == (3, 6, 20, 24) and volume.geometry.spacing == (1, 1, 1)
     for frame in range(6):
-        assert np.array_equal(volume.array[:, frame], pixels(clips / f"frames/op 2/f{frame:03d}.png").transpose(2, 0, 1))
+        assert np.array_equal(
+            volume.array[:, frame], pixels(clips / f"frames/op 2/f{frame:03d}.png").transpose(2, 0, 1)
+        )
     label, _ = reader.read_label(folder / "labelsTr/op_2.nii.gz")
     assert np.array_equal(label[3], pixels(clips / "masks/op 2/f003.png"))
     assert len(list((folder / "imagesTs").iterdir())) == 3
@@ -63,7 +67,9 @@ def test_predictions_become_frames_again(clips, capsys):
     assert back.main(arguments) == 0 and "Wrote 10 frames" in capsys.readouterr().out
     for path in (clips / "masks").rglob("*.png"):
         assert np.array_equal(pixels(clips / "out" / path.relative_to(clips / "masks")), pixels(path))
-    assert back.main(arguments) == 2 and "f000.png exists already; give a folder without frames" in capsys.readouterr().err
+    assert (
+        back.main(arguments) == 2 and "f000.png exists already; give a folder without frames" in capsys.readouterr().err
+    )
     assert back.main([*arguments[:4], "-o", str(clips / "frames")]) == 2 and "exists already" in capsys.readouterr().err
     (clips / "frames/op 1/f003.png").unlink()
     assert back.main([*arguments[:4], "-o", str(clips / "other")]) == 2 and "has 4 frames" in capsys.readouterr().err

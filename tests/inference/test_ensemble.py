@@ -23,7 +23,9 @@ def predicted(project, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ensemble")
     images = project.workspace.raw / project.dataset / "imagesTs"
     for name, flips in (("a", False), ("b", True)):
-        predictor = Predictor.from_folder(trained.parent, device="cpu", options=PredictionOptions(flips=flips, quiet=True))
+        predictor = Predictor.from_folder(
+            trained.parent, device="cpu", options=PredictionOptions(flips=flips, quiet=True)
+        )
         cases = pipeline.cases_to_predict(images, predictor.dataset, folder / name)
         pipeline.predict(predictor, cases, folder / name, pipeline.FileOptions(save_probabilities=True))
     return folder
@@ -39,7 +41,9 @@ def test_the_mean_of_two_models_is_written_on_the_images_grid(predicted, tmp_pat
         written, like = nibabel.load(tmp_path / source.name), nibabel.load(source)
         np.testing.assert_array_equal(np.asarray(written.dataobj).T, mean.argmax(0))
         np.testing.assert_allclose(written.affine, like.affine, atol=1e-5)
-    assert json.loads((tmp_path / "dataset.json").read_text()) == json.loads((predicted / "a" / "dataset.json").read_text())
+    assert json.loads((tmp_path / "dataset.json").read_text()) == json.loads(
+        (predicted / "a" / "dataset.json").read_text()
+    )
     assert "Wrote" in capsys.readouterr().out
 
 
@@ -54,7 +58,11 @@ def test_it_is_nnunets_average(predicted, tmp_path):
     case = next((predicted / "a").glob("*.npz")).stem
     paths = [predicted / name / f"{case}.npz" for name in "ab"]
     shape = np.load(paths[0])["probabilities"].shape
-    np.testing.assert_allclose(np.stack(list(mean_planes(paths, shape))), theirs.average_probabilities([str(path) for path in paths]), atol=1e-6)
+    np.testing.assert_allclose(
+        np.stack(list(mean_planes(paths, shape))),
+        theirs.average_probabilities([str(path) for path in paths]),
+        atol=1e-6,
+    )
 
 
 def test_what_a_killed_prediction_left_is_passed_over(predicted, tmp_path):

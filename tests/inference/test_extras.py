@@ -22,19 +22,34 @@ def test_volumes_are_in_ml_and_intensities_those_of_the_file():
     image = np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4)
     segmentation = np.zeros((2, 3, 4), np.uint8)
     segmentation[1, :, :2] = 1
-    found = measure(Volume(array=image, geometry=Geometry(shape=(2, 3, 4), spacing=(5.0, 2.0, 0.5))), segmentation, LABELS)
+    found = measure(
+        Volume(array=image, geometry=Geometry(shape=(2, 3, 4), spacing=(5.0, 2.0, 0.5))), segmentation, LABELS
+    )
     assert found["left kidney"]["voxels"] == 6 and found["left kidney"]["volume_ml"] == pytest.approx(6 * 5 / 1000)
     assert found["left kidney"]["mean_intensity_1"] == pytest.approx(image[1][segmentation == 1].mean())
-    assert found["tumor"] == {"voxels": 0, "volume_ml": 0.0, "area_mm2": None, "mean_intensity_0": None, "mean_intensity_1": None}
+    assert found["tumor"] == {
+        "voxels": 0,
+        "volume_ml": 0.0,
+        "area_mm2": None,
+        "mean_intensity_0": None,
+        "mean_intensity_1": None,
+    }
     flat = Geometry(shape=(1, 3, 4), spacing=(1.0, 2.0, 0.5), planar=True)
     found = measure(Volume(array=image[:, :1], geometry=flat), segmentation[1:], LABELS)
     assert found["left kidney"]["volume_ml"] is None and found["left kidney"]["area_mm2"] == pytest.approx(6.0)
 
-    found = measure(Volume(array=image[:, :1], geometry=replace(flat, spacing=(1.0, 1.0, 1.0), measured=False)), segmentation[1:], LABELS)
+    found = measure(
+        Volume(array=image[:, :1], geometry=replace(flat, spacing=(1.0, 1.0, 1.0), measured=False)),
+        segmentation[1:],
+        LABELS,
+    )
     assert (found["left kidney"]["area_mm2"], found["left kidney"]["area_pixels"]) == (None, 6)
     stack = Geometry(shape=(2, 3, 4), spacing=(1.0, 1.0, 1.0), measured=False)
     found = measure(Volume(array=image, geometry=stack), segmentation, LABELS)
-    assert found["left kidney"]["volume_ml"] is found["left kidney"]["area_mm2"] is None and found["left kidney"]["voxels"] == 6
+    assert (
+        found["left kidney"]["volume_ml"] is found["left kidney"]["area_mm2"] is None
+        and found["left kidney"]["voxels"] == 6
+    )
 
 
 def test_the_color_table_names_every_value_once():

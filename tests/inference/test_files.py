@@ -41,7 +41,11 @@ def test_probabilities_come_back_plane_by_plane(tmp_path):
     assert stored.dtype == np.float16 and stored.shape == array.shape
     np.testing.assert_array_equal(stored[array < 0.5].astype(float) * 4096, np.rint(array[array < 0.5] * 4096))
     np.testing.assert_allclose(stored, array, atol=1 / 2048)
-    for name, stored in {"half": array.astype(np.float16), "columns": np.asfortranarray(array), "double": array.astype(float)}.items():
+    for name, stored in {
+        "half": array.astype(np.float16),
+        "columns": np.asfortranarray(array),
+        "double": array.astype(float),
+    }.items():
         np.savez_compressed(tmp_path / f"{name}.npz", probabilities=stored)
         with open_probabilities(tmp_path / f"{name}.npz") as opened:
             assert opened.shape == array.shape
@@ -78,7 +82,9 @@ def test_damaged_probabilities_are_refused_by_name(tmp_path, damage):
         payload[len(payload) // 2] ^= 0xFF
         path.write_bytes(bytes(payload[:400]) if damage == "short" else bytes(payload))
     with (
-        pytest.raises(DatasetError, match="case.npz cannot be read .*; predict the case again with --save_probabilities"),
+        pytest.raises(
+            DatasetError, match="case.npz cannot be read .*; predict the case again with --save_probabilities"
+        ),
         open_probabilities(path) as opened,
     ):
         list(opened.planes())
@@ -97,18 +103,28 @@ def test_a_budget_lets_cases_in_while_they_fit_and_one_always():
     assert budget.fits(small)
     assert Budget(limit=None).fits(Need(volumes=10**15, scores=0))
     said = describe([small, large], Budget(limit=100), 3)
-    assert said.startswith("The largest case takes 60 bytes of memory, 100 bytes may be used: fewer") and "scores of 1 case(s) do not fit" in said
+    assert (
+        said.startswith("The largest case takes 60 bytes of memory, 100 bytes may be used: fewer")
+        and "scores of 1 case(s) do not fit" in said
+    )
     assert describe([small, small, small], Budget(limit=120), 3) == describe([large], Budget(limit=None), 3) == ""
 
 
 def test_the_estimate_holds_what_is_known_of_a_case(predictor):
     geometry = Geometry(shape=(64, 100, 90), spacing=predictor.configuration.spacing)
     size = CaseSize(geometry=geometry, reading=0)
-    need = estimate(size, predictor.plan, predictor.configuration, score_channels=4, keep_image=False, probabilities=False)
+    need = estimate(
+        size, predictor.plan, predictor.configuration, score_channels=4, keep_image=False, probabilities=False
+    )
     voxels = 64 * 100 * 90
     assert need.scores == 4 * voxels * 4
     assert need.volumes >= 2 * voxels * 4 * 3  # two channels, as stored, as numbers, normalized
-    assert estimate(size, predictor.plan, predictor.configuration, score_channels=4, keep_image=True, pictures=True).volumes > need.volumes
+    assert (
+        estimate(
+            size, predictor.plan, predictor.configuration, score_channels=4, keep_image=True, pictures=True
+        ).volumes
+        > need.volumes
+    )
     large = CaseSize(geometry=geometry, reading=100 * voxels)
     assert estimate(large, predictor.plan, predictor.configuration, score_channels=4).volumes >= 100 * voxels
 
@@ -131,10 +147,16 @@ def test_a_case_beyond_max_ram_is_refused_and_the_others_go_on(predictor, images
     huge = pipeline.cases_to_predict(tmp_path / "large_0000.nii.gz", predictor.dataset, tmp_path / "out")
     failures = files.predict_cases(predictor, [*huge, *cases], tmp_path / "out", files.FileOptions(max_ram=64 * 2**20))
     assert [failure.identifier for failure in failures] == ["large"]
-    assert re.search("its volumes need about 1[0-9]{2} MiB, allowed are 64 MiB beside the network; raise --max_ram", failures[0].reason)
+    assert re.search(
+        "its volumes need about 1[0-9]{2} MiB, allowed are 64 MiB beside the network; raise --max_ram",
+        failures[0].reason,
+    )
     failures = files.predict_cases(predictor, [*huge, *cases], tmp_path / "free", files.FileOptions(free=64 * 2**20))
     assert [failure.identifier for failure in failures] == ["large"]
-    assert re.search("its volumes need about 1[0-9]{2} MiB of memory, 64 MiB are free; free some, or try with --max_ram", failures[0].reason)
+    assert re.search(
+        "its volumes need about 1[0-9]{2} MiB of memory, 64 MiB are free; free some, or try with --max_ram",
+        failures[0].reason,
+    )
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == len(cases)
     monkeypatch.setattr(Predictor, "working_memory", lambda _: 2**20)
     with pytest.raises(ConfigError, match=r"The network alone works with .* MiB; give --max_ram more than that"):
@@ -151,7 +173,9 @@ def test_a_case_of_too_many_channels_is_refused_before_it_is_read(predictor, ima
 
 def test_a_file_name_that_is_no_utf_8_fails_alone(predictor, tmp_path):
     name = b"M\xfcller_0000.nii.gz".decode("utf-8", "surrogateescape")
-    failures = files.predict_cases(predictor, (Case(identifier="M%FCller", images=(tmp_path / name,), label=None),), tmp_path / "out")
+    failures = files.predict_cases(
+        predictor, (Case(identifier="M%FCller", images=(tmp_path / name,), label=None),), tmp_path / "out"
+    )
     assert [failure.identifier for failure in failures] == ["M%FCller"]
     assert r"'M\xfcller_0000.nii.gz' holds the byte \xfc, which is no UTF-8; rename the case" in failures[0].reason
 
@@ -201,10 +225,27 @@ def test_an_image_is_never_overwritten(predictor, images, tmp_path):
 
 
 def test_parts_share_their_tables(environment, images, tmp_path):
-    words = ["-i", str(images), "-o", str(tmp_path), "-num_parts", "2", "-device", "cpu", "--statistics", "--uncertainty", "-slab_step", "9"]
+    words = [
+        "-i",
+        str(images),
+        "-o",
+        str(tmp_path),
+        "-num_parts",
+        "2",
+        "-device",
+        "cpu",
+        "--statistics",
+        "--uncertainty",
+        "-slab_step",
+        "9",
+    ]
     assert command.main([*words, "-part_id", "0"]) == 0 and command.main([*words, "-part_id", "1"]) == 0
     names = sorted(path.name.removesuffix(".nii.gz") for path in tmp_path.glob("*.nii.gz"))
-    assert sorted(json.loads((tmp_path / "uncertainty.json").read_text())) == sorted(json.loads((tmp_path / "statistics.json").read_text())) == names
+    assert (
+        sorted(json.loads((tmp_path / "uncertainty.json").read_text()))
+        == sorted(json.loads((tmp_path / "statistics.json").read_text()))
+        == names
+    )
     assert len({row.split(",")[0] for row in (tmp_path / "statistics.csv").read_text().splitlines()[1:]}) == len(names)
 
 
@@ -235,10 +276,23 @@ def test_a_full_disk_ends_the_command_with_the_files_name(environment, images, t
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "write_probabilities", full)
-    words = ["-i", str(images), "-o", str(tmp_path), "--disable_tta", "-device", "cpu", "--save_probabilities", "-nps", "2"]
+    words = [
+        "-i",
+        str(images),
+        "-o",
+        str(tmp_path),
+        "--disable_tta",
+        "-device",
+        "cpu",
+        "--save_probabilities",
+        "-nps",
+        "2",
+    ]
     assert command.main(words) == 2
     said = capsys.readouterr().err
-    assert re.search(r"^samunet_predict: .*/\w+\.npz: No space left on device; make space and run the command again\.$", said, re.M)
+    assert re.search(
+        r"^samunet_predict: .*/\w+\.npz: No space left on device; make space and run the command again\.$", said, re.M
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset.json", "plans.json"]
 
 
@@ -247,7 +301,12 @@ def test_several_inputs_are_one_list_of_cases(predictor, images, tmp_path):
     everything = pipeline.cases_to_predict(images, spec, tmp_path)
     paths = [images / f"{case.identifier}_0000.nii.gz" for case in everything]
     assert pipeline.cases_to_predict(paths, spec, tmp_path) == everything
-    assert pipeline.cases_to_predict([*paths, *(images / f"{case.identifier}_0001.nii.gz" for case in everything)], spec, tmp_path) == everything
+    assert (
+        pipeline.cases_to_predict(
+            [*paths, *(images / f"{case.identifier}_0001.nii.gz" for case in everything)], spec, tmp_path
+        )
+        == everything
+    )
     alone = shutil.copy(paths[0], tmp_path / "scan_2021.nii.gz")  # a year, not a channel
     assert pipeline.cases_to_predict(alone, spec, tmp_path / "out")[0].identifier == "scan_2021"
     shutil.copy(paths[0], tmp_path / paths[0].name)
@@ -256,7 +315,19 @@ def test_several_inputs_are_one_list_of_cases(predictor, images, tmp_path):
 
 
 def test_the_command_writes_uncertainty_on_the_grid_of_the_image(environment, images, tmp_path):
-    words = ["-i", str(images), "-o", str(tmp_path), "--uncertainty", "--max_ram", "2G", "-slab_step", "4", "-device", "cpu"]
+    words = [
+        "-i",
+        str(images),
+        "-o",
+        str(tmp_path),
+        "--uncertainty",
+        "--max_ram",
+        "2G",
+        "-slab_step",
+        "4",
+        "-device",
+        "cpu",
+    ]
     assert command.main(words) == 0
     scores = json.loads((tmp_path / "uncertainty.json").read_text())
     segmentations = sorted(tmp_path.glob("*.nii.gz"))
@@ -267,7 +338,9 @@ def test_the_command_writes_uncertainty_on_the_grid_of_the_image(environment, im
         assert values.shape == segmentation.shape and np.array_equal(uncertainty.affine, segmentation.affine)
         assert 0 < values.max() <= 1000
         inside = np.asarray(segmentation.dataobj) > 0
-        assert scores[path.name.removesuffix(".nii.gz")] == pytest.approx(values[inside if inside.any() else ...].mean() / 1000, abs=1e-3)
+        assert scores[path.name.removesuffix(".nii.gz")] == pytest.approx(
+            values[inside if inside.any() else ...].mean() / 1000, abs=1e-3
+        )
 
 
 @pytest.mark.parametrize("text", ["2X", "", "-1G", "G"])
@@ -304,10 +377,27 @@ def test_an_interrupt_leaves_whole_files_and_no_process(project, trained, images
         for path in sorted(images.glob("*_000?.nii.gz"))[:2]:
             shutil.copy(path, inputs / f"case{number:02d}{path.name[-12:]}")
     out = tmp_path / "out"
-    arguments = ["-i", str(inputs), "-o", str(out), "-m", str(trained.parent), "-device", "cpu", "-npp", "3", "-nps", "2"]
+    arguments = [
+        "-i",
+        str(inputs),
+        "-o",
+        str(out),
+        "-m",
+        str(trained.parent),
+        "-device",
+        "cpu",
+        "-npp",
+        "3",
+        "-nps",
+        "2",
+    ]
     code = "import sys; from samunet.cli.predict_from_modelfolder import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], env=os.environ | project.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | project.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not list(out.glob("case*.nii.gz")) and time.monotonic() < deadline and process.poll() is None:
@@ -320,12 +410,19 @@ def test_an_interrupt_leaves_whole_files_and_no_process(project, trained, images
     written = sorted(out.glob("case*.nii.gz"))
     assert 1 <= len(written) < 60 and not [path for path in out.iterdir() if path.name.startswith(".")]
     for path in written:
-        assert nibabel.load(path).get_fdata().shape == nibabel.load(inputs / path.name.replace(".nii.gz", "_0000.nii.gz")).shape
+        assert (
+            nibabel.load(path).get_fdata().shape
+            == nibabel.load(inputs / path.name.replace(".nii.gz", "_0000.nii.gz")).shape
+        )
 
 
-def test_images_of_other_formats_are_segmented_alike_and_written_in_their_own(environment, project, trained, images, tmp_path):
+def test_images_of_other_formats_are_segmented_alike_and_written_in_their_own(
+    environment, project, trained, images, tmp_path
+):
     """As .nii and .mha beside .nii.gz; and into one file."""
-    case = pipeline.cases_to_predict(images, pipeline.open_dataset(project.workspace, project.dataset).spec, tmp_path)[0]
+    case = pipeline.cases_to_predict(images, pipeline.open_dataset(project.workspace, project.dataset).spec, tmp_path)[
+        0
+    ]
     (tmp_path / "in").mkdir()
     for number, path in enumerate(case.images):
         image = sitk.ReadImage(str(path))
@@ -333,7 +430,10 @@ def test_images_of_other_formats_are_segmented_alike_and_written_in_their_own(en
             sitk.WriteImage(image, str(tmp_path / "in" / f"{name}_{number:04d}{ending}"))
     words = ["--disable_tta", "-device", "cpu", "-o"]
     assert command.main(["-i", str(tmp_path / "in"), *words, str(tmp_path / "out")]) == 0
-    found = [sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / name))) for name in ("gz.nii.gz", "plain.nii", "meta.mha")]
+    found = [
+        sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / name)))
+        for name in ("gz.nii.gz", "plain.nii", "meta.mha")
+    ]
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
     file = tmp_path / "alone" / "seg.nrrd"

@@ -27,7 +27,9 @@ def test_flips_are_undone_whatever_the_batch(batch):
     tiles = torch.randn(2, 1, 2, 3, 4)
     found = list(passes([place_dependent, lambda tiles: 2 * tiles], tiles, flips_of((0, 2)), batch))
     assert len(found) == 8 and sum(sizes) == 8 and max(sizes) == max(2, batch - batch % 2)
-    torch.testing.assert_close(combine(found[:4], regions=False), tiles + 1.5)  # half of the copies see the ramp reversed
+    torch.testing.assert_close(
+        combine(found[:4], regions=False), tiles + 1.5
+    )  # half of the copies see the ramp reversed
     torch.testing.assert_close(combine(found[4:], regions=False), 2 * tiles)
     torch.testing.assert_close(found[1], tiles + torch.arange(4.0))  # flipped along D
     torch.testing.assert_close(found[2], tiles + torch.arange(4.0).flip(0))
@@ -53,7 +55,10 @@ def disagreement(found, *, regions):
 
 
 def test_votes_are_the_mean_of_probabilities():
-    logits = [torch.tensor([0.0, 2.0, 5.0]).reshape(1, 3, 1, 1, 1), torch.tensor([4.0, -1.0, 0.0]).reshape(1, 3, 1, 1, 1)]
+    logits = [
+        torch.tensor([0.0, 2.0, 5.0]).reshape(1, 3, 1, 1, 1),
+        torch.tensor([4.0, -1.0, 0.0]).reshape(1, 3, 1, 1, 1),
+    ]
     expected = (logits[0].softmax(1) + logits[1].softmax(1)) / 2
     torch.testing.assert_close(combine(logits, regions=False, votes=True), expected)
     expected = (logits[0].sigmoid() + logits[1].sigmoid()) / 2
@@ -64,7 +69,9 @@ def test_disagreement_is_0_where_passes_agree_and_1_where_they_differ_most():
     assert disagreement(certain(1, 1), regions=False).item() == 0
     assert disagreement(certain(0, 2), regions=False).item() == pytest.approx(1)
     assert disagreement(certain(0, 1, 2), regions=False).item() == pytest.approx(1)
-    assert disagreement([torch.zeros(1, 3, 1, 1, 1)] * 2, regions=False).item() == pytest.approx(0, abs=1e-6)  # unsure, but of one mind
+    assert disagreement([torch.zeros(1, 3, 1, 1, 1)] * 2, regions=False).item() == pytest.approx(
+        0, abs=1e-6
+    )  # unsure, but of one mind
     # by hand: two passes say class 0, two say class 1: one bit, of at most log2(3)
     assert disagreement(certain(0, 0, 1, 1), regions=False).item() == pytest.approx(math.log(2) / math.log(3))
 

@@ -45,7 +45,9 @@ def test_files_have_the_affine_shape_and_format_of_the_input(predictor, images, 
         image, output = nibabel.load(case.images[0]), nibabel.load(tmp_path / f"{case.identifier}.nii.gz")
         assert output.shape == image.shape and np.allclose(output.affine, image.affine, atol=1e-5)
         probabilities = np.load(tmp_path / f"{case.identifier}.npz")["probabilities"]
-        assert probabilities.shape == (4, *image.shape[::-1]) and np.allclose(probabilities.sum(0, dtype=float), 1, atol=1e-3)
+        assert probabilities.shape == (4, *image.shape[::-1]) and np.allclose(
+            probabilities.sum(0, dtype=float), 1, atol=1e-3
+        )
         assert (probabilities.argmax(0) == np.asarray(output.dataobj).transpose(2, 1, 0)).mean() > 0.99
     assert (tmp_path / "dataset.json").is_file() and (tmp_path / "plans.json").is_file()
 
@@ -61,7 +63,9 @@ def test_predicting_twice_gives_the_same_bytes_and_continuing_redoes_nothing(pre
     pipeline.predict(predictor, cases, tmp_path / "a", options, skip_existing=True)
     assert (tmp_path / "a" / name).stat().st_mtime_ns == before
     right = nibabel.load(tmp_path / "b" / name)
-    nibabel.save(nibabel.Nifti1Image(np.asarray(right.dataobj), right.affine + np.eye(4, 4, 3) * 5), tmp_path / "a" / name)  # another grid
+    nibabel.save(
+        nibabel.Nifti1Image(np.asarray(right.dataobj), right.affine + np.eye(4, 4, 3) * 5), tmp_path / "a" / name
+    )  # another grid
     pipeline.predict(predictor, cases, tmp_path / "a", options, skip_existing=True)
     assert file_sha256(tmp_path / "a" / name) == file_sha256(tmp_path / "b" / name)
 
@@ -74,7 +78,9 @@ def test_a_failing_case_is_named_and_the_others_finish(predictor, images, tmp_pa
     out = tmp_path / "out"
     failures = pipeline.predict(predictor, [bad, good], out)
     assert [failure.identifier for failure in failures] == ["broken"] and "broken_0000.nii.gz" in failures[0].reason
-    assert (out / f"{good.identifier}.nii.gz").is_file() and not list(out.glob("broken*")) and not list(out.glob(".part*"))
+    assert (
+        (out / f"{good.identifier}.nii.gz").is_file() and not list(out.glob("broken*")) and not list(out.glob(".part*"))
+    )
 
 
 def test_two_folds_are_averaged(trained, tmp_path, images):
@@ -118,7 +124,9 @@ def test_every_kind_of_image_gives_the_same_segmentation(predictor, images):
     volume = reader_for(".nii.gz").read_image(paths)
     stacked = sitk.JoinSeries([sitk.ReadImage(str(path)) for path in paths])
     nifti = nibabel.load(paths[0])
-    both = nibabel.Nifti1Image(np.stack([np.asarray(nibabel.load(path).dataobj) for path in paths], axis=-1), nifti.affine, nifti.header)
+    both = nibabel.Nifti1Image(
+        np.stack([np.asarray(nibabel.load(path).dataobj) for path in paths], axis=-1), nifti.affine, nifti.header
+    )
     kinds = {
         "volume": volume,
         "array and spacing": (volume.array, volume.geometry.spacing),
@@ -176,7 +184,9 @@ PICTURE = (np.random.default_rng(3).normal(size=(2, 16, 40, 32)).astype(np.float
 
 def with_network(predictor, network, **options) -> Predictor:
     """A predictor with a stand-in for its network."""
-    return dataclasses.replace(predictor, networks=(network,), options=PredictionOptions(**{"flips": False, "quiet": True, **options}))
+    return dataclasses.replace(
+        predictor, networks=(network,), options=PredictionOptions(**{"flips": False, "quiet": True, **options})
+    )
 
 
 def test_a_device_that_runs_out_of_memory_takes_fewer_tiles_and_then_says_so(predictor):
@@ -207,9 +217,14 @@ def test_a_cpu_without_memory_says_so_in_words_of_its_own(predictor):
 
 def test_a_precision_is_one_of_four(predictor):
     kinds = []
-    watched = with_network(predictor, lambda tiles: kinds.append(torch.is_autocast_enabled("cpu")) or torch.zeros(len(tiles), 4, *tiles.shape[2:]))
+    watched = with_network(
+        predictor,
+        lambda tiles: kinds.append(torch.is_autocast_enabled("cpu")) or torch.zeros(len(tiles), 4, *tiles.shape[2:]),
+    )
     for precision, on in (("fp32", False), ("bf16", True)):
-        dataclasses.replace(watched, options=PredictionOptions(flips=False, quiet=True, precision=precision)).predict(PICTURE)
+        dataclasses.replace(watched, options=PredictionOptions(flips=False, quiet=True, precision=precision)).predict(
+            PICTURE
+        )
         assert kinds.pop() is on
     with pytest.raises(ConfigError, match="one of auto, bf16, fp16, fp32; got 'fp8'"):
         PredictionOptions(precision="fp8")
@@ -225,8 +240,12 @@ def test_sums_leave_a_full_device(predictor, monkeypatch):
         return real(tiles)
 
     expected = predictor.predict(PICTURE)
-    monkeypatch.setattr("samunet.inference.predictor.best_place", lambda *_: torch.device("meta"))  # results there could not be read
-    np.testing.assert_array_equal(with_network(predictor, full_at_first).predict(PICTURE).segmentation, expected.segmentation)
+    monkeypatch.setattr(
+        "samunet.inference.predictor.best_place", lambda *_: torch.device("meta")
+    )  # results there could not be read
+    np.testing.assert_array_equal(
+        with_network(predictor, full_at_first).predict(PICTURE).segmentation, expected.segmentation
+    )
 
 
 def test_values_that_are_not_finite_are_refused(predictor):
@@ -240,17 +259,25 @@ def test_folds_hold_their_frozen_backbone_once(trained, tmp_path):
     shutil.copytree(model / "fold_0", model / "fold_1")
     first, second = Predictor.from_folder(model, device="cpu", options=QUICK).networks
     frozen = {name: parameter for name, parameter in first.named_parameters() if not parameter.requires_grad}
-    shared = {name for name, parameter in second.named_parameters() if name in frozen and parameter.data_ptr() == frozen[name].data_ptr()}
+    shared = {
+        name
+        for name, parameter in second.named_parameters()
+        if name in frozen and parameter.data_ptr() == frozen[name].data_ptr()
+    }
     assert shared == set(frozen)
     own = [name for name, parameter in second.named_parameters() if parameter.requires_grad]
     theirs = dict(first.named_parameters())
-    assert own and all(theirs[name].data_ptr() != parameter.data_ptr() for name, parameter in second.named_parameters() if name in own)
+    assert own and all(
+        theirs[name].data_ptr() != parameter.data_ptr() for name, parameter in second.named_parameters() if name in own
+    )
 
 
 def test_slab_votes_are_the_mean_probabilities_of_all_slabs_that_hold_a_slice(predictor):
     """MA-SAM's way: end slices repeated, a slab around every slice, softmax votes counted alike: 3, 4, 5, ..., 5, 4, 3 of them."""
     depth = 5
-    configuration = dataclasses.replace(predictor.configuration, patch_size=(depth, 40, 32), spacing=PICTURE[1], mirror_axes=())
+    configuration = dataclasses.replace(
+        predictor.configuration, patch_size=(depth, 40, 32), spacing=PICTURE[1], mirror_axes=()
+    )
     votes = []
 
     def network(tiles):
@@ -282,7 +309,9 @@ def test_the_slab_step_is_in_slices(predictor):
     configuration = dataclasses.replace(predictor.configuration, patch_size=(4, 40, 32), spacing=PICTURE[1])
     for step, count in ((1, 13), (2, 7), (3, 5), (4, 4), (9, 4)):
         slabs.clear()
-        dataclasses.replace(with_network(predictor, network, slab_step=step), configuration=configuration).predict(PICTURE)
+        dataclasses.replace(with_network(predictor, network, slab_step=step), configuration=configuration).predict(
+            PICTURE
+        )
         assert len(slabs) == count, step
     for wrong in ({"slab_step": 0}, {"slab_step": 2, "slab_votes": True}):
         with pytest.raises(ConfigError, match="slab"):
@@ -295,9 +324,15 @@ def test_uncertainty_is_where_flips_disagree(predictor):
         left = torch.linspace(1, -1, tiles.shape[-1]).sign().expand(len(tiles), 1, *tiles.shape[2:])
         return torch.cat([-50 * left, 50 * left, torch.full_like(left, -100), torch.full_like(left, -100)], 1)
 
-    configuration = dataclasses.replace(predictor.configuration, mirror_axes=(2,), patch_size=(16, 40, 32), spacing=PICTURE[1])
-    both = dataclasses.replace(with_network(predictor, network, flips=True, uncertainty=True), configuration=configuration)
-    np.testing.assert_allclose(both.predict(PICTURE).uncertainty, 1, atol=1e-5)  # what one calls left, the other does not
+    configuration = dataclasses.replace(
+        predictor.configuration, mirror_axes=(2,), patch_size=(16, 40, 32), spacing=PICTURE[1]
+    )
+    both = dataclasses.replace(
+        with_network(predictor, network, flips=True, uncertainty=True), configuration=configuration
+    )
+    np.testing.assert_allclose(
+        both.predict(PICTURE).uncertainty, 1, atol=1e-5
+    )  # what one calls left, the other does not
     configuration = dataclasses.replace(configuration, mirror_axes=(1,))
     agreed = dataclasses.replace(both, configuration=configuration).predict(PICTURE)
     np.testing.assert_allclose(agreed.uncertainty, 0, atol=1e-5)

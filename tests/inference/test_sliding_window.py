@@ -28,14 +28,25 @@ CPU = torch.device("cpu")
 def test_a_network_that_copies_the_image_gives_the_image(shape, steps, tile_batch, uniform):
     image = torch.randn(2, *shape)
     scores = sliding_window(
-        lambda tiles: tiles, image, torch.zeros(2, *shape), tile=(3, 5, 4), steps=steps, tile_batch=tile_batch, device=CPU, uniform=uniform
+        lambda tiles: tiles,
+        image,
+        torch.zeros(2, *shape),
+        tile=(3, 5, 4),
+        steps=steps,
+        tile_batch=tile_batch,
+        device=CPU,
+        uniform=uniform,
     )
     assert torch.allclose(scores, image, atol=1e-5)
 
 
 @pytest.mark.parametrize("uniform", [False, True], ids=["gaussian", "uniform"])
 def test_it_is_the_naive_weighted_mean_of_all_tiles_one_by_one(uniform):
-    shape, tile, starts = (5, 9, 11), (3, 4, 5), [(0, 1, 2), (0, 2, 3, 5), (0, 2, 4, 6)]  # steps of a third, a half, a half
+    shape, tile, starts = (
+        (5, 9, 11),
+        (3, 4, 5),
+        [(0, 1, 2), (0, 2, 3, 5), (0, 2, 4, 6)],
+    )  # steps of a third, a half, a half
     image = torch.randn(1, *shape)
     ramp = torch.arange(60.0).reshape(tile) / 7  # the answer depends on the place in the tile
     weight = np.ones(tile)
@@ -75,4 +86,12 @@ def test_sums_in_a_file_are_those_in_memory_and_leave_nothing_behind(tmp_path):
 
 def test_an_image_smaller_than_the_tile_is_refused():
     with pytest.raises(ShapeError, match="tile"):
-        sliding_window(lambda t: t, torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8), tile=(3, 8, 8), steps=(0.5, 0.5, 0.5), tile_batch=1, device=CPU)
+        sliding_window(
+            lambda t: t,
+            torch.zeros(1, 2, 8, 8),
+            torch.zeros(1, 2, 8, 8),
+            tile=(3, 8, 8),
+            steps=(0.5, 0.5, 0.5),
+            tile_batch=1,
+            device=CPU,
+        )

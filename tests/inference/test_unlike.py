@@ -54,7 +54,9 @@ def test_another_orientation_is_said_and_its_axes_are_compared_where_they_lie():
     assert remarks_on_grid(replace(turned, spacing=(4.0, 0.8, 0.8), shape=(20, 300, 300), directed=False), PLAN) == []
 
 
-@pytest.mark.parametrize(("low", "high", "unlike"), [(0, 1, True), (2000, 3000, True), (-1e5, 1e5, True), (-500, 2000, False)])
+@pytest.mark.parametrize(
+    ("low", "high", "unlike"), [(0, 1, True), (2000, 3000, True), (-1e5, 1e5, True), (-500, 2000, False)]
+)
 def test_intensities_of_another_range_are_said(low, high, unlike):
     image = np.linspace(low, high, 1000, dtype=np.float32).reshape(1, 10, 10, 10)
     remarks = remarks_on_intensities(image, PLAN)
@@ -66,7 +68,11 @@ def test_intensities_of_another_range_are_said(low, high, unlike):
 def test_plans_that_measured_nothing_compare_nothing():
     old = replace(PLAN, seen=None)
     refuse_absurd_spacing(grid((4000.0, 800.0, 800.0)), old)
-    assert remarks_on_grid(grid((40.0, 0.1, 0.1)), old) == [] == remarks_on_intensities(np.zeros((1, 2, 2, 2), np.float32), old)
+    assert (
+        remarks_on_grid(grid((40.0, 0.1, 0.1)), old)
+        == []
+        == remarks_on_intensities(np.zeros((1, 2, 2, 2), np.float32), old)
+    )
 
 
 def test_the_thickness_of_a_2d_image_is_not_compared():
@@ -77,11 +83,16 @@ def test_the_thickness_of_a_2d_image_is_not_compared():
 def test_a_file_without_a_size_is_said_to_be_taken_as_the_plans_and_not_refused():
     unsized = grid((1.0, 1.0, 1.0), measured=False)
     refuse_absurd_spacing(unsized, replace(PLAN, seen=replace(SEEN, spacing=((1e-3,) * 3, (1e-3,) * 3))))
-    assert remarks_on_grid(unsized, PLAN) == ["it tells no size of its voxels, which are taken to be as large as those the model was trained on"]
+    assert remarks_on_grid(unsized, PLAN) == [
+        "it tells no size of its voxels, which are taken to be as large as those the model was trained on"
+    ]
 
 
 def test_a_plan_in_voxels_compares_voxels():
     plan = replace(PLAN, measured=False, seen=replace(SEEN, spacing=((1.0,) * 3, (1.0,) * 3)))
     refuse_absurd_spacing(grid((1e-3, 5e-4, 5e-4)), plan)
     (size,) = remarks_on_grid(grid((1e-3, 5e-4, 5e-4), (100, 3000, 300)), plan)
-    assert size == "its size of 100 x 3000 x 300 voxels (D, H, W) lies far from that of the training cases, 200 to 400 voxels"
+    assert (
+        size
+        == "its size of 100 x 3000 x 300 voxels (D, H, W) lies far from that of the training cases, 200 to 400 voxels"
+    )

@@ -47,7 +47,7 @@ def test_the_demo_writes_a_page_and_scores(tmp_path):
 
 @pytest.mark.parametrize("file_ending", [".png", ".nii.gz"])
 def test_2d_data_goes_through_every_command_in_its_own_format(tmp_path, file_ending):
-    from samunet.phantom import write_tiny_dataset
+    from samunet.phantom.dataset import write_tiny_dataset
 
     (tmp_path / "raw").mkdir()
     folder = write_tiny_dataset(
@@ -76,14 +76,23 @@ def test_2d_data_goes_through_every_command_in_its_own_format(tmp_path, file_end
         "plans.json",
         "summary.json",
     }
-    refused = subprocess.run([SCRIPTS / "samunet_train", "903", "3d_adapter", "0"], env={**os.environ, **environment}, capture_output=True, text=True)
+    refused = subprocess.run(
+        [SCRIPTS / "samunet_train", "903", "3d_adapter", "0"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
     assert refused.returncode == 2 and "holds 2D images" in refused.stderr
 
 
 def test_the_readme_has_two_quick_start_lines_and_the_test_command_of_ci():
     text = (ROOT / "README.md").read_text()
     section = text.split("## Quick start")[1].split("\n## ")[0]
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL) for line in block.strip().splitlines()]
+    lines = [
+        line
+        for block in re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)
+        for line in block.strip().splitlines()
+    ]
     assert len(lines) == 2 and "samunet_demo" in lines[0] and "pytest" in lines[1]
     command = lines[1].split("&&")[-1].strip().split("/")[-1]
     assert command in (ROOT / ".ci" / "run").read_text()

@@ -18,7 +18,10 @@ def leave_behind(value: float) -> None:
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 1, 1), (1, 3, 3)])
 def test_gradients_in_bf16_are_those_in_fp32(depth, kernel):
     torch.manual_seed(0)
-    convolution, image = Convolution(48, 48, kernel, padding=tuple(size // 2 for size in kernel)), torch.randn(2, 48, depth, 14, 10)
+    convolution, image = (
+        Convolution(48, 48, kernel, padding=tuple(size // 2 for size in kernel)),
+        torch.randn(2, 48, depth, 14, 10),
+    )
     convolution(image).square().sum().backward()
     expected = convolution.weight.grad
     for _ in range(6):
@@ -37,7 +40,9 @@ def test_kernels_of_one_slice_stay_within_their_memory(kernel, channels, outputs
     # on CPUs with AMX torch's own ends the process here
     torch.manual_seed(0)
     padding = tuple(size // 2 for size in kernel)
-    ours, theirs = (kind(channels, outputs, kernel, (1, stride, stride), padding) for kind in (Convolution, torch.nn.Conv3d))
+    ours, theirs = (
+        kind(channels, outputs, kernel, (1, stride, stride), padding) for kind in (Convolution, torch.nn.Conv3d)
+    )
     theirs.load_state_dict(ours.state_dict())
     image = torch.randn(2, channels, 4, 64, 64)
     expected = theirs(image)
@@ -47,7 +52,9 @@ def test_kernels_of_one_slice_stay_within_their_memory(kernel, channels, outputs
         with torch.autocast("cpu", dtype=torch.bfloat16):
             result = ours(image)
         result.float().square().mean().backward()
-        assert result.shape == expected.shape and torch.allclose(result.float(), expected, atol=0.03 * expected.abs().max().item())
+        assert result.shape == expected.shape and torch.allclose(
+            result.float(), expected, atol=0.03 * expected.abs().max().item()
+        )
         assert (ours.weight.grad - theirs.weight.grad).abs().max() < 0.03 * theirs.weight.grad.abs().max()
 
 
@@ -64,5 +71,7 @@ def test_transposed_kernels_of_one_slice_stay_within_their_memory_too():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             result = ours(image)
         result.float().square().mean().backward()
-        assert result.shape == expected.shape and torch.allclose(result.float(), expected, atol=0.03 * expected.abs().max().item())
+        assert result.shape == expected.shape and torch.allclose(
+            result.float(), expected, atol=0.03 * expected.abs().max().item()
+        )
         assert (ours.weight.grad - theirs.weight.grad).abs().max() < 0.03 * theirs.weight.grad.abs().max()

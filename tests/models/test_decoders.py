@@ -23,7 +23,9 @@ def test_with_sams_four_tokens_the_decoder_is_sams():
     with torch.no_grad():
         sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
         positions = sam.prompt_encoder.get_dense_pe()
-        expected = [sam.mask_decoder.predict_masks(plane.unsqueeze(0), positions, sparse, dense)[0] for plane in embedding]
+        expected = [
+            sam.mask_decoder.predict_masks(plane.unsqueeze(0), positions, sparse, dense)[0] for plane in embedding
+        ]
         head = ClassTokenMasks(sam, 4, upsampling=4)
         head.mask_decoder.load_state_dict(own)
         assert torch.allclose(head(embedding), torch.cat(expected), atol=1e-5)
@@ -33,8 +35,12 @@ def test_what_has_a_twin_in_sam_starts_from_it():
     sam = build_sam(NANO, (64, 64))
     old = {name: tensor.clone() for name, tensor in sam.mask_decoder.state_dict().items()}
     new = ClassTokenMasks(sam, 3, upsampling=16).mask_decoder.state_dict()
-    kept = {name for name in old if name in new and old[name].shape == new[name].shape and torch.equal(old[name], new[name])}
-    assert {"iou_token.weight"} | {f"output_upscaling.{i}.{kind}" for i in (0, 1, 3) for kind in ("weight", "bias")} <= kept
+    kept = {
+        name for name in old if name in new and old[name].shape == new[name].shape and torch.equal(old[name], new[name])
+    }
+    assert {"iou_token.weight"} | {
+        f"output_upscaling.{i}.{kind}" for i in (0, 1, 3) for kind in ("weight", "bias")
+    } <= kept
     assert {name for name in old if name.startswith("transformer.")} <= kept
     assert new["mask_tokens.weight"].shape[0] == 3 and new["output_upscaling.9.weight"].shape == (4, 2, 2, 2)
 

@@ -7,11 +7,11 @@ import torch
 from samples import planned_with_weights
 
 from samunet import pipeline
-from samunet.checkpoint import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint
 from samunet.data.dataset import PreprocessedDataset
 from samunet.models import promptfree
 from samunet.models.embeddings import EmbeddingCache
-from samunet.storage import open_array, stored_cases
+from samunet.preprocessing.storage import open_array, stored_cases
 from samunet.training.config import TrainingConfig
 
 
@@ -60,7 +60,9 @@ def test_an_embedding_with_a_flipped_bit_is_computed_again(tmp_path):
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory):
     """Frozen random weights under a linear head, planned for slices that are whole in the patch."""
-    workspace, dataset, _, plan = planned_with_weights(tmp_path_factory.mktemp("frozen"), "Dataset906_Frozen", size=(6, 40, 32), side=256)
+    workspace, dataset, _, plan = planned_with_weights(
+        tmp_path_factory.mktemp("frozen"), "Dataset906_Frozen", size=(6, 40, 32), side=256
+    )
     plan = pipeline.resolve(workspace, plan, "2d_frozen")
     folder = pipeline.preprocess(workspace, dataset, plan, "2d_frozen", threads=1, quiet=True)
     return workspace, dataset.spec.name, folder
@@ -90,7 +92,9 @@ def test_training_without_augmentation_keeps_each_slice_once_and_learns_the_same
     damaged.write_bytes(b"cut off")  # as by a full disk
     train(workspace, name, augmentation="none")
     assert damaged.stat().st_size == size
-    assert all(torch.equal(first[key], again[key]) and torch.allclose(first[key], computed[key], atol=1e-5) for key in first)
+    assert all(
+        torch.equal(first[key], again[key]) and torch.allclose(first[key], computed[key], atol=1e-5) for key in first
+    )
 
 
 def test_an_encoder_that_trains_keeps_nothing(frozen):
@@ -106,5 +110,7 @@ def test_planes_wider_than_the_patch_keep_nothing(frozen):
     cases = PreprocessedDataset(folder, stored_cases(folder))
     widest = [max(cases.shape(name)[axis] for name in cases.identifiers) for axis in (1, 2)]
     assert (
-        cases.planes_fit((1, *widest)) and not cases.planes_fit((1, widest[0] - 1, widest[1])) and not cases.planes_fit((1, widest[0], widest[1] - 1))
+        cases.planes_fit((1, *widest))
+        and not cases.planes_fit((1, widest[0] - 1, widest[1]))
+        and not cases.planes_fit((1, widest[0], widest[1] - 1))
     )

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from samunet.core.labels import parse_labels
-from samunet.models.losses import deep_supervision_sums, deep_supervision_terms, nearest, region_targets, segmentation_terms
+from samunet.models.losses import (
+    deep_supervision_sums,
+    deep_supervision_terms,
+    nearest,
+    region_targets,
+    segmentation_terms,
+)
 
 LABELS = parse_labels({"background": 0, "a": 1, "b": 2})
 
@@ -82,7 +88,9 @@ def test_deep_supervision_weights_halve_and_add_up_to_one():
     label = torch.zeros(1, 4, 4, 4, dtype=torch.int16)
     outputs = [torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 3, 2, 2, 2)]
     terms = supervised(outputs, label)
-    assert terms["ce"].item() == pytest.approx(math.log(3))  # every level has ln 3, so weights that add up to one give ln 3
+    assert terms["ce"].item() == pytest.approx(
+        math.log(3)
+    )  # every level has ln 3, so weights that add up to one give ln 3
     wrong_below = [certain(label, 3), certain((label[:, ::2, ::2, ::2] + 1) % 3, 3)]
     single = segmentation_terms(wrong_below[1], label[:, ::2, ::2, ::2], LABELS, batch_dice=False)["ce"].item()
     assert supervised(wrong_below, label)["ce"].item() == pytest.approx(single / 3)

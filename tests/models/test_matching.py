@@ -21,15 +21,23 @@ def test_tight_boxes_are_those_of_a_search(seed):
     masks = np.random.default_rng(seed).random((3, 5, 7)) < 0.15
     for mask, box in zip(masks, tight_boxes(torch.from_numpy(masks)).tolist(), strict=True):
         rows, columns = np.nonzero(mask)
-        expected = [columns.min() / 7, rows.min() / 5, (columns.max() + 1) / 7, (rows.max() + 1) / 5] if len(rows) else [0, 0, 0, 0]
+        expected = (
+            [columns.min() / 7, rows.min() / 5, (columns.max() + 1) / 7, (rows.max() + 1) / 5]
+            if len(rows)
+            else [0, 0, 0, 0]
+        )
         assert box == pytest.approx(expected)
 
 
 def test_generalized_iou_of_boxes_by_hand():
     box = torch.tensor([0.0, 0.0, 0.5, 0.5])
     assert generalized_iou(box, box).item() == pytest.approx(1)
-    assert generalized_iou(box, torch.tensor([0.25, 0.0, 0.75, 0.5])).item() == pytest.approx(1 / 3)  # the hull is the union
-    assert generalized_iou(box, torch.tensor([0.5, 0.5, 1.0, 1.0])).item() == pytest.approx(-0.5)  # no overlap; half of the hull is empty
+    assert generalized_iou(box, torch.tensor([0.25, 0.0, 0.75, 0.5])).item() == pytest.approx(
+        1 / 3
+    )  # the hull is the union
+    assert generalized_iou(box, torch.tensor([0.5, 0.5, 1.0, 1.0])).item() == pytest.approx(
+        -0.5
+    )  # no overlap; half of the hull is empty
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3))
@@ -42,7 +50,10 @@ def test_the_assignment_is_the_cheapest_of_all(seed, slices):
     for place in range(slices):
         wanted = present[place].nonzero().flatten().tolist()
         cheapest = min(
-            (sum(costs[place, q, t].item() for q, t in zip(chosen, wanted, strict=True)) for chosen in itertools.permutations(range(4), len(wanted))),
+            (
+                sum(costs[place, q, t].item() for q, t in zip(chosen, wanted, strict=True))
+                for chosen in itertools.permutations(range(4), len(wanted))
+            ),
             default=0.0,
         )
         here = where == place
@@ -51,10 +62,22 @@ def test_the_assignment_is_the_cheapest_of_all(seed, slices):
 
 
 def test_a_volume_has_one_assignment_and_a_slice_its_own():
-    costs = torch.tensor([[[0.0, 9.0], [5.0, 0.0]], [[4.0, 0.0], [0.0, 5.0]]], dtype=torch.float64)  # the second slice prefers the other way round
+    costs = torch.tensor(
+        [[[0.0, 9.0], [5.0, 0.0]], [[4.0, 0.0], [0.0, 5.0]]], dtype=torch.float64
+    )  # the second slice prefers the other way round
     present = torch.ones(2, 2, dtype=torch.bool)
-    assert list(zip(*(part.tolist() for part in _assign(costs, present, 1)), strict=True)) == [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
-    assert list(zip(*(part.tolist() for part in _assign(costs, present, 2)), strict=True)) == [(0, 0, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1)]
+    assert list(zip(*(part.tolist() for part in _assign(costs, present, 1)), strict=True)) == [
+        (0, 0, 0),
+        (0, 1, 1),
+        (1, 0, 1),
+        (1, 1, 0),
+    ]
+    assert list(zip(*(part.tolist() for part in _assign(costs, present, 2)), strict=True)) == [
+        (0, 0, 0),
+        (0, 1, 1),
+        (1, 0, 0),
+        (1, 1, 1),
+    ]
 
 
 def random_found(queries=4, classes=3, shape=(1, 2, 6, 8), seed=0) -> tuple[Found, torch.Tensor]:
@@ -94,9 +117,16 @@ def test_the_loss_is_the_sum_over_matches_written_out():
             }
             chance = found.classes[0, d, q].softmax(-1)[k]
             table[q, k] = (
-                1.5 * parts[q, k]["mask"] + 0.5 * parts[q, k]["auxiliary"] + 0.5 * parts[q, k]["box"] + 0.2 * parts[q, k]["giou"] - 0.2 * chance
+                1.5 * parts[q, k]["mask"]
+                + 0.5 * parts[q, k]["auxiliary"]
+                + 0.5 * parts[q, k]["box"]
+                + 0.2 * parts[q, k]["giou"]
+                - 0.2 * chance
             )
-        best = min(itertools.permutations(range(4), 3), key=lambda chosen: sum(table[q, k].item() for k, q in enumerate(chosen)))
+        best = min(
+            itertools.permutations(range(4), 3),
+            key=lambda chosen: sum(table[q, k].item() for k, q in enumerate(chosen)),
+        )
         classes = [3] * 4
         for k, q in enumerate(best):
             classes[q] = k
@@ -140,7 +170,12 @@ def test_sums_over_many_points_do_not_overflow_under_16_bits():
     targets[:, 0, :, :40, :40] = 0
     masks = torch.where(targets[:, [0, 1, 1]] > 0, 6.0, -6.0)
     boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 3, 4)
-    found = Found(masks=masks.half(), auxiliary=masks.half(), boxes=boxes, classes=torch.randn(1, 1, 3, 3, generator=generator).half())
+    found = Found(
+        masks=masks.half(),
+        auxiliary=masks.half(),
+        boxes=boxes,
+        classes=torch.randn(1, 1, 3, 3, generator=generator).half(),
+    )
     with torch.autocast("cpu", torch.float16):
         sums = set_sums(found, targets, torch.ones(1, 1, 192, 192, dtype=torch.bool), SetWeights())
     assert all(value.dtype == torch.float32 and value.isfinite() for value in sums.values())

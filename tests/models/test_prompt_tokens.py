@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from samunet.core.prompts import BOX, INSIDE, OUTSIDE
 from samunet.errors import ConfigError
 from samunet.models.prompt_rules import PromptedConfig
-from samunet.models.prompt_tokens import clicks_in, corrected, draw_mode, embed, read_map, simulated_boxes, simulated_clicks
+from samunet.models.prompt_tokens import (
+    clicks_in,
+    corrected,
+    draw_mode,
+    embed,
+    read_map,
+    simulated_boxes,
+    simulated_clicks,
+)
 from samunet.models.prompted import PromptedMasks
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
@@ -141,7 +149,9 @@ def test_a_correction_adds_one_click_where_the_network_errs(drawn):
     present = target.flatten(-2).any(-1)
     assert torch.equal(added.bool().flatten(-2).sum(-1) <= 1, torch.ones_like(present))
     assert torch.equal(after.flatten(-2).any(-1), present)
-    assert not ((added & INSIDE > 0) & ~(target & wrong)).any() and not ((added & OUTSIDE > 0) & ~(~target & wrong)).any()
+    assert (
+        not ((added & INSIDE > 0) & ~(target & wrong)).any() and not ((added & OUTSIDE > 0) & ~(~target & wrong)).any()
+    )
 
 
 @given(masks, st.sampled_from([1.0, 0.75, 0.5]), st.integers(0, 3))

@@ -33,5 +33,7 @@ def test_it_is_nnunets(values):
     random = np.random.default_rng(0)
     for _ in range(20):
         segmentation = random.choice(3, p=(0.7, 0.2, 0.1), size=(6, 9, 10)).astype(np.uint8)
-        theirs = module.remove_all_but_largest_component_from_segmentation(segmentation, [values if len(values) > 1 else values[0]])
+        theirs = module.remove_all_but_largest_component_from_segmentation(
+            segmentation, [values if len(values) > 1 else values[0]]
+        )
         np.testing.assert_array_equal(keep_largest(segmentation, values), theirs)

@@ -10,7 +10,9 @@ from samunet.core.plan import ChannelPlan
 from samunet.errors import ConfigError, DatasetError, ShapeError
 from samunet.ops.normalize import SCHEMES, normalize, scheme_for
 
-STATISTICS = IntensityStatistics(mean=40, median=41, std=20, minimum=-90, maximum=300, percentile_00_5=-60, percentile_99_5=200)
+STATISTICS = IntensityStatistics(
+    mean=40, median=41, std=20, minimum=-90, maximum=300, percentile_00_5=-60, percentile_99_5=200
+)
 SHAPE = (1, 3, 4, 5)
 EVERYWHERE = np.ones(SHAPE[1:], bool)
 
@@ -114,7 +116,9 @@ def test_values_at_both_ends_of_float32_do_not_overflow():
     given = image()
     given.flat[:2] = np.finfo(np.float32).max, np.finfo(np.float32).min
     exact = given.astype(np.float64)
-    np.testing.assert_allclose(normalize(given, [channel("zscore")], EVERYWHERE), (exact - exact.mean()) / exact.std(), rtol=1e-5)
+    np.testing.assert_allclose(
+        normalize(given, [channel("zscore")], EVERYWHERE), (exact - exact.mean()) / exact.std(), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-12, 0.1, 1e35])

@@ -109,7 +109,9 @@ def test_tiles_cover_an_axis_with_steps_no_longer_than_asked(size, tile, step):
     starts = tile_starts(size, tile, step)
     assert starts[0] == 0
     assert starts[-1] == size - tile
-    assert all(b - a <= tile * step + 1 for a, b in itertools.pairwise(starts))  # rounding moves a start by half a voxel
+    assert all(
+        b - a <= tile * step + 1 for a, b in itertools.pairwise(starts)
+    )  # rounding moves a start by half a voxel
     covered = {voxel for start in starts for voxel in range(start, start + tile)}
     assert covered == set(range(size))
 
@@ -166,7 +168,9 @@ def test_padding_returns_a_box_of_plain_numbers():
 
 
 @pytest.mark.parametrize("order", [1, 3])
-@pytest.mark.parametrize(("shape", "new_shape"), [((3, 150, 130), (3, 201, 97)), ((300, 2, 1), (431, 3, 2)), ((70, 65, 64), (64, 65, 300))])
+@pytest.mark.parametrize(
+    ("shape", "new_shape"), [((3, 150, 130), (3, 201, 97)), ((300, 2, 1), (431, 3, 2)), ((70, 65, 64), (64, 65, 300))]
+)
 def test_lines_of_several_blocks_are_skimages(shape, new_shape, order):
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     image[:, :, : shape[1] // 2] = 7.0  # a flat part must stay flat

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from samunet.evaluation.score import Measures, evaluate_folder
 from samunet.evaluation.summary import KEYS, read_summary, target_key, write_summary
 from samunet.imageio import reader_for
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 pytest.importorskip("nnunetv2", exc_type=ImportError)
 with warnings.catch_warnings():
@@ -73,12 +73,16 @@ def nnunet_summary(folders, labels, ignore, path, monkeypatch):
     monkeypatch.setattr(nnunet.multiprocessing, "get_context", lambda _: OneProcess())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Mean of empty slice", category=RuntimeWarning)
-        nnunet.compute_metrics_on_folder(str(folders[0]), str(folders[1]), str(path), SimpleITKIO(), ENDING, labels, ignore)
+        nnunet.compute_metrics_on_folder(
+            str(folders[0]), str(folders[1]), str(path), SimpleITKIO(), ENDING, labels, ignore
+        )
     return nnunet.load_summary_json(str(path))
 
 
 def our_summary(folders, targets, ignore):
-    return evaluate_folder(*folders, targets=targets, ignore=ignore, file_ending=ENDING, reader=reader_for(ENDING), threads=1)
+    return evaluate_folder(
+        *folders, targets=targets, ignore=ignore, file_ending=ENDING, reader=reader_for(ENDING), threads=1
+    )
 
 
 def same(ours, theirs):
@@ -104,7 +108,12 @@ def test_every_number_equals_that_of_nnunet(folders, setup, tmp_path, monkeypatc
 
 
 def test_nnunet_reads_our_summary(folders, tmp_path):
-    options = {"file_ending": ENDING, "reader": reader_for(ENDING), "threads": 1, "measures": Measures(tolerance=1.0, lesions=True)}
+    options = {
+        "file_ending": ENDING,
+        "reader": reader_for(ENDING),
+        "threads": 1,
+        "measures": Measures(tolerance=1.0, lesions=True),
+    }
     ours = evaluate_folder(*folders, targets=((1, 2), (2,)), ignore=3, **options)
     write_summary(tmp_path / "summary.json", ours)
     theirs = nnunet.load_summary_json(str(tmp_path / "summary.json"))
@@ -119,7 +128,11 @@ def test_we_read_the_summary_of_nnunet(folders, setup, tmp_path, monkeypatch):
     labels, targets, ignore = SETUPS[setup]
     theirs = nnunet_summary(folders, labels, ignore, tmp_path / "summary.json", monkeypatch)
     ours = read_summary(tmp_path / "summary.json")
-    assert {target_key(target) for target in targets} == {target_key(target) for target in ours.mean} == set(map(str, labels))
+    assert (
+        {target_key(target) for target in targets}
+        == {target_key(target) for target in ours.mean}
+        == set(map(str, labels))
+    )
     for label, target in zip(labels, targets, strict=True):
         same(ours.mean[target], theirs["mean"][label])
         same(ours.cases[2].metrics[target], theirs["metric_per_case"][2]["metrics"][label])

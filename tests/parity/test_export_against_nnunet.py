@@ -29,7 +29,11 @@ RESAMPLINGS = [((1.5, 1.5, 1.5), (1.07, 0.9, 1.2)), ((5.0, 1.0, 1.0), (3.6, 0.6,
 def both(labels, order, spacing, new_spacing, transpose, transpose_back):
     """Their segmentation and probabilities, and ours, of noise."""
     rule = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
-    configuration = {"architecture": {}, "spacing": list(spacing), "resampling_fn_probabilities": "resample_data_or_seg_to_shape"}
+    configuration = {
+        "architecture": {},
+        "spacing": list(spacing),
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+    }
     configuration["resampling_fn_probabilities_kwargs"] = rule
     axes = {"transpose_forward": list(transpose), "transpose_backward": list(transpose_back)}
     plans = PlansManager({**axes, "configurations": {"3d_fullres": configuration}, "label_manager": "LabelManager"})
@@ -45,7 +49,9 @@ def both(labels, order, spacing, new_spacing, transpose, transpose_back):
     parsed = parse_labels(labels, order)
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(parsed.outputs, *SHAPE)).astype(np.float32))
     configured = plans.get_configuration("3d_fullres")
-    theirs = convert_predicted_logits_to_segmentation_with_correct_shape(logits.clone(), plans, configured, manager, properties, True, 1)
+    theirs = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits.clone(), plans, configured, manager, properties, True, 1
+    )
     geometry = Geometry(shape=tuple(WHOLE[transpose.index(axis)] for axis in range(3)), spacing=tuple(file_spacing))
     history = replace(
         untouched(geometry),
@@ -56,16 +62,23 @@ def both(labels, order, spacing, new_spacing, transpose, transpose_back):
         shape_after_resample=SHAPE,
         spacing_after_resample=spacing,
     )
-    return theirs, (segmentation_from_logits(logits, history, parsed), probabilities_from_logits(logits, history, parsed))
+    return theirs, (
+        segmentation_from_logits(logits, history, parsed),
+        probabilities_from_logits(logits, history, parsed),
+    )
 
 
 @pytest.mark.parametrize("labels,order", [(CLASSES, None), (REGIONS, [1, 2, 3])], ids=["classes", "regions"])
 @pytest.mark.parametrize(
-    "spacing,new_spacing", [((1.5, 1.5, 1.5), (1.07, 0.9, 1.2)), ((5.0, 1.0, 1.0), (3.6, 0.6, 0.8))], ids=["cubic", "thick slices"]
+    "spacing,new_spacing",
+    [((1.5, 1.5, 1.5), (1.07, 0.9, 1.2)), ((5.0, 1.0, 1.0), (3.6, 0.6, 0.8))],
+    ids=["cubic", "thick slices"],
 )
 @pytest.mark.parametrize("transpose", [((0, 1, 2), (0, 1, 2)), ((2, 0, 1), (1, 2, 0))], ids=["as it is", "transposed"])
 def test_noise_becomes_the_same_segmentation_and_probabilities(labels, order, spacing, new_spacing, transpose):
-    (segmentation, probabilities), (our_segmentation, our_probabilities) = both(labels, order, spacing, new_spacing, *transpose)
+    (segmentation, probabilities), (our_segmentation, our_probabilities) = both(
+        labels, order, spacing, new_spacing, *transpose
+    )
     assert our_segmentation.dtype == segmentation.dtype and our_segmentation.shape == segmentation.shape
     np.testing.assert_allclose(our_probabilities, probabilities, atol=1e-5)
     assert (our_segmentation != segmentation).sum() <= 2  # ties but for rounding

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from samunet.cli import info
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 
 pytest.importorskip("nnunetv2")
 
@@ -52,7 +52,13 @@ def test_nnunet_trains_and_predicts_with_our_networks(tmp_path, capsys, configur
     dataset = write_tiny_dataset(tmp_path / "raw", cases=4, num_test=1, size=(12, 40, 36))
     assert info.main(["--ext_trainer"]) == 0
     folders = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
-    environment = {**os.environ, **folders, "nnUNet_extTrainer": capsys.readouterr().out.strip(), "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
+    environment = {
+        **os.environ,
+        **folders,
+        "nnUNet_extTrainer": capsys.readouterr().out.strip(),
+        "nnUNet_n_proc_DA": "1",
+        "nnUNet_compile": "f",
+    }
     output = tmp_path / "out"
     output.mkdir()
     words = [sys.executable, "-c", RUN, dataset.name, configuration, trainer, str(dataset / "imagesTs"), str(output)]

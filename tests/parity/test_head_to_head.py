@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from samunet.cli import compare
+from samunet.comparison import head_to_head, nnunet
+from samunet.comparison.head_to_head import Settings, draw_cases
 from samunet.core.codec import read_json, write_json
 from samunet.errors import ConfigError
-from samunet.pipeline import head_to_head, nnunet
-from samunet.pipeline.head_to_head import Settings, draw_cases
 from samunet.planning.splits import Split
 
 pytest.importorskip("nnunetv2")
@@ -91,11 +91,27 @@ def met(project, tmp_path_factory):
         names = {"raw": project.workspace.raw, "preprocessed": preprocessed, "results": folder / "results"}
         for name, path in names.items():
             patch.setenv(f"nnUNet_{name}", str(path))
-        patch.setattr(head_to_head, "FEWEST_EPOCHS", 6)  # or what both do once per epoch would take most of so short a time
+        patch.setattr(
+            head_to_head, "FEWEST_EPOCHS", 6
+        )  # or what both do once per epoch would take most of so short a time
         patch.setattr(head_to_head, "LARGEST_ERROR", 0.15)
         patch.setenv("nnUNet_def_n_proc", "1")
         patch.setenv("nnUNet_compile", "f")
-        words = ["-d", "901", "--run_nnunet", "-f", "0", "--match", "minutes", "--minutes", "0.4", "--num_train_cases", "3", "-device", "cpu"]
+        words = [
+            "-d",
+            "901",
+            "--run_nnunet",
+            "-f",
+            "0",
+            "--match",
+            "minutes",
+            "--minutes",
+            "0.4",
+            "--num_train_cases",
+            "3",
+            "-device",
+            "cpu",
+        ]
         words += ["-o", str(folder / "out"), "-np", "1"]
         assert compare.main(words) == 0
         yield folder, words
@@ -106,8 +122,15 @@ def test_both_sides_trained_for_the_minutes_on_the_same_cases(met):
     document = json.loads((out / "comparison.json").read_text())
     assert document["methods"] == ["nnU-Net 0 4min 3d_fullres", "3d_adapter"]
     for training in document["trainings"]:
-        assert training["cost"]["minutes"] == pytest.approx(0.4, rel=0.15) and training["cost"]["epochs"] == len(training["curve"]) == 6
-        assert training["cost"]["steps"] > 6 and training["cost"]["threads"] == 1 and training["cost"]["last_learning_rate"] < 2e-3
+        assert (
+            training["cost"]["minutes"] == pytest.approx(0.4, rel=0.15)
+            and training["cost"]["epochs"] == len(training["curve"]) == 6
+        )
+        assert (
+            training["cost"]["steps"] > 6
+            and training["cost"]["threads"] == 1
+            and training["cost"]["last_learning_rate"] < 2e-3
+        )
     split = read_json(out / "nnUNet_preprocessed" / "Dataset901_Tiny" / "splits_final.json")[0]
     assert len(split["train"]) == 3 and sorted(document["cases"]) == sorted(split["val"])
     log = "".join(path.read_text() for path in out.glob("nnUNet_results/*/nnUNetTrainer*/fold_0/training_log*.txt"))

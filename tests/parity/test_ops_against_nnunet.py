@@ -66,12 +66,19 @@ def test_normalization_is_nnunets(scheme, within_mask):
         pytest.skip("nnU-Net uses the mask for z-scores only")
     image = np.random.default_rng(0).uniform(0, 255, (1, 9, 10, 11)).astype(np.float32)
     mask = np.random.default_rng(1).random((9, 10, 11)) > 0.4
-    plan = ChannelPlan(name="x", scheme=scheme, within_mask=within_mask, intensities=IntensityStatistics(**STATISTICS, minimum=-90.0, maximum=300.0))
+    plan = ChannelPlan(
+        name="x",
+        scheme=scheme,
+        within_mask=within_mask,
+        intensities=IntensityStatistics(**STATISTICS, minimum=-90.0, maximum=300.0),
+    )
     expected = CLASSES[scheme](within_mask, STATISTICS).run(image[0].copy(), np.where(mask, 0, -1))
     np.testing.assert_allclose(normalize(image, [plan], mask)[0], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["CT", "ct", "noNorm", "zscore", "rescale_to_0_1", "rgb_to_0_1", "T1", "MRI", "none", "R", "cT "])
+@pytest.mark.parametrize(
+    "name", ["CT", "ct", "noNorm", "zscore", "rescale_to_0_1", "rgb_to_0_1", "T1", "MRI", "none", "R", "cT "]
+)
 def test_channel_names_choose_nnunets_scheme(name):
     assert CLASSES[scheme_for(name)] is get_normalization_scheme(name)
 
@@ -84,7 +91,9 @@ def test_target_shape_and_thick_axis_are_nnunets(shape, spacing, new_spacing):
 
 def test_thick_axis_is_nnunets_on_random_spacings():
     for spacing, new_spacing in np.random.default_rng(0).choice([0.5, 1.0, 1.2, 2.0, 4.0, 7.0], (500, 2, 3)):
-        assert thick_axis(tuple(spacing), tuple(new_spacing)) == determine_do_sep_z_and_axis(None, spacing, new_spacing)[1]
+        assert (
+            thick_axis(tuple(spacing), tuple(new_spacing)) == determine_do_sep_z_and_axis(None, spacing, new_spacing)[1]
+        )
 
 
 @pytest.mark.parametrize("order", [1, 3])
@@ -101,7 +110,12 @@ def test_image_resampling_is_nnunets(shape, spacing, new_spacing, order):
 
 def ties(label: np.ndarray, new_shape, axis) -> np.ndarray:
     """Voxels whose two largest shares are equal but for rounding: there either label is right."""
-    shares = np.stack([resample_image((label == value)[None].astype(np.float32), new_shape, axis=axis, order=1)[0] for value in np.unique(label)])
+    shares = np.stack(
+        [
+            resample_image((label == value)[None].astype(np.float32), new_shape, axis=axis, order=1)[0]
+            for value in np.unique(label)
+        ]
+    )
     second, first = np.sort(shares, axis=0)[-2:] if len(shares) > 1 else (np.zeros(new_shape), np.ones(new_shape))
     return first - second < 1e-5
 

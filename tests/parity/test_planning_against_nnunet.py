@@ -31,7 +31,7 @@ from samunet.planning.planners.default import plan as make_plan
 from samunet.planning.splits import make_splits, split_for_fold
 from samunet.planning.topology import divisors, topology_for
 from samunet.preprocessing.forward import preprocess
-from samunet.storage import chunk_and_block, open_array, sample_locations
+from samunet.preprocessing.storage import chunk_and_block, open_array, sample_locations
 
 pytest.importorskip("nnunetv2")
 with warnings.catch_warnings():
@@ -121,22 +121,35 @@ def head(rng, shape, spacing, channels: int) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.float32), label
 
 
-def write_heads(workspace: Workspace, name: str, axis: int, channels: dict[str, str], *, cases: int = 6, **description) -> Path:
+def write_heads(
+    workspace: Workspace, name: str, axis: int, channels: dict[str, str], *, cases: int = 6, **description
+) -> Path:
     """Raw cases with few thick slices along one array axis, and a spacing of its own each."""
     folder = workspace.raw / name
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
     for index in range(cases):
         rng = np.random.default_rng([axis, index])
-        shape, spacing = [int(rng.integers(44, 52)), int(rng.integers(36, 44))], [rng.uniform(0.8, 1.0), rng.uniform(0.9, 1.2)]
+        shape, spacing = (
+            [int(rng.integers(44, 52)), int(rng.integers(36, 44))],
+            [rng.uniform(0.8, 1.0), rng.uniform(0.9, 1.2)],
+        )
         shape.insert(axis, int(rng.integers(9, 12)))
         spacing.insert(axis, rng.uniform(3.8, 5.0))
         image, label = head(rng, shape, spacing, len(channels))
-        for path, array in [(f"imagesTr/c{index}_{c:04d}.nii.gz", part) for c, part in enumerate(image)] + [(f"labelsTr/c{index}.nii.gz", label)]:
+        for path, array in [(f"imagesTr/c{index}_{c:04d}.nii.gz", part) for c, part in enumerate(image)] + [
+            (f"labelsTr/c{index}.nii.gz", label)
+        ]:
             file = sitk.GetImageFromArray(array)
             file.SetSpacing([float(value) for value in spacing[::-1]])
             sitk.WriteImage(file, str(folder / path))
-    raw = {"channel_names": channels, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": cases, "file_ending": ".nii.gz", **description}
+    raw = {
+        "channel_names": channels,
+        "labels": {"background": 0, "a": 1, "b": 2},
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+        **description,
+    }
     (folder / "dataset.json").write_text(json.dumps(raw))
     return folder
 
@@ -154,7 +167,11 @@ class Compared:
         """Preprocess a case with our code at nnU-Net's spacing."""
         configuration = self.ours.configurations["3d_adapter" if name == "3d_fullres" else "2d_adapter"]
         case = next(case for case in self.dataset.cases if case.identifier == identifier)
-        return preprocess(*read_case(case, self.dataset.spec, self.dataset.reader), self.ours, configuration), self.ours, configuration
+        return (
+            preprocess(*read_case(case, self.dataset.spec, self.dataset.reader), self.ours, configuration),
+            self.ours,
+            configuration,
+        )
 
     def nnunets(self, identifier: str, name: str):
         """Preprocess it with nnU-Net's class: data, seg and properties."""
@@ -162,13 +179,22 @@ class Compared:
             manager = PlansManager(self.theirs)
             case = next(case for case in self.dataset.cases if case.identifier == identifier)
             return default_preprocessor.DefaultPreprocessor(verbose=False).run_case(
-                [str(path) for path in case.images], str(case.label), manager, manager.get_configuration(name), self.dataset.spec.raw
+                [str(path) for path in case.images],
+                str(case.label),
+                manager,
+                manager.get_configuration(name),
+                self.dataset.spec.raw,
             )
 
 
 def our_plan(dataset: pipeline.RawDataset) -> Plan:
     methods = {
-        f"{n}d_adapter": Method(variant="sam_unet", dimensions=n, preferred=lambda *_: (Preference(scale=2.0, reason=""),), cost=lambda *_: 1.0)
+        f"{n}d_adapter": Method(
+            variant="sam_unet",
+            dimensions=n,
+            preferred=lambda *_: (Preference(scale=2.0, reason=""),),
+            cost=lambda *_: 1.0,
+        )
         for n in (2, 3)
     }
     aim = Target(backbone="vit_nano", backbone_reason="", plans_name="samunetPlans", reader=dataset.reader.name)
@@ -179,13 +205,20 @@ def our_plan(dataset: pipeline.RawDataset) -> Plan:
 def folders(root: Path) -> Workspace:
     for part in ("raw", "preprocessed", "results"):
         (root / part).mkdir()
-    return Workspace(raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results")
+    return Workspace(
+        raw_folder=root / "raw", preprocessed_folder=root / "preprocessed", results_folder=root / "results"
+    )
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2], ids=["thick D", "thick H", "thick W"])
 def compared(request, tmp_path_factory) -> Compared:
     workspace = folders(tmp_path_factory.mktemp("compared"))
-    write_heads(workspace, f"Dataset00{request.param}_Head", request.param, {"0": "T1", "1": "CT", "2": "noNorm", "3": "rescale_to_0_1"})
+    write_heads(
+        workspace,
+        f"Dataset00{request.param}_Head",
+        request.param,
+        {"0": "T1", "1": "CT", "2": "noNorm", "3": "rescale_to_0_1"},
+    )
     theirs = run_nnunet(workspace, request.param, ())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extract, "SAMPLES", SAMPLES)
@@ -198,16 +231,27 @@ def compared(request, tmp_path_factory) -> Compared:
 def test_3d_stages_are_nnunets(spacing, patch):
     _, strides, kernels, padded, divisor = get_pool_and_conv_props(spacing, patch, 4, 999999)
     topology, ours = topology_for(patch, spacing, base_width=32, max_width=320)
-    assert (topology.strides, topology.kernels, ours, divisors(topology)) == (strides, kernels, tuple(padded), tuple(divisor))
+    assert (topology.strides, topology.kernels, ours, divisors(topology)) == (
+        strides,
+        kernels,
+        tuple(padded),
+        tuple(divisor),
+    )
     assert topology.widths == tuple(min(320, 32 * 2**i) for i in range(len(strides)))
 
 
 @fast
-@given(st.tuples(*[st.sampled_from(SPACINGS)] * 2), st.tuples(*[st.integers(2, 700)] * 2), st.sampled_from([0.1, 1.0, 999.0]))
+@given(
+    st.tuples(*[st.sampled_from(SPACINGS)] * 2),
+    st.tuples(*[st.integers(2, 700)] * 2),
+    st.sampled_from([0.1, 1.0, 999.0]),
+)
 def test_2d_stages_are_nnunets(spacing, patch, between):
     _, strides, kernels, padded, _ = get_pool_and_conv_props(spacing, patch, 4, 999999)
     topology, ours = topology_for((1, *patch), (between, *spacing), base_width=32, max_width=512)
-    assert [stride[1:] for stride in topology.strides] == list(strides) and [kernel[1:] for kernel in topology.kernels] == list(kernels)
+    assert [stride[1:] for stride in topology.strides] == list(strides) and [
+        kernel[1:] for kernel in topology.kernels
+    ] == list(kernels)
     assert ours == (1, *padded) and {part[0] for part in (*topology.strides, *topology.kernels)} == {1}
 
 
@@ -239,7 +283,15 @@ def test_intensities_are_nnunets(compared):
     theirs = compared.theirs["foreground_intensity_properties_per_channel"]
     for index, channel in enumerate(compared.ours.channels):
         figures = channel.intensities
-        ours = [figures.mean, figures.median, figures.std, figures.minimum, figures.maximum, figures.percentile_00_5, figures.percentile_99_5]
+        ours = [
+            figures.mean,
+            figures.median,
+            figures.std,
+            figures.minimum,
+            figures.maximum,
+            figures.percentile_00_5,
+            figures.percentile_99_5,
+        ]
         names = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
         assert ours == pytest.approx([theirs[str(index)][name] for name in names], rel=1e-6)
 
@@ -247,12 +299,20 @@ def test_intensities_are_nnunets(compared):
 def test_spacing_transpose_and_median_shape_are_nnunets(compared):
     full, plane = compared.theirs["configurations"]["3d_fullres"], compared.theirs["configurations"]["2d"]
     ours3, ours2 = compared.ours.configurations["3d_adapter"], compared.ours.configurations["2d_adapter"]
-    assert list(compared.ours.transpose) == compared.theirs["transpose_forward"] and compared.ours.transpose[0] == int(compared.dataset.spec.name[9])
+    assert list(compared.ours.transpose) == compared.theirs["transpose_forward"] and compared.ours.transpose[0] == int(
+        compared.dataset.spec.name[9]
+    )
     assert ours3.spacing == pytest.approx(full["spacing"]) and ours2.spacing[1:] == pytest.approx(plane["spacing"])
     assert list(ours3.median_shape) == list(full["median_image_size_in_voxels"])
     assert list(ours2.median_shape[1:]) == list(plane["median_image_size_in_voxels"])
     median = np.median(
-        [case.geometry.spacing for case in (read_case(c, compared.dataset.spec, compared.dataset.reader)[0] for c in compared.dataset.cases)], 0
+        [
+            case.geometry.spacing
+            for case in (
+                read_case(c, compared.dataset.spec, compared.dataset.reader)[0] for c in compared.dataset.cases
+            )
+        ],
+        0,
     )
     assert ours3.spacing[0] < median[compared.ours.transpose[0]], "the rule for few thick slices is not exercised"
 
@@ -260,17 +320,25 @@ def test_spacing_transpose_and_median_shape_are_nnunets(compared):
 def test_a_patch_that_fits_is_nnunets(compared):
     full, plane = compared.theirs["configurations"]["3d_fullres"], compared.theirs["configurations"]["2d"]
     ours3, ours2 = compared.ours.configurations["3d_adapter"], compared.ours.configurations["2d_adapter"]
-    assert list(ours3.patch_size) == list(full["patch_size"]) and list(ours2.patch_size[1:]) == list(plane["patch_size"])
+    assert list(ours3.patch_size) == list(full["patch_size"]) and list(ours2.patch_size[1:]) == list(
+        plane["patch_size"]
+    )
     arch = full["architecture"]["arch_kwargs"]
     assert ours3.topology == Topology(
-        strides=tuple(map(tuple, arch["strides"])), kernels=tuple(map(tuple, arch["kernel_sizes"])), widths=ours3.topology.widths
+        strides=tuple(map(tuple, arch["strides"])),
+        kernels=tuple(map(tuple, arch["kernel_sizes"])),
+        widths=ours3.topology.widths,
     )
 
 
 def test_normalization_is_chosen_as_nnunet_chooses(compared):
     full = compared.theirs["configurations"]["3d_fullres"]
     assert [NAMES[channel.scheme] for channel in compared.ours.channels] == full["normalization_schemes"]
-    assert [channel.within_mask for channel in compared.ours.channels] == full["use_mask_for_norm"] == [True, False, False, False]
+    assert (
+        [channel.within_mask for channel in compared.ours.channels]
+        == full["use_mask_for_norm"]
+        == [True, False, False, False]
+    )
 
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
@@ -278,9 +346,13 @@ def test_normalization_is_chosen_as_nnunet_chooses(compared):
 def test_preprocessed_cases_are_nnunets(compared, identifier, configuration):
     data, seg, properties = compared.nnunets(identifier, configuration)
     case, _, _ = compared.preprocessed(identifier, configuration)
-    assert case.image.shape == data.shape and case.image.shape[1:] != case.history.shape_after_crop, "nothing was resampled"
+    assert case.image.shape == data.shape and case.image.shape[1:] != case.history.shape_after_crop, (
+        "nothing was resampled"
+    )
     for ours, theirs, scheme in zip(case.image, data, ("zscore", "ct", "none", "rescale_to_0_1"), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 if scheme != "none" else 1e-6 * np.abs(theirs).max(), err_msg=scheme)
+        np.testing.assert_allclose(
+            ours, theirs, rtol=0, atol=1e-4 if scheme != "none" else 1e-6 * np.abs(theirs).max(), err_msg=scheme
+        )
     assert [list(side) for side in case.history.crop] == [list(side) for side in properties["bbox_used_for_cropping"]]
     assert (case.label == seg[0]).mean() > 0.999 and set(np.unique(case.label)) == {OUTSIDE, 0, 1, 2}
     found = sample_locations(case.label, compared.dataset.spec.labels)
@@ -288,20 +360,29 @@ def test_preprocessed_cases_are_nnunets(compared, identifier, configuration):
     assert found.annotated is None
 
 
-@pytest.mark.parametrize("labels,order", [({"background": 0, "all": [1, 2], "b": 2}, [1, 2]), ({"background": 0, "a": 1, "b": 2, "ignore": 3}, None)])
+@pytest.mark.parametrize(
+    "labels,order",
+    [({"background": 0, "all": [1, 2], "b": 2}, [1, 2]), ({"background": 0, "a": 1, "b": 2, "ignore": 3}, None)],
+)
 def test_numbers_of_sampled_voxels_are_nnunets(labels, order):
     from samunet.core.labels import parse_labels
 
     meaning = parse_labels(labels, order)
     label = np.zeros((40, 130, 250), np.int16)
-    label[:, :, 5:215], label[3:12, 10:60, 20:80], label[..., 230:] = 1, 2, 3 if meaning.ignore else 1  # over a million voxels, 27 000, ...
+    label[:, :, 5:215], label[3:12, 10:60, 20:80], label[..., 230:] = (
+        1,
+        2,
+        3 if meaning.ignore else 1,
+    )  # over a million voxels, 27 000, ...
     wanted = [values if meaning.has_regions else values[0] for _, values in meaning.foreground]
     if meaning.ignore is not None:
         wanted.append([-1, *meaning.all_values])
     theirs = default_preprocessor.DefaultPreprocessor._sample_foreground_locations(label[None], wanted)
     found = sample_locations(label, meaning)
     ours = (*found.classes, *([] if found.annotated is None else [found.annotated]))
-    assert [len(voxels) for voxels in ours] == [len(voxels) for voxels in theirs.values()] and len(ours[0]) > 10_000 == len(ours[1])
+    assert [len(voxels) for voxels in ours] == [len(voxels) for voxels in theirs.values()] and len(
+        ours[0]
+    ) > 10_000 == len(ours[1])
     for voxels, values in zip(ours, wanted, strict=True):
         assert np.isin(label[tuple(voxels.T)], values).all() and len(np.unique(voxels, axis=0)) == len(voxels)
 
@@ -314,14 +395,20 @@ def test_running_samunet_leaves_every_file_of_nnunet_as_it_was_and_the_other_way
     run_nnunet(workspace, 5, ("2d", "3d_fullres"))
     identifiers = [f"c{i}" for i in range(5)]
     (workspace.preprocessed / name / "splits_final.json").write_text(
-        json.dumps(generate_crossval_split(identifiers, seed=12345, n_splits=5), sort_keys=True, indent=4)  # as nnU-Net's save_json does
+        json.dumps(
+            generate_crossval_split(identifiers, seed=12345, n_splits=5), sort_keys=True, indent=4
+        )  # as nnU-Net's save_json does
     )
 
     def contents() -> dict[str, bytes]:
-        return {str(path.relative_to(tmp_path)): path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+        return {
+            str(path.relative_to(tmp_path)): path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()
+        }
 
     before = contents()
-    assert {"dataset_fingerprint.json", "nnUNetPlans.json", "splits_final.json", "dataset.json"} < {Path(path).name for path in before}
+    assert {"dataset_fingerprint.json", "nnUNetPlans.json", "splits_final.json", "dataset.json"} < {
+        Path(path).name for path in before
+    }
     assert any(path.endswith(".pkl") for path in before) and any(path.endswith("_seg.b2nd") for path in before)
 
     dataset = pipeline.open_dataset(workspace, 5)
@@ -346,10 +433,12 @@ def test_running_samunet_leaves_every_file_of_nnunet_as_it_was_and_the_other_way
 def test_nnunet_can_open_what_samunet_stores(compared, tmp_path):
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-    from samunet.storage import Origin, save_case
+    from samunet.preprocessing.storage import Origin, save_case
 
     case, _, configuration = compared.preprocessed("c1", "3d_fullres")
-    save_case(tmp_path, "c1", case, compared.dataset.spec.labels, configuration.patch_size, Origin(settings="", files=""))
+    save_case(
+        tmp_path, "c1", case, compared.dataset.spec.labels, configuration.patch_size, Origin(settings="", files="")
+    )
     (tmp_path / "c1.pkl").write_bytes(b"\x80\x04}\x94.")  # an empty dict; nnU-Net's properties are not ours to write
     data, seg, _, _ = nnUNetDatasetBlosc2(str(tmp_path), ["c1"]).load_case("c1")
     np.testing.assert_array_equal(data[:], case.image)

@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 
 from samunet import pipeline
-from samunet.checkpoint import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint
+from samunet.checkpoints.model_zip import export_model, install_model
 from samunet.cli import train as train_command
 from samunet.core.lock import held, reading
 from samunet.errors import ConfigError, InUseError
 from samunet.inference.predictor import Predictor
-from samunet.model_zip import export_model, install_model
 from samunet.pipeline.trainings import is_finished
 from samunet.training.config import RunConfig
 from samunet.training.trainer import SAMTrainer
@@ -36,7 +36,12 @@ with {}(Path(sys.argv[1])):
 @contextmanager
 def another(folder, how=held):
     """Another process that is in a folder."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD.format(how.__name__), folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(how.__name__), folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout.readline()
     try:
         yield
@@ -74,7 +79,10 @@ def test_a_finished_fold_is_not_trained_again_unasked(project, fold, results, mo
         monkeypatch.setenv(name, value)
     assert train_command.main([project.dataset, "3d_adapter", "0", "-device", "cpu"]) == 2
     said = capsys.readouterr().err
-    assert said == f"samunet_train: {mine} is trained; --c --extend EPOCHS adds epochs, --val validates it, --overwrite trains it again.\n"
+    assert (
+        said
+        == f"samunet_train: {mine} is trained; --c --extend EPOCHS adds epochs, --val validates it, --overwrite trains it again.\n"
+    )
     assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
     assert train_command.main([project.dataset, "3d_adapter", "0", "--overwrite", "--c"]) == 2
 
@@ -99,7 +107,9 @@ def test_with_overwrite_the_old_model_stays_whole_until_the_new_one_is_there(pro
     project.train(results=results, config=other, resume=True, validate=False)
     assert is_finished(mine) and load_checkpoint(mine / FINAL).state.training["seed"] == 9
     assert not (mine / "validation").exists()  # of the old model
-    assert (mine / FINAL).read_bytes() == (project.train(results=results.with_name("new"), config=other, validate=False) / FINAL).read_bytes()
+    assert (mine / FINAL).read_bytes() == (
+        project.train(results=results.with_name("new"), config=other, validate=False) / FINAL
+    ).read_bytes()
 
 
 def test_an_extension_that_is_stopped_leaves_the_finished_model(project, fold, results):
@@ -144,7 +154,9 @@ def test_nobody_preprocesses_what_another_trains_on_and_nobody_trains_on_what_is
 
 def test_predictions_share_a_folder_only_as_parts(project, fold, tmp_path):
     predictor = Predictor.from_folder(fold.parent, device="cpu")
-    cases = pipeline.cases_to_predict(project.workspace.raw / project.dataset / "imagesTs", predictor.dataset, tmp_path / "out")[:1]
+    cases = pipeline.cases_to_predict(
+        project.workspace.raw / project.dataset / "imagesTs", predictor.dataset, tmp_path / "out"
+    )[:1]
     with another(tmp_path / "out"), pytest.raises(InUseError):
         pipeline.predict(predictor, cases, tmp_path / "out")
     with another(tmp_path / "out", reading):  # as another part

@@ -18,7 +18,9 @@ from samunet.pipeline import cases_to_predict
 def spec(channels=1, ending=".nii.gz") -> DatasetSpec:
     names = tuple(f"c{number}" for number in range(channels))
     labels = parse_labels({"background": 0, "a": 1})
-    return DatasetSpec(name="Dataset001_X", channels=names, labels=labels, file_ending=ending, num_training=1, reader=None, raw={})
+    return DatasetSpec(
+        name="Dataset001_X", channels=names, labels=labels, file_ending=ending, num_training=1, reader=None, raw={}
+    )
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -43,8 +45,13 @@ def test_images_of_any_format_are_cases_with_or_without_a_channel_number(tmp_pat
 
 def test_what_is_not_taken_for_an_image_is_named_once(tmp_path, caplog):
     caplog.set_level("INFO", "samunet")
-    assert named(touch(tmp_path / "a", "x_0000.nii.gz", "screenshot.png", "x.docx", "x.json")) == {"x": ["x_0000.nii.gz"]}
-    assert "not taken for images: screenshot.png, x.docx (no reader knows their ending, or their names lack _0000)" in caplog.text
+    assert named(touch(tmp_path / "a", "x_0000.nii.gz", "screenshot.png", "x.docx", "x.json")) == {
+        "x": ["x_0000.nii.gz"]
+    }
+    assert (
+        "not taken for images: screenshot.png, x.docx (no reader knows their ending, or their names lack _0000)"
+        in caplog.text
+    )
 
 
 def test_several_channels_need_numbers_unless_a_file_holds_all(tmp_path):
@@ -59,7 +66,9 @@ def test_several_channels_need_numbers_unless_a_file_holds_all(tmp_path):
 
 def test_a_folder_of_a_dataset_names_its_folders_of_images(tmp_path):
     touch(tmp_path / "d", "dataset.json", "imagesTr/x_0000.nii.gz", "imagesTs/y_0000.nii.gz", "labelsTr/x.nii.gz")
-    with pytest.raises(DatasetError, match=r"d holds no image, .* Folders in it do: imagesTr, imagesTs, labelsTr; give one of them\."):
+    with pytest.raises(
+        DatasetError, match=r"d holds no image, .* Folders in it do: imagesTr, imagesTs, labelsTr; give one of them\."
+    ):
         named(tmp_path / "d")
 
 
@@ -80,9 +89,21 @@ def test_one_file_of_a_series_and_an_unknown_ending_are_refused_with_the_reason(
 
 
 def test_segmentations_have_the_ending_of_their_image_but_for_jpeg_and_dicom():
-    assert [output_ending(Path(name), ".nii.gz") for name in ("a.NRRD", "a.jpg", "a.nii", "folder")] == [".nrrd", ".png", ".nii", ".nii.gz"]
-    assert reader_of_image(Path("a.nii"), "NibabelIO").name == "NibabelIO" and reader_of_image(Path("a.mha"), "NibabelIO").name == "SimpleITKIO"
-    found = [writer_for(*ending, planar=planar).name for ending in ((".tif", "SimpleITKIO"), (".tif", "Tiff3DIO")) for planar in (True, False)]
+    assert [output_ending(Path(name), ".nii.gz") for name in ("a.NRRD", "a.jpg", "a.nii", "folder")] == [
+        ".nrrd",
+        ".png",
+        ".nii",
+        ".nii.gz",
+    ]
+    assert (
+        reader_of_image(Path("a.nii"), "NibabelIO").name == "NibabelIO"
+        and reader_of_image(Path("a.mha"), "NibabelIO").name == "SimpleITKIO"
+    )
+    found = [
+        writer_for(*ending, planar=planar).name
+        for ending in ((".tif", "SimpleITKIO"), (".tif", "Tiff3DIO"))
+        for planar in (True, False)
+    ]
     assert found == ["NaturalImage2DIO", "Tiff3DIO", "Tiff3DIO", "Tiff3DIO"]
 
 

@@ -14,8 +14,8 @@ from samunet.core.dataset import read_dataset_json
 from samunet.core.names import MOST_BYTES
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError
-from samunet.phantom import write_tiny_dataset
-from samunet.storage import stored_cases
+from samunet.phantom.dataset import write_tiny_dataset
+from samunet.preprocessing.storage import stored_cases
 
 OWN, OTHER = "Dataset904_Own", "Dataset914_Other"
 LONGEST = "x" * MOST_BYTES
@@ -69,7 +69,11 @@ def test_a_plan_object_of_another_dataset_is_refused_too(both):
     workspace = Workspace(raw_folder=both.parent / "raw", preprocessed_folder=both)
     with pytest.raises(ConfigError, match=f"is a plan of {OWN}, not of {OTHER}"):
         pipeline.preprocess(
-            workspace, pipeline.open_dataset(workspace, 914), pipeline.open_plan(workspace, OWN, "samunetPlans"), "3d_adapter", threads=1
+            workspace,
+            pipeline.open_dataset(workspace, 914),
+            pipeline.open_plan(workspace, OWN, "samunetPlans"),
+            "3d_adapter",
+            threads=1,
         )
 
 
@@ -77,7 +81,10 @@ def test_a_plan_has_the_name_of_its_file(both):
     workspace = Workspace(raw_folder=both.parent / "raw", preprocessed_folder=both)
     shutil.copyfile(both / OWN / "samunetPlans.json", both / OWN / "samunetPlans_edited.json")
     plan = pipeline.resolve(workspace, pipeline.open_plan(workspace, OWN, "samunetPlans_edited"), "2d_samed")
-    assert plan.plans_name == "samunetPlans_edited" and plan.configuration("2d_samed").data_identifier == "samunetPlans_edited_2d"
+    assert (
+        plan.plans_name == "samunetPlans_edited"
+        and plan.configuration("2d_samed").data_identifier == "samunetPlans_edited_2d"
+    )
 
 
 def test_preprocessing_removes_only_cases_that_it_stored(both, caplog):

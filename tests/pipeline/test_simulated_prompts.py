@@ -16,7 +16,16 @@ from samunet import pipeline
 from samunet.cli import accumulate_crossval_results, compare, evaluate_folder, predict, report, simulate_prompts, train
 from samunet.core.dataset import read_dataset_json
 from samunet.core.geometry import Geometry
-from samunet.core.prompts import INSIDE, PROMPTS, CasePrompts, PromptFile, StructurePrompts, prompts_behind, read_prompts, write_prompts
+from samunet.core.prompts import (
+    INSIDE,
+    PROMPTS,
+    CasePrompts,
+    PromptFile,
+    StructurePrompts,
+    prompts_behind,
+    read_prompts,
+    write_prompts,
+)
 from samunet.core.results import model_folder
 from samunet.core.volume import Volume
 from samunet.errors import ConfigError
@@ -52,12 +61,19 @@ def boxes(project, tmp_path_factory):
     """Boxes of all training cases, as a file."""
     raw = project.workspace.raw / project.dataset
     path = tmp_path_factory.mktemp("prompts") / "boxes.json"
-    assert simulate_prompts.main([str(raw / "labelsTr"), "-djfile", str(raw / "dataset.json"), "-o", str(path), "--box", "--relaxation", "1"]) == 0
+    assert (
+        simulate_prompts.main(
+            [str(raw / "labelsTr"), "-djfile", str(raw / "dataset.json"), "-o", str(path), "--box", "--relaxation", "1"]
+        )
+        == 0
+    )
     return path
 
 
 def predictor_of(fold, **options) -> Predictor:
-    return Predictor.from_folder(fold.parent, device="cpu", options=PredictionOptions(**{"flips": False, "quiet": True, **options}))
+    return Predictor.from_folder(
+        fold.parent, device="cpu", options=PredictionOptions(**{"flips": False, "quiet": True, **options})
+    )
 
 
 def references(project):
@@ -66,14 +82,18 @@ def references(project):
     return pipeline.open_dataset(project.workspace, project.dataset).cases, spec, reader_for(spec.file_ending)
 
 
-@pytest.mark.parametrize("clicking", [Clicking(points=1), Clicking(points=3, axis=2), Clicking(points=0), Clicking(points=0, relaxation=2)])
+@pytest.mark.parametrize(
+    "clicking", [Clicking(points=1), Clicking(points=3, axis=2), Clicking(points=0), Clicking(points=0, relaxation=2)]
+)
 def test_prompts_are_made_where_the_reference_is(project, clicking):
     cases, spec, reader = references(project)
     made = prompts_from_references(cases, spec, reader, clicking, threads=2)
     assert made == prompts_from_references(cases, spec, reader, clicking) and made.origin.startswith("reference: ")
     for case in cases:
         label, _ = reader.read_label(case.label)
-        assert set(made.cases[case.identifier].structures) == {name for name, (value,) in spec.labels.foreground if (label == value).any()}
+        assert set(made.cases[case.identifier].structures) == {
+            name for name, (value,) in spec.labels.foreground if (label == value).any()
+        }
         for name, (value,) in spec.labels.foreground:
             mask, given = label == value, made.cases[case.identifier].structures.get(name)
             if given is None:
@@ -82,7 +102,9 @@ def test_prompts_are_made_where_the_reference_is(project, clicking):
             voxels = np.array(given.points, dtype=int).reshape(-1, 3)[:, ::-1]
             if clicking.points:
                 assert mask[tuple(voxels.T)].all()
-                assert set(voxels[:, clicking.axis]) == set(slices) and len(slices) <= len(voxels) <= clicking.points * len(slices)
+                assert set(voxels[:, clicking.axis]) == set(slices) and len(slices) <= len(
+                    voxels
+                ) <= clicking.points * len(slices)
             else:
                 (x0, y0, z0), (x1, y1, z1) = (tuple(map(int, corner)) for corner in given.box)
                 inside = np.zeros_like(mask)
@@ -96,22 +118,49 @@ def test_prompts_are_made_where_the_reference_is(project, clicking):
 
 def test_a_promptable_fold_is_validated_with_prompts_that_are_named(prompted):
     folder = prompted / "validation"
-    assert prompts_behind(folder) == "reference: 1 click per structure and slice" == read_summary(folder / SUMMARY).prompts
+    assert (
+        prompts_behind(folder) == "reference: 1 click per structure and slice" == read_summary(folder / SUMMARY).prompts
+    )
     assert json.loads((folder / SUMMARY).read_text())["prompts"].startswith("reference")
 
 
 def test_files_are_predicted_with_prompts_and_labelled(prompted, project, boxes, tmp_path, environment, capsys):
     images = project.workspace.raw / project.dataset / "imagesTr"
-    words = ["-i", str(images), "-o", str(tmp_path / "out"), "-d", project.dataset, "-c", NAME, "-device", "cpu", "--disable_tta"]
+    words = [
+        "-i",
+        str(images),
+        "-o",
+        str(tmp_path / "out"),
+        "-d",
+        project.dataset,
+        "-c",
+        NAME,
+        "-device",
+        "cpu",
+        "--disable_tta",
+    ]
     assert predict.main(words) == 2
     assert "segments what prompts show" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert predict.main([*words, "--prompts", str(boxes)]) == 0
     assert read_prompts(tmp_path / "out" / PROMPTS) == read_prompts(boxes)
     raw = project.workspace.raw / project.dataset
-    assert evaluate_folder.main([str(raw / "labelsTr"), str(tmp_path / "out"), "-djfile", str(raw / "dataset.json")]) == 0
+    assert (
+        evaluate_folder.main([str(raw / "labelsTr"), str(tmp_path / "out"), "-djfile", str(raw / "dataset.json")]) == 0
+    )
     assert "reference: one 3D box per structure" in read_summary(tmp_path / "out" / SUMMARY).prompts
     assert "with prompts (reference: one 3D box" in capsys.readouterr().out
-    automatic = ["-i", str(images), "-o", str(tmp_path / "out"), "-d", project.dataset, "-c", "3d_adapter", "-device", "cpu"]
+    automatic = [
+        "-i",
+        str(images),
+        "-o",
+        str(tmp_path / "out"),
+        "-d",
+        project.dataset,
+        "-c",
+        "3d_adapter",
+        "-device",
+        "cpu",
+    ]
     project.train(configuration="3d_adapter")
     assert predict.main(automatic) == 2
     assert "holds predictions made with prompts; write those without to another folder" in capsys.readouterr().err
@@ -132,7 +181,9 @@ def test_nothing_is_segmented_outside_the_slices_that_a_box_reaches(prompted, pr
     with pytest.raises(ConfigError, match="give clicks or boxes"):
         predictor.predict(volume)
     with pytest.raises(ConfigError, match="outside the image"):
-        predictor.predict(volume, prompts=CasePrompts(structures={"middle": StructurePrompts(points=((500.0, 0.0, 0.0),))}))
+        predictor.predict(
+            volume, prompts=CasePrompts(structures={"middle": StructurePrompts(points=((500.0, 0.0, 0.0),))})
+        )
 
 
 class ByPlace(torch.nn.Module):
@@ -156,9 +207,14 @@ def test_a_tile_without_the_click_has_no_say(prompted, uncertainty):
     predictor = dataclasses.replace(predictor_of(prompted), networks=networks, options=options)
     depth, height, width = predictor.configuration.patch_size
     geometry = Geometry(shape=(depth, height, 2 * width), spacing=predictor.configuration.spacing, directed=False)
-    case = predictor.preprocess(Volume(array=np.random.default_rng(0).normal(size=(2, *geometry.shape)).astype(np.float32), geometry=geometry))
+    case = predictor.preprocess(
+        Volume(array=np.random.default_rng(0).normal(size=(2, *geometry.shape)).astype(np.float32), geometry=geometry)
+    )
     assert case.image.shape[1:] == geometry.shape
-    click, far = StructurePrompts(points=((3.0, 2.0, 5.0),)), StructurePrompts(background_points=((width + 8.0, 2.0, 5.0),))
+    click, far = (
+        StructurePrompts(points=((3.0, 2.0, 5.0),)),
+        StructurePrompts(background_points=((width + 8.0, 2.0, 5.0),)),
+    )
     found = predictor.scores(case, prompts=CasePrompts(structures={"large": click, "small": far}))
     logits = found.logits
     assert torch.allclose(logits[1, 5, :, :width], torch.tensor(4.0)), "3 columns from the tile's rim, plus one"
@@ -189,7 +245,14 @@ def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(prompted, projec
     copies = {name: shutil.copytree(folder, tmp_path / name) for name in ("a", "b")}
     shutil.copytree(prompted / "validation", tmp_path / "references")
     named = [f"{name}={path}" for name, path in copies.items()]
-    words = ["--reference", str(tmp_path / "references"), "-djfile", str(raw / "dataset.json"), "-o", str(tmp_path / "page")]
+    words = [
+        "--reference",
+        str(tmp_path / "references"),
+        "-djfile",
+        str(raw / "dataset.json"),
+        "-o",
+        str(tmp_path / "page"),
+    ]
     assert compare.main([*words, "--predictions", *named]) == 0
     assert "b was shown prompts (reference: 1 click per structure and slice)." in capsys.readouterr().out
     origin = "reference: 1 click per structure and slice"
@@ -205,23 +268,48 @@ def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(prompted, projec
 
 
 def test_whole_cases_in_training_are_refused(project, environment, capsys):
-    words = [project.dataset, NAME, "1", "--epochs", "1", "--iterations", "1", "--whole_cases", "1", "--workers", "0", "-device", "cpu"]
+    words = [
+        project.dataset,
+        NAME,
+        "1",
+        "--epochs",
+        "1",
+        "--iterations",
+        "1",
+        "--whole_cases",
+        "1",
+        "--workers",
+        "0",
+        "-device",
+        "cpu",
+    ]
     assert train.main(words) == 2
     assert "leave --whole_cases out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--points", "0"], "--points must be 1 or more"), (["--relaxation", "2"], "give --box too"), (["-axis", "5"], "the axis 0, 1 or 2")],
+    [
+        (["--points", "0"], "--points must be 1 or more"),
+        (["--relaxation", "2"], "give --box too"),
+        (["-axis", "5"], "the axis 0, 1 or 2"),
+    ],
 )
 def test_wrong_options_of_simulating_are_refused(project, tmp_path, words, message, capsys):
     raw = project.workspace.raw / project.dataset
-    assert simulate_prompts.main([str(raw / "labelsTr"), "-djfile", str(raw / "dataset.json"), "-o", str(tmp_path / "p.json"), *words]) == 2
+    assert (
+        simulate_prompts.main(
+            [str(raw / "labelsTr"), "-djfile", str(raw / "dataset.json"), "-o", str(tmp_path / "p.json"), *words]
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err and not (tmp_path / "p.json").exists()
 
 
 def test_a_case_without_prompts_is_named_before_anything_is_written(prompted, project, tmp_path):
-    cases = pipeline.cases_to_predict(project.workspace.raw / project.dataset / "imagesTr", predictor_of(prompted).dataset, tmp_path / "out")
+    cases = pipeline.cases_to_predict(
+        project.workspace.raw / project.dataset / "imagesTr", predictor_of(prompted).dataset, tmp_path / "out"
+    )
     prompts = PromptFile(cases={cases[0].identifier: CasePrompts(structures={})})
     with pytest.raises(ConfigError, match=f"no case '{cases[1].identifier}'"):
         pipeline.predict(predictor_of(prompted), cases, tmp_path / "out", pipeline.FileOptions(prompts=prompts))
@@ -238,7 +326,9 @@ def test_prompts_with_positions_in_mm_are_those_in_voxels(prompted, project, ima
     preprocessed = predictor.preprocess(images_of(0))
     positions = {"voxel": (10.0, 12.0, 5.0), "lps": lps, "ras": (-lps[0], -lps[1], lps[2])}
     found = [
-        predictor.scores(preprocessed, prompts=CasePrompts(structures={"large": StructurePrompts(points=(point,))}, coordinates=kind)).logits
+        predictor.scores(
+            preprocessed, prompts=CasePrompts(structures={"large": StructurePrompts(points=(point,))}, coordinates=kind)
+        ).logits
         for kind, point in (*positions.items(), ("voxel", (12.0, 12.0, 5.0)))
     ]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2]) and not torch.equal(found[0], found[3])
@@ -246,11 +336,16 @@ def test_prompts_with_positions_in_mm_are_those_in_voxels(prompted, project, ima
 
 def test_other_prompts_are_predicted_anew_and_what_stays_keeps_its_own(prompted, project, tmp_path):
     predictor = predictor_of(prompted)
-    cases = pipeline.cases_to_predict(project.workspace.raw / project.dataset / "imagesTr", predictor.dataset, tmp_path / "out")[:2]
+    cases = pipeline.cases_to_predict(
+        project.workspace.raw / project.dataset / "imagesTr", predictor.dataset, tmp_path / "out"
+    )[:2]
     first, second = (case.identifier for case in cases)
 
     def prompts(origin, **places):
-        shown = {name: CasePrompts(structures={"large": StructurePrompts(points=((place, 12.0, 5.0),))}) for name, place in places.items()}
+        shown = {
+            name: CasePrompts(structures={"large": StructurePrompts(points=((place, 12.0, 5.0),))})
+            for name, place in places.items()
+        }
         return PromptFile(cases=shown, origin=origin)
 
     def predict_both(given, only=cases):
@@ -265,14 +360,19 @@ def test_other_prompts_are_predicted_anew_and_what_stays_keeps_its_own(prompted,
     assert written.cases[second].structures["large"].points == ((20.0, 12.0, 5.0),)
     predict_both(prompts("three", **{first: 30.0}), only=cases[:1])
     written = read_prompts(tmp_path / "out" / PROMPTS)
-    assert written.cases[first].structures["large"].points[0][0] == 30.0 and written.cases[second].structures["large"].points[0][0] == 20.0
+    assert (
+        written.cases[first].structures["large"].points[0][0] == 30.0
+        and written.cases[second].structures["large"].points[0][0] == 20.0
+    )
 
 
 def test_many_are_predicted_with_prompts_of_each(prompted, images_of):
     predictor = predictor_of(prompted)
     shown = CasePrompts(structures={"large": StructurePrompts(points=((10.0, 12.0, 5.0),))})
     found = list(predictor.predict_many([images_of(0), images_of(1)], prompts=[shown, shown]))
-    assert len(found) == 2 and np.array_equal(found[0].segmentation, predictor.predict(images_of(0), prompts=shown).segmentation)
+    assert len(found) == 2 and np.array_equal(
+        found[0].segmentation, predictor.predict(images_of(0), prompts=shown).segmentation
+    )
 
 
 def test_nnu_net_is_not_asked_to_compete_with_prompts(project, environment, tmp_path, capsys):

@@ -18,7 +18,7 @@ from samunet.core.dataset import read_dataset_json, training_cases
 from samunet.core.fingerprint import Fingerprint
 from samunet.errors import DatasetError
 from samunet.imageio import reader_for
-from samunet.phantom import write_tiny_dataset
+from samunet.phantom.dataset import write_tiny_dataset
 from samunet.planning import extract
 from samunet.planning.extract import describes, extract_fingerprint
 
@@ -74,8 +74,12 @@ def test_shapes_spacings_crop_and_class_sizes_are_those_worked_out_by_hand(tmp_p
     square, dot = found.classes
     assert (square.name, square.cases, dot.name, dot.cases) == ("square", 1, "dot", 1)
     # the slices lie along D, the axis of 4 mm; pixels are 1 x 2 mm
-    assert square.in_plane_mm == pytest.approx([2 * math.sqrt(16 * 2 / math.pi)] * 3) and square.extent_mm == pytest.approx([8.0] * 3)
-    assert dot.in_plane_mm == pytest.approx([2 * math.sqrt(2 / math.pi)] * 3) and dot.extent_mm == pytest.approx([4.0] * 3)
+    assert square.in_plane_mm == pytest.approx(
+        [2 * math.sqrt(16 * 2 / math.pi)] * 3
+    ) and square.extent_mm == pytest.approx([8.0] * 3)
+    assert dot.in_plane_mm == pytest.approx([2 * math.sqrt(2 / math.pi)] * 3) and dot.extent_mm == pytest.approx(
+        [4.0] * 3
+    )
 
 
 def test_intensities_are_those_of_foreground_voxels(tmp_path):
@@ -83,7 +87,9 @@ def test_intensities_are_those_of_foreground_voxels(tmp_path):
     (figures,) = fingerprint_of(drawn(tmp_path / "Dataset001_Drawn", [square_case()])).intensities
     assert (figures.minimum, figures.median, figures.maximum) == (7.0, 7.0, 9.0)
     assert figures.percentile_00_5 == 7.0 and figures.percentile_99_5 == 9.0
-    assert figures.mean == pytest.approx(7 + 2 / 33, abs=0.01) and figures.std == pytest.approx(2 * math.sqrt(32) / 33, abs=0.02)
+    assert figures.mean == pytest.approx(7 + 2 / 33, abs=0.01) and figures.std == pytest.approx(
+        2 * math.sqrt(32) / 33, abs=0.02
+    )
 
 
 def test_figures_are_those_of_the_drawn_sample_itself(tmp_path, monkeypatch):
@@ -113,7 +119,9 @@ def test_every_case_has_the_same_weight_whatever_its_foreground(tmp_path):
 def test_two_objects_in_a_slice_are_measured_apart(tmp_path):
     image, label = np.ones((3, 10, 10)), np.zeros((3, 10, 10))
     label[1, 1:3, 1:3], label[1, 6:8, 6:8] = 1, 1
-    found = fingerprint_of(drawn(tmp_path / "Dataset001_Drawn", [(image, label, (3.0, 1.0, 1.0))], {"background": 0, "a": 1}))
+    found = fingerprint_of(
+        drawn(tmp_path / "Dataset001_Drawn", [(image, label, (3.0, 1.0, 1.0))], {"background": 0, "a": 1})
+    )
     assert found.classes[0].in_plane_mm[1] == pytest.approx(2 * math.sqrt(4 / math.pi))
 
 
@@ -121,7 +129,9 @@ def test_specks_say_little_of_a_class_that_lies_elsewhere(tmp_path):
     image, label = np.ones((3, 40, 40)), np.zeros((3, 40, 40))
     label[1, 10:20, 10:20] = 1  # 100 voxels, 92 % of the class
     label[1, ::4, 38][:9] = 1
-    (size,) = fingerprint_of(drawn(tmp_path / "Dataset001_Drawn", [(image, label, (3.0, 1.0, 1.0))], {"background": 0, "a": 1})).classes
+    (size,) = fingerprint_of(
+        drawn(tmp_path / "Dataset001_Drawn", [(image, label, (3.0, 1.0, 1.0))], {"background": 0, "a": 1})
+    ).classes
     disk, speck = (2 * math.sqrt(area / math.pi) for area in (100, 1))
     assert size.in_plane_mm == pytest.approx([disk] * 3) and size.in_plane_mm[1] > 5 * speck
     assert size.width_mm[1] > 5
@@ -131,7 +141,9 @@ def test_diameters_count_by_area(tmp_path):
     image, label = np.ones((2, 30, 30)), np.zeros((2, 30, 30))
     label[0, 1:7, 1:7], label[0, 10:12, 1:13] = 1, 1  # 36 and 24 voxels: 60 % lie in the larger
     label[1, 20:24, 20:25] = 1  # 20
-    (size,) = fingerprint_of(drawn(tmp_path / "Dataset001_Drawn", [(image, label, (3.0, 1.0, 2.0))], {"background": 0, "a": 1})).classes
+    (size,) = fingerprint_of(
+        drawn(tmp_path / "Dataset001_Drawn", [(image, label, (3.0, 1.0, 2.0))], {"background": 0, "a": 1})
+    ).classes
     assert size.in_plane_mm == pytest.approx([2 * math.sqrt(area * 2 / math.pi) for area in (20, 24, 36)])
 
 
@@ -139,7 +151,9 @@ def test_diameters_count_by_area(tmp_path):
 @pytest.mark.parametrize("pixel", [(1.0, 1.0), (0.5, 1.0)])
 def test_the_width_of_a_strip_is_the_same_at_any_angle(degrees, pixel):
     rows, columns = np.mgrid[:200, :200]
-    across = (rows - 100) * pixel[0] * math.cos(math.radians(degrees)) + (columns - 100) * pixel[1] * math.sin(math.radians(degrees))
+    across = (rows - 100) * pixel[0] * math.cos(math.radians(degrees)) + (columns - 100) * pixel[1] * math.sin(
+        math.radians(degrees)
+    )
     strip = ((across >= -4) & (across < 4))[None]
     assert np.median(extract._local_widths(strip, *pixel)) == pytest.approx(8, rel=0.1)
 
@@ -153,24 +167,37 @@ def test_the_local_width_of_a_disk_is_above_half_its_diameter():
 def test_files_are_hashed_by_folder_and_name(tmp_path):
     folder = write_tiny_dataset(tmp_path, cases=2, channels=2)
     hashes = fingerprint_of(folder).cases["tiny_000"].sha256
-    assert sorted(hashes) == ["imagesTr/tiny_000_0000.nii.gz", "imagesTr/tiny_000_0001.nii.gz", "labelsTr/tiny_000.nii.gz"]
-    assert hashes["labelsTr/tiny_000.nii.gz"] == hashlib.sha256((folder / "labelsTr" / "tiny_000.nii.gz").read_bytes()).hexdigest()
+    assert sorted(hashes) == [
+        "imagesTr/tiny_000_0000.nii.gz",
+        "imagesTr/tiny_000_0001.nii.gz",
+        "labelsTr/tiny_000.nii.gz",
+    ]
+    assert (
+        hashes["labelsTr/tiny_000.nii.gz"]
+        == hashlib.sha256((folder / "labelsTr" / "tiny_000.nii.gz").read_bytes()).hexdigest()
+    )
 
 
 def test_a_fingerprint_describes_only_the_files_labels_and_form_it_was_made_from(tmp_path):
-    folder = write_tiny_dataset(tmp_path, cases=2, labels={"background": 0, "whole": [1, 2], "core": 2}, regions_class_order=[1, 2])
+    folder = write_tiny_dataset(
+        tmp_path, cases=2, labels={"background": 0, "whole": [1, 2], "core": 2}, regions_class_order=[1, 2]
+    )
     found = fingerprint_of(folder)
 
     def still(fingerprint=found, **changes):
         text = (folder / "dataset.json").read_text()
         (folder / "dataset.json").write_text(json.dumps(json.loads(text) | changes))
         spec = read_dataset_json(folder / "dataset.json")
-        answer = describes(fingerprint, spec, training_cases(folder, spec), reader_for(spec.file_ending), threads=1, quiet=True)
+        answer = describes(
+            fingerprint, spec, training_cases(folder, spec), reader_for(spec.file_ending), threads=1, quiet=True
+        )
         (folder / "dataset.json").write_text(text)
         return answer
 
     assert still() and not still(labels={"background": 0, "whole": [1, 2], "core": 1})
-    assert not still(labels={"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}) and not still(replace(found, format=0))
+    assert not still(labels={"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}) and not still(
+        replace(found, format=0)
+    )
     (folder / "labelsTr/tiny_000.nii.gz").write_bytes((folder / "labelsTr/tiny_001.nii.gz").read_bytes())
     assert not still()
 
@@ -195,7 +222,9 @@ def test_rgb_files_give_three_channels(tmp_path):
 
 
 def test_regions_are_measured_as_wholes(tmp_path):
-    folder = write_tiny_dataset(tmp_path, labels={"background": 0, "whole": [1, 2], "core": 2}, regions_class_order=[1, 2])
+    folder = write_tiny_dataset(
+        tmp_path, labels={"background": 0, "whole": [1, 2], "core": 2}, regions_class_order=[1, 2]
+    )
     whole, core = fingerprint_of(folder).classes
     assert (whole.name, whole.cases, core.name, core.cases) == ("whole", 4, "core", 4)
     assert whole.extent_mm[1] >= core.extent_mm[1] > 0
@@ -211,7 +240,9 @@ def test_ignored_voxels_are_not_foreground(tmp_path):
         assert (label == 3).any() and image[label == 3].min() < lowest[-1]
     found = fingerprint_of(folder)
     assert found.intensities[0].minimum >= min(lowest)
-    assert [size.name for size in found.classes] == ["a", "b"] and all(case.labels_present == (1, 2) for case in found.cases.values())
+    assert [size.name for size in found.classes] == ["a", "b"] and all(
+        case.labels_present == (1, 2) for case in found.cases.values()
+    )
 
 
 def test_a_label_of_another_shape_is_named_in_one_sentence(tmp_path):
@@ -238,14 +269,19 @@ def test_a_wrong_label_value_is_named_in_one_sentence(tmp_path):
 def test_a_label_on_another_grid_is_named_with_the_distance(tmp_path):
     folder = drawn(tmp_path / "Dataset001_Drawn", [square_case()])
     save(folder / "labelsTr" / "c0.nii.gz", square_case()[1].astype(np.uint8), (4.0, 1.0, 3.0))
-    with pytest.raises(DatasetError, match=r"Case 'c0': label and image lie 11 mm .* apart at a corner"):  # 11 steps of 1 mm
+    with pytest.raises(
+        DatasetError, match=r"Case 'c0': label and image lie 11 mm .* apart at a corner"
+    ):  # 11 steps of 1 mm
         fingerprint_of(folder)
 
 
 def test_a_missing_channel_is_named(tmp_path):
     folder = write_tiny_dataset(tmp_path, channels=2)
     (folder / "imagesTr" / "tiny_002_0001.nii.gz").unlink()
-    with pytest.raises(DatasetError, match=r"Case 'tiny_002' has 1 channels in 1 file\(s\); dataset.json names 2 \(channel0, channel1\)"):
+    with pytest.raises(
+        DatasetError,
+        match=r"Case 'tiny_002' has 1 channels in 1 file\(s\); dataset.json names 2 \(channel0, channel1\)",
+    ):
         fingerprint_of(folder)
 
 
@@ -275,7 +311,9 @@ def test_an_image_of_zeros_is_kept_whole(tmp_path):
 def test_a_case_larger_than_free_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
     folder = write_tiny_dataset(tmp_path)
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
-    with pytest.raises(DatasetError, match=r"cases cannot be measured:\nCase 'tiny_000' needs about .* of memory, 1000 bytes are free"):
+    with pytest.raises(
+        DatasetError, match=r"cases cannot be measured:\nCase 'tiny_000' needs about .* of memory, 1000 bytes are free"
+    ):
         fingerprint_of(folder)
 
 
@@ -286,14 +324,23 @@ def test_every_broken_case_is_named_not_the_first_only(tmp_path):
         path.write_bytes(path.read_bytes().replace(b"NDims = 3", b"NDims = 9"))
     with pytest.raises(DatasetError, match=r"2 of \d+ cases cannot be measured") as refusal:
         fingerprint_of(folder, threads=2)
-    assert "tiny_000_0000.mha" in str(refusal.value) and "tiny_002_0000.mha" in str(refusal.value) and "tiny_001" not in str(refusal.value)
+    assert (
+        "tiny_000_0000.mha" in str(refusal.value)
+        and "tiny_002_0000.mha" in str(refusal.value)
+        and "tiny_001" not in str(refusal.value)
+    )
 
 
 def cells(folder, tags):
     """Write TIFFs of 6 x 8 pixels with the given resolution tags, and labels of 2 x 3 pixels as plain TIFFs."""
     for sub in ("imagesTr", "labelsTr"):
         (folder / sub).mkdir(parents=True)
-    description = {"channel_names": {"0": "A"}, "labels": {"background": 0, "cell": 1}, "numTraining": len(tags), "file_ending": ".tif"}
+    description = {
+        "channel_names": {"0": "A"},
+        "labels": {"background": 0, "cell": 1},
+        "numTraining": len(tags),
+        "file_ending": ".tif",
+    }
     (folder / "dataset.json").write_text(json.dumps(description))
     label = np.zeros((6, 8), np.uint8)
     label[2:4, 2:5] = 1

@@ -17,13 +17,22 @@ from samunet.planning.planners.default import Target, plan
 from samunet.sam.backbones import backbone_named
 
 STORED = json.loads((Path(__file__).parents[2] / "benchmarks/results/plans.json").read_text())
-STATISTICS = IntensityStatistics(mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
+STATISTICS = IntensityStatistics(
+    mean=0.0, median=0.0, std=1.0, minimum=0.0, maximum=1.0, percentile_00_5=0.0, percentile_99_5=1.0
+)
 
 
 def fingerprint_of(kind: dict) -> Fingerprint:
     each = [(tuple(spacing), tuple(shape)) for spacing, shape, count in kind["cases"] for _ in range(count)]
     sizes = [
-        ClassSize(name=name, values=(value,), cases=1, in_plane_mm=(diameter,) * 3, width_mm=(width,) * 3, extent_mm=(diameter,) * 3)
+        ClassSize(
+            name=name,
+            values=(value,),
+            cases=1,
+            in_plane_mm=(diameter,) * 3,
+            width_mm=(width,) * 3,
+            extent_mm=(diameter,) * 3,
+        )
         for value, (name, (diameter, width)) in enumerate(kind["classes"].items(), start=1)
     ]
     return Fingerprint(
@@ -55,19 +64,36 @@ def test_the_default_sees_at_least_what_nnunet_sees(row):
     kind, name = row["kind"], row["ours"]["configuration"]
     labels = parse_labels({"background": 0} | {label: value for value, label in enumerate(kind["classes"], start=1)})
     spec = DatasetSpec(
-        name="Dataset001_Kind", channels=("MR",) * kind["channels"], labels=labels, file_ending=".nii.gz", num_training=1, reader=None, raw={}
+        name="Dataset001_Kind",
+        channels=("MR",) * kind["channels"],
+        labels=labels,
+        file_ending=".nii.gz",
+        num_training=1,
+        reader=None,
+        raw={},
     )
-    aim = Target(memory_gib=STORED["memory_gib"], backbone=STORED["backbone"], backbone_reason="", plans_name="samunetPlans", reader="")
+    aim = Target(
+        memory_gib=STORED["memory_gib"],
+        backbone=STORED["backbone"],
+        backbone_reason="",
+        plans_name="samunetPlans",
+        reader="",
+    )
     method = _method(name, spec, backbone_named(STORED["backbone"]), pretrained=False)
     made = plan(fingerprint_of(kind), spec, aim, {name: method})
     configuration = made.configuration(name)
     assert math.prod(configuration.patch_size) >= 0.7 * math.prod(row["nnunet"]["patch"])
-    assert list(configuration.patch_size) == row["ours"]["patch"] and configuration.encoder_scale == row["ours"]["encoder_scale"]
+    assert (
+        list(configuration.patch_size) == row["ours"]["patch"]
+        and configuration.encoder_scale == row["ours"]["encoder_scale"]
+    )
 
 
 def test_the_table_holds_kinds_that_broke_plans_before():
     kinds = [row["kind"] for row in STORED["rows"]]
     assert len(kinds) >= 12 and {kind["planar"] for kind in kinds} == {True, False}
     smallest = [min(size[0] for size in kind["classes"].values()) for kind in kinds]
-    assert min(smallest) < 3 and any(width < 0.1 * diameter for kind in kinds for diameter, width in kind["classes"].values())
+    assert min(smallest) < 3 and any(
+        width < 0.1 * diameter for kind in kinds for diameter, width in kind["classes"].values()
+    )
     assert any(len(kind["classes"]) > 100 for kind in kinds)

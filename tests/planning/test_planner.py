@@ -20,7 +20,9 @@ from samunet.errors import PlanningError
 from samunet.planning.planners.default import ConvolutionalPath, Method, Target, plan
 from samunet.planning.topology import divisors
 
-STATISTICS = IntensityStatistics(mean=1.0, median=1.0, std=1.0, minimum=0.0, maximum=2.0, percentile_00_5=0.0, percentile_99_5=2.0)
+STATISTICS = IntensityStatistics(
+    mean=1.0, median=1.0, std=1.0, minimum=0.0, maximum=2.0, percentile_00_5=0.0, percentile_99_5=2.0
+)
 GIB_A_VOXEL = 1e-6
 
 
@@ -28,7 +30,9 @@ def spread(middle):
     return middle / 2, middle, middle * 2
 
 
-def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_mm=20.0, width_mm=12.0, orientation="SPL") -> Fingerprint:
+def measured(
+    spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_mm=20.0, width_mm=12.0, orientation="SPL"
+) -> Fingerprint:
     cases = {
         f"c{i}": CaseFingerprint(
             spacing=tuple(spacing),
@@ -42,8 +46,17 @@ def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_m
         )
         for i, (spacing, shape) in enumerate(zip(spacings, shapes, strict=True))
     }
-    size = ClassSize(name="a", values=(1,), cases=len(cases), in_plane_mm=spread(diameter_mm), width_mm=spread(width_mm), extent_mm=(5.0, 10.0, 20.0))
-    absent = ClassSize(name="b", values=(2,), cases=0, in_plane_mm=(0.0,) * 3, width_mm=(0.0,) * 3, extent_mm=(0.0,) * 3)
+    size = ClassSize(
+        name="a",
+        values=(1,),
+        cases=len(cases),
+        in_plane_mm=spread(diameter_mm),
+        width_mm=spread(width_mm),
+        extent_mm=(5.0, 10.0, 20.0),
+    )
+    absent = ClassSize(
+        name="b", values=(2,), cases=0, in_plane_mm=(0.0,) * 3, width_mm=(0.0,) * 3, extent_mm=(0.0,) * 3
+    )
     return Fingerprint(
         dataset="Dataset001_X",
         planar=planar,
@@ -58,19 +71,40 @@ def measured(spacings, shapes, *, planar=False, crop=1.0, channels=1, diameter_m
 
 def dataset(*channels: str, names=("a", "b")) -> DatasetSpec:
     labels = parse_labels({"background": 0} | {name: value for value, name in enumerate(names, 1)})
-    return DatasetSpec(name="Dataset001_X", channels=channels or ("CT",), labels=labels, file_ending=".nii.gz", num_training=1, reader=None, raw={})
+    return DatasetSpec(
+        name="Dataset001_X",
+        channels=channels or ("CT",),
+        labels=labels,
+        file_ending=".nii.gz",
+        num_training=1,
+        reader=None,
+        raw={},
+    )
 
 
 def target(**changes) -> Target:
-    return Target(**{"backbone": "vit_nano", "backbone_reason": "because", "plans_name": "samunetPlans", "reader": "SimpleITKIO", **changes})
+    return Target(
+        **{
+            "backbone": "vit_nano",
+            "backbone_reason": "because",
+            "plans_name": "samunetPlans",
+            "reader": "SimpleITKIO",
+            **changes,
+        }
+    )
 
 
 def voxels_cost(topology, patch, scale, batch):
     return batch * math.prod(patch) * GIB_A_VOXEL
 
 
-def methods(*, cost=voxels_cost, preferred=lambda topology, patch, smallest: (Preference(scale=2.0, reason="two is enough"),)):
-    return {f"{dimensions}d_adapter": Method(variant="sam_unet", dimensions=dimensions, preferred=preferred, cost=cost) for dimensions in (3, 2)}
+def methods(
+    *, cost=voxels_cost, preferred=lambda topology, patch, smallest: (Preference(scale=2.0, reason="two is enough"),)
+):
+    return {
+        f"{dimensions}d_adapter": Method(variant="sam_unet", dimensions=dimensions, preferred=preferred, cost=cost)
+        for dimensions in (3, 2)
+    }
 
 
 def made(fingerprint, spec=None, aim=None, **options):
@@ -112,12 +146,16 @@ def test_few_thick_slices_take_the_10th_percentile_across_them():
 
 def test_thick_slices_that_are_many_keep_the_median():
     found = made(measured([(s, 1, 1) for s in (4, 5, 5, 5, 10)], [(34, 100, 100)] * 5))  # 34 * 3 is not below 100
-    assert found.configurations["3d_adapter"].spacing == (5.0, 1.0, 1.0) and "percentile" not in found.reasons["spacing"]
+    assert (
+        found.configurations["3d_adapter"].spacing == (5.0, 1.0, 1.0) and "percentile" not in found.reasons["spacing"]
+    )
 
 
 def test_slices_never_become_thinner_than_the_pixels_are_wide():
     spacings = [(0.5, 1, 1), (0.5, 1, 1), (4, 1, 1), (4, 1, 1), (4, 1, 1)]
-    assert made(measured(spacings, [(20, 100, 100)] * 5)).configurations["3d_adapter"].spacing == pytest.approx((1.0 + 1e-5, 1, 1), abs=1e-9)
+    assert made(measured(spacings, [(20, 100, 100)] * 5)).configurations["3d_adapter"].spacing == pytest.approx(
+        (1.0 + 1e-5, 1, 1), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("axis,transpose", [(0, (0, 1, 2)), (1, (1, 0, 2)), (2, (2, 0, 1))])
@@ -127,14 +165,20 @@ def test_the_axis_of_largest_spacing_comes_first(axis, transpose):
     found = made(measured([spacing], [shape]))
     configuration = found.configurations["3d_adapter"]
     assert found.transpose == transpose
-    assert configuration.spacing == tuple(spacing[i] for i in transpose) and configuration.median_shape == tuple(float(shape[i]) for i in transpose)
+    assert configuration.spacing == tuple(spacing[i] for i in transpose) and configuration.median_shape == tuple(
+        float(shape[i]) for i in transpose
+    )
     assert f"file axis {axis}" in found.reasons["slicing axis"]
 
 
 def test_a_spacing_that_is_asked_for_is_taken_in_the_files_axis_order():
     found = made(measured([(1, 1, 2)], [(40, 50, 60)]), aim=target(spacing=(1.0, 1.0, 4.0)))
     configuration = found.configurations["3d_adapter"]
-    assert found.transpose == (2, 0, 1) and configuration.spacing == (4.0, 1.0, 1.0) and configuration.median_shape == (30.0, 40.0, 50.0)
+    assert (
+        found.transpose == (2, 0, 1)
+        and configuration.spacing == (4.0, 1.0, 1.0)
+        and configuration.median_shape == (30.0, 40.0, 50.0)
+    )
     assert "-overwrite_target_spacing" in found.reasons["spacing"]
 
 
@@ -148,7 +192,11 @@ def test_2d_data_have_no_3d_configuration_and_are_not_transposed():
     found = made(measured([(1, 2, 3)] * 3, [(1, 200, 100)] * 3, planar=True))
     assert list(found.configurations) == ["2d_adapter"] and found.transpose == (0, 1, 2)
     configuration = found.configurations["2d_adapter"]
-    assert configuration.patch_size[0] == 1 and configuration.spacing == (1.0, 2.0, 3.0) and configuration.mirror_axes == (1, 2)
+    assert (
+        configuration.patch_size[0] == 1
+        and configuration.spacing == (1.0, 2.0, 3.0)
+        and configuration.mirror_axes == (1, 2)
+    )
     assert configuration.dimensions == 2 and configuration.data_identifier == "samunetPlans_2d"
 
 
@@ -157,7 +205,10 @@ def test_the_patch_is_the_whole_case_when_it_fits():
     # 60, 64, 70 -> 30, 32, 35 -> 15, 16, 18 -> 8, 8, 9 -> 4, 4, 5: four halvings, so multiples of 16
     assert found.configurations["3d_adapter"].patch_size == (64, 64, 80)
     assert "the whole median case" in found.reasons["3d_adapter: patch"]
-    assert found.configurations["2d_adapter"].patch_size == (1, 64, 80) and "the whole median slice" in found.reasons["2d_adapter: patch"]
+    assert (
+        found.configurations["2d_adapter"].patch_size == (1, 64, 80)
+        and "the whole median slice" in found.reasons["2d_adapter: patch"]
+    )
 
 
 def test_a_patch_is_cut_to_the_memory_one_stride_at_a_time_from_the_side_that_sticks_out_most():
@@ -174,7 +225,9 @@ def test_more_memory_never_gives_a_smaller_patch_and_the_estimate_stays_below_th
     for memory_gib in (4.0, 24.0):
         found, cost = sam_unet(memory_gib, fingerprint)
         configuration = found.configurations[name]
-        need = cost(configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size)
+        need = cost(
+            configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size
+        )
         assert 0 < need <= memory_gib
         assert f"estimated need {need:.1f} GiB at batch {configuration.batch_size}" in found.reasons[f"{name}: patch"]
         sizes.append(configuration.patch_size)
@@ -185,14 +238,24 @@ def test_more_memory_never_gives_a_smaller_patch_and_the_estimate_stays_below_th
 def test_a_batch_covers_at_most_5_percent_of_the_voxels_and_fits_the_memory():
     fingerprint = measured([(1, 1, 1)] * 100, [(64, 64, 64)] * 100)
     need_of_one = 64**3 * GIB_A_VOXEL
-    assert made(fingerprint, aim=target(memory_gib=100.0)).configurations["3d_adapter"].batch_size == 5  # 5 % of 100 cases
+    assert (
+        made(fingerprint, aim=target(memory_gib=100.0)).configurations["3d_adapter"].batch_size == 5
+    )  # 5 % of 100 cases
     assert made(fingerprint, aim=target(memory_gib=3.5 * need_of_one)).configurations["3d_adapter"].batch_size == 3
-    assert made(replace(fingerprint, cases={"c0": fingerprint.cases["c0"]})).configurations["3d_adapter"].batch_size == 2  # at least
+    assert (
+        made(replace(fingerprint, cases={"c0": fingerprint.cases["c0"]})).configurations["3d_adapter"].batch_size == 2
+    )  # at least
 
 
 def test_nothing_that_fits_is_an_error_with_the_way_out():
-    with pytest.raises(PlanningError, match=r"No patch fits 0\.0001 GiB: .* voxels at batch 2 need about .* Raise -gpu_memory_target"):
-        made(measured([(1, 1, 1)], [(64, 64, 64)]), aim=target(memory_gib=1e-4), cost=lambda topology, patch, scale, batch: 1.0)
+    with pytest.raises(
+        PlanningError, match=r"No patch fits 0\.0001 GiB: .* voxels at batch 2 need about .* Raise -gpu_memory_target"
+    ):
+        made(
+            measured([(1, 1, 1)], [(64, 64, 64)]),
+            aim=target(memory_gib=1e-4),
+            cost=lambda topology, patch, scale, batch: 1.0,
+        )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -215,7 +278,10 @@ def test_planning_ends_within_its_limits_for_any_data(spacing, shape, memory_gib
         return
     for configuration in found.configurations.values():
         assert voxels_cost(None, configuration.patch_size, None, configuration.batch_size) <= memory_gib
-        assert all(size % part == 0 for size, part in zip(configuration.patch_size, divisors(configuration.topology), strict=True))
+        assert all(
+            size % part == 0
+            for size, part in zip(configuration.patch_size, divisors(configuration.topology), strict=True)
+        )
         assert configuration.batch_size >= 2
 
 
@@ -244,9 +310,15 @@ def test_the_size_of_a_class_is_its_diameter_or_its_width_where_it_is_drawn_out(
 
 def test_channels_choose_their_normalization_and_the_mask_only_z_scores():
     found = made(measured([(1, 1, 1)], [(64, 64, 64)], crop=0.74, channels=3), dataset("T1", "CT", "noNorm"))
-    assert [(c.name, c.scheme, c.within_mask) for c in found.channels] == [("T1", "zscore", True), ("CT", "ct", False), ("noNorm", "none", False)]
+    assert [(c.name, c.scheme, c.within_mask) for c in found.channels] == [
+        ("T1", "zscore", True),
+        ("CT", "ct", False),
+        ("noNorm", "none", False),
+    ]
     assert "74% of the median case" in found.reasons["normalization"] and found.channels[0].intensities == STATISTICS
-    assert not any(c.within_mask for c in made(measured([(1, 1, 1)], [(64, 64, 64)], crop=0.75), dataset("T1")).channels)
+    assert not any(
+        c.within_mask for c in made(measured([(1, 1, 1)], [(64, 64, 64)], crop=0.75), dataset("T1")).channels
+    )
 
 
 def test_every_decision_has_its_reason():
@@ -271,7 +343,9 @@ def test_every_decision_has_its_reason():
 def mixed() -> Fingerprint:
     """Four cases of (20, 64, 32) voxels at 3 x 1 x 2 mm along S, P, L; the second is stored along R, I, A."""
     found = measured([(3, 1, 2)] * 4, [(20, 64, 32)] * 4)
-    other = replace(found.cases["c1"], spacing=(2.0, 3.0, 1.0), shape=(32, 20, 64), shape_after_crop=(32, 20, 64), orientation="RIA")
+    other = replace(
+        found.cases["c1"], spacing=(2.0, 3.0, 1.0), shape=(32, 20, 64), shape_after_crop=(32, 20, 64), orientation="RIA"
+    )
     return replace(found, cases={**found.cases, "c1": other})
 
 
@@ -279,7 +353,9 @@ def test_cases_on_other_axes_are_planned_as_they_will_be_turned():
     plan, straight = made(mixed()), made(measured([(3, 1, 2)] * 4, [(20, 64, 32)] * 4))
     assert plan.orientation == straight.orientation == "SPL"
     assert plan.configurations == straight.configurations and plan.transpose == straight.transpose
-    assert plan.reasons["orientation"].startswith("x, y, z run toward LPS in 3 of 4 cases; the others, AIR (1), are turned")
+    assert plan.reasons["orientation"].startswith(
+        "x, y, z run toward LPS in 3 of 4 cases; the others, AIR (1), are turned"
+    )
     assert plan.seen.orientations == {"SPL": 3, "RIA": 1}
     assert plan.seen.spacing == ((3.0, 1.0, 2.0), (3.0, 1.0, 2.0)) and plan.seen.extent[0] == (60.0, 64.0, 64.0)
 
@@ -297,7 +373,11 @@ def test_equal_input_gives_equal_json_bytes():
 
 
 def test_the_default_method_refuses_no_ordinary_scan():
-    for spacing, shape in (((5.0, 0.8, 0.8), (30, 512, 512)), ((1.0, 1.0, 1.0), (35, 50, 35)), ((1.0, 0.5, 0.6), (200, 400, 300))):
+    for spacing, shape in (
+        ((5.0, 0.8, 0.8), (30, 512, 512)),
+        ((1.0, 1.0, 1.0), (35, 50, 35)),
+        ((1.0, 0.5, 0.6), (200, 400, 300)),
+    ):
         found, _ = sam_unet(8.0, measured([spacing] * 20, [shape] * 20))
         assert set(found.configurations) == {"3d_adapter", "2d_adapter"}
 
@@ -310,28 +390,44 @@ def test_a_coarser_encoder_is_taken_before_the_patch_is_cut():
 
     whole = measured([(1, 1, 1)], [(64, 64, 64)])
     plan = made(whole, aim=target(memory_gib=4.5), cost=cost, preferred=lambda *_: choices)
-    assert plan.configuration("3d_adapter").patch_size == (64, 64, 64) and plan.configuration("3d_adapter").encoder_scale == 2.0
+    assert (
+        plan.configuration("3d_adapter").patch_size == (64, 64, 64)
+        and plan.configuration("3d_adapter").encoder_scale == 2.0
+    )
     assert "scale 2.0" in plan.reasons["3d_adapter: encoder grid"]
     small = made(whole, aim=target(memory_gib=1.0), cost=cost, preferred=lambda *_: choices).configuration("3d_adapter")
     assert math.prod(small.patch_size) <= 64**3 / 2 and small.encoder_scale == 1.0
 
 
-def with_convolutions(work, *, cost=voxels_cost, alone=lambda topology, patch, batch: voxels_cost(topology, patch, 1.0, batch)):
+def with_convolutions(
+    work, *, cost=voxels_cost, alone=lambda topology, patch, batch: voxels_cost(topology, patch, 1.0, batch)
+):
     """A 3D method with tokens of 4, 8 and 16 voxels beside convolutions."""
     choices = tuple(Preference(scale=scale, reason=f"scale {scale}") for scale in (4.0, 2.0, 1.0))
     path = ConvolutionalPath(cost=alone, work=lambda topology, patch, scale: work[scale])
-    return {"3d_adapter": Method(variant="sam_unet", dimensions=3, preferred=lambda *_: choices, cost=cost, convolutions=path)}
+    return {
+        "3d_adapter": Method(
+            variant="sam_unet", dimensions=3, preferred=lambda *_: choices, cost=cost, convolutions=path
+        )
+    }
 
 
 def planned(method, memory_gib=8.0, shape=(64, 64, 64)):
     found = plan(measured([(1, 1, 1)], [shape]), dataset(), target(memory_gib=memory_gib), method)
-    return found.configuration("3d_adapter"), found.reasons["3d_adapter: encoder grid"], found.reasons["3d_adapter: patch"]
+    return (
+        found.configuration("3d_adapter"),
+        found.reasons["3d_adapter: encoder grid"],
+        found.reasons["3d_adapter: patch"],
+    )
 
 
 def test_finer_tokens_are_taken_where_a_step_is_at_most_half_as_dear_again():
     configuration, reason, _ = planned(with_convolutions({4.0: 2.0, 2.0: 1.5, 1.0: 1.0}))
     assert configuration.encoder_scale == 2.0
-    assert "tokens of 4 voxels would make a step 2.0 times as dear as tokens of 16 voxels do, and 1.5 is the most" in reason
+    assert (
+        "tokens of 4 voxels would make a step 2.0 times as dear as tokens of 16 voxels do, and 1.5 is the most"
+        in reason
+    )
     assert planned(with_convolutions({4.0: 1.4, 2.0: 1.2, 1.0: 1.0}))[0].encoder_scale == 4.0
 
 
@@ -352,12 +448,17 @@ def test_an_encoder_that_costs_much_of_the_patch_gets_no_finer_tokens():
     whole = 2 * 64**3 * GIB_A_VOXEL
     configuration, reason, patch = planned(with_convolutions({4.0: 1.0, 2.0: 1.0, 1.0: 1.0}, cost=cost), 1.1 * whole)
     assert math.prod(configuration.patch_size) < 0.9 * 64**3 and configuration.encoder_scale == 1.0
-    assert "tokens of 4 voxels are for patches with 90% of the voxels" in reason and "the convolutions alone would get 64 x 64 x 64" in patch
+    assert (
+        "tokens of 4 voxels are for patches with 90% of the voxels" in reason
+        and "the convolutions alone would get 64 x 64 x 64" in patch
+    )
 
 
 def test_a_side_that_is_halved_less_often_when_shorter_is_cut_by_less():
     # 256 = 4 * 64 is followed by 224 = 7 * 32, as in nnU-Net; two patches of 224 x 256 x 1 fit
-    found = made(measured([(1, 1, 1)], [(1, 256, 256)], planar=True), aim=target(memory_gib=2 * 224 * 256 * GIB_A_VOXEL * 1.01))
+    found = made(
+        measured([(1, 1, 1)], [(1, 256, 256)], planar=True), aim=target(memory_gib=2 * 224 * 256 * GIB_A_VOXEL * 1.01)
+    )
     assert sorted(found.configurations["2d_adapter"].patch_size) == [1, 224, 256]
 
 
@@ -369,7 +470,8 @@ def test_a_method_published_with_few_slices_gets_them():
 
 
 @pytest.mark.parametrize(
-    ("orientation", "spacing", "expected"), [("SPL", (3.0, 1.0, 1.0), (0, 1)), ("LSA", (1.0, 1.0, 3.0), (0, 2)), ("RAI", (4.0, 1.0, 1.0), (1, 2))]
+    ("orientation", "spacing", "expected"),
+    [("SPL", (3.0, 1.0, 1.0), (0, 1)), ("LSA", (1.0, 1.0, 3.0), (0, 2)), ("RAI", (4.0, 1.0, 1.0), (1, 2))],
 )
 def test_labels_for_left_and_right_keep_the_axis_between_them_from_being_flipped(orientation, spacing, expected):
     fingerprint = measured([spacing] * 3, [(30, 60, 60)] * 3, orientation=orientation)
@@ -383,13 +485,18 @@ def test_labels_for_left_and_right_keep_the_axis_between_them_from_being_flipped
 
 @pytest.mark.parametrize("planar", [True, False])
 def test_files_without_a_size_are_planned_in_pixels_and_never_in_mm(planar):
-    found = made(replace(measured([(1, 1, 1)] * 3, [(1 if planar else 50, 200, 100)] * 3, planar=planar), measured=False))
+    found = made(
+        replace(measured([(1, 1, 1)] * 3, [(1 if planar else 50, 200, 100)] * 3, planar=planar), measured=False)
+    )
     assert found.measured is False and found.in_voxels
     assert not [reason for reason in found.reasons.values() if "mm" in reason.split() or " mm" in reason]
     assert f"tell no size of their {'pixels' if planar else 'voxels'}" in found.reasons["spacing"]
 
 
 def test_a_plan_is_the_same_whatever_the_unit_of_isotropic_pixels():
-    one, other = (made(measured([(1, size, size)] * 3, [(1, 1200, 900)] * 3, planar=True)).configurations["2d_adapter"] for size in (1.0, 0.0005))
+    one, other = (
+        made(measured([(1, size, size)] * 3, [(1, 1200, 900)] * 3, planar=True)).configurations["2d_adapter"]
+        for size in (1.0, 0.0005)
+    )
     assert (one.patch_size, one.topology, one.batch_size) == (other.patch_size, other.topology, other.batch_size)
     assert other.spacing[1:] == (0.0005, 0.0005)

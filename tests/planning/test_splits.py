@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from samunet.errors import ConfigError, DatasetError
-from samunet.planning.splits import add_new_cases, groups_from, load_or_make_splits, make_splits, new_cases, read_splits, split_for_fold
+from samunet.planning.splits import (
+    add_new_cases,
+    groups_from,
+    load_or_make_splits,
+    make_splits,
+    new_cases,
+    read_splits,
+    split_for_fold,
+)
 
 NAMES = tuple(f"case_{i:02d}" for i in range(12))
 
@@ -37,7 +45,9 @@ def test_a_wrong_file_of_the_raw_folder_is_named_and_not_kept(tmp_path):
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_fewer_than_five_cases_give_one_fold_a_case(count):
     splits = make_splits(NAMES[:count])
-    assert [len(split.val) for split in splits] == [1] * count and {split.val[0] for split in splits} == set(NAMES[:count])
+    assert [len(split.val) for split in splits] == [1] * count and {split.val[0] for split in splits} == set(
+        NAMES[:count]
+    )
 
 
 def test_one_case_cannot_be_split_and_the_way_out_is_fold_all(tmp_path):
@@ -51,11 +61,16 @@ def test_the_file_is_made_once_and_then_followed(tmp_path):
     first = load_or_make_splits(tmp_path, NAMES)
     written = (tmp_path / "splits_final.json").read_bytes()
     assert json.loads(written) == [{"train": list(split.train), "val": list(split.val)} for split in first]
-    assert load_or_make_splits(tmp_path, NAMES[:7]) == first and (tmp_path / "splits_final.json").read_bytes() == written
+    assert (
+        load_or_make_splits(tmp_path, NAMES[:7]) == first and (tmp_path / "splits_final.json").read_bytes() == written
+    )
 
 
 def test_nnunets_file_is_honoured_and_left_byte_for_byte(tmp_path):
-    own = [{"train": ["case_00", "case_01"], "val": ["case_02"]}, {"val": ["case_00"], "train": ["case_02"], "test": ["case_09"]}]
+    own = [
+        {"train": ["case_00", "case_01"], "val": ["case_02"]},
+        {"val": ["case_00"], "train": ["case_02"], "test": ["case_09"]},
+    ]
     (tmp_path / "splits_final.json").write_text(json.dumps(own, sort_keys=True, indent=4))
     before = (tmp_path / "splits_final.json").read_bytes()
     split = split_for_fold(tmp_path, NAMES, "1")
@@ -85,18 +100,24 @@ def test_other_folds_are_refused(tmp_path, fold):
 
 def test_cases_that_are_not_preprocessed_are_named(tmp_path):
     (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["case_00", "stranger"], "val": ["case_01"]}]))
-    with pytest.raises(DatasetError, match=r"splits_final\.json: fold 0 names 1 cases that are not preprocessed, first 'stranger'"):
+    with pytest.raises(
+        DatasetError, match=r"splits_final\.json: fold 0 names 1 cases that are not preprocessed, first 'stranger'"
+    ):
         split_for_fold(tmp_path, NAMES, "0")
 
 
 @pytest.mark.parametrize("train,val", [([], ["case_00"]), (["case_00"], [])])
 def test_an_empty_side_is_refused(tmp_path, train, val):
     (tmp_path / "splits_final.json").write_text(json.dumps([{"train": train, "val": val}]))
-    with pytest.raises(DatasetError, match=rf"fold 0 has {len(train)} training and {len(val)} validation cases; it needs both"):
+    with pytest.raises(
+        DatasetError, match=rf"fold 0 has {len(train)} training and {len(val)} validation cases; it needs both"
+    ):
         split_for_fold(tmp_path, NAMES, "0")
 
 
-@pytest.mark.parametrize("raw", ['{"train": []}', '[{"train": ["a"]}]', '[["a"]]', '[{"train": "a", "val": ["b"]}]', "["])
+@pytest.mark.parametrize(
+    "raw", ['{"train": []}', '[{"train": ["a"]}]', '[["a"]]', '[{"train": "a", "val": ["b"]}]', "["]
+)
 def test_a_file_of_another_form_is_refused_by_name(tmp_path, raw):
     (tmp_path / "splits_final.json").write_text(raw)
     with pytest.raises(ConfigError, match=r"splits_final\.json"):
@@ -112,8 +133,12 @@ def test_a_file_of_another_form_is_refused_by_name(tmp_path, raw):
     ],
 )
 def test_a_case_stands_once_in_a_fold(tmp_path, train, val, words):
-    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["case_02"], "val": ["case_03"]}, {"train": train, "val": val}]))
-    with pytest.raises(ConfigError, match=rf"splits_final\.json: fold 1 has the case 'case_0[01]' {words}; leave it once"):
+    (tmp_path / "splits_final.json").write_text(
+        json.dumps([{"train": ["case_02"], "val": ["case_03"]}, {"train": train, "val": val}])
+    )
+    with pytest.raises(
+        ConfigError, match=rf"splits_final\.json: fold 1 has the case 'case_0[01]' {words}; leave it once"
+    ):
         split_for_fold(tmp_path, NAMES, "0")
 
 
@@ -132,7 +157,9 @@ def test_a_patient_is_never_in_both_halves(tmp_path, given):
 
 
 def test_a_file_that_parts_a_patient_is_refused(tmp_path):
-    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["p1_visit0", "p3_visit0"], "val": ["p1_visit1"]}]))
+    (tmp_path / "splits_final.json").write_text(
+        json.dumps([{"train": ["p1_visit0", "p3_visit0"], "val": ["p1_visit1"]}])
+    )
     assert split_for_fold(tmp_path, VISITS, "0").val == ("p1_visit1",)
     with pytest.raises(DatasetError, match="fold 0 has 1 groups in training and in validation, first 'p1'"):
         split_for_fold(tmp_path, VISITS, "0", groups=groups_from(r"(p\d)", VISITS))
@@ -171,10 +198,14 @@ def test_new_cases_validate_once_and_train_in_the_other_folds(tmp_path):
     assert new_cases(tmp_path, (*NAMES, *fresh)) == add_new_cases(tmp_path, (*NAMES, *fresh)) == fresh
     after = read_splits(tmp_path / "splits_final.json")
     for name in fresh:
-        assert sorted((name in split.val, name in split.train) for split in after) == [(False, True)] * 4 + [(True, False)]
+        assert sorted((name in split.val, name in split.train) for split in after) == [(False, True)] * 4 + [
+            (True, False)
+        ]
     for old, new in zip(before, after, strict=True):
         assert set(new.val) - set(fresh) == set(old.val) and set(new.train) - set(fresh) == set(old.train)
-    assert max(len(split.val) for split in after) - min(len(split.val) for split in after) <= 1  # 12 + 2 cases in five folds
+    assert (
+        max(len(split.val) for split in after) - min(len(split.val) for split in after) <= 1
+    )  # 12 + 2 cases in five folds
     assert new_cases(tmp_path, (*NAMES, *fresh)) == add_new_cases(tmp_path, (*NAMES, *fresh)) == ()
 
 

@@ -53,7 +53,12 @@ def test_a_last_axis_alone_needs_twelve_voxels_to_be_halved():
 
 def test_a_patch_too_small_to_halve_has_one_stage():
     topology, patch = stages((4, 7, 5))
-    assert topology.strides == ((1, 1, 1),) and topology.kernels == ((3, 3, 3),) and topology.widths == (32,) and patch == (4, 7, 5)
+    assert (
+        topology.strides == ((1, 1, 1),)
+        and topology.kernels == ((3, 3, 3),)
+        and topology.widths == (32,)
+        and patch == (4, 7, 5)
+    )
 
 
 def test_widths_double_up_to_their_limit():

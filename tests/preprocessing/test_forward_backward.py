@@ -34,7 +34,11 @@ def phantom(shape=(14, 36, 28)) -> np.ndarray:
     """Three blobs, asymmetric in every axis and so that no rotation or flip maps them onto themselves; (D, H, W) uint8."""
     grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n for n in shape], indexing="ij"))
     label = np.zeros(shape, np.uint8)
-    blobs = ((0.4, 0.35, 0.3), (0.3, 0.25, 0.2)), ((0.6, 0.7, 0.6), (0.25, 0.2, 0.3)), ((0.35, 0.75, 0.25), (0.2, 0.15, 0.15))
+    blobs = (
+        ((0.4, 0.35, 0.3), (0.3, 0.25, 0.2)),
+        ((0.6, 0.7, 0.6), (0.25, 0.2, 0.3)),
+        ((0.35, 0.75, 0.25), (0.2, 0.15, 0.15)),
+    )
     for value, (center, radii) in enumerate(blobs, start=1):
         label[sum(((grid[i] - center[i]) / radii[i]) ** 2 for i in range(3)) < 1] = value
     return label
@@ -54,7 +58,9 @@ def stored(label: np.ndarray, axes, flips) -> tuple[Volume, np.ndarray]:
 
 
 def logits_of(label: np.ndarray, count: int) -> torch.Tensor:
-    return torch.from_numpy(np.stack([np.where(label == value, 5.0, -5.0) for value in range(count)]).astype(np.float32))
+    return torch.from_numpy(
+        np.stack([np.where(label == value, 5.0, -5.0) for value in range(count)]).astype(np.float32)
+    )
 
 
 def dice(one: np.ndarray, two: np.ndarray, value: int) -> float:
@@ -94,7 +100,9 @@ def test_every_orientation_is_brought_to_that_of_the_plan_and_back(transpose):
 def test_what_tells_no_direction_is_left_as_it_is():
     volume, label = stored(phantom(), (2, 0, 1), (True, False, True))
     unplaced = Volume(array=volume.array, geometry=replace(volume.geometry, directed=False))
-    case = preprocess(unplaced, label, replace(small_plan(), orientation="SPL"), small_configuration(volume.geometry.spacing))
+    case = preprocess(
+        unplaced, label, replace(small_plan(), orientation="SPL"), small_configuration(volume.geometry.spacing)
+    )
     np.testing.assert_array_equal(case.label, label)
 
 
@@ -106,7 +114,9 @@ def test_every_orientation_comes_back_in_place_after_resampling(new_spacing):
         wanted = [new_spacing[axes[axis]] for axis in transpose]
         case = preprocess(volume, label, small_plan(transpose=transpose), small_configuration(tuple(wanted)))
         old = [volume.geometry.spacing[axis] for axis in transpose]
-        assert case.label.shape == tuple(round(label.shape[axis] * a / b) for axis, a, b in zip(transpose, old, wanted, strict=True))
+        assert case.label.shape == tuple(
+            round(label.shape[axis] * a / b) for axis, a, b in zip(transpose, old, wanted, strict=True)
+        )
         back = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
         assert back.shape == label.shape
         for value in (1, 2, 3):
@@ -127,9 +137,13 @@ def test_an_image_is_cropped_to_what_is_not_zero_and_the_result_fills_the_whole_
     label[:2] = label[9:] = label[:, :3] = label[:, 19:] = label[..., :1] = label[..., 14:] = 0
     case = preprocess(volume, label, small_plan(transpose=(2, 0, 1)), small_configuration((1.5, 3.0, 1.0)))
     assert case.history.crop == ((1, 14), (2, 9), (3, 19)) and case.history.transposed_shape == (16, 10, 20)
-    assert case.image.shape == (1, 13, 7, 16) and case.history.shape_after_crop == (13, 7, 16) and (case.image == 7).all()
+    assert (
+        case.image.shape == (1, 13, 7, 16) and case.history.shape_after_crop == (13, 7, 16) and (case.image == 7).all()
+    )
     np.testing.assert_array_equal(segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS), label)
-    everywhere = segmentation_from_logits(torch.full((4, 13, 7, 16), -1.0).index_fill(0, torch.tensor([2]), 1.0), case.history, LABELS)
+    everywhere = segmentation_from_logits(
+        torch.full((4, 13, 7, 16), -1.0).index_fill(0, torch.tensor([2]), 1.0), case.history, LABELS
+    )
     assert (everywhere[2:9, 3:19, 1:14] == 2).all() and (everywhere == 2).sum() == 13 * 7 * 16
 
 
@@ -137,7 +151,9 @@ def test_inputs_are_not_modified():
     volume, label = stored(phantom(), (0, 1, 2), (False, False, False))
     volume.array[:, :3] = 0
     before = volume.array.copy(), label.copy()
-    case = preprocess(volume, label, small_plan(scheme="zscore", within_mask=True), small_configuration((3.0, 0.8, 1.2)))
+    case = preprocess(
+        volume, label, small_plan(scheme="zscore", within_mask=True), small_configuration((3.0, 0.8, 1.2))
+    )
     logits = logits_of(case.label, 4)
     kept = logits.clone()
     segmentation_from_logits(logits, case.history, LABELS)
@@ -152,7 +168,9 @@ def test_intensities_are_normalized_before_they_are_resampled():
     volume = Volume(array=array, geometry=Geometry(shape=array.shape[1:], spacing=(1.0, 1.0, 1.0)))
     case = preprocess(volume, None, small_plan(scheme="zscore"), small_configuration((1.0, 0.5, 0.5)))
     inside = array[0, :, 8:32, 8:32]
-    wanted = resize(((inside - inside.mean()) / inside.std()).astype(np.float64), (8, 48, 48), 3, mode="edge", anti_aliasing=False)
+    wanted = resize(
+        ((inside - inside.mean()) / inside.std()).astype(np.float64), (8, 48, 48), 3, mode="edge", anti_aliasing=False
+    )
     np.testing.assert_allclose(case.image[0], wanted, atol=1e-4)
     assert case.label is None
 
@@ -165,7 +183,9 @@ def test_outside_is_marked_only_where_a_channel_is_normalized_within_the_mask():
     array[:, :, 2:11, 3:10] = np.random.default_rng(0).normal(5, 1, (4, 9, 7))
     array[:, 0, 0, 0] = array[:, 3, 11, 11] = 1  # the box is the whole image
     volume = Volume(array=array, geometry=Geometry(shape=(4, 12, 12), spacing=(1.0, 1.0, 1.0)))
-    marked = preprocess(volume, label, small_plan(scheme="zscore", within_mask=True), small_configuration((1.0, 1.0, 1.0))).label
+    marked = preprocess(
+        volume, label, small_plan(scheme="zscore", within_mask=True), small_configuration((1.0, 1.0, 1.0))
+    ).label
     np.testing.assert_array_equal(marked == OUTSIDE, (array[0] == 0) & (label == 0))
     np.testing.assert_array_equal(np.where(marked == OUTSIDE, 0, marked), label)
     assert preprocess(volume, label, small_plan(scheme="zscore"), small_configuration((1.0, 1.0, 1.0))).label.min() == 0
@@ -174,20 +194,34 @@ def test_outside_is_marked_only_where_a_channel_is_normalized_within_the_mask():
 def test_a_2d_configuration_keeps_the_slices_of_a_volume():
     volume, label = stored(phantom(), (0, 1, 2), (False, True, False))
     case = preprocess(volume, label, small_plan(), small_configuration((99.0, 0.8, 1.2), dimensions=2))
-    assert case.label.shape == (14, round(36 / 0.8), round(28 * 1.5 / 1.2)) and case.history.spacing_after_resample == (3.0, 0.8, 1.2)
+    assert case.label.shape == (14, round(36 / 0.8), round(28 * 1.5 / 1.2)) and case.history.spacing_after_resample == (
+        3.0,
+        0.8,
+        1.2,
+    )
     back = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
     assert back.shape == label.shape and min(dice(back, label, value) for value in (1, 2, 3)) > 0.95
 
 
-@pytest.mark.parametrize("pixel,new_pixel", [((1.0, 1.0), (0.8, 0.7)), ((4.0, 3.9), (2.0, 3.0)), ((0.2, 0.2), (0.3, 0.3)), ((4.0, 1.0), (2.0, 1.3))])
+@pytest.mark.parametrize(
+    "pixel,new_pixel",
+    [((1.0, 1.0), (0.8, 0.7)), ((4.0, 3.9), (2.0, 3.0)), ((0.2, 0.2), (0.3, 0.3)), ((4.0, 1.0), (2.0, 1.3))],
+)
 def test_a_2d_image_is_interpolated_along_both_sides_whatever_its_pixel_size(pixel, new_pixel):
     # its spacing along D means nothing, so neither side may count as thick slices beside it
     label = phantom((1, 36, 28))
     image = np.random.default_rng(0).normal(10, 1, (1, 1, 36, 28)).astype(np.float32)
     geometry = Geometry(shape=(1, 36, 28), spacing=(1.0, *pixel), planar=True)
-    case = preprocess(Volume(array=image, geometry=geometry), label, small_plan(), small_configuration((1.0, *new_pixel), dimensions=2))
+    case = preprocess(
+        Volume(array=image, geometry=geometry),
+        label,
+        small_plan(),
+        small_configuration((1.0, *new_pixel), dimensions=2),
+    )
     shape = tuple(round(n * old / new) for n, old, new in zip((36, 28), pixel, new_pixel, strict=True))
-    np.testing.assert_allclose(case.image[0, 0], resize(image[0, 0].astype(np.float64), shape, 3, mode="edge", anti_aliasing=False), atol=1e-4)
+    np.testing.assert_allclose(
+        case.image[0, 0], resize(image[0, 0].astype(np.float64), shape, 3, mode="edge", anti_aliasing=False), atol=1e-4
+    )
     ramp = torch.linspace(-1, 1, shape[0])[None, :, None].expand(1, *shape)  # positive in the lower half
     back = segmentation_from_logits(torch.stack([-ramp, ramp]), case.history, parse_labels({"background": 0, "a": 1}))
     assert back.shape == (1, 36, 28) and (back[0, :18] == 0).all() and (back[0, 18:] == 1).all()
@@ -234,7 +268,9 @@ def test_half_precision_logits_are_exported(kind):
     volume, label = stored(phantom(), (0, 1, 2), (False, False, False))
     case = preprocess(volume, label, small_plan(), small_configuration((3.0, 0.8, 1.2)))
     full = segmentation_from_logits(logits_of(case.label, 4), case.history, LABELS)
-    np.testing.assert_array_equal(segmentation_from_logits(logits_of(case.label, 4).to(kind), case.history, LABELS), full)
+    np.testing.assert_array_equal(
+        segmentation_from_logits(logits_of(case.label, 4).to(kind), case.history, LABELS), full
+    )
 
 
 def test_probabilities_sum_to_one_and_are_background_outside():
@@ -249,14 +285,24 @@ def test_probabilities_sum_to_one_and_are_background_outside():
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-6)
     outside = np.ones((10, 20, 16), bool)
     outside[2:9, 3:19, 1:14] = False
-    assert (probabilities[0][outside] == 1).all() and (probabilities[1:, outside] == 0).all() and probabilities[0][~outside].max() < 1
+    assert (
+        (probabilities[0][outside] == 1).all()
+        and (probabilities[1:, outside] == 0).all()
+        and probabilities[0][~outside].max() < 1
+    )
     np.testing.assert_array_equal(probabilities.argmax(0), segmentation_from_logits(logits, case.history, LABELS))
 
 
 def test_region_probabilities_are_independent_and_zero_outside():
     labels = parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])
-    history = replace(unresampled((2, 2, 2)), geometry=Geometry(shape=(4, 2, 2), spacing=(1.0, 1.0, 1.0)), crop=((1, 3), (0, 2), (0, 2)))
-    probabilities = probabilities_from_logits(torch.stack([torch.zeros(2, 2, 2), torch.full((2, 2, 2), 2.0)]), history, labels)
+    history = replace(
+        unresampled((2, 2, 2)),
+        geometry=Geometry(shape=(4, 2, 2), spacing=(1.0, 1.0, 1.0)),
+        crop=((1, 3), (0, 2), (0, 2)),
+    )
+    probabilities = probabilities_from_logits(
+        torch.stack([torch.zeros(2, 2, 2), torch.full((2, 2, 2), 2.0)]), history, labels
+    )
     assert probabilities.shape == (2, 4, 2, 2) and (probabilities[:, [0, 3]] == 0).all()
     np.testing.assert_allclose(probabilities[0, 1:3], 0.5)
     np.testing.assert_allclose(probabilities[1, 1:3], 1 / (1 + np.exp(-2.0)), rtol=1e-6)
@@ -265,7 +311,9 @@ def test_region_probabilities_are_independent_and_zero_outside():
 def naive_logits(logits: torch.Tensor, history) -> torch.Tensor:
     """All logits on the cropped grid in double precision: thick slices from the nearest, all else linear."""
     shape = history.shape_after_crop
-    axis = None if history.geometry.planar else thick_axis(history.spacing_after_resample, history.spacing_after_transpose)
+    axis = (
+        None if history.geometry.planar else thick_axis(history.spacing_after_resample, history.spacing_after_transpose)
+    )
     logits = logits.double()
     if axis is not None:
         logits = logits.index_select(axis + 1, torch.from_numpy(nearest_indices(logits.shape[axis + 1], shape[axis])))
@@ -273,7 +321,8 @@ def naive_logits(logits: torch.Tensor, history) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "spacing,new_spacing", [((1.5, 1.0, 1.2), (1.0, 1.3, 0.9)), ((5.0, 1.0, 1.0), (5.0, 0.6, 1.3)), ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))]
+    "spacing,new_spacing",
+    [((1.5, 1.0, 1.2), (1.0, 1.3, 0.9)), ((5.0, 1.0, 1.0), (5.0, 0.6, 1.3)), ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))],
 )
 @pytest.mark.parametrize("content", ["noise", "smooth"])
 def test_blocks_give_what_resampling_all_logits_gives(spacing, new_spacing, content):
@@ -304,7 +353,8 @@ def test_blocks_give_what_resampling_all_logits_gives(spacing, new_spacing, cont
         painted[plane > 0] = value
     close = (naive[:3].abs() < 1e-5).any(0).numpy()
     np.testing.assert_array_equal(
-        np.where(close, 0, segmentation_from_logits(logits[:3], case.history, regions)[d0:d1, h0:h1, w0:w1]), np.where(close, 0, painted)
+        np.where(close, 0, segmentation_from_logits(logits[:3], case.history, regions)[d0:d1, h0:h1, w0:w1]),
+        np.where(close, 0, painted),
     )
     mapped = resize_to_input_grid(logits[0], case.history)
     np.testing.assert_allclose(mapped[d0:d1, h0:h1, w0:w1], naive[0].numpy(), atol=1e-5)
@@ -324,7 +374,9 @@ def test_steep_logits_are_decided_as_their_probabilities_are(seed, steep):
     random = np.random.default_rng(seed)
     shape = tuple(random.integers(2, 7, 3).tolist())
     new_shape = tuple((np.array(shape) * random.uniform(1.0, 3.0, 3)).astype(int).tolist())
-    logits = torch.from_numpy((np.sign(random.normal(size=(5, *shape))) * np.exp(steep * random.normal(size=(5, *shape)))).astype(np.float32))
+    logits = torch.from_numpy(
+        (np.sign(random.normal(size=(5, *shape))) * np.exp(steep * random.normal(size=(5, *shape)))).astype(np.float32)
+    )
     history = replace(unresampled(new_shape), shape_after_resample=shape)
     labels = parse_labels({"background": 0, **{f"s{value}": value for value in range(1, 5)}})
     naive = naive_logits(logits, history)
@@ -336,8 +388,17 @@ def test_steep_logits_are_decided_as_their_probabilities_are(seed, steep):
 
 def test_export_takes_hardly_more_memory_than_its_result():
     logits = torch.randn(12, 24, 48, 48)
-    history = replace(unresampled((24, 48, 48)), geometry=Geometry(shape=(48, 96, 96), spacing=(1.0, 1.0, 1.0)), crop=((0, 48), (0, 96), (0, 96)))
-    history = replace(history, shape_after_crop=(48, 96, 96), spacing_after_transpose=(1.0, 1.0, 1.0), spacing_after_resample=(2.0, 2.0, 2.0))
+    history = replace(
+        unresampled((24, 48, 48)),
+        geometry=Geometry(shape=(48, 96, 96), spacing=(1.0, 1.0, 1.0)),
+        crop=((0, 48), (0, 96), (0, 96)),
+    )
+    history = replace(
+        history,
+        shape_after_crop=(48, 96, 96),
+        spacing_after_transpose=(1.0, 1.0, 1.0),
+        spacing_after_resample=(2.0, 2.0, 2.0),
+    )
     labels = parse_labels({"background": 0, **{f"s{value}": value for value in range(1, 12)}})
     tracemalloc.start()
     try:
@@ -346,7 +407,9 @@ def test_export_takes_hardly_more_memory_than_its_result():
     finally:
         tracemalloc.stop()
     assert segmentation.shape == (48, 96, 96)
-    assert peak < segmentation.nbytes + 8 * 12 * 32**3 * 4  # some blocks of all classes; the whole logits would be 20 MiB
+    assert (
+        peak < segmentation.nbytes + 8 * 12 * 32**3 * 4
+    )  # some blocks of all classes; the whole logits would be 20 MiB
 
 
 def test_a_plan_in_voxels_leaves_every_file_as_fine_as_it_is():
@@ -354,7 +417,9 @@ def test_a_plan_in_voxels_leaves_every_file_as_fine_as_it_is():
     configuration = small_configuration((1.0, 1.0, 1.0))
     plan = replace(small_plan(), measured=False)
     assert spacing_before(tagged, plan, configuration) == (1.0, 1.0, 1.0)
-    old = replace(small_plan(), reader="Tiff3DIO", configurations={"3d": configuration})  # made before sizes of TIFFs were read
+    old = replace(
+        small_plan(), reader="Tiff3DIO", configurations={"3d": configuration}
+    )  # made before sizes of TIFFs were read
     assert old.in_voxels and spacing_before(tagged, old, configuration) == (1.0, 1.0, 1.0)
     finer = small_configuration((3.0, 0.5, 0.5))
     assert not replace(old, configurations={"3d": finer}).in_voxels and not small_plan().in_voxels

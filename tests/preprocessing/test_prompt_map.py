@@ -40,7 +40,8 @@ def histories(draw):
 def on_network_axes(index, history) -> list[float]:
     """A place of the file on the network's axes, before the crop."""
     return [
-        history.geometry.shape[axis] - 1 - index[axis] if flip else index[axis] for axis, flip in zip(history.transpose, history.flips, strict=True)
+        history.geometry.shape[axis] - 1 - index[axis] if flip else index[axis]
+        for axis, flip in zip(history.transpose, history.flips, strict=True)
     ]
 
 
@@ -53,12 +54,18 @@ def prompts_for(**first) -> CasePrompts:
 def test_a_click_marks_the_voxel_that_holds_it_in_every_slice_of_its_own(history, place):
     index = [share * size - 0.5 for share, size in zip(place, history.geometry.shape, strict=True)]
     drawn = prompt_map(prompts_for(points=(tuple(index[::-1]),)), LABELS, history)
-    assert drawn.shape == (2, *history.shape_after_resample) and not drawn[1].any() and set(np.unique(drawn)) <= {0, INSIDE}
+    assert (
+        drawn.shape == (2, *history.shape_after_resample)
+        and not drawn[1].any()
+        and set(np.unique(drawn)) <= {0, INSIDE}
+    )
     marked = np.argwhere(drawn[0])
     assert len({tuple(voxel[1:]) for voxel in marked}) == 1  # one place of the plane
     for axis in range(3):
         start, stop = history.crop[axis]
-        inside = min(max(on_network_axes(index, history)[axis] - start, 0.0), stop - start - 1.0)  # the rim, where it lies outside the crop
+        inside = min(
+            max(on_network_axes(index, history)[axis] - start, 0.0), stop - start - 1.0
+        )  # the rim, where it lies outside the crop
         size = history.shape_after_resample[axis] / (stop - start)  # new voxels an old one
         if axis > 0:
             assert marked[0][axis] <= (inside + 0.5) * size <= marked[0][axis] + 1 + 1e-9
@@ -74,7 +81,9 @@ def test_a_click_marks_the_voxel_that_holds_it_in_every_slice_of_its_own(history
 @settings(max_examples=200, deadline=None)
 def test_a_box_marks_the_voxels_whose_centers_lie_in_it(history, data):
     corners = [[data.draw(st.integers(0, size - 1)) for size in history.geometry.shape] for _ in range(2)]
-    drawn = prompt_map(prompts_for(box=tuple(tuple(map(float, corner[::-1])) for corner in corners)), LABELS, history)[0]
+    drawn = prompt_map(prompts_for(box=tuple(tuple(map(float, corner[::-1])) for corner in corners)), LABELS, history)[
+        0
+    ]
     expected = []
     for axis in range(3):
         start, stop = history.crop[axis]
@@ -99,7 +108,9 @@ def test_several_prompts_share_a_map_and_the_planes_follow_the_label_values():
         shape_after_resample=shape,
         spacing_after_resample=(3.0, 1.0, 1.0),
     )
-    second = StructurePrompts(points=((2.0, 3.0, 1.0),), background_points=((5.0, 6.0, 1.0),), box=((1.0, 2.0, 1.0), (3.0, 4.0, 2.0)))
+    second = StructurePrompts(
+        points=((2.0, 3.0, 1.0),), background_points=((5.0, 6.0, 1.0),), box=((1.0, 2.0, 1.0), (3.0, 4.0, 2.0))
+    )
     drawn = prompt_map(CasePrompts(structures={"second": second}), LABELS, history)
     assert not drawn[0].any()
     assert drawn[1, 1, 3, 2] == INSIDE | BOX and drawn[1, 1, 6, 5] == OUTSIDE

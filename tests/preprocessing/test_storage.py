@@ -12,7 +12,6 @@ import pytest
 import tifffile
 from samples import small_configuration, small_plan, untouched
 
-from samunet import storage
 from samunet.core.codec import atomic_path, file_sha256
 from samunet.core.dataset import read_dataset_json, training_cases
 from samunet.core.geometry import Geometry
@@ -22,11 +21,11 @@ from samunet.data.dataset import PreprocessedDataset
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import reader_for
 from samunet.imageio.case import read_case
-from samunet.phantom import write_tiny_dataset
-from samunet.preprocessing import run
+from samunet.phantom.dataset import write_tiny_dataset
+from samunet.preprocessing import run, storage
 from samunet.preprocessing.forward import preprocess
 from samunet.preprocessing.run import check_made_by, preprocess_dataset
-from samunet.storage import (
+from samunet.preprocessing.storage import (
     Origin,
     check_arrays,
     file_names,
@@ -86,13 +85,22 @@ def test_annotated_voxels_are_kept_where_there_is_an_ignore_label(tmp_path):
     label[0, 1, 1:3], label[1, 4, 4] = 0, 1
     save_case(tmp_path, "x", replace(case, label=label), labels, PATCH, ORIGIN)
     found = load_locations(tmp_path, "x", load_record(tmp_path, "x"))
-    assert found.classes[0].tolist() == [[1, 4, 4]] and sorted(found.annotated.tolist()) == [[0, 1, 1], [0, 1, 2], [1, 4, 4]]
+    assert found.classes[0].tolist() == [[1, 4, 4]] and sorted(found.annotated.tolist()) == [
+        [0, 1, 1],
+        [0, 1, 2],
+        [1, 4, 4],
+    ]
 
 
 def test_locations_are_drawn_alike_each_time():
     label = (np.random.default_rng(0).random((30, 40, 50)) < 0.5).astype(np.int16)
     one, two = (sample_locations(label, parse_labels({"background": 0, "a": 1})).classes[0] for _ in range(2))
-    assert len(one) == 10_000 and np.array_equal(one, two) and len(np.unique(one, axis=0)) == 10_000 and label[tuple(one.T)].all()
+    assert (
+        len(one) == 10_000
+        and np.array_equal(one, two)
+        and len(np.unique(one, axis=0)) == 10_000
+        and label[tuple(one.T)].all()
+    )
 
 
 def test_regions_are_located_as_wholes():
@@ -137,7 +145,9 @@ def test_a_truncated_array_is_named(tmp_path, name, length):
     save(tmp_path, "x")
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(length * len(whole))])
-    with pytest.raises(DatasetError, match=rf"Preprocessed file .*/{name} cannot be read .*; preprocess the dataset again"):
+    with pytest.raises(
+        DatasetError, match=rf"Preprocessed file .*/{name} cannot be read .*; preprocess the dataset again"
+    ):
         open_array(tmp_path / name)
 
 
@@ -182,7 +192,12 @@ def read_all(folder):
     """Read a stored case as training does."""
     cases = PreprocessedDataset(folder, ("x",))
     found = cases.locations("x")
-    return [*cases.cut("x", (0, 0, 0), cases.shape("x")), *found.classes, found.annotated, np.array(repr(load_record(folder, "x")))]
+    return [
+        *cases.cut("x", (0, 0, 0), cases.shape("x")),
+        *found.classes,
+        found.annotated,
+        np.array(repr(load_record(folder, "x"))),
+    ]
 
 
 @pytest.mark.parametrize("name", ["x.b2nd", "x_seg.b2nd", "x_locations.npz", "x.json"])
@@ -201,7 +216,11 @@ def test_a_flipped_bit_in_a_stored_case_is_refused_by_name(tmp_path, name):
             assert name in str(error) and not is_whole(tmp_path, "x")
             refused += 1
         else:  # one kind of white space became another
-            assert name == "x.json" and is_whole(tmp_path, "x") and all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+            assert (
+                name == "x.json"
+                and is_whole(tmp_path, "x")
+                and all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+            )
     assert refused == flips if name != "x.json" else refused > flips / 2
 
 
@@ -216,8 +235,12 @@ def raw(tmp_path):
 def test_a_dataset_is_preprocessed_case_by_case_whatever_the_threads(tmp_path, raw):
     spec, cases, plan, configuration, reader = raw
     for threads in (1, 3):
-        preprocess_dataset(tmp_path / str(threads), spec, cases, plan, configuration, reader, threads=threads, quiet=True)
-    one, three = ({path.name: path.read_bytes() for path in (tmp_path / n).iterdir() if path.suffix != ".npz"} for n in ("1", "3"))
+        preprocess_dataset(
+            tmp_path / str(threads), spec, cases, plan, configuration, reader, threads=threads, quiet=True
+        )
+    one, three = (
+        {path.name: path.read_bytes() for path in (tmp_path / n).iterdir() if path.suffix != ".npz"} for n in ("1", "3")
+    )
     assert one == three and stored_cases(tmp_path / "1") == ("tiny_000", "tiny_001", "tiny_002")
     expected = preprocess(*read_case(cases[1], spec, reader), plan, configuration)
     np.testing.assert_array_equal(open_array(tmp_path / "1" / "tiny_001.b2nd")[:], expected.image)
@@ -231,7 +254,11 @@ def test_what_was_stored_in_the_folder_is_replaced(tmp_path, raw):
     save(folder, "stale", "tiny_000", "not_listed")
     (folder / "samunet_cases.json").write_text('["stale", "tiny_000"]')
     preprocess_dataset(folder, spec, cases[:2], *rest, threads=1, quiet=True)
-    assert stored_cases(folder) == ("tiny_000", "tiny_001") and not list(folder.glob("stale*")) and len(list(folder.glob("not_listed*"))) == 4
+    assert (
+        stored_cases(folder) == ("tiny_000", "tiny_001")
+        and not list(folder.glob("stale*"))
+        and len(list(folder.glob("not_listed*"))) == 4
+    )
 
 
 def test_an_interrupted_run_does_not_look_whole(tmp_path, raw, monkeypatch):
@@ -247,7 +274,10 @@ def test_an_interrupted_run_does_not_look_whole(tmp_path, raw, monkeypatch):
 
     monkeypatch.setattr(run, "save_case", stops)
     changed = replace(rest[1], spacing=(2.5, 1.2, 1.2))
-    with pytest.raises(DatasetError, match="1 of 3 cases could not be preprocessed; the others are done(?s:.*)case 'tiny_001': disk full"):
+    with pytest.raises(
+        DatasetError,
+        match="1 of 3 cases could not be preprocessed; the others are done(?s:.*)case 'tiny_001': disk full",
+    ):
         preprocess_dataset(folder, spec, cases, rest[0], changed, *rest[2:], threads=1, quiet=True)
     assert not (folder / "dataset.json").exists() and stored_cases(folder) == ("tiny_000", "tiny_002")
 
@@ -265,7 +295,9 @@ def test_only_what_has_changed_is_done_again(tmp_path, raw, monkeypatch):
         preprocess_dataset(folder, spec, given, plan, settings, reader, threads=2, quiet=True)
         after = written(folder)
         return {
-            case.identifier for case in cases if any(after.get(name) != before.get(name) for name in file_names(case.identifier) if name in after)
+            case.identifier
+            for case in cases
+            if any(after.get(name) != before.get(name) for name in file_names(case.identifier) if name in after)
         }
 
     everything = {case.identifier for case in cases}
@@ -276,14 +308,20 @@ def test_only_what_has_changed_is_done_again(tmp_path, raw, monkeypatch):
     assert again() == {"tiny_001"}
     (folder / "tiny_002.json").unlink()  # as after an interruption
     assert again() == {"tiny_002"}
-    assert again(replace(configuration, patch_size=(4, 16, 16))) == set()  # says how files are laid out, not what is in them
+    assert (
+        again(replace(configuration, patch_size=(4, 16, 16))) == set()
+    )  # says how files are laid out, not what is in them
     assert again(replace(configuration, spacing=(2.5, 1.2, 1.2))) == everything
-    assert again(replace(configuration, spacing=(2.5, 1.2, 1.2)), cases[:2]) == set() and not list(folder.glob("tiny_002*"))
+    assert again(replace(configuration, spacing=(2.5, 1.2, 1.2)), cases[:2]) == set() and not list(
+        folder.glob("tiny_002*")
+    )
     (folder / "tiny_000.json").write_text("{")
     assert again(replace(configuration, spacing=(2.5, 1.2, 1.2)), cases[:2]) == {"tiny_000"}
 
 
-def test_cases_of_an_interrupted_run_with_other_settings_are_never_taken_for_those_of_this_one(tmp_path, raw, monkeypatch):
+def test_cases_of_an_interrupted_run_with_other_settings_are_never_taken_for_those_of_this_one(
+    tmp_path, raw, monkeypatch
+):
     spec, cases, plan, configuration, reader = raw
     other, folder, real = replace(configuration, spacing=(2.5, 2.0, 2.0)), tmp_path / "out", run.save_case
     preprocess_dataset(folder, spec, cases, plan, configuration, reader, threads=1, quiet=True)
@@ -313,10 +351,20 @@ def test_the_spacing_file_of_a_stack_is_one_of_the_files_a_case_is_made_from(tmp
         (folder / part).mkdir(parents=True)
         stack = np.indices((5, 12, 16)).sum(axis=0).astype(np.uint8) % 2 + (part == "imagesTr")
         tifffile.imwrite(folder / part / name, stack, photometric="minisblack")
-    description = {"channel_names": {"0": "x"}, "labels": {"background": 0, "a": 1}, "numTraining": 1, "file_ending": ".tif"}
+    description = {
+        "channel_names": {"0": "x"},
+        "labels": {"background": 0, "a": 1},
+        "numTraining": 1,
+        "file_ending": ".tif",
+    }
     (folder / "dataset.json").write_text(json.dumps(description))
     spec = read_dataset_json(folder / "dataset.json")
-    given = spec, training_cases(folder, spec), small_plan(dataset=spec.name, scheme="zscore"), small_configuration((2.0, 1.0, 1.0))
+    given = (
+        spec,
+        training_cases(folder, spec),
+        small_plan(dataset=spec.name, scheme="zscore"),
+        small_configuration((2.0, 1.0, 1.0)),
+    )
     for spacing, shape in (([2, 1, 1], (5, 12, 16)), ([2, 2, 1], (5, 24, 16))):
         for part in ("imagesTr", "labelsTr"):
             (folder / part / "a.json").write_text(json.dumps({"spacing": spacing}))
@@ -327,12 +375,17 @@ def test_the_spacing_file_of_a_stack_is_one_of_the_files_a_case_is_made_from(tmp
 def test_names_that_would_share_a_file_and_a_folder_of_nnunet_are_refused(tmp_path, raw):
     spec, cases, *rest = raw
     pair = [cases[0], replace(cases[1], identifier="tiny_000_seg")]
-    with pytest.raises(DatasetError, match="'tiny_000_seg' would be stored in tiny_000_seg.b2nd, which belongs to 'tiny_000'"):
+    with pytest.raises(
+        DatasetError, match="'tiny_000_seg' would be stored in tiny_000_seg.b2nd, which belongs to 'tiny_000'"
+    ):
         preprocess_dataset(tmp_path / "out", spec, pair, *rest, threads=1, quiet=True)
     alone = [replace(case, identifier=f"{case.identifier}_seg") for case in cases]
     for _ in range(2):
         preprocess_dataset(tmp_path / "out", spec, alone, *rest, threads=1, quiet=True)
-        assert stored_cases(tmp_path / "out") == tuple(case.identifier for case in alone) and (tmp_path / "out/tiny_000_seg.b2nd").is_file()
+        assert (
+            stored_cases(tmp_path / "out") == tuple(case.identifier for case in alone)
+            and (tmp_path / "out/tiny_000_seg.b2nd").is_file()
+        )
     (tmp_path / "out/tiny_000_seg.pkl").write_bytes(b"")
     with pytest.raises(DatasetError, match="holds cases that nnU-Net has preprocessed"):
         preprocess_dataset(tmp_path / "out", spec, cases, *rest, threads=1, quiet=True)

@@ -13,7 +13,12 @@ from samunet.sam.attention import FORMS, relative_attention
 
 def inputs(count, heads, height, width, length, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(count, heads, height, width, length), *[(count, heads, height * width, length)] * 2, (height, height, length), (width, width, length)]
+    shapes = [
+        (count, heads, height, width, length),
+        *[(count, heads, height * width, length)] * 2,
+        (height, height, length),
+        (width, width, length),
+    ]
     return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
 
 
@@ -62,10 +67,15 @@ def test_chunks_of_rows_join_to_the_whole(monkeypatch):
 def test_the_folded_form_never_builds_the_whole_matrix(grad):
     # The fused kernel refuses q and k wider than v; then the math path would hold (L, L) for every head.
     query, key, value, rows, columns = inputs(1, 3, 16, 16, 64, dtype=torch.float32)
-    with torch.set_grad_enabled(grad), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with (
+        torch.set_grad_enabled(grad),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
+    ):
         relative_attention(query, key, value, rows, columns, form="folded")
     names = {event.key for event in profile.key_averages()}
-    assert any("scaled_dot_product_flash_attention" in name for name in names) and not any("attention_math" in name for name in names)
+    assert any("scaled_dot_product_flash_attention" in name for name in names) and not any(
+        "attention_math" in name for name in names
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)

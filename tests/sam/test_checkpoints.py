@@ -18,7 +18,14 @@ from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError
 from samunet.sam import checkpoints
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
-from samunet.sam.checkpoints import CHECKPOINTS, checkpoint_named, find_weights, record_sha256, recorded_sha256, trusted_sha256
+from samunet.sam.checkpoints import (
+    CHECKPOINTS,
+    checkpoint_named,
+    find_weights,
+    record_sha256,
+    recorded_sha256,
+    trusted_sha256,
+)
 from samunet.sam.download import download
 
 NANO = backbone_named("vit_nano")
@@ -43,7 +50,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(200)
         self.send_header("Content-Length", str(len(content) - begin))
         self.end_headers()
-        self.wfile.write(content[begin:] if self.server.break_after is None else content[begin : begin + self.server.break_after])
+        self.wfile.write(
+            content[begin:] if self.server.break_after is None else content[begin : begin + self.server.break_after]
+        )
 
     def log_message(self, *_):
         pass
@@ -54,7 +63,12 @@ def server(tmp_path):
     torch.manual_seed(3)
     torch.save(build_sam(NANO, (64, 64)).state_dict(), tmp_path / "served.pth")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
-        made.content, made.requests, made.ranges, made.break_after = (tmp_path / "served.pth").read_bytes(), [], True, None
+        made.content, made.requests, made.ranges, made.break_after = (
+            (tmp_path / "served.pth").read_bytes(),
+            [],
+            True,
+            None,
+        )
         thread = threading.Thread(target=made.serve_forever)
         thread.start()
         yield made
@@ -88,7 +102,9 @@ def test_a_download_lands_whole(server, served, tmp_path):
 def test_a_broken_download_is_kept_and_continued(server, served, tmp_path):
     target = tmp_path / served.file
     server.break_after = 1000
-    with pytest.raises(WeightsAbsentError, match=rf"ended after 1000 of {len(server.content)} bytes.*put it at {target}"):
+    with pytest.raises(
+        WeightsAbsentError, match=rf"ended after 1000 of {len(server.content)} bytes.*put it at {target}"
+    ):
         fetch(served, target)
     assert not target.exists()
     server.break_after = None
@@ -137,7 +153,9 @@ def test_without_a_network_the_message_says_what_to_put_where(served, tmp_path):
         fetch(unreachable, tmp_path / "x.pth")
     message = str(caught.value)
     assert caught.value.exit_code == 4
-    assert all(part in message for part in (unreachable.url, readable(served.size), served.sha256, str(tmp_path / "x.pth")))
+    assert all(
+        part in message for part in (unreachable.url, readable(served.size), served.sha256, str(tmp_path / "x.pth"))
+    )
 
 
 def test_the_table_holds_the_published_files():
@@ -183,7 +201,9 @@ def test_a_file_is_trusted_by_a_published_or_given_hash(tmp_path, monkeypatch):
     record_sha256(official, file_sha256(official))
     with pytest.raises(CheckpointError, match="expected ec2df6"):
         trusted_sha256(official, file_sha256(official), (tmp_path,))  # the published hash decides
-    monkeypatch.setattr(checkpoints, "CHECKPOINTS", (dataclasses.replace(CHECKPOINTS[0], sha256=file_sha256(official)),))
+    monkeypatch.setattr(
+        checkpoints, "CHECKPOINTS", (dataclasses.replace(CHECKPOINTS[0], sha256=file_sha256(official)),)
+    )
     assert trusted_sha256(official) == file_sha256(official)
 
 

@@ -25,9 +25,14 @@ def test_it_equals_segment_anything_in_values_and_gradients(setup):
     given = run_two_way(transformer, planes, positions, tokens)
     assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(given, expected, strict=True))
     weights = list(transformer.parameters())
-    slopes = [torch.autograd.grad(sum(part.square().sum() for part in result), weights, allow_unused=True) for result in (expected, given)]
+    slopes = [
+        torch.autograd.grad(sum(part.square().sum() for part in result), weights, allow_unused=True)
+        for result in (expected, given)
+    ]
     for a, b in zip(*slopes, strict=True):
-        assert (a is None) == (b is None) and (a is None or (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-5)  # a bias of k has none but rounding
+        assert (a is None) == (b is None) and (
+            a is None or (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-5
+        )  # a bias of k has none but rounding
 
 
 class Increments(DecoderSites):
@@ -75,9 +80,13 @@ def test_increments_enter_where_their_sites_say(setup, where):
     factor = {name: 1.5 if name == where else 1.0 for name in ("self", "token_to_image", "image_to_token")}
     # The layer written out in the package's own attentions.
     x = layer.norm1(queries + factor["self"] * layer.self_attn(q=queries + tokens, k=queries + tokens, v=queries))
-    x = layer.norm2(x + factor["token_to_image"] * layer.cross_attn_token_to_image(q=x + tokens, k=image + places, v=image))
+    x = layer.norm2(
+        x + factor["token_to_image"] * layer.cross_attn_token_to_image(q=x + tokens, k=image + places, v=image)
+    )
     x = layer.norm3(x + layer.mlp(x) + (0.5 * x if where == "mlp" else 0))
-    y = layer.norm4(image + factor["image_to_token"] * layer.cross_attn_image_to_token(q=image + places, k=x + tokens, v=x))
+    y = layer.norm4(
+        image + factor["image_to_token"] * layer.cross_attn_image_to_token(q=image + places, k=x + tokens, v=x)
+    )
     assert torch.allclose(given[0], x, atol=2e-5) and torch.allclose(given[1], y, atol=2e-5)
 
 

@@ -44,7 +44,9 @@ def test_gradients_equal_segment_anything():
     pixels = torch.randn(2, 3, 96, 96)
     weight = torch.randn(2, 64, 6, 6)
     expected = torch.autograd.grad((sam.image_encoder(pixels) * weight).sum(), list(sam.image_encoder.parameters()))
-    given = torch.autograd.grad((encode_pixels(sam.image_encoder, pixels) * weight).sum(), list(sam.image_encoder.parameters()))
+    given = torch.autograd.grad(
+        (encode_pixels(sam.image_encoder, pixels) * weight).sum(), list(sam.image_encoder.parameters())
+    )
     for a, b in zip(expected, given, strict=True):
         assert (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-6
 
@@ -64,7 +66,10 @@ def test_sizes_of_the_embedded_backbones():
     assert tiny.mask_decoder.transformer_dim == 256
 
 
-@pytest.mark.parametrize(("name", "tensors", "parameters"), [("vit_b", 314, 89_670_912), ("vit_l", 482, 308_278_272), ("vit_h", 594, 637_026_048)])
+@pytest.mark.parametrize(
+    ("name", "tensors", "parameters"),
+    [("vit_b", 314, 89_670_912), ("vit_l", 482, 308_278_272), ("vit_h", 594, 637_026_048)],
+)
 def test_official_backbones_have_the_published_tensors_and_parameters(name, tensors, parameters):
     with torch.device("meta"):
         sam = build_sam(backbone_named(name), (1024, 1024))
@@ -115,7 +120,9 @@ def test_safetensors_with_the_same_names_load_too(official, tmp_path):
     first, second = (build_sam(NANO, (96, 64)) for _ in range(2))
     load_weights(first, NANO, official)
     load_weights(second, NANO, tmp_path / "sam.safetensors")
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 def test_a_missing_file_says_so_and_has_exit_code_4(tmp_path):
@@ -126,7 +133,9 @@ def test_a_missing_file_says_so_and_has_exit_code_4(tmp_path):
 
 def test_another_backbones_file_is_refused_in_one_sentence(official):
     other = Backbone(name="vit_other", width=96, depth=4, heads=3, global_blocks=(1, 3))
-    with pytest.raises(CheckpointError, match=r"holds backbone vit_nano \(width 48, 4 blocks\); the plan asks for vit_other"):
+    with pytest.raises(
+        CheckpointError, match=r"holds backbone vit_nano \(width 48, 4 blocks\); the plan asks for vit_other"
+    ):
         load_weights(build_sam(other, (64, 64)), other, official)
 
 
@@ -136,7 +145,11 @@ def test_truncated_and_foreign_files_are_refused(official, tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_weights(build_sam(NANO, (64, 64)), NANO, broken)
     foreign = tmp_path / "foreign.pth"
-    torch.save({"image_encoder.pos_embed": torch.zeros(1, 4, 4, 48)} | {f"image_encoder.blocks.{i}.x": torch.zeros(1) for i in range(4)}, foreign)
+    torch.save(
+        {"image_encoder.pos_embed": torch.zeros(1, 4, 4, 48)}
+        | {f"image_encoder.blocks.{i}.x": torch.zeros(1) for i in range(4)},
+        foreign,
+    )
     with pytest.raises(CheckpointError, match=r"201 missing .*; 4 unexpected"):
         load_weights(build_sam(NANO, (64, 64)), NANO, foreign)
 
@@ -174,7 +187,9 @@ def test_vit_b_equals_segment_anything(side):
         pixels = torch.randn(1, 3, side, side, generator=generator)
         expected = sam.image_encoder(pixels)
         assert (encode_pixels(sam.image_encoder, pixels) - expected).abs().max() <= 2e-5
-    assert (encode_pixels(sam.image_encoder, pixels) - expected).abs().max() <= 2e-5  # with gradients attention takes another form
+    assert (
+        encode_pixels(sam.image_encoder, pixels) - expected
+    ).abs().max() <= 2e-5  # with gradients attention takes another form
 
 
 def test_checkpointing_changes_no_gradient():
@@ -184,7 +199,9 @@ def test_checkpointing_changes_no_gradient():
     slopes = []
     for checkpointing in (False, True):
         tokens = embed_patches(sam.image_encoder, pixels)
-        result = encode(sam.image_encoder, tokens, [Sites() for _ in sam.image_encoder.blocks], checkpointing=checkpointing).neck
+        result = encode(
+            sam.image_encoder, tokens, [Sites() for _ in sam.image_encoder.blocks], checkpointing=checkpointing
+        ).neck
         slopes.append(torch.autograd.grad(result.square().sum(), list(sam.image_encoder.parameters())))
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*slopes, strict=True))
 

@@ -56,7 +56,9 @@ def assert_equal(first, second):
     assert first[0].item() == pytest.approx(second[0].item(), rel=1e-5)
     assert len(first[1]) == len(second[1]) > 0
     smallest = 1e-6 * max(slope.abs().max() for slope in first[1])  # below this a gradient is rounding of larger ones
-    assert all((a - b).abs().max() <= 1e-5 * max(a.abs().max(), smallest) for a, b in zip(first[1], second[1], strict=True))
+    assert all(
+        (a - b).abs().max() <= 1e-5 * max(a.abs().max(), smallest) for a, b in zip(first[1], second[1], strict=True)
+    )
 
 
 @pytest.mark.parametrize("parts", [24, 5])
@@ -72,7 +74,9 @@ def test_naive_accumulation_would_train_something_else():
     for part in split(batch, 6):
         (sum(network.loss(part).values()) / 6).backward()
     naive = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    assert max((a - b).abs().max() for a, b in zip(whole, naive, strict=True)) > 1e-2 * max(slope.abs().max() for slope in whole)
+    assert max((a - b).abs().max() for a, b in zip(whole, naive, strict=True)) > 1e-2 * max(
+        slope.abs().max() for slope in whole
+    )
 
 
 def test_processes_that_share_a_batch_add_up_to_it():
@@ -81,7 +85,10 @@ def test_processes_that_share_a_batch_add_up_to_it():
     with torch.no_grad():
         sums = [network.sums(part) for part in parts]
     total = {name: sum(part[name] for part in sums) for name in sums[0]}
-    shares = [gradients(network, [part], reduce=lambda _: {name: value.clone() for name, value in total.items()}, samples=6) for part in parts]
+    shares = [
+        gradients(network, [part], reduce=lambda _: {name: value.clone() for name, value in total.items()}, samples=6)
+        for part in parts
+    ]
     added = [sum(slopes) for slopes in zip(*(share[1] for share in shares), strict=True)]
     assert_equal(gradients(network, [batch]), (sum(share[0] for share in shares), added))
 
@@ -97,7 +104,9 @@ def test_both_passes_drop_the_same():
     sums = [network.sums(part) for part in parts]
     loss = sum(network.terms({name: sums[0][name] + sums[1][name] for name in sums[0]}).values())
     loss.backward()
-    assert_equal(given, (loss.detach(), [parameter.grad for parameter in network.parameters() if parameter.grad is not None]))
+    assert_equal(
+        given, (loss.detach(), [parameter.grad for parameter in network.parameters() if parameter.grad is not None])
+    )
 
 
 @pytest.mark.parametrize("slices", [1, 2])
@@ -107,7 +116,9 @@ def test_sam_unet_is_exact_in_parts_with_dice_over_the_batch_and_ignored_voxels(
 
 
 def test_a_mean_over_samples_takes_one_pass():
-    network, batch = setup(sam_unet, slabs=3, labels=parse_labels({"background": 0, "common": 1, "rare": 2, "other": 3}))
+    network, batch = setup(
+        sam_unet, slabs=3, labels=parse_labels({"background": 0, "common": 1, "rare": 2, "other": 3})
+    )
     assert network.mean_over_samples
     calls, inner = [], network.sums
     network.sums = lambda part: (calls.append(1), inner(part))[1]

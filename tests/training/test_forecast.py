@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samunet.progress import readable_seconds
+from samunet.machine.progress import readable_seconds
 from samunet.training.config import TrainingConfig
 from samunet.training.forecast import Forecast, seconds_left
 

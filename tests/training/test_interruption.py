@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import samunet.checkpoint
+import samunet.checkpoints.file
 from samunet import pipeline
-from samunet.checkpoint import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint
 from samunet.errors import CheckpointError, DatasetError
 from samunet.training.config import RunConfig, TrainingConfig
 
@@ -32,19 +32,27 @@ def train(workspace, *, slow_save: float = 0.0, file_limit: int | None = None, *
     """Train in a process of its own; a slow save leaves time to be killed in it."""
     torch.set_num_threads(1)
     if slow_save:
-        whole = samunet.checkpoint.save_file
+        whole = samunet.checkpoints.file.save_file
 
         def slowly(tensors, path, **rest):
             whole(dict(list(tensors.items())[:5]), path, **rest)  # half a file
             time.sleep(slow_save)
             whole(tensors, path, **rest)
 
-        samunet.checkpoint.save_file = slowly
+        samunet.checkpoints.file.save_file = slowly
     if file_limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     settings = options.pop("settings", SETTINGS)
-    chosen = {"configuration": "3d_adapter", "fold": "0", "device": "cpu", "validate": False, "resume": True, "run": EVERY_STEP, **options}
+    chosen = {
+        "configuration": "3d_adapter",
+        "fold": "0",
+        "device": "cpu",
+        "validate": False,
+        "resume": True,
+        "run": EVERY_STEP,
+        **options,
+    }
     pipeline.train(workspace, "Dataset901_Tiny", settings, pipeline.TrainOptions(**chosen))
 
 
@@ -129,7 +137,20 @@ def test_a_signal_ends_after_the_step_with_everything_saved(workspace, uninterru
 
 def test_a_signal_to_the_whole_group_reaches_workers_too_and_nothing_is_lost(workspace, project):
     environment = os.environ | project.environment | {"nnUNet_results": str(workspace.results), "OMP_NUM_THREADS": "1"}
-    settings = ["--epochs", "50", "--batch_size", "2", "--iterations", "20", "--precision", "fp32", "--workers", "1", "--save_every_steps", "1"]
+    settings = [
+        "--epochs",
+        "50",
+        "--batch_size",
+        "2",
+        "--iterations",
+        "20",
+        "--precision",
+        "fp32",
+        "--workers",
+        "1",
+        "--save_every_steps",
+        "1",
+    ]
     for processes in ("1", "2"):
         words = [project.dataset, "3d_adapter", processes, "-device", "cpu", "-num_gpus", processes, *settings]
         running = subprocess.Popen(
@@ -176,7 +197,9 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_last_checkpoint(workspace
 
 def full_disk(workspace, limit: int) -> None:
     """Runs in a process that may write no large file, which looks like a full disk."""
-    with pytest.raises(CheckpointError, match=r"checkpoint_latest.safetensors cannot be written \(.*earlier checkpoints are whole.*--c"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint_latest.safetensors cannot be written \(.*earlier checkpoints are whole.*--c"
+    ):
         train(workspace, file_limit=limit)
 
 
@@ -200,7 +223,9 @@ def dead_worker(workspace) -> None:
         return step(self, batch)
 
     SAMTrainer._step = kill_at_third
-    with pytest.raises(DatasetError, match=r"A process that prepares patches died \(DataLoader worker \(pid.*Lower --workers"):
+    with pytest.raises(
+        DatasetError, match=r"A process that prepares patches died \(DataLoader worker \(pid.*Lower --workers"
+    ):
         train(workspace, settings={**SETTINGS, "workers": 2, "iterations": 40})
     assert not multiprocessing.active_children()
 
@@ -243,8 +268,13 @@ def test_settings_are_those_of_the_training_that_continues(workspace):
     train(workspace, settings={}, run=RunConfig())
     state = load_checkpoint(fold / FINAL).state
     assert state.training["learning_rate"] == 2e-3 and state.epoch == 2
-    with pytest.raises(CheckpointError, match=r"other settings: epochs 2 \(now 3\)\. To train 1 epoch more, give --c --extend 1"):
+    with pytest.raises(
+        CheckpointError, match=r"other settings: epochs 2 \(now 3\)\. To train 1 epoch more, give --c --extend 1"
+    ):
         train(workspace, settings={"epochs": 3})
     train(workspace, settings={}, extend=1, run=RunConfig())
-    assert load_checkpoint(fold / FINAL).state.epoch == 3 and TrainingConfig(**load_checkpoint(fold / FINAL).state.training).epochs == 3
+    assert (
+        load_checkpoint(fold / FINAL).state.epoch == 3
+        and TrainingConfig(**load_checkpoint(fold / FINAL).state.training).epochs == 3
+    )
     assert not (fold / LATEST).exists() and len((fold / "log.jsonl").read_text().splitlines()) == 3

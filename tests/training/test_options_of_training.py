@@ -15,18 +15,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 from samunet import pipeline
-from samunet.checkpoint import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint
 from samunet.data.dataset import PreprocessedDataset
 from samunet.errors import CheckpointError, ConfigError, SamunetError
 from samunet.inference.predictor import PredictionOptions, Predictor
 from samunet.inference.whole import mean_dice
-from samunet.network import build_network
 from samunet.training import trainer as trainer_module
 from samunet.training.average import WeightAverage
 from samunet.training.config import PRESETS, RunConfig, TrainingConfig
 from samunet.training.log import TrainingLog, draw
 from samunet.training.schedule import rate_factor
 from samunet.training.trainer import SAMTrainer, make_optimizer
+from samunet.variants.network import build_network
 
 FINAL = "checkpoint_final.safetensors"
 SHORT = {"epochs": 1, "iterations": 2}
@@ -39,9 +39,16 @@ def records(fold) -> list[dict]:
 def test_every_epoch_is_a_line_of_json(trained):
     first, second = records(trained)
     assert (first["epoch"], second["epoch"]) == (1, 2)
-    assert {"train_loss", "val_loss", "mean_fg_dice", "ema_fg_dice", "learning_rate", "backbone_learning_rate", "seconds", "waiting_seconds"} <= set(
-        first
-    )
+    assert {
+        "train_loss",
+        "val_loss",
+        "mean_fg_dice",
+        "ema_fg_dice",
+        "learning_rate",
+        "backbone_learning_rate",
+        "seconds",
+        "waiting_seconds",
+    } <= set(first)
     assert {name for name in first if name.startswith("dice/")} == {"dice/large", "dice/middle", "dice/small"}
     assert first["train_loss"] == load_checkpoint(trained / FINAL).state.history["train_loss"][0]
     assert second["learning_rate"] == 2 * second["backbone_learning_rate"]
@@ -56,7 +63,13 @@ def test_half_a_line_of_a_killed_process_is_dropped(tmp_path):
 
 
 def test_one_epoch_and_many_classes_can_be_drawn():
-    values = {"train_loss": [0.5], "val_loss": [math.nan], "mean_fg_dice": [0.1], "ema_fg_dice": [0.1], "learning_rate": [1e-3]}
+    values = {
+        "train_loss": [0.5],
+        "val_loss": [math.nan],
+        "mean_fg_dice": [0.1],
+        "ema_fg_dice": [0.1],
+        "learning_rate": [1e-3],
+    }
     values |= {f"dice/{index}": [0.1] for index in range(30)}
     assert draw(values, {}).startswith(b"\x89PNG")
 
@@ -98,7 +111,9 @@ def test_whole_cases_choose_the_best_checkpoint(project, tmp_path, monkeypatch):
 def test_the_dice_of_whole_cases_is_that_of_the_prediction(project, trained):
     predictor = Predictor.from_folder(trained.parent, device="cpu")
     network, configuration = predictor.networks[0], predictor.configuration
-    cases = PreprocessedDataset(project.workspace.preprocessed / project.dataset / "samunetPlans_3d", ("tiny_000", "tiny_001"))
+    cases = PreprocessedDataset(
+        project.workspace.preprocessed / project.dataset / "samunetPlans_3d", ("tiny_000", "tiny_001")
+    )
     labels = predictor.dataset.labels
     found = mean_dice(network, cases, labels, configuration.patch_size, torch.device("cpu"), None)
     predictor = replace(predictor, options=PredictionOptions(flips=False))
@@ -120,7 +135,12 @@ def test_patience_and_stop_epoch_end_early_and_the_schedule_stays(project, tmp_p
     assert records(fold)[0]["learning_rate"] == pytest.approx(expected)
     dice = iter([0.5, 0.6, 0.1, 0.1, 0.1, 0.1, 0.1])
     monkeypatch.setattr("samunet.pipeline.fold.mean_dice", lambda *_: next(dice))
-    fold = project.train(results=tmp_path, config={"epochs": 9, "iterations": 1, "patience": 2, "whole_cases": 1}, validate=False, overwrite=True)
+    fold = project.train(
+        results=tmp_path,
+        config={"epochs": 9, "iterations": 1, "patience": 2, "whole_cases": 1},
+        validate=False,
+        overwrite=True,
+    )
     assert load_checkpoint(fold / FINAL).state.epoch == 4
     assert "No better Dice for 2 epochs; training ends after epoch 4" in (fold / "training_log.txt").read_text()
 
@@ -135,12 +155,17 @@ def test_a_loss_or_gradient_that_is_no_number_reaches_no_weight(project, tmp_pat
         if len(steps) == 6:  # the last step, of two epochs of three
             if kind == "loss":
                 return loss * math.nan
-            next(parameter for parameter in network.parameters() if parameter.grad is not None).grad.view(-1)[0] = math.nan
+            next(parameter for parameter in network.parameters() if parameter.grad is not None).grad.view(-1)[0] = (
+                math.nan
+            )
         return loss
 
     monkeypatch.setattr(trainer_module, "backward", spoiled)
     what = r"loss became nan" if kind == "loss" else r"gradient's norm became nan"
-    with pytest.raises(SamunetError, match=rf"{what} in step 5 \(epoch 2\), on cases tiny_00\d, tiny_00\d; its batch is in .*not_finite_step_5"):
+    with pytest.raises(
+        SamunetError,
+        match=rf"{what} in step 5 \(epoch 2\), on cases tiny_00\d, tiny_00\d; its batch is in .*not_finite_step_5",
+    ):
         project.train(results=tmp_path, validate=False, run=RunConfig(save_every_steps=1))
     fold = next(tmp_path.glob("*/*/fold_0"))
     batch = load_file(fold / "not_finite_step_5.safetensors")
@@ -152,7 +177,10 @@ def test_a_loss_or_gradient_that_is_no_number_reaches_no_weight(project, tmp_pat
 
 def test_an_infinite_value_does_not_spoil_the_checkpoint(tmp_path):
     log = TrainingLog(tmp_path)
-    log.epoch({"train_loss": 0.5, "val_loss": math.inf, "mean_fg_dice": math.nan, "ema_fg_dice": 0.0, "learning_rate": 1e-3}, {"seconds": 1.0})
+    log.epoch(
+        {"train_loss": 0.5, "val_loss": math.inf, "mean_fg_dice": math.nan, "ema_fg_dice": 0.0, "learning_rate": 1e-3},
+        {"seconds": 1.0},
+    )
     assert log.history["val_loss"] == (None,) and records(tmp_path)[0]["val_loss"] is None
 
 
@@ -166,7 +194,9 @@ def test_a_log_that_fails_does_not_end_the_training(project, tmp_path, monkeypat
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Failing))
     fold = project.train(results=tmp_path, config=SHORT, validate=False, run=RunConfig(log="tensorboard"))
-    assert (fold / FINAL).is_file() and "Logging to TensorBoard ends: no network" in (fold / "training_log.txt").read_text()
+    assert (fold / FINAL).is_file() and "Logging to TensorBoard ends: no network" in (
+        fold / "training_log.txt"
+    ).read_text()
 
 
 def test_an_extension_trains_although_patience_had_run_out(project, tmp_path, monkeypatch):
@@ -177,7 +207,9 @@ def test_an_extension_trains_although_patience_had_run_out(project, tmp_path, mo
     fold = project.train(config=settings, **options)
     assert load_checkpoint(fold / FINAL).state.epoch == 3
     workspace = type(project.workspace)(**{**vars(project.workspace), "results_folder": tmp_path})
-    chosen = pipeline.TrainOptions(configuration="3d_adapter", fold="0", device="cpu", resume=True, extend=4, validate=False)
+    chosen = pipeline.TrainOptions(
+        configuration="3d_adapter", fold="0", device="cpu", resume=True, extend=4, validate=False
+    )
     pipeline.train(workspace, project.dataset, {}, chosen)
     assert load_checkpoint(fold / FINAL).state.epoch == 5
 
@@ -192,7 +224,9 @@ def test_a_class_that_is_nowhere_does_not_spoil_the_mean(project, tmp_path, monk
     monkeypatch.setattr(SAMTrainer, "_validate", one_is_missing)
     fold = project.train(results=tmp_path, config=SHORT, validate=False)
     record = records(fold)[0]
-    assert record["dice/large"] is None and record["mean_fg_dice"] == pytest.approx((record["dice/middle"] + record["dice/small"]) / 2)
+    assert record["dice/large"] is None and record["mean_fg_dice"] == pytest.approx(
+        (record["dice/middle"] + record["dice/small"]) / 2
+    )
 
 
 def test_training_starts_from_what_fits_of_other_weights(project, trained, tmp_path, monkeypatch):
@@ -202,7 +236,7 @@ def test_training_starts_from_what_fits_of_other_weights(project, trained, tmp_p
     predictor = Predictor.from_folder(trained.parent, device="cpu")
     spec = predictor.dataset.labels
     more = type(spec)(values=(*spec.values, ("extra", (8,)), ("more", (9,))), ignore=None)
-    from samunet.checkpoint import load_fitting
+    from samunet.checkpoints.file import load_fitting
 
     network = build_network(predictor.plan, predictor.configuration, more)
     report = load_fitting(network, load_checkpoint(trained / FINAL).weights, trained / FINAL, pretrained=False)
@@ -220,13 +254,20 @@ def test_several_seeds_report_mean_and_spread(project, trained, tmp_path):
     report = json.loads(pipeline.train_seeds(workspace, project.dataset, settings, options, 2).read_text())
     model = next(tmp_path.glob("*/SAMTrainer__*"))
     assert sorted(path.name for path in model.glob("fold_*")) == ["fold_0", "fold_0_seed_1", "fold_0_seeds.json"]
-    each = [json.loads((model / fold / "validation/summary.json").read_text())["foreground_mean"]["Dice"] for fold in ("fold_0", "fold_0_seed_1")]
+    each = [
+        json.loads((model / fold / "validation/summary.json").read_text())["foreground_mean"]["Dice"]
+        for fold in ("fold_0", "fold_0_seed_1")
+    ]
     found = report["dice"]["foreground_mean"]
     assert report["seeds"] == [0, 1] and found["each"] == each
-    assert found["mean"] == pytest.approx(np.mean(each)) and found["standard_deviation"] == pytest.approx(np.std(each, ddof=1))
+    assert found["mean"] == pytest.approx(np.mean(each)) and found["standard_deviation"] == pytest.approx(
+        np.std(each, ddof=1)
+    )
     assert Predictor.from_folder(model, device="cpu").folds == ("0",)  # the other seed is no fold
     before = (model / "fold_0" / FINAL).stat().st_mtime_ns
-    assert pipeline.train_seeds(workspace, project.dataset, settings, replace(options, validate_best=True), 2)  # from checkpoint_best
+    assert pipeline.train_seeds(
+        workspace, project.dataset, settings, replace(options, validate_best=True), 2
+    )  # from checkpoint_best
     assert (model / "fold_0" / FINAL).stat().st_mtime_ns == before and (model / "fold_0" / "validation_best").is_dir()
     with pytest.raises(CheckpointError, match=r"other settings: epochs 1 \(now 2\)"):
         pipeline.train_seeds(workspace, project.dataset, {**settings, "epochs": 2}, options, 2)
@@ -234,7 +275,9 @@ def test_several_seeds_report_mean_and_spread(project, trained, tmp_path):
     assert pipeline.train_seeds(workspace, project.dataset, settings, stopping, 3) is None
 
 
-def test_other_logs_get_every_epoch_and_are_asked_for_before_anything_is_removed(project, trained, tmp_path, monkeypatch):
+def test_other_logs_get_every_epoch_and_are_asked_for_before_anything_is_removed(
+    project, trained, tmp_path, monkeypatch
+):
     made = []
 
     class Writer:
@@ -254,8 +297,12 @@ def test_other_logs_get_every_epoch_and_are_asked_for_before_anything_is_removed
     assert ("train_loss", records(fold)[0]["train_loss"], 1) in made[0].values
     before = {path.name: path.read_bytes() for path in fold.glob("*.*")}
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(ConfigError, match="--log mlflow needs the package mlflow, which is not installed.*pip install mlflow"):
-        project.train(results=tmp_path, config=SHORT, validate=False, overwrite=True, run=RunConfig(log="tensorboard, mlflow"))
+    with pytest.raises(
+        ConfigError, match="--log mlflow needs the package mlflow, which is not installed.*pip install mlflow"
+    ):
+        project.train(
+            results=tmp_path, config=SHORT, validate=False, overwrite=True, run=RunConfig(log="tensorboard, mlflow")
+        )
     assert {path.name: path.read_bytes() for path in fold.glob("*.*")} == before
     with pytest.raises(ConfigError, match="no log 'tensorbord'. Did you mean 'tensorboard'"):
         RunConfig(log="tensorbord")
@@ -263,7 +310,13 @@ def test_other_logs_get_every_epoch_and_are_asked_for_before_anything_is_removed
 
 def test_ma_sams_recipe_is_the_published_one():
     config = TrainingConfig(**PRESETS["ma_sam"])
-    assert (config.batch_size, config.epochs, config.last_epoch, config.learning_rate, config.weight_decay) == (24, 400, 300, 8e-4, 0.1)
+    assert (config.batch_size, config.epochs, config.last_epoch, config.learning_rate, config.weight_decay) == (
+        24,
+        400,
+        300,
+        8e-4,
+        0.1,
+    )
     # Their formula, which divides by all 400 x 126 steps, the warm-up included.
     for step in (126, 250, 2520, 10080, 20160):
         theirs = 8e-4 * (step + 1) / 250 if step < 250 else 8e-4 * (1 - (step - 250) / (400 * 126)) ** 7

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samunet.checkpoint import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint
 from samunet.errors import ConfigError
 from samunet.training.pace import FIRST_STEPS, Pace
 
@@ -70,7 +70,9 @@ def test_ten_minutes_of_thirty_epochs_hold_steps_of_at_most_twenty_seconds(secon
     assert pace.seconds == pytest.approx(600, rel=0.03)
 
 
-@pytest.mark.parametrize(("first", "second", "ends_after"), [(130.0, 130.0, 1), (50.0, 47.0, 2), (100.0, 1.0, None), (3.0, 1.2, None)])
+@pytest.mark.parametrize(
+    ("first", "second", "ends_after"), [(130.0, 130.0, 1), (50.0, 47.0, 2), (100.0, 1.0, None), (3.0, 1.2, None)]
+)
 def test_minutes_that_are_far_too_few_end_the_training_after_its_first_steps(first, second, ends_after):
     pace = Pace(4, 200, clock := Clock())
     pace.start()

@@ -11,12 +11,12 @@ import torch
 from samples import planned_with_weights
 
 from samunet import pipeline
-from samunet.checkpoint import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint
+from samunet.checkpoints.model_zip import export_model, install_model
 from samunet.core.codec import file_sha256, write_json
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError, DatasetError, WeightsAbsentError
 from samunet.inference.predictor import Predictor
-from samunet.model_zip import export_model, install_model
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 from samunet.training.config import TrainingConfig
@@ -28,7 +28,9 @@ SHORT = {"epochs": 1, "iterations": 1, "batch_size": 2, "workers": 0, "precision
 def setup(tmp_path_factory):
     """A dataset planned with a random checkpoint of the smallest backbone at SAM's own 1024 pixels, and one trained fold."""
     root, asked = tmp_path_factory.mktemp("pretrained"), {"spacing": (3.0, 1.5, 1.5), "memory_gib": 2.0}
-    workspace, dataset, weights, plan = planned_with_weights(root, "Dataset904_Pretrained", size=(6, 48, 40), side=1024, **asked)
+    workspace, dataset, weights, plan = planned_with_weights(
+        root, "Dataset904_Pretrained", size=(6, 48, 40), side=1024, **asked
+    )
     pipeline.preprocess(workspace, dataset, plan, "3d_adapter", threads=1, quiet=True)
     fold = train(workspace)
     return workspace, dataset, weights, fold
@@ -90,17 +92,26 @@ def edited(path: Path, old: str, new: str):
 def test_continuing_under_a_changed_plan_is_refused(setup):
     workspace, *_ = setup
     path = pipeline.plan_path(workspace, "Dataset904_Pretrained", "samunetPlans")
-    with edited(path, '"batch_size": 2', '"batch_size": 3'), pytest.raises(CheckpointError, match="plan: configuration 3d_adapter changed"):
+    with (
+        edited(path, '"batch_size": 2', '"batch_size": 3'),
+        pytest.raises(CheckpointError, match="plan: configuration 3d_adapter changed"),
+    ):
         train(workspace, resume=True)
 
 
 def test_a_fold_of_another_plan_or_other_labels_is_not_put_beside_trained_ones(setup):
     workspace, dataset, _, fold = setup
-    path, kept = pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans"), (fold.parent / "plans.json").read_text()
+    path, kept = (
+        pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans"),
+        (fold.parent / "plans.json").read_text(),
+    )
     message = "holds fold_0, which was trained by another plan: configuration 3d_adapter changed since"
     with edited(path, '"batch_size": 2', '"batch_size": 3'), pytest.raises(CheckpointError, match=message):
         train(workspace, fold="1")
-    with edited(fold.parent / "dataset.json", "small", "tiny"), pytest.raises(CheckpointError, match="by another plan: labels changed since"):
+    with (
+        edited(fold.parent / "dataset.json", "small", "tiny"),
+        pytest.raises(CheckpointError, match="by another plan: labels changed since"),
+    ):
         train(workspace, fold="1")
     assert (fold.parent / "plans.json").read_text() == kept and not (fold.parent / "fold_1").exists()
 
@@ -109,14 +120,19 @@ def test_cases_that_another_plan_made_are_not_trained_on(setup):
     workspace, dataset, *_ = setup
     path = pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans")
     message = "were preprocessed by another plan or an earlier version, first 'tiny_000'. Run first: samunet_preprocess -d Dataset904"
-    with edited(path, "        3.0,\n        1.5,", "        3.0,\n        1.25,"), pytest.raises(DatasetError, match=message):
+    with (
+        edited(path, "        3.0,\n        1.5,", "        3.0,\n        1.25,"),
+        pytest.raises(DatasetError, match=message),
+    ):
         train(workspace, fold="1")
 
 
 def test_a_training_that_keeps_nothing_removes_nothing(setup):
     workspace, _, _, fold = setup
     before = {path: path.stat().st_mtime_ns for path in fold.iterdir()}
-    with pytest.raises(CheckpointError, match="holds a trained fold, which a training without checkpoints would remove"):
+    with pytest.raises(
+        CheckpointError, match="holds a trained fold, which a training without checkpoints would remove"
+    ):
         train(workspace, save_checkpoints=False, validate=False)
     assert before == {path: path.stat().st_mtime_ns for path in fold.iterdir()}
     other = train(workspace, fold="2", save_checkpoints=False, validate=False)
@@ -126,7 +142,9 @@ def test_a_training_that_keeps_nothing_removes_nothing(setup):
 def test_a_configuration_is_not_added_to_a_plan_of_other_data(setup):
     workspace, dataset, *_ = setup
     saved = pipeline.open_plan(workspace, dataset.spec.name, "samunetPlans")
-    with pytest.raises(ConfigError, match="lacks '3d_sam_unet' and was made from other data than are there now. Plan again"):
+    with pytest.raises(
+        ConfigError, match="lacks '3d_sam_unet' and was made from other data than are there now. Plan again"
+    ):
         pipeline.resolve(workspace, replace(saved, transpose=(2, 0, 1)), "3d_sam_unet")
 
 
@@ -181,7 +199,12 @@ def test_splits_of_the_raw_folder_are_followed(setup, tmp_path):
 def test_a_packed_model_brings_its_frozen_weights_when_asked_to(setup, tmp_path):
     _, _, weights, fold = setup
     options = {"folds": None, "checkpoint": "checkpoint_final", "license_text": "MIT", "weights_folders": ()}
-    elsewhere = Workspace(raw_folder=None, preprocessed_folder=None, results_folder=tmp_path / "results", weights_folders=(tmp_path / "weights",))
+    elsewhere = Workspace(
+        raw_folder=None,
+        preprocessed_folder=None,
+        results_folder=tmp_path / "results",
+        weights_folders=(tmp_path / "weights",),
+    )
     for name, embed in (("without.zip", False), ("with.zip", True)):
         export_model(fold.parent, tmp_path / name, embed=embed, **options)
     folder = install_model(tmp_path / "without.zip", elsewhere, overwrite=False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from training.test_accumulate import gradients, setup
 
-from samunet.checkpoint import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint
 from samunet.core.batch import Batch
 from samunet.errors import ConfigError
 from samunet.training.accumulate import backward, split
@@ -45,10 +45,14 @@ def share(rank: int, port: int, kind: str, folder: str) -> None:
     with joined(rank, 2, torch.device("cpu")) as processes:
         mine = list(processes.items(5))
         part = Batch(image=batch.image[mine], label=batch.label[mine])
-        loss = backward(network, split(part, 2), autocast=nullcontext, scale=lambda value: value, reduce=processes.sum, samples=5)
+        loss = backward(
+            network, split(part, 2), autocast=nullcontext, scale=lambda value: value, reduce=processes.sum, samples=5
+        )
         trained = [parameter for parameter in network.parameters() if parameter.grad is not None]
         (total,) = processes.sum_gradients(trained, [float(loss)])
-        assert [len(state) for state in processes.gather(torch.tensor([rank], dtype=torch.uint8), torch.device("cpu"))] == [1, 1]
+        assert [
+            len(state) for state in processes.gather(torch.tensor([rank], dtype=torch.uint8), torch.device("cpu"))
+        ] == [1, 1]
         if processes.first:
             torch.save({"loss": total, "gradients": [parameter.grad for parameter in trained]}, f"{folder}/shared.pt")
         processes.wait()
@@ -76,10 +80,36 @@ def test_gradients_of_two_processes_add_up_to_those_of_one(kind, tmp_path):
 
 
 def test_the_command_starts_processes_that_train_together(project, tmp_path):
-    settings = ["--epochs", "1", "--iterations", "1", "--batch_size", "3", "--precision", "fp32", "--workers", "0", "--skip_validation"]
-    single = project.train(results=tmp_path / "one", config={"epochs": 1, "iterations": 1, "batch_size": 3}, validate=False)
+    settings = [
+        "--epochs",
+        "1",
+        "--iterations",
+        "1",
+        "--batch_size",
+        "3",
+        "--precision",
+        "fp32",
+        "--workers",
+        "0",
+        "--skip_validation",
+    ]
+    single = project.train(
+        results=tmp_path / "one", config={"epochs": 1, "iterations": 1, "batch_size": 3}, validate=False
+    )
     environment = os.environ | project.environment | {"nnUNet_results": str(tmp_path / "two"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "samunet.cli.train", project.dataset, "3d_adapter", "0", "-num_gpus", "2", "-device", "cpu", *settings]
+    command = [
+        sys.executable,
+        "-m",
+        "samunet.cli.train",
+        project.dataset,
+        "3d_adapter",
+        "0",
+        "-num_gpus",
+        "2",
+        "-device",
+        "cpu",
+        *settings,
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Done:") == 1 and "in 2 processes" in done.stdout

@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from samunet.checkpoint import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint
 from samunet.errors import CheckpointError, ConfigError, DatasetError
 from samunet.training.config import RunConfig
 from samunet.training.trainer import SAMTrainer
@@ -36,7 +36,9 @@ def test_a_fold_gets_what_nnunet_gives(trained):
     log = (trained / "training_log.txt").read_text().splitlines()
     assert "(no pretrained weights), 3.1 M parameters train, 0.0 M are frozen" in log[0]
     first, last = (line for line in log if line.startswith("epoch"))
-    assert re.search(r"epoch 1/2: .* % waiting for data, [\d.]+ (s|min) left$", first) and last.endswith("% waiting for data")
+    assert re.search(r"epoch 1/2: .* % waiting for data, [\d.]+ (s|min) left$", first) and last.endswith(
+        "% waiting for data"
+    )
     summary = json.loads((trained / "validation" / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == 2 and 0 <= summary["foreground_mean"]["Dice"] <= 1
 
@@ -58,7 +60,9 @@ def test_equal_seeds_give_equal_files_whatever_the_workers(project, trained, tmp
 
 def test_another_seed_gives_other_weights(project, trained, tmp_path):
     other = project.train(results=tmp_path, config={"seed": 5}, validate=False)
-    assert any(not torch.equal(tensor, weights_of(trained).model[name]) for name, tensor in weights_of(other).model.items())
+    assert any(
+        not torch.equal(tensor, weights_of(trained).model[name]) for name, tensor in weights_of(other).model.items()
+    )
 
 
 def test_continuing_after_an_interruption_gives_the_uninterrupted_weights(project, trained, tmp_path, monkeypatch):
@@ -75,12 +79,16 @@ def test_continuing_after_an_interruption_gives_the_uninterrupted_weights(projec
     fold = next(tmp_path.glob("*/*/fold_0"))
     assert (fold / "checkpoint_latest.safetensors").is_file() and not (fold / "checkpoint_final.safetensors").is_file()
     project.train(results=tmp_path, resume=True, validate=False)
-    assert (fold / "checkpoint_final.safetensors").read_bytes() == (trained / "checkpoint_final.safetensors").read_bytes()
+    assert (fold / "checkpoint_final.safetensors").read_bytes() == (
+        trained / "checkpoint_final.safetensors"
+    ).read_bytes()
     assert not (fold / "checkpoint_latest.safetensors").exists()
 
 
 @pytest.mark.parametrize("killed_in", [1, 2])
-def test_killed_after_an_epochs_last_step_the_files_are_those_of_the_uninterrupted_training(project, trained, tmp_path, monkeypatch, killed_in):
+def test_killed_after_an_epochs_last_step_the_files_are_those_of_the_uninterrupted_training(
+    project, trained, tmp_path, monkeypatch, killed_in
+):
     validate = SAMTrainer._validate
 
     def killed(self):
@@ -97,7 +105,10 @@ def test_killed_after_an_epochs_last_step_the_files_are_those_of_the_uninterrupt
     project.train(results=tmp_path, resume=True, validate=False, run=every_step)
     for name in ("checkpoint_final.safetensors", "checkpoint_best.safetensors"):
         assert (fold / name).read_bytes() == (trained / name).read_bytes()
-    whole, resumed = ([json.loads(line)["learning_rate"] for line in (path / "log.jsonl").read_text().splitlines()] for path in (trained, fold))
+    whole, resumed = (
+        [json.loads(line)["learning_rate"] for line in (path / "log.jsonl").read_text().splitlines()]
+        for path in (trained, fold)
+    )
     assert whole == resumed and whole[0] > whole[1]
     costs = [json.loads((path / "cost.json").read_text()) for path in (trained, fold)]
     assert costs[0]["last_learning_rate"] == costs[1]["last_learning_rate"]
@@ -127,7 +138,9 @@ def test_an_unknown_configuration_names_the_nearest(project):
 
 
 def test_the_method_name_works_beside_its_alias(project, tmp_path):
-    fold = project.train(results=tmp_path, configuration="3d_sam_unet", config={"epochs": 1, "iterations": 1}, validate=False)
+    fold = project.train(
+        results=tmp_path, configuration="3d_sam_unet", config={"epochs": 1, "iterations": 1}, validate=False
+    )
     assert fold.parent.name == "SAMTrainer__samunetPlans__3d_sam_unet"
     assert weights_of(fold).state.configuration == "3d_sam_unet"
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from samunet.checkpoints.ma_sam import load_official, official_state
 from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
@@ -15,7 +16,6 @@ from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 from samunet.sam.encoder import embed_patches, encode
 from samunet.variants import ma_sam
-from samunet.variants._ma_sam_checkpoint import load_official, official_state
 
 NANO = backbone_named("vit_nano")
 ENCODERS = {"vit_b": 87_278_848, "vit_l": 305_099_776, "vit_h": 633_052_928}
@@ -28,7 +28,13 @@ def spec_for(classes: int, patch=(5, 64, 64), *, scale=1.0, pretrained=True) -> 
     labels = parse_labels({"background": 0} | {f"class {value}": value for value in range(1, classes + 1)})
     topology = Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,))
     return NetworkSpec(
-        schemes=("ct",), labels=labels, spacing=(3.0, 1.0, 1.0), patch_size=patch, encoder_scale=scale, topology=topology, pretrained=pretrained
+        schemes=("ct",),
+        labels=labels,
+        spacing=(3.0, 1.0, 1.0),
+        patch_size=patch,
+        encoder_scale=scale,
+        topology=topology,
+        pretrained=pretrained,
     )
 
 
@@ -52,7 +58,9 @@ def count(parameters) -> int:
 @pytest.mark.parametrize(("classes", "decoder"), [(1, 3_768_042), (12, 5_243_725)])
 def test_parameter_counts_are_the_published_ones(name, classes, decoder):
     with torch.device("meta"):
-        network = ma_sam.build(build_sam(backbone_named(name), (512, 512)), spec_for(classes, (5, 512, 512)), ma_sam.Config())
+        network = ma_sam.build(
+            build_sam(backbone_named(name), (512, 512)), spec_for(classes, (5, 512, 512)), ma_sam.Config()
+        )
     assert count(network.image_encoder.parameters()) == ENCODERS[name]
     assert not any(parameter.requires_grad for parameter in network.image_encoder.parameters())
     adapters = [site for sites in network.sites for site in (sites.before, sites.after)]
@@ -76,7 +84,9 @@ def test_the_adapted_encoder_equals_its_equations_written_out():
         x = encoder.patch_embed(pixels.flatten(0, 1)) + encoder.pos_embed
 
         def adapter(part, tokens):
-            squeezed = F.linear(F.layer_norm(tokens, tokens.shape[-1:], part.norm.weight, part.norm.bias, 1e-6), part.down.weight)
+            squeezed = F.linear(
+                F.layer_norm(tokens, tokens.shape[-1:], part.norm.weight, part.norm.bias, 1e-6), part.down.weight
+            )
             slab = squeezed.view(2, 5, *squeezed.shape[1:]).permute(0, 4, 1, 2, 3)
             mixed = F.conv3d(slab, part.depth.weight, part.depth.bias, padding=(1, 0, 0))
             return F.linear(F.gelu(mixed.permute(0, 2, 3, 4, 1).flatten(0, 1)), part.up.weight)
@@ -136,7 +146,10 @@ def test_the_authors_format_has_their_names_and_comes_back():
     network = small(perturbed=True)
     stored = official_state(network)
     assert stored["q_FacTs_003"].shape == stored["v_FacTs_000"].shape == (8, 8)
-    assert stored["image_encoder.FacTu.weight"].shape == (8, 48) and stored["image_encoder.FacTv.weight"].shape == (48, 8)
+    assert stored["image_encoder.FacTu.weight"].shape == (8, 48) and stored["image_encoder.FacTv.weight"].shape == (
+        48,
+        8,
+    )
     block = "image_encoder.ImageEncoderViT.blocks.1.Block.adapter_"
     assert {name.removeprefix(block) for name in stored if name.startswith(block)} == {
         f"{part}{suffix}.{kind}"
@@ -145,7 +158,11 @@ def test_the_authors_format_has_their_names_and_comes_back():
         for kind in ({"w": "weight", "b": "bias"}[letter] for letter in kinds)
     }
     assert stored[block + "conv.weight"].shape == (24, 24, 3, 1, 1)
-    assert {"prompt_encoder.no_mask_embed.weight", "mask_decoder.output_upscaling.9.weight", "mask_decoder.mask_tokens.weight"} <= set(stored)
+    assert {
+        "prompt_encoder.no_mask_embed.weight",
+        "mask_decoder.output_upscaling.9.weight",
+        "mask_decoder.mask_tokens.weight",
+    } <= set(stored)
     other = small()
     other.image_encoder.load_state_dict(network.image_encoder.state_dict())
     load_official(other, stored)
@@ -160,8 +177,12 @@ def test_another_networks_file_is_refused_and_changes_nothing():
     stored = official_state(small(classes=3))
     with pytest.raises(CheckpointError, match=r"unexpected \(mask_decoder.output_hypernetworks_mlps.3"):
         load_official(network, stored)
-    wider = {name: tensor if "FacTu" not in name else torch.zeros(9, 48) for name, tensor in official_state(network).items()}
-    with pytest.raises(CheckpointError, match=r"'image_encoder.FacTu.weight' has shape \(9, 48\), the network needs \(8, 48\)"):
+    wider = {
+        name: tensor if "FacTu" not in name else torch.zeros(9, 48) for name, tensor in official_state(network).items()
+    }
+    with pytest.raises(
+        CheckpointError, match=r"'image_encoder.FacTu.weight' has shape \(9, 48\), the network needs \(8, 48\)"
+    ):
         load_official(network, wider)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -178,7 +199,11 @@ def test_the_first_loss_is_the_authors():
 
 
 def test_options_out_of_range_are_refused():
-    for options, word in (({"initialization": "random"}, "official, zero"), ({"rank": -1}, "rank"), ({"dropout": 1.0}, "dropout")):
+    for options, word in (
+        ({"initialization": "random"}, "official, zero"),
+        ({"rank": -1}, "rank"),
+        ({"dropout": 1.0}, "dropout"),
+    ):
         with pytest.raises(ConfigError, match=word):
             ma_sam.Config(**options)
     with pytest.raises(ConfigError, match="upsampling must be 4 or 16; got 8"):

@@ -30,7 +30,13 @@ def spec_for(patch=(4, 32, 48), *, classes=3, scale=2.0, pretrained=True) -> Net
     topology = Topology(strides=((1, 1, 1), (1, 2, 2)), kernels=((1, 3, 3), (3, 3, 3)), widths=(8, 16))
     labels = parse_labels({"background": 0} | {f"class {value}": value for value in range(1, classes + 1)})
     return NetworkSpec(
-        schemes=("ct",), labels=labels, spacing=(3.0, 1.0, 1.0), patch_size=patch, encoder_scale=scale, topology=topology, pretrained=pretrained
+        schemes=("ct",),
+        labels=labels,
+        spacing=(3.0, 1.0, 1.0),
+        patch_size=patch,
+        encoder_scale=scale,
+        topology=topology,
+        pretrained=pretrained,
     )
 
 
@@ -68,7 +74,10 @@ def test_the_encoders_adapter_is_its_equation():
                 mixed += padded[:, d : d + 4, row : row + 5, column : column + 6] * kernel[:, d, row, column]
     mixed += module.middle.convolution.bias
     centered = mixed - mixed.mean(-1, keepdim=True)
-    normed = centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt() * module.middle.norm.weight + module.middle.norm.bias
+    normed = (
+        centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt() * module.middle.norm.weight
+        + module.middle.norm.bias
+    )
     expected = (g + F.gelu(normed)) @ module.up.weight.T + module.up.bias
     assert torch.allclose(module(x), expected, atol=1e-6)
 
@@ -90,7 +99,9 @@ def test_the_decoders_adapter_is_its_equation():
         for q in range(queries):
             for t in range(tokens):
                 for c in range(2):
-                    v[b, :, q, t, c] = second.weight @ F.gelu(first.weight @ g[b, :, q, t, c] + first.bias) + second.bias
+                    v[b, :, q, t, c] = (
+                        second.weight @ F.gelu(first.weight @ g[b, :, q, t, c] + first.bias) + second.bias
+                    )
     assert torch.allclose(given, (g + v) @ module.up.weight.T + module.up.bias, atol=1e-6)
 
 
@@ -145,7 +156,11 @@ def test_slices_meet_in_a_windowed_block_alone_and_samples_do_not():
 def test_each_loss_reaches_the_heads_that_it_should():
     """Auxiliary masks and boxes are thresholded and cut off before the decoder: only their own losses teach their heads."""
     network = small()
-    heads = {"mask": network.generator.mask.weight, "box": network.generator.box[0].weight, "token": network.generator.token[0].weight}
+    heads = {
+        "mask": network.generator.mask.weight,
+        "box": network.generator.box[0].weight,
+        "token": network.generator.token[0].weight,
+    }
     reached = {}
     for name, term in network.loss(batch_of()).items():
         slopes = torch.autograd.grad(term, list(heads.values()), retain_graph=True, allow_unused=True)
@@ -197,12 +212,16 @@ def test_the_loss_of_a_batch_is_that_of_its_parts_together():
 def test_two_discs_are_learned():
     patch = (2, 32, 32)
     torch.manual_seed(0)
-    network = masksam.build(build_sam(NANO, patch[1:]), spec_for(patch, classes=2, scale=1.0, pretrained=False), masksam.Config()).train()
+    network = masksam.build(
+        build_sam(NANO, patch[1:]), spec_for(patch, classes=2, scale=1.0, pretrained=False), masksam.Config()
+    ).train()
     rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     label = torch.zeros(1, *patch, dtype=torch.int16)
     for value, (row, column) in enumerate(((9, 10), (22, 21)), start=1):
         label[:, :, (rows - row) ** 2 + (columns - column) ** 2 < 50] = value
-    batch = Batch(image=torch.tensor([0.0, 2.0, -2.0])[label.long()].unsqueeze(1) + 0.2 * torch.randn(1, 1, *patch), label=label)
+    batch = Batch(
+        image=torch.tensor([0.0, 2.0, -2.0])[label.long()].unsqueeze(1) + 0.2 * torch.randn(1, 1, *patch), label=label
+    )
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     for _ in range(80):
         optimizer.zero_grad()
@@ -211,13 +230,18 @@ def test_two_discs_are_learned():
     network.eval()
     with torch.no_grad():
         found = network(batch.image).argmax(1)
-    dice = [2 * ((found == value) & (label == value)).sum() / ((found == value).sum() + (label == value).sum()) for value in (1, 2)]
+    dice = [
+        2 * ((found == value) & (label == value)).sum() / ((found == value).sum() + (label == value).sum())
+        for value in (1, 2)
+    ]
     assert min(dice) > 0.8, dice
 
 
 def test_the_generator_joins_four_blocks_where_all_attend_globally_too():
     for window in (0, None):
-        network = masksam.build(build_sam(backbone_named("vit_tiny"), (64, 96), window=window), spec_for(), masksam.Config())
+        network = masksam.build(
+            build_sam(backbone_named("vit_tiny"), (64, 96), window=window), spec_for(), masksam.Config()
+        )
         assert network.taps == (2, 5, 8, 11) and len(network.generator.ups) == 4
 
 
@@ -240,7 +264,9 @@ def test_what_cannot_be_is_refused():
 def test_encoder_scales_are_powers_of_two():
     topology = Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,))
     choices = masksam.preferred(topology, (8, 128, 128), 9.0)
-    assert [choice.scale for choice in choices] == [2.0, 1.0] and all(math.log2(choice.scale).is_integer() for choice in choices)
+    assert [choice.scale for choice in choices] == [2.0, 1.0] and all(
+        math.log2(choice.scale).is_integer() for choice in choices
+    )
 
 
 @torch.no_grad()

@@ -25,7 +25,13 @@ def spec_for(patch=(5, 64, 96), *, pretrained=True) -> NetworkSpec:
     topology = Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,))
     labels = parse_labels({"background": 0, "a": 1, "b": 2})
     return NetworkSpec(
-        schemes=("ct",), labels=labels, spacing=(3.0, 1.0, 1.0), patch_size=patch, encoder_scale=1.0, topology=topology, pretrained=pretrained
+        schemes=("ct",),
+        labels=labels,
+        spacing=(3.0, 1.0, 1.0),
+        patch_size=patch,
+        encoder_scale=1.0,
+        topology=topology,
+        pretrained=pretrained,
     )
 
 
@@ -81,7 +87,9 @@ def attention_of(block, u: torch.Tensor) -> torch.Tensor:
     if block.window_size == 0:
         return block.attn(planes).unflatten(0, u.shape[:2])
     windows, padded = window_partition(planes, block.window_size)
-    return window_unpartition(block.attn(windows), block.window_size, padded, planes.shape[1:3]).unflatten(0, u.shape[:2])
+    return window_unpartition(block.attn(windows), block.window_size, padded, planes.shape[1:3]).unflatten(
+        0, u.shape[:2]
+    )
 
 
 @torch.no_grad()
@@ -161,7 +169,13 @@ def test_options_change_what_they_say():
     official = med_sa.build(build_sam(NANO, (64, 96)), spec_for(), med_sa.Config(initialization="official"))
     assert all(site.space.up.weight.any() for site in official.sites)
     assert isinstance(small(activation="gelu").sites[0].space.activation, torch.nn.GELU)
-    for wrong in ({"activation": "swish"}, {"prompted": "none"}, {"ratio": 0.0}, {"hyper_layers": 0}, {"initialization": "random"}):
+    for wrong in (
+        {"activation": "swish"},
+        {"prompted": "none"},
+        {"ratio": 0.0},
+        {"hyper_layers": 0},
+        {"initialization": "random"},
+    ):
         with pytest.raises(ConfigError, match="med_sa: "):
             med_sa.Config(**wrong)
 

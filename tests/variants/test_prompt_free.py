@@ -70,7 +70,11 @@ def test_samed_takes_its_loss_on_the_decoders_logits():
     # By hand, as SAMed writes it: labels to the logits' grid by nearest neighbor, Dice over the batch with squares.
     label = F.interpolate(batch.label.float(), size=(16, 16), mode="nearest-exact").long()
     probability, target = logits.softmax(1), F.one_hot(label, 3).movedim(-1, 1).float()
-    dice = [(2 * (probability[:, k] * target[:, k]).sum() + 1e-5) / (probability[:, k].square().sum() + target[:, k].sum() + 1e-5) for k in range(3)]
+    dice = [
+        (2 * (probability[:, k] * target[:, k]).sum() + 1e-5)
+        / (probability[:, k].square().sum() + target[:, k].sum() + 1e-5)
+        for k in range(3)
+    ]
     assert terms["dice"].item() == pytest.approx(0.8 * (1 - sum(dice).item() / 3), rel=1e-5)
     assert terms["ce"].item() == pytest.approx(0.2 * F.cross_entropy(logits, label).item(), rel=1e-5)
 
@@ -79,7 +83,9 @@ def test_full_fine_tuning_trains_everything_and_early_layers_slowly():
     network = network_of(full, layer_decay=0.5)
     assert all(parameter.requires_grad for parameter in network.parameters())
     groups = network.parameter_groups()
-    rates = {id(parameter): group.scale for group in groups if group.part == "backbone" for parameter in group.parameters}
+    rates = {
+        id(parameter): group.scale for group in groups if group.part == "backbone" for parameter in group.parameters
+    }
     encoder = network.image_encoder
     assert rates[id(encoder.neck[0].weight)] == 1.0
     assert [rates[id(block.norm1.weight)] for block in encoder.blocks] == [0.5**4, 0.5**3, 0.5**2, 0.5]
@@ -123,7 +129,10 @@ def test_a_frozen_random_encoder_is_refused_unless_asked_for():
     spec = dataclasses.replace(SPEC, pretrained=False)
     with pytest.raises(ConfigError, match="would stay random. Plan with pretrained weights"):
         network_of(frozen, spec)
-    assert not any(parameter.requires_grad for parameter in network_of(frozen, spec, random_encoder=True).image_encoder.parameters())
+    assert not any(
+        parameter.requires_grad
+        for parameter in network_of(frozen, spec, random_encoder=True).image_encoder.parameters()
+    )
     with pytest.raises(ConfigError, match="head must be one of class_tokens, cnn, linear"):
         frozen.Config(head="mlp")
 
@@ -131,7 +140,9 @@ def test_a_frozen_random_encoder_is_refused_unless_asked_for():
 def test_samed_s_trains_low_rank_updates_instead_of_the_transformer():
     network = network_of(samed, adapt_decoder=True)
     plain = network_of(samed)
-    plain.load_state_dict({name: tensor for name, tensor in network.state_dict().items() if not name.startswith("head.sites.")})
+    plain.load_state_dict(
+        {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("head.sites.")}
+    )
     image = torch.randn(1, 1, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(network(image), plain(image), atol=1e-6)

@@ -35,7 +35,9 @@ def spec_for(patch=PATCH, *, pretrained=False, labels=None) -> NetworkSpec:
 def small(variant, *, perturbed=True, **options):
     torch.manual_seed(0)
     spec = spec_for(**{key: options.pop(key) for key in ("patch", "pretrained", "labels") if key in options})
-    network = variant.build(build_sam(NANO, tuple(2 * side for side in spec.patch_size[1:])), spec, variant.Config(**options))
+    network = variant.build(
+        build_sam(NANO, tuple(2 * side for side in spec.patch_size[1:])), spec, variant.Config(**options)
+    )
     with torch.no_grad():
         for parameter in network.parameters():
             if perturbed and parameter.requires_grad and not parameter.any():
@@ -85,7 +87,9 @@ def test_ma_sam_with_a_box_is_its_class_token_decoder_with_the_boxs_corners():
     box = torch.tensor([[2 * (value + 0.5) - 0.5 for value in (10, 5, 29, 19)]])
     sparse, dense = prompts(points=None, boxes=box, masks=None)
     embedding = network.encode(network.pixels(image))[0]
-    masks = torch.cat([decoder.predict_masks(slice[None], prompts.get_dense_pe(), sparse, dense)[0] for slice in embedding])
+    masks = torch.cat(
+        [decoder.predict_masks(slice[None], prompts.get_dense_pe(), sparse, dense)[0] for slice in embedding]
+    )
     expected = torch.nn.functional.adaptive_avg_pool2d(masks, PATCH[1:]).softmax(1)
     assert torch.allclose(network(image, drawn)[0].softmax(0).movedim(0, 1), expected, atol=1e-4)
 
@@ -122,7 +126,9 @@ def test_every_kind_of_prompt_trains(prompts, kind):
     spec = spec_for(labels=labels)
     network = small(med_sa_prompted, prompts=prompts, **({"labels": labels}))
     if kind == "regions":
-        spec = NetworkSpec(**{**vars(spec), "labels": parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])})
+        spec = NetworkSpec(
+            **{**vars(spec), "labels": parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])}
+        )
         network = med_sa_prompted.build(build_sam(NANO, (64, 96)), spec, med_sa_prompted.Config(prompts=prompts))
     label = torch.randint(0, 3, (2, *PATCH), dtype=torch.int16)
     loss = sum(network.loss(Batch(image=torch.randn(2, 1, *PATCH), label=label)).values())
@@ -146,13 +152,17 @@ def test_prompts_made_without_gradient_leave_the_step_its_own_in_mixed_precision
 def test_with_pretrained_weights_sams_prompt_encoder_stays():
     network = small(med_sa_prompted, pretrained=True)
     assert not any(parameter.requires_grad for parameter in network.head.prompt_encoder.parameters())
-    assert small(ma_sam_prompted, pretrained=True).head.prompt_encoder.point_embeddings[2].weight.requires_grad  # as its authors train it
+    assert (
+        small(ma_sam_prompted, pretrained=True).head.prompt_encoder.point_embeddings[2].weight.requires_grad
+    )  # as its authors train it
 
 
 def test_prompts_decide_what_is_segmented():
     """Two discs that look alike; which one is meant, only the click tells."""
     patch = (1, 32, 48)
-    network = small(med_sa_prompted, patch=patch, labels={"background": 0, "disc": 1}, prompts="points", points=1).train()
+    network = small(
+        med_sa_prompted, patch=patch, labels={"background": 0, "disc": 1}, prompts="points", points=1
+    ).train()
     rows, columns = torch.meshgrid(torch.arange(32), torch.arange(48), indexing="ij")
     discs = [((rows - 16) ** 2 + (columns - middle) ** 2 < 64) for middle in (12, 36)]
     image = (sum(disc.float() for disc in discs) * 2 - 0.5).view(1, 1, *patch).repeat(2, 1, 1, 1, 1)
@@ -171,7 +181,8 @@ def test_prompts_decide_what_is_segmented():
 
 
 @pytest.mark.parametrize(
-    ("variant", "wrong"), [(med_sa_prompted, {"ratio": 2.0}), (med_sa_prompted, {"prompts": "x"}), (ma_sam_prompted, {"rank": -1})]
+    ("variant", "wrong"),
+    [(med_sa_prompted, {"ratio": 2.0}), (med_sa_prompted, {"prompts": "x"}), (ma_sam_prompted, {"rank": -1})],
 )
 def test_wrong_options_are_refused(variant, wrong):
     with pytest.raises(ConfigError):
@@ -180,5 +191,9 @@ def test_wrong_options_are_refused(variant, wrong):
 
 def test_the_adapters_are_med_sas():
     prompted, automatic = small(med_sa_prompted), small(med_sa)
-    assert [name for name, _ in prompted.sites.named_parameters()] == [name for name, _ in automatic.sites.named_parameters()]
-    assert {name for name, _ in prompted.head.sites.named_parameters()} == {name for name, _ in automatic.head.sites.named_parameters()}
+    assert [name for name, _ in prompted.sites.named_parameters()] == [
+        name for name, _ in automatic.sites.named_parameters()
+    ]
+    assert {name for name, _ in prompted.head.sites.named_parameters()} == {
+        name for name, _ in automatic.head.sites.named_parameters()
+    }

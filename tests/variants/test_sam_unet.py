@@ -24,14 +24,18 @@ SPEC = NetworkSpec(
     spacing=(3.0, 1.0, 1.0),
     patch_size=(4, 32, 32),
     encoder_scale=4.0,
-    topology=Topology(strides=((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3),) * 4, widths=(4, 8, 12, 16)),
+    topology=Topology(
+        strides=((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3),) * 4, widths=(4, 8, 12, 16)
+    ),
     pretrained=False,
 )
 
 
 def network_of(spec=SPEC, **options):
     torch.manual_seed(0)
-    return sam_unet.build(build_sam(backbone_named("vit_nano"), encoder_size((32, 32), 4.0)), spec, sam_unet.Config(**options))
+    return sam_unet.build(
+        build_sam(backbone_named("vit_nano"), encoder_size((32, 32), 4.0)), spec, sam_unet.Config(**options)
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,7 +61,13 @@ def test_an_option_leaves_out_what_it_names_and_the_rest_trains(options, absent)
 
 def test_the_control_is_the_network_at_its_start():
     whole, control = network_of().eval(), network_of(sam_path=False).eval()
-    control.load_state_dict({name: tensor for name, tensor in whole.state_dict().items() if not name.startswith(("sam.", "gates.", "head."))})
+    control.load_state_dict(
+        {
+            name: tensor
+            for name, tensor in whole.state_dict().items()
+            if not name.startswith(("sam.", "gates.", "head."))
+        }
+    )
     image = torch.randn(1, 1, 4, 32, 32)
     with torch.no_grad():
         assert torch.equal(whole(image), control(image))
@@ -86,10 +96,14 @@ def test_wrong_options_are_refused():
     "topology",
     [
         SPEC.topology,
-        Topology(strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), widths=(8, 16, 32)),
+        Topology(
+            strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), widths=(8, 16, 32)
+        ),
         Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(5,)),
     ],
 )
 def test_the_planner_counts_the_weights_that_the_network_has(topology, channels):
     paths = Encoder(channels, topology), Decoder(topology)
-    assert sam_unet._convolution_weights(channels, topology) == sum(parameter.numel() for path in paths for parameter in path.parameters())
+    assert sam_unet._convolution_weights(channels, topology) == sum(
+        parameter.numel() for path in paths for parameter in path.parameters()
+    )

@@ -92,7 +92,9 @@ def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods
     orientation = _orientation(fingerprint, target, reasons)
     seen = _seen(fingerprint, orientation)
     if orientation is not None:
-        fingerprint = replace(fingerprint, cases={name: case.turned(orientation) for name, case in fingerprint.cases.items()})
+        fingerprint = replace(
+            fingerprint, cases={name: case.turned(orientation) for name, case in fingerprint.cases.items()}
+        )
     file_spacing = _target_spacing(fingerprint, target, reasons)
     transpose = _transpose(file_spacing, fingerprint, reasons)
     spacing = triple([file_spacing[axis] for axis in transpose])
@@ -129,9 +131,13 @@ def _orientation(fingerprint: Fingerprint, target: Target, reasons: dict[str, st
     (usual, cases), *others = counts.most_common()
     seen = f"x, y, z run toward {usual[::-1]}"
     if target.keep_orientation:
-        reasons["orientation"] = f"all files stay as they are, as asked for with --keep_orientation; in {cases} of {counts.total()} cases {seen}"
+        reasons["orientation"] = (
+            f"all files stay as they are, as asked for with --keep_orientation; in {cases} of {counts.total()} cases {seen}"
+        )
         return None
-    reasons["orientation"] = f"{seen} in all training cases; a case to predict that lies otherwise is turned, and its segmentation back"
+    reasons["orientation"] = (
+        f"{seen} in all training cases; a case to predict that lies otherwise is turned, and its segmentation back"
+    )
     if others:
         listed = ", ".join(f"{orientation[::-1]} ({count})" for orientation, count in others)
         reasons["orientation"] = (
@@ -150,7 +156,10 @@ def _seen(fingerprint: Fingerprint, orientation: str | None) -> Seen:
         orientations=dict(Counter(case.orientation for case in fingerprint.cases.values()).most_common()),
         spacing=(triple(spacings.min(axis=0)), triple(spacings.max(axis=0))),
         extent=(triple(extents.min(axis=0)), triple(extents.max(axis=0))),
-        intensities=tuple((float(low), float(high)) for low, high in zip(ranges[..., 0].min(axis=0), ranges[..., 1].max(axis=0), strict=True)),
+        intensities=tuple(
+            (float(low), float(high))
+            for low, high in zip(ranges[..., 0].min(axis=0), ranges[..., 1].max(axis=0), strict=True)
+        ),
     )
 
 
@@ -165,13 +174,23 @@ def _target_spacing(fingerprint: Fingerprint, target: Target, reasons: dict[str,
     reasons["spacing"] = f"{_lengths(result, fingerprint)}, the median of {len(spacings)} training cases"
     if not fingerprint.measured:
         unit = _unit(fingerprint)
-        reasons["spacing"] = f"none: files tell no size of their {unit}, so that sizes count in {unit} and images stay as fine as they are"
+        reasons["spacing"] = (
+            f"none: files tell no size of their {unit}, so that sizes count in {unit} and images stay as fine as they are"
+        )
     thick = int(np.argmax(result))
     others = [axis for axis in range(3) if axis != thick]
-    if not fingerprint.planar and result[thick] > ANISOTROPY * max(result[others]) and shape[thick] * ANISOTROPY < min(shape[others]):
+    if (
+        not fingerprint.planar
+        and result[thick] > ANISOTROPY * max(result[others])
+        and shape[thick] * ANISOTROPY < min(shape[others])
+    ):
         fine = float(np.percentile(spacings[:, thick], 10))
-        result[thick] = fine if fine >= max(result[others]) else max(result[others]) + min(1e-5, 0.01 * max(result[others]))
-        reasons["spacing"] += f"; across the thick slices the 10th percentile, {result[thick]:.3g} mm, so that few cases lose slices"
+        result[thick] = (
+            fine if fine >= max(result[others]) else max(result[others]) + min(1e-5, 0.01 * max(result[others]))
+        )
+        reasons["spacing"] += (
+            f"; across the thick slices the 10th percentile, {result[thick]:.3g} mm, so that few cases lose slices"
+        )
     return triple(result)
 
 
@@ -182,7 +201,9 @@ def _transpose(spacing: Triple, fingerprint: Fingerprint, reasons: dict[str, str
     axis = int(np.argmax(spacing))
     reasons["slicing axis"] = f"file axis {axis}, the one with the largest spacing ({spacing[axis]:.3g} mm)"
     if not fingerprint.measured:
-        reasons["slicing axis"] = f"file axis {axis}; files tell no size of their voxels, and none of them is taken for longer than the others"
+        reasons["slicing axis"] = (
+            f"file axis {axis}; files tell no size of their voxels, and none of them is taken for longer than the others"
+        )
     rest = [other for other in range(3) if other != axis]
     return (axis, rest[0], rest[1])
 
@@ -195,15 +216,21 @@ def _median_shape(fingerprint: Fingerprint, spacing: Triple, transpose: Axes) ->
     return triple(np.median(shapes, axis=0)[list(transpose)].tolist())
 
 
-def _mirrored_axes(fingerprint: Fingerprint, dataset: DatasetSpec, transpose: Axes, reasons: dict[str, str]) -> tuple[int, ...]:
+def _mirrored_axes(
+    fingerprint: Fingerprint, dataset: DatasetSpec, transpose: Axes, reasons: dict[str, str]
+) -> tuple[int, ...]:
     """Return the axes after the transpose along which a flipped image is as good as the image itself."""
     pairs = left_right_pairs(dataset.labels)
     if not pairs:
         reasons["mirroring"] = "along every axis; no two labels differ only in their side"
         return (0, 1, 2)
-    sided = {axis for axis in range(3) for case in fingerprint.cases.values() if case.orientation[transpose[axis]] in "LR"}
+    sided = {
+        axis for axis in range(3) for case in fingerprint.cases.values() if case.orientation[transpose[axis]] in "LR"
+    }
     (left, _), (right, _) = pairs[0]
-    reasons["mirroring"] = f"not along {', '.join('DHW'[axis] for axis in sorted(sided))}, from left to right: '{left}' would become '{right}'"
+    reasons["mirroring"] = (
+        f"not along {', '.join('DHW'[axis] for axis in sorted(sided))}, from left to right: '{left}' would become '{right}'"
+    )
     return tuple(axis for axis in range(3) if axis not in sided)
 
 
@@ -225,14 +252,20 @@ def _configure(
     while batch + 1 <= round(share) and method.cost(topology, patch, scale, batch + 1) <= target.memory_gib:
         batch += 1
     cost = method.cost(topology, patch, scale, batch)
-    whole = "the whole median case" if all(a >= b for a, b in zip(patch, median_shape, strict=True)) else "the largest part of a case that fits"
+    whole = (
+        "the whole median case"
+        if all(a >= b for a, b in zip(patch, median_shape, strict=True))
+        else "the largest part of a case that fits"
+    )
     if method.dimensions == 2:
         whole = (
             "the whole median slice"
             if all(a >= b for a, b in zip(patch[1:], median_shape[1:], strict=True))
             else "the largest part of a slice that fits"
         )
-    reasons[f"{name}: patch"] = f"{_times(patch)} voxels, {whole} within {target.memory_gib:g} GiB (estimated need {cost:.1f} GiB at batch {batch})"
+    reasons[f"{name}: patch"] = (
+        f"{_times(patch)} voxels, {whole} within {target.memory_gib:g} GiB (estimated need {cost:.1f} GiB at batch {batch})"
+    )
     if beside.alone is not None and beside.alone != patch:
         reasons[f"{name}: patch"] += f"; the convolutions alone would get {_times(beside.alone)}"
     if method.dimensions == 3:
@@ -240,9 +273,13 @@ def _configure(
         reasons[f"{name}: slab depth"] = f"{patch[0]} slices{thickness}; the median case has {median_shape[0]:.0f}"
         if preference.depth is not None:
             reasons[f"{name}: slab depth"] += f"; {method.variant} was published with {preference.depth}"
-    reasons[f"{name}: batch"] = f"{batch}: at least {SMALLEST_BATCH}, at most 5 % of the training voxels per batch, and what fits the memory"
+    reasons[f"{name}: batch"] = (
+        f"{batch}: at least {SMALLEST_BATCH}, at most 5 % of the training voxels per batch, and what fits the memory"
+    )
     pixels = f"{scale:g} encoder pixel{'s' if scale != 1 else ''} per voxel"
-    reasons[f"{name}: encoder grid"] = f"{pixels}: {preference.reason}; the smallest class is '{class_name}'{beside.refused}"
+    reasons[f"{name}: encoder grid"] = (
+        f"{pixels}: {preference.reason}; the smallest class is '{class_name}'{beside.refused}"
+    )
     return Configuration(
         variant=method.variant,
         dimensions=method.dimensions,
@@ -271,7 +308,9 @@ class _Beside:
     """Why it is not the method's first preference; empty where it is."""
 
 
-def _choose(method: Method, spacing: Triple, median_shape: Triple, smallest: float, target: Target) -> tuple[Topology, Shape, Preference, _Beside]:
+def _choose(
+    method: Method, spacing: Triple, median_shape: Triple, smallest: float, target: Target
+) -> tuple[Topology, Shape, Preference, _Beside]:
     """Take the largest patch with which the method's cheapest preference fits the memory, and there the first preference that can be afforded.
 
     The convolutions see every voxel, so the encoder's grid never costs the patch.
@@ -280,7 +319,11 @@ def _choose(method: Method, spacing: Triple, median_shape: Triple, smallest: flo
     depth = method.preferred(*next(_patches(*grid)), smallest)[0].depth
     alone = None
     if (without := method.convolutions) is not None:
-        fitting = (patch for topology, patch in _patches(*grid) if without.cost(topology, patch, SMALLEST_BATCH) <= target.memory_gib)
+        fitting = (
+            patch
+            for topology, patch in _patches(*grid)
+            if without.cost(topology, patch, SMALLEST_BATCH) <= target.memory_gib
+        )
         alone = next(fitting, None)
     for topology, patch in _patches(*grid, depth):
         preferences = method.preferred(topology, patch, smallest)
@@ -298,7 +341,13 @@ def _choose(method: Method, spacing: Triple, median_shape: Triple, smallest: flo
 
 
 def _refusal(
-    method: Method, topology: Topology, patch: Shape, preference: Preference, coarsest: Preference, alone: Shape | None, target: Target
+    method: Method,
+    topology: Topology,
+    patch: Shape,
+    preference: Preference,
+    coarsest: Preference,
+    alone: Shape | None,
+    target: Target,
 ) -> str | None:
     """Say why a preference cannot be afforded with this patch; None when it can. The coarsest is bound by memory only."""
     tokens, largest = (f"tokens of {TOKEN_PIXELS / choice.scale:g} voxels" for choice in (preference, coarsest))
@@ -314,7 +363,9 @@ def _refusal(
     return None
 
 
-def _patches(dimensions: int, spacing: Triple, median_shape: Triple, target: Target, depth: int | None = None) -> Iterator[tuple[Topology, Shape]]:
+def _patches(
+    dimensions: int, spacing: Triple, median_shape: Triple, target: Target, depth: int | None = None
+) -> Iterator[tuple[Topology, Shape]]:
     """Give nnU-Net's cube cut to the median case, and then ever smaller patches: off the axis that sticks out most, by its strides.
 
     Args:
@@ -344,7 +395,9 @@ def _patches(dimensions: int, spacing: Triple, median_shape: Triple, target: Tar
         def shortened(by: int, patch: Shape = patch, longest: int = longest) -> list[int]:
             return [size - by if axis == longest else size for axis, size in enumerate(patch)]
 
-        finer = divisors(stages(shortened(step[longest]))[0])  # a shorter side may be halved less often: 256 is followed by 224
+        finer = divisors(
+            stages(shortened(step[longest]))[0]
+        )  # a shorter side may be halved less often: 256 is followed by 224
         wanted = shortened(finer[longest])
 
 
@@ -365,8 +418,12 @@ def _channels(fingerprint: Fingerprint, dataset: DatasetSpec, reasons: dict[str,
     channels = []
     for name, intensities in zip(dataset.channels, fingerprint.intensities, strict=True):
         scheme = scheme_for(name)
-        channels.append(ChannelPlan(name=name, scheme=scheme, within_mask=masked and scheme == "zscore", intensities=intensities))
-    reasons["normalization"] = "; ".join(f"{channel.name}: {channel.scheme}" for channel in channels) + ", chosen by the channel names"
+        channels.append(
+            ChannelPlan(name=name, scheme=scheme, within_mask=masked and scheme == "zscore", intensities=intensities)
+        )
+    reasons["normalization"] = (
+        "; ".join(f"{channel.name}: {channel.scheme}" for channel in channels) + ", chosen by the channel names"
+    )
     if masked:
         reasons["normalization"] += "; z-scores within the nonzero region, because cropping leaves "
         reasons["normalization"] += f"{fingerprint.median_relative_size_after_crop:.0%} of the median case"

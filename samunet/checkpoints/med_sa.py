@@ -1,0 +1,87 @@
+"""The checkpoint format of Medical SAM Adapter's authors: a whole network, of which adapters and decoder were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from samunet.errors import CheckpointError
+from samunet.models.prompted import PromptedSAM
+
+PARALLEL = "module."  # before all names, where several GPUs trained
+RELATIVE = ("attn.rel_h", "attn.rel_w")
+"""Their relative positions, which stay zero; SAM's are rel_pos_h and rel_pos_w."""
+MLP = {"lin1": "layers.0.0", "lin2": "fc"}  # of the decoder's layers: SAM's names to theirs
+LATER = "image_encoder.pos_embed"  # theirs is resized at every pass, ours once
+
+
+@torch.no_grad()
+def load_official(network: PromptedSAM, stored: Mapping[str, Tensor]) -> None:
+    """Fill a network that was built with compat="official"; SAM's own weights must be in it already.
+
+    Raises:
+        CheckpointError: a tensor is missing or of another shape, or the file sits on other weights of SAM than the network.
+    """
+    stored = {name.removeprefix(PARALLEL): tensor for name, tensor in stored.items()}
+    own, names = network.state_dict(), dict(_names(network))
+    missing = sorted(set(names) - set(stored))
+    if missing:
+        raise CheckpointError(
+            f"This is no Medical SAM Adapter checkpoint for this network: {len(missing)} tensors are missing ({', '.join(missing[:3])}). "
+            "The backbone must be that of its training."
+        )
+    positions = [name for name, tensor in stored.items() if name.endswith(RELATIVE) and tensor.any()]
+    if positions:
+        raise CheckpointError(
+            f"Medical SAM Adapter checkpoint: '{positions[0]}' is not zero, as it is in the authors' code."
+        )
+    others = [
+        name
+        for name in own
+        if name.startswith("image_encoder.")
+        and name != LATER
+        and name in stored
+        and not torch.equal(own[name], stored[name])
+    ]
+    others += [
+        name
+        for name in network.head.prompt_encoder.state_dict()
+        if not _equal(own[f"head.prompt_encoder.{name}"], stored, name)
+    ]
+    if others:
+        raise CheckpointError(
+            f"The Medical SAM Adapter checkpoint sits on other weights of SAM than the plan's: '{others[0]}' differs."
+        )
+    for official, name in names.items():
+        if stored[official].shape != own[name].shape:
+            raise CheckpointError(
+                f"Medical SAM Adapter checkpoint: tensor '{official}' has shape {tuple(stored[official].shape)}, the network needs "
+                f"{tuple(own[name].shape)}. Backbone and ratio must be those of its training."
+            )
+        own[name].copy_(stored[official])
+
+
+def _equal(own: Tensor, stored: Mapping[str, Tensor], name: str) -> bool:
+    theirs = stored.get(f"prompt_encoder.{name}")
+    return theirs is None or torch.equal(own, theirs)
+
+
+def _names(network: PromptedSAM) -> Iterator[tuple[str, str]]:
+    """Pairs of the authors' tensor name and ours, of what was trained."""
+    parts = {"Space": "space", "MLP": "mlp"} | ({"Depth": "depth"} if network.sites[0].depth is not None else {})
+    for index in range(len(network.sites)):
+        for official, part in parts.items():
+            for layer, own in (("D_fc1", "down"), ("D_fc2", "up")):
+                for kind in ("weight", "bias"):
+                    yield (
+                        f"image_encoder.blocks.{index}.{official}_Adapter.{layer}.{kind}",
+                        f"sites.{index}.{part}.{own}.{kind}",
+                    )
+    for name in network.head.mask_decoder.state_dict():
+        official = name
+        for own, theirs in MLP.items():
+            if name.startswith("transformer.layers."):
+                official = official.replace(f".mlp.{own}.", f".mlp.{theirs}.")
+        yield f"mask_decoder.{official}", f"head.mask_decoder.{name}"

@@ -1,0 +1,411 @@
+"""Trained models as zip files: what is in them is listed with its SHA-256, and nothing is written before all of it is verified."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from samunet import __version__
+from samunet.checkpoints.file import check_frozen_weights, load_checkpoint
+from samunet.core.codec import atomic_path, decode, encode, file_sha256, parse_json, read_json
+from samunet.core.dataset import read_dataset_json
+from samunet.core.lock import held
+from samunet.core.names import LONGEST_FILE_NAME, fault_of_name
+from samunet.core.parts import naming, part_name
+from samunet.core.plan import PLANS_NAME, Plan, load_plan
+from samunet.core.ranges import Sha256, Within
+from samunet.core.results import DEFAULT_TRAINER, checkpoint_file, finished_folds
+from samunet.core.units import readable
+from samunet.core.workspace import Workspace, dataset_id
+from samunet.errors import CheckpointError, ConfigError, SamunetError
+from samunet.evaluation.postprocessing import load_postprocessing
+from samunet.evaluation.summary import SUMMARY, read_summary
+from samunet.sam.checkpoints import find_weights, refuse_foreign
+
+FORMAT = 1
+MANIFEST, CARD = "samunet_model.json", "MODEL_CARD.md"
+WEIGHTS = "weights"  # folder of frozen weights within the zip
+OF_FOLD = ("config.json", "log.jsonl", "progress.png")  # what names no path of the machine
+SCORES = f"validation/{SUMMARY}"
+PLAN, POSTPROCESSING, CHECKPOINT_ENDING = "plans.json", "postprocessing.json", ".safetensors"
+OF_MODEL = ("dataset.json", POSTPROCESSING)
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+OF_WINDOWS = re.compile(
+    r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9¹²³])(\..*)?|.*\.", re.IGNORECASE
+)  # names that it keeps for itself, or changes
+DAY_ONE = (1980, 1, 1, 0, 0, 0)  # equal models give equal files
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One file of a zip."""
+
+    sha256: Sha256
+    size: Annotated[int, Within(0, 2**62)]
+    """Bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a zip holds."""
+
+    format: int
+    samunet: str
+    """Version that wrote it."""
+    model: str
+    """Path of the model's folder below nnUNet_results."""
+    license: str
+    weights: str | None
+    """File name of the frozen weights below the model; None without."""
+    weights_sha256: Sha256 | None
+    files: dict[str, Entry]
+    """By path in the zip; the manifest itself is not among them."""
+
+    @property
+    def packed(self) -> str | None:
+        """Path of the frozen weights in the zip; None where they are not packed."""
+        path = f"{WEIGHTS}/{self.weights}"
+        return path if self.weights is not None and path in self.files else None
+
+    def needs(self, path: str) -> bool:
+        """Tell whether a path in the zip has a place in a model."""
+        inner = path.removeprefix(f"{self.model}/")
+        fold, _, file = inner.partition("/")
+        of_fold = file in (*OF_FOLD, SCORES) or (file.endswith(CHECKPOINT_ENDING) and "/" not in file)
+        of_model = inner != path and (inner in (PLAN, *OF_MODEL) or (fold.startswith("fold_") and of_fold))
+        return of_model or path in (CARD, self.packed)
+
+
+def export_model(
+    folder: Path,
+    target: Path,
+    *,
+    folds: Sequence[str] | None,
+    checkpoint: str,
+    license_text: str,
+    embed: bool,
+    weights_folders: Sequence[Path],
+) -> Manifest:
+    """Write folds of a model folder to a zip, whole or not at all.
+
+    Args:
+        folder: `<results>/<dataset>/<Trainer>__<plans>__<configuration>`.
+        folds: None for all that have the checkpoint.
+        license_text: under which the model may be used, for its card.
+        embed: pack the frozen weights too, so that the zip predicts without any other file.
+
+    Raises:
+        CheckpointError: a fold has no such checkpoint, or folds stand on other frozen weights.
+        WeightsAbsentError: the frozen weights are to be packed and are not on this machine.
+    """
+    name = checkpoint_file(checkpoint)
+    chosen = tuple(folds) if folds is not None else finished_folds(folder, name)
+    if not chosen:
+        raise CheckpointError(
+            f"Model {folder} has no fold with {name}; train one first, or name another checkpoint with -chk."
+        )
+    plan = load_plan(folder / PLAN)
+    configuration = plan.configuration(folder.name.rsplit("__", 1)[-1])
+    for fold in chosen:
+        path = folder / f"fold_{fold}" / name
+        check_frozen_weights(load_checkpoint(path, with_optimizer=False).state, configuration, path)
+    sources: dict[str, Path | bytes] = {}
+    model = f"{folder.parent.name}/{folder.name}"
+    for fold in chosen:
+        kept = (name, *OF_FOLD)
+        sources |= {
+            f"{model}/fold_{fold}/{file}": folder / f"fold_{fold}" / file
+            for file in kept
+            if (folder / f"fold_{fold}" / file).is_file()
+        }
+        if (scores := folder / f"fold_{fold}" / SCORES).is_file():
+            sources[f"{model}/fold_{fold}/{SCORES}"] = _scores_without_paths(scores)
+    sources |= {f"{model}/{file}": folder / file for file in OF_MODEL if (folder / file).is_file()}
+    sources[f"{model}/{PLAN}"] = (json.dumps(encode(_without_paths(plan)), indent=2) + "\n").encode()
+    weights = None if configuration.weights is None else Path(configuration.weights).name
+    if embed and configuration.weights is not None:
+        path = find_weights(configuration.weights, weights_folders)
+        refuse_foreign(path.name, configuration.weights_sha256)
+        if file_sha256(path) != configuration.weights_sha256:
+            raise CheckpointError(
+                f"{path} is not the file that the model stands on (SHA-256 {configuration.weights_sha256})."
+            )
+        sources[f"{WEIGHTS}/{weights}"] = path
+    sources[CARD] = _card(plan, model, chosen, license_text, weights).encode()
+    files = {path: _entry(source) for path, source in sorted(sources.items())}
+    sha256 = configuration.weights_sha256
+    manifest = Manifest(
+        format=FORMAT,
+        samunet=__version__,
+        model=model,
+        license=license_text,
+        weights=weights,
+        weights_sha256=sha256,
+        files=files,
+    )
+    with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        _write(archive, MANIFEST, (json.dumps(encode(manifest), indent=2) + "\n").encode())
+        for path in files:
+            _write(archive, path, sources[path])
+    return manifest
+
+
+def install_model(source: Path, workspace: Workspace, *, overwrite: bool) -> Path:
+    """Verify a zip and put its model into nnUNet_results; returns the model's folder.
+
+    Frozen weights that are packed go to the first folder of checkpoints, unless a file of that name is there.
+
+    Raises:
+        CheckpointError: the file is no model of samunet, is damaged, lacks a part of a model that can predict, holds what its manifest does not
+            list or its plan does not need, links, names that lead elsewhere; or another file of the frozen weights' name is there.
+        ConfigError: the model is there already.
+        InUseError: another command installs it, or trains a fold of the model that is there.
+    """
+    with _opened(source) as archive, ExitStack() as stack:
+        manifest = _manifest(archive, source)
+        stack.enter_context(held(workspace.results, name=manifest.model.replace("/", "__")))
+        target = workspace.results / manifest.model
+        if target.exists() and not overwrite:
+            raise ConfigError(f"{target} exists already; move it away, or replace it with --overwrite.")
+        needed, free = sum(entry.size for entry in manifest.files.values()), shutil.disk_usage(workspace.results).free
+        if needed > free:
+            raise CheckpointError(
+                f"{source} unpacks to {readable(needed)}, and {readable(free)} are free in {workspace.results}."
+            )
+        with naming(target), tempfile.TemporaryDirectory(prefix=f"{part_name()}-", dir=workspace.results) as temporary:
+            for path, entry in manifest.files.items():
+                _extract(archive, path, entry, Path(temporary, path), source)
+            model = Path(temporary, manifest.model)
+            try:
+                _refuse_unfit(model, manifest)
+            except SamunetError as error:
+                raise CheckpointError(
+                    f"{source} holds no model that can predict: {str(error).replace(f'{temporary}{os.sep}', '')}"
+                ) from None
+            if manifest.packed is not None:
+                _keep_weights(Path(temporary, manifest.packed), manifest, workspace.weights_folders[0])
+            _put(model, target, Path(temporary, "replaced"))
+    return target
+
+
+def _refuse_unfit(model: Path, manifest: Manifest) -> None:
+    """Raise SamunetError unless the files of a model can be read and belong together, the frozen weights with them."""
+    plan, name = load_plan(model / PLAN), model.name.rsplit("__", 1)[-1]
+    read_dataset_json(model / "dataset.json")
+    configuration = plan.configuration(name)
+    for entry in plan.configurations.values():
+        if entry.weights is not None and (fault := fault_of_name(entry.weights, LONGEST_FILE_NAME)) is not None:
+            raise CheckpointError(
+                f"{PLAN} names the weights {entry.weights!r}, whose name {fault}; a file's name without folder was expected."
+            )
+    if (configuration.weights, configuration.weights_sha256) != (manifest.weights, manifest.weights_sha256):
+        raise CheckpointError(f"{PLAN} and {MANIFEST} name different frozen weights; export the model again.")
+    if manifest.packed is not None and manifest.files[manifest.packed].sha256 != configuration.weights_sha256:
+        raise CheckpointError(
+            f"{manifest.packed} is not the file that {PLAN} names (SHA-256 {configuration.weights_sha256}); export the model again."
+        )
+    if (model / POSTPROCESSING).is_file():
+        load_postprocessing(model / POSTPROCESSING)
+    for scores in model.glob(f"fold_*/{SCORES}"):
+        read_summary(scores)
+    for path in sorted(model.glob(f"fold_*/*{CHECKPOINT_ENDING}")):
+        state = load_checkpoint(path, with_optimizer=False).state
+        if state.configuration != name:
+            raise CheckpointError(
+                f"{path} was trained as {state.configuration!r}, its model is {name}; export the model again."
+            )
+        check_frozen_weights(state, configuration, path)
+
+
+def _keep_weights(packed: Path, manifest: Manifest, folder: Path) -> None:
+    """Copy verified frozen weights to a folder of checkpoints, unless the same file is there."""
+    kept = folder / packed.name
+    if not kept.exists():
+        refuse_foreign(packed.name, manifest.weights_sha256)
+        with atomic_path(kept) as part:
+            shutil.copyfile(packed, part)
+    elif file_sha256(kept) != manifest.weights_sha256:
+        raise CheckpointError(
+            f"{kept} is another file than the model stands on (SHA-256 {manifest.weights_sha256}); move it away."
+        )
+
+
+def _put(model: Path, target: Path, aside: Path) -> None:
+    """Move a model to its place; what was there comes back when that fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replaces = target.exists()
+    with ExitStack() as stack:
+        for fold in target.glob("fold_*"):
+            stack.enter_context(held(fold))
+        if replaces:
+            os.replace(target, aside)
+        try:
+            os.replace(model, target)
+        except OSError:
+            if replaces:
+                os.replace(aside, target)
+            raise
+
+
+def _without_paths(plan: Plan) -> Plan:
+    """Keep of frozen weights the file's name: where it lay is nobody's business, and it is found by name."""
+    entries = {
+        name: entry if entry.weights is None else replace(entry, weights=Path(entry.weights).name)
+        for name, entry in plan.configurations.items()
+    }
+    return replace(plan, configurations=entries)
+
+
+def _scores_without_paths(path: Path) -> bytes:
+    raw = read_json(path)
+    for case in raw["metric_per_case"]:
+        case |= {key: Path(case[key]).name for key in ("prediction_file", "reference_file")}
+    return (json.dumps(raw, indent=4, sort_keys=True) + "\n").encode()
+
+
+def _card(plan: Plan, model: str, folds: Sequence[str], license_text: str, weights: str | None) -> str:
+    scored = f"Folds: {', '.join(folds)}. Scores of their validation cases are in `fold_<n>/validation/summary.json` where they were made."
+    frozen = (
+        f"It stands on the frozen weights `{weights}`, which have a licence of their own."
+        if weights
+        else "All its weights are in the checkpoints."
+    )
+    return (
+        f"# {model}\n\nA segmentation model of samunet {__version__} for {plan.dataset}. {frozen}\n\n{scored}\n\nLicence: {license_text}\n\n"
+        f"Install: `samunet_install_pretrained_model_from_zip FILE`. Not a medical device.\n"
+    )
+
+
+def _entry(source: Path | bytes) -> Entry:
+    if isinstance(source, bytes):
+        return Entry(sha256=hashlib.sha256(source).hexdigest(), size=len(source))
+    return Entry(sha256=file_sha256(source), size=source.stat().st_size)
+
+
+def _write(archive: zipfile.ZipFile, path: str, source: Path | bytes) -> None:
+    info = zipfile.ZipInfo(path, DAY_ONE)
+    info.external_attr = 0o644 << 16
+    info.compress_type = (
+        zipfile.ZIP_DEFLATED if isinstance(source, bytes) or source.suffix != CHECKPOINT_ENDING else zipfile.ZIP_STORED
+    )
+    with (
+        archive.open(info, "w", force_zip64=True) as target,
+        io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+    ):
+        shutil.copyfileobj(file, target, CHUNK)
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
+    if not source.is_file():
+        raise CheckpointError(f"{source} does not exist; give the zip file of a model.")
+    try:
+        with zipfile.ZipFile(source) as archive:
+            yield archive
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        UnicodeDecodeError,
+        RuntimeError,
+    ) as error:  # the last of encrypted files
+        raise CheckpointError(f"{source} is no zip file, or damaged ({error}); copy or download it again.") from None
+
+
+def _manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
+    """Read the manifest, and refuse a zip that holds anything else than what it lists."""
+    infos = {info.filename: info for info in archive.infolist()}
+    for info in archive.infolist():
+        _refuse_path(info.orig_filename, source)  # zipfile ends names at a NUL
+        if info.filename != info.orig_filename or info.compress_type not in METHODS:
+            raise CheckpointError(
+                f"{source} stores {info.filename!r} in a way that samunet does not; do not use this file."
+            )
+    if MANIFEST not in infos or infos[MANIFEST].file_size > CHUNK:
+        raise CheckpointError(f"{source} is not a model of samunet; it has no {MANIFEST}.")
+    try:
+        manifest = decode(Manifest, parse_json(archive.read(MANIFEST), MANIFEST), MANIFEST)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{source} has a manifest that cannot be read ({error}); export the model again."
+        ) from None
+    if manifest.format != FORMAT:
+        raise CheckpointError(f"{source} has format {manifest.format}; this version of samunet reads format {FORMAT}.")
+    _refuse_path(manifest.model, source)
+    if not _is_model(manifest.model):
+        raise CheckpointError(
+            f"{source} names the model folder {manifest.model!r}, expected DatasetXXX_Name/{DEFAULT_TRAINER}__<plans>__<configuration>."
+        )
+    if set(infos) != {MANIFEST, *manifest.files} or len(infos) != len(archive.infolist()):
+        others = sorted(set(infos) ^ {MANIFEST, *manifest.files})
+        raise CheckpointError(
+            f"{source} does not hold what its manifest lists, first {others[:3] or 'a file that is there twice'}."
+        )
+    for path, entry in manifest.files.items():
+        if not manifest.needs(path):
+            raise CheckpointError(f"{source} holds {path}, which belongs to no model, or not to this one.")
+        mode = infos[path].external_attr >> 16
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            raise CheckpointError(f"{source} holds a link or a device, {path}; a model holds plain files only.")
+        if infos[path].file_size != entry.size:
+            raise CheckpointError(
+                f"{source}: {path} has {infos[path].file_size} bytes, its manifest says {entry.size}."
+            )
+    lacking = [name for name in (PLAN, "dataset.json") if f"{manifest.model}/{name}" not in manifest.files]
+    lacking += (
+        []
+        if any(path.endswith(CHECKPOINT_ENDING) and path != manifest.packed for path in manifest.files)
+        else ["fold with a checkpoint"]
+    )
+    if lacking:
+        raise CheckpointError(f"{source} holds no {lacking[0]} of its model; export the model again.")
+    return manifest
+
+
+def _is_model(folder: str) -> bool:
+    """Tell whether a folder has the form <dataset>/<trainer>__<plans>__<configuration>, and is not of nnU-Net."""
+    dataset, *rest = folder.split("/")
+    parts = rest[0].split("__") if len(rest) == 1 else []
+    return (
+        dataset_id(dataset) is not None
+        and len(parts) == 3
+        and parts[0] == DEFAULT_TRAINER
+        and PLANS_NAME.fullmatch(parts[1]) is not None
+    )
+
+
+def _refuse_path(path: str, source: Path) -> None:
+    parts = path.split("/")
+    if not parts[0] or ".." in parts or "\\" in path or ":" in path:
+        raise CheckpointError(f"{source} holds the path {path!r}, which leads elsewhere; do not use this file.")
+    for part in parts:
+        fault = fault_of_name(part, LONGEST_FILE_NAME) or ("is one of Windows" if OF_WINDOWS.fullmatch(part) else None)
+        if fault is not None:
+            raise CheckpointError(f"{source} holds the path {path!r}, of which {part!r} {fault}; do not use this file.")
+
+
+def _extract(archive: zipfile.ZipFile, path: str, entry: Entry, target: Path, source: Path) -> None:
+    """Unpack one file and verify it; zipfile gives no more than the size that was compared with the manifest."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(path) as packed, target.open("wb") as file:
+        shutil.copyfileobj(packed, file, CHUNK)
+        file.flush()
+        os.fsync(file.fileno())
+    if file_sha256(target) != entry.sha256:
+        raise CheckpointError(
+            f"{source}: {path} is not the file that the manifest lists; copy or download the zip again."
+        )

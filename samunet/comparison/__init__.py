@@ -1,0 +1,1 @@
+"""Who is better, by how much, and shown how; nnU-Net run beside."""

@@ -1,0 +1,280 @@
+"""Validation predictions of all folds to one score per model, and to the model or ensemble to predict with."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samunet.core.codec import atomic_path, write_json, write_text
+from samunet.core.dataset import DatasetSpec, files_with_ending, read_dataset_json, training_cases
+from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
+from samunet.core.results import BEST_MODEL_FILE, VALIDATION, trained_models
+from samunet.core.workspace import Workspace
+from samunet.errors import ConfigError, DatasetError
+from samunet.evaluation.postprocessing import FILE_NAME, Postprocessing, apply_to_folder, determine
+from samunet.evaluation.score import refuse_missing, score_case, targets_from_labels
+from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, summarize, write_summary
+from samunet.imageio import reader_of_segmentations
+from samunet.inference.ensemble import ensemble
+from samunet.machine.progress import each
+
+INSTRUCTIONS_FILE = "inference_instructions.txt"  # nnU-Net's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One model, or several whose probabilities are averaged."""
+
+    models: tuple[str, ...]
+    """Names of folders `<Trainer>__<plans>__<configuration>`."""
+    folder: Path
+    """Its validation predictions of all folds."""
+    dice: float
+    """Mean foreground Dice on them."""
+
+    @property
+    def name(self) -> str:
+        return self.models[0] if len(self.models) == 1 else "ensemble of " + " and ".join(self.models)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What `find_best` found."""
+
+    candidates: tuple[Candidate, ...]
+    """Best first."""
+    postprocessing: Postprocessing
+    """That helps the best one."""
+    instructions: str
+    """Commands that predict with the best one."""
+
+
+def crossval_folder(model: Path, folds: Sequence[str]) -> Path:
+    """Return nnU-Net's folder for the validation predictions of several folds."""
+    return model / f"crossval_results_folds_{'_'.join(folds)}"
+
+
+def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, threads: int) -> Summary:
+    """Copy the validation predictions of a model's folds into one folder, probabilities too, and score them.
+
+    Args:
+        model: folder of samunet's or nnU-Net's.
+        raw: folder of the raw dataset, for the references.
+
+    Raises:
+        DatasetError: a fold has no validation predictions, two folds have the same case, or a reference is absent.
+    """
+    spec = read_dataset_json(raw / "dataset.json")
+    origin: dict[str, Path] = {}
+    for fold in folds:
+        folder = model / f"fold_{fold}" / VALIDATION
+        names = set(files_with_ending(folder, spec.file_ending)) if folder.is_dir() else set()
+        if not names:
+            raise DatasetError(
+                f"{folder} holds no validation predictions; train the fold, or give the folds that are trained with -f."
+            )
+        if twice := sorted(names & origin.keys()):
+            raise DatasetError(
+                f"'{twice[0]}' was predicted in {origin[twice[0]]} and {folder}; folds of one split share no case."
+            )
+        origin |= dict.fromkeys(names, folder)
+    references = references_of(raw, spec)
+    refuse_missing(origin.keys() - references.keys(), f"no reference in {raw}", "Restore them.")
+    shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
+    for name, folder in sorted(origin.items()):
+        beside = folder / f"{name.removesuffix(spec.file_ending)}.npz"
+        for file in (
+            *reader_of_segmentations(folder, spec).files(folder / name),
+            *([beside] if beside.is_file() else []),
+        ):
+            _copy(file, target / file.name)
+    for file in ("dataset.json", "plans.json"):
+        if (model / file).is_file():
+            _copy(model / file, target / file)
+    carry_prompts(list(dict.fromkeys(origin.values())), target)
+    return _score(references, target, spec, threads)
+
+
+def find_best(
+    workspace: Workspace,
+    dataset: str,
+    models: Sequence[str],
+    folds: Sequence[str],
+    *,
+    ensembling: bool = True,
+    threads: int = 1,
+) -> Choice:
+    """Score every model and every pair of models on their validation cases, and mark the best for prediction.
+
+    Writes nnU-Net's inference_information.json and inference_instructions.txt into the results folder of the dataset.
+
+    Args:
+        models: names of model folders; none takes all trained models of samunet.
+        ensembling: try pairs of models whose validation was run with --npz.
+
+    Raises:
+        ConfigError: no model is trained.
+        DatasetError: a model lacks validation predictions of a fold, or two models were validated on other cases.
+    """
+    raw, results = workspace.raw / dataset, workspace.results / dataset
+    names = list(models) or [folder.name for folder in trained_models(workspace) if folder.parent == results]
+    if not names:
+        raise ConfigError(
+            f"No model of {dataset} is trained in {results}. Train first: samunet_train {dataset} 3d_adapter all folds 0 to 4."
+        )
+    spec = read_dataset_json(raw / "dataset.json")
+    refuse_mixed(
+        {
+            f"{name}/fold_{fold}": prompts_behind(results / name / f"fold_{fold}" / VALIDATION)
+            for name in names
+            for fold in folds
+        }
+    )
+    single = []
+    for name in names:
+        folder = crossval_folder(results / name, folds)
+        summary = accumulate(results / name, raw, folds, folder, threads=threads)
+        single.append(Candidate(models=(name,), folder=folder, dice=summary.foreground_mean.dice))
+    _refuse_other_cases(single, spec)
+    pairs = (
+        [
+            pair
+            for pair in itertools.combinations(single, 2)
+            if all(_has_probabilities(one.folder, spec) for one in pair)
+        ]
+        if ensembling
+        else []
+    )
+    references = references_of(raw, spec)
+    both = [_ensemble(first, second, references, results, folds, spec, threads) for first, second in pairs]
+    candidates = sorted([*single, *both], key=lambda candidate: -candidate.dice)
+    best = candidates[0]
+    reader = reader_of_segmentations(best.folder, spec)
+    options = {"file_ending": spec.file_ending, "reader": reader, "threads": threads}
+    predicted = files_with_ending(best.folder, spec.file_ending)
+    found = determine(
+        {name: path for name, path in references.items() if name in predicted},
+        best.folder,
+        labels=spec.labels,
+        **options,
+    )
+    write_json(best.folder / FILE_NAME, found)
+    apply_to_folder(found, best.folder, best.folder / "postprocessed", **options)
+    instructions = _instructions(dataset, best, folds, found)
+    _mark(results, candidates, folds, dataset)
+    write_text(results / INSTRUCTIONS_FILE, instructions)
+    return Choice(candidates=tuple(candidates), postprocessing=found, instructions=instructions)
+
+
+def references_of(raw: Path, spec: DatasetSpec) -> dict[str, Path]:
+    """Return the reference of every training case, by the file name of its prediction."""
+    return {
+        f"{case.identifier}{spec.file_ending}": case.label
+        for case in training_cases(raw, spec)
+        if case.label is not None
+    }
+
+
+def _score(references: Mapping[str, Path], folder: Path, spec: DatasetSpec, threads: int) -> Summary:
+    reader = reader_of_segmentations(folder, spec)
+
+    def score(name: str) -> CaseScore:
+        options = {"targets": targets_from_labels(spec.labels), "ignore": spec.labels.ignore, "reader": reader}
+        return score_case(references[name], folder / name, expected=spec.labels.expected_in_files, **options)
+
+    names = sorted(files_with_ending(folder, spec.file_ending))
+    summary = summarize(each(score, names, threads=threads, title="Scoring"), prompts_behind(folder))
+    write_summary(folder / SUMMARY, summary)
+    return summary
+
+
+def _ensemble(
+    first: Candidate,
+    second: Candidate,
+    references: Mapping[str, Path],
+    results: Path,
+    folds: Sequence[str],
+    spec: DatasetSpec,
+    threads: int,
+) -> Candidate:
+    models = (*first.models, *second.models)
+    folder = results / "ensembles" / f"ensemble___{'___'.join(models)}___{'_'.join(folds)}"
+    shutil.rmtree(folder, ignore_errors=True)  # as in `accumulate`
+    ensemble([first.folder, second.folder], folder, threads=threads, quiet=True)
+    return Candidate(models=models, folder=folder, dice=_score(references, folder, spec, threads).foreground_mean.dice)
+
+
+def _has_probabilities(folder: Path, spec: DatasetSpec) -> bool:
+    return all(
+        (folder / f"{name.removesuffix(spec.file_ending)}.npz").is_file()
+        for name in files_with_ending(folder, spec.file_ending)
+    )
+
+
+def _refuse_other_cases(candidates: Sequence[Candidate], spec: DatasetSpec) -> None:
+    first = files_with_ending(candidates[0].folder, spec.file_ending).keys()
+    for candidate in candidates[1:]:
+        refuse_missing(
+            first ^ files_with_ending(candidate.folder, spec.file_ending).keys(),
+            f"no validation prediction of both {candidates[0].name} and {candidate.name}",
+            "Compare models of one split.",
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _parts(model: str) -> dict[str, str]:
+    trainer, plans, configuration = model.split("__")
+    return {"configuration": configuration, "trainer": trainer, "plans_identifier": plans}
+
+
+def _mark(results: Path, candidates: Sequence[Candidate], folds: Sequence[str], dataset: str) -> None:
+    best = candidates[0]
+    write_json(
+        results / BEST_MODEL_FILE,
+        {
+            "dataset_name_or_id": dataset,
+            "folds": [int(fold) if fold.isdecimal() else fold for fold in folds],
+            "considered_models": [
+                _parts(model) for candidate in candidates if len(candidate.models) == 1 for model in candidate.models
+            ],
+            "ensembling_allowed": any(len(candidate.models) > 1 for candidate in candidates),
+            "all_results": {candidate.name: candidate.dice for candidate in candidates},
+            "best_model_or_ensemble": {
+                "result_on_crossval_pre_pp": best.dice,
+                "postprocessing_file": str(best.folder / FILE_NAME),
+                "selected_model_or_models": [_parts(model) for model in best.models],
+            },
+        },
+    )
+
+
+def _instructions(dataset: str, best: Candidate, folds: Sequence[str], postprocessing: Postprocessing) -> str:
+    """Return the commands that predict with the best candidate."""
+    origin = prompts_behind(best.folder)
+    shown = "" if origin is None else f" with prompts ({origin})"
+    lines = [
+        f"Best on the validation cases of {dataset}, folds {' '.join(folds)}: {best.name}, mean foreground Dice {best.dice:.4f}{shown}.",
+        "",
+    ]
+    several = len(best.models) > 1
+    folders = [f"OUTPUT_{number}" for number in range(1, len(best.models) + 1)] if several else ["OUTPUT"]
+    for model, folder in zip(best.models, folders, strict=True):
+        parts = _parts(model)
+        command = f"samunet_predict -i INPUT -o {folder} -d {dataset} -p {parts['plans_identifier']} -c {parts['configuration']} -f {' '.join(folds)}"
+        lines.append(
+            command + (" --save_probabilities" if several else "") + (" --prompts FILE" if origin is not None else "")
+        )
+    if several:
+        lines.append(f"samunet_ensemble -i {' '.join(folders)} -o OUTPUT")
+    if postprocessing.steps:
+        lines.append(
+            f"samunet_apply_postprocessing -i OUTPUT -o OUTPUT_POSTPROCESSED -pp_file {best.folder / FILE_NAME}"
+        )
+    return "\n".join(lines) + "\n"

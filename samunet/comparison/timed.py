@@ -1,0 +1,61 @@
+"""nnU-Net's trainers with another length: so many epochs, and where wanted so many minutes; nothing else differs.
+
+samunet writes a file with such a trainer, see `samunet.comparison.nnunet`, and nnU-Net finds it there by its name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from samunet.training.pace import Pace, training_clock, validation_steps, write_cost
+
+CUDA = torch.device("cuda")
+
+
+class Timed(nnUNetTrainer):
+    """Left of one of nnU-Net's trainers among the bases of a class, which gives the numbers."""
+
+    epochs = 1000
+    minutes = 0.0
+    """See `TrainingConfig.minutes`; 0 leaves nnU-Net's 250 iterations per epoch."""
+
+    threads = 0
+    """Of a CPU; 0 leaves nnU-Net's choice."""
+
+    def __init__(
+        self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = CUDA
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)  # nnU-Net reads the names of these from here
+        self.num_epochs = self.epochs
+        if self.threads:
+            torch.set_num_threads(self.threads)  # nnU-Net's command takes every core of a CPU
+        self.pace = Pace(self.minutes, self.epochs, training_clock(device)) if self.minutes else None
+
+    def on_epoch_start(self) -> None:
+        """Give the epoch its steps; the first starts the clock."""
+        if self.pace is not None:
+            if self.pace.started is None:
+                self.pace.start()
+            self.num_iterations_per_epoch = self.pace.steps
+            self.num_val_iterations_per_epoch = validation_steps(self.pace.steps)
+        super().on_epoch_start()
+
+    def on_epoch_end(self) -> None:
+        """Measure what the epoch took; the last writes the cost."""
+        super().on_epoch_end()
+        if self.pace is not None:
+            self.pace.begin_epoch(self.current_epoch)
+        if self.current_epoch == self.num_epochs:
+            began, ended = (self.logger.get_value(f"epoch_{side}_timestamps", None) for side in ("start", "end"))
+            write_cost(
+                Path(self.output_folder),
+                self.device,
+                self.pace,
+                wall_seconds=sum(ended) - sum(began),  # of earlier runs too: the log goes into checkpoints
+                epochs=self.num_epochs,
+                steps=self.pace.first_step if self.pace else self.num_epochs * self.num_iterations_per_epoch,
+                last_learning_rate=self.optimizer.param_groups[0]["lr"],
+            )

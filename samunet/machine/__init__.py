@@ -1,0 +1,1 @@
+"""What the machine offers: its devices and precision, its threads, and bars of progress."""

@@ -1,0 +1,1 @@
+"""Procedural images with references, made of nothing but a seed."""

@@ -1,0 +1,133 @@
+"""What is on this machine: versions, folders, datasets, plans, models, checkpoints, devices. Loads neither torch nor numpy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from samunet import __version__
+from samunet.core.plugins import variant_names
+from samunet.core.results import best_models, finished_folds, trained_models
+from samunet.core.workspace import FINGERPRINT_FILE, PURPOSE, Workspace
+from samunet.errors import ConfigError
+from samunet.sam.checkpoints import CHECKPOINTS, find_checkpoint
+
+PACKAGES = ("torch", "segment-anything", "numpy", "scipy", "SimpleITK", "nibabel", "nnunetv2")
+GPU_DEVICES = ("/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # of NVIDIA, of Windows' in its Linux, of AMD
+GPU_TIMEOUT = 5.0  # seconds
+
+
+def gather(workspace: Workspace) -> dict[str, Any]:
+    """Return everything as plain values that json can write; folders that are not set are None."""
+    folders = dict(
+        zip(PURPOSE, (workspace.raw_folder, workspace.preprocessed_folder, workspace.results_folder), strict=True)
+    )
+    return {
+        "samunet": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cpus": os.cpu_count(),
+        "gpus": _gpus(),
+        "folders": {name: None if path is None else str(path) for name, path in folders.items()},
+        "datasets": _datasets(workspace),
+        "models": _models(workspace),
+        "weights_folders": [str(path) for path in workspace.weights_folders],
+        "checkpoints": {
+            checkpoint.name: _text(find_checkpoint(checkpoint, workspace.weights_folders)) for checkpoint in CHECKPOINTS
+        },
+        "methods": list(variant_names()),
+    }
+
+
+def lines(found: dict[str, Any]) -> Sequence[str]:
+    """Return what `gather` found as lines for people."""
+    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
+    gpus = "; ".join(found["gpus"]) or "none seen"
+    text = [f"samunet {found['samunet']}, Python {found['python']}, {found['system']}", f"packages: {packages}"]
+    text += [f"CPUs: {found['cpus']}; NVIDIA GPUs: {gpus}", f"methods: {', '.join(found['methods'])}"]
+    text += [f"{name}: {path or 'not set'}" for name, path in found["folders"].items()]
+    text.append("datasets:" if found["datasets"] else "datasets: none")
+    for name, parts in found["datasets"].items():
+        text.append(
+            f"  {name}: {'raw' if parts['raw'] else 'no raw data'}; plans: {', '.join(parts['plans']) or 'none'}"
+        )
+    text.append("trained models:" if found["models"] else "trained models: none")
+    for model in found["models"]:
+        text.append(
+            f"  {model['dataset']}/{model['name']}: folds {', '.join(model['folds'])}{'; marked as best' if model['best'] else ''}"
+        )
+    text.append("SAM checkpoints:")
+    text += [f"  {name}: {path or 'not here'}" for name, path in found["checkpoints"].items()]
+    return text
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def gpu_in_sight() -> bool:
+    """Tell whether there seems to be a GPU to train on: NVIDIA's, AMD's (ROCm), or Apple's. Loads no torch, so it may err."""
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    return apple or any(Path(path).exists() for path in GPU_DEVICES) or bool(_gpus())
+
+
+def _gpus() -> list[str]:
+    """Ask NVIDIA's own tool; torch would take seconds to load."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    try:
+        done = subprocess.run(
+            [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=GPU_TIMEOUT,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+
+
+def _datasets(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """Return by name whether raw data are there, and the names of samunet's plans."""
+    found: dict[str, dict[str, Any]] = {}
+    for folder in (workspace.raw_folder, workspace.preprocessed_folder):
+        for path in sorted(folder.glob("Dataset*_*")) if folder is not None else ():
+            found.setdefault(path.name, {"raw": False, "plans": []})
+            if folder == workspace.raw_folder:
+                found[path.name]["raw"] = (path / "dataset.json").is_file()
+            if folder == workspace.preprocessed_folder:
+                found[path.name]["plans"] = sorted(
+                    plan.stem for plan in path.glob("samunet*.json") if plan.name != FINGERPRINT_FILE
+                )
+    return dict(sorted(found.items()))
+
+
+def _models(workspace: Workspace) -> list[dict[str, Any]]:
+    if workspace.results_folder is None:
+        return []
+    found = []
+    for folder in trained_models(workspace):
+        try:
+            best = folder in best_models(workspace, folder.parent.name)
+        except ConfigError:  # a file that marks nothing
+            best = False
+        found.append(
+            {"dataset": folder.parent.name, "name": folder.name, "folds": list(finished_folds(folder)), "best": best}
+        )
+    return found
