@@ -83,7 +83,7 @@ def test_a_plan_that_needs_too_much_is_planned_smaller(planned, monkeypatch):
     )
     plan = pipeline.plan(workspace, dataset, fingerprint, options)
     monkeypatch.setattr(
-        memory, "measure_step", lambda plan, name, *_: MeasuredStep(gib=1.5 * estimate(plan, name), seconds=0.5)
+        measuring, "measure_step", lambda plan, name, *_: MeasuredStep(gib=1.5 * estimate(plan, name), seconds=0.5)
     )
     made = pipeline.plan(workspace, dataset, fingerprint, options, measure_on=CPU)
     assert load_plan(pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans")) == made and made != plan
