@@ -26,11 +26,11 @@ from samunet.models.prompt_tokens import (
     simulated_boxes,
     simulated_clicks,
 )
+from samunet.models.segmenter import ABSENT, PromptedSegmenter
 from samunet.models.spec import NetworkSpec
 from samunet.sam.decoder import DecoderSites, dense_positions, run_two_way
 from samunet.sam.encoder import Sites
 
-ABSENT = -20.0  # logit of a structure in a slice where nothing shows it
 TOGETHER = 64  # pairs that the decoder takes at a time where no gradient is wanted
 
 
@@ -81,7 +81,7 @@ class PromptedMasks(nn.Module):
         return torch.einsum("nc,nchw->nhw", weights, features)
 
 
-class PromptedSAM(AdaptedSAM):
+class PromptedSAM(AdaptedSAM, PromptedSegmenter):
     """An adapted SAM that segments what prompts show, each structure by itself.
 
     A structure's logit is that of its mask; background's is 0. With one class the softmax of both is the sigmoid of the mask.

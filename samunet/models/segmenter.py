@@ -68,6 +68,34 @@ class SlabSegmenter(nn.Module):
         raise NotImplementedError
 
 
+ABSENT = -20.0
+"""Logit that a `PromptedSegmenter` gives a structure in a slice where no prompt shows it."""
+
+
+class PromptedSegmenter(SlabSegmenter):
+    """A network that segments what prompts show: `forward` takes a map of them beside the image."""
+
+    prompts: str
+    """Kind of prompts that it was trained with: "points", "iterative", "box" or "mixed"."""
+
+    def forward(self, image: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """Segment what prompts show.
+
+        Args:
+            image: (B, C, D, H, W) normalized image.
+            drawn: (B, R, D, H, W) prompt map (see `samunet.core.prompts`), a plane for each of `labels.channels`; None
+                answers as SAM does without prompts, alike for all structures.
+
+        Returns:
+            (B, K, D, H, W) logits, K = labels.outputs; ABSENT for a structure in a slice without prompts.
+        """
+        raise NotImplementedError
+
+    def answer(self, batch: Batch) -> Tensor:
+        """Return the logits of a validation batch, with prompts made from its labels."""
+        raise NotImplementedError
+
+
 def groups_around(
     network: nn.Module, encoder: nn.Module | None, *, layer_decay: float = 1.0
 ) -> tuple[ParameterGroup, ...]:
