@@ -1,11 +1,13 @@
 """Whole commands of this checkout and of an earlier one in turns: preprocessing, and prediction with one model.
 
     git worktree add /tmp/before REVISION
-    python benchmarks/before_after.py --before /tmp/before --datasets 4 35 45 --runs 5       # nnUNet_raw holds the datasets
+    python benchmarks/before_after.py --before /tmp/before --datasets 4 35 45 --runs 5       # nnUNet_raw holds the
+    datasets
 
-For each dataset both sides plan and preprocess it into empty folders (two cases at a time), then segment the same images with the same model, trained
-for two steps by the earlier checkout. Times are processor time and time of day of the command with all its processes; the ratio is that of each pair
-of runs, its median is quoted. Each command computes with one thread. Writes benchmarks/results/before_after.json. Nothing else should run meanwhile.
+For each dataset both sides plan and preprocess it into empty folders (two cases at a time), then segment the same
+images with the same model, trained for two steps by the earlier checkout. Times are processor time and time of day of
+the command with all its processes; the ratio is that of each pair of runs, its median is quoted. Each command computes
+with one thread. Writes benchmarks/results/before_after.json. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations

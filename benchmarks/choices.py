@@ -1,10 +1,11 @@
-"""Two settings that were chosen by measuring: fp32 products through oneDNN (--fast_fp32), and the compression level of preprocessed cases.
+"""Two settings that were chosen by measuring: fp32 products through oneDNN (--fast_fp32), and the compression level of
+preprocessed cases.
 
     python benchmarks/choices.py --dataset 35      # the dataset is planned for 3d_adapter
 
-Products: a training step of the default model in fp32, in turns with and without the switch; best of each. Compression: normalized
-images, LZ4HC at the level in use and at nnU-Net's, in turns; seconds to write and to read, and size. Writes benchmarks/results/choices.json.
-Nothing else should run meanwhile.
+Products: a training step of the default model in fp32, in turns with and without the switch; best of each. Compression:
+normalized images, LZ4HC at the level in use and at nnU-Net's, in turns; seconds to write and to read, and size. Writes
+benchmarks/results/choices.json. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@
     python benchmarks/cpu_settings.py large     # a patch of thick slices: few long ones
     python benchmarks/cpu_settings.py precision # both patches in bf16 and fp32
 
-Freed memory is kept (samunet.machine.hardware.keep_freed_memory), which the commands do; waiting OpenMP threads spin more briefly
-(GOMP_SPINCOUNT), which they do not: timed alone on the machine and beside one busy process of the same priority. Nothing else
-should run meanwhile. The number format is chosen by the processor's flags (samunet.machine.hardware.choose_precision); its steps are taken in
-turns on one thread and counted in processor time, so that other programs take nothing from them.
-Writes its part of benchmarks/results/cpu_settings.json.
+Freed memory is kept (samunet.machine.hardware.keep_freed_memory), which the commands do; waiting OpenMP threads spin
+more briefly (GOMP_SPINCOUNT), which they do not: timed alone on the machine and beside one busy process of the same
+priority. Nothing else should run meanwhile. The number format is chosen by the processor's flags
+(samunet.machine.hardware.choose_precision); its steps are taken in turns on one thread and counted in processor time,
+so that other programs take nothing from them. Writes its part of benchmarks/results/cpu_settings.json.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python benchmarks/encoder.py                     # vit_b and vit_tiny at 512 and 1024 pixels
     python benchmarks/encoder.py --only vit_b:512
 
-Both sides run in turns in one process and the fastest of the repeats counts; peak memory is taken in a process of its own a
-side. Also prints the largest difference between the sides, the time of each form of attention, from which
-`samunet.sam.attention.choose_form` was made, and that of linear layers as such and as `samunet.sam.encoder.linear` does them. Writes
-benchmarks/results/encoder_<device>.json. Nothing else should run meanwhile.
+Both sides run in turns in one process and the fastest of the repeats counts; peak memory is taken in a process of its
+own a side. Also prints the largest difference between the sides, the time of each form of attention, from which
+`samunet.sam.attention.choose_form` was made, and that of linear layers as such and as `samunet.sam.encoder.linear` does
+them. Writes benchmarks/results/encoder_<device>.json. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations

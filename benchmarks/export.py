@@ -2,11 +2,12 @@
 
     python benchmarks/export.py
 
-Every measurement is a process of its own with one thread, the two sides in turns: seconds of the best of --repeats runs, and the growth
-of the process's peak memory. Logits are smooth blobs with noise on them, as networks give, and pure noise, in which every class may win
-everywhere, the worst case for our rule. Last, a whole prediction of the case of 105 classes under --max_ram, by a network that costs nothing:
-growth of the peak against the limit, with the scores in memory and, under a lower limit, in a file, whose pages the system may drop and
-which are left out. Writes benchmarks/results/export.json. Nothing else should run meanwhile.
+Every measurement is a process of its own with one thread, the two sides in turns: seconds of the best of --repeats
+runs, and the growth of the process's peak memory. Logits are smooth blobs with noise on them, as networks give, and
+pure noise, in which every class may win everywhere, the worst case for our rule. Last, a whole prediction of the case
+of 105 classes under --max_ram, by a network that costs nothing: growth of the peak against the limit, with the scores
+in memory and, under a lower limit, in a file, whose pages the system may drop and which are left out. Writes
+benchmarks/results/export.json. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -223,7 +224,9 @@ def within(limit: str) -> dict[str, float | str]:
 
 
 class Anonymous:
-    """Watches how much memory of its own, without pages of files, the process has, every 5 ms; `stop` returns the growth in MiB."""
+    """Watches how much memory of its own, without pages of files, the process has, every 5 ms; `stop` returns the
+    growth in MiB.
+    """
 
     def __init__(self) -> None:
         self.start = self.peak = self._now()

@@ -1,11 +1,12 @@
-"""A training step of sam_unet with encoder grids of every pitch: the planner's estimate of its work against the time it takes.
+"""A training step of sam_unet with encoder grids of every pitch: the planner's estimate of its work against the time it
+takes.
 
     python benchmarks/grid_step.py                # CPU, one thread
 
-Each row is a patch and an encoder; its steps are those of the convolutional path alone and of token pitches up to 16. Estimated and
-measured are both multiples of the step with the coarsest pitch, as the planner's rule reads them. Seconds are CPU time of one thread with
-two samples in bf16, the fastest of the repeats after one step to warm up, so that other work beside it changes little. Writes
-benchmarks/results/grid_step_cpu.json.
+Each row is a patch and an encoder; its steps are those of the convolutional path alone and of token pitches up to 16.
+Estimated and measured are both multiples of the step with the coarsest pitch, as the planner's rule reads them. Seconds
+are CPU time of one thread with two samples in bf16, the fastest of the repeats after one step to warm up, so that other
+work beside it changes little. Writes benchmarks/results/grid_step_cpu.json.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
     python benchmarks/head_to_head.py hippocampus --work FOLDER
     python benchmarks/head_to_head.py publish --work FOLDER         # pages' numbers into benchmarks/results
 
-Every training has one thread of a CPU and its minutes are processor time, so that two may run side by side. A comparison that was
-interrupted goes on, training by training. Reads nnUNet_raw; the rest goes to the work folder. Needs nnU-Net.
+Every training has one thread of a CPU and its minutes are processor time, so that two may run side by side. A
+comparison that was interrupted goes on, training by training. Reads nnUNet_raw; the rest goes to the work folder. Needs
+nnU-Net.
 
-Plans are each tool's own, but for what makes them feasible in minutes on a CPU, the same for both: batches of two patches, or of as
-many slices (both would take more, and few steps would fit), and in "prostate" target spacing and memory.
+Plans are each tool's own, but for what makes them feasible in minutes on a CPU, the same for both: batches of two
+patches, or of as many slices (both would take more, and few steps would fit), and in "prostate" target spacing and
+memory.
 """
 
 from __future__ import annotations

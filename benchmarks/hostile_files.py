@@ -2,9 +2,9 @@
 
     python benchmarks/hostile_files.py --count 2000 --series 300
 
-The damage, and what other programs are asked, is that of tests/fuzz.py; the files that tests/hostile.py makes by hand are among the seeds. A
-file that is read otherwise than by the other program, or whose error is a traceback or does not name it, ends this script. Writes
-benchmarks/results/hostile_files.json.
+The damage, and what other programs are asked, is that of tests/fuzz.py; the files that tests/hostile.py makes by hand
+are among the seeds. A file that is read otherwise than by the other program, or whose error is a traceback or does not
+name it, ends this script. Writes benchmarks/results/hostile_files.json.
 """
 
 from __future__ import annotations

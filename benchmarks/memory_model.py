@@ -2,8 +2,9 @@
 
     python benchmarks/memory_model.py          # CPU; nnUNet_raw holds the datasets of CONFIGURATIONS
 
-Every configuration is planned for its memory target with the embedded backbone, and one step in each precision is measured in a
-process of its own. Writes benchmarks/results/memory_model_<device>.json. Timings mean nothing here, so other work may run beside it.
+Every configuration is planned for its memory target with the embedded backbone, and one step in each precision is
+measured in a process of its own. Writes benchmarks/results/memory_model_<device>.json. Timings mean nothing here, so
+other work may run beside it.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python benchmarks/methods.py hippocampus --work FOLDER
     python benchmarks/methods.py publish --work FOLDER         # pages' numbers into benchmarks/results
 
-Every training has one thread of a CPU, its minutes are processor time, and it is without pretrained weights. Plans are the planner's
-own but for the batch: two patches, and of methods with thin slabs as many patches as hold 20 slices, if the plan has so many. A run that
-was interrupted goes on, training by training; those of another version of the code are refused. Reads nnUNet_raw; the rest goes to the
-work folder.
+Every training has one thread of a CPU, its minutes are processor time, and it is without pretrained weights. Plans are
+the planner's own but for the batch: two patches, and of methods with thin slabs as many patches as hold 20 slices, if
+the plan has so many. A run that was interrupted goes on, training by training; those of another version of the code are
+refused. Reads nnUNet_raw; the rest goes to the work folder.
 """
 
 from __future__ import annotations

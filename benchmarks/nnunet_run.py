@@ -1,7 +1,7 @@
 """Train nnU-Net for some minutes on a CPU and predict cases with it: the other side of the studies.
 
-It is nnU-Net as shipped but for batch size and schedule: epochs are shorter and as many as the budget holds, so that its learning
-rate reaches zero there. No mirroring at prediction.
+It is nnU-Net as shipped but for batch size and schedule: epochs are shorter and as many as the budget holds, so that
+its learning rate reaches zero there. No mirroring at prediction.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def prepare(
     batch_size: int,
     split_file: Path,
 ) -> None:
-    """Plan and preprocess with nnU-Net into a workspace of its own, with the same memory target, target spacing and split as ours."""
+    """Plan and preprocess with nnU-Net into a workspace of its own, with the same memory target, target spacing and
+    split as ours.
+    """
     _set_variables(workspace)
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 

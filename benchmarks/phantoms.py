@@ -1,4 +1,7 @@
-"""Phantoms on which a plan can go wrong: thin vessels in 2D, and lesions that fall into specks in 3D. Raw datasets in nnU-Net's layout."""
+"""Phantoms on which a plan can go wrong: thin vessels in 2D, and lesions that fall into specks in 3D.
+
+Raw datasets in nnU-Net's layout.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,9 @@ def write_phantoms(raw: Path) -> None:
 
 
 def vessels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A fundus-like picture, (3, H, W) uint8, and its vessels, (H, W) uint8: trees of 5 to 1 pixels width, and torn-off twigs."""
+    """A fundus-like picture, (3, H, W) uint8, and its vessels, (H, W) uint8: trees of 5 to 1 pixels width, and torn-off
+    twigs.
+    """
     rows, columns = np.mgrid[:PLANE, :PLANE]
     label = np.zeros((PLANE, PLANE), np.uint8)
 
@@ -81,7 +86,9 @@ def vessels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lesions(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A head of two channels, (2, D, H, W) float32, and a tumor in it, (D, H, W) uint8: edema, core, and an enhancing rim that falls into specks."""
+    """A head of two channels, (2, D, H, W) float32, and a tumor in it, (D, H, W) uint8: edema, core, and an enhancing
+    rim that falls into specks.
+    """
     size = np.array(VOLUME)
     grid = np.stack(np.meshgrid(*(np.arange(side) for side in VOLUME), indexing="ij"))
 

@@ -1,4 +1,6 @@
-"""The page on plans: benchmarks/plans.py, benchmarks/grid_step.py and the study "rules" of benchmarks/planning_study.py."""
+"""The page on plans: benchmarks/plans.py, benchmarks/grid_step.py and the study "rules" of
+benchmarks/planning_study.py.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,20 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
     """Write documentation/results/plans.md."""
     sections = [
         "# Plans for data of many kinds",
-        "This page shows what is planned for data of many kinds beside nnU-Net's own planner, and what a step with the planned tokens takes.\n",
-        f"Planned for {plans['memory_gib']:g} GiB, with {plans['backbone']} without pretrained weights. Most fingerprints are written by hand",
-        "from shapes, spacings and structures of public data sets; those named Dataset are measured, two of them on phantoms. Smallest is the",
-        "size of the smallest class as the planner counts it, in voxels. Share is the volume of our patch over that of nnU-Net's, at one spacing.",
-        "Operations are an estimate of one sample's step, in 10⁹ multiply-adds. Made by `benchmarks/plans.py`; this page is written by",
+        (
+            "This page shows what is planned for data of many kinds beside nnU-Net's own planner, and what a step with "
+            "the planned tokens takes.\n"
+        ),
+        (
+            f"Planned for {plans['memory_gib']:g} GiB, with {plans['backbone']} without pretrained weights. Most "
+            "fingerprints are written by hand"
+        ),
+        "from shapes, spacings and structures of public data sets; those named Dataset are measured, two of them on "
+        "phantoms. Smallest is the",
+        "size of the smallest class as the planner counts it, in voxels. Share is the volume of our patch over that "
+        "of nnU-Net's, at one spacing.",
+        "Operations are an estimate of one sample's step, in 10⁹ multiply-adds. Made by `benchmarks/plans.py`; this "
+        "page is written by",
         "`benchmarks/tables.py`.\n",
         _row(
             "data",
@@ -48,7 +59,8 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
     others = list(dict.fromkeys(name for row in plans["rows"] for name in row["others"]))
     sections += [
         "\n## Methods without a convolutional path\n",
-        "They see the image through tokens only: the finest grid that fits comes first, up to the 512 encoder pixels of the publications, and",
+        "They see the image through tokens only: the finest grid that fits comes first, up to the 512 encoder pixels "
+        "of the publications, and",
         "coarser grids come before the plane is cut. Patch, and encoder pixels per voxel.\n",
         _row("data", *others),
         "|---" * (len(others) + 1) + "|",
@@ -77,8 +89,10 @@ def _steps(steps: dict[str, Any]) -> list[str]:
     machine = steps["machine"]
     lines = [
         "\n## How dear finer tokens are\n",
-        f"{machine['name']}, one thread, {machine['precision']}, torch {machine['torch']}; CPU seconds of a step on two samples, other work",
-        "beside it. Multiples are those of the step with the coarsest pitch. Without is the convolutional path alone. Made by",
+        f"{machine['name']}, one thread, {machine['precision']}, torch {machine['torch']}; CPU seconds of a step on "
+        "two samples, other work",
+        "beside it. Multiples are those of the step with the coarsest pitch. Without is the convolutional path alone. "
+        "Made by",
         "`benchmarks/grid_step.py`.\n",
         _row("patch", "encoder", "without, s", "pitch", "s", "estimated", "measured", "estimated / measured"),
         "|---" * 8 + "|",
@@ -94,8 +108,12 @@ def _steps(steps: dict[str, Any]) -> list[str]:
 def _study(study: dict[str, Any]) -> list[str]:
     lines = [
         "\n## The first rule and today's\n",
-        "The first rule took tokens at most twice as wide as the median piece of the smallest class, whatever that cost the patch. Both plans",
-        f"for 2 GiB, trained for equal CPU minutes on one thread each ({study['machine']['cpu']}), one seed, fold 0 of 20 cases held out. Made by",
+        (
+            "The first rule took tokens at most twice as wide as the median piece of the smallest class, whatever that "
+            "cost the patch. Both plans"
+        ),
+        f"for 2 GiB, trained for equal CPU minutes on one thread each ({study['machine']['cpu']}), one seed, fold 0 "
+        "of 20 cases held out. Made by",
         "`benchmarks/planning_study.py rules`.\n",
         _row("phantom", "rule", "patch", "token pitch", "CPU minutes", "steps", "s per step", "Dice", "Dice by class"),
         "|---" * 9 + "|",

@@ -3,10 +3,10 @@
     python benchmarks/planning_study.py planning            # two single-thread jobs side by side
     python benchmarks/planning_study.py rules               # writes two phantoms into nnUNet_raw first
 
-"planning": the encoder grid and the slab depth, one at a time; the planner's rules for the token pitch and the slab depth rest on this.
-"rules": on structures that are thin or fall into specks, the plan of the first rule, whose tokens were at most twice as wide as the median
-piece whatever that cost the patch, against today's, at the same memory. Trained, predicted and scored as benchmarks/study.py says; results
-go to benchmarks/results/study_<name>.json.
+"planning": the encoder grid and the slab depth, one at a time; the planner's rules for the token pitch and the slab
+depth rest on this. "rules": on structures that are thin or fall into specks, the plan of the first rule, whose tokens
+were at most twice as wide as the median piece whatever that cost the patch, against today's, at the same memory.
+Trained, predicted and scored as benchmarks/study.py says; results go to benchmarks/results/study_<name>.json.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from samunet.planning.topology import topology_for
 from samunet.sam.backbones import TOKEN_PIXELS
 
 MINUTES, RULE_MINUTES = 6.0, 10.0
-PROSTATE: dict[str, Any] = {
-    "dataset": 35,
-    "spacing": (3.0, 2.5, 2.5),
-}  # coarse, or too few steps fit the minutes to tell anything
+# Coarse, or too few steps fit the minutes to tell anything.
+PROSTATE: dict[str, Any] = {"dataset": 35, "spacing": (3.0, 2.5, 2.5)}
 NUCLEI: dict[str, Any] = {"dataset": 45, "configuration": "2d_adapter"}
 VESSELS: dict[str, Any] = {"dataset": 901, "configuration": "2d_adapter", "memory_gib": 2.0}
 LESIONS: dict[str, Any] = {"dataset": 902, "configuration": "3d_adapter", "memory_gib": 2.0}

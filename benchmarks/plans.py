@@ -2,9 +2,10 @@
 
     python benchmarks/plans.py            # needs nnunetv2; measured datasets are those of nnUNet_raw that are there
 
-Most fingerprints are written by hand from the shapes, spacings and structures of public data sets, as far as their publications give them;
-the two phantoms and the datasets of MEASURED are measured. Writes benchmarks/results/plans.json, from which tests/planning/test_kinds_of_data.py
-plans again; what nnU-Net planned for a row that is there unchanged is kept. The page is written by benchmarks/tables.py.
+Most fingerprints are written by hand from the shapes, spacings and structures of public data sets, as far as their
+publications give them; the two phantoms and the datasets of MEASURED are measured. Writes
+benchmarks/results/plans.json, from which tests/planning/test_kinds_of_data.py plans again; what nnU-Net planned for a
+row that is there unchanged is kept. The page is written by benchmarks/tables.py.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""Everything of prediction but the network: nnU-Net's predictor and ours on the same files with a network that costs next to nothing.
+"""Everything of prediction but the network: nnU-Net's predictor and ours on the same files with a network that costs
+next to nothing.
 
     python benchmarks/predict_overhead.py --dataset 35 --cases 6 --workers 2     # nnUNet_raw holds the dataset
 
-Both tools read, preprocess to the same spacing, run the same cheap network over the same tiles without flips, resample back and write. Each
-measurement is a process of its own, the two sides in turns, with the same numbers of workers (nnU-Net's are processes, ours threads) and one
-thread for computing in each; the clock runs from the call to the last file, so starting python and importing do not count. nnU-Net is also
-measured without workers (predict_from_files_sequential). Writes benchmarks/results/predict_overhead_<dataset>.json. Nothing else should
-run meanwhile.
+Both tools read, preprocess to the same spacing, run the same cheap network over the same tiles without flips, resample
+back and write. Each measurement is a process of its own, the two sides in turns, with the same numbers of workers
+(nnU-Net's are processes, ours threads) and one thread for computing in each; the clock runs from the call to the last
+file, so starting python and importing do not count. nnU-Net is also measured without workers
+(predict_from_files_sequential). Writes benchmarks/results/predict_overhead_<dataset>.json. Nothing else should run
+meanwhile.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Memory of predicting ten and more kinds of files: what is estimated from their headers, what is allowed, and what is taken.
+"""Memory of predicting ten and more kinds of files: what is estimated from their headers, what is allowed, and what is
+taken.
 
     python benchmarks/prediction_memory.py
 
-Every kind is a process of its own: two cases, one after the other, with a network that costs next to nothing. Allowed (--max_ram) is the estimate of
-one case and what the network works with, so that a case begins when the one before is done. Taken is the growth of the process's peak memory
-(VmHWM), or of its own memory and that of the process in which ITK reads, looked at every 10 ms (Pss), whichever is more. Where the scores are
-in a file, whose pages the system may drop, they are left out. Writes benchmarks/results/prediction_memory.json; kinds that are there are not
-repeated.
+Every kind is a process of its own: two cases, one after the other, with a network that costs next to nothing. Allowed
+(--max_ram) is the estimate of one case and what the network works with, so that a case begins when the one before is
+done. Taken is the growth of the process's peak memory (VmHWM), or of its own memory and that of the process in which
+ITK reads, looked at every 10 ms (Pss), whichever is more. Where the scores are in a file, whose pages the system may
+drop, they are left out. Writes benchmarks/results/prediction_memory.json; kinds that are there are not repeated.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python benchmarks/preprocess.py --dataset 4 --workers 2        # nnUNet_raw holds the dataset
 
-Two measurements. Resampling: nnU-Net's function and ours, in turns in one process, on the dataset's own images and labels brought to
-another spacing; largest difference of images as a share of their range, and share of equal label voxels. The whole: both
-plan_and_preprocess commands, each into an empty folder, wall time and the peak of the memory of all its processes together.
-All sides compute with one thread per worker, and every raw file is read once before. Writes benchmarks/results/preprocess_<dataset>.json.
-Nothing else should run meanwhile.
+Two measurements. Resampling: nnU-Net's function and ours, in turns in one process, on the dataset's own images and
+labels brought to another spacing; largest difference of images as a share of their range, and share of equal label
+voxels. The whole: both plan_and_preprocess commands, each into an empty folder, wall time and the peak of the memory of
+all its processes together. All sides compute with one thread per worker, and every raw file is read once before. Writes
+benchmarks/results/preprocess_<dataset>.json. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -146,7 +146,9 @@ def whole(raw: Path, dataset: str, workers: int, *, planar: bool) -> dict:
 
 
 def run(command: list[str], environment: dict[str, str]) -> dict:
-    """Run a command; returns wall seconds and the peak of the memory that it and its children hold together (proportional set size)."""
+    """Run a command; returns wall seconds and the peak of the memory that it and its children hold together
+    (proportional set size).
+    """
     peak, began = 0.0, time.perf_counter()
     path, done = Path(sys.executable).parent / command[0], threading.Event()
     with tempfile.TemporaryFile("w+") as said:

@@ -2,12 +2,13 @@
 
     python benchmarks/probabilities.py
 
-Logits are smooth blobs with noise on them, on a grid of half as many voxels on each axis of the plane. Each measurement is a process of its own
-with one thread: processor seconds from logits to the file, its size, and the growth of the process's peak memory. With all digits that takes so
-long that it is measured on 25 of the 200 slices, samunet's way on 25 and on all; on 25 also for logits of noise alone, the worst case. Last, on the
-25 slices, how many voxels get another label because of rounding, in one file and in the ensemble of two whose members differ by noise, and the
-lowest Dice score of a class between the labels with and without it. Writes benchmarks/results/probabilities.json after every step; steps that are
-there are not repeated.
+Logits are smooth blobs with noise on them, on a grid of half as many voxels on each axis of the plane. Each measurement
+is a process of its own with one thread: processor seconds from logits to the file, its size, and the growth of the
+process's peak memory. With all digits that takes so long that it is measured on 25 of the 200 slices, samunet's way on
+25 and on all; on 25 also for logits of noise alone, the worst case. Last, on the 25 slices, how many voxels get another
+label because of rounding, in one file and in the ensemble of two whose members differ by noise, and the lowest Dice
+score of a class between the labels with and without it. Writes benchmarks/results/probabilities.json after every step;
+steps that are there are not repeated.
 """
 
 from __future__ import annotations

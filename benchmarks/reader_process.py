@@ -1,11 +1,13 @@
-"""What it costs that ITK reads in a process of its own: a case's image and label, read there and in the process that asks, in turns.
+"""What it costs that ITK reads in a process of its own: a case's image and label, read there and in the process that
+asks, in turns.
 
     python benchmarks/reader_process.py
 
-Files of three sizes in each format that ITK reads, uncompressed where the format allows, so that reading is fast and the overhead shows. Both
-sides check the header first and stack the channels afterwards. The overhead is the median of the differences of pairs; the start of the
-process, once per reading thread and run, is told apart. Where other programs run meanwhile, the clock measures how long they keep the two
-processes from meeting, and processor time is what counts. Writes benchmarks/results/reader_process.json.
+Files of three sizes in each format that ITK reads, uncompressed where the format allows, so that reading is fast and
+the overhead shows. Both sides check the header first and stack the channels afterwards. The overhead is the median of
+the differences of pairs; the start of the process, once per reading thread and run, is told apart. Where other programs
+run meanwhile, the clock measures how long they keep the two processes from meeting, and processor time is what counts.
+Writes benchmarks/results/reader_process.json.
 """
 
 from __future__ import annotations
@@ -26,11 +28,8 @@ from samunet.core.codec import write_json
 from samunet.imageio import itk_pool, reader_for
 
 RESULTS = Path(__file__).parent / "results" / "reader_process.json"
-SHAPES = {
-    "small": (36, 50, 36),
-    "medium": (20, 320, 320),
-    "large": (100, 512, 512),
-}  # hippocampus, prostate, a part of an abdomen
+# Hippocampus, prostate, a part of an abdomen.
+SHAPES = {"small": (36, 50, 36), "medium": (20, 320, 320), "large": (100, 512, 512)}
 PAIRS = {"small": 41, "medium": 21, "large": 7}
 READER = reader_for(".mha")
 

@@ -3,10 +3,11 @@
     python benchmarks/slab_stride.py slab_stride --work WORK   # two trainings side by side, one thread each
     python benchmarks/slab_stride.py measure --work WORK       # one after the other, nothing else running
 
-The models are 3d_ma_sam (slabs of 5 slices, as its authors') and 3d_adapter (the plan's slab), fold 0 of Dataset035 at 3 x 1.25 x 1.25 mm.
-"votes" is the authors' way: stride 1, end slices repeated, softmax votes counted alike. All others average logits with Gaussian weights, at
-the slab steps 1, 2, half a slab and a whole one, and in the plane at 0.5 and 1 where that makes other tiles. Passes are slabs through the
-encoder. The default runs in what the device multiplies fastest in, and once in fp32. Needs WORK to stay. Writes benchmarks/results/slab_stride.json.
+The models are 3d_ma_sam (slabs of 5 slices, as its authors') and 3d_adapter (the plan's slab), fold 0 of Dataset035 at
+3 x 1.25 x 1.25 mm. "votes" is the authors' way: stride 1, end slices repeated, softmax votes counted alike. All others
+average logits with Gaussian weights, at the slab steps 1, 2, half a slab and a whole one, and in the plane at 0.5 and 1
+where that makes other tiles. Passes are slabs through the encoder. The default runs in what the device multiplies
+fastest in, and once in fp32. Needs WORK to stay. Writes benchmarks/results/slab_stride.json.
 """
 
 from __future__ import annotations

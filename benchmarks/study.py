@@ -1,13 +1,15 @@
 """Train variants of a configuration for equal minutes and compare them case by case.
 
-    python benchmarks/study.py sam_unet_ranking            # the rows of STUDIES below, two single-thread jobs side by side
+    python benchmarks/study.py sam_unet_ranking            # the rows of STUDIES below, two single-thread jobs side by
+    side
 
-Each row is one training: an entry of the plan with some keys replaced, the same split and seed, and a schedule that ends
-at the budget. Minutes are CPU time of the training process, which has one thread, so that what else the machine does changes little;
-short trainings are timed first and tell how many steps fit. A row may be nnU-Net instead (extra "nnunet"), with the same split, batch size, memory
-target and target spacing. Validation cases are predicted whole, without mirroring, and scored. A row whose key
-(dataset, fold, plan entry, code, budget, seed) is already in benchmarks/results/study_<name>.json is not run again, and every row is
-written when it ends, so a study can be interrupted. Reads nnUNet_raw; the rest goes to the work folder.
+Each row is one training: an entry of the plan with some keys replaced, the same split and seed, and a schedule that
+ends at the budget. Minutes are CPU time of the training process, which has one thread, so that what else the machine
+does changes little; short trainings are timed first and tell how many steps fit. A row may be nnU-Net instead (extra
+"nnunet"), with the same split, batch size, memory target and target spacing. Validation cases are predicted whole,
+without mirroring, and scored. A row whose key (dataset, fold, plan entry, code, budget, seed) is already in
+benchmarks/results/study_<name>.json is not run again, and every row is written when it ends, so a study can be
+interrupted. Reads nnUNet_raw; the rest goes to the work folder.
 """
 
 from __future__ import annotations
@@ -45,10 +47,8 @@ from samunet.training.config import TrainingConfig
 
 RESULTS = Path(__file__).parent / "results"
 NOT_TRAINED_BY = ("cli", "checking", "importing", "phantom.py")
-SHORT = (
-    {"epochs": 1, "iterations": 10},
-    {"epochs": 4, "iterations": 10},
-)  # the second less the first: without start and end
+# The second less the first: without start and end.
+SHORT = ({"epochs": 1, "iterations": 10}, {"epochs": 4, "iterations": 10})
 EPOCHS = 10
 NNUNET = "nnU-Net as shipped"
 
@@ -92,12 +92,8 @@ def rows_of(data: dict[str, Any], minutes: float, *names: str) -> tuple[Row, ...
 
 
 FOUR = {"batch_size": 4}
-FINAL = (
-    "no depth adapters",
-    "injection at one stage",
-    "control: no SAM path",
-    NNUNET,
-)  # the best two of the ranking, and what to hold them against
+# The best two of the ranking, and what to hold them against.
+FINAL = ("no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)
 STUDIES = {
     "sam_unet_ranking": rows_of(HIPPOCAMPUS, 6.0, *VARIANTS),
     "sam_unet_final": rows_of(HIPPOCAMPUS, 20.0, *FINAL) + rows_of(PROSTATE, 20.0, *FINAL),
@@ -167,7 +163,10 @@ def main(studies: dict[str, tuple[Row, ...]] = STUDIES, description: str | None 
                 {"machine": {"cpu": processor_name(), "threads_a_job": 1, "jobs": arguments.jobs}, "rows": known},
             )
         print(
-            f"{row.name}: Dice {result['dice']:.4f} after {result['cpu_minutes']:.2f} min of CPU time, {result['steps']} steps",
+            (
+                f"{row.name}: Dice {result['dice']:.4f} after {result['cpu_minutes']:.2f} min of CPU time, "
+                f"{result['steps']} steps"
+            ),
             flush=True,
         )
 
@@ -282,7 +281,9 @@ def validation_cases(row: Row, shared: Workspace, dataset: pipeline.RawDataset) 
 def train_and_predict(
     row: Row, work: Path, shared: Workspace, dataset: pipeline.RawDataset, cases: list[Case], predictions: Path
 ) -> dict[str, Any]:
-    """Train one of samunet's rows and write a segmentation of every case; returns what the training cost, with the plan's entry."""
+    """Train one of samunet's rows and write a segmentation of every case; returns what the training cost, with the
+    plan's entry.
+    """
     plan = pipeline.resolve(
         shared, pipeline.open_plan(shared, dataset.spec.name, DEFAULT_PLANS_NAME), row.configuration
     )

@@ -45,30 +45,37 @@ PROSTATE = ", and on the prostate a spacing of 3 x 1.25 x 1.25 mm and a memory t
 HEAD_TO_HEAD_READING = """
 ## What this shows, and what not
 
-- It shows the first minutes of training on one core. nnU-Net's optimizer and width are made for 250,000 steps; nothing here says who is ahead
-  after a day on a GPU.
-- It says nothing about SAM's pretrained weights: there are none in these trainings. Nor is any of the lead SAM's doing: without the SAM path
-  (samunetPlansNoSAM) the same network is as good or better, and cheaper ([the study of sam_unet](sam_unet.md)).
-- About half of the lead on the hippocampus is precision and optimizer: nnU-Net Bf16AdamW is nnU-Net's network, data and loss with samunet's of both
-  (`benchmarks/nnunet_trainers/`). The rest is what else differs: blocks, normalization, sampling, rates.
-- MA-SAM is a transformer that its publication starts from SAM's weights, and so should who uses it. From scratch, in minutes, it is weak because it
-  makes few steps: a quarter of the slabs in a step (samunetPlansBatch4) and coarser tokens besides (samunetPlansBatch4Scale2) bring it from nothing
-  to ahead of nnU-Net in the ten minutes on ten cases. On the prostate it finds one class of two.
-- On the prostate nnU-Net makes so few steps that it still predicts nothing but background. That is what its planes cost one core, and says
-  nothing about its network.
-- One seed, one fold. Intervals are over cases. With four cases no difference can be shown: the smallest p that Wilcoxon's test then has is 1/8.
+- It shows the first minutes of training on one core. nnU-Net's optimizer and width are made for 250,000 steps; nothing
+  here says who is ahead after a day on a GPU.
+- It says nothing about SAM's pretrained weights: there are none in these trainings. Nor is any of the lead SAM's doing:
+  without the SAM path (samunetPlansNoSAM) the same network is as good or better, and cheaper ([the study of
+  sam_unet](sam_unet.md)).
+- About half of the lead on the hippocampus is precision and optimizer: nnU-Net Bf16AdamW is nnU-Net's network, data and
+  loss with samunet's of both (`benchmarks/nnunet_trainers/`). The rest is what else differs: blocks, normalization,
+  sampling, rates.
+- MA-SAM is a transformer that its publication starts from SAM's weights, and so should who uses it. From scratch, in
+  minutes, it is weak because it makes few steps: a quarter of the slabs in a step (samunetPlansBatch4) and coarser
+  tokens besides (samunetPlansBatch4Scale2) bring it from nothing to ahead of nnU-Net in the ten minutes on ten cases.
+  On the prostate it finds one class of two.
+- On the prostate nnU-Net makes so few steps that it still predicts nothing but background. That is what its planes cost
+  one core, and says nothing about its network.
+- One seed, one fold. Intervals are over cases. With four cases no difference can be shown: the smallest p that
+  Wilcoxon's test then has is 1/8.
 """
 METHODS_READING = """
 ## What this shows, and what not
 
-- Who learns fastest from nothing on one core. The published methods adapt a pretrained SAM; without its weights all of them are transformers
-  that begin at random, and `sam_unet`, the network of `3d_adapter`, is a U-Net besides, which learns from little.
-- MaskSAM finds nothing yet on either dataset. On the hippocampus it makes the fewest steps of all by far; on the prostate about as many as
-  `3d_adapter`, so that steps alone do not explain it there.
+- Who learns fastest from nothing on one core. The published methods adapt a pretrained SAM; without its weights all of
+  them are transformers that begin at random, and `sam_unet`, the network of `3d_adapter`, is a U-Net besides, which
+  learns from little.
+- MaskSAM finds nothing yet on either dataset. On the hippocampus it makes the fewest steps of all by far; on the
+  prostate about as many as `3d_adapter`, so that steps alone do not explain it there.
 - Nothing about what they reach with SAM's weights, on a GPU, or in a day.
-- One seed, one fold. Intervals are over cases; with four cases no difference can be shown, and the order on the prostate means little.
-- 3d_masksam was trained by later versions of the code than the others: its generator was mended before both of its rows, the estimate of its memory,
-  which makes the plan, before that of the prostate. The mends touch no code that the others run; on the hippocampus the plan stays the same.
+- One seed, one fold. Intervals are over cases; with four cases no difference can be shown, and the order on the
+  prostate means little.
+- 3d_masksam was trained by later versions of the code than the others: its generator was mended before both of its
+  rows, the estimate of its memory, which makes the plan, before that of the prostate. The mends touch no code that the
+  others run; on the hippocampus the plan stays the same.
 """
 HOSTILE, PROCESS = RESULTS / "hostile_files.json", RESULTS / "reader_process.json"
 PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))
@@ -93,7 +100,8 @@ def table(results: dict[str, dict]) -> str:
         classes = ", ".join(f"{label} {dice:.3f}" for label, dice in result["dice"].items())
         rows.append(
             f"| {TITLES[name]} | {result['training_minutes']:.0f} min, {result['steps']} steps | "
-            f"**{result['mean_foreground_dice']:.3f}** ({classes}; {result['validation_cases']} cases) | {result['union_dice']:.3f} |"
+            f"**{result['mean_foreground_dice']:.3f}** ({classes}; {result['validation_cases']} cases) | "
+            f"{result['union_dice']:.3f} |"
         )
     return "\n".join(rows)
 
@@ -102,8 +110,14 @@ def page(results: dict[str, dict]) -> str:
     """The results page: table, commands and learning curves."""
     sections = [
         "# What a short training on a CPU learns",
-        "Default model, no pretrained weights, one seed, nnU-Net's fold 0; whole validation cases through `samunet_predict` and",
-        "`samunet_evaluate_folder`. Training minutes count every epoch with its validation. Made by `benchmarks/learning.py`; this page is",
+        (
+            "Default model, no pretrained weights, one seed, nnU-Net's fold 0; whole validation cases through "
+            "`samunet_predict` and"
+        ),
+        (
+            "`samunet_evaluate_folder`. Training minutes count every epoch with its validation. Made by "
+            "`benchmarks/learning.py`; this page is"
+        ),
         "written by `benchmarks/tables.py`. It shows that the pipeline learns. It is no comparison with nnU-Net.\n",
         table(results),
     ]
@@ -126,10 +140,16 @@ def study_page(studies: list[dict]) -> str:
     machine = studies[0]["machine"]
     sections = [
         "# Which parts of sam_unet help",
-        "Every row is the model with one thing changed, trained for about equal CPU minutes, as listed, from the same seed on the same split,",
-        "without pretrained weights. Whole validation cases, no test-time flips. Intervals are those of the mean difference over cases (95 %,",
-        "paired t); they say nothing about other seeds. The default of the tables is that of the time: all parts in. nnU-Net has our batch size,",
-        "memory target and target spacing, its own schedule shortened to the budget, and computes in fp32, its only precision on CPUs; ours takes",
+        "Every row is the model with one thing changed, trained for about equal CPU minutes, as listed, from the same "
+        "seed on the same split,",
+        (
+            "without pretrained weights. Whole validation cases, no test-time flips. Intervals are those of the mean "
+            "difference over cases (95 %,"
+        ),
+        "paired t); they say nothing about other seeds. The default of the tables is that of the time: all parts in. "
+        "nnU-Net has our batch size,",
+        "memory target and target spacing, its own schedule shortened to the budget, and computes in fp32, its only "
+        "precision on CPUs; ours takes",
         "bf16 where the CPU has it. Made by `benchmarks/study.py`; this page is written by `benchmarks/tables.py`.",
         f"{machine['cpu']}, {machine['jobs']} trainings side by side with {machine['threads_a_job']} thread each.",
         "What follows from it: [sam_unet](../methods/sam_unet.md#what-was-measured).",
@@ -173,9 +193,16 @@ def encoder_page(encoder: dict, step: dict) -> str:
     machine, (depth, height, width) = encoder["machine"], step["slab"]
     sections = [
         "# SAM's encoder: time and memory",
-        f"{machine['name']}, {machine['cpu_threads']} threads, torch {machine['torch']}, {encoder['precision']}. Both sides run in turns in one",
-        "process on the same random weights and one image; memory is the growth of a fresh process's peak over one step, gradients of all weights",
-        "included. Made by `benchmarks/encoder.py` and `benchmarks/slab_step.py`; this page is written by `benchmarks/tables.py`.\n",
+        f"{machine['name']}, {machine['cpu_threads']} threads, torch {machine['torch']}, {encoder['precision']}. Both "
+        "sides run in turns in one",
+        (
+            "process on the same random weights and one image; memory is the growth of a fresh process's peak over one "
+            "step, gradients of all weights"
+        ),
+        (
+            "included. Made by `benchmarks/encoder.py` and `benchmarks/slab_step.py`; this page is written by "
+            "`benchmarks/tables.py`.\n"
+        ),
         "## Against the segment_anything package\n",
         _row(
             "backbone",
@@ -263,9 +290,16 @@ def preprocessing_page(results: list[dict]) -> str:
     machine = results[0]["machine"]
     sections = [
         "# Preprocessing: time, memory and equality with nnU-Net",
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {results[0]['workers']} workers on either side, one thread per worker.",
-        "Resampling: both functions in turns in one process on whole cases brought to 0.8 of their spacing. The whole: both",
-        "`plan_and_preprocess` commands into empty folders, one 3D (2D for pictures) configuration; memory is that of all processes of a command",
+        (
+            f"{machine['cpu']}, {machine['cpus']} CPUs, {results[0]['workers']} workers on either side, one thread per "
+            "worker."
+        ),
+        (
+            "Resampling: both functions in turns in one process on whole cases brought to 0.8 of their spacing. The "
+            "whole: both"
+        ),
+        "`plan_and_preprocess` commands into empty folders, one 3D (2D for pictures) configuration; memory is that of "
+        "all processes of a command",
         "together. Made by `benchmarks/preprocess.py`; this page is written by `benchmarks/tables.py`.\n",
         "## Resampling\n",
         _row(
@@ -314,11 +348,16 @@ def trainer_page(results: list[dict], methods: dict | None) -> str:
     parts = ("data", "forward", "backward", "optimizer")
     sections = [
         "# What a training step costs\n",
-        "This page shows where the time of a training step goes, what the trainer adds to a plain loop, and how long it waits for data.\n",
+        "This page shows where the time of a training step goes, what the trainer adds to a plain loop, and how long "
+        "it waits for data.\n",
         f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['threads']} threads, {results[0]['precision']}.",
         "The planned network with vit_tiny, without pretrained weights, and a batch of two.",
-        "A plain loop (forward, backward, clipping, optimizer) and the trainer's own steps take turns on the same batches from memory; then epochs",
-        'run through the loader with one worker, the first epoch apart, in which the worker starts. "Data" is what the trainer waits there. Made by',
+        (
+            "A plain loop (forward, backward, clipping, optimizer) and the trainer's own steps take turns on the same "
+            "batches from memory; then epochs"
+        ),
+        'run through the loader with one worker, the first epoch apart, in which the worker starts. "Data" is what the '
+        "trainer waits there. Made by",
         "`benchmarks/trainer.py`; this page is written by `benchmarks/tables.py`.\n",
         _row(
             "dataset",
@@ -340,8 +379,12 @@ def trainer_page(results: list[dict], methods: dict | None) -> str:
         slab, where = " x ".join(map(str, methods["slab"])), methods["machine"]
         sections += [
             f"\n## One step of every method, {methods['backbone']}, a slab of {slab}\n",
-            f"{where['name']}, {where['cpu_threads']} threads; {methods['classes']} classes, random weights taken as pretrained: SAM is frozen where",
-            "a method freezes it. Those with prompts draw them for every structure in every slice, med_sa_prompted three clicks one after the other.",
+            f"{where['name']}, {where['cpu_threads']} threads; {methods['classes']} classes, random weights taken as "
+            "pretrained: SAM is frozen where",
+            (
+                "a method freezes it. Those with prompts draw them for every structure in every slice, med_sa_prompted "
+                "three clicks one after the other."
+            ),
             "Memory is the growth of a fresh process's peak. Made by `benchmarks/variant_step.py`.\n",
             _row("method", "seconds", "MiB", "weights that train, million"),
             "|---" * 4 + "|",
@@ -358,10 +401,17 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
     sections = [
         "# Prediction: time, memory, and what the distance between slabs costs\n",
         "This page shows how long everything around the network takes, and which settings give up accuracy for time.\n",
-        f"{export['machine']['cpu']}, {export['machine']['cpus']} CPUs. This page is written by `benchmarks/tables.py`.\n",
+        (
+            f"{export['machine']['cpu']}, {export['machine']['cpus']} CPUs. This page is written by "
+            "`benchmarks/tables.py`.\n"
+        ),
         "## Export\n",
-        "From logits to the segmentation on the file's grid, nnU-Net's function and ours, one thread, a process each in turns; memory is the",
-        "growth of the process's peak. Blobs with noise are what networks give; in pure noise every class may win everywhere. Made by",
+        "From logits to the segmentation on the file's grid, nnU-Net's function and ours, one thread, a process each "
+        "in turns; memory is the",
+        (
+            "growth of the process's peak. Blobs with noise are what networks give; in pure noise every class may win "
+            "everywhere. Made by"
+        ),
         "`benchmarks/export.py`.\n",
         _row("case", "nnU-Net s", "ours s", "faster", "nnU-Net MiB", "ours MiB", "equal voxels"),
         "|---" * 7 + "|",
@@ -375,7 +425,10 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
             _row(name, *seconds, f"{row['ratio']['seconds']}x", *memory, f"{row['share_of_equal_voxels']:.5%}")
         )
     sections += [
-        "\nA whole prediction of the case of 105 classes under `--max_ram`, with a network that costs next to nothing:\n",
+        (
+            "\nA whole prediction of the case of 105 classes under `--max_ram`, with a network that costs next to "
+            "nothing:\n"
+        ),
         _row("limit MiB", "scores", "growth of the peak MiB", "without pages of files MiB", "seconds"),
         "|---" * 5 + "|",
         *(
@@ -389,7 +442,10 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
             for row in export["max_ram"].values()
         ),
         "\n## Everything but the network\n",
-        "Both predictors on the same files with the same cheap network, from the call to the last file. Made by `benchmarks/predict_overhead.py`.\n",
+        (
+            "Both predictors on the same files with the same cheap network, from the call to the last file. Made by "
+            "`benchmarks/predict_overhead.py`.\n"
+        ),
         _row(
             "dataset",
             "cases",
@@ -415,9 +471,14 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
     sections += _memory_of_prediction() + _stored_probabilities()
     sections += [
         "\n## The distance between slabs\n",
-        f"Validation cases of the prostate dataset's fold 0, models trained for {stride['minutes_of_training']:g} CPU minutes, no flips. Passes",
-        'are slabs through the encoder; "votes" is the way of MA-SAM\'s authors (`--slab_votes`). Made by `benchmarks/slab_stride.py`.',
-        "The models are weak after so short a training, so that slabs without overlap being as good here does not change the default, which is",
+        f"Validation cases of the prostate dataset's fold 0, models trained for {stride['minutes_of_training']:g} CPU "
+        "minutes, no flips. Passes",
+        'are slabs through the encoder; "votes" is the way of MA-SAM\'s authors (`--slab_votes`). Made by '
+        "`benchmarks/slab_stride.py`.",
+        (
+            "The models are weak after so short a training, so that slabs without overlap being as good here does not "
+            "change the default, which is"
+        ),
         "half a slab.\n",
     ]
     for name, model in stride["models"].items():
@@ -436,9 +497,12 @@ def _memory_of_prediction() -> list[str]:
     result = json.loads(MEMORY.read_text())
     sections = [
         "\n## Memory, by kind of file\n",
-        f"{result['machine']['cpu']}, {result['machine']['cpus']} CPUs. Two cases of each kind, one after the other, with a network that costs next",
-        "to nothing. The estimate is made from headers; allowed (`--max_ram`) are the estimate and what the network works with; taken is the growth",
-        "of the process's peak, with that of the process in which ITK reads, in the last row without pages of files. MiB. Made by",
+        f"{result['machine']['cpu']}, {result['machine']['cpus']} CPUs. Two cases of each kind, one after the other, "
+        "with a network that costs next",
+        "to nothing. The estimate is made from headers; allowed (`--max_ram`) are the estimate and what the network "
+        "works with; taken is the growth",
+        "of the process's peak, with that of the process in which ITK reads, in the last row without pages of files. "
+        "MiB. Made by",
         "`benchmarks/prediction_memory.py`.\n",
         _row("kind", "file", "estimate", "allowed", "taken", "share of allowed"),
         "|---" * 6 + "|",
@@ -456,9 +520,14 @@ def _stored_probabilities() -> list[str]:
     changed = result["labels"]
     sections = [
         "\n## Files of probabilities\n",
-        f"{result['machine']['cpu']}, one thread. {result['classes']} classes on slices of 512 x 512, from logits to `<case>.npz`; with all",
-        "digits that is measured on 25 slices only. Logits are blobs, certain but near their borders; of noise alone, where every class is about",
-        "as likely everywhere, files are largest. Other programs used the processor meanwhile. Made by `benchmarks/probabilities.py`.\n",
+        f"{result['machine']['cpu']}, one thread. {result['classes']} classes on slices of 512 x 512, from logits to "
+        "`<case>.npz`; with all",
+        "digits that is measured on 25 slices only. Logits are blobs, certain but near their borders; of noise alone, "
+        "where every class is about",
+        (
+            "as likely everywhere, files are largest. Other programs used the processor meanwhile. Made by "
+            "`benchmarks/probabilities.py`.\n"
+        ),
         _row("numbers", "slices", "processor seconds", "MiB", "growth of the peak MiB"),
         "|---" * 5 + "|",
     ]
@@ -473,8 +542,12 @@ def _stored_probabilities() -> list[str]:
         sections.append(_row(name, row["slices"], row["cpu_seconds"], row["mib"], row["peak_mib"]))
     one, two = changed["one"], changed["ensemble"]
     sections += [
-        f"\nOf {changed['voxels']} voxels {one['changed']} get another label from the stored numbers of one file than from all digits,",
-        f"{two['changed']} in the ensemble of two; the lowest Dice score of a class between both is {one['lowest_dice']:.6f} and",
+        f"\nOf {changed['voxels']} voxels {one['changed']} get another label from the stored numbers of one file than "
+        "from all digits,",
+        (
+            f"{two['changed']} in the ensemble of two; the lowest Dice score of a class between both is "
+            f"{one['lowest_dice']:.6f} and"
+        ),
         f"{two['lowest_dice']:.6f}.",
     ]
     return sections
@@ -485,12 +558,24 @@ def head_to_head_page(result: dict, attempts: dict | None) -> str:
     machine = result["machine"]
     sections = [
         "# nnU-Net and samunet, trained for equally long\n",
-        "This page shows what both reach in the same minutes of one thread of a CPU, on the same cases, without pretrained weights.\n",
-        f"{machine['cpu']}, {machine['threads_a_training']} thread a training, torch {machine['torch']}; fold 0, one seed, whole validation cases",
-        "with flips, scored by one evaluator. Made by `benchmarks/head_to_head.py` through `samunet_compare --run_nnunet --match minutes`",
-        "([how minutes are matched](../how-to/compare.md#train-nnu-net-too)); this page is written by `benchmarks/tables.py`.",
-        "Plans are each tool's own but for what makes them fit into minutes on a CPU, the same for both: batches of two patches, or of as many",
-        f"slices{PROSTATE if 'prostate' in result['meetings'] else ''}. nnU-Net computes in fp32, its only precision on CPUs; samunet takes bf16",
+        (
+            "This page shows what both reach in the same minutes of one thread of a CPU, on the same cases, without "
+            "pretrained weights.\n"
+        ),
+        f"{machine['cpu']}, {machine['threads_a_training']} thread a training, torch {machine['torch']}; fold 0, one "
+        "seed, whole validation cases",
+        (
+            "with flips, scored by one evaluator. Made by `benchmarks/head_to_head.py` through `samunet_compare "
+            "--run_nnunet --match minutes`"
+        ),
+        (
+            "([how minutes are matched](../how-to/compare.md#train-nnu-net-too)); this page is written by "
+            "`benchmarks/tables.py`."
+        ),
+        "Plans are each tool's own but for what makes them fit into minutes on a CPU, the same for both: batches of "
+        "two patches, or of as many",
+        f"slices{PROSTATE if 'prostate' in result['meetings'] else ''}. nnU-Net computes in fp32, its only precision "
+        "on CPUs; samunet takes bf16",
         "where the CPU has it.",
     ]
     for name, meeting in result["meetings"].items():
@@ -515,7 +600,10 @@ def attempts_section(study: dict | None) -> list[str]:
     minutes = study["rows"][0]["row"]["minutes"]
     sections = [
         "\n## Attempts at 3d_ma_sam\n",
-        f"One thing changed in each row after the first, on the hippocampus with all training cases, {minutes:g} minutes of processor time, without",
+        (
+            f"One thing changed in each row after the first, on the hippocampus with all training cases, {minutes:g} "
+            "minutes of processor time, without"
+        ),
         "flips. Made by `benchmarks/study.py ma_sam_attempts`.\n",
         _row("attempt", "Dice", "by class", "steps", "CPU minutes"),
         "|---" * 5 + "|",
@@ -536,11 +624,14 @@ def methods_page(result: dict) -> str:
     minutes = next(iter(result["datasets"].values()))["minutes"]
     sections = [
         "# Every method, trained for equally long\n",
-        f"This page shows what each method reaches in {minutes:g} minutes of one thread of a CPU, on the same cases, without pretrained weights.\n",
-        f"{machine['cpu']}, {machine['threads_a_training']} thread a training, torch {machine['torch']}; `vit_tiny`, fold 0, one seed,",
+        f"This page shows what each method reaches in {minutes:g} minutes of one thread of a CPU, on the same cases, "
+        "without pretrained weights.\n",
+        f"{machine['cpu']}, {machine['threads_a_training']} thread a training, torch {machine['torch']}; `vit_tiny`, "
+        "fold 0, one seed,",
         "whole validation cases with flips. Made by `benchmarks/methods.py` through `samunet_compare`; this",
         "page is written by `benchmarks/tables.py`.",
-        "Plans are the planner's own but for the batch: two patches, and of methods with thin slabs as many as hold 20 slices, if the plan has so",
+        "Plans are the planner's own but for the batch: two patches, and of methods with thin slabs as many as hold "
+        "20 slices, if the plan has so",
         f"many{PROSTATE if 'prostate' in result['datasets'] else ''}.",
     ]
     for name, meeting in result["datasets"].items():
@@ -561,11 +652,18 @@ def hostile_page(hostile: dict, process: dict) -> str:
     machine = process["machine"]
     sections = [
         "# Hostile files\n",
-        "This page states what happens to files that are damaged or made to do harm: each is refused by name, or read as another program reads it.",
+        "This page states what happens to files that are damaged or made to do harm: each is refused by name, or read "
+        "as another program reads it.",
         "How that is held up is in [Dataset format](dataset-format.md#readers).\n",
         "## Damaged at random\n",
-        "Small sound files and files with hostile headers, changed in one to three places: bits, numbers, words, pieces left out or repeated.",
-        f"The seed is {hostile['seed']}. Made by `benchmarks/hostile_files.py`; the tests do the same with a few files, and with 10,000 per format",
+        (
+            "Small sound files and files with hostile headers, changed in one to three places: bits, numbers, words, "
+            "pieces left out or repeated."
+        ),
+        (
+            f"The seed is {hostile['seed']}. Made by `benchmarks/hostile_files.py`; the tests do the same with a few "
+            "files, and with 10,000 per format"
+        ),
         "in the slow tier. This page is written by `benchmarks/tables.py`.\n",
         _row(
             "format",
@@ -583,16 +681,34 @@ def hostile_page(hostile: dict, process: dict) -> str:
         )
     by_hand = ", ".join(f"{count} {ending}" for ending, count in hostile["made_by_hand"].items())
     sections += [
-        "\nThe other programs are nibabel for NIfTI, a decoding of the last bytes with NumPy for uncompressed MetaImage and NRRD and for GIPL,",
-        "pydicom for DICOM, torchvision for PNG, Pillow for BMP, and tifffile itself for TIFF, there to hold up what is made of its arrays. None",
-        "of the files gave a traceback, an error without the file's name, or other voxels than the other program gives. A TIFF is read as",
-        "tifffile reads it: Pillow inverts grey whose header says that white is zero, tifffile and samunet do not. Where a NIfTI header scales",
-        "voxels by less than 2e-16, samunet takes 1 as ITK does, and nibabel does not; these count as read by samunet alone.\n",
+        (
+            "\nThe other programs are nibabel for NIfTI, a decoding of the last bytes with NumPy for uncompressed "
+            "MetaImage and NRRD and for GIPL,"
+        ),
+        "pydicom for DICOM, torchvision for PNG, Pillow for BMP, and tifffile itself for TIFF, there to hold up what "
+        "is made of its arrays. None",
+        (
+            "of the files gave a traceback, an error without the file's name, or other voxels than the other program "
+            "gives. A TIFF is read as"
+        ),
+        (
+            "tifffile reads it: Pillow inverts grey whose header says that white is zero, tifffile and samunet do not. "
+            "Where a NIfTI header scales"
+        ),
+        "voxels by less than 2e-16, samunet takes 1 as ITK does, and nibabel does not; these count as read by samunet "
+        "alone.\n",
         f"Headers made by hand, each refused by name: {by_hand} (`tests/hostile.py`).\n",
         "## What a process of its own costs\n",
-        f"An image and its label, read by ITK in a process of its own and in the process that asks, in turns; medians. {machine['cpu']},",
-        f"{machine['cpus']} CPUs, load {machine['load']} from other programs, so processor time counts, of both processes together.",
-        f"The start of the process, once per reading thread and run, took {process['start_ms'] / 1000:.1f} s of the clock under that load. Made by",
+        (
+            "An image and its label, read by ITK in a process of its own and in the process that asks, in turns; "
+            f"medians. {machine['cpu']},"
+        ),
+        (
+            f"{machine['cpus']} CPUs, load {machine['load']} from other programs, so processor time counts, of both "
+            "processes together."
+        ),
+        f"The start of the process, once per reading thread and run, took {process['start_ms'] / 1000:.1f} s of the "
+        "clock under that load. Made by",
         "`benchmarks/reader_process.py`.\n",
         _row("voxels of the image", "format", "here, ms", "overhead, ms"),
         "|---" * 4 + "|",
@@ -670,7 +786,9 @@ def within(text: str, name: str, content: str) -> str:
 
 
 def pages() -> dict[str, str]:
-    """Every page of documentation/results/ for which there are results, and pages with a table of results, by their paths."""
+    """Every page of documentation/results/ for which there are results, and pages with a table of results, by their
+    paths.
+    """
     texts = {
         "documentation/results/learning.md": page(load()),
         "README.md": within((ROOT / "README.md").read_text(), "learning", table(load())),

@@ -3,10 +3,11 @@
     python benchmarks/trainer.py --dataset 4                      # nnUNet_raw holds the dataset
     python benchmarks/trainer.py --dataset 35 --spacing 3 1.25 1.25 --gpu_memory_target 2.2
 
-One process, the planned configuration with vit_tiny and a batch of two. In turns, a few steps each: a plain loop of forward, backward, clipping and
-optimizer, and the trainer's own steps, both on the same batches from memory, with equal numbers of threads. Then a training through the loader, one
-worker as the command would choose: the share of time that it waits for data, the first epoch apart, in which the worker starts. Writes
-benchmarks/results/trainer_<dataset>.json. Nothing else should run meanwhile.
+One process, the planned configuration with vit_tiny and a batch of two. In turns, a few steps each: a plain loop of
+forward, backward, clipping and optimizer, and the trainer's own steps, both on the same batches from memory, with equal
+numbers of threads. Then a training through the loader, one worker as the command would choose: the share of time that
+it waits for data, the first epoch apart, in which the worker starts. Writes benchmarks/results/trainer_<dataset>.json.
+Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def main() -> None:
 
 
 def prepared(workspace: Workspace, arguments: argparse.Namespace) -> tuple[SAMTrainer, str, tuple[int, int, int]]:
-    """Plan and preprocess, and build the trainer of fold 0 as the command does; returns the dataset's name and the patch too."""
+    """Plan and preprocess, and build the trainer of fold 0 as the command does; returns the dataset's name and the
+    patch too.
+    """
     dataset = pipeline.open_dataset(workspace, arguments.dataset)
     fingerprint = pipeline.extract(workspace, dataset, threads=2, clean=False, quiet=True)
     spacing = tuple(arguments.spacing) if arguments.spacing else None

@@ -13,7 +13,9 @@ from samunet.checking.findings import Finding
 from samunet.core.geometry import turn_between, unit_of
 
 LEAST_CASES = 5  # fewer say nothing about what a channel usually looks like
-CLEARLY_NEARER = 0.5  # channels count as swapped when that brings them this much nearer to the others' channels, of the distance as they stand
+# Channels count as swapped when that brings them this much nearer to the others' channels, of the distance as they
+# stand.
+CLEARLY_NEARER = 0.5
 ODD = 3.0  # times more or less than the median case: spacing and size of a case that stands out
 ODD_INTENSITIES = 10.0  # likewise of the width of the intensities; scanners differ in gain
 FEW = 0.05  # share of cases up to which intensities stand out; more are another kind of image
@@ -22,7 +24,9 @@ FAR = 3.0  # and when they stand more than this many spreads of the dataset away
 
 
 def check_across(cases: Sequence[CheckedCase]) -> list[Finding]:
-    """Find images that are there twice, cases that stand out among the others, and channels that seem to have changed places."""
+    """Find images that are there twice, cases that stand out among the others, and channels that seem to have changed
+    places.
+    """
     swapped = _channel_order(cases)
     explained = {finding.case for finding in swapped}
     intensities = [finding for finding in _intensities(cases) if finding.case not in explained]
@@ -72,7 +76,8 @@ def _orientations(cases: Sequence[CheckedCase]) -> list[Finding]:
             case=case.identifier,
             file="",
             code="odd-orientation",
-            message=f"The file's axes x, y, z run toward {own}, those of {counts[0][1]} of {len(placed)} cases toward {counts[0][0]}.",
+            message=f"The file's axes x, y, z run toward {own}, those of {counts[0][1]} of {len(placed)} cases "
+            f"toward {counts[0][0]}.",
         )
         for case, own in placed
         if own != counts[0][0]
@@ -105,13 +110,18 @@ def _grids(cases: Sequence[CheckedCase]) -> list[Finding]:
         what, own, median = ("Spacing", spacing, spacings) if odd_spacing else ("Size", size, sizes)
         if odd_spacing or odd_size:
             unit = unit_of(measured, grids[0][1].planar)
-            message = f"{what} {_lengths(own)} {unit}, that of the median case is {_lengths(np.median(median, axis=0))} {unit}."
+            message = (
+                f"{what} {_lengths(own)} {unit}, that of the median case is {_lengths(np.median(median, axis=0))} "
+                f"{unit}."
+            )
             findings.append(Finding(case=case.identifier, file="", code=f"odd-{what.lower()}", message=message))
     return findings
 
 
 def _intensities(cases: Sequence[CheckedCase]) -> list[Finding]:
-    """Compare each channel's quartiles with those of the others: where they lie, and how far apart; of a case the first channel is named."""
+    """Compare each channel's quartiles with those of the others: where they lie, and how far apart; of a case the first
+    channel is named.
+    """
     findings: dict[str, Finding] = {}
     for channel in range(max((len(case.quartiles) for case in cases), default=0)):
         having = [case for case in cases if len(case.quartiles) > channel]
@@ -129,7 +139,10 @@ def _intensities(cases: Sequence[CheckedCase]) -> list[Finding]:
             if stands_out:
                 low, center, high = np.median(quartiles, axis=0)
                 where = f"Intensities of channel {channel}" if len(case.quartiles) > 1 else "Intensities"
-                message = f"{where} have the quartiles {own[0]:.4g}, {own[1]:.4g}, {own[2]:.4g}; the median case {low:.4g}, {center:.4g}, {high:.4g}."
+                message = (
+                    f"{where} have the quartiles {own[0]:.4g}, {own[1]:.4g}, {own[2]:.4g}; the median case {low:.4g}, "
+                    f"{center:.4g}, {high:.4g}."
+                )
                 findings.setdefault(
                     case.identifier, Finding(case=case.identifier, file="", code="odd-intensities", message=message)
                 )
@@ -137,7 +150,9 @@ def _intensities(cases: Sequence[CheckedCase]) -> list[Finding]:
 
 
 def _standing_out(values: np.ndarray, factor: float) -> np.ndarray:
-    """Tell which cases of (cases, n) positive values have one that lies `factor` times and some spreads from the median case."""
+    """Tell which cases of (cases, n) positive values have one that lies `factor` times and some spreads from the median
+    case.
+    """
     logs = np.log(values)
     middle = np.median(logs, axis=0)
     spread = np.median(np.abs(logs - middle), axis=0)
@@ -158,9 +173,8 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
     if len(comparable) < LEAST_CASES:
         return []
     quartiles = np.array([case.quartiles for case in comparable])  # (cases, channels, 3)
-    quartiles /= np.maximum(
-        np.abs(quartiles).mean(axis=(1, 2), keepdims=True), 1e-6
-    )  # scanners differ in gain from case to case
+    # Scanners differ in gain from case to case.
+    quartiles /= np.maximum(np.abs(quartiles).mean(axis=(1, 2), keepdims=True), 1e-6)
     center = np.median(quartiles, axis=0)
     spread = np.median(np.abs(quartiles - center), axis=0)
     spread = np.maximum(spread, 1e-3 * np.abs(center) + 1e-6)
@@ -173,7 +187,10 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
             moved = ", ".join(
                 f"{row:04d} looks like {column:04d}" for row, column in zip(rows, columns, strict=True) if row != column
             )
-            message = f"By their intensities channel {moved} of the other cases ({standing:.1f} spreads away as they stand, {best:.1f} if swapped)."
+            message = (
+                f"By their intensities channel {moved} of the other cases ({standing:.1f} spreads away as they stand, "
+                f"{best:.1f} if swapped)."
+            )
             findings.append(Finding(case=case.identifier, file="", code="channel-order", message=message))
     return findings
 
@@ -186,13 +203,22 @@ def join_label_values(cases: Sequence[CheckedCase], expected: Sequence[int]) -> 
     """
     alike = Counter(case.unexpected for case in cases if case.unexpected)
     findings = [
-        finding for case in cases for finding in case.findings if not (finding.code == "label-values" and alike[case.unexpected] > 1)
-    ]  # fmt: skip
+        finding
+        for case in cases
+        for finding in case.findings
+        if finding.code != "label-values" or alike[case.unexpected] <= 1
+    ]
     for values, count in alike.items():
         if count > 1:
             first = next(case.identifier for case in cases if case.unexpected == values)
-            message = f"{count} label files, the first of case '{first}', hold the values {list(values[:5])}; dataset.json names {list(expected)}."
+            message = (
+                f"{count} label files, the first of case '{first}', hold the values {list(values[:5])}; dataset.json "
+                f"names {list(expected)}."
+            )
             if values == (255,) and len(expected) == 2:
-                message += " 255 may stand for 1, as in pictures of masks: samunet_import with --map_labels 255=1 writes copies with 1."
+                message += (
+                    " 255 may stand for 1, as in pictures of masks: samunet_import with --map_labels 255=1 writes "
+                    "copies with 1."
+                )
             findings.append(Finding(case="", file="labelsTr", code="label-values", message=message))
     return findings

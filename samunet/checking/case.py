@@ -132,7 +132,9 @@ def _constant(channels: Sequence[tuple[Path, np.ndarray]]) -> list[tuple[Path, s
 
 
 def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool = False) -> list[tuple[str, str]]:
-    """Compare a file's grid with that of the case's first image, as strictly as planning does: a label only by where its corners lie."""
+    """Compare a file's grid with that of the case's first image, as strictly as planning does: a label only by where
+    its corners lie.
+    """
     if geometry.shape != first.shape:
         apart = [have - want for have, want in zip(geometry.shape, first.shape, strict=True)]
         return [("shape", f"Shape {geometry.shape}, {name} has {first.shape}: {apart} voxels apart on D, H, W.")]
@@ -154,7 +156,8 @@ def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool 
     return [
         (
             code,
-            f"A corner lies {geometry.apart(first)} from that of {name}: origin {origin:.4g} mm and axes {turned:.3g} degrees apart.",
+            f"A corner lies {geometry.apart(first)} from that of {name}: origin {origin:.4g} mm and axes {turned:.3g} "
+            "degrees apart.",
         )
     ]
 
@@ -183,7 +186,9 @@ def _label_faults(label: np.ndarray, geometry: Geometry, spec: DatasetSpec) -> l
 
 
 def _leftward_mm(left: np.ndarray, right: np.ndarray, geometry: Geometry) -> float | None:
-    """Return how far the center of one mask lies to the patient's left of another's; None where one is empty, or where left is not known."""
+    """Return how far the center of one mask lies to the patient's left of another's; None where one is empty, or where
+    left is not known.
+    """
     if geometry.planar or not geometry.directed or not left.any() or not right.any():
         return None
     apart = np.subtract(*(np.mean(np.nonzero(mask), axis=1) for mask in (left, right)))

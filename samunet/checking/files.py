@@ -68,7 +68,10 @@ def _images(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> dict[st
     for path in _files(folder / "imagesTr", spec, findings):
         match = CHANNEL_FILE.fullmatch(_stem(path, spec))
         if match is None:
-            message = f"{path.name} is not named <case>_<4-digit channel>{spec.file_ending}, for example case1_0000{spec.file_ending}."
+            message = (
+                f"{path.name} is not named <case>_<4-digit channel>{spec.file_ending}, for example "
+                f"case1_0000{spec.file_ending}."
+            )
             findings.append(Finding(case="", file=relative(path, folder), code="file-name", message=message))
         else:
             grouped.setdefault(match["case"], {})[int(match["channel"])] = path

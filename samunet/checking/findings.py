@@ -20,7 +20,10 @@ KINDS: dict[str, tuple[str, str]] = {
     "file-name": (ERROR, "Rename the file to <case>_<4-digit channel><ending>."),
     "case-name": (
         ERROR,
-        "Rename the case: letters, digits, spaces and marks such as . - _ + ( ), no separator, no leading dot, 200 bytes at most.",
+        (
+            "Rename the case: letters, digits, spaces and marks such as . - _ + ( ), no separator, no leading dot, 200 "
+            "bytes at most."
+        ),
     ),
     "stray-file": (WARNING, "Move the file elsewhere; it is not used."),
     "channel-gap": (ERROR, "Add the missing channel file, or renumber the files from 0000 without a gap."),
@@ -37,7 +40,10 @@ KINDS: dict[str, tuple[str, str]] = {
     ),
     "odd-spacing": (
         WARNING,
-        "Check the unit of the header (micrometers or meters for millimeters), or leave the case out if it is of another kind.",
+        (
+            "Check the unit of the header (micrometers or meters for millimeters), or leave the case out if it is of "
+            "another kind."
+        ),
     ),
     "odd-size": (
         WARNING,
@@ -49,7 +55,8 @@ KINDS: dict[str, tuple[str, str]] = {
     ),
     "patients": (
         WARNING,
-        'Put "groups" into dataset.json, which keeps each patient on one side of every split; "(.*)" where these are no patients.',
+        'Put "groups" into dataset.json, which keeps each patient on one side of every split; '
+        '"(.*)" where these are no patients.',
     ),
     "mixed-dimensions": (ERROR, "Keep 2D and 3D images in two datasets."),
     "truncated": (ERROR, COPY),
@@ -82,7 +89,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "spacing": (ERROR, REGRID),
     "position": (
         ERROR,
-        "Correct the header that is wrong (samunet_import --copy_grid gives labels the image's grid), or resample the one.",
+        "Correct the header that is wrong (samunet_import --copy_grid gives labels the image's grid), or resample the "
+        "one.",
     ),
     "position-near": (
         WARNING,

@@ -24,10 +24,8 @@ from samunet.planning.splits import groups_from, likely_groups, make_splits, par
 
 SHOWN = 20
 TOO_LARGE = "too-large"
-CHECKED, COPIED = (
-    16,
-    4,
-)  # bytes per voxel beside image and label: the label's values, sorted; each channel as it is hashed
+# Bytes per voxel beside image and label: the label's values, sorted; each channel as it is hashed.
+CHECKED, COPIED = (16, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +166,10 @@ def _patients(folder: Path, names: Sequence[str], expression: str) -> Finding:
     example = next(group for group in groups.values() if sum(group == other for other in groups.values()) > 1)
     members = [name for name, group in groups.items() if group == example][:2]
     message = (
-        f"The names look like several cases of one patient, as {members[0]} and {members[1]} of {example}: {len(set(groups.values()))} patients in "
-        f"{len(names)} cases. In a fold as nnU-Net splits, {leaking} of {validating} validation cases have another of their patient in training, "
+        f"The names look like several cases of one patient, as {members[0]} and {members[1]} of {example}: "
+        f"{len(set(groups.values()))} patients in "
+        f"{len(names)} cases. In a fold as nnU-Net splits, {leaking} of {validating} validation cases have another of "
+        "their patient in training, "
         f'which makes scores too good. If so, write into dataset.json: "groups": {json.dumps(expression)}'
     )
     return Finding(case="", file="dataset.json", code="patients", message=message)

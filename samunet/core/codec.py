@@ -47,8 +47,8 @@ def decode(kind: type[T], raw: Any, where: str) -> T:
         where: path of the value for messages, e.g. "samunetPlans.json: configurations.3d_adapter".
 
     Raises:
-        ConfigError: a key is unknown (the nearest is named) or missing, or a value has the wrong type or does not follow a rule of
-            `samunet.core.ranges`.
+        ConfigError: a key is unknown (the nearest is named) or missing, or a value has the wrong type or does not
+            follow a rule of `samunet.core.ranges`.
     """
     return typing.cast(T, _decode(kind, raw, where))
 
@@ -144,7 +144,8 @@ def parse_json(text: str | bytes, what: str) -> Any:
         what: it is, for the message, e.g. "File /x/plans.json" or "log.jsonl, line 3".
 
     Raises:
-        ConfigError: it is not JSON, gives a key twice, holds a whole number beyond 64 bits, or lists and objects more than MOST_LEVELS deep.
+        ConfigError: it is not JSON, gives a key twice, holds a whole number beyond 64 bits, or lists and objects more
+            than MOST_LEVELS deep.
     """
     try:
         value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), object_pairs_hook=_object)
@@ -170,7 +171,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_extremes(value: Any) -> None:
-    """Raise ValueError for what JSON allows and later steps choke on: depth, giant whole numbers, halves of characters."""
+    """Raise ValueError for what JSON allows and later steps cannot take: depth, giant numbers, halves of characters."""
     level, levels = [value], 0
     while level:
         for part in level:
@@ -220,8 +221,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is synced to disk and renamed, on failure it is removed.
 
-    The temporary name keeps the file's ending, since image libraries choose the format by it. Parent folders are made, and what
-    killed processes left in the folder is removed.
+    The temporary name keeps the file's ending, since image libraries choose the format by it. Parent folders are made,
+    and what killed processes left in the folder is removed.
 
     Raises:
         OSError: names `path` where the disk is full, whatever the library that writes says.

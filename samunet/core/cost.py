@@ -18,7 +18,8 @@ class Cost:
     """Of the whole training."""
 
     minutes: Amount | None
-    """By the training's clock, from the first step to the end of the last epoch; None where the training was not told its minutes."""
+    """By the training's clock, from the first step to the end of the last epoch; None where the training was not told
+    its minutes."""
     wall_minutes: Amount
     epochs: Count
     steps: Count
@@ -34,6 +35,9 @@ class Cost:
 
 
 def read_cost(fold: Path) -> Cost | None:
-    """Read what a fold's training took; None where nobody wrote it down. Raises ConfigError when the file has another form."""
+    """Read what a fold's training took; None where nobody wrote it down.
+
+    Raises ConfigError when the file has another form.
+    """
     path = fold / COST
     return decode(Cost, read_json(path), str(path)) if path.is_file() else None

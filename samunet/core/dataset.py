@@ -57,11 +57,13 @@ def read_dataset_json(path: Path) -> DatasetSpec:
     absent = [folder for folder in path.absolute().parents if not folder.exists()]
     if absent:
         raise DatasetError(
-            f"Folder {absent[-1]} does not exist, so there is no {path}; correct the path, or the variable nnUNet_raw and its like."
+            f"Folder {absent[-1]} does not exist, so there is no {path}; correct the path, or the variable nnUNet_raw "
+            "and its like."
         )
     if not path.is_file():
         raise DatasetError(
-            f"File {path} does not exist; a dataset needs a dataset.json with channel_names, labels, numTraining, file_ending."
+            f"File {path} does not exist; a dataset needs a dataset.json with channel_names, labels, numTraining, "
+            "file_ending."
         )
     raw = read_json(path)
     if not isinstance(raw, dict):
@@ -78,7 +80,8 @@ def read_dataset_json(path: Path) -> DatasetSpec:
         raise DatasetError(f'{path}: channel_names must map "0", "1", ... to names; got {brief(channels)}.')
     if len(channels) > MOST_CHANNELS:
         raise DatasetError(
-            f"{path}: channel_names names {len(channels)} channels, which files number with four digits; give {MOST_CHANNELS} at most."
+            f"{path}: channel_names names {len(channels)} channels, which files number with four digits; give "
+            f"{MOST_CHANNELS} at most."
         )
     for channel, name in channels.items():
         if not is_name(name):
@@ -96,7 +99,8 @@ def read_dataset_json(path: Path) -> DatasetSpec:
     reader = raw.get("overwrite_image_reader_writer")
     if reader is not None and not is_name(reader):
         raise DatasetError(
-            f"{path}: overwrite_image_reader_writer must be the name of a reader, such as NibabelIO; got {brief(reader)}."
+            f"{path}: overwrite_image_reader_writer must be the name of a reader, such as NibabelIO; got "
+            f"{brief(reader)}."
         )
     if "dataset" in raw and (not isinstance(raw["dataset"], dict) or not raw["dataset"]):
         raise DatasetError(f"{path}: dataset must map case identifiers to their files; got {brief(raw['dataset'])}.")
@@ -128,7 +132,8 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
     for needed in (images, labels):
         if not needed.is_dir():
             raise DatasetError(
-                f"Folder {needed} does not exist; a dataset keeps its training images in imagesTr and their labels in labelsTr."
+                f"Folder {needed} does not exist; a dataset keeps its training images in imagesTr and their labels in "
+                "labelsTr."
             )
     cases, known = [], files_with_ending(labels, spec.file_ending)
     for identifier, files in group_channels(images, spec.file_ending).items():
@@ -146,10 +151,12 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
 
 
 def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
-    """Map names to the files of a folder that have an ending, in capitals or not; in the names it is as given. Hidden files do not count.
+    """Map names to the files of a folder that have an ending, in capitals or not; in the names it is as given. Hidden
+    files do not count.
 
     Raises:
-        DatasetError: there is no such folder, two files differ in the capitals of their ending only, or a name is none of a case.
+        DatasetError: there is no such folder, two files differ in the capitals of their ending only, or a name is none
+            of a case.
     """
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the *{file_ending} files.")
@@ -165,7 +172,9 @@ def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
 
 
 def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
-    """Map each case identifier to its channel files `<case>_0000<ending>`, `<case>_0001<ending>`, ..., sorted; raises as `channels_by_case`."""
+    """Map each case identifier to its channel files `<case>_0000<ending>`, `<case>_0001<ending>`, ..., sorted; raises
+    as `channels_by_case`.
+    """
     named = {name.removesuffix(file_ending): path for name, path in files_with_ending(folder, file_ending).items()}
     return channels_by_case(named, folder, file_ending)
 
@@ -178,14 +187,16 @@ def channels_by_case(named: Mapping[str, Path], folder: Path, file_ending: str) 
         folder: they lie in; it and the ending stand in messages.
 
     Raises:
-        DatasetError: a channel number is skipped, so that channels would change places; or a name is none, see `check_case_name`.
+        DatasetError: a channel number is skipped, so that channels would change places; or a name is none, see
+            `check_case_name`.
     """
     found: dict[str, list[tuple[int, Path]]] = {}
     for name, path in sorted(named.items()):
         match = CHANNEL_FILE.fullmatch(name)
         if match is None:
             raise DatasetError(
-                f"File {path} is not named <case>_<4-digit channel>{file_ending}; rename it, e.g. case1_0000{file_ending}."
+                f"File {path} is not named <case>_<4-digit channel>{file_ending}; rename it, e.g. "
+                f"case1_0000{file_ending}."
             )
         found.setdefault(match["case"], []).append((int(match["channel"]), path))
     for identifier, files in found.items():
@@ -199,7 +210,10 @@ def channels_by_case(named: Mapping[str, Path], folder: Path, file_ending: str) 
 
 
 def listed_case(folder: Path, identifier: str, files: Any) -> Case:
-    """Return a case as the `dataset` entry of dataset.json lists it; raises DatasetError for another form or name. Files need not exist."""
+    """Return a case as the `dataset` entry of dataset.json lists it; raises DatasetError for another form or name.
+
+    Files need not exist.
+    """
     check_case_name(identifier, folder / "dataset.json")
     images, label = (files.get("images"), files.get("label")) if isinstance(files, dict) else (None, None)
     if (

@@ -29,11 +29,13 @@ class IntensityStatistics:
         for name in ("mean", "median", "percentile_00_5", "percentile_99_5"):
             if not self.minimum - rounding <= getattr(self, name) <= self.maximum + rounding:
                 raise ConfigError(
-                    f"{name} must lie between minimum {self.minimum} and maximum {self.maximum}; got {getattr(self, name)}."
+                    f"{name} must lie between minimum {self.minimum} and maximum {self.maximum}; got "
+                    f"{getattr(self, name)}."
                 )
         if self.percentile_00_5 > self.percentile_99_5 + rounding:
             raise ConfigError(
-                f"percentile_00_5 must not be above percentile_99_5; got {self.percentile_00_5} and {self.percentile_99_5}."
+                f"percentile_00_5 must not be above percentile_99_5; got {self.percentile_00_5} and "
+                f"{self.percentile_99_5}."
             )
         # A hundredth of the values lie at or beyond these two, so std is a twentieth of their distance at least.
         if self.std < ROUNDING * (self.percentile_99_5 - self.percentile_00_5):
@@ -41,7 +43,8 @@ class IntensityStatistics:
             raise ConfigError(f"std must fit the percentiles, which lie {distance} apart; got {self.std}.")
         if self.std > self.maximum - self.minimum + rounding:
             raise ConfigError(
-                f"std must not exceed the distance from minimum to maximum, {self.maximum - self.minimum}; got {self.std}."
+                f"std must not exceed the distance from minimum to maximum, {self.maximum - self.minimum}; got "
+                f"{self.std}."
             )
 
 
@@ -88,8 +91,8 @@ class ClassSize:
     cases: Count
     """Number of cases that hold the class."""
     in_plane_mm: Triple
-    """Diameter of a disk with the area of a connected component within a slice: 10, 50 and 90 % of the class's area lie in smaller ones; mm.
-    The plane is perpendicular to the axis of largest spacing."""
+    """Diameter of a disk with the area of a connected component within a slice: 10, 50 and 90 % of the class's area lie
+    in smaller ones; mm. The plane is perpendicular to the axis of largest spacing."""
     width_mm: Triple
     """Local width within the slice at the class's voxels, e.g. across a vessel: 10th, 50th and 90th percentile; mm."""
     extent_mm: Triple

@@ -20,10 +20,8 @@ from samunet.errors import ShapeError
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Vector3 = tuple[float, float, float]
-WARN_VOXELS, REFUSE_VOXELS = (
-    0.05,
-    0.5,
-)  # ours: how far equal corners of two grids may lie apart; headers hold rounded numbers
+# Ours: how far equal corners of two grids may lie apart; headers hold rounded numbers.
+WARN_VOXELS, REFUSE_VOXELS = (0.05, 0.5)
 HEADER = Form("([A-Za-z0-9+/]{464}|[A-Za-z0-9+/]{720})", "a NIfTI header of 348 or 540 bytes in Base64")
 MM3_A_ML = 1000.0
 Flips = tuple[bool, bool, bool]
@@ -36,7 +34,8 @@ IDENTITY_DIRECTION: tuple[Vector3, Vector3, Vector3] = ((0.0, 0.0, 1.0), (0.0, 1
 class Geometry:
     """The grid of a volume.
 
-    World position of index (d, h, w) = origin + d*spacing[0]*direction[0] + h*spacing[1]*direction[1] + w*spacing[2]*direction[2].
+    World position of index (d, h, w) = origin + d*spacing[0]*direction[0] + h*spacing[1]*direction[1] +
+    w*spacing[2]*direction[2].
     """
 
     shape: Shape
@@ -52,9 +51,11 @@ class Geometry:
     directed: bool = field(default=True, compare=False)
     """False where the source tells no direction (arrays, pictures, TIFF stacks); `direction` is then the identity."""
     measured: bool = field(default=True, compare=False)
-    """False where the source tells no size of its voxels (pictures, most TIFFs); `spacing` is then 1 and counts voxels, not mm."""
+    """False where the source tells no size of its voxels (pictures, most TIFFs); `spacing` is then 1 and counts voxels,
+    not mm."""
     nifti_header: Annotated[str, HEADER] | None = field(default=None, compare=False, repr=False)
-    """Base64 of the header of the NIfTI file that the grid is from, which files written on this grid keep; None for other sources."""
+    """Base64 of the header of the NIfTI file that the grid is from, which files written on this grid keep; None for
+    other sources."""
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or len(self.spacing) != 3:
@@ -67,7 +68,8 @@ class Geometry:
         return float(max(np.linalg.norm(a - b) for a, b in zip(self._corners(), other._corners(), strict=True)))
 
     def voxels_apart(self, other: Geometry) -> float:
-        """Return `corner_distance_mm` as a share of the smallest spacing of either grid; compare with WARN_VOXELS and REFUSE_VOXELS.
+        """Return `corner_distance_mm` as a share of the smallest spacing of either grid; compare with WARN_VOXELS and
+        REFUSE_VOXELS.
 
         A grid whose voxels have no known size lies where the other does.
         """
@@ -93,7 +95,9 @@ class Geometry:
 
     @property
     def orientation(self) -> str:
-        """Letter of the side of the patient toward which each array axis (D, H, W) grows, e.g. "SPL"; of the nearest side where oblique."""
+        """Letter of the side of the patient toward which each array axis (D, H, W) grows, e.g. "SPL"; of the nearest
+        side where oblique.
+        """
         cosines = np.array(self.direction)
         nearest = max(
             permutations(range(3)), key=lambda order: sum(abs(cosines[axis, world]) for axis, world in enumerate(order))

@@ -1,9 +1,10 @@
-"""Run a program that ends, with all that it began, when this process is asked to end or the one that began it has ended.
+"""Run a program that ends, with all that it began, when this process is asked to end or the one that began it has
+ended.
 
     python -m samunet.core.guard PROGRAM [WORD ...]
 
-A program that knows nothing of its parent, such as nnU-Net's training with its workers, would go on after `kill -9` of the command that
-started it. POSIX only.
+A program that knows nothing of its parent, such as nnU-Net's training with its workers, would go on after `kill -9` of
+the command that started it. POSIX only.
 """
 
 from __future__ import annotations

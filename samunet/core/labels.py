@@ -74,13 +74,14 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
     """Read the `labels` and `regions_class_order` entries of a dataset.json.
 
     Raises:
-        DatasetError: a name or a value is none, two names have the same values, background is missing or not 0, values are not
-            consecutive, the ignore label is not the highest, regions come without a class order of the right length, or there are more
-            than MOST_OUTPUTS classes or regions.
+        DatasetError: a name or a value is none, two names have the same values, background is missing or not 0, values
+            are not consecutive, the ignore label is not the highest, regions come without a class order of the right
+            length, or there are more than MOST_OUTPUTS classes or regions.
     """
     if len(raw) > MOST_OUTPUTS + 1:
         raise DatasetError(
-            f"dataset.json: labels name {len(raw)} classes or regions; a network has one output for each, and more than {MOST_OUTPUTS} "
+            f"dataset.json: labels name {len(raw)} classes or regions; a network has one output for each, and more "
+            f"than {MOST_OUTPUTS} "
             "need more memory than a training has. Join structures, or split the dataset."
         )
     values: dict[str, tuple[int, ...]] = {}
@@ -92,7 +93,8 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
         parts = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if not parts or not all(_is_value(part) for part in parts):
             raise DatasetError(
-                f"dataset.json: label '{name}' must be a whole number from 0 up, {LARGEST_VALUE} at most, or a list of them; got {brief(value)}. "
+                f"dataset.json: label '{name}' must be a whole number from 0 up, {LARGEST_VALUE} at most, or a list of "
+                f"them; got {brief(value)}. "
                 'The form is name: value, e.g. "liver": 1.'
             )
         values[name] = parts
@@ -107,7 +109,8 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
     known = sorted({part for parts in values.values() for part in parts})
     if known != list(range(len(known))):
         raise DatasetError(
-            f"dataset.json: label values must be consecutive from 0; got {brief(known)}. Renumber the labels and the label files."
+            f"dataset.json: label values must be consecutive from 0; got {brief(known)}. Renumber the labels and the "
+            "label files."
         )
     if len(known) < 2:
         raise DatasetError("dataset.json: labels name nothing but background; add at least one structure.")
@@ -132,12 +135,15 @@ def _refuse_twins(values: Mapping[str, tuple[int, ...]]) -> None:
         other = names.setdefault(frozenset(parts), name)
         if other != name:
             raise DatasetError(
-                f"dataset.json: labels '{other}' and '{name}' both have the values {brief(list(parts))}; remove or renumber one."
+                f"dataset.json: labels '{other}' and '{name}' both have the values {brief(list(parts))}; remove or "
+                "renumber one."
             )
 
 
 def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
-    """Return the (left, right) pairs among the foreground: names that differ only in a word for the side, as kidney_left and kidney_right."""
+    """Return the (left, right) pairs among the foreground: names that differ only in a word for the side, as
+    kidney_left and kidney_right.
+    """
     found: dict[tuple[str, ...], dict[str, Named]] = {}
     for name, values in labels.foreground:
         words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W_A-Za-z\d]+", name)]
@@ -157,12 +163,14 @@ def _regions_order(values: list[tuple[str, tuple[int, ...]]], raw: object) -> tu
     expected, given = sum(parts != (0,) for _, parts in values), () if raw is None else tuple(raw)
     if len(given) != expected:
         raise DatasetError(
-            f"dataset.json: labels hold regions, so regions_class_order must list {expected} label values, one for each region in turn; "
+            f"dataset.json: labels hold regions, so regions_class_order must list {expected} label values, one for "
+            "each region in turn; "
             f"got {brief(raw)}."
         )
     unknown = sorted(set(given) - {part for _, parts in values for part in parts})
     if unknown:
         raise DatasetError(
-            f"dataset.json: regions_class_order holds {brief(unknown)}, which no label has; it lists the values that are written for the regions."
+            f"dataset.json: regions_class_order holds {brief(unknown)}, which no label has; it lists the values that "
+            "are written for the regions."
         )
     return given

@@ -30,10 +30,12 @@ MOST_WORDS = 200  # letters of a command in a message
 
 @contextmanager
 def held(folder: Path, *, name: str = "", share: str | None = None, wait: float = WAIT_S) -> Iterator[None]:
-    """Keep other commands from writing in a folder within this context; the folder is made, and removed again where nothing was put in it.
+    """Keep other commands from writing in a folder within this context; the folder is made, and removed again where
+    nothing was put in it.
 
-    The operating system holds the lock (flock), and frees it when the process ends, however it ends, also on NFS (version 4, or 3 with
-    its lock daemon). Where a file system has no locks, that is said, and nothing is kept from anybody.
+    The operating system holds the lock (flock), and frees it when the process ends, however it ends, also on NFS
+    (version 4, or 3 with its lock daemon). Where a file system has no locks, that is said, and nothing is kept from
+    anybody.
 
     Args:
         name: what of the folder is meant, where that is not all of it.
@@ -126,7 +128,10 @@ def _holder(file: Path, owner: Path) -> str:
     """Say who has a lock, and what to do."""
     try:
         known = json.loads(owner.read_text(encoding="utf-8"))
-        who = f"'{known['command']}' (process {known['process']} on {known['host']}, since {known['since']}). Wait until it ends, or end it"
+        who = (
+            f"'{known['command']}' (process {known['process']} on {known['host']}, since {known['since']}). Wait until "
+            "it ends, or end it"
+        )
         return who if known["host"] == this_process().host else f"{who}, or remove {file} if it no longer runs"
     except (OSError, ValueError, KeyError, TypeError):
         return "another command. Wait until it ends"

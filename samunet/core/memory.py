@@ -16,7 +16,9 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Room:
-    """The memory that is free when this is made, for cases that threads work on: they begin while they fit beside those in work."""
+    """The memory that is free when this is made, for cases that threads work on: they begin while they fit beside those
+    in work.
+    """
 
     def __init__(self) -> None:
         self.free = available_memory()
@@ -53,12 +55,14 @@ def start_peak() -> float:
 
 
 def peak_mib() -> float:
-    """Return the most that this process held since `start_peak`, or since it began, in MiB; NaN where it is not told."""
+    """Return the most that this process held since `start_peak`, or since it began, in MiB; NaN if unknown."""
     return _kib("/proc/self/status", "VmHWM") / 1024
 
 
 def available_memory() -> int | None:
-    """Return how many bytes of RAM could be used without swapping, also by the limits of a container; None where it is not told."""
+    """Return how many bytes of RAM could be used without swapping, also by the limits of a container; None where it is
+    not told.
+    """
     free = _kib("/proc/meminfo", "MemAvailable") * 1024
     if math.isnan(free):
         return None
@@ -66,7 +70,9 @@ def available_memory() -> int | None:
 
 
 def _left_in_groups() -> list[int]:
-    """Return what the control groups of this process, version 2 of Linux's, leave of their limits; pages of files can be dropped."""
+    """Return what the control groups of this process, version 2 of Linux's, leave of their limits; pages of files can
+    be dropped.
+    """
     try:
         own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):

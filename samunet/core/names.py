@@ -9,13 +9,8 @@ from samunet.errors import DatasetError
 LONGEST_FILE_NAME = 255  # bytes, of most file systems
 MOST_BYTES = 200  # of a case's name, which endings such as _0000.nii.gz follow
 FORBIDDEN = '/\\:*?"<>|'  # separators, and what Windows allows in no name
-UNSEEN = (
-    "Cc",
-    "Cf",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # Unicode categories: control and format characters, undecodable bytes, line ends
+# Unicode categories: control and format characters, undecodable bytes, line ends.
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\u200c\u200d"  # of such characters, those that are part of words in Persian and Indic scripts
 
 _BYTE = {chr(0xDC00 + byte): f"\\x{byte:x}" for byte in range(0x80, 0x100)}
@@ -42,12 +37,16 @@ def fault_of_name(name: object, most_bytes: int = MOST_BYTES) -> str | None:
 
 
 def in_utf8(name: str) -> str:
-    """Return a file name with its bytes that are no UTF-8 written as in web addresses, M%FCller, so that it can stand in files and messages."""
+    """Return a file name with its bytes that are no UTF-8 written as in web addresses, M%FCller, so that it can stand
+    in files and messages.
+    """
     return "".join(f"%{ord(character) - 0xDC00:X}" if character in _BYTE else character for character in name)
 
 
 def is_name(value: object) -> bool:
-    """Tell whether something can be the name of a channel or class, as people read it: text of one line, 200 characters at most."""
+    """Tell whether something can be the name of a channel or class, as people read it: text of one line, 200 characters
+    at most.
+    """
     return (
         isinstance(value, str) and 0 < len(value.strip()) <= 200 and value.splitlines() == [value] and "\0" not in value
     )
@@ -75,5 +74,8 @@ def check_case_name(name: object, where: object, most_bytes: int = MOST_BYTES) -
         shown = repr(name) if len(str(name)) <= 60 else f"{str(name)[:60]!r}..."
         for escaped, byte in _BYTE.items():
             shown = shown.replace(repr(escaped)[1:-1], byte)
-        message = f"{where}: the case name {shown} {fault}; rename the case, with letters, digits, spaces and marks such as . - _ + ( )."
+        message = (
+            f"{where}: the case name {shown} {fault}; rename the case, with letters, digits, spaces and marks such as "
+            ". - _ + ( )."
+        )
         raise DatasetError(message, "case-name")

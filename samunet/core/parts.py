@@ -1,4 +1,6 @@
-"""Files that are being written: named after the process that writes them, so that what a killed one left is found and removed."""
+"""Files that are being written: named after the process that writes them, so that what a killed one left is found and
+removed.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,8 @@ def remove_dead_parts(folder: Path) -> None:
             remove_part(Path(entry.path))
 
 
-remove_dead_parts_once = functools.cache(
-    remove_dead_parts
-)  # listing a folder of thousands of cases for each of its files would take long
+# Listing a folder of thousands of cases for each of its files would take long.
+remove_dead_parts_once = functools.cache(remove_dead_parts)
 
 
 def remove_part(path: Path) -> None:
@@ -80,7 +81,8 @@ def is_full(error: BaseException) -> bool:
 def naming(path: Path, part: Path | None = None) -> Iterator[None]:
     """Give errors of writing a file or folder its name, and turn those of a full disk into OSError with that number.
 
-    Many libraries give no error number where the disk is full, or none at all but a broken file; then the disk itself is asked.
+    Many libraries give no error number where the disk is full, or none at all but a broken file; then the disk itself
+    is asked.
 
     Args:
         part: what is written in its place, whose name says nothing to a user.

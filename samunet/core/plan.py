@@ -19,16 +19,18 @@ from samunet.errors import ConfigError, did_you_mean
 DEFAULT_PLANS_NAME = "samunetPlans"
 SIZES_LATER_READ = ("NaturalImage2DIO", "Tiff3DIO")  # readers that once took 1 for every size
 ALIASES = {"adapter": "sam_unet"}
-PLANS_NAME = re.compile(
-    r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*"
-)  # never nnU-Net's, and never "__", which separates names in folders
+# Never nnU-Net's, and never "__", which separates names in folders.
+PLANS_NAME = re.compile(r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")
 FOLDER_NAME = Form(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "the name of a folder, of letters, digits, '.', '-' and '_', 100 at most"
 )
 PATCH_VOXELS, ENCODER_SIDE = 2**28, 8192  # at most; planning stays below 2**24 and 1024
 Stages = tuple[tuple[Annotated[int, Within(1, 16)], Annotated[int, Within(1, 16)], Annotated[int, Within(1, 16)]], ...]
 MOVE_PLANS = "bring plans of other datasets over with samunet_move_plans_between_datasets"
-NO_LOW_RESOLUTION = "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter instead."
+NO_LOW_RESOLUTION = (
+    "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter "
+    "instead."
+)
 NNUNET_ONLY = {
     "3d_lowres": NO_LOW_RESOLUTION,
     "3d_cascade_fullres": NO_LOW_RESOLUTION,
@@ -127,11 +129,13 @@ class Configuration:
         sides = [side * self.encoder_scale for side in self.patch_size[1:]]
         if min(sides) < 1 or max(sides) > ENCODER_SIDE:
             raise ConfigError(
-                f"patch_size times encoder_scale must give the encoder 1 to {ENCODER_SIDE} pixels per side; got {sides}."
+                f"patch_size times encoder_scale must give the encoder 1 to {ENCODER_SIDE} pixels per side; got "
+                f"{sides}."
             )
         if self.dimensions == 2 and self.patch_size[0] != 1:
             raise ConfigError(
-                f"a 2D configuration has patches of one slice, expected 1 as the first entry of patch_size; got {self.patch_size[0]}."
+                "a 2D configuration has patches of one slice, expected 1 as the first entry of patch_size; got "
+                f"{self.patch_size[0]}."
             )
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or (self.dimensions == 2 and 0 in self.mirror_axes):
             raise ConfigError(
@@ -141,7 +145,10 @@ class Configuration:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What the training cases are like; a case to predict that lies far from it is named. Axes are those of the plan's orientation."""
+    """What the training cases are like; a case to predict that lies far from it is named.
+
+    Axes are those of the plan's orientation.
+    """
 
     orientations: dict[str, Count]
     """Of the files, with the number of cases that lie so."""
@@ -174,12 +181,13 @@ class Plan:
     reasons: dict[str, str]
     """Decision to the one sentence that explains it."""
     orientation: Orientation | None = None
-    """Of the files' axes (Geometry.orientation), e.g. "SPL"; a file of another is brought to it first. None leaves all files as they are."""
+    """Of the files' axes (Geometry.orientation), e.g. "SPL"; a file of another is brought to it first. None leaves all
+    files as they are."""
     seen: Seen | None = None
     """None in plans that were made before this was measured."""
     measured: bool | None = None
-    """False where training files tell no size of their voxels: spacings are then 1 and count voxels, whatever a file to predict tells. None in
-    plans that were made before TIFFs' sizes were read; see `in_voxels`."""
+    """False where training files tell no size of their voxels: spacings are then 1 and count voxels, whatever a file to
+    predict tells. None in plans that were made before TIFFs' sizes were read; see `in_voxels`."""
 
     @property
     def in_voxels(self) -> bool:
@@ -192,7 +200,9 @@ class Plan:
         return all(spacing == (1, 1, 1) for spacing in spacings)
 
     def spacing_of(self, geometry: Geometry) -> Triple:
-        """Return the spacing of a file that counts: (D, H, W) in the file's axis order, in mm or, where the plan is in voxels, 1."""
+        """Return the spacing of a file that counts: (D, H, W) in the file's axis order, in mm or, where the plan is in
+        voxels, 1.
+        """
         return (1.0, 1.0, 1.0) if self.in_voxels else geometry.spacing
 
     def axes_of(self, geometry: Geometry) -> tuple[Axes, Flips]:
@@ -202,7 +212,9 @@ class Plan:
         return (axes[a], axes[b], axes[c]), (flips[a], flips[b], flips[c])
 
     def turn_of(self, geometry: Geometry) -> tuple[Axes, Flips]:
-        """Return how a file's axes are brought to the plan's orientation, see `turn_between`; the transpose comes after it."""
+        """Return how a file's axes are brought to the plan's orientation, see `turn_between`; the transpose comes after
+        it.
+        """
         if self.orientation is None or geometry.planar or not geometry.directed:
             return (0, 1, 2), NO_FLIPS
         return turn_between(geometry.orientation, self.orientation)
@@ -222,7 +234,8 @@ class Plan:
             return self.configurations[name]
         refuse_nnunet_names(name)
         raise ConfigError(
-            f"Plan '{self.plans_name}' of {self.dataset} has no configuration '{name}'.{did_you_mean(name, self.configurations)}"
+            f"Plan '{self.plans_name}' of {self.dataset} has no configuration "
+            f"'{name}'.{did_you_mean(name, self.configurations)}"
         )
 
 
@@ -230,7 +243,8 @@ def check_plans_name(name: str) -> None:
     """Raise ConfigError for a plan name that could take the place of another tool's files."""
     if PLANS_NAME.fullmatch(name) is None:
         raise ConfigError(
-            f"Plan name '{name}' must start with 'samunet' and hold letters, digits, '.', '-' and single '_' only, e.g. samunetPlans_fine."
+            f"Plan name '{name}' must start with 'samunet' and hold letters, digits, '.', '-' and single '_' only, "
+            "e.g. samunetPlans_fine."
         )
 
 
@@ -252,7 +266,8 @@ def parse_configuration_name(name: str) -> tuple[int, str]:
         near = {"2d": "2d_adapter", "3d": "3d_adapter"}.get(name.lower()[:2])
         meant = f" Did you mean '{near}', the default method?" if near else ""
         raise ConfigError(
-            f"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter or 2d_adapter.{meant}"
+            f"Configuration '{name}' must be named 2d_<method> or 3d_<method>, for example 3d_adapter or "
+            f"2d_adapter.{meant}"
         )
     return int(match[1]), ALIASES.get(match[2], match[2])
 
@@ -274,7 +289,8 @@ def load_plan(path: Path) -> Plan:
 
 
 def changed_for_training(before: Plan, now: Plan, name: str) -> str | None:
-    """Say what of two plans a trained configuration cannot survive: what all configurations share, or the configuration; None if nothing.
+    """Say what of two plans a trained configuration cannot survive: what all configurations share, or the
+    configuration; None if nothing.
 
     Where the weights lie does not count; that they are the same is checked by their content.
     """
@@ -295,14 +311,16 @@ def _inherit(configurations: dict[str, Any], name: str, path: Path, seen: tuple[
         raise ConfigError(f"{path.name}: configurations inherit in a circle: {' -> '.join((*seen, name))}.")
     if name not in configurations:
         raise ConfigError(
-            f"{path.name}: configuration '{seen[-1]}' inherits from '{name}', which is absent.{did_you_mean(name, configurations)}"
+            f"{path.name}: configuration '{seen[-1]}' inherits from '{name}', which is "
+            f"absent.{did_you_mean(name, configurations)}"
         )
     own = configurations[name]
     if not isinstance(own, dict) or "inherits_from" not in own:
         return own
     if not isinstance(own["inherits_from"], str):
         raise ConfigError(
-            f"{path.name}: configurations.{name}.inherits_from must be the name of a configuration; got {own['inherits_from']!r}."
+            f"{path.name}: configurations.{name}.inherits_from must be the name of a configuration; got "
+            f"{own['inherits_from']!r}."
         )
     parent = _inherit(configurations, own["inherits_from"], path, (*seen, name))
     if not isinstance(parent, dict):

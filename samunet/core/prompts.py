@@ -1,7 +1,8 @@
 """Clicks and boxes for the structures of a case, as a user gives them in a file.
 
-Points are (x, y, z): either indices of the image file's voxels, x fastest and counted from 0 at a voxel's center, or positions in mm. World
-positions are LPS, as in DICOM and ITK, or RAS, as in NIfTI. A 2D image has z = 0, which may be left out.
+Points are (x, y, z): either indices of the image file's voxels, x fastest and counted from 0 at a voxel's center, or
+positions in mm. World positions are LPS, as in DICOM and ITK, or RAS, as in NIfTI. A 2D image has z = 0, which may be
+left out.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class CasePrompts:
             )
 
     def indices(self, structure: str, points: tuple[Point, ...], geometry: Geometry) -> tuple[Triple, ...]:
-        """Return points of a structure as continuous (D, H, W) indices of the file's grid; raises ConfigError for one outside the image."""
+        """Return points of a structure as continuous (D, H, W) indices of the file's grid; raises ConfigError for one
+        outside the image.
+        """
         found = []
         for point in points:
             if len(point) not in (2, 3):
@@ -71,7 +74,10 @@ class CasePrompts:
                 index = np.linalg.solve(steps.T, position * TO_LPS[self.coordinates] - geometry.origin)
             if any(not -0.5 <= place <= size - 0.5 for place, size in zip(index, geometry.shape, strict=True)):
                 shape = " x ".join(map(str, geometry.shape[::-1]))
-                message = f"point {list(point)} ({self.coordinates}) of '{structure}' lies outside the image of {shape} voxels"
+                message = (
+                    f"point {list(point)} ({self.coordinates}) of '{structure}' lies outside the image of {shape} "
+                    "voxels"
+                )
                 raise ConfigError(f"{message}; check the coordinates.")
             found.append(triple(index.tolist()))
         return tuple(found)
@@ -97,13 +103,16 @@ class PromptFile:
         for name in self.cases[case].structures:
             if name not in names:
                 raise ConfigError(
-                    f"the prompts of '{case}' are for '{name}', which is no class or region of the model.{did_you_mean(name, names)}"
+                    f"the prompts of '{case}' are for '{name}', which is no class or region of the "
+                    f"model.{did_you_mean(name, names)}"
                 )
         return self.cases[case]
 
 
 def read_prompts(path: Path) -> PromptFile:
-    """Read a file of prompts strictly; raises ConfigError that names what does not fit, DatasetError where a name is none of a case."""
+    """Read a file of prompts strictly; raises ConfigError that names what does not fit, DatasetError where a name is
+    none of a case.
+    """
     prompts = decode(PromptFile, read_json(path), path.name)
     for case in prompts.cases:
         check_case_name(case, path)
@@ -141,7 +150,8 @@ def refuse_mixed(origins: Mapping[str, str | None]) -> None:
     if prompted and len(prompted) < len(origins):
         other = next(name for name, origin in origins.items() if origin is None)
         raise ConfigError(
-            f"{prompted[0]} was predicted with prompts ({origins[prompted[0]]}) and {other} without; who is shown where to look has another "
+            f"{prompted[0]} was predicted with prompts ({origins[prompted[0]]}) and {other} without; who is shown "
+            "where to look has another "
             "task, so they are not compared. Leave one of them out."
         )
 

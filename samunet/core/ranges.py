@@ -1,7 +1,8 @@
 """What values in our files may be, said once, beside their types: `Annotated[int, Within(1, 100)]`.
 
-`samunet.core.codec.decode` compares what it reads with these; dataclasses that are also made from options call `check_ranges`.
-The bounds are wide: far beyond what planning gives, and well within what arithmetic and memory addresses hold.
+`samunet.core.codec.decode` compares what it reads with these; dataclasses that are also made from options call
+`check_ranges`. The bounds are wide: far beyond what planning gives, and well within what arithmetic and memory
+addresses hold.
 """
 
 from __future__ import annotations
@@ -112,5 +113,6 @@ def check_ranges(value: Any, what: str) -> None:
             if not rule.fits(getattr(value, name)):
                 shown = getattr(value, name)
                 raise ConfigError(
-                    f"{what} {name} must be {rule.expected}; got {shown if not isinstance(shown, str) else f'{shown!r}'}."
+                    f"{what} {name} must be {rule.expected}; got "
+                    f"{shown if not isinstance(shown, str) else f'{shown!r}'}."
                 )

@@ -13,10 +13,8 @@ from samunet.errors import ConfigError
 
 DEFAULT_TRAINER = "SAMTrainer"
 LATEST, BEST, FINAL = "checkpoint_latest.safetensors", "checkpoint_best.safetensors", "checkpoint_final.safetensors"
-VALIDATION, VALIDATION_BEST = (
-    "validation",
-    "validation_best",
-)  # folders of a fold: predictions by the final and by the best checkpoint
+# Folders of a fold: predictions by the final and by the best checkpoint.
+VALIDATION, VALIDATION_BEST = ("validation", "validation_best")
 BEST_MODEL_FILE = "inference_information.json"  # nnU-Net's, in the results folder of a dataset
 
 
@@ -48,12 +46,14 @@ def model_folder(
 
 
 def checkpoint_file(name: str) -> str:
-    """Return the file of a checkpoint that is named with or without its ending, or with nnU-Net's: checkpoint_best.pth."""
+    """Return the file of a checkpoint named with or without its ending, or with nnU-Net's: checkpoint_best.pth."""
     return name.removesuffix(".pth").removesuffix(".safetensors") + ".safetensors"
 
 
 def finished_folds(folder: Path, file_name: str = FINAL) -> tuple[str, ...]:
-    """List the folds of a model folder that hold a file, a checkpoint for example; numbered folds first, "all" only when there are none."""
+    """List the folds of a model folder that hold a file, a checkpoint for example; numbered folds first, "all" only
+    when there are none.
+    """
     found = sorted(
         path.relative_to(folder).parts[0].removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}")
     )
@@ -69,7 +69,9 @@ def trained_models(workspace: Workspace, file_name: str = FINAL) -> tuple[Path, 
 
 
 def best_models(workspace: Workspace, dataset: str) -> tuple[Path, ...]:
-    """Return the model, or the members of the ensemble, that `samunet_find_best_configuration` marked; none where it did not run."""
+    """Return the model, or the members of the ensemble, that `samunet_find_best_configuration` marked; none where it
+    did not run.
+    """
     path = workspace.results / dataset / BEST_MODEL_FILE
     if not path.is_file():
         return ()

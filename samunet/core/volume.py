@@ -21,5 +21,6 @@ class Volume:
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.shape[1:] != self.geometry.shape:
             raise ShapeError(
-                f"A volume is (C, D, H, W) on its geometry's grid {self.geometry.shape}; got an array of shape {self.array.shape}."
+                f"A volume is (C, D, H, W) on its geometry's grid {self.geometry.shape}; got an array of shape "
+                f"{self.array.shape}."
             )

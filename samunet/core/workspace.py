@@ -66,9 +66,8 @@ class Workspace:
             if number is not None or dataset_id(text) is not None
             else ", and this is no id or name of one, such as 4 or Dataset004_Hippocampus"
         )
-        known = (
-            did_you_mean(text, names) if number is None else f" Known: {', '.join(sorted(names)) or 'none'}."
-        )  # ids have no neighbors
+        # Ids have no neighbors.
+        known = did_you_mean(text, names) if number is None else f" Known: {', '.join(sorted(names)) or 'none'}."
         unset = (
             ""
             if self._folders()
@@ -94,17 +93,16 @@ class Workspace:
 def workspace_from_environment(environment: Mapping[str, str] | None = None) -> Workspace:
     """Read nnUNet_raw, nnUNet_preprocessed and nnUNet_results once; unset ones raise only when used.
 
-    SAM's checkpoints lie in the folder SAMUNET_WEIGHTS, where it is set, and in the user's cache. A leading ~, which a shell leaves in
-    quotes and other programs always, is the home folder.
+    SAM's checkpoints lie in the folder SAMUNET_WEIGHTS, where it is set, and in the user's cache. A leading ~, which a
+    shell leaves in quotes and other programs always, is the home folder.
 
     Raises:
         ConfigError: a folder begins with ~ and there is no such home folder.
     """
     values = os.environ if environment is None else environment
     raw, preprocessed, results = (_folder(values, name) for name in PURPOSE)
-    cache = Path(
-        values.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    )  # stays as it is where there is no home
+    # Stays as it is where there is no home.
+    cache = Path(values.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     own = _folder(values, WEIGHTS_VARIABLE)
     weights = (*([own] if own else []), cache / "samunet")
     return Workspace(raw_folder=raw, preprocessed_folder=preprocessed, results_folder=results, weights_folders=weights)
@@ -125,7 +123,9 @@ def environment_of_commands(**variables: str) -> dict[str, str]:
 
 
 def expand_path(text: str) -> Path:
-    """Replace $VARIABLE and a leading ~ in a path of dataset.json, as nnU-Net does; an unset variable stays as it is written."""
+    """Replace $VARIABLE and a leading ~ in a path of dataset.json, as nnU-Net does; an unset variable stays as it is
+    written.
+    """
     return Path(os.path.expanduser(os.path.expandvars(text)))  # Path's own raises where there is no such user
 
 

@@ -41,10 +41,11 @@ def draw_case(
     spacing: Triple,
     class_names: Mapping[str, str],
 ) -> CasePicture:
-    """Draw the slice of a case that holds the most classes: the image, and beside it one panel for every segmentation on it.
+    """Draw the slice of a case that holds the most classes: the image, and beside it one panel for every segmentation
+    on it.
 
-    Slices are taken across the axis with the thickest voxels, where pixels are finest, and shown as the file stores them. The first
-    segmentation that holds anything chooses the slice.
+    Slices are taken across the axis with the thickest voxels, where pixels are finest, and shown as the file stores
+    them. The first segmentation that holds anything chooses the slice.
 
     Args:
         image: (D, H, W), any numeric type; one channel.
@@ -58,7 +59,8 @@ def draw_case(
     shapes = [array.shape for array in (image, *overlays.values())]
     if image.ndim != 3 or len(set(shapes)) > 1:
         raise ShapeError(
-            f"Case '{identifier}': image, {' and '.join(overlays)} must share one (D, H, W) shape; got {', '.join(map(str, shapes))}."
+            f"Case '{identifier}': image, {' and '.join(overlays)} must share one (D, H, W) shape; got "
+            f"{', '.join(map(str, shapes))}."
         )
     axis = 0 if image.shape[0] == 1 else int(np.argmax(spacing))
     stack, *layers = (np.moveaxis(array, axis, 0) for array in (image, *overlays.values()))
@@ -101,7 +103,8 @@ def draw_case(
     what = ", ".join(names) or "no structure"
     return CasePicture(
         identifier=identifier,
-        caption=f"Slice {index + 1} of {len(stack)} across the {'DHW'[axis]} axis, as stored in the file; it shows {what}.",
+        caption=f"Slice {index + 1} of {len(stack)} across the {'DHW'[axis]} axis, as stored in the file; "
+        f"it shows {what}.",
         png=buffer.getvalue(),
     )
 
@@ -116,7 +119,9 @@ def _informative_slice(labels: np.ndarray) -> int:
 
 
 def _grey_window(grey: np.ndarray, labeled: np.ndarray) -> tuple[float, float]:
-    """Return the intensities to draw black and white, from the pixels in and near structures, or from all if there is none."""
+    """Return the intensities to draw black and white, from the pixels in and near structures, or from all if there is
+    none.
+    """
     near = (
         ndimage.binary_dilation(labeled, iterations=max(2, round(WINDOW_MARGIN * min(grey.shape))))
         if labeled.any()

@@ -1,7 +1,7 @@
 """Find out on validation cases where keeping only the largest component helps, and apply that to others.
 
-Source: nnU-Net's rule (Isensee et al., 2021): first the whole foreground, adopted when its mean Dice rises and no class loses; then
-each class or region by itself, adopted when its own Dice rises.
+Source: nnU-Net's rule (Isensee et al., 2021): first the whole foreground, adopted when its mean Dice rises and no class
+loses; then each class or region by itself, adopted when its own Dice rises.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def determine(
                 refuse_unexpected_values(label, labels.expected_in_files, str(path))
             if reference.shape != segmentation.shape:
                 raise DatasetError(
-                    f"{name}: prediction has shape {segmentation.shape}, reference {reference.shape}; they must share one grid."
+                    f"{name}: prediction has shape {segmentation.shape}, reference {reference.shape}; they must share "
+                    "one grid."
                 )
             segmentation = Postprocessing(steps=tuple(chosen), cases=0).apply(segmentation)
             forms = [segmentation, *(keep_largest(segmentation, values) for values in candidates)]
@@ -130,7 +131,8 @@ def determine(
     before, after = dice([foreground])
     if known_mean(after) > known_mean(before) and not (after < before).any():  # a comparison with NaN is False
         chosen.append(Step(values=foreground, dice_before=known_mean(before), dice_after=known_mean(after)))
-    # A class takes no voxel of another, so that all are tried on one reading; regions overlap and come one after the other.
+    # A class takes no voxel of another, so that all are tried on one reading; regions overlap and come one after the
+    # other.
     groups = [] if len(targets) < 2 else [[target] for target in targets] if labels.has_regions else [list(targets)]
     for together in groups:
         before, *all_after = dice(together)

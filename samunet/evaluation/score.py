@@ -63,19 +63,22 @@ def score_case(
         expected: values that the two files may hold; None where nothing says which.
 
     Raises:
-        DatasetError: the two files do not share one grid (to half a voxel at every corner), or one holds another value than expected.
+        DatasetError: the two files do not share one grid (to half a voxel at every corner), or one holds another value
+            than expected.
     """
     reference_label, reference_geometry = reader.read_label(reference)
     segmentation, geometry = reader.read_label(prediction)
     if reference_label.shape != segmentation.shape:
         raise DatasetError(
-            f"Case '{reference.name}': prediction has shape {segmentation.shape}, reference has {reference_label.shape}. "
+            f"Case '{reference.name}': prediction has shape {segmentation.shape}, reference has "
+            f"{reference_label.shape}. "
             "They must share one grid; predict from the image that the reference was drawn on."
         )
     apart = geometry.voxels_apart(reference_geometry)
     if apart >= REFUSE_VOXELS:
         raise DatasetError(
-            f"Case '{reference.name}': prediction and reference lie {geometry.apart(reference_geometry)} apart at a corner, expected less than "
+            f"Case '{reference.name}': prediction and reference lie {geometry.apart(reference_geometry)} apart at a "
+            "corner, expected less than "
             f"half a voxel. Check spacing, origin and direction of {prediction}."
         )
     if apart >= WARN_VOXELS:
@@ -151,7 +154,8 @@ def evaluate_folder(
     names = sorted(references.keys() & predictions.keys())
     if not names:
         raise DatasetError(
-            f"No file ending in {file_ending} is in both {reference_folder} ({len(references)} files) and {prediction_folder} "
+            f"No file ending in {file_ending} is in both {reference_folder} ({len(references)} files) and "
+            f"{prediction_folder} "
             f"({len(predictions)} files); a prediction must have the file name of its reference."
         )
 

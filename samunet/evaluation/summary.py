@@ -1,7 +1,8 @@
 """nnU-Net's summary.json: the scores of a folder of predictions, in memory and on disk.
 
-A target is what is scored: a tuple of label values, (1,) for class 1 and (1, 2, 3) for a region. In the file class 1 has
-the key "1" and the region the key "(1, 2, 3)"; undefined scores are the token NaN, which Python's json reads and writes.
+A target is what is scored: a tuple of label values, (1,) for class 1 and (1, 2, 3) for a region. In the file class 1
+has the key "1" and the region the key "(1, 2, 3)"; undefined scores are the token NaN, which Python's json reads and
+writes.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ def summarize(cases: Sequence[CaseScore], prompts: str | None = None) -> Summary
     for case in cases:
         if set(case.metrics) != set(targets):
             raise DatasetError(
-                f"Case '{case.name}' is scored on {sorted(case.metrics)}, the first case on {sorted(targets)}; score all on the same."
+                f"Case '{case.name}' is scored on {sorted(case.metrics)}, the first case on {sorted(targets)}; score "
+                "all on the same."
             )
     unit = " and ".join(sorted({case.unit for case in cases}))
     mean = {target: _mean([case.metrics[target] for case in cases]) for target in targets}

@@ -78,8 +78,8 @@ def reader_for(file_ending: str, name: str | None = None, example: Path | None =
 def reader_of_segmentations(folder: Path, spec: DatasetSpec) -> ImageReader:
     """Choose the reader of a folder of predictions or references.
 
-    The reader that dataset.json asks for comes first, then that of the plan in the folder or above it, which the segmentations were made
-    with, then the first that opens one of them.
+    The reader that dataset.json asks for comes first, then that of the plan in the folder or above it, which the
+    segmentations were made with, then the first that opens one of them.
 
     Raises:
         ConfigError, DatasetError: as `reader_for`.
@@ -92,7 +92,7 @@ def reader_of_segmentations(folder: Path, spec: DatasetSpec) -> ImageReader:
 
 
 def _planned_reader(folder: Path) -> str | None:
-    """Return the reader that the nearest plans.json names, samunet's or nnU-Net's, in a folder or up to three above it."""
+    """Return the reader that the nearest plans.json names, samunet's or nnU-Net's, in a folder or three above."""
     for parent in (folder, *list(folder.resolve().parents)[:PARENTS]):
         if (parent / "plans.json").is_file():
             plan = read_json(parent / "plans.json")
@@ -107,7 +107,9 @@ def known_ending(path: Path) -> str:
 
 
 def output_ending(image: Path, otherwise: str) -> str:
-    """Return the ending that the segmentation of an image gets: the image's, .png for JPEG, and for DICOM what is given."""
+    """Return the ending that the segmentation of an image gets: the image's, .png for JPEG, and for DICOM what is
+    given.
+    """
     ending = known_ending(image)
     return LOSSLESS if ending in JPEG else ending or otherwise
 
@@ -131,7 +133,8 @@ def reader_of_image(path: Path, name: str | None, series: str | None = None) -> 
 
 
 def writer_for(ending: str, name: str, *, planar: bool) -> ImageReader:
-    """Choose what writes a segmentation: the planned reader where it knows the ending; else, of TIFF's two, the one for the image's dimensions.
+    """Choose what writes a segmentation: the planned reader where it knows the ending; else, of TIFF's two, the one for
+    the image's dimensions.
 
     Raises:
         DatasetError: no reader knows the ending.

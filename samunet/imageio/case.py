@@ -59,9 +59,8 @@ def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
     reading = image + max(image, loading) if len(peeks) > 1 else max(loading, peeks[0].loaded + image)
     if case.label is not None:
         label = reader.peek(case.label)
-        numbers = (
-            4 if label.loaded > LONGEST_LABEL * math.prod(geometry.shape) else 1
-        )  # floating-point ones are rounded and compared
+        # Floating-point ones are rounded and compared.
+        numbers = 4 if label.loaded > LONGEST_LABEL * math.prod(geometry.shape) else 1
         reading = max(
             reading, image + label.loading + numbers * label.loaded + LONGEST_LABEL * math.prod(geometry.shape)
         )
@@ -71,7 +70,8 @@ def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
 def _check_channels(count: int, case: Case, spec: DatasetSpec) -> None:
     if count != len(spec.channels):
         raise DatasetError(
-            f"Case '{case.identifier}' has {count} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)} "
+            f"Case '{case.identifier}' has {count} channels in {len(case.images)} file(s); dataset.json names "
+            f"{len(spec.channels)} "
             f"({', '.join(spec.channels)}). Add the missing files, or correct channel_names."
         )
 
@@ -83,7 +83,8 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
         The volume, and the label (D, H, W) as integers.
 
     Raises:
-        DatasetError: as `read_image`; or image and label differ in grid, or the label holds a value that dataset.json does not name.
+        DatasetError: as `read_image`; or image and label differ in grid, or the label holds a value that dataset.json
+            does not name.
     """
     volume = read_image(case, spec, reader)
     if case.label is None:
@@ -97,8 +98,10 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
     voxels_apart = volume.geometry.voxels_apart(geometry)
     if voxels_apart >= REFUSE_VOXELS:
         raise DatasetError(
-            f"Case '{case.identifier}': label and image lie {volume.geometry.apart(geometry)} apart at a corner (label spacing {geometry.spacing}, "
-            f"image spacing {volume.geometry.spacing} mm). They must share one grid; correct the headers (samunet_import --copy_grid does in "
+            f"Case '{case.identifier}': label and image lie {volume.geometry.apart(geometry)} apart at a corner (label "
+            f"spacing {geometry.spacing}, "
+            f"image spacing {volume.geometry.spacing} mm). They must share one grid; correct the headers "
+            "(samunet_import --copy_grid does in "
             "copies where the voxels belong together), or resample the label."
         )
     if voxels_apart >= WARN_VOXELS:

@@ -35,7 +35,9 @@ GAP_TOLERANCE = 0.02  # share of the usual distance between slices; headers hold
 
 @contextmanager
 def _locale_kept() -> Iterator[None]:
-    """ITK's DICOM functions set the process's locale to "C", which changes how Python decodes text files (SimpleITK 2.5.7)."""
+    """ITK's DICOM functions set the process's locale to "C", which changes how Python decodes text files (SimpleITK
+    2.5.7).
+    """
     with LOCALE:  # one thread would take another's "C" for the locale to go back to
         before = locale.setlocale(locale.LC_ALL)
         try:
@@ -55,7 +57,7 @@ class Series:
     """In the order of their positions."""
 
     def is_meant(self, wanted: str, number: int) -> bool:
-        """Tell whether a user means this one by its number in the list, its UID or its description, in capitals or not."""
+        """Tell whether a user means this one by its number in the list, its UID or its description in any case."""
         return wanted in (self.uid, str(number)) or wanted.casefold() == self.description.casefold()
 
 
@@ -91,8 +93,8 @@ def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
         series: which one, where there are several: number, UID or description.
 
     Raises:
-        ImageFileError: the folder is absent, holds no series or several of which none is meant, or a DICOM file that belongs to none because it
-            is damaged.
+        ImageFileError: the folder is absent, holds no series or several of which none is meant, or a DICOM file that
+            belongs to none because it is damaged.
     """
     if not folder.is_dir():
         raise ImageFileError(f"Folder {folder} does not exist.", "missing-file")
@@ -114,7 +116,10 @@ def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
             f"{one.description or 'no description'}, {one.modality}, {len(one.files)} files, {one.uid}" for one in found
         ]
         listing = "; ".join(f"{number}: {one}" for number, one in enumerate(described, 1))
-        message = f"{folder} holds {len(found)} DICOM series, expected one{'' if series is None else f' that is {series!r}'} ({listing})"
+        message = (
+            f"{folder} holds {len(found)} DICOM series, expected one{'' if series is None else f' that is {series!r}'} "
+            f"({listing})"
+        )
         raise ImageFileError(f"{message}. Choose one with --series, or give each a folder of its own.", "pixel-form")
     return meant[0].files
 
@@ -124,13 +129,17 @@ def read_series(folder: Path, series: str | None = None) -> sitk.Image:
     """Read the series in a folder as one 3D image of its stored numbers, rescaled slice by slice as the headers say.
 
     Raises:
-        ImageFileError: as `series_files`; a file is damaged or says no pixel spacing, or slices are missing, not parallel or of different form.
+        ImageFileError: as `series_files`; a file is damaged or says no pixel spacing, or slices are missing, not
+            parallel or of different form.
     """
     files = series_files(folder, series)
     slices = [_check_slice(file) for file in files]
     for file, one in zip(files, slices, strict=True):
         if one.form != slices[0].form:
-            message = f"{file} has {_described(one)}, {files[0].name} has {_described(slices[0])}; give each stack a folder of its own."
+            message = (
+                f"{file} has {_described(one)}, {files[0].name} has {_described(slices[0])}; give each stack a folder "
+                "of its own."
+            )
             raise ImageFileError(message, "pixel-form")
     _check_distances(np.array([one.place for one in slices]), folder)
     reader = sitk.ImageSeriesReader()
@@ -147,7 +156,9 @@ def read_series(folder: Path, series: str | None = None) -> sitk.Image:
 
 @_locale_kept()
 def peek_series(folder: Path, series: str | None = None) -> Peek:
-    """Tell what reading a series gives from the headers of its first and last file; raises as `series_files`, or where one is damaged."""
+    """Tell what reading a series gives from the headers of its first and last file; raises as `series_files`, or where
+    one is damaged.
+    """
     files = series_files(folder, series)
     header = sitk.ImageFileReader()
     ends = []
@@ -186,13 +197,15 @@ class _Slice:
     place: tuple[float, ...]
     """Position and its two axes, nine numbers."""
     form: tuple[object, ...]
-    """What all slices of a series must share: rows, columns, samples per pixel, photometric interpretation, pixel spacing."""
+    """What all slices of a series must share: rows, columns, samples per pixel, photometric interpretation, pixel
+    spacing."""
     numbers: tuple[object, ...]
     """Bits, sign, slope and intercept."""
 
 
 def _check_slice(file: Path) -> _Slice:
-    """Read a slice's header and compare its pixels with it, since ITK fills up short ones and takes 1 mm for an absent spacing without a word.
+    """Read a slice's header and compare its pixels with it, since ITK fills up short ones and takes 1 mm for an absent
+    spacing without a word.
 
     Raises:
         ImageFileError: something is absent or cannot be true.
@@ -225,7 +238,10 @@ def _checked(file: Path, header: Any) -> _Slice:
         )
     if min(rows, columns, samples) < 1:
         raise ImageFileError(
-            f"{file} has {rows} x {columns} pixels of {samples} samples, expected one or more; export the series again.",
+            (
+                f"{file} has {rows} x {columns} pixels of {samples} samples, expected one or more; export the series "
+                "again."
+            ),
             "header",
         )
     if len(spacing) != 2 or not all(0 < part < np.inf for part in spacing):
@@ -282,7 +298,10 @@ def _check_length(file: Path, header: Any, needed: int) -> None:
     if there and syntax is not None and syntax.is_encapsulated:
         return
     if there < needed and header.get("PhotometricInterpretation") != "YBR_FULL_422":  # holds two of three samples
-        message = f"{file} is truncated: {there} bytes of pixels are there, rows and columns need {needed}; copy or export the series again."
+        message = (
+            f"{file} is truncated: {there} bytes of pixels are there, rows and columns need {needed}; copy or export "
+            "the series again."
+        )
         raise ImageFileError(message, "truncated")
     if there > needed + 1:  # lengths are even
         logger.warning(
@@ -307,7 +326,10 @@ def _check_distances(places: np.ndarray, folder: Path) -> None:
     steps = np.abs(np.diff(positions @ np.cross(axes[0, :3], axes[0, 3:])))
     if len(steps) and np.abs(steps - np.median(steps)).max() >= GAP_TOLERANCE * np.median(steps):
         raise ImageFileError(
-            f"{folder} holds slices {steps.min():.4g} to {steps.max():.4g} mm apart; slices are missing or there twice, so export the series again.",
+            (
+                f"{folder} holds slices {steps.min():.4g} to {steps.max():.4g} mm apart; slices are missing or there "
+                "twice, so export the series again."
+            ),
             "header",
         )
 

@@ -1,8 +1,9 @@
 """Read the headers of MetaImage, NRRD and GIPL files strictly, before ITK sees them.
 
-ITK's parsers trust what a header says of itself: with SimpleITK 2.5.7, 300 words in an NRRD's `kinds` overrun the stack, `NDims = 100`
-of a MetaImage corrupts the heap, an origin of NaN becomes 0, and the voxels may lie in any file of the machine. What passes here has 2 to
-4 axes of bounded length, as many words as axes, finite numbers, and its voxels in the file itself or in one beside it.
+ITK's parsers trust what a header says of itself: with SimpleITK 2.5.7, 300 words in an NRRD's `kinds` overrun the
+stack, `NDims = 100` of a MetaImage corrupts the heap, an origin of NaN becomes 0, and the voxels may lie in any file of
+the machine. What passes here has 2 to 4 axes of bounded length, as many words as axes, finite numbers, and its voxels
+in the file itself or in one beside it.
 """
 
 from __future__ import annotations
@@ -83,12 +84,8 @@ NRRD_PER_AXIS = ("spacings", "thicknesses", "axis mins", "axis maxs")
 NRRD_SPACES = {"3D-right-handed": 3, "3D-left-handed": 3, "scanner-xyz": 3, "RAS": 3, "LAS": 3, "LPS": 3}
 NRRD_SPACES |= {f"{side}-{front}-superior": 3 for side in ("left", "right") for front in ("anterior", "posterior")}
 NRRD_SPACES |= {f"{name}{'T' if len(name) == 3 else '-time'}": 4 for name in NRRD_SPACES}
-NRRD_DOMAIN = (
-    "domain",
-    "space",
-    "time",
-    "???",
-)  # kinds of axes that are axes of the grid; any other holds a voxel's components
+# Kinds of axes that are axes of the grid; any other holds a voxel's components.
+NRRD_DOMAIN = ("domain", "space", "time", "???")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +112,8 @@ def read_header(path: Path) -> Header:
     """Read and check the header of a .mha, .mhd, .nrrd, .nhdr or .gipl file.
 
     Raises:
-        ImageFileError: the ending is none of these, or the header breaks a rule of its format or a limit above; the message says which.
+        ImageFileError: the ending is none of these, or the header breaks a rule of its format or a limit above; the
+            message says which.
     """
     read = FORMATS.get(path.suffix.lower())
     if read is None:
@@ -281,7 +279,9 @@ def _read_mha(file: BinaryIO, path: Path) -> Header:
 
 
 def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
-    """Return the fields of an NRRD header up to the empty line, or the file's end; comments and key/value pairs are passed over."""
+    """Return the fields of an NRRD header up to the empty line, or the file's end; comments and key/value pairs are
+    passed over.
+    """
     magic = _line(file)
     _require(
         magic is not None and NRRD_MAGIC.fullmatch(magic) is not None, "it does not begin with NRRD0001 to NRRD0005"
@@ -316,7 +316,9 @@ def _nrrd_vectors(text: str, count: int, length: int, name: str) -> list[tuple[f
 
 
 def _nrrd_axes(fields: dict[str, str], dimension: int) -> list[int]:
-    """Check everything that an NRRD header says once per axis; returns the axes of the grid, as against those of components."""
+    """Check everything that an NRRD header says once per axis; returns the axes of the grid, as against those of
+    components.
+    """
     kinds = fields.get("kinds", " ".join(["domain"] * dimension)).split()
     for name, words in {"kinds": kinds, "centers": fields.get("centers", "none " * dimension).split()}.items():
         _require(

@@ -1,8 +1,8 @@
 """Refuse damaged files before a library reads them as if they were whole.
 
-SimpleITK 2.5.7 returns zeros for the missing part of a truncated GIPL file and does not look at the checksum of a compressed
-stream. Headers are read by `samunet.imageio.headers`, and here the file to its end. NIfTI is checked while it is read, see
-`samunet.imageio.nifti`.
+SimpleITK 2.5.7 returns zeros for the missing part of a truncated GIPL file and does not look at the checksum of a
+compressed stream. Headers are read by `samunet.imageio.headers`, and here the file to its end. NIfTI is checked while
+it is read, see `samunet.imageio.nifti`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ DEFLATE_RATIO = 1032  # no stream unpacks to more times its length
 
 
 def check_file(path: Path) -> Header:
-    """Read a file's header and compare the length of its voxels, unpacked to their checksum, with what the header promises.
+    """Read a file's header and compare the length of its voxels, unpacked to their checksum, with what the header
+    promises.
 
     Covers MetaImage, NRRD and GIPL.
 
@@ -68,7 +69,10 @@ def naming_damage(path: Path) -> Iterator[None]:
         code = (
             "truncated" if isinstance(error, EOFError) else "corrupted" if isinstance(error, zlib.error) else "checksum"
         )
-        message = f"{path} is damaged, its compressed data end early or fail their checksum ({error}); copy or export it again."
+        message = (
+            f"{path} is damaged, its compressed data end early or fail their checksum ({error}); copy or export it "
+            "again."
+        )
         raise ImageFileError(message, code) from None
 
 
@@ -93,10 +97,16 @@ def _unpacked_length(file: BinaryIO, header: Header) -> int:
 
 def _compare_length(header: Header, there: int, *, exact: bool) -> None:
     if there < header.num_bytes:
-        message = f"{header.data} is truncated: its header promises {header.num_bytes} bytes of data, {there} are there; copy or export it again."
+        message = (
+            f"{header.data} is truncated: its header promises {header.num_bytes} bytes of data, {there} are there; "
+            "copy or export it again."
+        )
         raise ImageFileError(message, "truncated")
     if exact and there > header.num_bytes:
-        message = f"{header.data} is longer than its header says, which promises {header.num_bytes} bytes of data; export it again."
+        message = (
+            f"{header.data} is longer than its header says, which promises {header.num_bytes} bytes of data; export it "
+            "again."
+        )
         raise ImageFileError(message, "header")
 
 
@@ -109,5 +119,8 @@ def _check_begins_as_gzip(path: Path) -> None:
         raise ImageFileError(
             f"{path} is not compressed, although its name says so; compress it with gzip.", "not-gzip"
         ) from None
-    message = f"{path} is no gzip file, it begins with {head!r}; it may be a placeholder or another format under this name; copy it again."
+    message = (
+        f"{path} is no gzip file, it begins with {head!r}; it may be a placeholder or another format under this name; "
+        "copy it again."
+    )
     raise ImageFileError(message, "header") from None

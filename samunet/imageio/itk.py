@@ -1,7 +1,7 @@
 """Have ITK read files, and turn what it has read into channels and their grid.
 
-ITK's parsers crash or run without end on some damaged files, so that nothing here is called in the process that holds a run's results:
-see `samunet.imageio.itk_pool`.
+ITK's parsers crash or run without end on some damaged files, so that nothing here is called in the process that holds a
+run's results: see `samunet.imageio.itk_pool`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Ask processes of their own to read with ITK, so that a crash or a hang is one file's fault and the others go on.
 
-Each thread that reads at the same time as others gets a process of its own; it is kept for the next file, and replaced when it dies. A
-process is started with nothing but Python's own start, so that scripts need no `if __name__ == "__main__"`, and ends with this one.
+Each thread that reads at the same time as others gets a process of its own; it is kept for the next file, and replaced
+when it dies. A process is started with nothing but Python's own start, so that scripts need no `if __name__ ==
+"__main__"`, and ends with this one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The process in which ITK reads: answers one request after the other until the other end of its socket is closed.
 
-A request and an answer are one line of JSON each; the voxels lie in memory without a name, whose file descriptor travels with the answer.
-Within a request the kernel ends this process when its time or its memory is used up, or when the process that asked is gone; Python need
-not get to run for that. Started by `samunet.imageio.itk_pool`.
+A request and an answer are one line of JSON each; the voxels lie in memory without a name, whose file descriptor
+travels with the answer. Within a request the kernel ends this process when its time or its memory is used up, or when
+the process that asked is gone; Python need not get to run for that. Started by `samunet.imageio.itk_pool`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def _shared(array: np.ndarray) -> int:
 
 @contextmanager
 def _limits(connection: socket.socket, seconds: float, memory: int) -> Iterator[None]:
-    """End this process when time or memory (bytes, beyond what it has) runs out, or when the other end of the connection is closed."""
+    """End this process when time or memory (bytes, beyond what it has) runs out, or when the other end of the
+    connection is closed.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if PAGES.is_file():
         allowed = int(PAGES.read_text().split()[0]) * resource.getpagesize() + memory
@@ -98,9 +100,8 @@ def _limits(connection: socket.socket, seconds: float, memory: int) -> Iterator[
         )
     flags = fcntl.fcntl(connection, fcntl.F_GETFL)
     fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(
-        connection, fcntl.F_SETFL, flags | os.O_ASYNC
-    )  # SIGIO, which ends a process, when the other end is closed
+    # SIGIO, which ends a process, when the other end is closed.
+    fcntl.fcntl(connection, fcntl.F_SETFL, flags | os.O_ASYNC)
     signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM likewise
     try:
         yield

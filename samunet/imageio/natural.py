@@ -88,7 +88,10 @@ class NaturalImage2DIO(ImageReader):
     def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
         """See ImageReader; of a palette the indices count. JPEG changes values, so it is refused."""
         if path.suffix.lower() in JPEG:
-            message = f"Label file {path} is a JPEG, which changes label values; save labels as .png (samunet_import makes .png of JPEG images too)."
+            message = (
+                f"Label file {path} is a JPEG, which changes label values; save labels as .png (samunet_import makes "
+                ".png of JPEG images too)."
+            )
             raise ImageFileError(message, "pixel-form")
         return as_label(_load(path, indices=True), path)
 
@@ -132,9 +135,8 @@ def _flat(array: np.ndarray, axes: str, palette: np.ndarray | None, path: Path, 
     if axes == "YX":
         if palette is None or indices:
             return array[None]
-        return np.ascontiguousarray(palette[:, array] >> 8).astype(
-            np.uint8
-        )  # TIFF's palettes have 16 bits, made of 8 by all programs
+        # TIFF's palettes have 16 bits, made of 8 by all programs.
+        return np.ascontiguousarray(palette[:, array] >> 8).astype(np.uint8)
     if axes in ("YXS", "SYX"):
         return _without_alpha(np.moveaxis(array, axes.index("S"), 0), path)
     if axes in ("CYX", "YXC"):
@@ -185,15 +187,23 @@ def _without_alpha(array: np.ndarray, path: Path) -> np.ndarray:
         return array
     opaque = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
     if len(array) not in (2, 4) or (array[-1] != opaque).any():
-        message = f"{path} has {len(array)} channels per pixel, the last of them no opaque alpha; expected grey or RGB, so remove the alpha channel."
+        message = (
+            f"{path} has {len(array)} channels per pixel, the last of them no opaque alpha; expected grey or RGB, so "
+            "remove the alpha channel."
+        )
         raise ImageFileError(message, "pixel-form")
     return array[:-1]
 
 
 def _check_bit_depth(path: Path) -> None:
-    """Refuse the PNG forms whose values Pillow changes: it halves 16 bits to 8 but in grey alone, and stretches 2- and 4-bit grey."""
+    """Refuse the PNG forms whose values Pillow changes: it halves 16 bits to 8 but in grey alone, and stretches 2- and
+    4-bit grey.
+    """
     with path.open("rb") as file:
         depth, color = file.read(PNG_BIT_DEPTH + 2)[PNG_BIT_DEPTH:]
     if (color != PNG_GREY and depth == 16) or (color == PNG_GREY and depth in (2, 4)):
-        message = f"{path} has {depth} bits per channel, which would be read with other values; save it with 8 bits, or as TIFF."
+        message = (
+            f"{path} has {depth} bits per channel, which would be read with other values; save it with 8 bits, or as "
+            "TIFF."
+        )
         raise ImageFileError(message, "pixel-form")

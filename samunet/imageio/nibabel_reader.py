@@ -1,9 +1,9 @@
 """Read and write NIfTI through nibabel, on the same grid as SimpleITK gives.
 
-Which of a header's two affines counts, and what it means without either, follows ITK (measured with SimpleITK 2.5.7): the sform
-counts when it is the only one, or when its axes are orthogonal and its code is 1 or its numbers are the qform's but for signs;
-otherwise the qform; with neither, the origin is 0 and the axes are LPS. Spacing is pixdim, and a width of 0 is refused. (nibabel
-alone would take any sform first, and center an image without affines.)
+Which of a header's two affines counts, and what it means without either, follows ITK (measured with SimpleITK 2.5.7):
+the sform counts when it is the only one, or when its axes are orthogonal and its code is 1 or its numbers are the
+qform's but for signs; otherwise the qform; with neither, the origin is 0 and the axes are LPS. Spacing is pixdim, and a
+width of 0 is refused. (nibabel alone would take any sform first, and center an image without affines.)
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class NibabelIO(ImageReader):
 def write(segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
     """Write a (D, H, W) segmentation; a planar grid as a 2D image.
 
-    On the grid of a NIfTI file it keeps that file's header: units, both affines with their codes, description. Every program then sees
-    image and segmentation at one place, also where programs differ in what they make of a header.
+    On the grid of a NIfTI file it keeps that file's header: units, both affines with their codes, description. Every
+    program then sees image and segmentation at one place, also where programs differ in what they make of a header.
     """
     check_segmentation(segmentation, geometry, path)
     if geometry.nifti_header is not None:
@@ -80,7 +80,8 @@ def affine_of(geometry: Geometry) -> np.ndarray:
 
 
 def load(path: Path) -> LoadedFile:
-    """Check and read one NIfTI file; axes that are not orthogonal are replaced by the nearest that are, with a logged warning.
+    """Check and read one NIfTI file; axes that are not orthogonal are replaced by the nearest that are, with a logged
+    warning.
 
     Raises:
         ImageFileError: the file is damaged, or its axes span no volume.
@@ -179,7 +180,9 @@ def affine_that_counts(header: nibabel.Nifti1Header, path: Path) -> np.ndarray |
 
 
 def _qform(header: nibabel.Nifti1Header) -> np.ndarray:
-    """Return the affine (4, 4, RAS) of the header's quaternion, by the rules of the NIfTI library, which forgive rounding and an absent qfac."""
+    """Return the affine (4, 4, RAS) of the header's quaternion, by the rules of the NIfTI library, which forgive
+    rounding and an absent qfac.
+    """
     b, c, d = (float(header[f"quatern_{name}"]) for name in "bcd")
     rest = 1 - (b * b + c * c + d * d)
     if rest < QUATERNION_ROUNDING:  # a turn by 180 degrees
@@ -197,10 +200,12 @@ def _qform(header: nibabel.Nifti1Header) -> np.ndarray:
 
 
 def qform_apart_mm(header: nibabel.Nifti1Header) -> float:
-    """Return how far apart, in the file's unit, a header's two affines put a corner of its grid; 0 where it has one of them only.
+    """Return how far apart, in the file's unit, a header's two affines put a corner of its grid; 0 where it has one of
+    them only.
 
-    A quaternion in single precision loses its first component near half turns, so that even one made from the sform lies up to some 0.1 mm
-    away from it. So the qform counts as the sform's where its numbers are those that the sform would be written with.
+    A quaternion in single precision loses its first component near half turns, so that even one made from the sform
+    lies up to some 0.1 mm away from it. So the qform counts as the sform's where its numbers are those that the sform
+    would be written with.
     """
     if min(int(header["sform_code"]), int(header["qform_code"])) <= 0:
         return 0.0
@@ -251,7 +256,8 @@ def _orthonormal(axes: np.ndarray, path: Path) -> np.ndarray:
     if skew(axes) >= ORTHOGONAL:
         cosines = np.clip((axes * nearest).sum(axis=0) / np.linalg.norm(axes, axis=0), -1, 1)
         logger.warning(
-            "%s has axes that are not orthogonal; they were turned by up to %.3g degrees to the nearest orthogonal ones. "
+            "%s has axes that are not orthogonal; they were turned by up to %.3g degrees to the nearest orthogonal "
+            "ones. "
             "Resample the image if that matters.",
             path,
             float(np.degrees(np.arccos(cosines)).max()),

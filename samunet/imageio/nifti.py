@@ -1,7 +1,8 @@
-"""Read a NIfTI file in one pass: its header, its voxels, and its stream to the end, so that no damage passes; write one by a given header.
+"""Read a NIfTI file in one pass: its header, its voxels, and its stream to the end, so that no damage passes; write one
+by a given header.
 
-SimpleITK 2.5.7 returns zeros for the missing part of a truncated file, turns NaN and infinity into 0, and like nibabel 5.4.2 does not look
-at the checksum of a compressed stream; it also reads and decompresses a file more than once.
+SimpleITK 2.5.7 returns zeros for the missing part of a truncated file, turns NaN and infinity into 0, and like nibabel
+5.4.2 does not look at the checksum of a compressed stream; it also reads and decompresses a file more than once.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Header, np.ndarray]:
         The header, and the voxels with the header's scaling applied, axes in reverse: (..., z, y, x).
 
     Raises:
-        ImageFileError: the file is absent, truncated or damaged, holds values that are not finite, or is of an unknown form.
+        ImageFileError: the file is absent, truncated or damaged, holds values that are not finite, or is of an unknown
+            form.
     """
     refuse_absent(path)
     compressed = path.name.lower().endswith(".gz")
@@ -85,7 +87,8 @@ def _truncated(path: Path, promised: int, there: str) -> ImageFileError:
 
 
 def read_header(path: Path) -> nibabel.Nifti1Header:
-    """Read the header of a plain or compressed NIfTI file as it stands, of either version; only its affines are checked.
+    """Read the header of a plain or compressed NIfTI file as it stands, of either version; only its affines are
+    checked.
 
     Raises:
         ImageFileError: the file is absent or does not begin with such a header.
@@ -96,14 +99,18 @@ def read_header(path: Path) -> nibabel.Nifti1Header:
 
 
 def array_form(header: nibabel.Nifti1Header, path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    """Return shape (..., z, y, x) and number type of what `read_nifti` returns; raises ImageFileError where the header does not say."""
+    """Return shape (..., z, y, x) and number type of what `read_nifti` returns; raises ImageFileError where the header
+    does not say.
+    """
     offset, lengths, kind = _layout(header, path)
     _refuse_impossible(path, offset + math.prod(lengths) * kind.itemsize)
     return lengths[::-1], kind if kind.names else _scaled_kind(kind, _scaling(header))
 
 
 def write_nifti(path: Path, header: nibabel.Nifti1Header, array: np.ndarray) -> None:
-    """Write (z, y, x) or (y, x) integers under a header that keeps everything but shape, number type and what goes with them; atomically."""
+    """Write (z, y, x) or (y, x) integers under a header that keeps everything but shape, number type and what goes with
+    them; atomically.
+    """
     header = header.as_byteswapped("<")
     lengths = array.shape[::-1]
     header["dim"] = [len(lengths), *lengths, *[1] * (7 - len(lengths))]
@@ -132,7 +139,9 @@ def _scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
 
 
 def _scaled_kind(kind: np.dtype, scaling: tuple[float, float]) -> np.dtype:
-    """Return the number type of scaled voxels: float32 where the stored numbers have no more digits than that, else float64."""
+    """Return the number type of scaled voxels: float32 where the stored numbers have no more digits than that, else
+    float64.
+    """
     if scaling == UNSCALED:
         return kind
     return np.dtype(np.float32 if kind.itemsize <= 2 or (kind.kind, kind.itemsize) == ("f", 4) else np.float64)

@@ -21,14 +21,16 @@ IN_MEMORY = Path("the image")  # in messages
 ImageLike = (
     Volume | Path | str | Sequence[Path | str] | nibabel.Nifti1Image | sitk.Image | tuple[np.ndarray, Sequence[float]]
 )
-"""A volume; a file, a folder with a DICOM series, or several channel files; an image of nibabel or SimpleITK; (array, spacing)."""
+"""A volume; a file, a folder with a DICOM series, or several channel files; an image of nibabel or SimpleITK; (array,
+spacing)."""
 
 
 def as_volume(image: ImageLike, reader: ImageReader) -> Volume:
     """Turn an image of any kind into a volume.
 
     Args:
-        image: see `ImageLike`. An array is (D, H, W) or (C, D, H, W) with the spacing of D, H, W in mm, or (H, W) with that of H, W.
+        image: see `ImageLike`. An array is (D, H, W) or (C, D, H, W) with the spacing of D, H, W in mm, or (H, W) with
+            that of H, W.
         reader: for files.
 
     Raises:
@@ -56,7 +58,8 @@ def _from_array(array: np.ndarray, spacing: tuple[float, ...]) -> Volume:
         or not all(0 < value < np.inf for value in spacing)
     ):
         raise ShapeError(
-            f"An array is (D, H, W) or (C, D, H, W) with three positive spacings in mm, or (H, W) with two; got shape {array.shape} and "
+            "An array is (D, H, W) or (C, D, H, W) with three positive spacings in mm, or (H, W) with two; got shape "
+            f"{array.shape} and "
             f"spacing {spacing}."
         )
     stacked = array.reshape(-1, *array.shape[-3:]) if not planar else array[None, None]

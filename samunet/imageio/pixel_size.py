@@ -1,7 +1,7 @@
 """How large the pixels of a TIFF are, where it says so: in OME's or ImageJ's description, or in its resolution tags.
 
-Cameras, scanners of paper and programs write resolutions that mean nothing (72, 96, 300 dpi); the bare tags therefore count for pixels of
-optical microscopes, electron microscopes and slide scanners only.
+Cameras, scanners of paper and programs write resolutions that mean nothing (72, 96, 300 dpi); the bare tags therefore
+count for pixels of optical microscopes, electron microscopes and slide scanners only.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ PixelSize = tuple[float | None, float, float]
 """(D, H, W) in mm; None where the distance of slices is not told."""
 MICROMETER = 1e-3  # mm
 UNITS = {
-    "m": 1e3, "cm": 10.0, "mm": 1.0, "millimeter": 1.0, "\N{MICRO SIGN}m": MICROMETER, "um": MICROMETER, "micron": MICROMETER,
-    "microns": MICROMETER, "micrometer": MICROMETER, "micrometers": MICROMETER, "nm": 1e-6, "nanometer": 1e-6, "pm": 1e-9,
-    "\N{LATIN CAPITAL LETTER A WITH RING ABOVE}": 1e-7, "in": 25.4, "inch": 25.4, "inches": 25.4,
-}  # fmt: skip
+    **dict.fromkeys(("\N{MICRO SIGN}m", "um", "micron", "microns", "micrometer", "micrometers"), MICROMETER),
+    **dict.fromkeys(("in", "inch", "inches"), 25.4),
+    **dict.fromkeys(("nm", "nanometer"), 1e-6),
+    **dict.fromkeys(("mm", "millimeter"), 1.0),
+    **{"m": 1e3, "cm": 10.0, "pm": 1e-9, "\N{LATIN CAPITAL LETTER A WITH RING ABOVE}": 1e-7},
+}
 """mm; pixels and OME's reference frames are none."""
 POSSIBLE = (1e-8, 100.0)  # mm: from the hundredth part of a nanometer, of electron microscopes, to what no scanner has
-PLAIN = (
-    1e-6,
-    0.02,
-)  # mm, of bare tags: 1 nm to 20 micrometers, 1270 dpi; programs write 1200 dpi and less without meaning
+# mm, of bare tags: 1 nm to 20 micrometers, 1270 dpi; programs write 1200 dpi and less without meaning
+PLAIN = (1e-6, 0.02)
 TAG_UNITS = {2: 25.4, 3: 10.0}  # ResolutionUnit: inch, cm
 SLICES = "ZI"  # tifffile's axes that ImageJ's spacing is of, not T
 

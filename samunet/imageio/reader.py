@@ -41,7 +41,9 @@ class Peek:
 
 
 class ImageReader(ABC):
-    """Reads and writes one family of file formats; a reader adds its name, its endings, `load` and `write_segmentation`."""
+    """Reads and writes one family of file formats; a reader adds its name, its endings, `load` and
+    `write_segmentation`.
+    """
 
     name: str
     """nnU-Net's name of the reader, as plans and dataset.json give it."""
@@ -110,7 +112,8 @@ def _narrow(file: LoadedFile, path: Path) -> LoadedFile:
 
 
 def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume:
-    """Stack the channels of one case's files; the grid of the first file is kept, of those that tell a size where any does.
+    """Stack the channels of one case's files; the grid of the first file is kept, of those that tell a size where any
+    does.
 
     Origins and directions that differ are logged only, since nnU-Net accepts them.
 
@@ -129,12 +132,14 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
         check_grid(geometry, path)
         if geometry.shape != first.shape or geometry.planar != first.planar:
             raise DatasetError(
-                f"Channel files of one case must share one shape: {sized} has {first.shape}, {path} has {geometry.shape}. "
+                f"Channel files of one case must share one shape: {sized} has {first.shape}, {path} has "
+                f"{geometry.shape}. "
                 "Resample one onto the other."
             )
         if geometry.measured and not same_spacing(geometry, first):
             raise DatasetError(
-                f"Channel files of one case must share one spacing: {sized} has {first.spacing} mm, {path} has {geometry.spacing} mm. "
+                f"Channel files of one case must share one spacing: {sized} has {first.spacing} mm, {path} has "
+                f"{geometry.spacing} mm. "
                 "Resample one onto the other."
             )
         if geometry.voxels_apart(first) >= WARN_VOXELS:
@@ -157,7 +162,9 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
 
 
 def same_spacing(first: Geometry, second: Geometry) -> bool:
-    """Tell whether two grids of one shape count as equally spaced: the difference adds up to less than half a voxel from end to end."""
+    """Tell whether two grids of one shape count as equally spaced: the difference adds up to less than half a voxel
+    from end to end.
+    """
     steps = np.maximum(first.shape, 2) - 1
     return bool(
         (
@@ -190,7 +197,8 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
         if worst.max(initial=0) > INTEGER_TOLERANCE:
             example = values.flat[int(worst.argmax())]
             raise ImageFileError(
-                f"Label file {path} holds {example:.6g}, expected whole numbers; it may have been resampled with interpolation, "
+                f"Label file {path} holds {example:.6g}, expected whole numbers; it may have been resampled with "
+                "interpolation, "
                 "so make it again with nearest-neighbor interpolation.",
                 "label-fraction",
             )
@@ -228,7 +236,8 @@ def check_segmentation(segmentation: np.ndarray, geometry: Geometry, path: Path)
     """Raise ShapeError or ImageFileError unless a segmentation fits its grid and is uint8 or uint16."""
     if segmentation.shape != geometry.shape:
         raise ShapeError(
-            f"{path}: the segmentation has shape {segmentation.shape}, its grid {geometry.shape}; export it onto that grid."
+            f"{path}: the segmentation has shape {segmentation.shape}, its grid {geometry.shape}; export it onto that "
+            "grid."
         )
     if segmentation.dtype not in (np.uint8, np.uint16):
         raise ImageFileError(
@@ -280,7 +289,8 @@ def _check_values(array: np.ndarray, path: Path) -> None:
     largest = float(np.abs(array).max())
     if largest >= ENORMOUS:
         logger.warning(
-            "%s holds values up to %.3g, about the largest that 32 bits hold, beside which all others vanish; where they are padding, replace them "
+            "%s holds values up to %.3g, about the largest that 32 bits hold, beside which all others vanish; where "
+            "they are padding, replace them "
             "by the smallest value of the image.",
             path,
             largest,

@@ -1,4 +1,7 @@
-"""Read and write NIfTI, NRRD, MetaImage and GIPL; read folders of DICOM files. What ITK reads, it reads in a process of its own."""
+"""Read and write NIfTI, NRRD, MetaImage and GIPL; read folders of DICOM files.
+
+What ITK reads, it reads in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ class SimpleITKIO(ImageReader):
         array, geometry = itk_pool.read_file(path, header.num_bytes)
         expected = _geometry(header)
         if geometry.shape != expected.shape or not same_spacing(geometry, expected):
-            message = f"{path} is understood by ITK as {geometry.shape} voxels of {geometry.spacing} mm, its header says {expected.shape} and "
+            message = (
+                f"{path} is understood by ITK as {geometry.shape} voxels of {geometry.spacing} mm, its header says "
+                f"{expected.shape} and "
+            )
             raise ImageFileError(message + f"{expected.spacing}; export it again.", "header")
         return array, replace(geometry, directed=path.suffix.lower() != ".gipl")
 
@@ -107,7 +113,9 @@ def _geometry(header: Header) -> Geometry:
 
 
 def _holds(path: Path, payload: int) -> bool:
-    """Tell whether a file of a format that ITK writes without looking at what the system says of it (2.5.7) holds so many bytes of voxels."""
+    """Tell whether a file of a format that ITK writes without looking at what the system says of it (2.5.7) holds so
+    many bytes of voxels.
+    """
     if path.name.endswith(".nii.gz"):
         with open(path, "rb") as file:
             file.seek(-4, os.SEEK_END)  # the uncompressed size modulo 2^32 ends a gzip file

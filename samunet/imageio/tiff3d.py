@@ -1,4 +1,6 @@
-"""Read and write 3D TIFF stacks; the spacing lies in a JSON file beside them, as nnU-Net keeps it, or in the tags of ImageJ and OME."""
+"""Read and write 3D TIFF stacks; the spacing lies in a JSON file beside them, as nnU-Net keeps it, or in the tags of
+ImageJ and OME.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
 
 
 class Tiff3DIO(ImageReader):
-    """The reader for stacks: <case>_0000.tif with {"spacing": [D, H, W]} in <case>.json; without it the size that OME or ImageJ wrote."""
+    """The reader for stacks: <case>_0000.tif with {"spacing": [D, H, W]} in <case>.json; without it the size that OME
+    or ImageJ wrote.
+    """
 
     name = "Tiff3DIO"
     endings: tuple[str, ...] = (".tif", ".tiff")
@@ -42,7 +46,10 @@ class Tiff3DIO(ImageReader):
                 f"{array.shape[0]} channels of one plane" if axes == "CYX" else f"axes {axes} of lengths {array.shape}"
             )
             color = ", with a palette" if palette is not None else ""
-            message = f"{path} has {what}{color}, expected a grey stack, or one with channels; NaturalImage2DIO reads 2D images."
+            message = (
+                f"{path} has {what}{color}, expected a grey stack, or one with channels; NaturalImage2DIO reads 2D "
+                "images."
+            )
             raise ImageFileError(message, "pixel-form")
         channels = np.moveaxis(array, axes.index("C"), 0) if "C" in axes else array[None]
         depth, height, width = channels.shape[1:]
@@ -69,7 +76,10 @@ class Tiff3DIO(ImageReader):
         return (path, beside) if beside.is_file() else (path,)
 
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
-        """See ImageReader; a spacing that is known is written into a file beside the stack. TIFF holds no origin and no direction."""
+        """See ImageReader; a spacing that is known is written into a file beside the stack.
+
+        TIFF holds no origin and no direction.
+        """
         check_segmentation(segmentation, geometry, path)
         write_tiff(segmentation, path, geometry)
         if geometry.measured:
@@ -79,13 +89,17 @@ class Tiff3DIO(ImageReader):
 
 
 def _is_stack(axes: str) -> bool:
-    """Tell whether an image has three axes of space, the first under any name but color's, and possibly one of channels."""
+    """Tell whether an image has three axes of space, the first under any name but color's, and possibly one of
+    channels.
+    """
     space = axes.replace("C", "", 1)
     return len(space) == 3 and space.endswith("YX") and not {"S", "C"} & set(space)
 
 
 def spacing_file(path: Path) -> Path:
-    """Return where the spacing of a stack lies, whether there is such a file or not: <case>.json, for <case>.tif and <case>_0000.tif."""
+    """Return where the spacing of a stack lies, whether there is such a file or not: <case>.json, for <case>.tif and
+    <case>_0000.tif.
+    """
     own = path.with_suffix(".json")
     return own if own.is_file() else path.with_name(f"{CHANNEL_SUFFIX.sub('', path.stem)}.json")
 
@@ -123,11 +137,12 @@ def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None, PixelSize
     """Read a TIFF, its axes as tifffile names them, its palette, and the size of its pixels.
 
     Returns:
-        The stored numbers; YX, YXS or SYX (S: color), with C channels, IYX for pages that were written one by one; (3, colors) uint16 or None;
-        see `pixel_size`.
+        The stored numbers; YX, YXS or SYX (S: color), with C channels, IYX for pages that were written one by one; (3,
+        colors) uint16 or None; see `pixel_size`.
 
     Raises:
-        ImageFileError: the file is absent, damaged, holds several images of unequal form, or colors of a form that would be changed.
+        ImageFileError: the file is absent, damaged, holds several images of unequal form, or colors of a form that
+            would be changed.
     """
     with _opened(path) as file:
         if _page_chain_is_cut(file):
@@ -142,7 +157,9 @@ def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None, PixelSize
 
 
 def _one_image(file: tifffile.TiffFile, path: Path) -> tuple[list[tifffile.TiffPageSeries], tuple[int, ...], str]:
-    """Return the parts of a file's one image, its lengths and axes; equal planes that were written one by one are the slices of a stack."""
+    """Return the parts of a file's one image, its lengths and axes; equal planes that were written one by one are the
+    slices of a stack.
+    """
     series = file.series
     first = series[0]
     if len(series) == 1:
@@ -193,7 +210,9 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
 
 
 def write_tiff(array: np.ndarray, path: Path, geometry: Geometry) -> None:
-    """Write (H, W) or (D, H, W) as a compressed grey TIFF, whole or not at all, with the size of its pixels where the tags can tell it."""
+    """Write (H, W) or (D, H, W) as a compressed grey TIFF, whole or not at all, with the size of its pixels where the
+    tags can tell it.
+    """
     tags = resolution_tags(*geometry.spacing[1:]) if geometry.measured else {}
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, array, compression="zlib", photometric="minisblack", **tags)
@@ -205,7 +224,10 @@ def _page_chain_is_cut(file: tifffile.TiffFile) -> bool:
 
 
 def _following(file: tifffile.TiffFile, place: int) -> int:
-    """Return where the page after the one at a place begins; 0 where there is none. Raises struct.error where the file ends before."""
+    """Return where the page after the one at a place begins; 0 where there is none.
+
+    Raises struct.error where the file ends before.
+    """
     form = file.tiff
     file.filehandle.seek(place)
     (tags,) = struct.unpack(form.tagnoformat, file.filehandle.read(form.tagnosize))

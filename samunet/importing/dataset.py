@@ -64,7 +64,8 @@ def write_dataset(
     threads: int,
     quiet: bool = False,
 ) -> Path:
-    """Copy cases into raw_folder/name under nnU-Net's names; NIfTI files of several channels become one file per channel.
+    """Copy cases into raw_folder/name under nnU-Net's names; NIfTI files of several channels become one file per
+    channel.
 
     The folder appears when all of it is written, and not before.
 
@@ -76,8 +77,8 @@ def write_dataset(
 
     Raises:
         ConfigError: the name is none of a dataset.
-        DatasetError: the folder or another of that number exists, the labels are wrong, two cases have one name, or the files differ in ending
-            or number of channels.
+        DatasetError: the folder or another of that number exists, the labels are wrong, two cases have one name, or the
+            files differ in ending or number of channels.
         InUseError: another command writes this dataset.
     """
     target = raw_folder / name
@@ -146,7 +147,8 @@ def _refuse_taken(target: Path) -> None:
     match = NAME.fullmatch(target.name)
     if match is None:
         raise ConfigError(
-            f"'{target.name}' is no name of a dataset; expected DatasetXXX_Name with three digits or more, e.g. Dataset017_Liver."
+            f"'{target.name}' is no name of a dataset; expected DatasetXXX_Name with three digits or more, e.g. "
+            "Dataset017_Liver."
         )
     if target.exists():
         raise DatasetError(f"{target} exists already; remove it, or give another name.")
@@ -167,7 +169,9 @@ def identifier_of(text: str) -> str:
 
 
 def ending_of(path: Path) -> str:
-    """Return the ending that a copy of an image file gets, the file's own but for JPEG, or an empty string where no reader knows it."""
+    """Return the ending that a copy of an image file gets, the file's own but for JPEG, or an empty string where no
+    reader knows it.
+    """
     return output_ending(path, "")
 
 
@@ -182,7 +186,8 @@ def _common_ending(cases: Sequence[FoundCase]) -> str:
     if len(endings) != 1 or not endings[0]:
         example = next((path for path in files if not ending_of(path)), files[0] if files else None)
         raise DatasetError(
-            f"The files must share one known ending; found {', '.join(ending or f'that of {example}' for ending in endings) or 'no file'}. "
+            "The files must share one known ending; found "
+            f"{', '.join(ending or f'that of {example}' for ending in endings) or 'no file'}. "
             "Convert them to one format, e.g. .nii.gz."
         )
     return endings[0]
@@ -194,7 +199,8 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
         held = _channels_of(case.images[0], ending)
         if held != channels:
             raise DatasetError(
-                f"Case '{case.identifier}': {case.images[0]} holds {held} channel(s), {channels} are named; name them all."
+                f"Case '{case.identifier}': {case.images[0]} holds {held} channel(s), {channels} are named; name them "
+                "all."
             )
     elif len(case.images) != channels:
         raise DatasetError(
@@ -209,14 +215,17 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
     if case.label is not None:
         if case.label.suffix.lower() in JPEG:
             raise DatasetError(
-                f"Case '{case.identifier}': label {case.label} is a JPEG, which changes label values; save labels as .png."
+                f"Case '{case.identifier}': label {case.label} is a JPEG, which changes label values; save labels as "
+                ".png."
             )
         shutil.copyfile(case.label, folder / "labelsTr" / f"{case.identifier}{ending}")
         _copy_spacing([case.label], folder / "labelsTr" / f"{case.identifier}.json")
 
 
 def _copy_image(source: Path, target: Path) -> None:
-    """Copy a file as it is; a folder's DICOM series becomes a NIfTI file, a JPEG a PNG, with the same numbers on the same grid."""
+    """Copy a file as it is; a folder's DICOM series becomes a NIfTI file, a JPEG a PNG, with the same numbers on the
+    same grid.
+    """
     if source.is_dir():
         itk_pool.convert_series(source, target)
     elif source.suffix.lower() in JPEG:

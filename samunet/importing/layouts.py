@@ -1,4 +1,6 @@
-"""Find the cases of a dataset in the layouts that others use: the Medical Segmentation Decathlon, tables, MONAI's lists, BIDS."""
+"""Find the cases of a dataset in the layouts that others use: the Medical Segmentation Decathlon, tables, MONAI's
+lists, BIDS.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def from_msd(folder: Path) -> tuple[str, list[FoundCase], list[str], dict[str, i
     channels, meaning = (raw.get(key) if isinstance(raw, dict) else None for key in ("modality", "labels"))
     if not _counts(channels) or not _counts(meaning):
         raise DatasetError(
-            f"{folder / 'dataset.json'} is none of the Medical Segmentation Decathlon: 'modality' and 'labels' must map \"0\", \"1\", ... to names."
+            f"{folder / 'dataset.json'} is none of the Medical Segmentation Decathlon: 'modality' and 'labels' must "
+            'map "0", "1", ... to names.'
         )
     labels = {str(name): int(value) for value, name in meaning.items()}
     images = _by_stem(folder / "imagesTr")
@@ -64,12 +67,15 @@ def _counts(mapping: object) -> TypeGuard[dict[str, Any]]:
 
 
 def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
-    """Match one folder of images per channel with a folder of labels by file name; a case without label becomes a test case."""
+    """Match one folder of images per channel with a folder of labels by file name; a case without label becomes a test
+    case.
+    """
     channels, known = [_by_stem(folder) for folder in images], _by_stem(labels)
     for folder, files in ((labels, known), *zip(images[1:], channels[1:], strict=True)):
         if strangers := sorted(set(files) - set(channels[0])):
             raise DatasetError(
-                f"{folder} holds {len(strangers)} files without an image of the same name in {images[0]}, first '{strangers[0]}'; rename them."
+                f"{folder} holds {len(strangers)} files without an image of the same name in {images[0]}, first "
+                f"'{strangers[0]}'; rename them."
             )
         if folder is not labels and (lacking := sorted(set(channels[0]) - set(files))):
             raise DatasetError(f"{folder} has no image of case '{lacking[0]}'; every channel needs one.")
@@ -82,7 +88,9 @@ def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
 
 
 def from_table(table: Path) -> list[FoundCase]:
-    """Read a CSV file with the columns case, image (or image_0, image_1, ...) and label; paths are relative to the file."""
+    """Read a CSV file with the columns case, image (or image_0, image_1, ...) and label; paths are relative to the
+    file.
+    """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -95,7 +103,8 @@ def from_table(table: Path) -> list[FoundCase]:
     )
     if not rows or CASE_COLUMN not in columns or LABEL_COLUMN not in columns or not images:
         raise DatasetError(
-            f"Table {table} needs the columns case, image (or image_0, image_1, ...) and label; it has {', '.join(columns) or 'none'}."
+            f"Table {table} needs the columns case, image (or image_0, image_1, ...) and label; it has "
+            f"{', '.join(columns) or 'none'}."
         )
     return [
         _listed(
@@ -130,7 +139,8 @@ def from_datalist(path: Path, root: Path | None = None) -> list[FoundCase]:
             images = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
             if not isinstance(images, list) or not images or not isinstance(images[0], str):
                 raise DatasetError(
-                    f"{path}: entry {index} of '{part}' must name one image or a list of them; got {str(entry['image'])[:80]}."
+                    f"{path}: entry {index} of '{part}' must name one image or a list of them; got "
+                    f"{str(entry['image'])[:80]}."
                 )
             label = entry.get("label") if training else None
             cases.append(
@@ -179,13 +189,15 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
             found = sorted(first.parent.glob(f"{stem}_{suffix}.nii*"))
             if len(found) != 1:
                 raise DatasetError(
-                    f"{first.parent} holds {len(found)} files {stem}_{suffix}.nii.gz, expected one; every channel needs one."
+                    f"{first.parent} holds {len(found)} files {stem}_{suffix}.nii.gz, expected one; every channel "
+                    "needs one."
                 )
             images.append(found[0])
         own = labels.get(stem, [])
         if len(own) > 1:
             raise DatasetError(
-                f"{stem} has {len(own)} labels that end in {label_suffix}: {own[0]} and {own[1]}; give a --label_suffix that only one has."
+                f"{stem} has {len(own)} labels that end in {label_suffix}: {own[0]} and {own[1]}; give a "
+                "--label_suffix that only one has."
             )
         cases.append(FoundCase(identifier=identifier_of(stem), images=tuple(images), label=own[0] if own else None))
     if not cases:

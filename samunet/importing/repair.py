@@ -74,7 +74,9 @@ def _copy_grid(path: Path, reader: ImageReader, image: Path) -> list[dict[str, A
 
 
 def _orthonormalize(path: Path, reader: ImageReader) -> float | None:
-    """Write the axes that the reader takes into the header; returns by how much the one furthest off was turned, in degrees."""
+    """Write the axes that the reader takes into the header; returns by how much the one furthest off was turned, in
+    degrees.
+    """
     image = nibabel.load(path)
     before = affine_that_counts(image.header, path)  # type: ignore[arg-type]
     if before is None or skew(unit_axes(before, path)) < ORTHOGONAL:
@@ -107,6 +109,7 @@ def _map_values(path: Path, reader: ImageReader, mapping: Mapping[int, int]) -> 
 def _write_label(values: np.ndarray, reader: ImageReader, geometry: Geometry, path: Path) -> None:
     if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
         raise DatasetError(
-            f"{path.name} holds {values.min()} to {values.max()}; label files hold 0 to 65535, so map the others with --map_labels."
+            f"{path.name} holds {values.min()} to {values.max()}; label files hold 0 to 65535, so map the others with "
+            "--map_labels."
         )
     reader.write_segmentation(values.astype(np.uint8 if values.max() < 256 else np.uint16), geometry, path)

@@ -1,4 +1,5 @@
-"""Videos as volumes: frames become slices along D, so that slabs are runs of neighboring frames, and predictions become frames again.
+"""Videos as volumes: frames become slices along D, so that slabs are runs of neighboring frames, and predictions become
+frames again.
 
 Source: MA-SAM treats surgical video that way (Chen et al., Medical Image Analysis 2024). Spacing is 1 on every axis.
 """
@@ -28,14 +29,15 @@ def stack_clips(frames: Path, masks: Path, target: Path) -> list[FoundCase]:
     """Stack every clip's frames into one volume a color, and its masks into a label.
 
     Args:
-        frames: a folder per clip, frames in the order of the numbers in their names; a grey frame gives three equal channels.
-        masks: a folder per clip that has masks, files named as the frames; grey or palette images whose pixels are label values. A clip
-            without masks becomes a test case.
+        frames: a folder per clip, frames in the order of the numbers in their names; a grey frame gives three equal
+            channels.
+        masks: a folder per clip that has masks, files named as the frames; grey or palette images whose pixels are
+            label values. A clip without masks becomes a test case.
         target: folder for the volumes.
 
     Raises:
-        DatasetError: there is no clip, frames of a clip differ in size, frames and masks do not belong together one to one, or a file
-            cannot be read as it is.
+        DatasetError: there is no clip, frames of a clip differ in size, frames and masks do not belong together one to
+            one, or a file cannot be read as it is.
     """
     clips = _folders(frames)
     if not clips:
@@ -56,7 +58,8 @@ def write_frames(predictions: Path, frames: Path, target: Path) -> int:
         target: gets a folder per clip.
 
     Raises:
-        DatasetError: no prediction belongs to a clip, a prediction has another number of frames than its clip, or a file to write exists.
+        DatasetError: no prediction belongs to a clip, a prediction has another number of frames than its clip, or a
+            file to write exists.
     """
     reader, found = reader_for(VOLUME_ENDING), []
     for clip in _folders(frames):
@@ -71,7 +74,8 @@ def write_frames(predictions: Path, frames: Path, target: Path) -> int:
         label, _ = reader.read_label(volume)
         if len(paths) != len(label):
             raise DatasetError(
-                f"{volume} has {len(label)} frames, {clip} has {len(paths)}; give the folder that the volumes were stacked from."
+                f"{volume} has {len(label)} frames, {clip} has {len(paths)}; give the folder that the volumes were "
+                "stacked from."
             )
         for plane, path in zip(label, paths, strict=True):
             with atomic_path(path) as temporary:
@@ -96,7 +100,8 @@ def _stack_clip(clip: Path, masks: Path, target: Path) -> FoundCase:
     for folder, other, what in ((masks, clip, "frame"), (clip, masks, "mask")):
         if alone := sorted(set(_frames(folder)) - set(_frames(other))):
             raise DatasetError(
-                f"{other} has no {what} for {len(alone)} files of {folder}, first '{alone[0]}'; every frame of a clip needs a mask."
+                f"{other} has no {what} for {len(alone)} files of {folder}, first '{alone[0]}'; every frame of a clip "
+                "needs a mask."
             )
     labels = _stacked([found[frame] for frame in files], lambda path: reader.read_label(path)[0][0])
     if labels.shape[1:] != pixels.shape[2:]:
@@ -115,7 +120,8 @@ def _stacked(files: Sequence[Path], read: Callable[[Path], np.ndarray]) -> np.nd
         planes.append(read(path))
         if planes[-1].shape != planes[0].shape:
             raise DatasetError(
-                f"{path} has shape {planes[-1].shape}, {files[0]} has {planes[0].shape}; frames of a clip must share one size."
+                f"{path} has shape {planes[-1].shape}, {files[0]} has {planes[0].shape}; frames of a clip must share "
+                "one size."
             )
     return np.stack(planes)
 
@@ -125,7 +131,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _frames(folder: Path) -> dict[str, Path]:
-    """Images of a folder by their names without ending; numbers in names count as numbers, so frame 10 follows frame 9."""
+    """Map names without ending to images of a folder; numbers in names count as numbers: frame 10 follows frame 9."""
     found: dict[str, Path] = {}
     for path in sorted(
         folder.iterdir(),

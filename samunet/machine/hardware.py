@@ -43,7 +43,8 @@ def choose_device(wanted: str | None) -> torch.device:
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
-    """Return the autocast type: bf16 where the hardware says that it multiplies in it, else fp16 on CUDA, else None (fp32).
+    """Return the autocast type: bf16 where the hardware says that it multiplies in it, else fp16 on CUDA, else None
+    (fp32).
 
     Nothing is timed, so that a busy machine chooses as an idle one does and equal trainings stay equal.
     """
@@ -60,7 +61,8 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
 def fast_fp32_products_are_exact() -> bool:
     """Tell whether oneDNN multiplies fp32 matrices on this CPU with the digits of fp32; see `use_fast_fp32_products`.
 
-    The switch allows bf16 arithmetic in name; where oneDNN makes use of that, results lose digits, which is measured here.
+    The switch allows bf16 arithmetic in name; where oneDNN makes use of that, results lose digits, which is measured
+    here.
     """
     if not hasattr(_matmul_switch(), "fp32_precision"):  # before torch 2.9
         return False
@@ -79,7 +81,9 @@ def fast_fp32_products_are_exact() -> bool:
 
 
 def use_fast_fp32_products(fast: bool) -> None:
-    """Let oneDNN multiply fp32 matrices on the CPU, for the whole process, or not; without the switch (torch before 2.9) do nothing."""
+    """Let oneDNN multiply fp32 matrices on the CPU, for the whole process, or not; without the switch (torch before
+    2.9) do nothing.
+    """
     switch = _matmul_switch()
     if hasattr(switch, "fp32_precision"):
         switch.fp32_precision = "bf16" if fast else "none"
@@ -90,9 +94,11 @@ def _matmul_switch() -> object:
 
 
 def cpu_has_bf16() -> bool:
-    """Tell whether this CPU says that it multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slow.
+    """Tell whether this CPU says that it multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is emulated
+    and slow.
 
-    benchmarks/cpu_settings.py measures a training step in both formats. ARM's flag "bf16" does not count: nobody measured a training there.
+    benchmarks/cpu_settings.py measures a training step in both formats. ARM's flag "bf16" does not count: nobody
+    measured a training there.
     """
     told = _cpu_information() or str(
         [name for name, has in getattr(torch.cpu, "get_capabilities", dict)().items() if has]
@@ -150,8 +156,8 @@ def choose_workers(wanted: int, device: torch.device) -> int:
 def keep_freed_memory() -> None:
     """Tell glibc's allocator to reuse freed memory instead of giving it back to the system; elsewhere do nothing.
 
-    Large tensors are otherwise mapped and zeroed again at every step; benchmarks/cpu_settings.py measures what that costs.
-    A setting of the whole process, so only commands call it.
+    Large tensors are otherwise mapped and zeroed again at every step; benchmarks/cpu_settings.py measures what that
+    costs. A setting of the whole process, so only commands call it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -160,7 +166,9 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Undo `keep_freed_memory` for what is free now, which no allocation of another size may fit into; elsewhere than on glibc do nothing."""
+    """Undo `keep_freed_memory` for what is free now, which no allocation of another size may fit into; elsewhere than
+    on glibc do nothing.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

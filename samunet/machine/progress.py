@@ -28,7 +28,9 @@ def each(
 
 @contextmanager
 def pool_of(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of one thread or more; after an error what has not begun is dropped, and an interruption waits for nothing."""
+    """Give a pool of one thread or more; after an error what has not begun is dropped, and an interruption waits for
+    nothing.
+    """
     pool = ThreadPoolExecutor(max(1, threads))
     try:
         yield pool

@@ -1,4 +1,6 @@
-"""Resize stacks of scores linearly, one small block of new voxels at a time, so that nobody needs the whole result at once."""
+"""Resize stacks of scores linearly, one small block of new voxels at a time, so that nobody needs the whole result at
+once.
+"""
 
 from __future__ import annotations
 

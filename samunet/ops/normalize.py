@@ -49,7 +49,8 @@ def refuse_unknown_scheme(channel: ChannelPlan) -> None:
     """Raise ConfigError that names the nearest for a scheme that there is not."""
     if channel.scheme not in SCHEMES:
         raise ConfigError(
-            f"Channel '{channel.name}': unknown normalization '{channel.scheme}'.{did_you_mean(channel.scheme, SCHEMES)}"
+            f"Channel '{channel.name}': unknown normalization "
+            f"'{channel.scheme}'.{did_you_mean(channel.scheme, SCHEMES)}"
         )
 
 

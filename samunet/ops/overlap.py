@@ -58,7 +58,8 @@ def overlap(
     """
     if reference.shape != prediction.shape:
         raise ShapeError(
-            f"The reference has shape {reference.shape}, the prediction {prediction.shape}; both must be on the grid of the original image."
+            f"The reference has shape {reference.shape}, the prediction {prediction.shape}; both must be on the grid "
+            "of the original image."
         )
     wanted, found = _members(reference, values), _members(prediction, values)
     counted = reference.size

@@ -1,7 +1,7 @@
 """Change the number of voxels of images and labels, numerically as nnU-Net does.
 
-Slices much thicker than the pixels are wide are resized in the plane first and then taken from the nearest slice, so that no
-structure is invented between slices.
+Slices much thicker than the pixels are wide are resized in the plane first and then taken from the nearest slice, so
+that no structure is invented between slices.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def target_shape(shape: Shape, spacing: Triple, new_spacing: Triple) -> Shape:
 def thick_axis(spacing: Triple, new_spacing: Triple) -> int | None:
     """Return the axis whose slices are treated apart, or None.
 
-    The present spacing decides when its largest entry is more than three times its smallest, else the new one by the same
-    rule. Two axes that share the largest spacing are no slices.
+    The present spacing decides when its largest entry is more than three times its smallest, else the new one by the
+    same rule. Two axes that share the largest spacing are no slices.
     """
     for candidate in (spacing, new_spacing):
         if max(candidate) / min(candidate) > ANISOTROPY:
@@ -118,8 +118,8 @@ def nearest_indices(size: int, new_size: int) -> np.ndarray:
 def _spline(array: np.ndarray, shape: Shape, order: int, *, sliced: bool) -> np.ndarray:
     """Resize (D, H, W) by spline interpolation, as `skimage.transform.resize` does without anti-aliasing.
 
-    Interpolation is linear in the voxels and separable, so it is a product with one small matrix per axis. Results are cut to the
-    range of the input, of each slice where slices are apart.
+    Interpolation is linear in the voxels and separable, so it is a product with one small matrix per axis. Results are
+    cut to the range of the input, of each slice where slices are apart.
 
     Args:
         sliced: D is an axis of slices, which keep their number.
@@ -226,7 +226,8 @@ def _resize_label(array: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _elect(array: np.ndarray, lines: Sequence[Line], place: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the label with the largest share of the old voxels around each of n new ones; a tie goes to the nearest voxel's.
+    """Return the label with the largest share of the old voxels around each of n new ones; a tie goes to the nearest
+    voxel's.
 
     Args:
         place: indices of the new voxels, (n,) an axis.

@@ -1,7 +1,7 @@
 """How far the surfaces of two masks lie apart.
 
-The surface of a mask is its voxels that touch, with a face, a voxel outside it or the rim of the image; along an axis of one voxel
-nothing touches, so that a 2D image has outlines. Distances run between centers of surface voxels, in mm.
+The surface of a mask is its voxels that touch, with a face, a voxel outside it or the rim of the image; along an axis
+of one voxel nothing touches, so that a 2D image has outlines. Distances run between centers of surface voxels, in mm.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ class SurfaceScores:
     assd: float
     """Mean distance over the surface voxels of both."""
     nsd: float
-    """Normalized surface Dice: share of the surface voxels of both that lie within the tolerance of the other surface."""
+    """Normalized surface Dice: share of the surface voxels of both that lie within the tolerance of the other
+    surface."""
 
 
 def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: Triple, tolerance: float) -> SurfaceScores:
     """Compare the surfaces of two masks.
 
-    Where one is empty and the other is not, NSD is 0 and every distance is the diagonal of the image, the largest possible one.
+    Where one is empty and the other is not, NSD is 0 and every distance is the diagonal of the image, the largest
+    possible one.
 
     Args:
         reference: (D, H, W) bool.
@@ -47,8 +49,8 @@ def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: Tripl
     Raises:
         ShapeError: the two differ in shape.
 
-    Source: definitions of Maier-Hein et al. (2024), "Metrics reloaded"; NSD after Nikolov et al. (2018), on voxels instead of
-    surface elements.
+    Source: definitions of Maier-Hein et al. (2024), "Metrics reloaded"; NSD after Nikolov et al. (2018), on voxels
+    instead of surface elements.
     """
     if reference.shape != prediction.shape:
         raise ShapeError(

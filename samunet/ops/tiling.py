@@ -34,13 +34,14 @@ def tile_starts(size: int, tile: int, step: float) -> tuple[int, ...]:
     if count == 1:
         return (0,)
     distance = (size - tile) / (count - 1)
-    return tuple(
-        dict.fromkeys(round(distance * i) for i in range(count))
-    )  # each once, also where the step is below one voxel
+    # Each once, also where the step is below one voxel.
+    return tuple(dict.fromkeys(round(distance * i) for i in range(count)))
 
 
 def tile_origins(shape: Shape, tile: Shape, steps: Triple) -> tuple[Shape, ...]:
-    """Return the first voxel (d, h, w) of every tile, W running fastest; `steps` are shares of the tile, raises as `tile_starts`."""
+    """Return the first voxel (d, h, w) of every tile, W running fastest; `steps` are shares of the tile, raises as
+    `tile_starts`.
+    """
     starts = [tile_starts(size, length, step) for size, length, step in zip(shape, tile, steps, strict=True)]
     return tuple((d, h, w) for d, h, w in itertools.product(*starts))
 

@@ -34,10 +34,8 @@ SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels per c
 SHOWN = 20  # broken cases that a message names
 SEED = 1234  # nnU-Net's
 LABELED_VOXELS = 1 << 21  # at a time, 12 bytes each
-MEASURED, COPIED = (
-    16,
-    8,
-)  # bytes per voxel beside image and label: masks and components; foreground voxels of each channel, and how often drawn
+# Bytes per voxel beside image and label: masks and components; foreground voxels of each channel, and how often drawn.
+MEASURED, COPIED = 16, 8
 WIDTH_SLICES, WIDTH_VOXELS = 16, 1000  # of each class and case, evenly spread: as many say how thin a structure is
 DRAWS_AT_A_TIME = 10_000_000  # bounds the memory of the drawn indices at 80 MB per thread
 
@@ -74,7 +72,8 @@ def extract_fingerprint(
     """Read every training case once and measure it.
 
     Raises:
-        DatasetError: cases are broken, which are named after all were read; 2D and 3D images are mixed, or no case has foreground.
+        DatasetError: cases are broken, which are named after all were read; 2D and 3D images are mixed, or no case has
+            foreground.
     """
     draws = SAMPLES // len(cases)
     room = Room()
@@ -228,8 +227,8 @@ def _sizes(mask: np.ndarray, spacing: Triple, axis: int) -> _Sizes:
 def _local_widths(slices: np.ndarray, height: float, width: float) -> np.ndarray:
     """Return the local width in mm at some pixels of (N, H, W) slices.
 
-    It is 1 / sqrt(1 / a^2 + 1 / b^2) of the runs a and b of the class through the pixel, along a row and a column: the width of a straight
-    strip whatever its angle, and about 0.6 of a disk's diameter.
+    It is 1 / sqrt(1 / a^2 + 1 / b^2) of the runs a and b of the class through the pixel, along a row and a column: the
+    width of a straight strip whatever its angle, and about 0.6 of a disk's diameter.
 
     Args:
         height, width: of a pixel, mm.
@@ -245,7 +244,9 @@ def _local_widths(slices: np.ndarray, height: float, width: float) -> np.ndarray
 
 
 def _runs(padded: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return how many pixels of the class follow each other along the last axis around flat places within it; every row ends outside of it."""
+    """Return how many pixels of the class follow each other along the last axis around flat places within it; every row
+    ends outside of it.
+    """
     flat = padded.ravel()
     ends = np.flatnonzero(flat[1:] != flat[:-1])
     found = np.searchsorted(ends, inside)
@@ -283,7 +284,7 @@ def _spread(values: Sequence[float]) -> Triple:
 
 
 def _draw(random: np.random.RandomState, population: int, draws: int) -> np.ndarray:
-    """Draw with replacement, in nnU-Net's order of random numbers; returns how often each of `population` items came."""
+    """Draw with replacement, in nnU-Net's order of random numbers; return how often each of `population` came."""
     counts = np.zeros(population, np.int64)
     for first in range(0, draws if population else 0, DRAWS_AT_A_TIME):
         chosen = random.randint(0, population, min(DRAWS_AT_A_TIME, draws - first))

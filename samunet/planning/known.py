@@ -13,7 +13,8 @@ from samunet.sam.backbones import backbone_named
 
 
 def refuse_unknown_names(plan: Plan, path: Path) -> None:
-    """Raise ConfigError for a reader, normalization, backbone or method that there is not, before any of them is needed.
+    """Raise ConfigError for a reader, normalization, backbone or method that there is not, before any of them is
+    needed.
 
     Args:
         path: of the plan, for messages.

@@ -23,7 +23,8 @@ PATIENTS = (
     r"^(.*\d.*)[_.-][^_.-]+[_.-][^_.-]+$",
     r"^(.*\d.*)[_.-][^_.-]+$",
 )
-"""Where names of cases hold the patient: BIDS, the first word with a digit, all but the last two words, all but the last."""
+"""Where names of cases hold the patient: BIDS, the first word with a digit, all but the last two words, all but the
+last."""
 LEAST_SHARED = 0.2  # share of cases that must belong to a group of two or more
 
 
@@ -36,11 +37,12 @@ class Split:
 
 
 def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | None:
-    """Return the group, usually the patient, of every case; cases of one group stay together in every split. None without groups.
+    """Return the group, usually the patient, of every case; cases of one group stay together in every split. None
+    without groups.
 
     Args:
-        given: what dataset.json says under `groups`: a regular expression whose first group that matches is the name, found in the identifier; a
-            table of identifier to name; or None.
+        given: what dataset.json says under `groups`: a regular expression whose first group that matches is the name,
+            found in the identifier; a table of identifier to name; or None.
 
     Raises:
         DatasetError: the expression is wrong or does not match a case, or the table lacks one.
@@ -65,7 +67,8 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
         raise DatasetError(f"dataset.json: groups is no regular expression ({error}): {given!r}.") from None
     if pattern is None or not pattern.groups:
         raise DatasetError(
-            rf'dataset.json: groups must be an expression with a group, e.g. "^(patient\d+)_", or a table; got {brief(given)}.'
+            r'dataset.json: groups must be an expression with a group, e.g. "^(patient\d+)_", or a table; '
+            f"got {brief(given)}."
         )
     matches = {name: pattern.search(name) for name in identifiers}
     found = {
@@ -75,13 +78,16 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
     unmatched = [name for name, group in found.items() if group is None]
     if unmatched:
         raise DatasetError(
-            f"dataset.json: the expression {given!r} of groups does not match {len(unmatched)} cases, first '{unmatched[0]}'."
+            f"dataset.json: the expression {given!r} of groups does not match {len(unmatched)} cases, first "
+            f"'{unmatched[0]}'."
         )
     return {name: group for name, group in found.items() if group is not None}
 
 
 def likely_groups(identifiers: Sequence[str]) -> str | None:
-    """Return the expression of `groups` whose patients the names of cases seem to hold, as in patient012_frame01; None where there are none."""
+    """Return the expression of `groups` whose patients the names of cases seem to hold, as in patient012_frame01; None
+    where there are none.
+    """
     for expression in PATIENTS:
         found = [match[1] for name in identifiers if (match := re.match(expression, name))]
         sizes = sorted(Counter(found).values())
@@ -95,7 +101,9 @@ def likely_groups(identifiers: Sequence[str]) -> str | None:
 
 
 def parted(splits: Sequence[Split], groups: Mapping[str, str]) -> tuple[int, int]:
-    """Return how many validation cases of the worst fold have a case of their group in training, and how many the fold has."""
+    """Return how many validation cases of the worst fold have a case of their group in training, and how many the fold
+    has.
+    """
     counts = []
     for split in splits:
         trained = {groups.get(name) for name in split.train}
@@ -138,7 +146,8 @@ def _members(chosen: Sequence[str], groups: Mapping[str, str]) -> tuple[str, ...
 def load_or_make_splits(
     folder: Path, identifiers: Sequence[str], raw_folder: Path | None = None, groups: Mapping[str, str] | None = None
 ) -> tuple[Split, ...]:
-    """Read splits_final.json of a preprocessed dataset folder; when it is absent, copy the raw folder's or make it by nnU-Net's rule.
+    """Read splits_final.json of a preprocessed dataset folder; when it is absent, copy the raw folder's or make it by
+    nnU-Net's rule.
 
     The file is nnU-Net's, so a fold may hold further keys beside train and val.
     """
@@ -154,7 +163,9 @@ def load_or_make_splits(
 
 
 def new_cases(folder: Path, identifiers: Sequence[str]) -> tuple[str, ...]:
-    """Return the cases, sorted, that the splits file of a preprocessed dataset folder has in no fold; none where there is no file yet."""
+    """Return the cases, sorted, that the splits file of a preprocessed dataset folder has in no fold; none where there
+    is no file yet.
+    """
     path = folder / FILE_NAME
     if not path.is_file():
         return ()
@@ -166,8 +177,9 @@ def new_cases(folder: Path, identifiers: Sequence[str]) -> tuple[str, ...]:
 def add_new_cases(folder: Path, identifiers: Sequence[str], groups: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Put the cases that a splits file does not know into its folds, and return them; what is in it stays where it is.
 
-    A new case validates in one fold and trains in the others: in the fold that validates its group, for a new group in the one with the
-    fewest validation cases. Where the file has one fold only, or trains on the group in every fold, the case trains everywhere.
+    A new case validates in one fold and trains in the others: in the fold that validates its group, for a new group in
+    the one with the fewest validation cases. Where the file has one fold only, or trains on the group in every fold,
+    the case trains everywhere.
     """
     added = new_cases(folder, identifiers)
     if not added:
@@ -186,7 +198,9 @@ def add_new_cases(folder: Path, identifiers: Sequence[str], groups: Mapping[str,
 
 
 def read_splits(path: Path) -> tuple[Split, ...]:
-    """Read a splits_final.json; raises ConfigError when it has another form, DatasetError where a name is none of a case."""
+    """Read a splits_final.json; raises ConfigError when it has another form, DatasetError where a name is none of a
+    case.
+    """
     raw = read_json(path)
     if isinstance(raw, list):
         raw = [
@@ -202,7 +216,8 @@ def read_splits(path: Path) -> tuple[Split, ...]:
                     "in training and in validation" if name in split.train and name in split.val else f"{count} times"
                 )
                 raise ConfigError(
-                    f"{path}: fold {number} has the case '{name}' {where}; leave it once. To train on all cases, give fold 'all'."
+                    f"{path}: fold {number} has the case '{name}' {where}; leave it once. To train on all cases, give "
+                    "fold 'all'."
                 )
     return splits
 
@@ -224,7 +239,8 @@ def split_for_fold(
 
     Raises:
         ConfigError: the fold is neither "all" nor a number.
-        DatasetError: the file names cases that are not preprocessed, a fold without cases, or one with a group in both halves.
+        DatasetError: the file names cases that are not preprocessed, a fold without cases, or one with a group in both
+            halves.
     """
     if fold == "all":
         return Split(train=tuple(sorted(identifiers)), val=tuple(sorted(identifiers)))
@@ -243,17 +259,21 @@ def split_for_fold(
     unknown = sorted((set(split.train) | set(split.val)) - set(identifiers))
     if unknown:
         raise DatasetError(
-            f"{folder / FILE_NAME}: fold {fold} names {len(unknown)} cases that are not preprocessed, first '{unknown[0]}'. "
+            f"{folder / FILE_NAME}: fold {fold} names {len(unknown)} cases that are not preprocessed, first "
+            f"'{unknown[0]}'. "
             "Preprocess again, or correct the file."
         )
     both = sorted({groups[name] for name in split.train} & {groups[name] for name in split.val}) if groups else []
     if both:
         raise DatasetError(
-            f"{folder / FILE_NAME}: fold {fold} has {len(both)} groups in training and in validation, first '{both[0]}'. "
-            "Correct it, or remove it, and any in the raw folder, to have it made again with the groups of dataset.json."
+            f"{folder / FILE_NAME}: fold {fold} has {len(both)} groups in training and in validation, first "
+            f"'{both[0]}'. "
+            "Correct it, or remove it, and any in the raw folder, to have it made again with the groups of "
+            "dataset.json."
         )
     if not split.train or not split.val:
         raise DatasetError(
-            f"{folder / FILE_NAME}: fold {fold} has {len(split.train)} training and {len(split.val)} validation cases; it needs both."
+            f"{folder / FILE_NAME}: fold {fold} has {len(split.train)} training and {len(split.val)} validation cases; "
+            "it needs both."
         )
     return split

@@ -1,8 +1,8 @@
 """From logits on the network's grid to a segmentation on the input file's grid.
 
-Logits are resampled block by block and decided at once, so beside them and the segmentation next to nothing is in memory, however
-many classes there are. Interpolated logits lie between those around them: in a block only classes are computed whose largest logit
-reaches the smallest one of every other class, for no others can win there.
+Logits are resampled block by block and decided at once, so beside them and the segmentation next to nothing is in
+memory, however many classes there are. Interpolated logits lie between those around them: in a block only classes are
+computed whose largest logit reaches the smallest one of every other class, for no others can win there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def segmentation_from_logits(logits: Tensor, history: SpatialHistory, labels: La
     Args:
         logits: (K, D, H, W) on the network's grid, CPU, any floating type.
         history: what preprocessing did to this case.
-        labels: classes (largest logit wins, of equal ones the first) or regions (painted in order where the logit is positive).
+        labels: classes (largest logit wins, of equal ones the first) or regions (painted in order where the logit is
+            positive).
 
     Returns:
         (D, H, W) uint8 or uint16 on the grid of the input file.
@@ -78,9 +79,8 @@ def probability_planes(logits: Tensor, history: SpatialHistory, labels: Labels) 
         for block in _blocks(history):
             scores = block.resize(_old(logits, block))
             highest = scores.max(axis=0)
-            normalizer[block.new] = highest + np.log(
-                np.exp(scores - highest).sum(axis=0)
-            )  # np.logaddexp takes ten times as long
+            # Np.logaddexp takes ten times as long.
+            normalizer[block.new] = highest + np.log(np.exp(scores - highest).sum(axis=0))
     for channel in range(len(logits)):
         plane = np.zeros(history.geometry.shape, np.float32)
         if channel == 0 and normalizer is not None:

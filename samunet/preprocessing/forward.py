@@ -66,7 +66,9 @@ def spacing_before(geometry: Geometry, plan: Plan, configuration: Configuration)
 
 
 def slice_axis(geometry: Geometry, spacing: Triple, new_spacing: Triple) -> int | None:
-    """Return the axis whose slices are resampled apart; the missing thickness of a 2D image makes none of its sides thick."""
+    """Return the axis whose slices are resampled apart; the missing thickness of a 2D image makes none of its sides
+    thick.
+    """
     return 0 if geometry.planar else thick_axis(spacing, new_spacing)
 
 

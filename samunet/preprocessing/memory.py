@@ -25,8 +25,9 @@ def network_shape(geometry: Geometry, plan: Plan, configuration: Configuration) 
 def preprocessing_bytes(size: CaseSize, plan: Plan, configuration: Configuration) -> int:
     """Return what reading and `preprocess` take at most for a case without a label.
 
-    The image is in memory as it was read and normalized, beside it two or three arrays of the channel that is worked on, or the image on
-    the network's grid; filling the holes of the mask of what is not zero takes some bytes per voxel.
+    The image is in memory as it was read and normalized, beside it two or three arrays of the channel that is worked
+    on, or the image on the network's grid; filling the holes of the mask of what is not zero takes some bytes per
+    voxel.
     """
     channels, voxels = len(plan.channels), math.prod(size.geometry.shape)
     new_voxels = math.prod(network_shape(size.geometry, plan, configuration))
@@ -42,7 +43,6 @@ def preprocessing_bytes(size: CaseSize, plan: Plan, configuration: Configuration
 def storing_bytes(size: CaseSize, plan: Plan, configuration: Configuration) -> int:
     """Return what preprocessing and storing a training case take at most."""
     voxels, new_voxels = math.prod(size.geometry.shape), math.prod(network_shape(size.geometry, plan, configuration))
-    storing = (
-        3 * len(plan.channels) * new_voxels * FLOAT + STORED * new_voxels
-    )  # the image, packed, and as the bytes of its file
+    # The image, packed, and as the bytes of its file.
+    storing = 3 * len(plan.channels) * new_voxels * FLOAT + STORED * new_voxels
     return max(preprocessing_bytes(size, plan, configuration) + 8 * (voxels + new_voxels), storing)

@@ -15,8 +15,9 @@ from samunet.core.prompts import BOX, INSIDE, OUTSIDE, CasePrompts
 def prompt_map(prompts: CasePrompts, labels: Labels, history: SpatialHistory) -> np.ndarray:
     """Draw a case's prompts.
 
-    A click marks one voxel of each slice of the network's grid that lies in the click's slice of the file, a box all voxels whose centers
-    lie in it, one at least. What lies in the part that was cropped away moves to the nearest voxel.
+    A click marks one voxel of each slice of the network's grid that lies in the click's slice of the file, a box all
+    voxels whose centers lie in it, one at least. What lies in the part that was cropped away moves to the nearest
+    voxel.
 
     Args:
         prompts: of structures that `labels` names.
@@ -54,7 +55,9 @@ def _cropped(index: Triple, history: SpatialHistory) -> list[float]:
 
 
 def _voxels(one: list[float], other: list[float], history: SpatialHistory, axes: tuple[int, ...]) -> tuple[slice, ...]:
-    """Return the voxels after resampling between two places: on `axes` all that lie in the voxels from one to the other, else the one it is in."""
+    """Return the voxels after resampling between two places: on `axes` all that lie in the voxels from one to the
+    other, else the one it is in.
+    """
     found = []
     for axis, (a, b) in enumerate(zip(one, other, strict=True)):
         before, now = history.shape_after_crop[axis], history.shape_after_resample[axis]
@@ -63,10 +66,8 @@ def _voxels(one: list[float], other: list[float], history: SpatialHistory, axes:
         start, stop = nearest, nearest + 1
         if axis in axes:
             low, high = math.floor(min(a, b) + 0.5), math.floor(max(a, b) + 0.5) + 1
-            inside = (
-                math.ceil(low * ratio - 0.5),
-                math.ceil(high * ratio - 0.5),
-            )  # voxels whose centers lie in [low, high)
+            # Voxels whose centers lie in [low, high).
+            inside = (math.ceil(low * ratio - 0.5), math.ceil(high * ratio - 0.5))
             start, stop = inside if inside[0] < inside[1] else (start, stop)
         found.append(slice(start, stop))
     return tuple(found)

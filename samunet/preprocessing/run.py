@@ -52,11 +52,12 @@ def preprocess_dataset(
 ) -> None:
     """Write every training case, and dataset.json, to a folder of preprocessed cases.
 
-    Cases that lie there already, made from the same files in the same way and undamaged, are left alone; others that were stored there are removed.
+    Cases that lie there already, made from the same files in the same way and undamaged, are left alone; others that
+    were stored there are removed.
 
     Raises:
-        DatasetError: the folder is nnU-Net's or another's; two cases would be stored in one file; or some cases cannot be read or written, which are
-            named while the others are done.
+        DatasetError: the folder is nnU-Net's or another's; two cases would be stored in one file; or some cases cannot
+            be read or written, which are named while the others are done.
         InUseError: another command writes there, or trains on what is there.
     """
     if next(folder.glob(NNUNET_CASES), None) is not None:
@@ -85,7 +86,8 @@ def _preprocess(
         and not any(_origin_of(folder, case.identifier) for case in cases)
     ):
         raise DatasetError(
-            f"{folder} holds a {DESCRIPTION} and nothing that samunet stored; give the configuration a data_identifier of its own."
+            f"{folder} holds a {DESCRIPTION} and nothing that samunet stored; give the configuration a data_identifier "
+            "of its own."
         )
     settings = settings_hash(spec, plan, configuration)
     (folder / DESCRIPTION).unlink(missing_ok=True)
@@ -125,8 +127,8 @@ def _preprocess(
     ]
     if failures:
         raise DatasetError(
-            f"{len(failures)} of {len(cases)} cases could not be preprocessed; the others are done, and the next run leaves them alone.\n"
-            + "\n".join(failures[:SHOWN])
+            f"{len(failures)} of {len(cases)} cases could not be preprocessed; the others are done, and the next run "
+            "leaves them alone.\n" + "\n".join(failures[:SHOWN])
         )
     write_json(folder / DESCRIPTION, spec.raw)  # last, so a folder that has it is whole
 
@@ -151,7 +153,8 @@ def check_made_by(
     others = [case for case in cases if (origin := _origin_of(folder, case)) is None or origin.settings != settings]
     if others:
         raise DatasetError(
-            f"{len(others)} of {len(cases)} cases in {folder} were preprocessed by another plan or an earlier version, first '{others[0]}'. "
+            f"{len(others)} of {len(cases)} cases in {folder} were preprocessed by another plan or an earlier version, "
+            f"first '{others[0]}'. "
             f"Run first: samunet_preprocess -d {plan.dataset} -plans_name {plan.plans_name}"
         )
 
@@ -173,7 +176,8 @@ def _refuse_shared_names(cases: Sequence[Case]) -> None:
         for name in file_names(case.identifier):
             if name in owners:
                 raise DatasetError(
-                    f"Case '{case.identifier}' would be stored in {name}, which belongs to '{owners[name]}'; rename its files."
+                    f"Case '{case.identifier}' would be stored in {name}, which belongs to '{owners[name]}'; rename "
+                    "its files."
                 )
             owners[name] = case.identifier
 

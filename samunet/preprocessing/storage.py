@@ -2,8 +2,9 @@
 
 <case>.b2nd              (C, D, H, W) float32
 <case>_seg.b2nd          (1, D, H, W) int16
-<case>.json              what the case was made from, its SpatialHistory, and the SHA-256 of the other three and of itself
-<case>_locations.npz     sampled (N, 3) voxel indices of each class or region, by its position among the foreground;
+<case>.json              what the case was made from, its SpatialHistory, and the SHA-256 of the other three and of
+itself <case>_locations.npz     sampled (N, 3) voxel indices of each class or region, by its position among the
+foreground;
                          of annotated voxels too, where the dataset has an ignore label
 samunet_cases.json       names of the cases that were stored; nothing else in the folder is ever removed
 """
@@ -103,7 +104,9 @@ def save_case(
 
 
 def check_arrays(folder: Path, identifier: str, record: Record) -> None:
-    """Compare image and label of a stored case with their checksums; raises DatasetError that names the file that is absent or damaged."""
+    """Compare image and label of a stored case with their checksums; raises DatasetError that names the file that is
+    absent or damaged.
+    """
     for ending in (IMAGE, LABEL):
         path = folder / f"{identifier}{ending}"
         try:
@@ -153,7 +156,9 @@ def load_record(folder: Path, identifier: str) -> Record:
 
 
 def load_locations(folder: Path, identifier: str, record: Record) -> Locations:
-    """Read the sampled voxels of a stored case; raises DatasetError when the file is absent or broken, or does not fit its checksum."""
+    """Read the sampled voxels of a stored case; raises DatasetError when the file is absent or broken, or does not fit
+    its checksum.
+    """
     path = folder / f"{identifier}{LOCATIONS}"
     try:
         content = path.read_bytes()
@@ -177,7 +182,10 @@ def remove_case(folder: Path, identifier: str) -> None:
 
 
 def listed_cases(folder: Path) -> tuple[str, ...] | None:
-    """Return the cases that were stored in a folder, by its list; None without one. Raises SamunetError when it is no list of names."""
+    """Return the cases that were stored in a folder, by its list; None without one.
+
+    Raises SamunetError when it is no list of names.
+    """
     path = folder / CASES
     if not path.is_file():
         return None
@@ -188,7 +196,9 @@ def listed_cases(folder: Path) -> tuple[str, ...] | None:
 
 
 def remove_all_but(folder: Path, cases: Sequence[str]) -> None:
-    """Remove what was stored of other cases, by the folder's list, and list those that are to be stored; other files stay."""
+    """Remove what was stored of other cases, by the folder's list, and list those that are to be stored; other files
+    stay.
+    """
     for case in set(listed_cases(folder) or ()).difference(cases):
         remove_case(folder, case)
     write_json(folder / CASES, sorted(cases))

@@ -1,6 +1,7 @@
 """The default planner: nnU-Net's rules for spacing, transpose and patch; SAM's needs decide the rest.
 
-Axes are (D, H, W) after the transpose unless a name says otherwise. Sources: Isensee et al., nnU-Net, Nature Methods 2021.
+Axes are (D, H, W) after the transpose unless a name says otherwise. Sources: Isensee et al., nnU-Net, Nature Methods
+2021.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ MASK_BELOW = 0.75  # nnU-Net: normalize within the nonzero region when cropping 
 START_VOXELS = {2: 2048**2, 3: 256**3}  # nnU-Net's patch before it is cut to the image and the memory
 WIDE_FROM_GIB = 12.0  # from here on the convolutional path gets nnU-Net's 32 base features instead of 24
 MAX_WIDTH = {2: 512, 3: 320}  # nnU-Net's
-KEPT_SHARE = 0.9  # of the voxels that the convolutional path alone would get: less, and finer tokens than the coarsest are not worth their memory
-DRAWN_OUT = 0.5  # width over diameter: 0.6 in a disk, below this where a structure is about four times as long as wide, e.g. a vessel
+# Of the voxels that the convolutional path alone would get: less, and finer tokens than the coarsest are not worth
+# their memory.
+KEPT_SHARE = 0.9
+# Width over diameter: 0.6 in a disk, below this where a structure is about four times as long as wide, e.g. a vessel.
+DRAWN_OUT = 0.5
 MOST_WORK = 1.5  # of a step with finer tokens than the coarsest, as a multiple of one with the coarsest
 
 
@@ -61,8 +65,8 @@ class Method:
     variant: str
     dimensions: int
     preferred: Callable[[Topology, Shape, float], Sequence[Preference]]
-    """(topology, patch, smallest class in voxels) to what the method asks for, the best first and the cheapest last; the first that can be
-    afforded is taken."""
+    """(topology, patch, smallest class in voxels) to what the method asks for, the best first and the cheapest last;
+    the first that can be afforded is taken."""
     cost: Callable[[Topology, Shape, float, int], float]
     """(topology, patch, encoder scale, batch size) to GiB of one training step."""
     convolutions: ConvolutionalPath | None = None
@@ -132,7 +136,8 @@ def _orientation(fingerprint: Fingerprint, target: Target, reasons: dict[str, st
     seen = f"x, y, z run toward {usual[::-1]}"
     if target.keep_orientation:
         reasons["orientation"] = (
-            f"all files stay as they are, as asked for with --keep_orientation; in {cases} of {counts.total()} cases {seen}"
+            f"all files stay as they are, as asked for with --keep_orientation; in {cases} of {counts.total()} cases "
+            f"{seen}"
         )
         return None
     reasons["orientation"] = (
@@ -141,7 +146,8 @@ def _orientation(fingerprint: Fingerprint, target: Target, reasons: dict[str, st
     if others:
         listed = ", ".join(f"{orientation[::-1]} ({count})" for orientation, count in others)
         reasons["orientation"] = (
-            f"{seen} in {cases} of {counts.total()} cases; the others, {listed}, are turned to it before anything else, and segmentations back "
+            f"{seen} in {cases} of {counts.total()} cases; the others, {listed}, are turned to it before anything "
+            "else, and segmentations back "
             "(--keep_orientation leaves all as they are)"
         )
     return usual
@@ -175,7 +181,8 @@ def _target_spacing(fingerprint: Fingerprint, target: Target, reasons: dict[str,
     if not fingerprint.measured:
         unit = _unit(fingerprint)
         reasons["spacing"] = (
-            f"none: files tell no size of their {unit}, so that sizes count in {unit} and images stay as fine as they are"
+            f"none: files tell no size of their {unit}, so that sizes count in {unit} and images stay as fine as they "
+            "are"
         )
     thick = int(np.argmax(result))
     others = [axis for axis in range(3) if axis != thick]
@@ -202,7 +209,8 @@ def _transpose(spacing: Triple, fingerprint: Fingerprint, reasons: dict[str, str
     reasons["slicing axis"] = f"file axis {axis}, the one with the largest spacing ({spacing[axis]:.3g} mm)"
     if not fingerprint.measured:
         reasons["slicing axis"] = (
-            f"file axis {axis}; files tell no size of their voxels, and none of them is taken for longer than the others"
+            f"file axis {axis}; files tell no size of their voxels, and none of them is taken for longer than the "
+            "others"
         )
     rest = [other for other in range(3) if other != axis]
     return (axis, rest[0], rest[1])
@@ -229,7 +237,8 @@ def _mirrored_axes(
     }
     (left, _), (right, _) = pairs[0]
     reasons["mirroring"] = (
-        f"not along {', '.join('DHW'[axis] for axis in sorted(sided))}, from left to right: '{left}' would become '{right}'"
+        f"not along {', '.join('DHW'[axis] for axis in sorted(sided))}, from left to right: '{left}' would become "
+        f"'{right}'"
     )
     return tuple(axis for axis in range(3) if axis not in sided)
 
@@ -264,7 +273,8 @@ def _configure(
             else "the largest part of a slice that fits"
         )
     reasons[f"{name}: patch"] = (
-        f"{_times(patch)} voxels, {whole} within {target.memory_gib:g} GiB (estimated need {cost:.1f} GiB at batch {batch})"
+        f"{_times(patch)} voxels, {whole} within {target.memory_gib:g} GiB (estimated need {cost:.1f} GiB at batch "
+        f"{batch})"
     )
     if beside.alone is not None and beside.alone != patch:
         reasons[f"{name}: patch"] += f"; the convolutions alone would get {_times(beside.alone)}"
@@ -311,7 +321,8 @@ class _Beside:
 def _choose(
     method: Method, spacing: Triple, median_shape: Triple, smallest: float, target: Target
 ) -> tuple[Topology, Shape, Preference, _Beside]:
-    """Take the largest patch with which the method's cheapest preference fits the memory, and there the first preference that can be afforded.
+    """Take the largest patch with which the method's cheapest preference fits the memory, and there the first
+    preference that can be afforded.
 
     The convolutions see every voxel, so the encoder's grid never costs the patch.
     """
@@ -335,7 +346,8 @@ def _choose(
             refusals.append(refusal)
     need = method.cost(topology, patch, preference.scale, SMALLEST_BATCH)
     raise PlanningError(
-        f"No patch fits {target.memory_gib:g} GiB: {_times(patch)} voxels at batch {SMALLEST_BATCH} need about {need:.1f} GiB. "
+        f"No patch fits {target.memory_gib:g} GiB: {_times(patch)} voxels at batch {SMALLEST_BATCH} need about "
+        f"{need:.1f} GiB. "
         "Raise -gpu_memory_target, or choose a smaller -backbone."
     )
 
@@ -349,7 +361,10 @@ def _refusal(
     alone: Shape | None,
     target: Target,
 ) -> str | None:
-    """Say why a preference cannot be afforded with this patch; None when it can. The coarsest is bound by memory only."""
+    """Say why a preference cannot be afforded with this patch; None when it can.
+
+    The coarsest is bound by memory only.
+    """
     tokens, largest = (f"tokens of {TOKEN_PIXELS / choice.scale:g} voxels" for choice in (preference, coarsest))
     if method.cost(topology, patch, preference.scale, SMALLEST_BATCH) > target.memory_gib:
         return f"{tokens} do not fit {target.memory_gib:g} GiB with this patch"
@@ -359,14 +374,18 @@ def _refusal(
         return f"{tokens} are for patches with {KEPT_SHARE:.0%} of the voxels that the convolutions alone would get"
     work, least = (method.convolutions.work(topology, patch, choice.scale) for choice in (preference, coarsest))
     if work > MOST_WORK * least:
-        return f"{tokens} would make a step {work / least:.1f} times as dear as {largest} do, and {MOST_WORK:g} is the most"
+        return (
+            f"{tokens} would make a step {work / least:.1f} times as dear as {largest} do, and {MOST_WORK:g} is the "
+            "most"
+        )
     return None
 
 
 def _patches(
     dimensions: int, spacing: Triple, median_shape: Triple, target: Target, depth: int | None = None
 ) -> Iterator[tuple[Topology, Shape]]:
-    """Give nnU-Net's cube cut to the median case, and then ever smaller patches: off the axis that sticks out most, by its strides.
+    """Give nnU-Net's cube cut to the median case, and then ever smaller patches: off the axis that sticks out most, by
+    its strides.
 
     Args:
         depth: most slices.
@@ -395,14 +414,15 @@ def _patches(
         def shortened(by: int, patch: Shape = patch, longest: int = longest) -> list[int]:
             return [size - by if axis == longest else size for axis, size in enumerate(patch)]
 
-        finer = divisors(
-            stages(shortened(step[longest]))[0]
-        )  # a shorter side may be halved less often: 256 is followed by 224
+        # A shorter side may be halved less often: 256 is followed by 224.
+        finer = divisors(stages(shortened(step[longest]))[0])
         wanted = shortened(finer[longest])
 
 
 def smallest_class(fingerprint: Fingerprint, spacing: Triple) -> tuple[str, float]:
-    """Return the class that is smallest in the plane, and its typical size in voxels: diameter, or width where it is drawn out."""
+    """Return the class that is smallest in the plane, and its typical size in voxels: diameter, or width where it is
+    drawn out.
+    """
     sizes = {size.name: _typical_mm(size) for size in fingerprint.classes if size.cases}
     name = min(sizes, key=lambda key: sizes[key])
     return name, sizes[name] / float(np.sqrt(spacing[1] * spacing[2]))
