@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,18 @@ def test_a_module_imports_from_layers_before_its_own(path):
     assert own in ROW_OF, f"{own} has no layer"
     for other in imported(path) - {own, "__version__"}:
         assert ROW_OF[other] < ROW_OF[own], f"{own} imports {other}"
+
+
+def test_the_architecture_page_names_every_room_once_and_in_order():
+    page = (ROOT.parent / "documentation" / "architecture.md").read_text()
+    table = page[page.index("| row | rooms |") : page.index("Planning, checking")]
+    named = [[name for name in re.findall(r"`(\w+)`[:.]", line) if name in ROW_OF] for line in table.splitlines()]
+    rows = [sorted(row) for row in named if row]
+    assert rows == [sorted(set(row) - {"__init__"}) for row in ROWS]
+    assert ROW_OF.keys() - {"errors", "__init__"} == {
+        path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()
+    }
+    assert sorted(path.name for path in ROOT.glob("*.py")) == ["__init__.py", "errors.py"]
 
 
 def test_core_needs_numpy_and_the_standard_library_only():
