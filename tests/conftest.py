@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from samples import Project, make_tiny_project
 
 LOCALE = locale.setlocale(locale.LC_ALL)
-torch.set_num_threads(1)  # tests run in parallel processes
+torch.set_num_threads(1)  # tests run in parallel processes, and threads that wait for each other keep every core busy
+os.environ |= {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}  # so do commands that tests start
 
 
 @pytest.fixture(autouse=True)

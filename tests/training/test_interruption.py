@@ -136,7 +136,7 @@ def test_a_signal_ends_after_the_step_with_everything_saved(workspace, uninterru
 
 
 def test_a_signal_to_the_whole_group_reaches_workers_too_and_nothing_is_lost(workspace, project):
-    environment = os.environ | project.environment | {"nnUNet_results": str(workspace.results), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | project.environment | {"nnUNet_results": str(workspace.results)}
     settings = [
         "--epochs",
         "50",

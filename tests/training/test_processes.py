@@ -96,7 +96,7 @@ def test_the_command_starts_processes_that_train_together(project, tmp_path):
     single = project.train(
         results=tmp_path / "one", config={"epochs": 1, "iterations": 1, "batch_size": 3}, validate=False
     )
-    environment = os.environ | project.environment | {"nnUNet_results": str(tmp_path / "two"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | project.environment | {"nnUNet_results": str(tmp_path / "two")}
     command = [
         sys.executable,
         "-m",
