@@ -1,7 +1,6 @@
 """Train variants of a configuration for equal minutes and compare them case by case.
 
-    python benchmarks/study.py sam_unet_ranking            # the rows of STUDIES below, two single-thread jobs side by
-    side
+    python benchmarks/study.py sam_unet_ranking  # the rows of STUDIES below, two single-thread jobs side by side
 
 Each row is one training: an entry of the plan with some keys replaced, the same split and seed, and a schedule that
 ends at the budget. Minutes are CPU time of the training process, which has one thread, so that what else the machine

@@ -1,7 +1,7 @@
 """One training step of every method on a slab: seconds, peak memory and how many weights train.
 
-    python benchmarks/variant_step.py                     # vit_b, 5 slices of 512 x 512, random weights taken as
-    pretrained python benchmarks/variant_step.py --device cuda
+    python benchmarks/variant_step.py  # vit_b, 5 slices of 512 x 512, random weights taken as pretrained
+    python benchmarks/variant_step.py --device cuda
 
 Each measurement is a process of its own: one step to warm up, then the fastest of the repeats. Writes
 benchmarks/results/variant_step_<device>.json; methods that were not asked for keep their rows there, if they were
