@@ -34,7 +34,7 @@ from samunet.errors import DatasetError, PlanningError
 from samunet.imageio import reader_for
 from samunet.models.spec import NetworkSpec
 from samunet.pipeline.plans import estimate_gib
-from samunet.planning.extract import FORMAT
+from samunet.planning.extract import FINGERPRINT_FORMAT
 from samunet.planning.planners.default import smallest_class
 from samunet.sam.backbones import TOKEN_PIXELS, backbone_named, encoder_size
 from samunet.variants import sam_unet
@@ -277,7 +277,7 @@ def fingerprint_of(kind: Kind, name: str) -> Fingerprint:
         median_relative_size_after_crop=1.0,
         classes=sizes,
         ignore=None,
-        format=FORMAT,
+        format=FINGERPRINT_FORMAT,
     )
 
 

@@ -149,7 +149,9 @@ def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool 
         return [
             ("spacing", f"Spacing {geometry.spacing} mm, {name} has {first.spacing} mm: {apart} mm apart on D, H, W.")
         ]
-    code = "channel-position" if not label else "position" if voxels_apart >= REFUSE_VOXELS else "position-near"
+    code = "channel-position"
+    if label:
+        code = "position" if voxels_apart >= REFUSE_VOXELS else "position-near"
     origin = float(np.linalg.norm(np.subtract(geometry.origin, first.origin)))
     cosines = np.clip((np.array(geometry.direction) * np.array(first.direction)).sum(axis=1), -1, 1)
     turned = float(np.degrees(np.arccos(cosines)).max())

@@ -107,13 +107,11 @@ def _files(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> list[Pat
         if path.name.lower().endswith(spec.file_ending) and not path.name.startswith("."):
             kept.append(path)
         elif not (spec.file_ending in TIFF and path.suffix == SIDECAR):
-            what = (
-                "folder"
-                if path.is_dir()
-                else "hidden file"
-                if path.name.startswith(".")
-                else f"file that does not end in {spec.file_ending}"
-            )
+            what = f"file that does not end in {spec.file_ending}"
+            if path.is_dir():
+                what = "folder"
+            elif path.name.startswith("."):
+                what = "hidden file"
             message = f"{folder.name} holds the {what} {path.name}."
             findings.append(Finding(case="", file=f"{folder.name}/{path.name}", code="stray-file", message=message))
     return kept

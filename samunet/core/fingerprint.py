@@ -9,7 +9,7 @@ from samunet.core.geometry import Triple, shape3, triple, turn_between
 from samunet.core.ranges import Count, LabelValue, Orientation, Real, Sha256, Share, Spacing, Voxels, Within
 from samunet.errors import ConfigError
 
-ROUNDING = 1e-3  # relative, of statistics against each other
+STATISTICS_ROUNDING = 1e-3  # relative, of statistics against each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class IntensityStatistics:
     percentile_99_5: Real
 
     def __post_init__(self) -> None:
-        rounding = ROUNDING * max(abs(self.minimum), abs(self.maximum))
+        rounding = STATISTICS_ROUNDING * max(abs(self.minimum), abs(self.maximum))
         for name in ("mean", "median", "percentile_00_5", "percentile_99_5"):
             if not self.minimum - rounding <= getattr(self, name) <= self.maximum + rounding:
                 raise ConfigError(
@@ -38,7 +38,7 @@ class IntensityStatistics:
                 f"{self.percentile_99_5}."
             )
         # A hundredth of the values lie at or beyond these two, so std is a twentieth of their distance at least.
-        if self.std < ROUNDING * (self.percentile_99_5 - self.percentile_00_5):
+        if self.std < STATISTICS_ROUNDING * (self.percentile_99_5 - self.percentile_00_5):
             distance = self.percentile_99_5 - self.percentile_00_5
             raise ConfigError(f"std must fit the percentiles, which lie {distance} apart; got {self.std}.")
         if self.std > self.maximum - self.minimum + rounding:

@@ -112,7 +112,9 @@ class Geometry:
 
 def unit_of(measured: bool, planar: bool) -> str:
     """Return what lengths are told in: mm where files give a size, else pixels (2D) or voxels."""
-    return "mm" if measured else "pixels" if planar else "voxels"
+    if measured:
+        return "mm"
+    return "pixels" if planar else "voxels"
 
 
 def turn_between(here: str, there: str) -> tuple[tuple[int, int, int], Flips]:

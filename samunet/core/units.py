@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+BYTE_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def readable(amount: float) -> str:
     """Write a number of bytes with three digits in a unit that fits: "352 bytes", "24.5 MiB", "1.5 GiB"."""
-    exponent = max(0, min(len(UNITS) - 1, (int(abs(amount)).bit_length() - 1) // 10))
+    exponent = max(0, min(len(BYTE_UNITS) - 1, (int(abs(amount)).bit_length() - 1) // 10))
     value = amount / 1024**exponent
-    return f"{value:.0f} {UNITS[exponent]}" if abs(value) >= 100 or not exponent else f"{value:.3g} {UNITS[exponent]}"
+    return (
+        f"{value:.0f} {BYTE_UNITS[exponent]}"
+        if abs(value) >= 100 or not exponent
+        else f"{value:.3g} {BYTE_UNITS[exponent]}"
+    )

@@ -31,7 +31,7 @@ from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from samunet.core.geometry import Shape, shape3
 from samunet.core.preprocessed import OUTSIDE
 
-ANISOTROPY = 3.0  # nnU-Net: from this ratio of patch sides on, depth is left out of spatial transforms
+FLAT_FROM = 3.0  # nnU-Net: from this ratio of patch sides on, depth is left out of spatial transforms
 SMALLEST_SCALE = 0.85  # nnU-Net sizes the patch it reads for objects shrunk to this
 BLUR_REACH = (
     3  # voxels a blur of sigma 1 looks to each side; thinner slabs are not blurred, since reflection needs as many
@@ -50,7 +50,7 @@ class Augmentation:
 
     @property
     def in_plane_only(self) -> bool:
-        return max(self.patch_size) / self.patch_size[0] > ANISOTROPY
+        return max(self.patch_size) / self.patch_size[0] > FLAT_FROM
 
     @property
     def rotation(self) -> float:

@@ -28,7 +28,7 @@ from samunet.machine.progress import each
 from samunet.ops.components import keep_largest
 from samunet.ops.overlap import overlap
 
-FORMAT = 1
+POSTPROCESSING_FORMAT = 1
 FILE_NAME = "postprocessing.json"
 
 
@@ -53,7 +53,7 @@ class Postprocessing:
     steps: tuple[Step, ...]
     cases: Count
     """On so many cases it was determined."""
-    format: int = FORMAT
+    format: int = POSTPROCESSING_FORMAT
 
     def apply(self, segmentation: np.ndarray) -> np.ndarray:
         """Return a (D, H, W) segmentation with all steps applied."""
@@ -65,9 +65,9 @@ class Postprocessing:
 def load_postprocessing(path: Path) -> Postprocessing:
     """Read postprocessing.json; raises ConfigError when it is absent or of another form."""
     found = decode(Postprocessing, read_json(path), path.name)
-    if found.format != FORMAT:
+    if found.format != POSTPROCESSING_FORMAT:
         raise ConfigError(
-            f"{path} has format {found.format}; this version of samunet reads format {FORMAT}. Determine it again."
+            f"{path} has format {found.format}; this version of samunet reads format {POSTPROCESSING_FORMAT}. Determine it again."
         )
     return found
 
@@ -133,8 +133,8 @@ def determine(
         chosen.append(Step(values=foreground, dice_before=known_mean(before), dice_after=known_mean(after)))
     # A class takes no voxel of another, so that all are tried on one reading; regions overlap and come one after the
     # other.
-    groups = [] if len(targets) < 2 else [[target] for target in targets] if labels.has_regions else [list(targets)]
-    for together in groups:
+    groups = [[target] for target in targets] if labels.has_regions else [list(targets)]
+    for together in groups if len(targets) > 1 else ():
         before, *all_after = dice(together)
         for target, after in zip(together, all_after, strict=True):
             index = targets.index(target)

@@ -44,8 +44,8 @@ MORE_KEYS = {
 }
 """What nnU-Net's file does not have and its reader passes over; written where it was measured."""
 SHARES = ("Dice", "IoU", "NSD", "detection_F1")
-ROUNDING = 1e-6  # of means
-UNIT_KEY, UNITS = "distance_unit", ("mm", "pixels", "voxels")  # what distances count, written where it is not mm
+MEAN_ROUNDING = 1e-6  # of means
+UNIT_KEY, LENGTH_UNITS = "distance_unit", ("mm", "pixels", "voxels")  # what distances count, written where it is not mm
 PROMPTS_KEY = "prompts"  # likewise, of predictions that were made with them
 
 
@@ -204,8 +204,8 @@ def read_summary(path: Path) -> Summary:
             prompts=raw.get(PROMPTS_KEY),
             unit=raw.get(UNIT_KEY, "mm"),
         )
-        if set(found.unit.split(" and ")) - set(UNITS):
-            raise ValueError(f"{UNIT_KEY} is {found.unit[:60]!r}, none of {', '.join(UNITS)}")
+        if set(found.unit.split(" and ")) - set(LENGTH_UNITS):
+            raise ValueError(f"{UNIT_KEY} is {found.unit[:60]!r}, none of {', '.join(LENGTH_UNITS)}")
         if not isinstance(found.prompts, str | None):
             raise ValueError(f"{PROMPTS_KEY} is {found.prompts!r}, not text")
         for case in found.cases:
@@ -249,7 +249,7 @@ def _from_json(raw: Mapping[str, Any]) -> Metrics:
         value = raw[key]
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise ValueError(f"{key} is {brief(value)}, not a number")
-        if value < 0 or value > (1 + ROUNDING if key in SHARES else math.inf):  # NaN is neither
+        if value < 0 or value > (1 + MEAN_ROUNDING if key in SHARES else math.inf):  # NaN is neither
             raise ValueError(f"{key} is {value}, expected {'0 to 1' if key in SHARES else '0 or more'}")
     return Metrics(**{name: raw[key] for name, key in (KEYS | more).items()})
 

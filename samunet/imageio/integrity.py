@@ -21,6 +21,7 @@ from samunet.imageio.headers import Header, read_header
 CHUNK = 1 << 20
 NIFTI_BYTES = (348, 540)  # lengths of NIfTI-1's and NIfTI-2's header
 GZIP_MAGIC = b"\x1f\x8b"
+FAULTS = ((EOFError, "truncated"), (zlib.error, "corrupted"), (gzip.BadGzipFile, "checksum"))
 DEFLATE_RATIO = 1032  # no stream unpacks to more times its length
 
 
@@ -66,9 +67,7 @@ def naming_damage(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         if path.name.lower().endswith(".gz"):
             _check_begins_as_gzip(path)
-        code = (
-            "truncated" if isinstance(error, EOFError) else "corrupted" if isinstance(error, zlib.error) else "checksum"
-        )
+        code = next(code for kind, code in FAULTS if isinstance(error, kind))
         message = (
             f"{path} is damaged, its compressed data end early or fail their checksum ({error}); copy or export it "
             "again."

@@ -70,11 +70,9 @@ class NaturalImage2DIO(ImageReader):
                     (width, height), mode = image.size, image.mode
             except READ_ERRORS as error:
                 raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
-            colors = len(mode) if mode in COLOR_MODES else 3 if mode in PALETTE_MODES else 1
-            pixels, kept = (
-                height * width,
-                height * width * colors * (4 if mode in ("I", "F") else 2 if mode.startswith("I;") else 1),
-            )
+            colors = len(mode) if mode in COLOR_MODES else 1 + 2 * (mode in PALETTE_MODES)
+            pixels, value = height * width, 1 + mode.startswith("I;") + 3 * (mode in ("I", "F"))  # bytes a value
+            kept = pixels * colors * value
             loading = 4 * pixels + 3 * kept  # Pillow's own form; its bytes, as parts and joined; the array
             loading += 4 * pixels if mode in PALETTE_MODES else 0
             alpha = colors in (2, 4)

@@ -12,6 +12,7 @@ import math
 import struct
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -31,7 +32,7 @@ QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffs
 COMPRESSION = (
     4  # gzip's level; 6 makes segmentations a fifth smaller and takes a tenth longer, 1 makes them twice as large
 )
-HEADERS = dict(zip(NIFTI_BYTES, (nibabel.Nifti1Header, nibabel.Nifti2Header), strict=True))
+HEADERS: dict[int, Any] = dict(zip(NIFTI_BYTES, (nibabel.Nifti1Header, nibabel.Nifti2Header), strict=True))
 
 
 def is_nifti(path: Path) -> bool:

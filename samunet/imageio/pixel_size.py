@@ -15,7 +15,7 @@ import tifffile
 PixelSize = tuple[float | None, float, float]
 """(D, H, W) in mm; None where the distance of slices is not told."""
 MICROMETER = 1e-3  # mm
-UNITS = {
+MILLIMETERS = {
     **dict.fromkeys(("\N{MICRO SIGN}m", "um", "micron", "microns", "micrometer", "micrometers"), MICROMETER),
     **dict.fromkeys(("in", "inch", "inches"), 25.4),
     **dict.fromkeys(("nm", "nanometer"), 1e-6),
@@ -58,7 +58,7 @@ def _of_ome(file: tifffile.TiffFile) -> PixelSize | None:
         return None
 
     def size(axis: str) -> float | None:
-        unit = UNITS.get(_micro(pixels.get(f"PhysicalSize{axis}Unit", "\N{MICRO SIGN}m")))  # OME's default
+        unit = MILLIMETERS.get(_micro(pixels.get(f"PhysicalSize{axis}Unit", "\N{MICRO SIGN}m")))  # OME's default
         try:
             return float(pixels.get(f"PhysicalSize{axis}", "")) * unit if unit is not None else None
         except ValueError:
@@ -72,7 +72,7 @@ def _of_ome(file: tifffile.TiffFile) -> PixelSize | None:
 
 def _of_imagej(file: tifffile.TiffFile, axes: str) -> PixelSize | None:
     description = file.imagej_metadata or {}
-    unit = UNITS.get(_micro(str(description.get("unit", ""))).lower())
+    unit = MILLIMETERS.get(_micro(str(description.get("unit", ""))).lower())
     plane = _of_tags(file, unit, POSSIBLE)
     if plane is None or unit is None:
         return None

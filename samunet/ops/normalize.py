@@ -10,7 +10,7 @@ from samunet.core.plan import ChannelPlan
 from samunet.errors import ConfigError, DatasetError, ShapeError, did_you_mean
 
 EPSILON = 1e-8  # nnU-Net's smallest divisor
-ROUNDING = 1e-6  # of float32, relative; what varies less is taken for constant
+CONSTANT_WITHIN = 1e-6  # of float32, relative; what varies less is taken for constant
 
 
 def normalize(array: np.ndarray, channels: Sequence[ChannelPlan], mask: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ def _zscore(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
 
 def _varies(values: np.ndarray, spread: float) -> bool:
     """Tell whether values in unusual units differ by more than rounding."""
-    return spread > ROUNDING * float(np.abs(values).max())
+    return spread > CONSTANT_WITHIN * float(np.abs(values).max())
 
 
 def _none(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:

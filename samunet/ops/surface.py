@@ -16,7 +16,7 @@ from samunet.core.geometry import Triple
 from samunet.errors import ShapeError
 from samunet.ops.crop import bounding_box, crop
 
-ROUNDING = 1e-5  # distances are float32: one that equals the tolerance may lie above it
+DISTANCE_ROUNDING = 1e-5  # distances are float32: one that equals the tolerance may lie above it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: Tripl
         hd=float(both.max()),
         hd95=float(max(np.percentile(to_prediction, 95), np.percentile(to_reference, 95))),
         assd=float(both.mean(dtype=np.float64)),
-        nsd=float(np.mean(both <= tolerance * (1 + ROUNDING))),
+        nsd=float(np.mean(both <= tolerance * (1 + DISTANCE_ROUNDING))),
     )
 
 

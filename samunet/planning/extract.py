@@ -29,10 +29,10 @@ from samunet.ops.crop import bounding_box, crop, nonzero_mask
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4  # of a fingerprint; raise it when the same files give other measurements
+FINGERPRINT_FORMAT = 4  # of a fingerprint; raise it when the same files give other measurements
 SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels per channel
 SHOWN = 20  # broken cases that a message names
-SEED = 1234  # nnU-Net's
+SAMPLING_SEED = 1234  # nnU-Net's
 LABELED_VOXELS = 1 << 21  # at a time, 12 bytes each
 # Bytes per voxel beside image and label: masks and components; foreground voxels of each channel, and how often drawn.
 MEASURED, COPIED = 16, 8
@@ -123,7 +123,7 @@ def extract_fingerprint(
         median_relative_size_after_crop=float(np.median(ratios)),
         classes=tuple(_class_size(name, values, measured) for name, values in spec.labels.foreground),
         ignore=spec.labels.ignore,
-        format=FORMAT,
+        format=FINGERPRINT_FORMAT,
     )
 
 
@@ -139,7 +139,7 @@ def describes(
     """Tell whether a fingerprint was made from these very files, channels and labels, in today's way."""
     classes = tuple((size.name, size.values) for size in fingerprint.classes)
     if (fingerprint.format, len(fingerprint.intensities), classes) != (
-        FORMAT,
+        FINGERPRINT_FORMAT,
         len(spec.channels),
         spec.labels.foreground,
     ):
@@ -174,7 +174,7 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int, in_
     foreground = label > 0
     if spec.labels.ignore is not None:
         foreground &= label != spec.labels.ignore
-    voxels, random = image[:, foreground], np.random.RandomState(SEED)
+    voxels, random = image[:, foreground], np.random.RandomState(SAMPLING_SEED)
     counts = np.stack([_draw(random, voxels.shape[1], draws) for _ in voxels])
     drawn = counts.any(axis=0)
     axis = 0 if volume.geometry.planar else int(np.argmax(spacing))

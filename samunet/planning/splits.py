@@ -15,7 +15,7 @@ from samunet.core.names import brief, check_case_name, is_name
 from samunet.errors import ConfigError, DatasetError
 
 FOLDS = 5
-SEED = 12345  # nnU-Net's
+SPLIT_SEED = 12345  # nnU-Net's
 FILE_NAME = "splits_final.json"
 PATIENTS = (
     r"^(sub-[^_]+)_",
@@ -131,7 +131,7 @@ def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | None = N
         raise DatasetError(
             f"Cross-validation needs two {what} or more; the dataset has {len(names)}. Train with fold 'all'."
         )
-    folds = KFold(n_splits=min(FOLDS, len(names)), shuffle=True, random_state=SEED)
+    folds = KFold(n_splits=min(FOLDS, len(names)), shuffle=True, random_state=SPLIT_SEED)
     return tuple(
         Split(train=_members(names[train].tolist(), groups), val=_members(names[val].tolist(), groups))
         for train, val in folds.split(names)
@@ -250,7 +250,7 @@ def split_for_fold(
     if int(fold) >= len(splits):
         group_of = groups or {name: name for name in identifiers}
         names = np.sort(list(set(group_of.values())))
-        train = np.random.RandomState(SEED + int(fold)).choice(len(names), int(len(names) * 0.8), replace=False)
+        train = np.random.RandomState(SPLIT_SEED + int(fold)).choice(len(names), int(len(names) * 0.8), replace=False)
         split = Split(
             train=_members(names[train].tolist(), group_of), val=_members(np.delete(names, train).tolist(), group_of)
         )

@@ -36,7 +36,7 @@ from samunet.preprocessing.storage import (
 DESCRIPTION = "dataset.json"
 NNUNET_CASES = "*.pkl"  # what nnU-Net keeps beside its cases, and we never do
 SHOWN = 20  # failures in a message
-FORMAT = 2  # of what is stored; raise it when preprocessing gives other values
+STORED_FORMAT = 2  # of what is stored; raise it when preprocessing gives other values
 
 
 def preprocess_dataset(
@@ -142,7 +142,7 @@ def settings_hash(spec: DatasetSpec, plan: Plan, configuration: Configuration) -
         configuration.dimensions,
         encode(configuration.spacing),
     ]
-    return _digest([FORMAT, *decided, spec.raw["labels"]])
+    return _digest([STORED_FORMAT, *decided, spec.raw["labels"]])
 
 
 def check_made_by(

@@ -33,7 +33,7 @@ from samunet.errors import DatasetError, SamunetError
 
 BLOCK_BYTES = 128 * 1024  # nnU-Net's, about an L2 cache
 CHUNK_BYTES = 6 * 1024 * 1024  # nnU-Net's, about a core's share of L3
-SEED = 1234  # nnU-Net's
+SAMPLING_SEED = 1234  # nnU-Net's
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01  # nnU-Net's: this many voxels per class, or 1 % of a large one
 ANNOTATED = "annotated"
 CASES = "samunet_cases.json"
@@ -219,7 +219,7 @@ def stored_cases(folder: Path) -> tuple[str, ...]:
 
 def sample_locations(label: np.ndarray, labels: Labels) -> Locations:
     """Draw voxels of every foreground class or region, and annotated ones, without replacement (nnU-Net's numbers)."""
-    random = np.random.RandomState(SEED)
+    random = np.random.RandomState(SAMPLING_SEED)
 
     def draw(mask: np.ndarray) -> np.ndarray:
         indices = np.flatnonzero(mask)

@@ -12,7 +12,7 @@ from samunet.core.dataset import DatasetSpec
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.labels import parse_labels
 from samunet.pipeline.plans import _method
-from samunet.planning.extract import FORMAT
+from samunet.planning.extract import FINGERPRINT_FORMAT
 from samunet.planning.planners.default import Target, plan
 from samunet.sam.backbones import backbone_named
 
@@ -55,7 +55,7 @@ def fingerprint_of(kind: dict) -> Fingerprint:
         median_relative_size_after_crop=1.0,
         classes=tuple(sizes),
         ignore=None,
-        format=FORMAT,
+        format=FINGERPRINT_FORMAT,
     )
 
 

@@ -21,10 +21,10 @@ from samunet.core.labels import left_right_pairs
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Preference, Seen, Topology
 from samunet.errors import PlanningError
 from samunet.ops.normalize import scheme_for
+from samunet.ops.resample import ANISOTROPY
 from samunet.planning.topology import divisors, topology_for
 from samunet.sam.backbones import TOKEN_PIXELS
 
-ANISOTROPY = 3.0  # nnU-Net's threshold
 SMALLEST_BATCH = 2  # nnU-Net's
 LARGEST_SHARE = 0.05  # nnU-Net: a batch covers at most 5 % of the dataset's voxels
 MASK_BELOW = 0.75  # nnU-Net: normalize within the nonzero region when cropping leaves less than this
