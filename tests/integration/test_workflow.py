@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from samunet.cli import evaluate_folder, plan_and_preprocess, predict, train
+from samunet.phantom.dataset import write_tiny_dataset
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
 COARSE = "-backbone vit_nano -overwrite_target_spacing 6 6 6"
@@ -50,9 +53,7 @@ def test_the_demo_writes_a_page_and_scores(tmp_path):
 
 
 @pytest.mark.parametrize("file_ending", [".png", ".nii.gz"])
-def test_2d_data_goes_through_every_command_in_its_own_format(tmp_path, file_ending):
-    from samunet.phantom.dataset import write_tiny_dataset
-
+def test_2d_data_goes_through_every_command_in_its_own_format(tmp_path, monkeypatch, capsys, file_ending):
     (tmp_path / "raw").mkdir()
     folder = write_tiny_dataset(
         tmp_path / "raw",
@@ -63,30 +64,27 @@ def test_2d_data_goes_through_every_command_in_its_own_format(tmp_path, file_end
         size=(1, 48, 40),
         file_ending=file_ending,
     )
-    environment = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
-    output = shell(
-        "samunet_plan_and_preprocess -d 903 --verify_dataset_integrity -backbone vit_nano\n"
-        "samunet_train 903 2d_adapter 0 --epochs 1 --iterations 2 --batch_size 2 --workers 0 -device cpu\n"
-        f"samunet_predict -i {folder}/imagesTs -o preds -device cpu\n"
-        f"samunet_evaluate_folder {folder}/labelsTs preds -djfile {folder}/dataset.json",
-        tmp_path,
-        **environment,
-    )
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    predictions = tmp_path / "preds"
+    short = "--epochs 1 --iterations 2 --batch_size 2 --workers 0 -device cpu"
+    for command, words in (
+        (plan_and_preprocess, "-d 903 --verify_dataset_integrity -backbone vit_nano"),
+        (train, f"903 2d_adapter 0 {short}"),
+        (predict, f"-i {folder}/imagesTs -o {predictions} -device cpu"),
+        (evaluate_folder, f"{folder}/labelsTs {predictions} -djfile {folder}/dataset.json"),
+    ):
+        assert command.main(words.split()) == 0
+    output = capsys.readouterr().out
     assert "2d_adapter" in output and "mean foreground" in output
-    assert {path.name for path in (tmp_path / "preds").iterdir()} == {
+    assert {path.name for path in predictions.iterdir()} == {
         f"tiny_006{file_ending}",
         "colors.ctbl",
         "dataset.json",
         "plans.json",
         "summary.json",
     }
-    refused = subprocess.run(
-        [SCRIPTS / "samunet_train", "903", "3d_adapter", "0"],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert refused.returncode == 2 and "holds 2D images" in refused.stderr
+    assert train.main(["903", "3d_adapter", "0"]) == 2 and "holds 2D images" in capsys.readouterr().err
 
 
 def test_the_readme_has_two_quick_start_lines_and_the_test_command_of_ci():
