@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from samunet.core.codec import file_sha256
 from samunet.core.fingerprint import IntensityStatistics
 from samunet.core.geometry import Geometry
 from samunet.core.history import SpatialHistory
-from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
+from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology, save_plan
 from samunet.core.workspace import Workspace
 from samunet.phantom.dataset import write_tiny_dataset
 from samunet.sam.backbones import backbone_named
@@ -90,7 +90,24 @@ def planned_with_weights(
     dataset = pipeline.open_dataset(workspace, name)
     fingerprint = pipeline.extract(workspace, dataset, threads=1, clean=False, quiet=True)
     asked = pipeline.PlanOptions(backbone="vit_nano", weights=str(weights), sha256=file_sha256(weights), **options)
-    return workspace, dataset, weights, pipeline.plan(workspace, dataset, fingerprint, asked)
+    return workspace, dataset, weights, narrow(workspace, pipeline.plan(workspace, dataset, fingerprint, asked))
+
+
+def narrow(workspace: Workspace, plan: Plan) -> Plan:
+    """Return a plan with at most 16 features in each stage of its U-Nets, saved in the place of the one given.
+
+    A step of a training then takes a tenth of the time, and a checkpoint of the tiny dataset a twentieth of the disk.
+    """
+    configurations = {
+        name: replace(
+            entry,
+            topology=replace(entry.topology, widths=tuple(min(width // 3, 16) for width in entry.topology.widths)),
+        )
+        for name, entry in plan.configurations.items()
+    }
+    narrowed = replace(plan, configurations=configurations)
+    save_plan(pipeline.plan_path(workspace, plan.dataset, plan.plans_name), narrowed)
+    return narrowed
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,7 @@ def make_project(root: Path, **dataset) -> Project:
     write_tiny_dataset(workspace.raw, **dataset)
     raw = pipeline.open_dataset(workspace, name)
     fingerprint = pipeline.extract(workspace, raw, threads=1, clean=False, quiet=True)
-    plan = pipeline.plan(workspace, raw, fingerprint, pipeline.PlanOptions(backbone="vit_nano"))
+    plan = narrow(workspace, pipeline.plan(workspace, raw, fingerprint, pipeline.PlanOptions(backbone="vit_nano")))
     for configuration in plan.configurations:
         pipeline.preprocess(workspace, raw, plan, configuration, threads=1, quiet=True)
     return Project(workspace=workspace, dataset=name)
