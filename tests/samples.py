@@ -90,24 +90,28 @@ def planned_with_weights(
     dataset = pipeline.open_dataset(workspace, name)
     fingerprint = pipeline.extract(workspace, dataset, threads=1, clean=False, quiet=True)
     asked = pipeline.PlanOptions(backbone="vit_nano", weights=str(weights), sha256=file_sha256(weights), **options)
-    return workspace, dataset, weights, narrow(workspace, pipeline.plan(workspace, dataset, fingerprint, asked))
+    return workspace, dataset, weights, plan_narrowly(workspace, dataset, fingerprint, asked)
 
 
-def narrow(workspace: Workspace, plan: Plan) -> Plan:
-    """Return a plan with at most 16 features in each stage of its U-Nets, saved in the place of the one given.
+def narrow(plan: Plan) -> Plan:
+    """Return a plan with at most 16 features in each stage of its U-Nets.
 
-    A step of a training then takes a tenth of the time, and a checkpoint of the tiny dataset a twentieth of the disk.
+    A step of a training then takes a tenth of the time, and a checkpoint of the tiny dataset a tenth of the disk.
     """
-    configurations = {
-        name: replace(
-            entry,
-            topology=replace(entry.topology, widths=tuple(min(width // 3, 16) for width in entry.topology.widths)),
-        )
-        for name, entry in plan.configurations.items()
-    }
-    narrowed = replace(plan, configurations=configurations)
-    save_plan(pipeline.plan_path(workspace, plan.dataset, plan.plans_name), narrowed)
-    return narrowed
+    configurations = {}
+    for name, entry in plan.configurations.items():
+        widths = tuple(min(width // 3, 16) for width in entry.topology.widths)
+        configurations[name] = replace(entry, topology=replace(entry.topology, widths=widths))
+    return replace(plan, configurations=configurations)
+
+
+def plan_narrowly(
+    workspace: Workspace, dataset: pipeline.RawDataset, fingerprint, options: pipeline.PlanOptions
+) -> Plan:
+    """Plan as asked for, and save the plan with narrow U-Nets in its place."""
+    plan = narrow(pipeline.plan(workspace, dataset, fingerprint, options))
+    save_plan(pipeline.plan_path(workspace, plan.dataset, plan.plans_name), plan)
+    return plan
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def make_project(root: Path, **dataset) -> Project:
     write_tiny_dataset(workspace.raw, **dataset)
     raw = pipeline.open_dataset(workspace, name)
     fingerprint = pipeline.extract(workspace, raw, threads=1, clean=False, quiet=True)
-    plan = narrow(workspace, pipeline.plan(workspace, raw, fingerprint, pipeline.PlanOptions(backbone="vit_nano")))
+    plan = plan_narrowly(workspace, raw, fingerprint, pipeline.PlanOptions(backbone="vit_nano"))
     for configuration in plan.configurations:
         pipeline.preprocess(workspace, raw, plan, configuration, threads=1, quiet=True)
     return Project(workspace=workspace, dataset=name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import planned_with_weights
+from samples import narrow, planned_with_weights
 
 from samunet import pipeline
 from samunet.checkpoints.file import load_checkpoint
@@ -74,7 +74,7 @@ def test_a_configuration_made_on_demand_follows_the_options_of_the_plan(setup):
     workspace, *_ = setup
     saved = pipeline.open_plan(workspace, "Dataset904_Pretrained", "samunetPlans")
     extended = pipeline.resolve(workspace, saved, "3d_sam_unet")
-    assert extended.configuration("3d_sam_unet") == saved.configuration("3d_adapter")
+    assert narrow(extended).configuration("3d_sam_unet") == saved.configuration("3d_adapter")
     assert extended.configuration("3d_sam_unet").spacing == (3.0, 1.5, 1.5)
     assert extended.reasons["spacing"] == saved.reasons["spacing"]
 

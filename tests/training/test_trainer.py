@@ -34,7 +34,7 @@ def test_a_fold_gets_what_nnunet_gives(trained):
     assert {"plans.json", "dataset.json"} <= {path.name for path in trained.parent.iterdir()}
     assert (trained / "progress.png").read_bytes().startswith(b"\x89PNG")
     log = (trained / "training_log.txt").read_text().splitlines()
-    assert "(no pretrained weights), 3.1 M parameters train, 0.0 M are frozen" in log[0]
+    assert "(no pretrained weights), 0.3 M parameters train, 0.0 M are frozen" in log[0]
     first, last = (line for line in log if line.startswith("epoch"))
     assert re.search(r"epoch 1/2: .* % waiting for data, [\d.]+ (s|min) left$", first) and last.endswith(
         "% waiting for data"
