@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from tiny import write_tiny_dataset
 
 from samunet import pipeline
 from samunet.core.codec import file_sha256
@@ -14,7 +15,6 @@ from samunet.core.geometry import Geometry
 from samunet.core.history import SpatialHistory
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology, save_plan
 from samunet.core.workspace import Workspace
-from samunet.phantom.dataset import write_tiny_dataset
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 from samunet.training.config import TrainingConfig

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import write_tiny_dataset
 
 import samunet
-from samunet.phantom.dataset import write_tiny_dataset
 
 ROOT = Path(samunet.__file__).parent
 ROWS = (

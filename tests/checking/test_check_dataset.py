@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from tiny import write_tiny_dataset
 
 from samunet.checking import run as checking_run
 from samunet.checking.across import join_label_values
@@ -21,7 +22,6 @@ from samunet.checking.run import check_dataset
 from samunet.cli import check_dataset as command
 from samunet.core import memory
 from samunet.errors import DatasetError
-from samunet.phantom.dataset import write_tiny_dataset
 
 IMAGE, LABEL = "imagesTr/tiny_001_0000.nii.gz", "labelsTr/tiny_001.nii.gz"
 

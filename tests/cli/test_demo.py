@@ -7,8 +7,9 @@ import re
 import shlex
 import shutil
 
+from tiny import write_tiny_dataset
+
 from samunet.cli import check_dataset, demo, import_dataset
-from samunet.phantom.dataset import write_tiny_dataset
 
 
 def lines(text):

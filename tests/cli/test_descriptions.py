@@ -7,8 +7,7 @@ import json
 import shutil
 
 import pytest
-
-from samunet.phantom.dataset import write_tiny_dataset
+from tiny import write_tiny_dataset
 
 NAME = "Dataset904_Hurt"
 COMMANDS = ("check_dataset", "plan_and_preprocess", "predict_from_modelfolder", "evaluate_folder")

@@ -9,8 +9,7 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
-
-from samunet.phantom.dataset import write_tiny_dataset
+from tiny import write_tiny_dataset
 
 
 def call(command: str, *arguments: str) -> int:

@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
+from tiny import write_tiny_dataset
 
 from samunet.cli import evaluate_folder, evaluate_simple
 from samunet.evaluation.summary import read_summary
-from samunet.phantom.dataset import write_tiny_dataset
 
 
 @pytest.fixture

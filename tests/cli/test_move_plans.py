@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tiny import write_tiny_dataset
+
 from samunet.cli import move_plans_between_datasets as command
 from samunet.cli import plan_experiment, preprocess
 from samunet.core.plan import load_plan
-from samunet.phantom.dataset import write_tiny_dataset
 
 NAME = "samunetPlans_small"
 

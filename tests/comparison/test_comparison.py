@@ -10,13 +10,13 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from tiny import write_tiny_dataset
 
 from samunet.cli import compare as command
 from samunet.comparison.compare import case_values
 from samunet.comparison.page import most_telling_cases
 from samunet.comparison.run import compare_folders, short_names
 from samunet.core.dataset import read_dataset_json
-from samunet.phantom.dataset import write_tiny_dataset
 
 LABELS = {"background": 0, "body_part": 1, "core": 2}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+from tiny import write_tiny_dataset
 
 from samunet.cli import (
     accumulate_crossval_results,
@@ -22,7 +23,6 @@ from samunet.cli import (
 from samunet.core.results import best_models
 from samunet.core.workspace import Workspace
 from samunet.evaluation.summary import read_summary
-from samunet.phantom.dataset import write_tiny_dataset
 
 MODELS = {"SAMTrainer__samunetPlans__3d_adapter": 1, "SAMTrainer__samunetPlans__3d_ma_sam": 2}
 

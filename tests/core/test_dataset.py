@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from tiny import write_tiny_dataset
 
 from samunet.core.dataset import group_channels, read_dataset_json, training_cases
 from samunet.errors import ConfigError, DatasetError, SamunetError
-from samunet.phantom.dataset import write_tiny_dataset
 
 PLAIN = {
     "channel_names": {"0": "T1", "1": "T2"},

@@ -7,6 +7,7 @@ import json
 import unicodedata
 
 import pytest
+from tiny import write_tiny_dataset
 
 from samunet.checking.run import check_dataset
 from samunet.core.dataset import files_with_ending, group_channels, read_dataset_json, training_cases
@@ -18,7 +19,6 @@ from samunet.importing import layouts
 from samunet.importing.dataset import FoundCase
 from samunet.inference.ensemble import ensemble
 from samunet.inference.extras import Extras
-from samunet.phantom.dataset import write_tiny_dataset
 from samunet.pipeline.inputs import cases_to_predict
 from samunet.planning.splits import read_splits
 from samunet.preprocessing.storage import CASES, stored_cases

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from hostile import HOSTILE, SHAPE, values, write_sound
+from tiny import write_tiny_dataset
 
 from samunet.checking.run import check_dataset
 from samunet.errors import ImageFileError
 from samunet.imageio import itk, itk_pool, reader_for
-from samunet.phantom.dataset import write_tiny_dataset
 
 READER = reader_for(".mha")
 pytestmark = pytest.mark.skipif(not itk_pool.SEPARATE, reason="the platform has no processes for this")

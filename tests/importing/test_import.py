@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+from tiny import write_tiny_dataset
 
 from samunet.checking.run import check_dataset
 from samunet.cli import convert_msd_dataset, import_dataset
@@ -17,7 +18,6 @@ from samunet.errors import DatasetError
 from samunet.imageio import reader_for
 from samunet.importing import layouts
 from samunet.importing.dataset import FoundCase, identifier_of, write_dataset
-from samunet.phantom.dataset import write_tiny_dataset
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import write_tiny_dataset
 
 from samunet.cli import evaluate_folder, plan_and_preprocess, predict, train
-from samunet.phantom.dataset import write_tiny_dataset
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent

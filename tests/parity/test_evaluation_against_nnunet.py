@@ -9,11 +9,11 @@ import warnings
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from tiny import write_tiny_dataset
 
 from samunet.evaluation.score import Measures, evaluate_folder
 from samunet.evaluation.summary import KEYS, read_summary, target_key, write_summary
 from samunet.imageio import reader_for
-from samunet.phantom.dataset import write_tiny_dataset
 
 pytest.importorskip("nnunetv2", exc_type=ImportError)
 with warnings.catch_warnings():

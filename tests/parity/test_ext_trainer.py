@@ -10,9 +10,9 @@ import sys
 import nibabel
 import numpy as np
 import pytest
+from tiny import write_tiny_dataset
 
 from samunet.cli import info
-from samunet.phantom.dataset import write_tiny_dataset
 
 pytest.importorskip("nnunetv2")
 

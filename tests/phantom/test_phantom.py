@@ -8,10 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from tiny import write_tiny_dataset
 
 from samunet.core.dataset import read_dataset_json, training_cases
 from samunet.errors import ConfigError, DatasetError
-from samunet.phantom.dataset import ORGANS, _waves, write_phantom_dataset, write_tiny_dataset
+from samunet.phantom.abdomen import ORGANS, waves
+from samunet.phantom.dataset import write_phantom_dataset
 
 
 def contents(folder):
@@ -126,7 +128,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
 
 def test_waves_have_unit_variance():
     points = np.stack(np.meshgrid(*[np.arange(40, dtype=np.float32)] * 3, indexing="ij"))
-    assert np.std(_waves(np.random.default_rng(0), points, wavelength=(8, 12))) == pytest.approx(1, abs=0.15)
+    assert np.std(waves(np.random.default_rng(0), points, wavelength=(8, 12))) == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("file_ending", [".nii.gz", ".mha", ".nrrd"])

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from samples import make_project
+from tiny import write_tiny_dataset
 
 from samunet import pipeline
 from samunet.cli import plan_experiment, preprocess, train
@@ -14,7 +15,6 @@ from samunet.core.dataset import read_dataset_json
 from samunet.core.names import MOST_BYTES
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError
-from samunet.phantom.dataset import write_tiny_dataset
 from samunet.preprocessing.storage import stored_cases
 
 OWN, OTHER = "Dataset904_Own", "Dataset914_Other"

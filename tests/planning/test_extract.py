@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+from tiny import write_tiny_dataset
 
 from samunet.core import memory
 from samunet.core.codec import decode, encode
@@ -18,7 +19,6 @@ from samunet.core.dataset import read_dataset_json, training_cases
 from samunet.core.fingerprint import Fingerprint
 from samunet.errors import DatasetError
 from samunet.imageio import reader_for
-from samunet.phantom.dataset import write_tiny_dataset
 from samunet.planning import extract
 from samunet.planning.extract import describes, extract_fingerprint
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from samples import small_configuration, small_plan, untouched
+from tiny import write_tiny_dataset
 
 from samunet.core.codec import atomic_path, file_sha256
 from samunet.core.dataset import read_dataset_json, training_cases
@@ -21,7 +22,6 @@ from samunet.data.dataset import PreprocessedDataset
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import reader_for
 from samunet.imageio.case import read_case
-from samunet.phantom.dataset import write_tiny_dataset
 from samunet.preprocessing import run, storage
 from samunet.preprocessing.forward import preprocess
 from samunet.preprocessing.run import check_made_by, preprocess_dataset
