@@ -30,6 +30,7 @@ from samunet.planning.topology import topology_for
 from samunet.sam.backbones import TOKEN_PIXELS, backbone_named
 from samunet.sam.build import build_sam
 from samunet.variants import sam_unet
+from samunet.variants.sam_unet.rules import WIDEST_TOKEN
 
 RESULTS = Path(__file__).parent / "results"
 LABELS = parse_labels({"background": 0, "organ": 1, "lesion": 2})
@@ -74,10 +75,10 @@ def main() -> None:
             pretrained=backbone.pretrained,
         )
         alone = step_seconds(spec, encoder, sam_unet.Config(sam_path=False), arguments.repeats)
-        choices = sam_unet.preferred(topology, padded, FINEST / sam_unet.WIDEST_TOKEN)
+        choices = sam_unet.preferred(topology, padded, FINEST / WIDEST_TOKEN)
         specs = [replace(spec, encoder_scale=choice.scale) for choice in choices]
         seconds = [step_seconds(fine, encoder, sam_unet.Config(), arguments.repeats) for fine in specs]
-        estimates = [sam_unet.operations(fine, backbone) for fine in specs]
+        estimates = [sam_unet.operations(fine, backbone, sam_unet.Config()) for fine in specs]
         steps = []
         for choice, taken, estimate in zip(choices, seconds, estimates, strict=True):
             estimated, measured = estimate / estimates[-1], taken / seconds[-1]

@@ -304,7 +304,9 @@ def described(plan: Plan, name: str, workspace: Workspace) -> dict[str, Any]:
             topology=configuration.topology,
             pretrained=configuration.weights is not None,
         )
-        found["giga_operations"] = round(sam_unet.operations(network, backbone_named(configuration.backbone)) / 1e9)
+        found["giga_operations"] = round(
+            sam_unet.operations(network, backbone_named(configuration.backbone), sam_unet.Config()) / 1e9
+        )
     return found
 
 

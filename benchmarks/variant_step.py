@@ -20,7 +20,7 @@ from machine import processor_name
 from slab_step import CLASSES, RESULTS, measure
 
 from samunet.core.codec import read_json, write_json
-from samunet.core.plugins import load_variant
+from samunet.variants.method import load_variant
 
 VARIANTS = ("sam_unet", "ma_sam", "samed", "med_sa", "masksam", "med_sa_prompted", "ma_sam_prompted")
 OPTIONS = {"med_sa_prompted": {"prompts": "iterative"}}
@@ -39,7 +39,7 @@ def main() -> None:
     device, (depth, height, width) = torch.device(arguments.device), arguments.shape
     if arguments.one:
         variant = load_variant(arguments.one)
-        config = variant.Config(**OPTIONS.get(arguments.one, {}))
+        config = variant.read(OPTIONS.get(arguments.one, {}), arguments.one)
         print(
             json.dumps(measure(variant, config, arguments.backbone, (depth, height, width), device, arguments.repeats))
         )

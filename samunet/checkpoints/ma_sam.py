@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from samunet.errors import CheckpointError
-from samunet.models.promptfree import PromptFreeSAM
+from samunet.models.prompt_free import PromptFreeSAM
 
 
 def official_state(network: PromptFreeSAM) -> dict[str, Tensor]:

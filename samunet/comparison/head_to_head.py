@@ -19,20 +19,19 @@ from samunet.comparison.run import compare_trained
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.cost import read_cost
 from samunet.core.plan import DEFAULT_PLANS_NAME, parse_configuration_name
-from samunet.core.plugins import load_variant
 from samunet.core.results import VALIDATION, model_folder
 from samunet.core.workspace import Workspace, environment_of_commands
 from samunet.errors import ConfigError
 from samunet.evaluation.summary import SUMMARY
 from samunet.machine.hardware import choose_device
 from samunet.machine.progress import pool_of
-from samunet.models.prompt_rules import takes_prompts
 from samunet.pipeline.datasets import RawDataset, extract, open_dataset
 from samunet.pipeline.plans import PlanOptions, open_plan, plan, plan_path, preprocess, resolve
 from samunet.pipeline.trainings import fold_split, is_finished
 from samunet.planning.splits import FILE_NAME, Split, read_splits
 from samunet.training.config import TrainingConfig
 from samunet.training.pace import LARGEST_ERROR
+from samunet.variants.method import load_variant
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ def run_against_nnunet(
     """
     nnunet.refuse_absent()
     for name in settings.configurations:
-        if takes_prompts(load_variant(parse_configuration_name(name.rpartition("__")[2])[1])):
+        if load_variant(parse_configuration_name(name.rpartition("__")[2])[1]).prompted:
             raise ConfigError(
                 f"{name} is shown where to look, nnU-Net is not; what they reach is not compared. Leave it out."
             )

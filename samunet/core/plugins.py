@@ -1,22 +1,21 @@
-"""Find an adaptation method by its name: the name is the module."""
+"""The names of adaptation methods: a method's name is its module's."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 from importlib.metadata import entry_points
-from types import ModuleType
 
 from samunet.errors import ConfigError, did_you_mean
 
 PACKAGE = "samunet.variants"
-SHARED = frozenset({"network"})  # modules of the package that are no method
+SHARED = frozenset({"method", "network"})  # modules of the package that are no method
 
 
 def variant_names() -> tuple[str, ...]:
     """Return the names of all adaptation methods: modules of samunet.variants and installed entry points."""
     package = importlib.import_module(PACKAGE)
-    own = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")} - SHARED
+    own = {module.name for module in pkgutil.iter_modules(package.__path__)} - SHARED
     return tuple(sorted(own | {point.name for point in entry_points(group=PACKAGE)}))
 
 
@@ -26,16 +25,3 @@ def refuse_unknown_variant(name: str) -> None:
         from samunet.core.plan import ALIASES  # numpy comes with it, which only listing names needs not load
 
         raise ConfigError(f"There is no adaptation method '{name}'.{did_you_mean(name, {*variant_names(), *ALIASES})}")
-
-
-def load_variant(name: str) -> ModuleType:
-    """Import one adaptation method and nothing else.
-
-    Raises:
-        ConfigError: no method has that name; the nearest is named.
-    """
-    for point in entry_points(group=PACKAGE):
-        if point.name == name:
-            return importlib.import_module(point.value)
-    refuse_unknown_variant(name)
-    return importlib.import_module(f"{PACKAGE}.{name}")

@@ -20,11 +20,10 @@ from samunet.core.fingerprint import IntensityStatistics
 from samunet.core.geometry import shape3, triple
 from samunet.core.labels import Labels
 from samunet.core.plan import DEFAULT_PLANS_NAME, ChannelPlan, Configuration, Plan, Topology
-from samunet.core.plugins import load_variant
 from samunet.errors import ConfigError
-from samunet.models.prompt_rules import takes_prompts
 from samunet.training.config import TrainingConfig
 from samunet.training.trainer import make_optimizer
+from samunet.variants.method import load_variant
 from samunet.variants.network import build_network
 
 BACKBONE = "vit_tiny"
@@ -88,7 +87,7 @@ class samunetTrainer(nnUNetTrainer):
     ) -> nn.Module:
         """Build a samunet network from nnU-Net's plan."""
         del enable_deep_supervision
-        if takes_prompts(load_variant(cls.variant)):
+        if load_variant(cls.variant).prompted:
             raise ConfigError(
                 f"The method {cls.variant} takes prompts, which nnU-Net does not give; train it with samunet_train."
             )

@@ -73,23 +73,9 @@ def deep_supervision_terms(sums: dict[str, Tensor], labels: Labels) -> dict[str,
 
 
 def _level_sums(logits: Tensor, label: Tensor, labels: Labels, batch_dice: bool) -> dict[str, Tensor]:
-    logits = logits if logits.dtype is torch.float64 else logits.float()
-    known = None if labels.ignore is None else (label != labels.ignore)
-    if labels.has_regions:
-        target = region_targets(label, labels)
-        entropy = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none").mean(1)
-        probabilities = logits.sigmoid()
-    else:
-        index = label.long() if known is None else label.long().masked_fill(~known, 0)
-        entropy = F.cross_entropy(logits, index, reduction="none")
-        target, probabilities = (
-            F.one_hot(index, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype),
-            logits.softmax(1)[:, 1:],
-        )
-    voxels = torch.full((), entropy.numel(), dtype=logits.dtype, device=logits.device)
-    if known is not None:
-        entropy, voxels = entropy * known, known.sum().to(logits.dtype)
-        probabilities, target = probabilities * known.unsqueeze(1), target * known.unsqueeze(1)
+    entropy, probabilities, target, voxels = _compare(logits, label, labels)
+    if not labels.has_regions:  # background has no Dice of its own
+        probabilities, target = probabilities[:, 1:], target[:, 1:]
     axes = (2, 3, 4)
     overlap, predicted, reference = (probabilities * target).sum(axes), probabilities.sum(axes), target.sum(axes)
     sums = {"entropy": entropy.sum(), "voxels": voxels}
@@ -97,6 +83,44 @@ def _level_sums(logits: Tensor, label: Tensor, labels: Labels, batch_dice: bool)
         return sums | {"overlap": overlap.sum(0), "predicted": predicted.sum(0), "reference": reference.sum(0)}
     dice = _dice(overlap, predicted, reference)
     return sums | {"dice": dice.sum(), "dices": torch.full_like(voxels, dice.numel())}
+
+
+def _compare(logits: Tensor, label: Tensor, labels: Labels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the cross-entropy (B, D, H, W), probabilities and targets (B, K, D, H, W), and the number of voxels.
+
+    The first three are zero where the label has the ignore value, and such voxels are not counted.
+    """
+    logits = logits if logits.dtype is torch.float64 else logits.float()
+    target = output_targets(label, labels).to(logits.dtype)
+    if labels.has_regions:
+        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+        probabilities = logits.sigmoid()
+    else:
+        entropy = F.cross_entropy(logits, class_indices(label, labels), reduction="none")
+        probabilities = logits.softmax(1)
+    if labels.ignore is None:
+        return entropy, probabilities, target, logits.new_tensor(float(entropy.numel()))
+    known = known_voxels(label, labels)
+    return entropy * known, probabilities * known.unsqueeze(1), target, known.sum().to(logits.dtype)
+
+
+def known_voxels(label: Tensor, labels: Labels) -> Tensor:
+    """Return where (B, D, H, W) labels do not have the ignore value."""
+    return torch.ones_like(label, dtype=torch.bool) if labels.ignore is None else label != labels.ignore
+
+
+def class_indices(label: Tensor, labels: Labels) -> Tensor:
+    """Return (B, D, H, W) labels as int64, with background in the place of the ignore value."""
+    index = label.long()
+    return index if labels.ignore is None else index.masked_fill(label == labels.ignore, 0)
+
+
+def output_targets(label: Tensor, labels: Labels) -> Tensor:
+    """Turn (B, D, H, W) labels into (B, K, D, H, W) masks, 0 or 1, of classes or regions; zero where ignored."""
+    if labels.has_regions:
+        return region_targets(label, labels)
+    masks = F.one_hot(class_indices(label, labels), labels.outputs).movedim(-1, 1)
+    return masks if labels.ignore is None else masks * known_voxels(label, labels).unsqueeze(1)
 
 
 def region_targets(label: Tensor, labels: Labels) -> Tensor:
@@ -112,7 +136,7 @@ def nearest(label: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def slab_sums(logits: Tensor, label: Tensor, labels: Labels) -> dict[str, Tensor]:
-    """Return the sums over voxels and batch that `slab_terms` needs; sums of several batches add up to those of all of them.
+    """Return the sums over voxels and batch that `slab_terms` needs; sums of several batches add up to those of all.
 
     Args:
         logits: (B, K, D, H, W), any float type.
@@ -122,21 +146,11 @@ def slab_sums(logits: Tensor, label: Tensor, labels: Labels) -> dict[str, Tensor
     Returns:
         "entropy" and "voxels", scalars; "overlap", "predicted" and "reference", (K,): sums of p*y, p*p and y*y.
     """
-    logits = logits if logits.dtype is torch.float64 else logits.float()
-    known = torch.ones_like(label, dtype=torch.bool) if labels.ignore is None else (label != labels.ignore)
-    if labels.has_regions:
-        target = region_targets(label, labels)
-        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
-        probabilities = logits.sigmoid()
-    else:
-        index = label.long().masked_fill(~known, 0)
-        entropy = F.cross_entropy(logits, index, reduction="none")
-        target, probabilities = F.one_hot(index, logits.shape[1]).movedim(-1, 1).to(logits.dtype), logits.softmax(1)
-    probabilities, target = probabilities * known.unsqueeze(1), target * known.unsqueeze(1)
+    entropy, probabilities, target, voxels = _compare(logits, label, labels)
     axes = (0, 2, 3, 4)
     return {
-        "entropy": (entropy * known).sum(),
-        "voxels": known.sum().to(logits.dtype),
+        "entropy": entropy.sum(),
+        "voxels": voxels,
         "overlap": (probabilities * target).sum(axes),
         "predicted": (probabilities * probabilities).sum(axes),
         "reference": target.sum(axes),

@@ -1,6 +1,7 @@
 """Clicks and boxes inside a network: read from prompt maps, simulated from labels, embedded as SAM does.
 
-Axes: B batch, R foreground classes or regions, D H W voxels, N pairs of a slice and a structure, P prompt tokens, C decoder width.
+Axes: B batch, R foreground classes or regions, D H W voxels, N pairs of a slice and a structure, P prompt tokens,
+C decoder width.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from segment_anything.modeling import PromptEncoder
 from torch import Tensor
 
 from samunet.core.prompts import BOX, INSIDE, OUTSIDE, SHOWS
-from samunet.models.boxes import extent
-from samunet.models.prompt_rules import MODES
+from samunet.models.rules import MODES
 
 KINDS = {OUTSIDE: 0, INSIDE: 1}
 FIRST_CORNER, LAST_CORNER = 2, 3
@@ -31,6 +31,12 @@ class PromptTokens(NamedTuple):
     """(N, P) index of a point embedding, NO_POINT or NOTHING."""
 
 
+def extent(line: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where (..., n) booleans first hold, and one past where they last do; 0 and n where they nowhere do."""
+    held = line.float()
+    return held.argmax(-1), line.shape[-1] - held.flip(-1).argmax(-1)
+
+
 def draw_mode(mode: str) -> str:
     """Return the kind of prompts of one batch."""
     kinds = [kind for kind in MODES if mode in ("mixed", kind) and kind != "mixed"]
@@ -38,7 +44,7 @@ def draw_mode(mode: str) -> str:
 
 
 def simulated_clicks(target: Tensor, count: int) -> Tensor:
-    """Return a prompt map with up to `count` clicks at random voxels of each slice of (B, R, D, H, W) bool masks; none where a slice is empty."""
+    """Return a prompt map with clicks in (B, R, D, H, W) bool masks: up to `count` random voxels of each slice."""
     return clicks_in(target, count) * INSIDE
 
 
@@ -51,9 +57,10 @@ def clicks_in(mask: Tensor, count: int) -> Tensor:
 
 
 def corrected(drawn: Tensor, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Add one click to each slice of a prompt map where the prediction, logits above 0, and the target differ; (B, R, D, H, W) all.
+    """Add one click to each slice of a prompt map where the prediction, logits above 0, and the target differ.
 
     Args:
+        drawn, logits, target: (B, R, D, H, W).
         known: (B, D, H, W) false where there is no annotation and so no click.
     """
     missed, wrong = target & (logits <= 0), ~target & (logits > 0) & known.unsqueeze(1)
@@ -64,9 +71,9 @@ def corrected(drawn: Tensor, logits: Tensor, target: Tensor, known: Tensor) -> T
 def simulated_boxes(target: Tensor, *, overlap: float = 1.0, relaxation: int = 0) -> Tensor:
     """Return a prompt map with one box for each structure of a sample: (B, R, D, H, W) bool masks to uint8.
 
-    A box holds the structure in all slices of the slab that have it. Each side in the plane moves by a share of the box's size, of at most
-    (1 - sqrt(overlap)) / 2 in either direction, rounded toward the tight box, so that the IoU in the plane is `overlap` or more; then each
-    side, along depth too, outward by up to `relaxation` voxels.
+    A box holds the structure in all slices of the slab that have it. Each side in the plane moves by a share of the
+    box's size, of at most (1 - sqrt(overlap)) / 2 in either direction, rounded toward the tight box, so that the IoU in
+    the plane is `overlap` or more; then each side, along depth too, outward by up to `relaxation` voxels.
     """
     drawn = target.flatten(2).any(2)[..., None, None, None]
     for axis, others in ((2, (3, 4)), (3, (2, 4)), (4, (2, 3))):
@@ -90,8 +97,8 @@ def read_map(drawn: Tensor, scale: float, encoder_size: tuple[int, int]) -> tupl
         encoder_size: (H, W) of the padded plane in encoder pixels.
 
     Returns:
-        (N, 3) sample, structure and slice of all pairs with a click inside or a box, in order; and their tokens: clicks first, then
-        SAM's padding point where there is no box, or else the box's corners.
+        (N, 3) sample, structure and slice of all pairs with a click inside or a box, in order; and their tokens: clicks
+        first, then SAM's padding point where there is no box, or else the box's corners.
     """
     drawn = drawn.to(torch.uint8)
     pairs = (drawn & SHOWS > 0).flatten(3).any(3).nonzero()

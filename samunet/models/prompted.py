@@ -1,7 +1,7 @@
-"""SAM with prompts: an adapted encoder, and SAM's decoder once for every slice and structure that a click or a box shows.
+"""SAM with prompts: an adapted encoder, and SAM's decoder once for every slice and structure that a prompt shows.
 
-Axes: B batch, R foreground classes or regions, K outputs, D H W voxels, N pairs of a slice and a structure, P prompt tokens, C decoder width,
-h w token rows and columns.
+Axes: B batch, R foreground classes or regions, K outputs, D H W voxels, N pairs of a slice and a structure, P prompt
+tokens, C decoder width, h w token rows and columns.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from segment_anything.modeling import MaskDecoder, Sam
 from torch import Tensor, nn
 
 from samunet.core.batch import Batch
-from samunet.models.adapted import AdaptedSAM
-from samunet.models.losses import region_targets, slab_sums
-from samunet.models.prompt_rules import PromptedConfig
+from samunet.models.losses import known_voxels, region_targets, slab_sums
 from samunet.models.prompt_tokens import (
     PromptTokens,
     corrected,
@@ -26,9 +24,11 @@ from samunet.models.prompt_tokens import (
     simulated_boxes,
     simulated_clicks,
 )
+from samunet.models.rules import PromptSimulation
+from samunet.models.sam_with_sites import AdaptedSAM
 from samunet.models.segmenter import ABSENT, PromptedSegmenter
 from samunet.models.spec import NetworkSpec
-from samunet.sam.decoder import DecoderSites, dense_positions, run_two_way
+from samunet.sam.decoder import DecoderSites, decode, mask_weights, masks_from, own_tokens, without_mask
 from samunet.sam.encoder import Sites
 
 TOGETHER = 64  # pairs that the decoder takes at a time where no gradient is wanted
@@ -41,50 +41,52 @@ class PromptedMasks(nn.Module):
 
     Args:
         sam: gives the prompt encoder.
-        decoder: SAM's own, whose first mask counts, as SAM takes it where it is asked for one mask; or one with two tokens, elsewhere and
-            the structure, whose masks' difference counts: its softmax is that of a class-token decoder for one class.
-        sites: see `run_two_way`.
-        released: as the code of Medical SAM Adapter: the decoder runs as EfficientSAM's, and x and y of prompts change places.
+        decoder: SAM's own, whose first mask counts, as SAM takes it where it is asked for one mask; or one with two
+            tokens, elsewhere and the structure, whose masks' difference counts: its softmax is that of a class-token
+            decoder for one class.
+        sites: see `samunet.sam.decoder.decode`.
     """
 
-    def __init__(
-        self, sam: Sam, decoder: MaskDecoder, sites: Sequence[DecoderSites] | None = None, *, released: bool = False
-    ) -> None:
+    def __init__(self, sam: Sam, decoder: MaskDecoder, sites: Sequence[DecoderSites] | None = None) -> None:
         super().__init__()
-        self.released = released
         self.prompt_encoder, self.mask_decoder = sam.prompt_encoder, decoder
         self.sites = None if sites is None else nn.ModuleList(sites)
         self.difference = decoder.num_mask_tokens == 2
 
     def forward(self, embedding: Tensor, prompts: PromptTokens | None) -> Tensor:
-        """(N, C, h, w) embeddings of the pairs' slices to (N, f*h, f*w) logits, f the upsampling; without prompts as SAM without prompts."""
-        decoder, plane = self.mask_decoder, embedding.shape[2:]
-        tokens = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(len(embedding), -1, -1)
-        heard = present = None
+        """(N, C, h, w) embeddings of the pairs' slices to (N, f*h, f*w) logits; None answers as SAM without prompts."""
+        decoder, encoder = self.mask_decoder, self.prompt_encoder
+        given = shown = mean = None
         if prompts is not None:
             shown = prompts.kinds >= 0
-            given = embed(
-                self.prompt_encoder, prompts._replace(places=prompts.places.flip(-1)) if self.released else prompts
-            ).to(tokens.dtype)
+            given = self.embed(prompts)
             mean = given.sum(1, keepdim=True) / shown.sum(1)[:, None, None]
-            present = torch.cat((shown.new_ones(tokens.shape[:2]), shown), dim=1)
-            tokens = torch.cat((tokens, given), dim=1)
-            heard = tokens + mean
-        positions = dense_positions(self.prompt_encoder.pe_layer, tuple(plane)).to(embedding.dtype)
-        planes = embedding + self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-        told = {"heard": heard, "present": present, "efficient": self.released}
-        queries, places = run_two_way(decoder.transformer, planes, positions, tokens, self.sites, **told)
-        features = decoder.output_upscaling(places.transpose(1, 2).unflatten(2, plane))
-        weights = decoder.output_hypernetworks_mlps[0](queries[:, 1])
+        decoded = decode(
+            decoder.transformer,
+            encoder.pe_layer,
+            embedding,
+            own_tokens(decoder),
+            dense=without_mask(encoder),
+            prompts=given,
+            shown=shown,
+            told=mean,
+            sites=self.sites,
+        )
+        weights = mask_weights(decoder, decoded, 0)
         if self.difference:
-            weights = decoder.output_hypernetworks_mlps[1](queries[:, 2]) - weights
-        return torch.einsum("nc,nchw->nhw", weights, features)
+            weights = mask_weights(decoder, decoded, 1) - weights
+        return masks_from(decoder, decoded, weights)
+
+    def embed(self, prompts: PromptTokens) -> Tensor:
+        """Return the prompts' (N, P, C) embeddings, SAM's."""
+        return embed(self.prompt_encoder, prompts)
 
 
 class PromptedSAM(AdaptedSAM, PromptedSegmenter):
     """An adapted SAM that segments what prompts show, each structure by itself.
 
-    A structure's logit is that of its mask; background's is 0. With one class the softmax of both is the sigmoid of the mask.
+    A structure's logit is that of its mask; background's is 0. With one class the softmax of both is the sigmoid of the
+    mask.
 
     Args:
         sam, spec, sites, settings: of `AdaptedSAM`; the head is a `PromptedMasks`.
@@ -92,23 +94,19 @@ class PromptedSAM(AdaptedSAM, PromptedSegmenter):
     """
 
     def __init__(
-        self, sam: Sam, spec: NetworkSpec, sites: Sequence[Sites] | None, *, simulation: PromptedConfig, **settings: Any
+        self,
+        sam: Sam,
+        spec: NetworkSpec,
+        sites: Sequence[Sites] | None,
+        *,
+        simulation: PromptSimulation,
+        **settings: Any,
     ) -> None:
         super().__init__(sam, spec, sites, **settings)
         self.simulation, self.prompts = simulation, simulation.prompts
         self.order = [self.labels.foreground.index(named) for named in self.labels.channels]
 
     def forward(self, image: Tensor, drawn: Tensor | None = None) -> Tensor:
-        """Segment.
-
-        Args:
-            image: (B, C, D, H, W).
-            drawn: (B, R, D, H, W) prompt map, see `samunet.core.prompts`, a plane for each of `labels.channels`; None runs SAM's decoder
-                without prompts, alike for all structures.
-
-        Returns:
-            (B, K, D, H, W) logits; ABSENT for a structure in a slice without prompts.
-        """
         return self._with_background(self._masks(self.encode(self.pixels(image)), drawn, image.shape[2:]))
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
@@ -121,17 +119,16 @@ class PromptedSAM(AdaptedSAM, PromptedSegmenter):
 
     @torch.no_grad()
     def simulate(self, label: Tensor, embedding: Tensor) -> Tensor:
-        """Draw prompts for (B, D, H, W) labels, as the settings say, from torch's generators: a (B, R, D, H, W) uint8 map."""
+        """Draw a (B, R, D, H, W) uint8 prompt map for (B, D, H, W) labels, as the settings say, from torch's generators."""
         target = region_targets(label, self.labels)[:, self.order].bool()
-        known = torch.ones_like(label, dtype=torch.bool) if self.labels.ignore is None else label != self.labels.ignore
-        settings = self.simulation
+        known, settings = known_voxels(label, self.labels), self.simulation
         mode = draw_mode(settings.prompts)
         if mode == "box":
             return simulated_boxes(target, overlap=settings.box_overlap, relaxation=settings.box_relaxation)
         drawn = simulated_clicks(target, settings.points if mode == "points" else 1)
         for _ in range(settings.rounds - 1 if mode == "iterative" else 0):
             drawn = corrected(drawn, self._masks(embedding, drawn, label.shape[1:]), target, known)
-        torch.clear_autocast_cache()  # some versions of torch would give the step casts of weights that were made here, without gradient
+        torch.clear_autocast_cache()  # some versions of torch would give the step casts of weights without gradient
         return drawn
 
     def _masks(self, embedding: Tensor, drawn: Tensor | None, shape: Sequence[int]) -> Tensor:
@@ -143,15 +140,14 @@ class PromptedSAM(AdaptedSAM, PromptedSegmenter):
             return self.fit(masks, shape).expand(-1, structures, -1, -1, -1)
         pairs, prompts = read_map(drawn, self.scale, self.pixels.encoder_size)
         sample, structure, place = pairs.unbind(1)
-        found = (
-            embedding.new_full((batch, structures, depth, *shape[1:]), ABSENT) + 0 * embedding.mean()
-        )  # a gradient, where nothing is shown
+        nothing = embedding.new_full((batch, structures, depth, *shape[1:]), ABSENT)
+        logits = nothing + 0 * embedding.mean()  # a gradient, where nothing is shown
         together = max(1, len(pairs)) if torch.is_grad_enabled() else TOGETHER
         for part in (slice(first, first + together) for first in range(0, len(pairs), together)):
             masks = self.head(embedding[sample[part], place[part]], PromptTokens(*(tokens[part] for tokens in prompts)))
             masks = self.fit(masks[None, None], (len(masks), *shape[1:]))[0, 0]
-            found = found.index_put((sample[part], structure[part], place[part]), masks.to(found.dtype))
-        return found
+            logits = logits.index_put((sample[part], structure[part], place[part]), masks.to(logits.dtype))
+        return logits
 
     def _with_background(self, logits: Tensor) -> Tensor:
         """(B, R, D, H, W) to (B, K, D, H, W): for classes, a background of zeros before them."""

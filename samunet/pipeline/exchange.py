@@ -29,7 +29,7 @@ from samunet.core.plan import Configuration, Plan, load_plan, save_plan
 from samunet.core.results import DEFAULT_TRAINER, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
-from samunet.models.adapted import AdaptedSAM
+from samunet.models.sam_with_sites import AdaptedSAM
 from samunet.sam.weights import read_tensors
 from samunet.training.config import TrainingConfig, deciding_settings
 from samunet.training.trainer import FINAL

@@ -25,7 +25,6 @@ from samunet.core.plan import (
     parse_configuration_name,
     save_plan,
 )
-from samunet.core.plugins import load_variant
 from samunet.core.workspace import Workspace, dataset_id
 from samunet.errors import ConfigError, DatasetError, PlanningError
 from samunet.models.spec import NetworkSpec
@@ -37,6 +36,7 @@ from samunet.planning.planners.default import plan as make_plan
 from samunet.preprocessing.run import preprocess_dataset
 from samunet.sam.backbones import Backbone, backbone_named
 from samunet.sam.checkpoints import checkpoint_named, find_checkpoint, find_weights, trusted_sha256
+from samunet.variants.method import load_variant
 
 if TYPE_CHECKING:
     import torch
@@ -382,7 +382,7 @@ def _method(
 ) -> Method:
     dimensions, variant_name = parse_configuration_name(name)
     variant = load_variant(variant_name)
-    config = decode(variant.Config, dict(options), f"configuration option variant_options of {variant_name}")
+    config = variant.read(options, f"configuration option variant_options of {variant_name}")
     schemes = tuple(scheme_for(channel) for channel in spec.channels)
 
     def spec_of(topology: Topology, patch: Shape, scale: float) -> NetworkSpec:
@@ -399,12 +399,12 @@ def _method(
     def cost(topology: Topology, patch: Shape, scale: float, batch: int, config: Any = config) -> float:
         return PRECISIONS[precision] * variant.cost(spec_of(topology, patch, scale), backbone, batch, config)
 
-    convolutions = None
-    if without := getattr(variant, "WITHOUT_ENCODER", None):
-        alone = replace(config, **without)
+    convolutions, path = None, variant.convolutions
+    if path is not None:
+        alone, operations = replace(config, **path.without_encoder), path.operations
         convolutions = ConvolutionalPath(
             cost=lambda topology, patch, batch: cost(topology, patch, 1.0, batch, alone),
-            work=lambda topology, patch, scale: variant.operations(spec_of(topology, patch, scale), backbone, config),
+            work=lambda topology, patch, scale: operations(spec_of(topology, patch, scale), backbone, config),
         )
     return Method(
         variant=variant_name, dimensions=dimensions, preferred=variant.preferred, cost=cost, convolutions=convolutions

@@ -1,16 +1,17 @@
-"""SAM's two-way transformer as a function over the package's modules, with sites where adapters attach.
+"""SAM's mask decoder as functions over the package's modules, with sites where adapters attach.
 
-Axes: N slices, T tokens, L = h*w places of the plane, C decoder width.
+`decode` lets tokens and the places of a plane attend to each other; `masks_from` reads masks out of what it gives.
+Axes: N slices, T tokens (S the decoder's own, P those of prompts), L = h*w places of the plane, C decoder width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import TwoWayTransformer
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
@@ -18,27 +19,52 @@ from torch import Tensor, nn
 SELF, TOKEN_TO_IMAGE, IMAGE_TO_TOKEN = "self", "token_to_image", "image_to_token"
 """The attentions of a layer; the one after the last layer is a TOKEN_TO_IMAGE alone."""
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention of (N, T, C) queries to keys and values, with what is attached to it."""
+
 
 class DecoderSites(nn.Module):
     """What is attached to one layer of the two-way transformer; this base attaches nothing.
 
-    The order in a layer is: tokens attend to themselves, tokens to the image, the MLP of the tokens, the image to the tokens. A residual and a
-    norm follow each.
+    The order in a layer is: tokens attend to themselves, tokens to the image, the MLP of the tokens, the image to the
+    tokens. A residual and a norm follow each.
     """
+
+    def among_tokens(self, layer: TwoWayAttentionBlock, queries: Tensor, tokens: Tensor, attend: Attend) -> Tensor:
+        """Let tokens attend to themselves as SAM does: in its first layer without positions and without a residual.
+
+        Args:
+            layer: the package's.
+            queries: (N, T, C) tokens as the layer gets them.
+            tokens: (N, T, C) tokens that went into the transformer, which serve as their positions.
+            attend: the layer's attention among tokens.
+
+        Returns:
+            (N, T, C) tokens, before the norm.
+        """
+        if layer.skip_first_layer_pe:
+            return attend(queries, queries, queries)
+        placed = queries + tokens
+        return queries + attend(placed, placed, queries)
 
     def update(
         self, attention: str, query: Tensor, key: Tensor, value: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Increments to the projected q, k and v of one attention from what goes into its projections, (N, T or L, C) each, or None."""
+        """Return increments to the projected q, k and v of one attention, each the size of its projection, or None.
+
+        Args:
+            attention: its name.
+            query, key, value: (N, T or L, C), what goes into the projections.
+        """
         return None, None, None
 
     def beside_attention(self, attention: str, attended: Tensor, prompts: Tensor) -> Tensor | None:
-        """What joins an attention's output before its residual.
+        """Return what joins an attention's output before its residual.
 
         Args:
             attention: its name.
             attended: (N, T, C), or (N, L, C) after IMAGE_TO_TOKEN.
-            prompts: (N, T, C) tokens that went into the transformer, or what `run_two_way` was given in their place.
+            prompts: (N, T, C) what `decode` lets the sites hear.
 
         Returns:
             An increment of the shape of `attended`, or None.
@@ -50,13 +76,111 @@ class DecoderSites(nn.Module):
         return None
 
 
-NOTHING = DecoderSites()
+class Decoded(NamedTuple):
+    """What the two-way transformer gives."""
+
+    tokens: Tensor
+    """(N, T, C)."""
+    places: Tensor
+    """(N, C, h, w)."""
+
+
+def own_tokens(decoder: MaskDecoder) -> Tensor:
+    """Return a mask decoder's own (S, C) tokens: one for the quality, then one for each mask."""
+    return torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))
+
+
+def without_mask(prompt_encoder: PromptEncoder) -> Tensor:
+    """Return SAM's (1, C, 1, 1) dense prompt where there is no mask."""
+    dense: Tensor = prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+    return dense
 
 
 def dense_positions(encoding: PositionEmbeddingRandom, plane: tuple[int, int]) -> Tensor:
-    """Return SAM's (1, C, h, w) positions of a plane's places, in fp32 also under autocast: phases do not bear rounding."""
+    """Return SAM's (1, C, h, w) positions of a plane's places, in fp32 also under autocast: phases bear no rounding."""
     with torch.autocast(encoding.positional_encoding_gaussian_matrix.device.type, enabled=False):
-        return encoding(plane).unsqueeze(0)
+        positions: Tensor = encoding(plane).unsqueeze(0)
+    return positions
+
+
+def decode(
+    transformer: TwoWayTransformer,
+    encoding: PositionEmbeddingRandom,
+    embedding: Tensor,
+    tokens: Tensor,
+    *,
+    dense: Tensor,
+    along: Tensor | None = None,
+    prompts: Tensor | None = None,
+    shown: Tensor | None = None,
+    told: Tensor | None = None,
+    guide: Tensor | None = None,
+    sites: Iterable[DecoderSites] | None = None,
+) -> Decoded:
+    """Let tokens and the places of a plane attend to each other, as SAM's mask decoder does before it reads masks.
+
+    Args:
+        transformer: the package's.
+        encoding: gives the positions of the places.
+        embedding: (N, C, h, w) from the image encoder.
+        tokens: (S, C) for all slices, or (N, S, C).
+        dense: (N, C, h, w) or (1, C, 1, 1), added to the embedding: a mask prompt's, a made one, or `without_mask`.
+        along: (N, C) added to the positions of all places of a slice.
+        prompts: (N, P, C) tokens that follow the others.
+        shown: (N, P) false where a prompt only fills up and nothing attends to it. None: all are there.
+        told: (N, 1, C) added to the tokens in what sites hear as prompts.
+        guide: (N, S + P, L) false where a token must not look, or a number that is added to the logits of its
+            attention to the places, in every layer.
+        sites: one entry for each layer, and a last one for the attention after the layers.
+    """
+    planes = embedding + dense
+    positions = dense_positions(encoding, (planes.shape[2], planes.shape[3])).to(planes.dtype)
+    if along is not None:
+        positions = positions + along[..., None, None].to(planes.dtype)
+    tokens = tokens.expand(len(planes), -1, -1)
+    present = None
+    if prompts is not None:
+        if shown is not None:
+            present = torch.cat((shown.new_ones(tokens.shape[:2]), shown), dim=1)
+        tokens = torch.cat((tokens, prompts.to(tokens.dtype)), dim=1)
+    heard = tokens if told is None else tokens + told
+    attached = None if sites is None else tuple(sites)
+    given, places = run_two_way(
+        transformer, planes, positions, tokens, attached, heard=heard, present=present, guide=guide
+    )
+    return Decoded(given, places.transpose(1, 2).unflatten(2, planes.shape[2:]))
+
+
+def masks_from(decoder: MaskDecoder, decoded: Decoded, weights: Tensor, fused: Tensor | None = None) -> Tensor:
+    """Return (N, f*h, f*w) or (N, K, f*h, f*w) logits of masks, f the decoder's upsampling.
+
+    Args:
+        decoder: gives the upsampling.
+        decoded: of `decode`.
+        weights: (N, c) or (N, K, c) over the c upsampled features, from `mask_weights`.
+        fused: (N, c, f*h, f*w) features that join the upsampled ones.
+    """
+    features = decoder.output_upscaling(decoded.places)
+    if fused is not None:
+        features = features + fused
+    return torch.einsum("n...c,nchw->n...hw", weights, features)
+
+
+def mask_weights(decoder: MaskDecoder, decoded: Decoded, mask: int) -> Tensor:
+    """Return the (N, c) weights over the upsampled features that a mask's hypernetwork makes of its token."""
+    weights: Tensor = decoder.output_hypernetworks_mlps[mask](decoded.tokens[:, 1 + mask])
+    return weights
+
+
+class _Told(NamedTuple):
+    """What every attention of a pass knows of the tokens."""
+
+    heard: Tensor
+    """(N, T, C) for the sites."""
+    present: Tensor | None = None
+    """(N, 1, 1, T) false where a token only fills up."""
+    guide: Tensor | None = None
+    """(N, 1, T, L) where tokens look."""
 
 
 def run_two_way(
@@ -68,51 +192,35 @@ def run_two_way(
     *,
     heard: Tensor | None = None,
     present: Tensor | None = None,
-    efficient: bool = False,
+    guide: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run SAM's two-way transformer.
 
     Args:
         transformer: the package's.
         planes: (N, C, h, w) embedding with its dense prompt.
-        positions: (1, C, h, w) of the plane's places.
+        positions: (1, C, h, w) or (N, C, h, w) of the plane's places.
         tokens: (N, T, C).
-        sites: one entry per layer, and a last one for the attention after the layers.
         heard: (N, T, C) what the sites get as prompts; None gives them the tokens.
-        present: (N, T) bool, false where a token only fills up: nothing attends to it. None: all are there.
-        efficient: tokens attend to themselves as in EfficientSAM (Xiong et al., CVPR 2024): with a residual in every layer, and from the second
-            layer on with the positions added to the tokens for good.
+        present: (N, T) false where a token only fills up. None: all are there.
+        sites, guide: of `decode`.
 
     Returns:
         (N, T, C) tokens and (N, L, C) places. Numerically the package's own forward pass when the sites attach nothing.
     """
-    sites = sites or [NOTHING] * (len(transformer.layers) + 1)
+    sites = sites or [DecoderSites()] * (len(transformer.layers) + 1)
     image, places = planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
-    queries, prompts = (
-        tokens,
-        _Prompts(tokens if heard is None else heard, None if present is None else present[:, None, None], efficient),
+    told = _Told(
+        tokens if heard is None else heard,
+        None if present is None else present[:, None, None],
+        None if guide is None else guide.unsqueeze(1),
     )
+    queries = tokens
     for layer, attached in zip(transformer.layers, sites[:-1], strict=True):
-        queries, image = _run_layer(layer, queries, image, tokens, places, attached, prompts)
-    attended = _attend(
-        transformer.final_attn_token_to_image,
-        queries + tokens,
-        image + places,
-        image,
-        TOKEN_TO_IMAGE,
-        sites[-1],
-        prompts,
-    )
+        queries, image = _run_layer(layer, queries, image, tokens, places, attached, told)
+    last = transformer.final_attn_token_to_image
+    attended = _attend(last, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites[-1], told)
     return transformer.norm_final_attn(queries + attended), image
-
-
-class _Prompts(NamedTuple):
-    """What `run_two_way` was told of the tokens, and how they attend to themselves."""
-
-    heard: Tensor
-    present: Tensor | None
-    """(N, 1, 1, T)."""
-    efficient: bool = False
 
 
 def _run_layer(
@@ -122,40 +230,33 @@ def _run_layer(
     tokens: Tensor,
     places: Tensor,
     sites: DecoderSites,
-    prompts: _Prompts,
+    told: _Told,
 ) -> tuple[Tensor, Tensor]:
-    if prompts.efficient:
-        queries = queries if layer.skip_first_layer_pe else queries + tokens
-        queries = queries + _attend(layer.self_attn, queries, queries, queries, SELF, sites, prompts)
-    elif layer.skip_first_layer_pe:  # SAM's first layer has neither positions nor a residual here
-        queries = _attend(layer.self_attn, queries, queries, queries, SELF, sites, prompts)
-    else:
-        placed = queries + tokens
-        queries = queries + _attend(layer.self_attn, placed, placed, queries, SELF, sites, prompts)
-    queries = layer.norm1(queries)
-    attended = _attend(
-        layer.cross_attn_token_to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites, prompts
-    )
+    def among(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return _attend(layer.self_attn, query, key, value, SELF, sites, told)
+
+    queries = layer.norm1(sites.among_tokens(layer, queries, tokens, among))
+    to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+    attended = _attend(to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites, told)
     queries = layer.norm2(queries + attended)
     queries = layer.norm3(queries + _add(layer.mlp(queries), sites.beside_mlp(queries)))
-    image = image + _attend(
-        layer.cross_attn_image_to_token, image + places, queries + tokens, queries, IMAGE_TO_TOKEN, sites, prompts
-    )
+    image = image + _attend(to_tokens, image + places, queries + tokens, queries, IMAGE_TO_TOKEN, sites, told)
     return queries, layer.norm4(image)
 
 
 def _attend(
-    attention: Attention, query: Tensor, key: Tensor, value: Tensor, name: str, sites: DecoderSites, prompts: _Prompts
+    attention: Attention, query: Tensor, key: Tensor, value: Tensor, name: str, sites: DecoderSites, told: _Told
 ) -> Tensor:
     updates = sites.update(name, query, key, value)
     projections = (attention.q_proj(query), attention.k_proj(key), attention.v_proj(value))
-    heads = [
+    query, key, value = (
         _add(projected, update).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
         for projected, update in zip(projections, updates, strict=True)
-    ]
-    mask = None if name == TOKEN_TO_IMAGE else prompts.present
-    attended = attention.out_proj(F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2))
-    return _add(attended, sites.beside_attention(name, attended, prompts.heard))
+    )
+    mask = told.guide if name == TOKEN_TO_IMAGE else told.present
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    attended = attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return _add(attended, sites.beside_attention(name, attended, told.heard))
 
 
 def _add(value: Tensor, increment: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ a real axis, folded into the batch only inside the layers that work on one plane
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,6 +65,9 @@ class Sites(nn.Module):
         """(B, D, h, w, E) normalized tokens, as the MLP gets them, to an increment of the same shape, or None."""
         return None
 
+    def merge_into(self, attention: Attention) -> None:
+        """Fold what can be folded into the weights of the block's attention, and attach it no longer."""
+
 
 class Encoded(NamedTuple):
     """What the encoder gives."""
@@ -88,7 +91,7 @@ def embed_patches(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
 def encode(
     encoder: ImageEncoderViT,
     tokens: Tensor,
-    sites: Sequence[Sites],
+    sites: Iterable[Sites],
     taps: Sequence[int] = (),
     *,
     checkpointing: bool = False,
@@ -208,3 +211,14 @@ def _by_difference(table: Tensor, size: int) -> Tensor:
 
 def _add(tokens: Tensor, increment: Tensor | None) -> Tensor:
     return tokens if increment is None else tokens + increment
+
+
+def query_and_value(query: Tensor, value: Tensor) -> Tensor:
+    """Lay (..., E) updates of q and v out as (..., 3E) in the order q, k, v; the untouched k gets zeros."""
+    return torch.cat((query, torch.zeros_like(query), value), dim=-1)
+
+
+def merge_updates(encoder: ImageEncoderViT, sites: Iterable[Sites]) -> None:
+    """Fold what is attached to the encoder's blocks into their weights, as far as it can be, for prediction only."""
+    for block, attached in zip(encoder.blocks, sites, strict=True):
+        attached.merge_into(block.attn)

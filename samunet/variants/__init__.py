@@ -1,5 +1,6 @@
-"""One module a published way of adapting SAM.
+"""One module, or one folder where it is larger, a published way of adapting SAM.
 
-Each has SOURCE, STARTS_AS, SLICES_MEET, WITHOUT_GRADIENT, a frozen Config, `build(sam, spec, config)`, `preferred(...)` and
-`cost(...)`; its file name is its name in plans, checkpoints and commands. See documentation/reference/variants.md.
+Each has METHOD, a `samunet.variants.method.Method`; its name is the method's in plans, checkpoints and commands. In a
+folder `rules` is what planning needs and knows no torch; the other modules are the network. See
+documentation/reference/variants.md.
 """

@@ -9,23 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samunet.errors import ConfigError
-from samunet.models.promptfree_rules import WITHOUT_GRADIENT, preferred, step_gib
+from samunet.models.rules import WITHOUT_PROMPTS, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
+from samunet.variants.method import Method
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from samunet.models.segmenter import SlabSegmenter
 
-__all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
-
-SOURCE = (
-    "Probing of a frozen encoder (Alain and Bengio, ICLR workshop 2017) with heads on Segment Anything (Kirillov et al., ICCV 2023); with a "
-    "convolutional head the setting of AutoSAM (Hu et al., 2023)."
-)
-STARTS_AS = "sam"
-SLICES_MEET = False
 HEADS = ("class_tokens", "cnn", "linear")
 
 
@@ -34,9 +27,10 @@ class Config:
     """Options of this method."""
 
     head: str = "class_tokens"
-    """"class_tokens": SAM's mask decoder with one token per class; "cnn": a small convolutional decoder; "linear": one linear map per token."""
+    """"class_tokens": SAM's mask decoder with one token per class; "cnn": a small convolutional decoder; "linear": one
+    linear map per token."""
     upsampling: int = 16
-    """Of the class-token decoder: 16, progressive (MA-SAM's); 4 as in SAM."""
+    """Upsampling of the class-token decoder: 16, progressive (MA-SAM's); 4 as in SAM."""
     pixel_range: str = "sam"
     """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]."""
     random_encoder: bool = False
@@ -53,26 +47,42 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     Raises:
         ConfigError: the encoder has no pretrained weights, and `random_encoder` does not accept that.
     """
-    from samunet.models.decoders import ClassTokenMasks, convolutional_head, linear_head
-    from samunet.models.promptfree import PromptFreeSAM
+    from samunet.models.heads import ClassTokenMasks, convolutional_head, linear_head
+    from samunet.models.prompt_free import PromptFreeSAM
 
     if not spec.pretrained and not config.random_encoder:
         raise ConfigError(
-            "frozen: an encoder without pretrained weights would stay random. Plan with pretrained weights (-backbone vit_b), choose another "
-            'method, or set "random_encoder": true in variant_options for a control.'
+            "frozen: an encoder without pretrained weights would stay random. Plan with pretrained weights "
+            '(-backbone vit_b), choose another method, or set "random_encoder": true in variant_options for a control.'
         )
     width, outputs = sam.mask_decoder.transformer_dim, spec.labels.outputs
-    if config.head == "class_tokens":
-        head = ClassTokenMasks(sam, outputs, config.upsampling)
-    else:
-        head = (convolutional_head if config.head == "cnn" else linear_head)(width, outputs)
+    makers = {
+        "class_tokens": lambda: ClassTokenMasks(sam, outputs, config.upsampling),
+        "cnn": lambda: convolutional_head(width, outputs),
+        "linear": lambda: linear_head(width, outputs),
+    }
+    head = makers[config.head]()
     network = PromptFreeSAM(sam, spec, None, head=head, pixel_range=config.pixel_range, train_encoder=False)
     network.pixels.requires_grad_(False)  # channels other than 1 or 3 enter as their mean
     return network
 
 
-def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
     """Estimate the memory of one mixed-precision training step in GiB; no activation of the encoder is kept for long."""
-    config = config or Config()
     upsampling = config.upsampling if config.head == "class_tokens" else 4
     return step_gib(spec, backbone, batch_size, adapter_width=0, upsampling=upsampling, encoder_learns=False)
+
+
+METHOD = Method(
+    source=(
+        "Probing of a frozen encoder (Alain and Bengio, ICLR workshop 2017) with heads on Segment Anything (Kirillov et "
+        "al., ICCV 2023); with a convolutional head the setting of AutoSAM (Hu et al., 2023)."
+    ),
+    starts_as="sam",
+    slices_meet=False,
+    without_gradient=WITHOUT_PROMPTS,
+    config=Config,
+    build=build,
+    preferred=preferred,
+    cost=cost,
+)

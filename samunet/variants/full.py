@@ -9,33 +9,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samunet.errors import ConfigError
-from samunet.models.promptfree_rules import WITHOUT_GRADIENT, PromptFreeConfig, preferred, step_gib
+from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
+from samunet.variants.method import Method
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from samunet.models.segmenter import SlabSegmenter
 
-__all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
-
-SOURCE = (
-    "Fine-tuning of all of Segment Anything (Kirillov et al., ICCV 2023), the usual comparison of the adapter papers; layer-wise learning "
-    "rates: Clark et al., ELECTRA, ICLR 2020, and Bao et al., BEiT, ICLR 2022."
-)
-STARTS_AS = "sam"
-SLICES_MEET = False
-
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PromptFreeConfig):
+class Config(EncoderOptions):
     """Options of this method."""
 
     layer_decay: float = 0.8
     """Learning rate of a block as a share of the next block's; 1 trains all blocks alike."""
     upsampling: int = 16
-    """Of the decoder: 16, progressive, to the encoder's resolution (MA-SAM's); 4 as in SAM."""
+    """Upsampling of the decoder: 16, progressive, to the encoder's resolution (MA-SAM's); 4 as in SAM."""
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
@@ -44,8 +36,8 @@ class Config(PromptFreeConfig):
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
-    from samunet.models.decoders import ClassTokenMasks
-    from samunet.models.promptfree import PromptFreeSAM
+    from samunet.models.heads import ClassTokenMasks
+    from samunet.models.prompt_free import PromptFreeSAM
 
     return PromptFreeSAM(
         sam,
@@ -59,12 +51,25 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     )
 
 
-def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
     """Estimate the memory of one mixed-precision training step in GiB."""
-    config = config or Config()
-    trained = (
-        12 * backbone.depth * backbone.width**2 * 12 / 2**30 if spec.pretrained else 0.0
-    )  # gradients and both moments of what else is frozen
+    # Gradients and both moments of what is frozen elsewhere.
+    trained = 12 * backbone.depth * backbone.width**2 * 12 / 2**30 if spec.pretrained else 0.0
     return trained + step_gib(
         spec, backbone, batch_size, adapter_width=0, upsampling=config.upsampling, checkpointing=config.checkpointing
     )
+
+
+METHOD = Method(
+    source=(
+        "Fine-tuning of all of Segment Anything (Kirillov et al., ICCV 2023), the usual comparison of the adapter papers; "
+        "layer-wise learning rates: Clark et al., ELECTRA, ICLR 2020, and Bao et al., BEiT, ICLR 2022."
+    ),
+    starts_as="sam",
+    slices_meet=False,
+    without_gradient=WITHOUT_PROMPTS,
+    config=Config,
+    build=build,
+    preferred=preferred,
+    cost=cost,
+)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
 from samunet.errors import ConfigError
-from samunet.models import promptfree_rules
-from samunet.models.promptfree_rules import WITHOUT_GRADIENT, PromptFreeConfig, step_gib
+from samunet.models import rules
+from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
+from samunet.variants.method import Method
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -22,17 +23,12 @@ if TYPE_CHECKING:
     from samunet.models.segmenter import SlabSegmenter
     from samunet.sam.encoder import Sites
 
-__all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
-
-SOURCE = "Chen et al., MA-SAM: Modality-agnostic SAM adaptation for 3D medical image segmentation, Medical Image Analysis 2024."
-STARTS_AS = None  # the authors start the adapters at random; initialization="zero" starts as SAM
-SLICES_MEET = True
 SLAB_DEPTH = 5  # the authors'
 INITIALIZATIONS = ("official", "zero")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PromptFreeConfig):
+class Config(EncoderOptions):
     """Options of this method; the defaults are the authors'."""
 
     rank: int = 32
@@ -40,11 +36,12 @@ class Config(PromptFreeConfig):
     adapter_width: int = 384
     """Bottleneck of the 3D adapters, the same for every backbone."""
     dropout: float = 0.1
-    """Of FacT's low-rank vectors in training."""
+    """Share of FacT's low-rank vectors that training drops."""
     initialization: str = "official"
-    """"official": adapters start at random, so the encoder does not start as SAM; "zero": their up projections start at zero."""
+    """"official": adapters start at random, so the encoder does not start as SAM; "zero": their up projections start at
+    zero."""
     upsampling: int = 16
-    """Of the decoder: 16, progressive, to the encoder's resolution; 4 as in SAM."""
+    """Upsampling of the decoder: 16, progressive, to the encoder's resolution; 4 as in SAM."""
 
     def __post_init__(self) -> None:
         if self.initialization not in INITIALIZATIONS:
@@ -60,8 +57,8 @@ class Config(PromptFreeConfig):
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
-    from samunet.models.decoders import ClassTokenMasks
-    from samunet.models.promptfree import PromptFreeSAM
+    from samunet.models.heads import ClassTokenMasks
+    from samunet.models.prompt_free import PromptFreeSAM
 
     head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling)
     return PromptFreeSAM(
@@ -71,7 +68,7 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 
 def adapters(sam: Sam, config: Config) -> list[Sites]:
     """Return the encoder's adapters."""
-    from samunet.models.adapters import MASAMSites, SharedFactors
+    from samunet.models.depth_adapters import MASAMSites, SharedFactors
 
     width = sam.image_encoder.pos_embed.shape[-1]
     factors = SharedFactors(width, config.rank) if config.rank > 0 else None
@@ -85,14 +82,12 @@ def adapters(sam: Sam, config: Config) -> list[Sites]:
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
     """Return the encoder scales of all prompt-free methods, with the authors' five slices per slab."""
     return tuple(
-        replace(choice, depth=SLAB_DEPTH)
-        for choice in promptfree_rules.preferred(topology, patch_size, smallest_class_voxels)
+        replace(choice, depth=SLAB_DEPTH) for choice in rules.preferred(topology, patch_size, smallest_class_voxels)
     )
 
 
-def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
     """Estimate the memory of one mixed-precision training step in GiB."""
-    config = config or Config()
     return step_gib(
         spec,
         backbone,
@@ -101,3 +96,18 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
         upsampling=config.upsampling,
         checkpointing=config.checkpointing,
     )
+
+
+METHOD = Method(
+    source=(
+        "Chen et al., MA-SAM: Modality-agnostic SAM adaptation for 3D medical image segmentation, Medical Image Analysis "
+        "2024."
+    ),
+    starts_as=None,  # the authors start the adapters at random; initialization="zero" starts as SAM
+    slices_meet=True,
+    without_gradient=WITHOUT_PROMPTS,
+    config=Config,
+    build=build,
+    preferred=preferred,
+    cost=cost,
+)

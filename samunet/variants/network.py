@@ -6,10 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from samunet.core.codec import decode, file_sha256
+from samunet.core.codec import file_sha256
 from samunet.core.labels import Labels
 from samunet.core.plan import Configuration, Plan
-from samunet.core.plugins import load_variant
 from samunet.errors import CheckpointError, ConfigError
 from samunet.models.segmenter import SlabSegmenter
 from samunet.models.spec import NetworkSpec
@@ -18,6 +17,7 @@ from samunet.sam.backbones import TOKEN_PIXELS, backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.sam.checkpoints import find_weights
 from samunet.sam.weights import load_weights
+from samunet.variants.method import load_variant
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,8 @@ def build_network(
         raise ConfigError(
             f"The patch {configuration.patch_size} of the plan must be a multiple of {parts}, the product of the topology's strides."
         )
-    options = decode(
-        variant.Config,
-        configuration.variant_options,
-        f"configuration option variant_options of {configuration.variant}",
-    )
+    where = f"configuration option variant_options of {configuration.variant}"
+    options = variant.read(configuration.variant_options, where)
     backbone = backbone_named(configuration.backbone)
     size = encoder_size(configuration.patch_size[1:], configuration.encoder_scale)
     pretrained = configuration.weights is not None

@@ -47,7 +47,8 @@ def network_for(depth, sam=None, **options):
         topology=Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,)),
         pretrained=True,
     )
-    return med_sa_prompted.build(sam or sam_of(), spec, med_sa_prompted.Config(compat="official", **options)).eval()
+    config = med_sa_prompted.METHOD.read({"compat": "official", **options}, "options")
+    return med_sa_prompted.build(sam or sam_of(), spec, config).eval()
 
 
 def released_tensors(sam) -> dict[str, torch.Tensor]:

@@ -11,12 +11,13 @@ from samunet.checkpoints.file import load_trainable_state, trainable_state
 from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
-from samunet.core.plugins import load_variant, variant_names
+from samunet.core.plugins import variant_names
 from samunet.inference.sliding_window import sliding_window
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.sam.encoder import embed_patches, encode
+from samunet.variants.method import load_variant
 
 TOPOLOGY_3D = Topology(
     strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), widths=(4, 8, 12)
@@ -50,7 +51,7 @@ def spec_for(patch=(6, 24, 40), *, classes=2, channels=1, kind="classes", pretra
 def config_of(name: str, spec: NetworkSpec, **options):
     if name == "frozen" and not spec.pretrained:
         options["random_encoder"] = True  # refused otherwise
-    return load_variant(name).Config(**options)
+    return load_variant(name).read(options, name)
 
 
 def network_for(name: str, spec: NetworkSpec, *, perturbed: bool = False, **options):
@@ -148,7 +149,7 @@ def test_batch_elements_do_not_see_each_other_and_slices_do(name, pretrained, so
     assert torch.equal(logits[0], other[0])
     assert not torch.equal(logits[1], other[1])
     meets = [not torch.equal(logits[0, :, depth], slab[0, :, depth]) for depth in range(1, spec.patch_size[0])]
-    assert meets == [load_variant(name).SLICES_MEET] * len(meets)
+    assert meets == [load_variant(name).slices_meet] * len(meets)
     assert not torch.equal(logits[0, :, 0], slab[0, :, 0])
 
 
@@ -162,7 +163,7 @@ def test_the_loss_reaches_every_trainable_parameter_and_no_step_moves_a_frozen_o
     frozen = {key: parameter.clone() for key, parameter in network.named_parameters() if not parameter.requires_grad}
     assert pretrained or not frozen or name == "frozen"
     sum(network.loss(batch_for(spec)).values()).backward()
-    allowed = load_variant(name).WITHOUT_GRADIENT
+    allowed = load_variant(name).without_gradient
     unreached = [key for key, parameter in trainable.items() if parameter.grad is None or not parameter.grad.any()]
     assert [key for key in unreached if not any(key.startswith(prefix) for prefix in allowed)] == []
     torch.optim.AdamW(grouped, lr=0.1).step()
@@ -189,14 +190,14 @@ def test_the_trainable_state_alone_restores_the_logits(name, pretrained, tmp_pat
 
 def test_the_network_starts_as_it_says(name):
     variant = load_variant(name)
-    assert variant.STARTS_AS in ("sam", "unet", None)
-    assert variant.SOURCE
-    if variant.STARTS_AS is None:
+    assert variant.starts_as in ("sam", "unet", None)
+    assert variant.source
+    if variant.starts_as is None:
         pytest.skip("the publication starts elsewhere")
     spec = spec_for()
     network = network_for(name, spec).eval()
     image = batch_for(spec).image
-    if variant.STARTS_AS == "sam":
+    if variant.starts_as == "sam":
         with torch.no_grad():
             pixels = network.pixels(image)
             adapted = encode(network.image_encoder, embed_patches(network.image_encoder, pixels), network.sites).neck
@@ -241,7 +242,11 @@ def test_pixels_far_from_square_give_a_network_too(name):
 def test_cost_grows_with_patch_and_batch_and_preferred_gives_a_reason(name):
     variant = load_variant(name)
     spec, larger = spec_for(), spec_for((6, 48, 80))
-    assert variant.cost(spec, NANO, 2) < variant.cost(spec, NANO, 4) < variant.cost(larger, NANO, 4)
+    config = config_of(name, spec)
+    small, more, most = (
+        variant.cost(*asked, config) for asked in ((spec, NANO, 2), (spec, NANO, 4), (larger, NANO, 4))
+    )
+    assert small < more < most
     preferences = variant.preferred(spec.topology, spec.patch_size, 9.0)
     scales = [preference.scale for preference in preferences]
     assert (
@@ -255,6 +260,10 @@ def test_cost_grows_with_patch_and_batch_and_preferred_gives_a_reason(name):
 def test_every_field_of_the_config_has_a_default_and_a_text(name):
     from samunet.cli.fields import field_texts
 
-    config = load_variant(name).Config
-    config()
-    assert set(field_texts(config)) == {field.name for field in dataclasses.fields(config)}
+    config = load_variant(name).config()
+    fields = dataclasses.fields(config)
+    parts = [part for field in fields if dataclasses.is_dataclass(part := getattr(config, field.name))]
+    for some in (config, *parts):
+        assert set(field_texts(type(some))) == {field.name for field in dataclasses.fields(some)}
+    names = [field.name for some in parts for field in dataclasses.fields(some)]
+    assert len(names) == len(set(names)), "parts share an option"

@@ -9,7 +9,7 @@ from samples import planned_with_weights
 from samunet import pipeline
 from samunet.checkpoints.file import load_checkpoint
 from samunet.data.dataset import PreprocessedDataset
-from samunet.models import promptfree
+from samunet.models import prompt_free
 from samunet.models.embeddings import EmbeddingCache
 from samunet.preprocessing.storage import open_array, stored_cases
 from samunet.training.config import TrainingConfig
@@ -80,7 +80,7 @@ def test_training_without_augmentation_keeps_each_slice_once_and_learns_the_same
     train(workspace, name)
     assert not kept.exists()  # augmented slices never come again
     with monkeypatch.context() as patch:
-        patch.setattr(promptfree.PromptFreeSAM, "keep_embeddings", lambda *_: False)
+        patch.setattr(prompt_free.PromptFreeSAM, "keep_embeddings", lambda *_: False)
         computed = train(workspace, name, augmentation="none")
     first = train(workspace, name, augmentation="none")
     files = {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from samunet.core.prompts import BOX, INSIDE, OUTSIDE
 from samunet.errors import ConfigError
-from samunet.models.prompt_rules import PromptedConfig
 from samunet.models.prompt_tokens import (
     clicks_in,
     corrected,
@@ -20,6 +19,7 @@ from samunet.models.prompt_tokens import (
     simulated_clicks,
 )
 from samunet.models.prompted import PromptedMasks
+from samunet.models.rules import PromptSimulation
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 
@@ -195,7 +195,7 @@ def test_modes_are_what_they_say():
     assert {draw_mode("box") for _ in range(5)} == {"box"}
     for wrong in ({"prompts": "clicks"}, {"points": 0}, {"rounds": 0}, {"box_overlap": 0.0}, {"box_relaxation": -1}):
         with pytest.raises(ConfigError):
-            PromptedConfig(**wrong)
+            PromptSimulation(**wrong)
 
 
 def test_no_click_is_drawn_in_an_empty_plane():

@@ -127,7 +127,7 @@ def sam_unet(memory_gib, fingerprint):
             topology=topology,
             pretrained=False,
         )
-        return variant.cost(spec, backbone_named("vit_tiny"), batch)
+        return variant.cost(spec, backbone_named("vit_tiny"), batch, variant.Config())
 
     return made(fingerprint, aim=target(memory_gib=memory_gib), cost=cost, preferred=variant.preferred), cost
 

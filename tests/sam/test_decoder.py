@@ -1,4 +1,4 @@
-"""SAM's two-way transformer against the segment_anything package, in values and gradients, and its sites."""
+"""SAM's mask decoder against the segment_anything package, in values and gradients, its sites and its switches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ import torch
 
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
-from samunet.sam.decoder import DecoderSites, _Prompts, _run_layer, dense_positions, run_two_way
+from samunet.sam.decoder import (
+    DecoderSites,
+    _run_layer,
+    _Told,
+    decode,
+    dense_positions,
+    mask_weights,
+    masks_from,
+    own_tokens,
+    run_two_way,
+    without_mask,
+)
 
 
 @pytest.fixture
@@ -76,7 +87,7 @@ def test_increments_enter_where_their_sites_say(setup, where):
     layer = transformer.layers[1]
     image, places = planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
     queries = torch.randn(2, 5, 64)
-    given = _run_layer(layer, queries, image, tokens, places, Increments(where), _Prompts(tokens, None))
+    given = _run_layer(layer, queries, image, tokens, places, Increments(where), _Told(tokens))
     factor = {name: 1.5 if name == where else 1.0 for name in ("self", "token_to_image", "image_to_token")}
     # The layer written out in the package's own attentions.
     x = layer.norm1(queries + factor["self"] * layer.self_attn(q=queries + tokens, k=queries + tokens, v=queries))
@@ -107,3 +118,89 @@ def test_a_site_may_change_q_k_and_v(setup):
     transformer = setup[0]
     assert torch.equal(plain[1], changed[1]) and not torch.allclose(plain[0], changed[0])
     assert transformer.final_attn_token_to_image.internal_dim == 32
+
+
+@pytest.fixture
+def sam():
+    torch.manual_seed(0)
+    sam = build_sam(backbone_named("vit_nano"), (64, 96))
+    for parameter in (*sam.mask_decoder.parameters(), *sam.prompt_encoder.parameters()):
+        torch.nn.init.normal_(parameter, std=0.2)
+    return sam
+
+
+def decoded(sam, embedding, **options):
+    decoder, prompts = sam.mask_decoder, sam.prompt_encoder
+    settings = {"dense": without_mask(prompts)} | options
+    return decode(decoder.transformer, prompts.pe_layer, embedding, own_tokens(decoder), **settings)
+
+
+@torch.no_grad()
+def test_masks_with_prompts_are_those_of_segment_anything(sam):
+    decoder, embedding = sam.mask_decoder, torch.randn(1, 64, 4, 6)
+    sparse, dense = sam.prompt_encoder(
+        points=(torch.tensor([[[20.0, 30.0]]]), torch.tensor([[1]])), boxes=None, masks=torch.randn(1, 1, 16, 24)
+    )
+    expected, _ = decoder.predict_masks(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense)
+    given = decoded(sam, embedding, dense=dense, prompts=sparse)
+    for mask in range(4):
+        found = masks_from(decoder, given, mask_weights(decoder, given, mask))
+        assert torch.allclose(found, expected[:, mask], atol=1e-5)
+
+
+@torch.no_grad()
+def test_prompts_that_fill_up_change_nothing(sam):
+    embedding, prompts = torch.randn(2, 64, 4, 6), torch.randn(2, 3, 64)
+    shown = torch.tensor([[True, True, False], [True, True, True]])
+    filled = decoded(sam, embedding, prompts=prompts, shown=shown)
+    alone = decoded(sam, embedding[:1], prompts=prompts[:1, :2])
+    assert torch.allclose(filled.tokens[0, :7], alone.tokens[0], atol=1e-5)
+    assert torch.allclose(filled.places[0], alone.places[0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_guide_hides_places_from_tokens(sam):
+    """Places that no token sees have a part in no token, so that they may hold anything."""
+    embedding = torch.randn(2, 64, 4, 6)
+    guide = torch.ones(2, 5, 4, 6, dtype=torch.bool)
+    guide[0, :, :, 3:] = False
+    other = embedding.clone()
+    other[0, :, :, 3:] += 5
+    one, two = (decoded(sam, planes, guide=guide.flatten(2)).tokens for planes in (embedding, other))
+    plain, moved = (decoded(sam, planes).tokens for planes in (embedding, other))
+    assert torch.allclose(one, two, atol=1e-5) and not torch.allclose(plain[0], moved[0], atol=1e-2)
+    numbers = torch.zeros(2, 5, 24).masked_fill(~guide.flatten(2), -1e9)
+    assert torch.allclose(decoded(sam, embedding, guide=numbers).tokens, one, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_added_along_depth_joins_the_positions_of_a_slice(sam):
+    embedding, along = torch.randn(2, 64, 4, 6), torch.randn(2, 64)
+    decoder, prompts = sam.mask_decoder, sam.prompt_encoder
+    given = decoded(sam, embedding, along=along)
+    positions = prompts.get_dense_pe() + along[:, :, None, None]
+    tokens, places = run_two_way(
+        decoder.transformer, embedding + without_mask(prompts), positions, own_tokens(decoder).expand(2, -1, -1)
+    )
+    assert torch.allclose(given.tokens, tokens, atol=1e-5)
+    assert torch.allclose(given.places.flatten(2).transpose(1, 2), places, atol=1e-5)
+
+
+@torch.no_grad()
+def test_fused_features_join_the_upsampled_ones(sam):
+    decoder, given = sam.mask_decoder, decoded(sam, torch.randn(2, 64, 4, 6))
+    weights, fused = mask_weights(decoder, given, 0), torch.randn(2, 8, 16, 24)
+    difference = masks_from(decoder, given, weights, fused) - masks_from(decoder, given, weights)
+    assert torch.allclose(difference, torch.einsum("nc,nchw->nhw", weights, fused), atol=1e-4)
+
+
+def test_sites_hear_the_tokens_and_what_is_told_beside(sam):
+    heard = []
+
+    class Listening(DecoderSites):
+        def beside_attention(self, attention, attended, prompts):
+            heard.append(prompts)
+
+    mean = torch.randn(2, 1, 64)
+    decoded(sam, torch.randn(2, 64, 4, 6), told=mean, sites=[Listening(), DecoderSites(), DecoderSites()])
+    assert all(torch.equal(prompts, own_tokens(sam.mask_decoder) + mean) for prompts in heard) and len(heard) == 3

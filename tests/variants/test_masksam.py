@@ -13,17 +13,24 @@ from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
-from samunet.models.bottleneck import Bottleneck, DepthConvolution, DepthOfTokens
-from samunet.models.boxes import tight_boxes
-from samunet.models.mask_adapter import MaskSites, SlabOfQueries, mask_decoder_adapters
-from samunet.models.queries import along_depth
+from samunet.models.bottleneck import Bottleneck, BottleneckStyle
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.sam.encoder import encode
 from samunet.variants import masksam
+from samunet.variants.masksam.adapters import (
+    DepthConvolution,
+    DepthOfTokens,
+    MaskSites,
+    SlabOfQueries,
+    mask_decoder_adapters,
+)
+from samunet.variants.masksam.matching import tight_boxes
+from samunet.variants.masksam.queries import along_depth
 
 NANO = backbone_named("vit_nano")
+AT_RANDOM = BottleneckStyle(start_at_zero=False)
 
 
 def spec_for(patch=(4, 32, 48), *, classes=3, scale=2.0, pretrained=True) -> NetworkSpec:
@@ -62,7 +69,7 @@ def test_the_encoders_adapter_is_its_equation():
     """D(x) = W2 (g + GELU(LN(DWConv(g)))), g = GELU(W1 x), one channel at a time on the true depth axis."""
     torch.manual_seed(0)
     width, hidden = 12, 3
-    module = Bottleneck(width, hidden, middle=DepthConvolution(hidden), start_at_zero=False)
+    module = Bottleneck(width, hidden, AT_RANDOM, DepthConvolution(hidden))
     x = torch.randn(2, 4, 5, 6, width)
     g = F.gelu(x @ module.down.weight.T + module.down.bias)
     padded = F.pad(g, (0, 0, 1, 1, 1, 1, 1, 1))
@@ -87,7 +94,7 @@ def test_the_decoders_adapter_is_its_equation():
     """W2 (g + v), v = V2 GELU(V1 g) along depth, for every query, token and channel by itself."""
     torch.manual_seed(0)
     batch, depth, queries, tokens, width = 2, 3, 2, 4, 8
-    adapters = mask_decoder_adapters(2, width, 2, depth=depth, start_at_zero=False)
+    adapters = mask_decoder_adapters(2, width, 2, AT_RANDOM, depth=depth)
     site = SlabOfQueries(adapters[0], (batch, depth, queries), (2, 2))
     module = adapters[0].attentions["self"]
     x = torch.randn(batch * depth * queries, tokens, width)
@@ -108,7 +115,7 @@ def test_the_decoders_adapter_is_its_equation():
 @torch.no_grad()
 def test_the_image_side_adapter_sees_the_volume_of_each_query():
     torch.manual_seed(0)
-    adapters = mask_decoder_adapters(1, 8, 2, depth=None, start_at_zero=False)
+    adapters = mask_decoder_adapters(1, 8, 2, AT_RANDOM, depth=None)
     site = SlabOfQueries(adapters[0], (2, 3, 2), (2, 3))
     x = torch.randn(12, 6, 8)
     given = site.beside_attention("image_to_token", x, x).reshape(2, 3, 2, 2, 3, 8)
@@ -123,14 +130,14 @@ def test_the_image_side_adapter_sees_the_volume_of_each_query():
 def test_the_encoders_adapters_have_the_published_size(name, published):
     backbone = backbone_named(name)
     with torch.device("meta"):
-        sites = [MaskSites(backbone.width, backbone.width // 4, start_at_zero=True) for _ in range(backbone.depth)]
+        sites = [MaskSites(backbone.width, backbone.width // 4, BottleneckStyle()) for _ in range(backbone.depth)]
     count = sum(parameter.numel() for site in sites for parameter in site.parameters())
     assert count == pytest.approx(published, rel=1e-3)
 
 
 @pytest.mark.parametrize("depth", [4, 9, 26])
 def test_the_decoders_adapters_have_the_published_size(depth):
-    adapter = Bottleneck(256, 64, middle=DepthOfTokens(64, depth))
+    adapter = Bottleneck(256, 64, BottleneckStyle(), DepthOfTokens(64, depth))
     assert sum(parameter.numel() for parameter in adapter.parameters()) == 33_088 + 8 * depth**2 + 5 * depth
 
 
@@ -144,7 +151,7 @@ def test_slices_meet_in_a_windowed_block_alone_and_samples_do_not():
     tokens = torch.randn(2, 6, 8, 8, width)
     moved = tokens.clone()
     moved[0, 3, 5, 6] += torch.randn(width)
-    site = MaskSites(width, 8, start_at_zero=False)
+    site = MaskSites(width, 8, AT_RANDOM)
     before, after = (encode(encoder, given, [site], taps=(0,)).taps[0] for given in (tokens, moved))
     changed = (before != after).any(-1)
     assert not changed[1].any()

@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
-from samunet.models.bottleneck import Bottleneck, PromptedBottleneck
-from samunet.models.medical_adapter import MedicalSites
+from samunet.models.bottleneck import Bottleneck, BottleneckStyle
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 from samunet.sam.encoder import attend_along_depth, embed_patches, encode
 from samunet.variants import med_sa
+from samunet.variants.med_sa.adapters import MedicalSites, PromptedBottleneck
 
 NANO = backbone_named("vit_nano")
+AT_RANDOM = BottleneckStyle(activation="relu", start_at_zero=False)
 OF_ONE_ADAPTER = {"vit_b": 295_872, "vit_h": 820_800}
 
 
@@ -57,7 +58,7 @@ def test_a_block_is_its_equations():
     encoder.blocks = encoder.blocks[:1]
     block = encoder.blocks[0]
     width = encoder.pos_embed.shape[-1]
-    site = MedicalSites(width, 8, depth=True, scale=0.5, activation="relu", start_at_zero=False)
+    site = MedicalSites(width, 8, AT_RANDOM, depth=True, scale=0.5)
     pixels = torch.randn(2, 3, 3, 64, 96)
     given = encode(encoder, embed_patches(encoder, pixels), [site], taps=(0,)).taps[0]
 
@@ -96,7 +97,7 @@ def attention_of(block, u: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_prompted_adapter_is_its_equation_token_by_token(layers):
     torch.manual_seed(1)
-    module = PromptedBottleneck(16, 4, layers=layers, start_at_zero=False)
+    module = PromptedBottleneck(16, 4, AT_RANDOM, layers=layers)
     tokens, prompts = torch.randn(2, 3, 16), torch.randn(2, 3, 16)
     given = module(tokens, prompts)
     for n in range(2):
@@ -112,7 +113,7 @@ def test_the_prompted_adapter_is_its_equation_token_by_token(layers):
 @pytest.mark.parametrize("form", ["add", "concat"])
 def test_the_simpler_forms_of_the_ablation_use_the_prompt_too(form):
     torch.manual_seed(1)
-    module = PromptedBottleneck(16, 4, form=form, start_at_zero=False)
+    module = PromptedBottleneck(16, 4, AT_RANDOM, form=form)
     tokens, prompts = torch.randn(2, 3, 16), torch.randn(2, 3, 16)
     hidden, prompt = module.down(tokens), module.prompt(prompts)
     joined = hidden + prompt if form == "add" else module.join(torch.cat((hidden, prompt), -1))
@@ -140,7 +141,7 @@ def test_slices_meet_in_a_windowed_block_alone_and_samples_do_not():
     windowed = next(index for index, block in enumerate(encoder.blocks) if block.window_size)
     encoder.blocks = encoder.blocks[windowed : windowed + 1]
     width = encoder.pos_embed.shape[-1]
-    site = MedicalSites(width, 8, depth=True, scale=0.5, activation="relu", start_at_zero=False)
+    site = MedicalSites(width, 8, AT_RANDOM, depth=True, scale=0.5)
     tokens = torch.randn(2, 6, 8, 8, width)
     moved = tokens.clone()
     moved[0, 3, 5, 6] += torch.randn(width)
@@ -150,7 +151,7 @@ def test_slices_meet_in_a_windowed_block_alone_and_samples_do_not():
     assert changed[0, :, 5, 6].all()  # the same place of every slice, slice 4 too
     others = changed[0, [0, 1, 2, 4, 5]]
     assert others.sum() == 5  # and no other place of other slices: windows are not taken for slices
-    alone = MedicalSites(width, 8, depth=False, scale=0.5, activation="relu", start_at_zero=False)
+    alone = MedicalSites(width, 8, AT_RANDOM, depth=False, scale=0.5)
     before, after = (encode(encoder, given, [alone], taps=(0,)).taps[0] for given in (tokens, moved))
     assert not (before != after).any(-1)[0, [0, 1, 2, 4, 5]].any()
 

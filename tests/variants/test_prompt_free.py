@@ -12,8 +12,8 @@ from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
-from samunet.models.inputs import SAMPixels
-from samunet.models.promptfree_rules import preferred
+from samunet.models.pixels import SAMPixels
+from samunet.models.rules import preferred
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam

@@ -10,7 +10,7 @@ from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.core.prompts import BOX, INSIDE
 from samunet.errors import ConfigError
-from samunet.models.prompted import ABSENT
+from samunet.models.segmenter import ABSENT
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
@@ -36,7 +36,7 @@ def small(variant, *, perturbed=True, **options):
     torch.manual_seed(0)
     spec = spec_for(**{key: options.pop(key) for key in ("patch", "pretrained", "labels") if key in options})
     network = variant.build(
-        build_sam(NANO, tuple(2 * side for side in spec.patch_size[1:])), spec, variant.Config(**options)
+        build_sam(NANO, tuple(2 * side for side in spec.patch_size[1:])), spec, variant.METHOD.read(options, "options")
     )
     with torch.no_grad():
         for parameter in network.parameters():
@@ -129,7 +129,9 @@ def test_every_kind_of_prompt_trains(prompts, kind):
         spec = NetworkSpec(
             **{**vars(spec), "labels": parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])}
         )
-        network = med_sa_prompted.build(build_sam(NANO, (64, 96)), spec, med_sa_prompted.Config(prompts=prompts))
+        network = med_sa_prompted.build(
+            build_sam(NANO, (64, 96)), spec, med_sa_prompted.METHOD.read({"prompts": prompts}, "options")
+        )
     label = torch.randint(0, 3, (2, *PATCH), dtype=torch.int16)
     loss = sum(network.loss(Batch(image=torch.randn(2, 1, *PATCH), label=label)).values())
     loss.backward()
@@ -144,7 +146,7 @@ def test_prompts_made_without_gradient_leave_the_step_its_own_in_mixed_precision
     with torch.autocast("cpu", torch.bfloat16):
         loss = sum(network.loss(Batch(image=torch.randn(2, 1, *PATCH), label=label)).values())
     loss.backward()
-    allowed = tuple(med_sa_prompted.WITHOUT_GRADIENT)
+    allowed = tuple(med_sa_prompted.METHOD.without_gradient)
     for name, parameter in network.named_parameters():
         assert name.startswith(allowed) or parameter.grad is not None, name
 
@@ -186,7 +188,7 @@ def test_prompts_decide_what_is_segmented():
 )
 def test_wrong_options_are_refused(variant, wrong):
     with pytest.raises(ConfigError):
-        variant.Config(**wrong)
+        variant.METHOD.read(wrong, "options")
 
 
 def test_the_adapters_are_med_sas():

@@ -11,12 +11,13 @@ from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
-from samunet.models.adapters import DepthAdapter
+from samunet.models.depth_adapters import DepthAdapter
 from samunet.models.spec import NetworkSpec
-from samunet.models.unet import Decoder, Encoder
 from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.variants import sam_unet
+from samunet.variants.sam_unet.rules import _convolution_weights
+from samunet.variants.sam_unet.unet import Decoder, Encoder
 
 SPEC = NetworkSpec(
     schemes=("zscore",),
@@ -104,6 +105,6 @@ def test_wrong_options_are_refused():
 )
 def test_the_planner_counts_the_weights_that_the_network_has(topology, channels):
     paths = Encoder(channels, topology), Decoder(topology)
-    assert sam_unet._convolution_weights(channels, topology) == sum(
+    assert _convolution_weights(channels, topology) == sum(
         parameter.numel() for path in paths for parameter in path.parameters()
     )

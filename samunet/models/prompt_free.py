@@ -1,11 +1,11 @@
-"""SAM without prompts: adapted encoder, class tokens, one mask per class; what MA-SAM, SAMed and full fine-tuning share.
+"""SAM without prompts: an adapted encoder, and a head that gives a mask for each class.
 
 Axes: B batch, C channels, D H W voxels, h w token rows and columns, K outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from samunet.core.batch import Batch
-from samunet.models.adapted import AdaptedSAM
 from samunet.models.embeddings import EmbeddingCache
 from samunet.models.losses import nearest, slab_sums
-from samunet.models.slab import slicewise
+from samunet.models.sam_with_sites import AdaptedSAM
 from samunet.models.spec import NetworkSpec
 from samunet.sam.encoder import Sites
 
@@ -25,9 +24,10 @@ class PromptFreeSAM(AdaptedSAM):
     """An adapted SAM whose head gives one mask per class.
 
     Args:
-        sam, spec, sites, settings: of `AdaptedSAM`; the head takes (N, C, h, w) embeddings to (N, K, f*h, f*w) logits, see `samunet.models.decoders`.
-        low_resolution_loss: take the loss on the decoder's logits against labels brought there by nearest neighbor (SAMed),
-            instead of on the patch's grid.
+        sam, spec, sites, settings: of `AdaptedSAM`; the head takes (N, C, h, w) embeddings to (N, K, f*h, f*w) logits,
+            see `samunet.models.heads`.
+        low_resolution_loss: take the loss on the decoder's logits against labels brought there by nearest neighbor
+            (SAMed), instead of on the patch's grid.
     """
 
     def __init__(
@@ -57,11 +57,8 @@ class PromptFreeSAM(AdaptedSAM):
     def keep_embeddings(self, folder: Path) -> bool:
         if self.pixels.pixel_range == "unit" and self.slab_depth > 1:
             return False  # a slice's pixels depend on the slab that it lies in
-        if any(
-            parameter.requires_grad
-            for part in (self.pixels, self.image_encoder, self.sites)
-            for parameter in part.parameters()
-        ):
+        parts = (self.pixels, self.image_encoder, self.sites)
+        if any(parameter.requires_grad for part in parts for parameter in part.parameters()):
             return False
         self.embeddings = EmbeddingCache(folder, self.image_encoder)
         return True
@@ -79,3 +76,8 @@ class PromptFreeSAM(AdaptedSAM):
             for side, have, whole in zip(plane, logits.shape[3:], self.pixels.encoder_size, strict=True)
         ]
         return logits[..., : used[0], : used[1]]
+
+
+def slicewise(layer: Callable[[Tensor], Tensor], slab: Tensor) -> Tensor:
+    """Apply a layer for (N, ...) planes to every slice of a (B, D, ...) slab; returns (B, D, ...)."""
+    return layer(slab.flatten(0, 1)).unflatten(0, (slab.shape[0], slab.shape[1]))

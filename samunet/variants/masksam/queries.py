@@ -1,7 +1,7 @@
-"""Queries in place of prompts: a generator makes a mask, a box and a token for each, SAM's decoder turns them into masks with classes.
+"""Queries in place of prompts: a generator makes a mask, a box and a token for each, SAM's decoder makes classes of them.
 
-Source: Xie et al., MaskSAM, ICCV 2025, from its equations. Axes: B batch, D slices, Q queries, C decoder width, E encoder width, h w token rows and
-columns, H W pixels of the padded encoder plane.
+Source: Xie et al., MaskSAM, ICCV 2025, from its equations. Axes: B batch, D slices, Q queries, C decoder width, E
+encoder width, h w token rows and columns, H W pixels of the padded encoder plane.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from samunet.core.geometry import Shape
-from samunet.models.boxes import tight_boxes
-from samunet.models.convolution import Convolution, TransposedConvolution
-from samunet.models.mask_adapter import SlabOfQueries
-from samunet.models.query_rules import generator_widths
-from samunet.sam.decoder import dense_positions, run_two_way
+from samunet.models.convolution import ConvNormAct, Convolution, TransposedConvolution, instance_norm
+from samunet.sam.decoder import decode, mask_weights, masks_from, own_tokens
+from samunet.variants.masksam.adapters import MaskDecoderAdapters, SlabOfQueries
+from samunet.variants.masksam.matching import tight_boxes
+from samunet.variants.masksam.rules import generator_widths
 
-SLOPE = 0.01  # of leaky ReLUs, nnU-Net's
 CORNERS = 2, 3  # SAM's point embeddings of a box
 
 
@@ -48,23 +47,13 @@ class Answers(NamedTuple):
     """(B, D, Q, K + 1) logits; the last is "no object"."""
 
 
-def block(inputs: int, outputs: int, kernel: Shape = (3, 3, 3)) -> nn.Sequential:
-    """Return a convolution, a norm and a leaky ReLU on (B, C, D, h, w)."""
-    padding = tuple(side // 2 for side in kernel)
-    return nn.Sequential(
-        Convolution(inputs, outputs, kernel, padding=padding),
-        nn.InstanceNorm3d(outputs, affine=True),
-        nn.LeakyReLU(SLOPE, inplace=True),
-    )
-
-
 def twice_in_plane(inputs: int, outputs: int) -> TransposedConvolution:
     """Return a transposed convolution that doubles h and w."""
     return TransposedConvolution(inputs, outputs, (1, 2, 2))
 
 
 class LearnedPixels(nn.Module):
-    """Turn a normalized image into SAM's three channels by convolutions that train, up to the encoder's resolution (MaskSAM's stem).
+    """MaskSAM's stem: a normalized image to SAM's three channels by convolutions, up to the encoder's resolution.
 
     Args:
         channels: of the image.
@@ -76,10 +65,10 @@ class LearnedPixels(nn.Module):
         super().__init__()
         self.encoder_size = encoder_size
         width = 16 if doublings else 8
-        layers: list[nn.Module] = [block(channels, width)]
+        layers: list[nn.Module] = [ConvNormAct(channels, width)]
         for _ in range(doublings):
-            layers += [twice_in_plane(width, width), nn.InstanceNorm3d(width, affine=True), nn.GELU()]
-        self.layers = nn.Sequential(*layers, block(width, 3))
+            layers += [twice_in_plane(width, width), instance_norm(width), nn.GELU()]
+        self.layers = nn.Sequential(*layers, ConvNormAct(width, 3))
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) voxels to (B, D, 3, H, W) encoder pixels."""
@@ -107,22 +96,22 @@ class PromptGenerator(nn.Module):
         self.decoder_width = decoder_width
         widths = [decoder_width, *generator_widths(decoder_width)]
         kernel = [kernels[min(stage, len(kernels) - 1)] for stage in range(len(widths))]
-        self.first = nn.Sequential(block(decoder_width, widths[0], kernel[0]), block(widths[0], widths[0], kernel[0]))
+        self.first = nn.Sequential(
+            ConvNormAct(decoder_width, widths[0], kernel[0]), ConvNormAct(widths[0], widths[0], kernel[0])
+        )
         self.ups, self.laterals, self.joins = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for stage in range(1, len(widths)):
             before, after = widths[stage - 1], widths[stage]
             self.ups.append(twice_in_plane(before, after) if stage <= doublings else nn.Identity())
-            lateral = [block(width, after, (1, 1, 1))] if doublings == 0 else []
+            lateral: list[nn.Module] = [ConvNormAct(width, after, (1, 1, 1))] if doublings == 0 else []
             for level in range(min(stage, doublings)):
-                lateral += [twice_in_plane(after if level else width, after), block(after, after, kernel[stage])]
+                lateral += [twice_in_plane(after if level else width, after), ConvNormAct(after, after, kernel[stage])]
             self.laterals.append(nn.Sequential(*lateral))
-            self.joins.append(block((after if stage <= doublings else before) + after, after, kernel[stage]))
+            self.joins.append(ConvNormAct((after if stage <= doublings else before) + after, after, kernel[stage]))
         self.mask = Convolution(widths[-1], queries, 1)
         pooled = sum(widths)
-        self.box = nn.Sequential(Convolution(pooled, queries, 1, bias=False), nn.InstanceNorm3d(queries, affine=True))
-        self.token = nn.Sequential(
-            Convolution(pooled, queries, 3, padding=1), nn.InstanceNorm3d(queries, affine=True), nn.GELU()
-        )
+        self.box = nn.Sequential(Convolution(pooled, queries, 1, bias=False), instance_norm(queries))
+        self.token = nn.Sequential(Convolution(pooled, queries, 3, padding=1), instance_norm(queries), nn.GELU())
 
     def forward(self, taps: Sequence[Tensor], neck: Tensor, used: tuple[float, float]) -> Prompts:
         """Make prompts.
@@ -136,9 +125,8 @@ class PromptGenerator(nn.Module):
         for up, lateral, join, tap in zip(self.ups, self.laterals, self.joins, reversed(taps), strict=True):
             stages.append(join(torch.cat((up(stages[-1]), lateral(tap.movedim(-1, 1))), dim=1)))
         masks = self.mask(stages[-1])
-        cells = (
-            self.box(_pooled(stages, 2)).float().sigmoid().movedim(2, 1)
-        )  # (B, D, Q, 2, 2): x1 y1, and shares of what is left
+        # (B, D, Q, 2, 2): x1 y1, and shares of what is left
+        cells = self.box(_pooled(stages, 2)).float().sigmoid().movedim(2, 1)
         first, share = cells.unbind(3)
         predicted = torch.cat((first, first + (1 - first) * share), dim=-1)
         shown = masks.detach() > 0
@@ -158,21 +146,22 @@ def _pooled(stages: Sequence[Tensor], side: int) -> Tensor:
 class QueryMasks(nn.Module):
     """SAM's prompt encoder and mask decoder, run once for every slice and query.
 
-    The tokens are SAM's (quality and four masks), the two corners of the query's box, and a class token: a learned vector plus the query's own.
-    The query's thresholded mask is the dense prompt. Masks come from SAM's first mask token. Boxes and mask prompts carry no gradient, as published:
-    the generator learns them by losses of their own.
+    The tokens are SAM's (quality and four masks), the two corners of the query's box, and a class token: a learned
+    vector plus the query's own. The query's thresholded mask is the dense prompt. Masks come from SAM's first mask
+    token. Boxes and mask prompts carry no gradient, as published: the generator learns them by losses of their own.
 
     Args:
         sam: takes part in the result.
         outputs: K.
         depth: slices of a slab, for embeddings along depth.
-        adapters: of the decoder's layers, see `samunet.models.mask_adapter.mask_decoder_adapters`.
+        adapters: of the decoder's layers, see `mask_decoder_adapters`.
     """
 
-    def __init__(self, sam: Sam, outputs: int, depth: int, adapters: nn.ModuleList) -> None:
+    def __init__(self, sam: Sam, outputs: int, depth: int, adapters: Sequence[MaskDecoderAdapters]) -> None:
         super().__init__()
         width = sam.mask_decoder.transformer_dim
-        self.prompt_encoder, self.mask_decoder, self.adapters = sam.prompt_encoder, sam.mask_decoder, adapters
+        self.prompt_encoder, self.mask_decoder = sam.prompt_encoder, sam.mask_decoder
+        self.adapters = nn.ModuleList(adapters)
         self.class_token = nn.Parameter(torch.randn(1, width))
         self.depth_embedding = nn.Parameter(torch.zeros(depth, width))
         self.classify = nn.Linear(width, outputs + 1)
@@ -181,33 +170,29 @@ class QueryMasks(nn.Module):
         """(B, D, C, h, w) embedding and prompts to masks and classes."""
         batch, depth, _, *plane = embedding.shape
         slab, sides = (batch, depth, prompts.boxes.shape[2]), (plane[0], plane[1])
-        decoder, count = self.mask_decoder, math.prod((batch, depth, prompts.boxes.shape[2]))
+        decoder, encoder = self.mask_decoder, self.prompt_encoder
         masks = prompts.shown.to(embedding.dtype).movedim(1, 2).flatten(0, 2).unsqueeze(1)
-        dense = self.prompt_encoder.mask_downscaling(
-            F.interpolate(masks, size=[4 * side for side in sides], mode="nearest-exact")
+        large = F.interpolate(masks, size=[4 * side for side in sides], mode="nearest-exact")
+        corners, classes = self._corners(prompts.boxes), (self.class_token + prompts.tokens).unsqueeze(3)
+        own = own_tokens(decoder)
+        decoded = decode(
+            decoder.transformer,
+            encoder.pe_layer,
+            embedding.unsqueeze(2).expand(-1, -1, slab[2], -1, -1, -1).flatten(0, 2),
+            own,
+            dense=encoder.mask_downscaling(large),
+            along=along_depth(self.depth_embedding, depth).repeat(batch, 1).repeat_interleave(slab[2], dim=0),
+            prompts=torch.cat((corners.to(own.dtype), classes.to(own.dtype)), dim=3).flatten(0, 2),
+            sites=[SlabOfQueries(part, slab, sides) for part in self.adapters],
         )
-        planes = embedding.unsqueeze(2).expand(-1, -1, slab[2], -1, -1, -1).flatten(0, 2) + dense
-        own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(count, -1, -1)
-        classes = (self.class_token + prompts.tokens).flatten(0, 2).unsqueeze(1)
-        tokens = torch.cat(
-            (own, self._corners(prompts.boxes).flatten(0, 2).to(own.dtype), classes.to(own.dtype)), dim=1
-        )
-        along = along_depth(self.depth_embedding, depth).repeat(batch, 1).repeat_interleave(slab[2], dim=0)
-        positions = dense_positions(self.prompt_encoder.pe_layer, sides).to(planes.dtype) + along[..., None, None].to(
-            planes.dtype
-        )
-        sites = [SlabOfQueries(part, slab, sides) for part in self.adapters]
-        queries, places = run_two_way(decoder.transformer, planes, positions, tokens, sites)
-        features = decoder.output_upscaling(places.transpose(1, 2).unflatten(2, sides))
-        weights = decoder.output_hypernetworks_mlps[0](queries[:, 1])
-        found = torch.einsum("nc,nchw->nhw", weights, features).unflatten(0, slab)
-        return Answers(masks=found.movedim(2, 1), classes=self.classify(queries[:, -1]).unflatten(0, slab))
+        answers = masks_from(decoder, decoded, mask_weights(decoder, decoded, 0)).unflatten(0, slab)
+        return Answers(masks=answers.movedim(2, 1), classes=self.classify(decoded.tokens[:, -1]).unflatten(0, slab))
 
     def _corners(self, boxes: Tensor) -> Tensor:
         """(B, D, Q, 4) boxes to (B, D, Q, 2, C) embeddings of their corners, SAM's."""
         encoding = self.prompt_encoder.pe_layer
         with torch.autocast(boxes.device.type, enabled=False):
-            placed = encoding._pe_encoding(boxes.detach().float().unflatten(-1, (2, 2)))
+            placed: Tensor = encoding._pe_encoding(boxes.detach().float().unflatten(-1, (2, 2)))
         return placed + torch.stack([self.prompt_encoder.point_embeddings[corner].weight[0] for corner in CORNERS])
 
 

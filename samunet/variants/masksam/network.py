@@ -1,29 +1,28 @@
-"""The network of masksam. Axes: B batch, C channels, D H W voxels, Q queries, K outputs, h w token rows and columns."""
+"""The network of masksam; see documentation/methods/masksam.md.
+
+Axes: B batch, C channels, D H W voxels, Q queries, K outputs, h w token rows and columns.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from samunet.core.batch import Batch
-from samunet.models.adapted import fit_to_patch
-from samunet.models.losses import region_targets
-from samunet.models.mask_adapter import MaskSites, mask_decoder_adapters
-from samunet.models.matching import Found, SetWeights, set_sums, set_terms
-from samunet.models.queries import Answers, LearnedPixels, PromptGenerator, Prompts, QueryMasks, along_depth
-from samunet.models.query_rules import generator_doublings
+from samunet.models.bottleneck import BottleneckStyle
+from samunet.models.losses import known_voxels, output_targets
+from samunet.models.sam_with_sites import fit_to_patch
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import encoder_size
 from samunet.sam.encoder import embed_patches, encode, ends_of_quarters
-
-if TYPE_CHECKING:
-    from samunet.variants.masksam import Config
+from samunet.variants.masksam.adapters import MaskSites, mask_decoder_adapters
+from samunet.variants.masksam.matching import Said, SetWeights, set_sums, set_terms
+from samunet.variants.masksam.queries import Answers, LearnedPixels, PromptGenerator, Prompts, QueryMasks, along_depth
+from samunet.variants.masksam.rules import Config, generator_doublings
 
 TINY = 1e-6  # smallest chance of a class in a voxel
 
@@ -51,8 +50,8 @@ class MaskSAM(SlabSegmenter):
         self.image_encoder = sam.image_encoder
         blocks, width = sam.image_encoder.blocks, sam.image_encoder.pos_embed.shape[-1]
         self.taps = ends_of_quarters(sam.image_encoder)
-        zero, depth = config.initialization == "zero", spec.patch_size[0]
-        self.sites = nn.ModuleList(MaskSites(width, int(config.ratio * width), start_at_zero=zero) for _ in blocks)
+        style, depth = BottleneckStyle(start_at_zero=config.initialization == "zero"), spec.patch_size[0]
+        self.sites = nn.ModuleList(MaskSites(width, int(config.ratio * width), style) for _ in blocks)
         self.depth_embedding = nn.Parameter(torch.zeros(depth, width))
         decoder_width = sam.mask_decoder.transformer_dim
         self.generator = PromptGenerator(
@@ -66,13 +65,13 @@ class MaskSAM(SlabSegmenter):
             len(sam.mask_decoder.transformer.layers),
             decoder_width,
             int(config.ratio * decoder_width),
+            style,
             depth=depth if config.decoder_depth == "perceptron" else None,
-            start_at_zero=zero,
         )
         self.head = QueryMasks(sam, spec.labels.outputs, depth, adapters)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Weigh every query's mask by its chances of each class, and return logits whose softmax, or sigmoid for regions, is that sum."""
+        """Weigh every query's mask by its chances of each class, and return logits of that sum."""
         _, answers = self._answers(image)
         with torch.autocast(image.device.type, enabled=False):  # 1 - TINY is 1 in 16 bits
             masks = self._fit(answers.masks.float(), image.shape[2:]).sigmoid()
@@ -84,22 +83,15 @@ class MaskSAM(SlabSegmenter):
         prompts, answers = self._answers(batch.image)
         shape = batch.label.shape[1:]
         plane = torch.tensor(self.encoder_size[::-1], device=prompts.boxes.device)
-        share = plane / (
-            self.scale * torch.tensor([shape[2], shape[1]], device=plane.device)
-        )  # of the padded plane to that of the patch
-        found = Found(
+        share = plane / (self.scale * torch.tensor([shape[2], shape[1]], device=plane.device))  # of the patch's plane
+        said = Said(
             masks=self._fit(answers.masks, shape),
             auxiliary=self._fit(prompts.masks, shape),
             boxes=prompts.boxes * share.repeat(2),
             classes=answers.classes,
         )
-        ignore = self.labels.ignore
-        known = torch.ones_like(batch.label, dtype=torch.bool) if ignore is None else batch.label != ignore
-        if self.labels.has_regions:
-            targets = region_targets(batch.label, self.labels)
-        else:
-            targets = F.one_hot(batch.label.long().masked_fill(~known, 0), self.labels.outputs).movedim(-1, 1)
-        return set_sums(found, targets.float(), known, self.weights)
+        targets, known = output_targets(batch.label, self.labels).float(), known_voxels(batch.label, self.labels)
+        return set_sums(said, targets, known, self.weights)
 
     def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         return set_terms(sums, self.weights)

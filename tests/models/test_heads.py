@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from samunet.models.decoders import ClassTokenMasks
+from samunet.models.heads import ClassTokenMasks
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 

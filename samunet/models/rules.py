@@ -1,4 +1,4 @@
-"""What SAM without prompts asks of a plan: options, encoder scale and memory; nothing here needs torch."""
+"""What methods around an adapted SAM ask of a plan: options, encoder scale and memory; nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -7,29 +7,66 @@ from dataclasses import dataclass
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
+from samunet.errors import ConfigError
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 
 PUBLISHED_SIDE = 512  # encoder pixels, MA-SAM's and SAMed's
 DECODER_WEIGHTS = 6e6  # of SAM's mask decoder with a dozen class tokens
 TOKENS_ACROSS = 2.0  # tokens that the smallest class should span: a first rule, not yet studied
-WITHOUT_GRADIENT = {
+WITHOUT_PROMPTS = {
     "head.mask_decoder.iou_prediction_head": "SAM's quality head has no loss",
     "head.prompt_encoder.point_embeddings": "there are no points and no boxes",
     "head.prompt_encoder.not_a_point_embed": "there are no points and no boxes",
     "head.prompt_encoder.mask_downscaling": "there is no mask prompt",
 }
 """Parameters of a class-token head that no loss reaches, and why; kept for the published checkpoint formats."""
+_DRAWN = "which of them a step reaches depends on the prompts that it draws"
+WITH_PROMPTS = {
+    "head.mask_decoder.iou_prediction_head": "SAM's quality head has no loss",
+    "head.prompt_encoder.point_embeddings": _DRAWN,
+    "head.prompt_encoder.not_a_point_embed": _DRAWN,
+    "head.prompt_encoder.mask_downscaling": "there is no mask prompt",
+}
+"""Parameters of a prompted head that no loss reaches, or not in every step, and why."""
+MODES = ("points", "iterative", "box", "mixed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptFreeConfig:
-    """Options that these methods share."""
+class EncoderOptions:
+    """How an adapted encoder is fed and run."""
 
     pixel_range: str = "sam"
     """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]."""
     checkpointing: bool = False
     """Run each block again in the backward pass instead of keeping its activations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSimulation:
+    """How prompts are simulated from labels in training."""
+
+    prompts: str = "mixed"
+    """"points": clicks inside a structure; "iterative": one inside, then more where the network errs; "box"; "mixed":
+    one of these for each batch."""
+    points: int = 3
+    """Clicks of "points" in each slice."""
+    rounds: int = 3
+    """Clicks of "iterative" in each slice, the first included."""
+    box_overlap: float = 0.75
+    """The sides of a box move by chance, as far as the plane's IoU with the tight box stays at this or above; 1 leaves
+    it tight."""
+    box_relaxation: int = 2
+    """A box is then larger by up to so many voxels on every side, along depth too, as boxes drawn by hand are."""
+
+    def __post_init__(self) -> None:
+        if self.prompts not in MODES:
+            raise ConfigError(f"prompts must be one of {', '.join(MODES)}; got '{self.prompts}'.")
+        if self.points < 1 or self.rounds < 1 or not 0 < self.box_overlap <= 1 or self.box_relaxation < 0:
+            raise ConfigError(
+                "points and rounds must be 1 or more, box_overlap in (0, 1] and box_relaxation 0 or more; got "
+                f"{self.points}, {self.rounds}, {self.box_overlap} and {self.box_relaxation}."
+            )
 
 
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
@@ -42,18 +79,16 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
         patch_size: (D, H, W) voxels.
         smallest_class_voxels: typical in-plane diameter of the smallest class, in voxels.
     """
-    best = max(
-        1.0,
-        math.floor(4 * min(TOKENS_ACROSS * TOKEN_PIXELS / smallest_class_voxels, PUBLISHED_SIDE / max(patch_size[1:])))
-        / 4,
-    )
+    fine_enough = TOKENS_ACROSS * TOKEN_PIXELS / smallest_class_voxels
+    best = max(1.0, math.floor(4 * min(fine_enough, PUBLISHED_SIDE / max(patch_size[1:]))) / 4)
     choices = []
     for quarters in range(round(4 * best), 3, -1):
         scale = quarters / 4
         grid = [side // TOKEN_PIXELS for side in encoder_size(patch_size[1:], scale)]
         reason = (
-            f"the smallest class ({smallest_class_voxels:.0f} voxels across) spans {smallest_class_voxels * scale / TOKEN_PIXELS:.1f} tokens; wanted "
-            f"are {TOKENS_ACROSS:g}, where memory and {PUBLISHED_SIDE} encoder pixels per side allow; a slice has {grid[0]} x {grid[1]} tokens"
+            f"the smallest class ({smallest_class_voxels:.0f} voxels across) spans "
+            f"{smallest_class_voxels * scale / TOKEN_PIXELS:.1f} tokens; wanted are {TOKENS_ACROSS:g}, where memory and "
+            f"{PUBLISHED_SIDE} encoder pixels per side allow; a slice has {grid[0]} x {grid[1]} tokens"
         )
         choices.append(Preference(scale=scale, reason=reason))
     return tuple(choices)
@@ -72,14 +107,14 @@ def step_gib(
 ) -> float:
     """Estimate the memory of one mixed-precision training step in GiB.
 
-    A token needs about 18 embeddings per block for its own layers, 8 adapter widths, and its row of relative positions; the
-    decoder about 3 feature maps of each resolution, and 20 embeddings per token for each run over a slice beyond the first; logits and
-    label sums about 6 maps of the patch per class.
+    A token needs about 18 embeddings per block for its own layers, 8 adapter widths, and its row of relative positions;
+    the decoder about 3 feature maps of each resolution, and 20 embeddings per token for each run over a slice beyond the
+    first; logits and label sums about 6 maps of the patch per class.
     """
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     slices = batch_size * spec.patch_size[0]
     per_token = 18 * backbone.width + 8 * adapter_width + 3 * backbone.heads * (height + width)
-    blocks = 0.5 if not encoder_learns else 1 + backbone.depth / 18 if checkpointing else backbone.depth
+    blocks = kept_blocks(backbone, checkpointing) if encoder_learns else 0.5
     tokens = slices * height * width * blocks * per_token * 4
     maps = sum((4**level) * backbone.decoder_width / 2**level for level in range(1, 5 if upsampling == 16 else 3))
     decoder = slices * height * width * (decoder_runs * 3 * maps + (decoder_runs - 1) * 20 * backbone.decoder_width) * 4
@@ -88,3 +123,8 @@ def step_gib(
     weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained or not encoder_learns else 16)
     weights += 16 * (adapters + DECODER_WEIGHTS * (backbone.decoder_width / 256) ** 2)
     return (tokens + decoder + outputs + weights) / 2**30
+
+
+def kept_blocks(backbone: Backbone, checkpointing: bool) -> float:
+    """Return how many blocks' activations a training step keeps at a time."""
+    return 1 + backbone.depth / 18 if checkpointing else backbone.depth

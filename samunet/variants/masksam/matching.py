@@ -1,7 +1,8 @@
 """The set criterion: each target mask finds the query that fits it best, and the losses follow that assignment.
 
-Source: Carion et al., DETR, ECCV 2020; Cheng et al., Mask2Former, CVPR 2022 (costs on points); Xie et al., MaskSAM, ICCV 2025 (auxiliary masks
-and boxes, weights). Axes: B batch, D slices, N = B*D, Q queries, K targets (classes with background, or regions), P points.
+Source: Carion et al., DETR, ECCV 2020; Cheng et al., Mask2Former, CVPR 2022 (costs on points); Xie et al., MaskSAM, ICCV
+2025 (auxiliary masks and boxes, weights). Axes: B batch, D slices, N = B*D, Q queries, K targets (classes with
+background, or regions), P points.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from samunet.models.boxes import tight_boxes
+from samunet.models.prompt_tokens import extent
 
 NO_OBJECT = 0.1  # weight of a query without a target in the cross-entropy
 FOCUS = 0.75  # share of the points where the logits are nearest to zero
@@ -37,7 +38,7 @@ class SetWeights:
     """"slice": every slice has an assignment of its own; "volume": a slab has one."""
 
 
-class Found(NamedTuple):
+class Said(NamedTuple):
     """What a network says, on the patch's grid."""
 
     masks: Tensor
@@ -50,27 +51,32 @@ class Found(NamedTuple):
     """(B, D, Q, K + 1) logits."""
 
 
-def set_sums(found: Found, targets: Tensor, known: Tensor, weights: SetWeights) -> dict[str, Tensor]:
+def set_sums(said: Said, targets: Tensor, known: Tensor, weights: SetWeights) -> dict[str, Tensor]:
     """Match and return the sums from which `set_terms` computes the loss; those of several batches add up.
 
     Args:
         targets: (B, K, D, H, W) masks, 0 or 1.
         known: (B, D, H, W) 1 where a voxel counts.
     """
-    with torch.autocast(found.masks.device.type, enabled=False):  # sums over so many points overflow in 16 bits
-        return _sums(Found(*(part.float() for part in found)), targets, known, weights)
+    with torch.autocast(said.masks.device.type, enabled=False):  # sums over so many points overflow in 16 bits
+        return _sums(Said(*(part.float() for part in said)), targets, known, weights)
 
 
-def _sums(found: Found, targets: Tensor, known: Tensor, weights: SetWeights) -> dict[str, Tensor]:
-    size, queries, depth = found.masks.shape[:3]
-    flat = _flat(found.masks), _flat(found.auxiliary), _flat(targets), known.flatten(0, 1).flatten(1).float()
+def _sums(said: Said, targets: Tensor, known: Tensor, weights: SetWeights) -> dict[str, Tensor]:
+    size, queries, depth = said.masks.shape[:3]
+    flat = _flat(said.masks), _flat(said.auxiliary), _flat(targets), known.flatten(0, 1).flatten(1).float()
     present, seen = (flat[2] * flat[3].unsqueeze(1)).sum(-1) > 0, flat[3].any(-1)
-    boxes, classes = found.boxes.flatten(0, 1), found.classes.flatten(0, 1)
+    boxes, classes = said.boxes.flatten(0, 1), said.classes.flatten(0, 1)
     target_boxes = tight_boxes((targets * known.unsqueeze(1) > 0).movedim(1, 2).flatten(0, 1))
     with torch.no_grad():
         places = _points(flat[3], weights.points)
-        sampled = [part.gather(-1, places.unsqueeze(1).expand(-1, part.shape[1], -1)) for part in flat[:3]]
-        costs = _costs(*sampled, flat[3].gather(-1, places), boxes, target_boxes, classes, weights)
+        masks, auxiliary, wanted = (
+            part.gather(-1, places.unsqueeze(1).expand(-1, part.shape[1], -1)) for part in flat[:3]
+        )
+        counted = flat[3].gather(-1, places)
+        of_masks = weights.masks * _pairwise(masks, wanted, counted)
+        of_masks = of_masks + weights.auxiliary * _pairwise(auxiliary, wanted, counted)
+        costs = _costs(of_masks, boxes, target_boxes, classes, weights)
         slices, query, target = _assign(costs, present, depth if weights.match == "volume" else 1)
     wanted = torch.full((size * depth, queries), classes.shape[-1] - 1, device=classes.device)
     wanted[slices, query] = target
@@ -103,20 +109,22 @@ def set_terms(sums: dict[str, Tensor], weights: SetWeights) -> dict[str, Tensor]
 
 
 def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Return the generalized IoU (Rezatofighi et al., CVPR 2019) of (..., 4) boxes x1, y1, x2, y2, in [-1, 1]; of two empty boxes at one place 0."""
-    overlap = (
-        (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2]))
-        .clamp_min(0)
-        .prod(-1)
-    )
-    hull = (
-        (torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2]))
-        .clamp_min(0)
-        .prod(-1)
-    )
-    union = sum((box[..., 2:] - box[..., :2]).clamp_min(0).prod(-1) for box in (first, second)) - overlap
-    tiny = torch.finfo(first.dtype).tiny
+    """Return the generalized IoU (Rezatofighi et al., CVPR 2019) of (..., 4) boxes x1, y1, x2, y2, in [-1, 1].
+
+    That of two empty boxes at one place is 0.
+    """
+    starts, ends = (first[..., :2], second[..., :2]), (first[..., 2:], second[..., 2:])
+    overlap = (torch.minimum(*ends) - torch.maximum(*starts)).clamp_min(0).prod(-1)
+    hull = (torch.maximum(*ends) - torch.minimum(*starts)).clamp_min(0).prod(-1)
+    one, other = ((end - start).clamp_min(0).prod(-1) for start, end in zip(starts, ends, strict=True))
+    union, tiny = one + other - overlap, torch.finfo(first.dtype).tiny
     return overlap / union.clamp_min(tiny) - (hull - union) / hull.clamp_min(tiny)
+
+
+def tight_boxes(masks: Tensor) -> Tensor:
+    """Return the boxes of (..., H, W) boolean masks as (..., 4) shares x1, y1, x2, y2 of the plane; zeros where empty."""
+    sides = [torch.stack(extent(masks.any(axis)), dim=-1) / masks.shape[other] for axis, other in ((-2, -1), (-1, -2))]
+    return torch.stack(sides, dim=-1).flatten(-2) * masks.flatten(-2).any(-1).unsqueeze(-1)
 
 
 def _flat(volumes: Tensor) -> Tensor:
@@ -132,31 +140,16 @@ def _points(known: Tensor, count: int) -> Tensor:
     return torch.randint(pixels, (len(known), count), device=known.device)
 
 
-def _costs(
-    masks: Tensor,
-    auxiliary: Tensor,
-    targets: Tensor,
-    known: Tensor,
-    boxes: Tensor,
-    target_boxes: Tensor,
-    classes: Tensor,
-    weights: SetWeights,
-) -> Tensor:
-    """What it costs to give a target to a query, (N, Q, K)."""
+def _costs(masks: Tensor, boxes: Tensor, target_boxes: Tensor, classes: Tensor, weights: SetWeights) -> Tensor:
+    """Return what it costs to give a target to a query, (N, Q, K); `masks` is what their masks cost."""
     apart = (boxes.unsqueeze(2) - target_boxes.unsqueeze(1)).abs().sum(-1)
     alike = generalized_iou(boxes.unsqueeze(2), target_boxes.unsqueeze(1))
     likely = classes.softmax(-1)[..., :-1]
-    return (
-        weights.masks * _pairwise(masks, targets, known)
-        + weights.auxiliary * _pairwise(auxiliary, targets, known)
-        + weights.box * apart
-        - weights.giou * alike
-        - weights.classes * likely
-    )
+    return masks + weights.box * apart - weights.giou * alike - weights.classes * likely
 
 
 def _pairwise(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
-    """Cross-entropy and Dice loss of every query with every target, (N, Q, P) and (N, K, P) to (N, Q, K)."""
+    """Return cross-entropy and Dice loss of every query with every target, (N, Q, P) and (N, K, P) to (N, Q, K)."""
     known = known.unsqueeze(1)
     count, chances = known.sum(-1, keepdim=True).clamp_min(1), logits.sigmoid() * known
     wanted = (targets * known).transpose(1, 2)
@@ -166,9 +159,10 @@ def _pairwise(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
 
 
 def _assign(costs: Tensor, present: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return slice, query and target of every match, slabs of `depth` slices together; a target counts where it is present.
+    """Return slice, query and target of every match; a target counts where it is present.
 
     Args:
+        depth: slices that are matched together.
         costs: (N, Q, K).
         present: (N, K).
     """
@@ -177,17 +171,19 @@ def _assign(costs: Tensor, present: Tensor, depth: int) -> tuple[Tensor, Tensor,
     matches = []
     for slab, table in enumerate(summed):
         columns = there[slab].any(0).nonzero().flatten().numpy()
-        rows, chosen = linear_sum_assignment(table[:, columns])
-        for query, target in zip(rows.tolist(), columns[chosen].tolist(), strict=True):
-            matches += [
-                (slab * depth + place, query, target) for place in there[slab, :, target].nonzero().flatten().tolist()
-            ]
-    found = torch.tensor(sorted(matches), dtype=torch.long, device=costs.device).reshape(-1, 3)
-    return found[:, 0], found[:, 1], found[:, 2]
+        rows, assigned = linear_sum_assignment(table[:, columns])
+        for query, target in zip(rows.tolist(), columns[assigned].tolist(), strict=True):
+            places = there[slab, :, target].nonzero().flatten().tolist()
+            matches += [(slab * depth + place, query, target) for place in places]
+    slices, queries, targets = torch.tensor(sorted(matches), dtype=torch.long, device=costs.device).reshape(-1, 3).T
+    return slices, queries, targets
 
 
 def _mask_loss(logits: Tensor, targets: Tensor, known: Tensor, count: int) -> Tensor:
-    """Cross-entropy and Dice loss of matched masks, (M, P) each to (M,), where there are many pixels on those that are least decided."""
+    """Return cross-entropy and Dice loss of matched masks, (M, P) each to (M,).
+
+    Where there are more than `count` pixels, it is taken on those that are least decided, and some others.
+    """
     if logits.shape[-1] > count:
         with torch.no_grad():
             drawn = torch.randint(logits.shape[-1], (len(logits), CANDIDATES * count), device=logits.device)
@@ -195,9 +191,8 @@ def _mask_loss(logits: Tensor, targets: Tensor, known: Tensor, count: int) -> Te
             rest = torch.randint(logits.shape[-1], (len(logits), count - undecided.shape[1]), device=logits.device)
             places = torch.cat((drawn.gather(1, undecided), rest), dim=1)
         logits, targets, known = (part.gather(1, places) for part in (logits, targets, known))
-    entropy = (F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * known).sum(1) / known.sum(
-        1
-    ).clamp_min(1)
+    entropy = (F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * known).sum(1)
+    entropy = entropy / known.sum(1).clamp_min(1)
     chances, targets = logits.sigmoid() * known, targets * known
     dice = 1 - (2 * (chances * targets).sum(1) + 1) / (chances.sum(1) + targets.sum(1) + 1)
     return entropy + dice

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samunet.models.queries import PromptGenerator
-from samunet.models.query_rules import STAGES, generator_doublings, generator_values
+from samunet.variants.masksam.queries import PromptGenerator
+from samunet.variants.masksam.rules import STAGES, generator_doublings, generator_values
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])

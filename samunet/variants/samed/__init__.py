@@ -9,26 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samunet.errors import ConfigError
-from samunet.models.promptfree_rules import WITHOUT_GRADIENT, PromptFreeConfig, preferred, step_gib
+from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
+from samunet.variants.method import Method
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from samunet.models.segmenter import SlabSegmenter
 
-__all__ = ["SLICES_MEET", "SOURCE", "STARTS_AS", "WITHOUT_GRADIENT", "Config", "build", "cost", "preferred"]
-
-SOURCE = (
-    "Zhang and Liu, Customized Segment Anything Model for medical image segmentation (SAMed), arXiv 2304.13785, 2023."
-)
-STARTS_AS = "sam"
-SLICES_MEET = False
-
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PromptFreeConfig):
+class Config(EncoderOptions):
     """Options of this method; the defaults are the authors'."""
 
     rank: int = 4
@@ -45,9 +38,9 @@ class Config(PromptFreeConfig):
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
-    from samunet.models.adapters import LoRASites, decoder_lora
-    from samunet.models.decoders import ClassTokenMasks
-    from samunet.models.promptfree import PromptFreeSAM
+    from samunet.models.heads import ClassTokenMasks
+    from samunet.models.prompt_free import PromptFreeSAM
+    from samunet.variants.samed.lora import LoRASites, decoder_lora
 
     width = sam.image_encoder.pos_embed.shape[-1]
     transformer = sam.mask_decoder.transformer
@@ -65,9 +58,22 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     )
 
 
-def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
     """Estimate the memory of one mixed-precision training step in GiB."""
-    config = config or Config()
     return step_gib(
         spec, backbone, batch_size, adapter_width=config.rank, upsampling=4, checkpointing=config.checkpointing
     )
+
+
+METHOD = Method(
+    source=(
+        "Zhang and Liu, Customized Segment Anything Model for medical image segmentation (SAMed), arXiv 2304.13785, 2023."
+    ),
+    starts_as="sam",
+    slices_meet=False,
+    without_gradient=WITHOUT_PROMPTS,
+    config=Config,
+    build=build,
+    preferred=preferred,
+    cost=cost,
+)

@@ -13,21 +13,17 @@ from torch import Tensor, nn
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Topology
-from samunet.models.convolution import Convolution, TransposedConvolution
+from samunet.models.convolution import ConvNormAct, Convolution, TransposedConvolution
 
 
-class ConvNormAct(nn.Sequential):
-    """Convolution, instance normalization, leaky ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: Shape, stride: Shape = (1, 1, 1)) -> None:
-        padding = tuple((size - 1) // 2 for size in kernel)
-        super().__init__(
-            Convolution(inputs, outputs, kernel, stride, padding),
-            nn.GroupNorm(outputs, outputs, eps=1e-5),  # one group per channel is instance norm, and much faster on CPU
-            nn.LeakyReLU(0.01, inplace=True),
-        )
-        nn.init.kaiming_normal_(self[0].weight, a=0.01)
-        nn.init.zeros_(self[0].bias)
+def kaiming_block(inputs: int, outputs: int, kernel: Shape, stride: Shape = (1, 1, 1)) -> ConvNormAct:
+    """Return a block whose convolution starts as nnU-Net's do, by Kaiming's rule without a bias."""
+    block = ConvNormAct(inputs, outputs, kernel, stride)
+    for layer in block:
+        if isinstance(layer, Convolution) and layer.bias is not None:
+            nn.init.kaiming_normal_(layer.weight, a=0.01)
+            nn.init.zeros_(layer.bias)
+    return block
 
 
 class Encoder(nn.Module):
@@ -40,8 +36,8 @@ class Encoder(nn.Module):
         for index, (stride, kernel, width) in enumerate(
             zip(topology.strides, topology.kernels, topology.widths, strict=True)
         ):
-            first = ConvNormAct(inputs, width, kernel, stride)
-            self.stages.append(first if index == 0 else nn.Sequential(first, ConvNormAct(width, width, kernel)))
+            first = kaiming_block(inputs, width, kernel, stride)
+            self.stages.append(first if index == 0 else nn.Sequential(first, kaiming_block(width, width, kernel)))
             inputs = width
 
 
@@ -55,7 +51,7 @@ class Decoder(nn.Module):
             list(pairwise(topology.widths))[::-1], topology.strides[:0:-1], topology.kernels[-2::-1], strict=True
         ):
             self.upward.append(TransposedConvolution(below, skip, stride))
-            self.levels.append(ConvNormAct(2 * skip, skip, kernel))
+            self.levels.append(kaiming_block(2 * skip, skip, kernel))
 
     def forward(self, stages: list[Tensor]) -> list[Tensor]:
         """Encoder features, full resolution first, to decoder features, full resolution first."""

@@ -31,7 +31,8 @@ class SAMPixels(nn.Module):
         schemes: normalization scheme of each input channel.
         scale: encoder pixels per voxel in the plane.
         encoder_size: (H, W) pixels; planes are zero-padded at the bottom and right to it, as SAM pads.
-        pixel_range: "sam" as above; "unit" stretches every slab and channel to [0, 1] instead, as MA-SAM and SAMed were trained.
+        pixel_range: "sam" as above; "unit" stretches every slab and channel to [0, 1] instead, as MA-SAM and SAMed
+            were trained.
 
     Raises:
         ConfigError: `pixel_range` is neither.
@@ -61,9 +62,10 @@ class SAMPixels(nn.Module):
             image = (image - lowest) / (highest - lowest).clamp_min(FLAT)
         else:
             image = (image - self.shift) * self.factor
-        image = (
-            image.expand(-1, 3, -1, -1, -1) if image.shape[1] == 1 else image if self.mix is None else self.mix(image)
-        )
+        if self.mix is not None:
+            image = self.mix(image)
+        elif image.shape[1] == 1:
+            image = image.expand(-1, 3, -1, -1, -1)
         planes = image.movedim(1, 2).flatten(0, 1)
         if self.scale != 1:
             size = [round(side * self.scale) for side in planes.shape[2:]]

@@ -11,8 +11,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samunet.models.boxes import tight_boxes
-from samunet.models.matching import NO_OBJECT, Found, SetWeights, _assign, generalized_iou, set_sums, set_terms
+from samunet.variants.masksam.matching import (
+    Said,
+    SetWeights,
+    _assign,
+    generalized_iou,
+    set_sums,
+    set_terms,
+    tight_boxes,
+)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -80,7 +87,7 @@ def test_a_volume_has_one_assignment_and_a_slice_its_own():
     ]
 
 
-def random_found(queries=4, classes=3, shape=(1, 2, 6, 8), seed=0) -> tuple[Found, torch.Tensor]:
+def random_found(queries=4, classes=3, shape=(1, 2, 6, 8), seed=0) -> tuple[Said, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     size, depth, height, width = shape
     masks, auxiliary = (torch.randn(size, queries, depth, height, width, generator=generator) for _ in range(2))
@@ -88,7 +95,7 @@ def random_found(queries=4, classes=3, shape=(1, 2, 6, 8), seed=0) -> tuple[Foun
     label = torch.randint(0, classes, shape, generator=generator)
     targets = F.one_hot(label, classes).movedim(-1, 1).float()
     logits = torch.randn(size, depth, queries, classes + 1, generator=generator)
-    return Found(masks=masks, auxiliary=auxiliary, boxes=corners.flatten(3), classes=logits), targets
+    return Said(masks=masks, auxiliary=auxiliary, boxes=corners.flatten(3), classes=logits), targets
 
 
 def test_the_loss_is_the_sum_over_matches_written_out():
@@ -133,7 +140,7 @@ def test_the_loss_is_the_sum_over_matches_written_out():
             for name, value in parts[q, k].items():
                 expected[name] += value.item()
         for q, k in enumerate(classes):
-            weight = NO_OBJECT if k == 3 else 1.0
+            weight = 0.1 if k == 3 else 1.0  # no object: DETR's and the paper's
             expected["class"] += weight * F.cross_entropy(found.classes[0, d, q : q + 1], torch.tensor([k])).item()
             share += weight
     factors = {"mask": 1.5 / 6, "auxiliary": 0.5 / 6, "box": 0.5 / 6, "giou": 0.2 / 6, "class": 0.2 / share}
@@ -145,7 +152,7 @@ def test_voxels_that_are_not_known_change_nothing():
     found, targets = random_found(seed=3)
     known = torch.ones(1, 2, 6, 8, dtype=torch.bool)
     known[0, 0, :, :4] = False
-    moved = Found(*(part.clone() for part in found))
+    moved = Said(*(part.clone() for part in found))
     moved.masks[0, :, 0, :, :4] += 5
     other = targets.clone()
     other[0, :, 0, :, :4] = other[0, :, 0, :, :4].flip(0)
@@ -170,7 +177,7 @@ def test_sums_over_many_points_do_not_overflow_under_16_bits():
     targets[:, 0, :, :40, :40] = 0
     masks = torch.where(targets[:, [0, 1, 1]] > 0, 6.0, -6.0)
     boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 3, 4)
-    found = Found(
+    found = Said(
         masks=masks.half(),
         auxiliary=masks.half(),
         boxes=boxes,

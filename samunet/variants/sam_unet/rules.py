@@ -1,36 +1,19 @@
-"""The default model: a 3D U-Net that receives SAM's features through gates that start closed.
-
-Axes: B batch, C channels, D H W voxels, h w token rows and columns, E embedding, K outputs.
-At step 0 the network equals the plain U-Net. See documentation/methods/sam_unet.md.
-"""
+"""What sam_unet asks of a plan: options, encoder scale, memory and work; nothing here needs torch."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
 from samunet.errors import ConfigError, PlanningError
+from samunet.models.rules import kept_blocks
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
-
-    from samunet.models.segmenter import SlabSegmenter
-
-SOURCE = (
-    "samunet's own. It composes nnU-Net (Isensee et al., Nature Methods 2021), Segment Anything (Kirillov et al., ICCV 2023), "
-    "MA-SAM's adapters (Chen et al., Medical Image Analysis 2024) and nnSAM's idea of a U-Net that takes SAM features (Li et al., 2023)."
-)
-STARTS_AS = "unet"
-SLICES_MEET = True
-WITHOUT_GRADIENT: dict[str, str] = {}
-WITHOUT_ENCODER = {"sam_path": False}
-WIDEST_TOKEN = 2.0  # a token may be this many times as wide as the smallest class; half the pitch brought nothing in short trainings
+WIDEST_TOKEN = 2.0  # times the width of the smallest class; half the pitch brought nothing in short trainings
 FEATURE_BYTES, OVERHEAD_GIB = 8.5, 0.1  # fitted to measured steps on a CPU in bf16
 TOKEN_WORK = 2.0  # one of a token's multiply-adds takes as long as so many of a convolution's; fitted likewise
 INJECTIONS = ("deep", "one")
@@ -54,7 +37,8 @@ class Config:
     injection: str = "deep"
     """"deep": SAM's features go to the stage of the token pitch and all deeper ones; "one": to that stage only."""
     depth_adapters: str = "auto"
-    """3D adapters in every block, "yes" or "no"; "auto": with pretrained weights. Without them slices meet only in the convolutions."""
+    """3D adapters in every block, "yes" or "no"; "auto": with pretrained weights. Without them slices meet only in the
+    convolutions."""
     class_tokens: bool = True
     """Add the logits of SAM's mask decoder with class tokens to the U-Net's."""
     checkpointing: bool = False
@@ -75,13 +59,6 @@ class Config:
             )
 
 
-def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
-    """Compose the network around a SAM whose token grid fits `spec` (see `samunet.sam.backbones.encoder_size`)."""
-    from samunet.variants._sam_unet import SAMUNet
-
-    return SAMUNet(sam, spec, config)
-
-
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
     """Choose the encoder scale m so that tokens coincide with one U-Net stage where the pixels are about square.
 
@@ -96,30 +73,31 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     pitches = sorted({pitch for pitch in map(_pitch, _cumulative(topology)) if 2 <= pitch <= TOKEN_PIXELS})
     if not pitches:
         raise PlanningError(
-            f"A patch of {' x '.join(map(str, patch_size))} voxels is too small in the plane for a U-Net with a SAM encoder, which needs 8 "
-            "voxels per side. Raise -gpu_memory_target; where the images are so small, give a finer spacing with -overwrite_target_spacing."
+            f"A patch of {' x '.join(map(str, patch_size))} voxels is too small in the plane for a U-Net with a SAM "
+            "encoder, which needs 8 voxels per side. Raise -gpu_memory_target; where the images are so small, give a finer "
+            "spacing with -overwrite_target_spacing."
         )
     wanted = max((pitch for pitch in pitches if pitch <= WIDEST_TOKEN * smallest_class_voxels), default=pitches[0])
     choices = []
     for pitch in (pitch for pitch in pitches if pitch >= wanted):
         grid = [-(-side // pitch) for side in patch_size[1:]]
         reason = (
-            f"a token covers {pitch} x {pitch} voxels, {pitch / smallest_class_voxels:.1f} times as wide as the smallest class "
-            f"({smallest_class_voxels:.1f} voxels across); wanted is the largest U-Net stride up to {TOKEN_PIXELS} that is at most "
-            f"{WIDEST_TOKEN:g} times as wide; the convolutions see every voxel; a slice has {grid[0]} x {grid[1]} tokens"
+            f"a token covers {pitch} x {pitch} voxels, {pitch / smallest_class_voxels:.1f} times as wide as the smallest "
+            f"class ({smallest_class_voxels:.1f} voxels across); wanted is the largest U-Net stride up to {TOKEN_PIXELS} "
+            f"that is at most {WIDEST_TOKEN:g} times as wide; the convolutions see every voxel; a slice has "
+            f"{grid[0]} x {grid[1]} tokens"
         )
         choices.append(Preference(scale=TOKEN_PIXELS / pitch, reason=reason))
     return tuple(choices)
 
 
-def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config | None = None) -> float:
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
     """Estimate the memory of one mixed-precision training step in GiB.
 
-    A feature of the convolutional path needs about FEATURE_BYTES; a token about 18 embeddings per block for its own layers and
-    8 adapter widths, 4 bytes each, and its relative positions; a weight that trains 16 bytes with its gradient and the optimizer's state.
-    benchmarks/memory_model.py compares with measured steps.
+    A feature of the convolutional path needs about FEATURE_BYTES; a token about 18 embeddings per block for its own
+    layers and 8 adapter widths, 4 bytes each, and its relative positions; a weight that trains 16 bytes with its gradient
+    and the optimizer's state. benchmarks/memory_model.py compares with measured steps.
     """
-    config = config or Config()
     strides = _cumulative(spec.topology)
     voxels = _stage_voxels(spec)
     convolutions = [1] + [2] * (len(voxels) - 1)
@@ -128,10 +106,8 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     )
     features += sum(2 * width * size for width, size in zip(spec.topology.widths[:-1], voxels[:-1], strict=True))
     features += spec.labels.outputs * voxels[0]
-    convolutions_gib = (
-        OVERHEAD_GIB
-        + (batch_size * FEATURE_BYTES * features + 16 * _convolution_weights(len(spec.schemes), spec.topology)) / 2**30
-    )
+    trained = 16 * _convolution_weights(len(spec.schemes), spec.topology)
+    convolutions_gib = OVERHEAD_GIB + (batch_size * FEATURE_BYTES * features + trained) / 2**30
     if not config.sam_path:
         return convolutions_gib
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
@@ -141,18 +117,17 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config 
     per_token = (
         18 * backbone.width + 8 * adapter_width(backbone.width, spec, config) + 3 * backbone.heads * (height + width)
     )
-    blocks = 1 + backbone.depth / 18 if config.checkpointing else backbone.depth
-    tokens = depth * height * width * blocks * per_token * 4
+    tokens = depth * height * width * kept_blocks(backbone, config.checkpointing) * per_token * 4
     weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
     return convolutions_gib + (batch_size * tokens + weights) / 2**30
 
 
-def operations(spec: NetworkSpec, backbone: Backbone, config: Config | None = None) -> float:
+def operations(spec: NetworkSpec, backbone: Backbone, config: Config) -> float:
     """Estimate the work of one sample's training step in multiply-adds, for comparing encoder grids.
 
-    Every layer runs once forward and twice backward, but for what is frozen: once. benchmarks/grid_step.py compares with measured steps.
+    Every layer runs once forward and twice backward, but for what is frozen: once. benchmarks/grid_step.py compares with
+    measured steps.
     """
-    config = config or Config()
     strides = _cumulative(spec.topology)
     voxels = _stage_voxels(spec)
     work = sum(voxels[stage] * weights for stage, weights, _ in _convolutions(len(spec.schemes), spec.topology))
@@ -185,13 +160,13 @@ def _stage_voxels(spec: NetworkSpec) -> list[int]:
 
 
 def _convolution_weights(channels: int, topology: Topology) -> int:
-    """Count the weights of `samunet.models.unet`'s encoder and decoder; a convolution has a bias and its norm two weights per channel."""
+    """Count the weights of the convolutional path; a convolution has a bias and its norm two weights per channel."""
     upward = sum(topology.widths[:-1])  # transposed convolutions have no norm
     return sum(weights + 3 * outputs for _, weights, outputs in _convolutions(channels, topology)) - 2 * upward
 
 
 def _convolutions(channels: int, topology: Topology) -> list[tuple[int, int, int]]:
-    """Every convolution of `samunet.models.unet` as the stage whose voxels it visits, its kernels' weights and its output channels."""
+    """Return the stage whose voxels every convolution visits, its kernels' weights and its output channels."""
     widths, strides, kernels = topology.widths, topology.strides, topology.kernels
     layers = []
     for stage, (inputs, width, kernel) in enumerate(zip((channels, *widths), widths, kernels, strict=False)):
@@ -223,7 +198,7 @@ def _cumulative(topology: Topology) -> list[Shape]:
 
 
 def _pitch(stride: Shape) -> int:
-    """Token pitch of a stage in voxels: its larger in-plane stride; the two differ only where pixels are far from square."""
+    """Return the token pitch of a stage in voxels: its larger in-plane stride, where pixels are far from square."""
     return max(stride[1:])
 
 
@@ -234,6 +209,6 @@ def injection_stage(spec: NetworkSpec) -> int:
         if _pitch(stride) == pitch:
             return index
     raise ConfigError(
-        f"sam_unet: encoder_scale {spec.encoder_scale} gives tokens {pitch} voxels apart, but no U-Net stage has that in-plane stride; "
-        f"the stages have {[total[1:] for total in _cumulative(spec.topology)]}."
+        f"sam_unet: encoder_scale {spec.encoder_scale} gives tokens {pitch} voxels apart, but no U-Net stage has that "
+        f"in-plane stride; the stages have {[total[1:] for total in _cumulative(spec.topology)]}."
     )

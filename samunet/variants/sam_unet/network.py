@@ -1,4 +1,4 @@
-"""The network of sam_unet; see samunet.variants.sam_unet.
+"""The network of sam_unet; see documentation/methods/sam_unet.md.
 
 Axes: B batch, C channels, D H W voxels, h w token rows and columns, E embedding, K outputs.
 """
@@ -13,17 +13,17 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from samunet.core.batch import Batch
-from samunet.models.adapters import MASAMSites, SharedFactors, merge_updates
 from samunet.models.convolution import Convolution
-from samunet.models.heads import ClassTokenHead
-from samunet.models.inputs import SAMPixels
+from samunet.models.depth_adapters import MASAMSites, SharedFactors
 from samunet.models.losses import deep_supervision_sums, deep_supervision_terms
+from samunet.models.pixels import SAMPixels
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec
-from samunet.models.unet import Decoder, Encoder
 from samunet.sam.backbones import encoder_size
-from samunet.sam.encoder import embed_patches, encode, ends_of_quarters
-from samunet.variants.sam_unet import Config, adapter_width, injection_stage, token_source
+from samunet.sam.encoder import embed_patches, encode, ends_of_quarters, merge_updates
+from samunet.variants.sam_unet.head import ClassTokenHead
+from samunet.variants.sam_unet.rules import Config, adapter_width, injection_stage, token_source
+from samunet.variants.sam_unet.unet import Decoder, Encoder
 
 
 class SAMUNet(SlabSegmenter):
@@ -99,9 +99,8 @@ class SAMPath(nn.Module):
         width = self.backbone.pos_embed.shape[-1]
         self.tokens: nn.Module
         if token_source(spec, config) == "patches":
-            self.tokens = SAMPixels(
-                spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale)
-            )
+            size = encoder_size(spec.patch_size[1:], spec.encoder_scale)
+            self.tokens = SAMPixels(spec.schemes, spec.encoder_scale, size)
         else:
             self.tokens = nn.Linear(spec.topology.widths[stage], width)
             self.backbone.patch_embed = nn.Identity()  # its place is taken by self.tokens
@@ -116,7 +115,7 @@ class SAMPath(nn.Module):
         """Channels F of what `forward` gives for injection."""
 
     def forward(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the (B, D', C, h, w) embedding, and all tapped features as (B, F, D', h, w) cut to the unpadded plane.
+        """Return the (B, D', C, h, w) embedding, and tapped features as (B, F, D', h, w) without the plane's padding.
 
         Args:
             image: (B, C, D, H, W) normalized image.

@@ -1,4 +1,4 @@
-"""A SAM encoder with sites, between a patch and the logits of a head; what the prompt-free and the promptable networks share.
+"""A SAM encoder with sites, between a patch and the logits of a head: what networks with and without prompts share.
 
 Axes: B batch, C channels, D H W voxels, h w token rows and columns, K outputs. Slices meet only in the encoder's sites.
 """
@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from samunet.models.adapters import merge_updates
-from samunet.models.inputs import SAMPixels
 from samunet.models.losses import slab_terms
+from samunet.models.pixels import SAMPixels
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import encoder_size
-from samunet.sam.encoder import Sites, embed_patches, encode
+from samunet.sam.encoder import Sites, embed_patches, encode, merge_updates
 
 
 class AdaptedSAM(SlabSegmenter):
@@ -51,12 +50,10 @@ class AdaptedSAM(SlabSegmenter):
         super().__init__()
         self.labels, self.scale, self.slab_depth = spec.labels, spec.encoder_scale, spec.patch_size[0]
         self.layer_decay, self.checkpointing = layer_decay, checkpointing
-        self.pixels = SAMPixels(
-            spec.schemes, spec.encoder_scale, encoder_size(spec.patch_size[1:], spec.encoder_scale), pixel_range
-        )
-        self.image_encoder = sam.image_encoder.requires_grad_(
-            not spec.pretrained if train_encoder is None else train_encoder
-        )
+        size = encoder_size(spec.patch_size[1:], spec.encoder_scale)
+        self.pixels = SAMPixels(spec.schemes, spec.encoder_scale, size, pixel_range)
+        learns = not spec.pretrained if train_encoder is None else train_encoder
+        self.image_encoder = sam.image_encoder.requires_grad_(learns)
         self.sites = nn.ModuleList(sites if sites is not None else [Sites() for _ in self.image_encoder.blocks])
         self.head = head
 
@@ -83,16 +80,18 @@ def fit_to_patch(logits: Tensor, shape: Sequence[int], scale: float, encoder_siz
     """Bring (B, K, D, f*h, f*w) logits of the padded encoder plane to the patch, (B, K, D, H, W).
 
     Args:
+        logits: of the whole plane, padding included.
         shape: of the patch, (D, H, W).
         scale: encoder pixels per voxel.
         encoder_size: (H, W) of the padded plane, in encoder pixels.
     """
+    plane = (shape[1], shape[2])
     planes = logits.movedim(1, 2).flatten(0, 1)
     if planes.shape[2:] != encoder_size:
         planes = F.interpolate(planes, size=encoder_size, mode="bilinear", align_corners=False)
-    planes = planes[..., : round(shape[1] * scale), : round(shape[2] * scale)]
+    planes = planes[..., : round(plane[0] * scale), : round(plane[1] * scale)]
     if scale > 1:
-        planes = F.adaptive_avg_pool2d(planes, tuple(shape[1:]))  # every logit of the decoder has a part in the loss
-    elif planes.shape[2:] != tuple(shape[1:]):
-        planes = F.interpolate(planes, size=tuple(shape[1:]), mode="bilinear", align_corners=False)
+        planes = F.adaptive_avg_pool2d(planes, plane)  # every logit of the decoder has a part in the loss
+    elif planes.shape[2:] != plane:
+        planes = F.interpolate(planes, size=plane, mode="bilinear", align_corners=False)
     return planes.unflatten(0, (logits.shape[0], shape[0])).movedim(2, 1)

@@ -1,0 +1,109 @@
+"""What masksam asks of a plan: options, encoder scale and memory; nothing here needs torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from samunet.core.geometry import Shape
+from samunet.core.plan import Preference, Topology
+from samunet.errors import ConfigError
+from samunet.models import rules
+from samunet.models.rules import step_gib
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
+
+CHOICES = {
+    "initialization": ("zero", "official"),
+    "decoder_depth": ("convolution", "perceptron"),
+    "match": ("slice", "volume"),
+}
+QUERIES_A_CLASS = 1.5
+QUERIES_AT_A_TIME = 8
+STAGES = 4
+"""Blocks of the encoder that the prompt generator joins one after the other, from the last to the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of this method; the defaults are the paper's where it tells."""
+
+    queries: int = 0
+    """Number of queries; 0 takes one and a half per class, rounded up to a multiple of 8 (the authors' 8 and 24)."""
+    ratio: float = 0.25
+    """Width of the adapters as a share of the width of their tokens."""
+    decoder_depth: str = "convolution"
+    """How the decoder's adapters see depth: "convolution" over three slices, for any depth; "perceptron" over all of
+    them, as published."""
+    initialization: str = "zero"
+    """"zero": the adapters' up projections start at zero, so that the encoder starts as SAM; "official": at random."""
+    match: str = "slice"
+    """Which query has which class: assigned for each slice, as published, or once for the whole slab ("volume")."""
+    points: int = 32768
+    """Pixels of a slice at which masks are compared; all of them where it has no more."""
+    checkpointing: bool = False
+    """Run each block again in the backward pass instead of keeping its activations."""
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"masksam: {name} must be one of {', '.join(choices)}; got '{getattr(self, name)}'.")
+        if self.queries < 0 or not 0 < self.ratio <= 1 or self.points < 1:
+            raise ConfigError(
+                "masksam: queries must be 0 or more, ratio in (0, 1] and points 1 or more; got "
+                f"{self.queries}, {self.ratio} and {self.points}."
+            )
+
+    def queries_for(self, outputs: int) -> int:
+        """Return the number of queries for so many classes with background, or regions."""
+        return self.queries or QUERIES_AT_A_TIME * math.ceil(QUERIES_A_CLASS * outputs / QUERIES_AT_A_TIME)
+
+
+def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
+    """Return those of the prompt-free methods' encoder scales that are powers of two: the stem doubles the plane."""
+    choices = rules.preferred(topology, patch_size, smallest_class_voxels)
+    kept = [choice for choice in choices if math.log2(choice.scale).is_integer()]
+    return tuple(
+        replace(choice, reason=f"{choice.reason}; a power of two, for the stem doubles the plane") for choice in kept
+    )
+
+
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
+    """Estimate the memory of one mixed-precision training step in GiB.
+
+    It is the encoder's, the generator's, and that of SAM's decoder once for each slice and query.
+    """
+    queries = config.queries_for(spec.labels.outputs)
+    encoder = step_gib(
+        spec,
+        backbone,
+        batch_size,
+        adapter_width=int(config.ratio * backbone.width),
+        upsampling=4,
+        checkpointing=config.checkpointing,
+    )
+    height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
+    slices = batch_size * spec.patch_size[0]
+    generator = slices * height * width * generator_values(backbone.decoder_width, spec.encoder_scale) * 4
+    decoder = slices * queries * height * width * 60 * backbone.decoder_width * 4  # two layers and the upsampling
+    outputs = 10 * slices * queries * spec.patch_size[1] * spec.patch_size[2] * 4
+    return encoder + (generator + decoder + outputs) / 2**30
+
+
+def generator_widths(decoder_width: int) -> list[int]:
+    """Return the channels of the prompt generator's stages."""
+    return [max(8, decoder_width // (2 if stage < 2 else 4)) for stage in range(STAGES)]
+
+
+def generator_doublings(encoder_scale: float) -> int:
+    """Return how often the token grid doubles on its way to the voxels; later stages refine."""
+    return max(0, int(math.log2(TOKEN_PIXELS / encoder_scale)))
+
+
+def generator_values(decoder_width: int, encoder_scale: float) -> int:
+    """Return how many numbers the stages keep for the gradient for each token: every block's three maps, and the joins."""
+    doublings, total = generator_doublings(encoder_scale), 0
+    for stage, width in enumerate(generator_widths(decoder_width), start=1):
+        levels = [4**level for level in range(1, min(stage, doublings) + 1)] or [1]
+        total += width * (3 * sum(levels) + 5 * levels[-1])
+    return total

@@ -1,0 +1,94 @@
+"""Medical SAM Adapter as published: clicks and boxes say what to segment.
+
+The adapters are med_sa's; SAM's own decoder runs once for every structure and slice that a prompt shows. See
+documentation/methods/med_sa.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from samunet.errors import ConfigError
+from samunet.models.rules import WITH_PROMPTS, PromptSimulation, preferred, step_gib
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import Backbone
+from samunet.variants import med_sa
+from samunet.variants.method import Method
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+    from samunet.models.segmenter import SlabSegmenter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of this method: med_sa's adapters, and the prompts of training."""
+
+    adapters: med_sa.AdapterConfig = med_sa.AdapterConfig()
+    """Options of med_sa's adapters."""
+    simulation: PromptSimulation = PromptSimulation()
+    """Prompts of training."""
+    compat: str = "paper"
+    """"paper", or "official": the network of the authors' code, which differs, to read their weights; only `ratio`,
+    `scale` and `depth_attention` of the adapters' options count then."""
+
+    def __post_init__(self) -> None:
+        if self.compat not in ("paper", "official"):
+            raise ConfigError(f"med_sa_prompted: compat must be paper or official; got '{self.compat}'.")
+
+
+def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
+    """Compose the network around a SAM whose token grid fits `spec`."""
+    from samunet.models.prompted import PromptedMasks, PromptedSAM
+    from samunet.variants.med_sa_prompted.released import ReleasedMasks, released_adapters
+
+    options, pixel_range = config.adapters, config.adapters.pixel_range
+    sam.prompt_encoder.requires_grad_(not spec.pretrained)
+    if config.compat == "official":  # pixels in [0, 1]; all of the decoder trains and none of it is adapted
+        sites = released_adapters(sam, spec, options)
+        head: PromptedMasks = ReleasedMasks(sam)
+        pixel_range = "unit"
+    else:
+        sites, decoder = med_sa.adapters_for(sam, spec, options)
+        head = PromptedMasks(sam, sam.mask_decoder, decoder)
+    return PromptedSAM(
+        sam,
+        spec,
+        sites,
+        head=head,
+        simulation=config.simulation,
+        pixel_range=pixel_range,
+        checkpointing=options.checkpointing,
+    )
+
+
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
+    """Estimate the memory of one mixed-precision training step in GiB, with every structure in every slice."""
+    return step_gib(
+        spec,
+        backbone,
+        batch_size,
+        adapter_width=med_sa.adapters_width(backbone, config.adapters),
+        upsampling=4,
+        checkpointing=config.adapters.checkpointing,
+        decoder_runs=len(spec.labels.foreground),
+    )
+
+
+METHOD = Method(
+    source=med_sa.METHOD.source,
+    starts_as="sam",
+    slices_meet=True,
+    without_gradient=WITH_PROMPTS
+    | {
+        f"head.mask_decoder.output_hypernetworks_mlps.{index}": "one mask is asked for, SAM's first"
+        for index in (1, 2, 3)
+    },
+    config=Config,
+    build=build,
+    preferred=preferred,
+    cost=cost,
+    prompted=True,
+)
