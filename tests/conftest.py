@@ -17,7 +17,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "
 
 @pytest.fixture(autouse=True)
 def own_locale():
-    """ITK changes it when it reads or writes DICOM, as oracles of tests do, and Python then decodes files as ASCII."""
+    """ITK changes it when it writes DICOM, as tests do, and Python then decodes files as ASCII."""
     locale.setlocale(locale.LC_ALL, LOCALE)  # fixtures of a wider scope came first
     yield
     locale.setlocale(locale.LC_ALL, LOCALE)

@@ -71,10 +71,8 @@ def test_the_architecture_page_names_every_room_once_and_in_order():
 
 
 def test_core_needs_numpy_and_the_standard_library_only():
-    """But for lock.py: locks that hold on every operating system are filelock's work, and every layer from imageio up takes them."""
-    everywhere = set(sys.stdlib_module_names) | {"numpy", "samunet", "torch"}  # torch in annotations only, see below
+    allowed = set(sys.stdlib_module_names) | {"numpy", "samunet", "torch"}  # torch in annotations only, see below
     for path in (ROOT / "core").glob("*.py"):
-        allowed = everywhere | ({"filelock"} if path.name == "lock.py" else set())
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 name = node.names[0].name if isinstance(node, ast.Import) else str(node.module)

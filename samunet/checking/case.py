@@ -175,8 +175,7 @@ def _label_faults(label: np.ndarray, geometry: Geometry, spec: DatasetSpec) -> l
         faults.append(
             ("label-values", f"Values {shown}{more}; dataset.json names {brief(list(spec.labels.expected_in_files))}.")
         )
-    foreground = {value for _, parts in spec.labels.foreground for value in parts}
-    if not foreground & set(values.tolist()):
+    if set().union(*(parts for _, parts in spec.labels.foreground)).isdisjoint(values.tolist()):
         faults.append(("no-foreground", "No voxel holds a structure."))
     for left, right in left_right_pairs(spec.labels):
         apart = _leftward_mm(np.isin(label, left[1]), np.isin(label, right[1]), geometry)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class Labels:
     @cached_property
     def all_values(self) -> tuple[int, ...]:
         """Sorted label values that may be predicted, background included."""
-        return tuple(sorted({value for _, values in self.values for value in values}))
+        return tuple(sorted(set().union(*(values for _, values in self.values))))
 
     @cached_property
     def foreground(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -91,7 +92,7 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
                 f"dataset.json: labels must have names of 1 to 200 characters in one line; got {brief(name)}."
             )
         parts = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-        if not parts or not all(_is_value(part) for part in parts):
+        if not parts or not _are_values(parts):
             raise DatasetError(
                 f"dataset.json: label '{name}' must be a whole number from 0 up, {LARGEST_VALUE} at most, or a list of "
                 f"them; got {brief(value)}. "
@@ -106,17 +107,17 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
             'dataset.json: labels must contain "background": 0; add it, and give every structure a value from 1 up.'
         )
     _refuse_twins(values)
-    known = sorted({part for parts in values.values() for part in parts})
-    if known != list(range(len(known))):
+    numbers = sorted(set().union(*values.values()))
+    if numbers != list(range(len(numbers))):
         raise DatasetError(
-            f"dataset.json: label values must be consecutive from 0; got {brief(known)}. Renumber the labels and the "
+            f"dataset.json: label values must be consecutive from 0; got {brief(numbers)}. Renumber the labels and the "
             "label files."
         )
-    if len(known) < 2:
+    if len(numbers) < 2:
         raise DatasetError("dataset.json: labels name nothing but background; add at least one structure.")
-    if ignore not in (None, (known[-1] + 1,)):
+    if ignore not in (None, (numbers[-1] + 1,)):
         raise DatasetError(
-            f"dataset.json: the ignore label must be {known[-1] + 1}, one above all others; got {ignore[0]}."
+            f"dataset.json: the ignore label must be {numbers[-1] + 1}, one above all others; got {ignore[0]}."
         )
     ordered = sorted(values.items(), key=lambda item: item[1] != (0,))  # background first, the others keep their order
     return Labels(
@@ -124,8 +125,9 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
     )
 
 
-def _is_value(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_VALUE
+def _are_values(numbers: Sequence[Any]) -> bool:
+    """Tell whether all are label values; nested regions may list millions, so that no loop of Python's sees each."""
+    return set(map(type, numbers)) <= {int} and (not numbers or (min(numbers) >= 0 and max(numbers) <= LARGEST_VALUE))
 
 
 def _refuse_twins(values: Mapping[str, tuple[int, ...]]) -> None:
@@ -154,7 +156,7 @@ def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
 
 
 def _regions_order(values: list[tuple[str, tuple[int, ...]]], raw: object) -> tuple[int, ...]:
-    if raw is not None and not (isinstance(raw, (list, tuple)) and all(_is_value(part) for part in raw)):
+    if raw is not None and not (isinstance(raw, (list, tuple)) and _are_values(raw)):
         raise DatasetError(
             f"dataset.json: regions_class_order must list label values, one for each region in turn; got {brief(raw)}."
         )
@@ -167,7 +169,7 @@ def _regions_order(values: list[tuple[str, tuple[int, ...]]], raw: object) -> tu
             "each region in turn; "
             f"got {brief(raw)}."
         )
-    unknown = sorted(set(given) - {part for _, parts in values for part in parts})
+    unknown = sorted(set(given).difference(*(parts for _, parts in values)))
     if unknown:
         raise DatasetError(
             f"dataset.json: regions_class_order holds {brief(unknown)}, which no label has; it lists the values that "

@@ -5,25 +5,32 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from samunet.core.codec import write_json
 from samunet.core.parts import remove_dead_parts
 from samunet.core.process import this_process
 from samunet.errors import InUseError
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 logger = logging.getLogger(__name__)
 
 FILE, SHARE, OWNER = ".lock", "@", ".json"  # before the name of a share; ends the file beside it that says who is there
 WAIT_S = 2.0  # for those that look whether a lock is free, which takes them milliseconds
+POLL_S = 0.05
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 MOST_WORDS = 200  # letters of a command in a message
 
@@ -53,13 +60,14 @@ def held(folder: Path, *, name: str = "", share: str | None = None, wait: float 
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 _enter(stack, whole, share, wait)
-            except (OSError, NotImplementedError) as error:
-                number = error.errno if isinstance(error, OSError) else errno.ENOSYS
-                if number in NO_LOCKS:
+            except OSError as error:
+                if error.errno in NO_LOCKS:
                     logger.warning(
                         "The file system of %s has no locks: see to it that no other command writes there.", folder
                     )
-                elif share is None or number not in READ_ONLY:  # those who only read may read where they cannot write
+                elif (
+                    share is None or error.errno not in READ_ONLY
+                ):  # those who only read may read where they cannot write
                     raise
             remove_dead_parts(folder)
             yield
@@ -97,12 +105,12 @@ def _enter(stack: ExitStack, whole: Path, share: str | None, wait: float) -> Non
 @contextmanager
 def _taken(file: Path, wait: float, told: bool = True) -> Iterator[None]:
     """Hold one lock file; it goes with the lock."""
-    lock = FileLock(file, mode=0o666)
     owner = file.with_name(f"{file.name}{OWNER}")
-    try:
-        _acquire(lock, file, wait)
-    except Timeout:
-        raise InUseError(f"{file.parent} is in use by {_holder(file, owner)}, and run this command again.") from None
+    end = time.monotonic() + wait
+    while (descriptor := _lock(file)) is None:
+        if time.monotonic() >= end:
+            raise InUseError(f"{file.parent} is in use by {_holder(file, owner)}, and run this command again.")
+        time.sleep(POLL_S)
     try:
         if told:
             process = this_process()
@@ -111,28 +119,63 @@ def _taken(file: Path, wait: float, told: bool = True) -> Iterator[None]:
         yield
     finally:
         owner.unlink(missing_ok=True)
-        with suppress(OSError):  # some systems remove no file that is open
-            file.unlink(missing_ok=True)
-        lock.release()
+        _unlock(descriptor, file)
 
 
-def _acquire(lock: FileLock, file: Path, wait: float) -> None:
-    """Acquire a lock of a file that is there: its last holder may have removed it meanwhile."""
-    lock.acquire(timeout=wait, poll_interval=0.05)
-    while not file.exists():
-        lock.release()
-        lock.acquire(timeout=wait, poll_interval=0.05)
+def _lock(file: Path) -> int | None:
+    """Lock a file, which is made where it is absent, and return its descriptor; None while another has it."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not _is_ours(descriptor):
+                os.close(descriptor)
+                return None
+            # Its last holder may have removed it after it was opened here, and another may have made it anew.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), file.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_ours(descriptor: int) -> bool:
+    """Ask the operating system for the lock of an open file; returns whether it gave it."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in TAKEN:
+            return False
+        raise
+    return True
+
+
+def _unlock(descriptor: int, file: Path) -> None:
+    """Remove a lock's file and free the lock; on Windows, which removes no open file, the other way round."""
+    if sys.platform == "win32":
+        os.close(descriptor)
+        with suppress(OSError):
+            file.unlink()
+    else:
+        with suppress(OSError):
+            file.unlink()
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone keeps it while a process forked from this one runs
+        os.close(descriptor)
 
 
 def _holder(file: Path, owner: Path) -> str:
     """Say who has a lock, and what to do."""
     try:
-        known = json.loads(owner.read_text(encoding="utf-8"))
+        told = json.loads(owner.read_text(encoding="utf-8"))
         who = (
-            f"'{known['command']}' (process {known['process']} on {known['host']}, since {known['since']}). Wait until "
+            f"'{told['command']}' (process {told['process']} on {told['host']}, since {told['since']}). Wait until "
             "it ends, or end it"
         )
-        return who if known["host"] == this_process().host else f"{who}, or remove {file} if it no longer runs"
+        return who if told["host"] == this_process().host else f"{who}, or remove {file} if it no longer runs"
     except (OSError, ValueError, KeyError, TypeError):
         return "another command. Wait until it ends"
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import locale
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -29,21 +27,7 @@ logger = logging.getLogger(__name__)
 
 PREAMBLE = 128  # bytes before the letters DICM
 PARALLEL = 1e-3  # largest difference of a cosine
-LOCALE = RLock()
 GAP_TOLERANCE = 0.02  # share of the usual distance between slices; headers hold rounded numbers
-
-
-@contextmanager
-def _locale_kept() -> Iterator[None]:
-    """ITK's DICOM functions set the process's locale to "C", which changes how Python decodes text files (SimpleITK
-    2.5.7).
-    """
-    with LOCALE:  # one thread would take another's "C" for the locale to go back to
-        before = locale.setlocale(locale.LC_ALL)
-        try:
-            yield
-        finally:
-            locale.setlocale(locale.LC_ALL, before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +45,6 @@ class Series:
         return wanted in (self.uid, str(number)) or wanted.casefold() == self.description.casefold()
 
 
-@_locale_kept()
 def series_in(folder: Path) -> tuple[Series, ...]:
     """List the series whose files lie directly in a folder.
 
@@ -85,7 +68,6 @@ def series_in(folder: Path) -> tuple[Series, ...]:
     return tuple(found)
 
 
-@_locale_kept()
 def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
     """Return the files of the one series in a folder, in the order of their positions.
 
@@ -124,7 +106,6 @@ def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
     return meant[0].files
 
 
-@_locale_kept()
 def read_series(folder: Path, series: str | None = None) -> sitk.Image:
     """Read the series in a folder as one 3D image of its stored numbers, rescaled slice by slice as the headers say.
 
@@ -154,7 +135,6 @@ def read_series(folder: Path, series: str | None = None) -> sitk.Image:
         raise ImageFileError(f"{folder} cannot be read: {_reason(error)} Copy or export it again.") from None
 
 
-@_locale_kept()
 def peek_series(folder: Path, series: str | None = None) -> Peek:
     """Tell what reading a series gives from the headers of its first and last file; raises as `series_files`, or where
     one is damaged.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +28,14 @@ PATIENTS = (
 )
 """Where names of cases hold the patient: BIDS, the first word with a digit, all but the last two words, all but the
 last."""
+MATCHING_SECONDS = 10.0  # for all names; some expressions take longer than anybody lives, as ^(a+)+$
+MATCH = """
+import json, re, sys
+expression, names = json.load(sys.stdin)
+matches = [re.search(expression, name) for name in names]
+groups = [next((group for group in match.groups() if group is not None), None) if match else None for match in matches]
+json.dump(groups, sys.stdout)
+"""
 LEAST_SHARED = 0.2  # share of cases that must belong to a group of two or more
 
 
@@ -45,7 +56,7 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
             found in the identifier; a table of identifier to name; or None.
 
     Raises:
-        DatasetError: the expression is wrong or does not match a case, or the table lacks one.
+        DatasetError: the expression is wrong, takes too long or does not match a case, or the table lacks one.
     """
     if given is None:
         return None
@@ -63,25 +74,44 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
         return {name: str(given[name]) for name in identifiers}
     try:
         pattern = re.compile(given) if isinstance(given, str) else None
-    except re.error as error:
-        raise DatasetError(f"dataset.json: groups is no regular expression ({error}): {given!r}.") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise DatasetError(f"dataset.json: groups is no regular expression ({error}): {brief(given)}.") from None
     if pattern is None or not pattern.groups:
         raise DatasetError(
             r'dataset.json: groups must be an expression with a group, e.g. "^(patient\d+)_", or a table; '
             f"got {brief(given)}."
         )
-    matches = {name: pattern.search(name) for name in identifiers}
-    found = {
-        name: next((group for group in match.groups() if group is not None), None) if match else None
-        for name, match in matches.items()
-    }
-    unmatched = [name for name, group in found.items() if group is None]
+    group_of = _matched(pattern.pattern, identifiers)
+    unmatched = [name for name, group in group_of.items() if group is None]
     if unmatched:
         raise DatasetError(
             f"dataset.json: the expression {given!r} of groups does not match {len(unmatched)} cases, first "
             f"'{unmatched[0]}'."
         )
-    return {name: group for name, group in found.items() if group is not None}
+    return {name: group for name, group in group_of.items() if group is not None}
+
+
+def _matched(expression: str, names: Sequence[str]) -> dict[str, str | None]:
+    """Return the first group that matches in each name; raises DatasetError where that takes too long.
+
+    Another process does it, since nothing ends a search within this one.
+    """
+    command = [sys.executable, "-I", "-S", "-c", MATCH]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps([expression, names]),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=MATCHING_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise DatasetError(
+            f"dataset.json: the expression {brief(expression)} of groups takes more than {MATCHING_SECONDS:g} s for "
+            f"{len(names)} names; write it without repetitions within repetitions, or give a table of case to group."
+        ) from None
+    return dict(zip(names, json.loads(done.stdout), strict=True))
 
 
 def likely_groups(identifiers: Sequence[str]) -> str | None:

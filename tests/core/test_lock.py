@@ -1,6 +1,7 @@
 """Locks between processes: real ones, that run, end, or are killed."""
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -110,23 +111,41 @@ def test_many_that_come_at_once_share(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_can_be_shared_but_not_had_alone(tmp_path, monkeypatch):
-    def read_only(*_, **__):
+    def read_only(*_):
         raise PermissionError(13, "Permission denied", str(tmp_path))
 
-    monkeypatch.setattr(lock.FileLock, "acquire", read_only)
+    monkeypatch.setattr(lock, "_lock", read_only)
     with held(tmp_path, share="a reader"):
         pass
     with pytest.raises(PermissionError), held(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(
-    "error", [NotImplementedError("use SoftFileLock"), OSError(errno.ENOLCK, "No locks available")]
-)
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog, error):
-    def no_locks(*_, **__):
-        raise error
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is open")
+def test_the_lock_of_a_file_that_its_holder_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    file, flock, others = tmp_path / ".lock", lock.fcntl.flock, []
 
-    monkeypatch.setattr(lock.FileLock, "acquire", no_locks)
+    def after_others(descriptor, operation):
+        """Between opening the file and locking it, its holder removes it, and a third makes and locks it anew."""
+        if not others:
+            file.unlink()
+            others.append(os.open(file, os.O_RDWR | os.O_CREAT))
+            flock(others[0], lock.fcntl.LOCK_EX)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", after_others)
+    with pytest.raises(InUseError), held(tmp_path, wait=0.1):
+        pass
+    flock(others[0], lock.fcntl.LOCK_UN)
+    with held(tmp_path):
+        assert file.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its locks are not flock's")
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     with held(tmp_path):
         assert f"The file system of {tmp_path} has no locks" in caplog.text

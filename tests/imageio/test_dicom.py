@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import locale
-from concurrent.futures import ThreadPoolExecutor
-from threading import Event
 
 import numpy as np
 import pydicom
@@ -15,7 +13,7 @@ from samunet.cli import import_dataset
 from samunet.core.dataset import DatasetSpec
 from samunet.core.labels import parse_labels
 from samunet.errors import DatasetError, ImageFileError
-from samunet.imageio import dicom, reader_for
+from samunet.imageio import itk_pool, reader_for
 from samunet.imageio.sitk import SimpleITKIO
 from samunet.pipeline import cases_to_predict
 
@@ -91,33 +89,14 @@ def test_a_peek_tells_shape_and_spacing(tmp_path, depth):
     np.testing.assert_allclose(seen.spacing, whole.spacing, rtol=1e-4)
 
 
-def test_reading_leaves_the_locale_alone(tmp_path):
+@pytest.mark.parametrize("separate", [True, False])
+def test_reading_leaves_the_locale_alone(tmp_path, monkeypatch, separate):
+    monkeypatch.setattr(itk_pool, "SEPARATE", separate and itk_pool.SEPARATE)
     folder, before = write_series(oblique(), tmp_path / "series"), "C.UTF-8"
     locale.setlocale(locale.LC_ALL, before)
+    READER.peek(folder)
     READER.read_image([folder])
     assert locale.setlocale(locale.LC_ALL) == before and (tmp_path / "ü.txt").write_text("ü") == 1
-
-
-def test_a_thread_never_takes_the_locale_of_another_read_for_the_one_to_go_back_to():
-    locale.setlocale(locale.LC_ALL, "C.UTF-8")
-    inside, second_waits, first_left = Event(), Event(), Event()
-
-    def first():
-        with dicom._locale_kept():
-            locale.setlocale(locale.LC_ALL, "C")
-            inside.set()
-            second_waits.wait(0.3)  # under the lock it never gets that far
-        first_left.set()
-
-    def second():
-        inside.wait()
-        with dicom._locale_kept():
-            second_waits.set()
-            first_left.wait(2)
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda run: run(), (first, second)))
-    assert locale.setlocale(locale.LC_ALL) == "C.UTF-8"
 
 
 def test_incomplete_mixed_and_absent_series_are_refused(tmp_path):

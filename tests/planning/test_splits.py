@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from samunet.errors import ConfigError, DatasetError
+from samunet.planning import splits
 from samunet.planning.splits import (
     add_new_cases,
     groups_from,
@@ -169,6 +170,8 @@ def test_a_file_that_parts_a_patient_is_refused(tmp_path):
     ("given", "message"),
     [
         ("(p", "is no regular expression"),
+        ("(" * 5000 + ")" * 5000, "is no regular expression"),
+        ("(p{99999999999})", "is no regular expression"),
         ("p.", "must be an expression with a group"),
         (3, "must be an expression with a group"),
         ("(x)", "does not match 13 cases, first 'p0_visit0'"),
@@ -180,6 +183,13 @@ def test_a_file_that_parts_a_patient_is_refused(tmp_path):
 def test_wrong_groups_are_named(given, message):
     with pytest.raises(DatasetError, match=message):
         groups_from(given, VISITS)
+
+
+@pytest.mark.parametrize("expression", ["^(a+)+$", "^(a*)*a*a*a*a*a*a*b"])
+def test_an_expression_that_takes_too_long_is_refused_in_time(monkeypatch, expression):
+    monkeypatch.setattr(splits, "MATCHING_SECONDS", 0.5)
+    with pytest.raises(DatasetError, match="takes more than 0.5 s for 2 names; write it without repetitions within"):
+        groups_from(expression, ("short", "a" * 199 + "c"))
 
 
 def test_one_patient_cannot_be_split():
