@@ -16,6 +16,7 @@ import pytest
 from tiny import write_tiny_dataset
 
 import samunet
+from samunet.core.plugins import variant_names
 
 ROOT = Path(samunet.__file__).parent
 ROWS = (
@@ -146,3 +147,59 @@ def test_only_the_download_of_weights_knows_a_network():
         & {(name or "").split(".")[0] for name in [*(alias.name for alias in node.names), getattr(node, "module", "")]}
     ]
     assert set(knowing) == {"sam/download.py"}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Names of the package's modules that a module imports, inside functions too, but for annotations."""
+    tree = ast.parse(path.read_text())
+    annotations = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for inner in ast.walk(node)
+    }
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and node not in annotations:
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node not in annotations:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                names.add(inner if inner in PATH_OF else str(node.module))
+    return names & set(PATH_OF)
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+PATH_OF = {name_of(path): path for path in MODULES}
+IMPORTS = {name: modules_imported(path) for name, path in PATH_OF.items()}
+
+
+def reached(start: str) -> set[str]:
+    """Modules that a module imports, and those that these import."""
+    found, waiting = set(), [start]
+    while waiting:
+        for other in IMPORTS[waiting.pop()] - found:
+            found.add(other)
+            waiting.append(other)
+    return found
+
+
+def test_no_module_comes_back_to_itself_through_its_imports():
+    assert [name for name in IMPORTS if name in reached(name)] == []
+
+
+def test_what_methods_share_serves_two_of_them():
+    """A method and its promptable twin count as one."""
+    families: dict[str, set[str]] = {}
+    for name in PATH_OF:
+        if name.startswith("samunet.variants.") and name.split(".")[2] in variant_names():
+            family = name.split(".")[2].removesuffix("_prompted")
+            families[family] = families.get(family, set()) | reached(name)
+    assert len(families) > 5
+    for name in PATH_OF:
+        if name.startswith("samunet.models."):
+            users = [family for family, modules in families.items() if name in modules]
+            assert len(users) >= 2, f"{name} serves {users} alone; it belongs to that method"
