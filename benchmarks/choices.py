@@ -1,5 +1,4 @@
-"""Two settings that were chosen by measuring: fp32 products through oneDNN (--fast_fp32), and the compression level of
-preprocessed cases.
+"""Measure two settings: fp32 products through oneDNN (--fast_fp32), and the compression of preprocessed cases.
 
     python benchmarks/choices.py --dataset 35      # the dataset is planned for 3d_adapter
 

@@ -232,7 +232,7 @@ def linear_forms(device: torch.device, repeats: int) -> list[dict]:
 
 
 def flops(name: str, side: int) -> float:
-    """Of one forward pass, matrix products only, a multiplication and an addition counted as two."""
+    """Count one forward pass's matrix products, a multiplication and an addition as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):

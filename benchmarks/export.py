@@ -224,9 +224,7 @@ def within(limit: str) -> dict[str, float | str]:
 
 
 class Anonymous:
-    """Watches how much memory of its own, without pages of files, the process has, every 5 ms; `stop` returns the
-    growth in MiB.
-    """
+    """Watches every 5 ms how much memory the process has of its own; `stop` returns the growth in MiB."""
 
     def __init__(self) -> None:
         self.start = self.peak = self._now()

@@ -1,5 +1,4 @@
-"""A training step of sam_unet with encoder grids of every pitch: the planner's estimate of its work against the time it
-takes.
+"""Time steps of sam_unet with encoder grids of every pitch, beside the planner's estimate of their work.
 
     python benchmarks/grid_step.py                # CPU, one thread
 

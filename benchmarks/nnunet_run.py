@@ -34,9 +34,7 @@ def prepare(
     batch_size: int,
     split_file: Path,
 ) -> None:
-    """Plan and preprocess with nnU-Net into a workspace of its own, with the same memory target, target spacing and
-    split as ours.
-    """
+    """Plan and preprocess with nnU-Net in an own workspace, with our memory target, target spacing and split."""
     _set_variables(workspace)
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 

@@ -54,9 +54,7 @@ def write_phantoms(raw: Path) -> None:
 
 
 def vessels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A fundus-like picture, (3, H, W) uint8, and its vessels, (H, W) uint8: trees of 5 to 1 pixels width, and torn-off
-    twigs.
-    """
+    """Draw a fundus-like picture, (3, H, W) uint8, and its vessels, (H, W) uint8: trees and torn-off twigs."""
     rows, columns = np.mgrid[:PLANE, :PLANE]
     label = np.zeros((PLANE, PLANE), np.uint8)
 
@@ -86,9 +84,7 @@ def vessels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lesions(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A head of two channels, (2, D, H, W) float32, and a tumor in it, (D, H, W) uint8: edema, core, and an enhancing
-    rim that falls into specks.
-    """
+    """Draw a head, (2, D, H, W) float32, and a tumor, (D, H, W) uint8: edema, core, an enhancing rim in specks."""
     size = np.array(VOLUME)
     grid = np.stack(np.meshgrid(*(np.arange(side) for side in VOLUME), indexing="ij"))
 

@@ -1,6 +1,4 @@
-"""The page on plans: benchmarks/plans.py, benchmarks/grid_step.py and the study "rules" of
-benchmarks/planning_study.py.
-"""
+"""Write the page on plans, from the results of plans.py, grid_step.py and planning_study.py's "rules"."""
 
 from __future__ import annotations
 

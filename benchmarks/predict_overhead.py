@@ -1,5 +1,4 @@
-"""Everything of prediction but the network: nnU-Net's predictor and ours on the same files with a network that costs
-next to nothing.
+"""Time prediction without the network: nnU-Net's predictor and ours with one that costs next to nothing.
 
     python benchmarks/predict_overhead.py --dataset 35 --cases 6 --workers 2     # nnUNet_raw holds the dataset
 

@@ -1,5 +1,4 @@
-"""Memory of predicting ten and more kinds of files: what is estimated from their headers, what is allowed, and what is
-taken.
+"""Measure the memory of predicting kinds of files: estimated from headers, allowed, and taken.
 
     python benchmarks/prediction_memory.py
 

@@ -146,9 +146,7 @@ def whole(raw: Path, dataset: str, workers: int, *, planar: bool) -> dict:
 
 
 def run(command: list[str], environment: dict[str, str]) -> dict:
-    """Run a command; returns wall seconds and the peak of the memory that it and its children hold together
-    (proportional set size).
-    """
+    """Run a command; returns wall seconds and the peak memory of it and its children (proportional set size)."""
     peak, began = 0.0, time.perf_counter()
     path, done = Path(sys.executable).parent / command[0], threading.Event()
     with tempfile.TemporaryFile("w+") as said:

@@ -1,5 +1,4 @@
-"""What it costs that ITK reads in a process of its own: a case's image and label, read there and in the process that
-asks, in turns.
+"""Measure what it costs that ITK reads a case in a process of its own, beside the process that asks, in turns.
 
     python benchmarks/reader_process.py
 

@@ -280,9 +280,7 @@ def validation_cases(row: Row, shared: Workspace, dataset: pipeline.RawDataset) 
 def train_and_predict(
     row: Row, work: Path, shared: Workspace, dataset: pipeline.RawDataset, cases: list[Case], predictions: Path
 ) -> dict[str, Any]:
-    """Train one of samunet's rows and write a segmentation of every case; returns what the training cost, with the
-    plan's entry.
-    """
+    """Train one of samunet's rows and segment every case; returns what the training cost and the plan's entry."""
     plan = pipeline.resolve(
         shared, pipeline.open_plan(shared, dataset.spec.name, DEFAULT_PLANS_NAME), row.configuration
     )

@@ -786,9 +786,7 @@ def within(text: str, name: str, content: str) -> str:
 
 
 def pages() -> dict[str, str]:
-    """Every page of documentation/results/ for which there are results, and pages with a table of results, by their
-    paths.
-    """
+    """Return the text of every page of documentation/results/ for which there are results, by its path."""
     texts = {
         "documentation/results/learning.md": page(load()),
         "README.md": within((ROOT / "README.md").read_text(), "learning", table(load())),

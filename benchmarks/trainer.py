@@ -78,9 +78,7 @@ def main() -> None:
 
 
 def prepared(workspace: Workspace, arguments: argparse.Namespace) -> tuple[SAMTrainer, str, tuple[int, int, int]]:
-    """Plan and preprocess, and build the trainer of fold 0 as the command does; returns the dataset's name and the
-    patch too.
-    """
+    """Build the trainer of fold 0 as the command does; returns the dataset's name and the patch too."""
     dataset = pipeline.open_dataset(workspace, arguments.dataset)
     fingerprint = pipeline.extract(workspace, dataset, threads=2, clean=False, quiet=True)
     spacing = tuple(arguments.spacing) if arguments.spacing else None

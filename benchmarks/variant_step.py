@@ -24,7 +24,7 @@ from samunet.variants.method import load_variant
 
 VARIANTS = ("sam_unet", "ma_sam", "samed", "med_sa", "masksam", "med_sa_prompted", "ma_sam_prompted")
 OPTIONS = {"med_sa_prompted": {"prompts": "iterative"}}
-"""Where the default draws what a step does: the most that it may be."""
+"""Options that make a step whose work the default draws at random the most that it may be."""
 
 
 def main() -> None:

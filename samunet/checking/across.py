@@ -24,9 +24,7 @@ FAR = 3.0  # and when they stand more than this many spreads of the dataset away
 
 
 def check_across(cases: Sequence[CheckedCase]) -> list[Finding]:
-    """Find images that are there twice, cases that stand out among the others, and channels that seem to have changed
-    places.
-    """
+    """Find images that are there twice, cases that stand out, and channels that seem to have changed places."""
     swapped = _channel_order(cases)
     explained = {finding.case for finding in swapped}
     intensities = [finding for finding in _intensities(cases) if finding.case not in explained]
@@ -119,9 +117,7 @@ def _grids(cases: Sequence[CheckedCase]) -> list[Finding]:
 
 
 def _intensities(cases: Sequence[CheckedCase]) -> list[Finding]:
-    """Compare each channel's quartiles with those of the others: where they lie, and how far apart; of a case the first
-    channel is named.
-    """
+    """Compare each channel's quartiles with the others': their place and spread; a case's first channel is named."""
     findings: dict[str, Finding] = {}
     for channel in range(max((len(case.quartiles) for case in cases), default=0)):
         having = [case for case in cases if len(case.quartiles) > channel]
@@ -150,9 +146,7 @@ def _intensities(cases: Sequence[CheckedCase]) -> list[Finding]:
 
 
 def _standing_out(values: np.ndarray, factor: float) -> np.ndarray:
-    """Tell which cases of (cases, n) positive values have one that lies `factor` times and some spreads from the median
-    case.
-    """
+    """Tell which of (cases, n) positive values lie `factor` times and some spreads from the median case."""
     logs = np.log(values)
     middle = np.median(logs, axis=0)
     spread = np.median(np.abs(logs - middle), axis=0)

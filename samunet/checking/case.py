@@ -36,17 +36,17 @@ class CheckedCase:
     identifier: str
     findings: tuple[Finding, ...]
     geometry: Geometry | None = None
-    """Of the first image that could be read; None where none could."""
+    """Grid of the first image that could be read; None where none could."""
     sha256: tuple[tuple[str, str], ...] = ()
     """(file, hash of its voxels) of every image that could be read."""
     unexpected: tuple[int, ...] = ()
     """Values of the label that dataset.json does not name."""
     quartiles: tuple[tuple[float, float, float], ...] = ()
-    """Of the intensities of each channel that are not the lowest; empty unless all channels could be read."""
+    """Quartiles of each channel's values above the lowest; empty unless all channels could be read."""
 
     @property
     def planar(self) -> bool | None:
-        """None when no image could be read."""
+        """Whether the image is 2D; None when no image could be read."""
         return None if self.geometry is None else self.geometry.planar
 
 
@@ -117,12 +117,12 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
 
 
 def _beside(path: Path) -> list[tuple[str, str]]:
-    """What a file says of its grid besides what readers take from it."""
+    """Return what a file says of its grid besides what readers take from it, as (code, message)."""
     return _header_faults(path) if path.is_file() and is_nifti(path) else []
 
 
 def _constant(channels: Sequence[tuple[Path, np.ndarray]]) -> list[tuple[Path, str, str]]:
-    """Channels of one value; a case of nothing else has no image at all."""
+    """Find channels of one value; a case of nothing else has no image at all."""
     flat = [(path, index) for index, (path, channel) in enumerate(channels) if channel.min() == channel.max()]
     code = "constant-image" if len(flat) == len(channels) else "constant-channel"
     where = {index: f" of channel {index}" if len(channels) > 1 else "" for _, index in flat}
@@ -132,9 +132,7 @@ def _constant(channels: Sequence[tuple[Path, np.ndarray]]) -> list[tuple[Path, s
 
 
 def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool = False) -> list[tuple[str, str]]:
-    """Compare a file's grid with that of the case's first image, as strictly as planning does: a label only by where
-    its corners lie.
-    """
+    """Compare a file's grid with that of the case's first image; a label only by where its corners lie."""
     if geometry.shape != first.shape:
         apart = [have - want for have, want in zip(geometry.shape, first.shape, strict=True)]
         return [("shape", f"Shape {geometry.shape}, {name} has {first.shape}: {apart} voxels apart on D, H, W.")]
@@ -187,9 +185,7 @@ def _label_faults(label: np.ndarray, geometry: Geometry, spec: DatasetSpec) -> l
 
 
 def _leftward_mm(left: np.ndarray, right: np.ndarray, geometry: Geometry) -> float | None:
-    """Return how far the center of one mask lies to the patient's left of another's; None where one is empty, or where
-    left is not known.
-    """
+    """Return how far one mask's center lies to the patient's left of another's, in mm; None where unknown."""
     if geometry.planar or not geometry.directed or not left.any() or not right.any():
         return None
     apart = np.subtract(*(np.mean(np.nonzero(mask), axis=1) for mask in (left, right)))
@@ -197,7 +193,7 @@ def _leftward_mm(left: np.ndarray, right: np.ndarray, geometry: Geometry) -> flo
 
 
 def _header_faults(path: Path) -> list[tuple[str, str]]:
-    """What a NIfTI header says of the grid besides what readers take from it."""
+    """Return what a NIfTI header says of the grid besides what readers take from it, as (code, message)."""
     try:
         header = read_header(path)
         affine = affine_that_counts(header, path)

@@ -52,7 +52,7 @@ def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Findin
 
 
 def _listed_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Finding]]:
-    """Cases whose files dataset.json names itself; files that are absent are found when the case is opened."""
+    """List the cases whose files dataset.json names; absent files are found when the case is opened."""
     listed, cases, findings = spec.raw["dataset"], [], []
     for name, files in sorted(listed.items()):
         try:
@@ -99,7 +99,7 @@ def _named(found: dict[str, Files], folder: Path, findings: list[Finding]) -> di
 
 
 def _files(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> list[Path]:
-    """Files with the dataset's ending; others are stray, but for what belongs to a TIFF stack."""
+    """Return the files with the dataset's ending; others are stray, but for what belongs to a TIFF stack."""
     kept = []
     for path in sorted(folder.iterdir()):
         if is_part(path):

@@ -122,9 +122,9 @@ class Finding:
     case: str
     """Identifier, or an empty string where it is none of one case."""
     file: str
-    """Relative to the dataset's folder, or an empty string."""
+    """Path relative to the dataset's folder, or an empty string."""
     code: str
-    """A key of KINDS."""
+    """Kind of the fault, a key of KINDS."""
     message: str
     """What was measured, in one or two sentences."""
 

@@ -48,7 +48,7 @@ def write_page(path: Path, report: CheckReport) -> None:
 def _picture(
     case: Case, reader: ImageReader, names: dict[str, str], expected_values: Sequence[int]
 ) -> CasePicture | None:
-    """The first channel with the label on it, as far as both can be read and fit; None where the image cannot."""
+    """Draw the first channel with the label on it, as far as both can be read; None where the image cannot."""
     try:
         volume = reader.read_image(case.images[:1])
     except Exception:  # damaged files make libraries raise anything

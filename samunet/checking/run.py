@@ -36,9 +36,9 @@ class CheckReport:
     cases: tuple[Case, ...]
     """Cases that could be listed, sorted by identifier."""
     findings: tuple[Finding, ...]
-    """Of the dataset first, then case by case."""
+    """Findings on the dataset first, then case by case."""
     spec: DatasetSpec | None
-    """None where dataset.json cannot be read."""
+    """The content of dataset.json; None where it cannot be read."""
     reader: ImageReader | None
 
     @property
@@ -49,7 +49,7 @@ class CheckReport:
         return tuple(finding for finding in self.findings if finding.case == identifier)
 
     def lines(self) -> list[str]:
-        """One line a finding, and one for each case without any."""
+        """Return one line a finding, and one for each case without any."""
         own = [_line(finding) for finding in self.of_case("")]
         listed = sorted(
             {case.identifier for case in self.cases} | {finding.case for finding in self.findings if finding.case}
@@ -64,7 +64,7 @@ class CheckReport:
 
     @property
     def clean(self) -> int:
-        """How many cases have no finding."""
+        """Number of cases without a finding."""
         found = {finding.case for finding in self.findings}
         return sum(case.identifier not in found for case in self.cases)
 
@@ -127,7 +127,7 @@ def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckRe
 
 
 def _split_faults(folder: Path, spec: DatasetSpec, cases: Sequence[Case]) -> list[Finding]:
-    """What is wrong with `groups` of dataset.json and with a splits file of the dataset's own."""
+    """Find what is wrong with `groups` of dataset.json and with a splits file of the dataset's own."""
     faults, names = [], [case.identifier for case in cases]
     if "groups" not in spec.raw and (expression := likely_groups(names)):
         faults.append(_patients(folder, names, expression))
@@ -167,9 +167,8 @@ def _patients(folder: Path, names: Sequence[str], expression: str) -> Finding:
     members = [name for name, group in groups.items() if group == example][:2]
     message = (
         f"The names look like several cases of one patient, as {members[0]} and {members[1]} of {example}: "
-        f"{len(set(groups.values()))} patients in "
-        f"{len(names)} cases. In a fold as nnU-Net splits, {leaking} of {validating} validation cases have another of "
-        "their patient in training, "
+        f"{len(set(groups.values()))} patients in {len(names)} cases. In a fold as nnU-Net splits, {leaking} of "
+        f"{validating} validation cases have another of their patient in training, "
         f'which makes scores too good. If so, write into dataset.json: "groups": {json.dumps(expression)}'
     )
     return Finding(case="", file="dataset.json", code="patients", message=message)

@@ -15,23 +15,22 @@ Amount = Annotated[float, Within(0, 1e15)]
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of the whole training."""
+    """What a whole training took."""
 
     minutes: Amount | None
-    """By the training's clock, from the first step to the end of the last epoch; None where the training was not told
-    its minutes."""
+    """Time from the first step to the end of the last epoch; None where the training was not told its minutes."""
     wall_minutes: Amount
     epochs: Count
     steps: Count
     last_learning_rate: Amount
-    """Of the last epoch's last step."""
+    """The learning rate of the last epoch's last step."""
     memory_mib: Amount | None
     """The most RAM that the training process held; None where it is not told."""
     device_memory_mib: Amount | None
     """The most memory of the GPU; None on a CPU."""
     device: str
     threads: Count
-    """Of the CPU."""
+    """Threads of the CPU that the training used."""
 
 
 def read_cost(fold: Path) -> Cost | None:

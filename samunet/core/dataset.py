@@ -40,7 +40,7 @@ class DatasetSpec:
     """Channel names in order; the name chooses the normalization (nnU-Net's rule)."""
     labels: Labels
     file_ending: str
-    """In lower case; files may have it in capitals."""
+    """Ending of all image files, in lower case; files may have it in capitals."""
     num_training: int
     reader: str | None
     """Reader asked for by `overwrite_image_reader_writer`."""
@@ -151,8 +151,7 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
 
 
 def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
-    """Map names to the files of a folder that have an ending, in capitals or not; in the names it is as given. Hidden
-    files do not count.
+    """Map names to a folder's files that have an ending, in capitals or not, but for hidden ones.
 
     Raises:
         DatasetError: there is no such folder, two files differ in the capitals of their ending only, or a name is none
@@ -172,9 +171,7 @@ def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
 
 
 def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
-    """Map each case identifier to its channel files `<case>_0000<ending>`, `<case>_0001<ending>`, ..., sorted; raises
-    as `channels_by_case`.
-    """
+    """Map each case identifier to its channel files <case>_0000<ending>, ..., sorted; raises as `channels_by_case`."""
     named = {name.removesuffix(file_ending): path for name, path in files_with_ending(folder, file_ending).items()}
     return channels_by_case(named, folder, file_ending)
 

@@ -63,7 +63,7 @@ class CaseFingerprint:
     foreground_slices: Count
     """Slices across the axis of largest spacing that hold foreground."""
     intensity_ranges: tuple[tuple[Real, Real], ...]
-    """Of each channel, see `samunet.core.values.typical_range`."""
+    """Typical range of each channel, see `samunet.core.values.typical_range`."""
     labels_present: tuple[LabelValue, ...]
     """Foreground label values found, sorted."""
     sha256: dict[str, Sha256]
@@ -120,4 +120,4 @@ class Fingerprint:
     ignore: LabelValue | None
     """Label value that counts nowhere."""
     format: int
-    """Of the measurements; another one is measured again."""
+    """Format of the measurements; a dataset with those of another one is measured again."""

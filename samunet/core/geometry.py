@@ -1,4 +1,4 @@
-"""Where voxels lie in the world.
+"""Grids: the place of voxels in the world.
 
 Axes are (D, H, W) everywhere: for NIfTI and DICOM files these are (z, y, x) of the stored array.
 World coordinates are LPS millimetres, as ITK and DICOM use.
@@ -51,11 +51,9 @@ class Geometry:
     directed: bool = field(default=True, compare=False)
     """False where the source tells no direction (arrays, pictures, TIFF stacks); `direction` is then the identity."""
     measured: bool = field(default=True, compare=False)
-    """False where the source tells no size of its voxels (pictures, most TIFFs); `spacing` is then 1 and counts voxels,
-    not mm."""
+    """False where the source tells no size of voxels (pictures, most TIFFs); `spacing` is then 1 and counts voxels."""
     nifti_header: Annotated[str, HEADER] | None = field(default=None, compare=False, repr=False)
-    """Base64 of the header of the NIfTI file that the grid is from, which files written on this grid keep; None for
-    other sources."""
+    """Base64 of the NIfTI header that the grid is from, kept by files on this grid; None for other sources."""
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or len(self.spacing) != 3:
@@ -68,8 +66,7 @@ class Geometry:
         return float(max(np.linalg.norm(a - b) for a, b in zip(self._corners(), other._corners(), strict=True)))
 
     def voxels_apart(self, other: Geometry) -> float:
-        """Return `corner_distance_mm` as a share of the smallest spacing of either grid; compare with WARN_VOXELS and
-        REFUSE_VOXELS.
+        """Return `corner_distance_mm` as a share of both grids' smallest spacing, see WARN_VOXELS and REFUSE_VOXELS.
 
         A grid whose voxels have no known size lies where the other does.
         """
@@ -95,9 +92,7 @@ class Geometry:
 
     @property
     def orientation(self) -> str:
-        """Letter of the side of the patient toward which each array axis (D, H, W) grows, e.g. "SPL"; of the nearest
-        side where oblique.
-        """
+        """Letters of the patient's sides toward which axes (D, H, W) grow, the nearest where oblique, e.g. "SPL"."""
         cosines = np.array(self.direction)
         nearest = max(
             permutations(range(3)), key=lambda order: sum(abs(cosines[axis, world]) for axis, world in enumerate(order))

@@ -1,5 +1,4 @@
-"""Run a program that ends, with all that it began, when this process is asked to end or the one that began it has
-ended.
+"""Run a program that ends, with all that it began, when this process is to end or its own parent has ended.
 
     python -m samunet.core.guard PROGRAM [WORD ...]
 

@@ -37,7 +37,7 @@ class SpatialHistory:
     spacing_after_resample: Spacing
     """mm."""
     flips: Flips = NO_FLIPS
-    """Which axes run backward, after the transpose."""
+    """Whether each axis runs backward, after the transpose."""
 
     def __post_init__(self) -> None:
         check_transpose(self.transpose)

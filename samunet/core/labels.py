@@ -35,7 +35,7 @@ class Labels:
     ignore: int | None = None
     """Label value that marks voxels without annotation; one above all others."""
     regions_order: tuple[int, ...] = ()
-    """For regions: the value written for each region in turn, later ones over earlier ones; empty for classes."""
+    """The value written for each region in turn, later ones over earlier ones; empty for classes."""
 
     @property
     def has_regions(self) -> bool:
@@ -82,8 +82,7 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
     if len(raw) > MOST_OUTPUTS + 1:
         raise DatasetError(
             f"dataset.json: labels name {len(raw)} classes or regions; a network has one output for each, and more "
-            f"than {MOST_OUTPUTS} "
-            "need more memory than a training has. Join structures, or split the dataset."
+            f"than {MOST_OUTPUTS} need more memory than a training has. Join structures, or split the dataset."
         )
     values: dict[str, tuple[int, ...]] = {}
     for name, value in raw.items():
@@ -143,9 +142,7 @@ def _refuse_twins(values: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
-    """Return the (left, right) pairs among the foreground: names that differ only in a word for the side, as
-    kidney_left and kidney_right.
-    """
+    """Return the (left, right) pairs of the foreground: names that differ only in the side, as kidney_left."""
     found: dict[tuple[str, ...], dict[str, Named]] = {}
     for name, values in labels.foreground:
         words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W_A-Za-z\d]+", name)]
@@ -166,8 +163,7 @@ def _regions_order(values: list[tuple[str, tuple[int, ...]]], raw: object) -> tu
     if len(given) != expected:
         raise DatasetError(
             f"dataset.json: labels hold regions, so regions_class_order must list {expected} label values, one for "
-            "each region in turn; "
-            f"got {brief(raw)}."
+            f"each region in turn; got {brief(raw)}."
         )
     unknown = sorted(set(given).difference(*(parts for _, parts in values)))
     if unknown:

@@ -37,8 +37,7 @@ MOST_WORDS = 200  # letters of a command in a message
 
 @contextmanager
 def held(folder: Path, *, name: str = "", share: str | None = None, wait: float = WAIT_S) -> Iterator[None]:
-    """Keep other commands from writing in a folder within this context; the folder is made, and removed again where
-    nothing was put in it.
+    """Keep other commands from writing in a folder within this context; one made for it goes where it stays empty.
 
     The operating system holds the lock (flock), and frees it when the process ends, however it ends, also on NFS
     (version 4, or 3 with its lock daemon). Where a file system has no locks, that is said, and nothing is kept from

@@ -16,9 +16,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Room:
-    """The memory that is free when this is made, for cases that threads work on: they begin while they fit beside those
-    in work.
-    """
+    """The memory that is free when this is made; cases in threads begin while they fit beside those in work."""
 
     def __init__(self) -> None:
         self.free = available_memory()
@@ -60,9 +58,7 @@ def peak_mib() -> float:
 
 
 def available_memory() -> int | None:
-    """Return how many bytes of RAM could be used without swapping, also by the limits of a container; None where it is
-    not told.
-    """
+    """Return the bytes of RAM that are free without swapping, also by a container's limits; None where not told."""
     free = _kib("/proc/meminfo", "MemAvailable") * 1024
     if math.isnan(free):
         return None
@@ -70,9 +66,7 @@ def available_memory() -> int | None:
 
 
 def _left_in_groups() -> list[int]:
-    """Return what the control groups of this process, version 2 of Linux's, leave of their limits; pages of files can
-    be dropped.
-    """
+    """Return what this process's control groups (Linux, version 2) leave; pages of files can be dropped."""
     try:
         own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):

@@ -37,16 +37,12 @@ def fault_of_name(name: object, most_bytes: int = MOST_BYTES) -> str | None:
 
 
 def in_utf8(name: str) -> str:
-    """Return a file name with its bytes that are no UTF-8 written as in web addresses, M%FCller, so that it can stand
-    in files and messages.
-    """
+    """Return a file name in which bytes that are no UTF-8 stand as in web addresses, M%FCller."""
     return "".join(f"%{ord(character) - 0xDC00:X}" if character in _BYTE else character for character in name)
 
 
 def is_name(value: object) -> bool:
-    """Tell whether something can be the name of a channel or class, as people read it: text of one line, 200 characters
-    at most.
-    """
+    """Tell whether a value can name a channel or class: text of one line, 200 characters at most."""
     return (
         isinstance(value, str) and 0 < len(value.strip()) <= 200 and value.splitlines() == [value] and "\0" not in value
     )

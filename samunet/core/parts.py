@@ -1,6 +1,4 @@
-"""Files that are being written: named after the process that writes them, so that what a killed one left is found and
-removed.
-"""
+"""Files that are being written, named after their process, so that those of a killed one are found and removed."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Preference:
     scale: float
     """Encoder pixels per voxel in the plane."""
     reason: str
-    """Of the scale, in one sentence."""
+    """One sentence on why this scale."""
     depth: int | None = None
     """Slices of a slab where the method was published with few; None takes what fits."""
 
@@ -110,7 +110,7 @@ class Configuration:
     weights: Annotated[str, Form(r"[^\x00-\x1f]+", "a path")] | None
     """Path of the pretrained weights, or null when there are none and everything trains."""
     weights_sha256: Sha256 | None
-    """Of that file; another file is refused."""
+    """SHA-256 of that file; another file is refused."""
     encoder_scale: Annotated[float, Within(1e-3, 64)]
     """Encoder pixels per voxel in the plane; a 16-pixel token covers 16 / encoder_scale voxels."""
     topology: Topology
@@ -151,13 +151,13 @@ class Seen:
     """
 
     orientations: dict[str, Count]
-    """Of the files, with the number of cases that lie so."""
+    """Orientations of the files, with the number of cases that lie so."""
     spacing: tuple[Spacing, Spacing]
     """Smallest and largest on each axis, mm."""
     extent: tuple[Spacing, Spacing]
-    """Of the whole image, smallest and largest on each axis, mm."""
+    """Smallest and largest length of the whole image on each axis, mm."""
     intensities: tuple[tuple[Real, Real], ...]
-    """Of each channel: smallest and largest end of the cases' typical ranges."""
+    """Smallest and largest end of the cases' typical ranges, for each channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +181,7 @@ class Plan:
     reasons: dict[str, str]
     """Decision to the one sentence that explains it."""
     orientation: Orientation | None = None
-    """Of the files' axes (Geometry.orientation), e.g. "SPL"; a file of another is brought to it first. None leaves all
-    files as they are."""
+    """Orientation that files are brought to first (Geometry.orientation), e.g. "SPL"; None leaves them as they are."""
     seen: Seen | None = None
     """None in plans that were made before this was measured."""
     measured: bool | None = None
@@ -191,7 +190,7 @@ class Plan:
 
     @property
     def in_voxels(self) -> bool:
-        """Whether spacings count voxels and not mm."""
+        """Tell whether spacings count voxels and not mm."""
         if self.measured is not None or self.reader not in SIZES_LATER_READ:
             return self.measured is False
         spacings = (
@@ -200,9 +199,7 @@ class Plan:
         return all(spacing == (1, 1, 1) for spacing in spacings)
 
     def spacing_of(self, geometry: Geometry) -> Triple:
-        """Return the spacing of a file that counts: (D, H, W) in the file's axis order, in mm or, where the plan is in
-        voxels, 1.
-        """
+        """Return a file's spacing (D, H, W), in its own axis order, in mm; 1 where the plan is in voxels."""
         return (1.0, 1.0, 1.0) if self.in_voxels else geometry.spacing
 
     def axes_of(self, geometry: Geometry) -> tuple[Axes, Flips]:
@@ -212,9 +209,7 @@ class Plan:
         return (axes[a], axes[b], axes[c]), (flips[a], flips[b], flips[c])
 
     def turn_of(self, geometry: Geometry) -> tuple[Axes, Flips]:
-        """Return how a file's axes are brought to the plan's orientation, see `turn_between`; the transpose comes after
-        it.
-        """
+        """Return how a file's axes are brought to the plan's orientation, before the transpose; see `turn_between`."""
         if self.orientation is None or geometry.planar or not geometry.directed:
             return (0, 1, 2), NO_FLIPS
         return turn_between(geometry.orientation, self.orientation)
@@ -289,8 +284,7 @@ def load_plan(path: Path) -> Plan:
 
 
 def changed_for_training(before: Plan, now: Plan, name: str) -> str | None:
-    """Say what of two plans a trained configuration cannot survive: what all configurations share, or the
-    configuration; None if nothing.
+    """Say what differs between two plans that a trained configuration cannot survive; None where nothing does.
 
     Where the weights lie does not count; that they are the same is checked by their content.
     """

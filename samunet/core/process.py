@@ -1,6 +1,4 @@
-"""Who a process is, so that another one can tell later whether it still runs; and processes that end with the one that
-began them.
-"""
+"""Tell later whether a process still runs, and end processes with the one that began them."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ class ProcessId:
     """One process among those of all machines, and among those that had its number before."""
 
     host: str
-    """Name of the machine, and of its container where process numbers are the container's: letters, digits, '.', '-'
-    and '_'."""
+    """Name of the machine, and of its container where it counts processes itself: letters, digits and '.-_'."""
     number: int
     began: int
     """Clock ticks from the machine's start to the process's; 0 where the system does not tell."""
@@ -69,9 +66,7 @@ def end_with_parent() -> None:
 
 
 def stop_with_parent(grace: float = 60.0) -> None:
-    """Have this process, which another program began, get SIGTERM when that one ends, and end at the latest after
-    `grace` seconds.
-    """
+    """End by SIGTERM when the program that began this process ends, and for certain `grace` seconds later."""
     parent = os.getppid()
 
     def wait() -> None:

@@ -21,7 +21,7 @@ from samunet.core.ranges import Real
 from samunet.errors import ConfigError, did_you_mean
 
 PROMPTS = "prompts.json"
-"""Its name in a folder of predictions that were made with prompts."""
+"""Name of the file in a folder of predictions that were made with prompts."""
 TO_LPS = {"lps": (1.0, 1.0, 1.0), "ras": (-1.0, -1.0, 1.0)}
 COORDINATES = ("voxel", *TO_LPS)
 INSIDE, OUTSIDE, BOX = 1, 2, 4
@@ -48,7 +48,7 @@ class CasePrompts:
     """The prompts of one case."""
 
     structures: dict[str, StructurePrompts]
-    """By the name of the class or region."""
+    """Prompts by the name of the class or region."""
     coordinates: str = "voxel"
     """One of COORDINATES."""
 
@@ -59,9 +59,7 @@ class CasePrompts:
             )
 
     def indices(self, structure: str, points: tuple[Point, ...], geometry: Geometry) -> tuple[Triple, ...]:
-        """Return points of a structure as continuous (D, H, W) indices of the file's grid; raises ConfigError for one
-        outside the image.
-        """
+        """Return points as continuous (D, H, W) indices of the file's grid; raises ConfigError for one outside it."""
         found = []
         for point in points:
             if len(point) not in (2, 3):
@@ -89,7 +87,7 @@ class PromptFile:
 
     cases: dict[str, CasePrompts]
     origin: str = "a user's file"
-    """Where they are from, in words; "reference: ..." where they were made from reference segmentations."""
+    """The source of the prompts, in words; "reference: ..." where they were made from reference segmentations."""
 
     def of(self, case: str, labels: Labels) -> CasePrompts:
         """Return the prompts of one case.
@@ -110,9 +108,7 @@ class PromptFile:
 
 
 def read_prompts(path: Path) -> PromptFile:
-    """Read a file of prompts strictly; raises ConfigError that names what does not fit, DatasetError where a name is
-    none of a case.
-    """
+    """Read a file of prompts strictly; raises ConfigError, or DatasetError where a name is none of a case."""
     prompts = decode(PromptFile, read_json(path), path.name)
     for case in prompts.cases:
         check_case_name(case, path)
@@ -151,8 +147,7 @@ def refuse_mixed(origins: Mapping[str, str | None]) -> None:
         other = next(name for name, origin in origins.items() if origin is None)
         raise ConfigError(
             f"{prompted[0]} was predicted with prompts ({origins[prompted[0]]}) and {other} without; who is shown "
-            "where to look has another "
-            "task, so they are not compared. Leave one of them out."
+            "where to look has another task, so they are not compared. Leave one of them out."
         )
 
 

@@ -1,4 +1,4 @@
-"""Where trained models lie: <results>/<dataset>/<Trainer>__<plans>__<configuration>/fold_<n>/<checkpoint>."""
+"""Find trained models: <results>/<dataset>/<Trainer>__<plans>__<configuration>/fold_<n>/<checkpoint>."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Seeds:
 
     seeds: tuple[int, ...]
     dice: dict[str, Spread]
-    """By the keys of summary.json, and "foreground_mean"; those without any number are left out."""
+    """Spread by the keys of summary.json, and "foreground_mean"; those without any number are left out."""
 
 
 def model_folder(
@@ -51,9 +51,7 @@ def checkpoint_file(name: str) -> str:
 
 
 def finished_folds(folder: Path, file_name: str = FINAL) -> tuple[str, ...]:
-    """List the folds of a model folder that hold a file, a checkpoint for example; numbered folds first, "all" only
-    when there are none.
-    """
+    """List the folds of a model folder that hold a file; numbered folds first, "all" only when there are none."""
     found = sorted(
         path.relative_to(folder).parts[0].removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}")
     )
@@ -69,9 +67,7 @@ def trained_models(workspace: Workspace, file_name: str = FINAL) -> tuple[Path, 
 
 
 def best_models(workspace: Workspace, dataset: str) -> tuple[Path, ...]:
-    """Return the model, or the members of the ensemble, that `samunet_find_best_configuration` marked; none where it
-    did not run.
-    """
+    """Return the model, or members of the ensemble, that `samunet_find_best_configuration` marked; () without."""
     path = workspace.results / dataset / BEST_MODEL_FILE
     if not path.is_file():
         return ()

@@ -12,9 +12,7 @@ WIDEST = 1 << 20  # span of values up to which a table is quicker than sorting
 
 
 def distinct(array: np.ndarray) -> tuple[int, ...]:
-    """Return the distinct values of an integer array (n, ...) in ascending order, as `numpy.unique` does, several times
-    quicker.
-    """
+    """Return the distinct values of an integer array (n, ...) in ascending order, quicker than `numpy.unique`."""
     if not array.size:
         return ()
     lowest, highest = min(int(array.min()), 0), max(int(array.max()), 0)
@@ -33,9 +31,7 @@ def known_mean(values: Iterable[float]) -> float:
 
 
 def typical_range(values: np.ndarray) -> tuple[float, float]:
-    """Return the 1st and 99th percentile of an array's values that are not zero, from a sample of evenly spaced ones;
-    of all where they are zero.
-    """
+    """Return the 1st and 99th percentile of a sample of an array's values other than 0; of all where all are 0."""
     sample = values.reshape(-1)[:: max(1, values.size // SAMPLED)]
     present = sample[sample != 0]
     low, high = np.percentile(present if present.size else sample, (1, 99))

@@ -21,13 +21,13 @@ FINGERPRINT_FILE = "samunet_fingerprint.json"  # beside the plans
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """Where raw data, preprocessed data and results lie; a folder is only demanded when it is used."""
+    """Folders of raw data, preprocessed data and results; one is only demanded when it is used."""
 
     raw_folder: Path | None = None
     preprocessed_folder: Path | None = None
     results_folder: Path | None = None
     weights_folders: tuple[Path, ...] = ()
-    """Where SAM's checkpoints are looked for; new ones go to the first."""
+    """Folders in which SAM's checkpoints are looked for; new ones go to the first."""
 
     @property
     def raw(self) -> Path:
@@ -123,9 +123,7 @@ def environment_of_commands(**variables: str) -> dict[str, str]:
 
 
 def expand_path(text: str) -> Path:
-    """Replace $VARIABLE and a leading ~ in a path of dataset.json, as nnU-Net does; an unset variable stays as it is
-    written.
-    """
+    """Replace $VARIABLE and a leading ~ in a path of dataset.json, as nnU-Net does; an unset variable stays."""
     return Path(os.path.expanduser(os.path.expandvars(text)))  # Path's own raises where there is no such user
 
 

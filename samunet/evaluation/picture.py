@@ -41,8 +41,7 @@ def draw_case(
     spacing: Triple,
     class_names: Mapping[str, str],
 ) -> CasePicture:
-    """Draw the slice of a case that holds the most classes: the image, and beside it one panel for every segmentation
-    on it.
+    """Draw the slice of a case that holds the most classes: the image, and a panel for every segmentation on it.
 
     Slices are taken across the axis with the thickest voxels, where pixels are finest, and shown as the file stores
     them. The first segmentation that holds anything chooses the slice.
@@ -119,9 +118,7 @@ def _informative_slice(labels: np.ndarray) -> int:
 
 
 def _grey_window(grey: np.ndarray, labeled: np.ndarray) -> tuple[float, float]:
-    """Return the intensities to draw black and white, from the pixels in and near structures, or from all if there is
-    none.
-    """
+    """Return the intensities drawn black and white, from the pixels in and near structures, or from all."""
     near = (
         ndimage.binary_dilation(labeled, iterations=max(2, round(WINDOW_MARGIN * min(grey.shape))))
         if labeled.any()

@@ -52,7 +52,7 @@ class Postprocessing:
 
     steps: tuple[Step, ...]
     cases: Count
-    """On so many cases it was determined."""
+    """Number of cases on which it was determined."""
     format: int = POSTPROCESSING_FORMAT
 
     def apply(self, segmentation: np.ndarray) -> np.ndarray:

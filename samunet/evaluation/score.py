@@ -32,7 +32,7 @@ class Measures:
     """What is measured beside overlap."""
 
     tolerance: float | None = None
-    """Of NSD, in mm, or in pixels where references tell no size of them; None measures no surfaces and no volumes."""
+    """Tolerance of NSD, in mm, or pixels where references tell no size; None measures no surfaces and volumes."""
     lesions: bool = False
     """Count connected components that are found and missed."""
 
@@ -78,8 +78,7 @@ def score_case(
     if apart >= REFUSE_VOXELS:
         raise DatasetError(
             f"Case '{reference.name}': prediction and reference lie {geometry.apart(reference_geometry)} apart at a "
-            "corner, expected less than "
-            f"half a voxel. Check spacing, origin and direction of {prediction}."
+            f"corner, expected less than half a voxel. Check spacing, origin and direction of {prediction}."
         )
     if apart >= WARN_VOXELS:
         logger.warning(
@@ -155,8 +154,7 @@ def evaluate_folder(
     if not names:
         raise DatasetError(
             f"No file ending in {file_ending} is in both {reference_folder} ({len(references)} files) and "
-            f"{prediction_folder} "
-            f"({len(predictions)} files); a prediction must have the file name of its reference."
+            f"{prediction_folder} ({len(predictions)} files); a prediction must have the file name of its reference."
         )
 
     def score(name: str) -> CaseScore:

@@ -87,7 +87,7 @@ class CaseScore:
     prediction_file: str
     metrics: dict[Target, Metrics]
     unit: str = "mm"
-    """Of distances: "pixels" or "voxels" where the reference file tells no size of them."""
+    """Unit of distances: "mm", or "pixels" or "voxels" where the reference file tells no size of them."""
 
     @property
     def name(self) -> str:
@@ -105,9 +105,9 @@ class Summary:
     foreground_mean: Metrics
     """Mean over the targets other than background."""
     prompts: str | None = None
-    """From where the prompts are that the predictions were made with; None where there were none."""
+    """Source of the prompts that the predictions were made with; None where there were none."""
     unit: str = "mm"
-    """Of distances: "mm", "pixels" or "voxels"; "mm and pixels" where cases differ."""
+    """Unit of distances: "mm", "pixels" or "voxels"; "mm and pixels" where cases differ."""
 
     def dice(self, target: Target) -> tuple[float, ...]:
         """Return the Dice of every case that has one for this target; cases with NaN are left out."""

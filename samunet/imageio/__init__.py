@@ -28,11 +28,11 @@ __all__ = [
 
 FLOAT = 4  # bytes
 READERS: tuple[ImageReader, ...] = (NaturalImage2DIO(), SimpleITKIO(), Tiff3DIO(), NibabelIO())
-"""nnU-Net's names and order."""
+"""All readers, with nnU-Net's names and in its order."""
 ENDINGS = tuple(
     sorted({ending for reader in READERS for ending in reader.endings}, key=lambda ending: (-len(ending), ending))
 )
-"""Longest first, so that .nii.gz is found before .gz would be."""
+"""All endings, the longest first, so that .nii.gz is found before .gz would be."""
 LOSSLESS = ".png"  # of what has JPEG images
 PARENTS = 3  # a model's plan lies two folders above its validation predictions, three above postprocessed ones
 
@@ -107,9 +107,7 @@ def known_ending(path: Path) -> str:
 
 
 def output_ending(image: Path, otherwise: str) -> str:
-    """Return the ending that the segmentation of an image gets: the image's, .png for JPEG, and for DICOM what is
-    given.
-    """
+    """Return the ending of an image's segmentation: the image's, .png for JPEG, and for DICOM what is given."""
     ending = known_ending(image)
     return LOSSLESS if ending in JPEG else ending or otherwise
 
@@ -133,8 +131,7 @@ def reader_of_image(path: Path, name: str | None, series: str | None = None) -> 
 
 
 def writer_for(ending: str, name: str, *, planar: bool) -> ImageReader:
-    """Choose what writes a segmentation: the planned reader where it knows the ending; else, of TIFF's two, the one for
-    the image's dimensions.
+    """Choose a segmentation's writer: the planned reader where it knows the ending, else TIFF's by the dimensions.
 
     Raises:
         DatasetError: no reader knows the ending.

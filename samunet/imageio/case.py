@@ -38,7 +38,7 @@ class CaseSize:
     """What the headers of a case's files tell of it."""
 
     geometry: Geometry
-    """Of the first file; position and direction need not be right."""
+    """Grid of the first file; position and direction need not be right."""
     reading: int
     """Bytes that `read_case`, or `read_image` where there is no label, takes at most, what it returns included."""
     beside: int = 0
@@ -71,8 +71,7 @@ def _check_channels(count: int, case: Case, spec: DatasetSpec) -> None:
     if count != len(spec.channels):
         raise DatasetError(
             f"Case '{case.identifier}' has {count} channels in {len(case.images)} file(s); dataset.json names "
-            f"{len(spec.channels)} "
-            f"({', '.join(spec.channels)}). Add the missing files, or correct channel_names."
+            f"{len(spec.channels)} ({', '.join(spec.channels)}). Add the missing files, or correct channel_names."
         )
 
 
@@ -101,8 +100,7 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
             f"Case '{case.identifier}': label and image lie {volume.geometry.apart(geometry)} apart at a corner (label "
             f"spacing {geometry.spacing}, "
             f"image spacing {volume.geometry.spacing} mm). They must share one grid; correct the headers "
-            "(samunet_import --copy_grid does in "
-            "copies where the voxels belong together), or resample the label."
+            "(samunet_import --copy_grid does in copies where the voxels belong together), or resample the label."
         )
     if voxels_apart >= WARN_VOXELS:
         logger.warning(

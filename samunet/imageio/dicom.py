@@ -22,7 +22,7 @@ PIXEL_BYTES = {
     for name, size in {"UInt8": 1, "Int8": 1, "UInt16": 2, "Int16": 2, "UInt32": 4, "Int32": 4, "Float32": 4}.items()
     for vector in ("", "Vector")
 }
-"""Of one component; what is not here has 8."""
+"""Bytes of one component by pixel type; what is not here has 8."""
 logger = logging.getLogger(__name__)
 
 PREAMBLE = 128  # bytes before the letters DICM
@@ -38,7 +38,7 @@ class Series:
     description: str
     modality: str
     files: tuple[Path, ...]
-    """In the order of their positions."""
+    """Files of the slices, in the order of their positions."""
 
     def is_meant(self, wanted: str, number: int) -> bool:
         """Tell whether a user means this one by its number in the list, its UID or its description in any case."""
@@ -136,9 +136,7 @@ def read_series(folder: Path, series: str | None = None) -> sitk.Image:
 
 
 def peek_series(folder: Path, series: str | None = None) -> Peek:
-    """Tell what reading a series gives from the headers of its first and last file; raises as `series_files`, or where
-    one is damaged.
-    """
+    """Tell what reading a series gives from its first and last header; raises as `series_files`, or where damaged."""
     files = series_files(folder, series)
     header = sitk.ImageFileReader()
     ends = []
@@ -177,15 +175,13 @@ class _Slice:
     place: tuple[float, ...]
     """Position and its two axes, nine numbers."""
     form: tuple[object, ...]
-    """What all slices of a series must share: rows, columns, samples per pixel, photometric interpretation, pixel
-    spacing."""
+    """What all slices share: rows, columns, samples per pixel, photometric interpretation, pixel spacing."""
     numbers: tuple[object, ...]
     """Bits, sign, slope and intercept."""
 
 
 def _check_slice(file: Path) -> _Slice:
-    """Read a slice's header and compare its pixels with it, since ITK fills up short ones and takes 1 mm for an absent
-    spacing without a word.
+    """Read a slice's header and compare its pixels with it: ITK fills up short ones, and takes no spacing for 1 mm.
 
     Raises:
         ImageFileError: something is absent or cannot be true.

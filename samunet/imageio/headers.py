@@ -99,13 +99,13 @@ class Header:
     components: int
     """Numbers per voxel."""
     num_bytes: int
-    """Of all voxels, unpacked."""
+    """Bytes of all voxels, unpacked."""
     packed: str
     """"zlib", "gzip", or an empty string for voxels as they are."""
     data: Path
     """The file with the voxels: the one with the header, or one beside it."""
     offset: int
-    """Where they begin in it; -1: they are the last `num_bytes` of the file."""
+    """Byte at which the voxels begin in it; -1: they are the last `num_bytes` of the file."""
 
 
 def read_header(path: Path) -> Header:
@@ -131,7 +131,7 @@ def read_header(path: Path) -> Header:
 
 
 class _Refusal(Exception):
-    """What is wrong, without the file's name."""
+    """Says what is wrong, without the file's name."""
 
 
 def _require(condition: bool, otherwise: str) -> None:
@@ -279,9 +279,7 @@ def _read_mha(file: BinaryIO, path: Path) -> Header:
 
 
 def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
-    """Return the fields of an NRRD header up to the empty line, or the file's end; comments and key/value pairs are
-    passed over.
-    """
+    """Return an NRRD header's fields up to the empty line or the file's end, without comments and key/value pairs."""
     magic = _line(file)
     _require(
         magic is not None and NRRD_MAGIC.fullmatch(magic) is not None, "it does not begin with NRRD0001 to NRRD0005"
@@ -316,9 +314,7 @@ def _nrrd_vectors(text: str, count: int, length: int, name: str) -> list[tuple[f
 
 
 def _nrrd_axes(fields: dict[str, str], dimension: int) -> list[int]:
-    """Check everything that an NRRD header says once per axis; returns the axes of the grid, as against those of
-    components.
-    """
+    """Check what an NRRD header says once per axis; returns the axes of the grid, as against components'."""
     kinds = fields.get("kinds", " ".join(["domain"] * dimension)).split()
     for name, words in {"kinds": kinds, "centers": fields.get("centers", "none " * dimension).split()}.items():
         _require(

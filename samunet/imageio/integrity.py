@@ -26,8 +26,7 @@ DEFLATE_RATIO = 1032  # no stream unpacks to more times its length
 
 
 def check_file(path: Path) -> Header:
-    """Read a file's header and compare the length of its voxels, unpacked to their checksum, with what the header
-    promises.
+    """Read a file's header and compare the voxels' length, unpacked to their checksum, with what it promises.
 
     Covers MetaImage, NRRD and GIPL.
 

@@ -30,7 +30,7 @@ from samunet.imageio.itk import perform
 from samunet.imageio.reader import LoadedFile, Peek
 
 SEPARATE = hasattr(socket, "recv_fds") and bool(sys.executable)
-"""Whether the platform has what this takes (Windows has not); elsewhere files are read in this process."""
+"""Whether the platform has what separate processes take (Windows has not); elsewhere this process reads."""
 START = "import sys; sys.path[:] = sys.argv[2:]; from samunet.imageio.itk_worker import serve; serve(int(sys.argv[1]))"
 START_SECONDS = 300.0  # libraries may lie on a slow disk
 BASE_SECONDS, SLOWEST = 60.0, 5 << 20  # a file's time: so many seconds, and one for so many bytes
@@ -42,7 +42,7 @@ PROCESS = 80 << 20  # bytes of a process that waits; benchmarks/prediction_memor
 
 
 class _Died(Exception):
-    """How a process ended, as the end of a sentence that begins with a file."""
+    """Says how a process ended, as the end of a sentence that begins with a file."""
 
 
 class _Worker:

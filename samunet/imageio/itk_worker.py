@@ -89,9 +89,7 @@ def _shared(array: np.ndarray) -> int:
 
 @contextmanager
 def _limits(connection: socket.socket, seconds: float, memory: int) -> Iterator[None]:
-    """End this process when time or memory (bytes, beyond what it has) runs out, or when the other end of the
-    connection is closed.
-    """
+    """End this process when time or memory (bytes beyond its own) runs out, or the other end is closed."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if PAGES.is_file():
         allowed = int(PAGES.read_text().split()[0]) * resource.getpagesize() + memory

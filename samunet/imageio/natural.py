@@ -194,9 +194,7 @@ def _without_alpha(array: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _check_bit_depth(path: Path) -> None:
-    """Refuse the PNG forms whose values Pillow changes: it halves 16 bits to 8 but in grey alone, and stretches 2- and
-    4-bit grey.
-    """
+    """Refuse PNGs whose values Pillow changes: 16 bits but in grey alone are halved, 2- and 4-bit grey stretched."""
     with path.open("rb") as file:
         depth, color = file.read(PNG_BIT_DEPTH + 2)[PNG_BIT_DEPTH:]
     if (color != PNG_GREY and depth == 16) or (color == PNG_GREY and depth in (2, 4)):

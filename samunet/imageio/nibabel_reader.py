@@ -80,8 +80,7 @@ def affine_of(geometry: Geometry) -> np.ndarray:
 
 
 def load(path: Path) -> LoadedFile:
-    """Check and read one NIfTI file; axes that are not orthogonal are replaced by the nearest that are, with a logged
-    warning.
+    """Check and read one NIfTI file; axes that are not orthogonal become the nearest that are, with a warning.
 
     Raises:
         ImageFileError: the file is damaged, or its axes span no volume.
@@ -180,9 +179,7 @@ def affine_that_counts(header: nibabel.Nifti1Header, path: Path) -> np.ndarray |
 
 
 def _qform(header: nibabel.Nifti1Header) -> np.ndarray:
-    """Return the affine (4, 4, RAS) of the header's quaternion, by the rules of the NIfTI library, which forgive
-    rounding and an absent qfac.
-    """
+    """Return the quaternion's affine (4, 4, RAS) by the NIfTI library's rules, which forgive rounding."""
     b, c, d = (float(header[f"quatern_{name}"]) for name in "bcd")
     rest = 1 - (b * b + c * c + d * d)
     if rest < QUATERNION_ROUNDING:  # a turn by 180 degrees
@@ -200,8 +197,7 @@ def _qform(header: nibabel.Nifti1Header) -> np.ndarray:
 
 
 def qform_apart_mm(header: nibabel.Nifti1Header) -> float:
-    """Return how far apart, in the file's unit, a header's two affines put a corner of its grid; 0 where it has one of
-    them only.
+    """Return how far a header's two affines put a grid's corner apart, in the file's unit; 0 where it has one only.
 
     A quaternion in single precision loses its first component near half turns, so that even one made from the sform
     lies up to some 0.1 mm away from it. So the qform counts as the sform's where its numbers are those that the sform
@@ -257,8 +253,7 @@ def _orthonormal(axes: np.ndarray, path: Path) -> np.ndarray:
         cosines = np.clip((axes * nearest).sum(axis=0) / np.linalg.norm(axes, axis=0), -1, 1)
         logger.warning(
             "%s has axes that are not orthogonal; they were turned by up to %.3g degrees to the nearest orthogonal "
-            "ones. "
-            "Resample the image if that matters.",
+            "ones. Resample the image if that matters.",
             path,
             float(np.degrees(np.arccos(cosines)).max()),
         )

@@ -1,5 +1,4 @@
-"""Read a NIfTI file in one pass: its header, its voxels, and its stream to the end, so that no damage passes; write one
-by a given header.
+"""Read a NIfTI file in one pass, its stream to the end, so that no damage passes; write one by a given header.
 
 SimpleITK 2.5.7 returns zeros for the missing part of a truncated file, turns NaN and infinity into 0, and like nibabel
 5.4.2 does not look at the checksum of a compressed stream; it also reads and decompresses a file more than once.
@@ -29,9 +28,8 @@ SCALED_AT_A_TIME = 1 << 17  # bytes that, as float64, stay within a core's own m
 UNSCALED = (1.0, 0.0)  # slope and intercept
 SFORM = ("srow_x", "srow_y", "srow_z")
 QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
-COMPRESSION = (
-    4  # gzip's level; 6 makes segmentations a fifth smaller and takes a tenth longer, 1 makes them twice as large
-)
+# gzip's level; 6 makes segmentations a fifth smaller and takes a tenth longer, 1 makes them twice as large.
+COMPRESSION = 4
 HEADERS: dict[int, Any] = dict(zip(NIFTI_BYTES, (nibabel.Nifti1Header, nibabel.Nifti2Header), strict=True))
 
 
@@ -88,8 +86,7 @@ def _truncated(path: Path, promised: int, there: str) -> ImageFileError:
 
 
 def read_header(path: Path) -> nibabel.Nifti1Header:
-    """Read the header of a plain or compressed NIfTI file as it stands, of either version; only its affines are
-    checked.
+    """Read the header of a NIfTI file as it stands, compressed or not, of either version; only affines are checked.
 
     Raises:
         ImageFileError: the file is absent or does not begin with such a header.
@@ -100,18 +97,14 @@ def read_header(path: Path) -> nibabel.Nifti1Header:
 
 
 def array_form(header: nibabel.Nifti1Header, path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    """Return shape (..., z, y, x) and number type of what `read_nifti` returns; raises ImageFileError where the header
-    does not say.
-    """
+    """Return shape (..., z, y, x) and number type of what `read_nifti` returns; raises ImageFileError."""
     offset, lengths, kind = _layout(header, path)
     _refuse_impossible(path, offset + math.prod(lengths) * kind.itemsize)
     return lengths[::-1], kind if kind.names else _scaled_kind(kind, _scaling(header))
 
 
 def write_nifti(path: Path, header: nibabel.Nifti1Header, array: np.ndarray) -> None:
-    """Write (z, y, x) or (y, x) integers under a header that keeps everything but shape, number type and what goes with
-    them; atomically.
-    """
+    """Write (z, y, x) or (y, x) integers under a header, all but its shape and number type kept; atomically."""
     header = header.as_byteswapped("<")
     lengths = array.shape[::-1]
     header["dim"] = [len(lengths), *lengths, *[1] * (7 - len(lengths))]
@@ -140,9 +133,7 @@ def _scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
 
 
 def _scaled_kind(kind: np.dtype, scaling: tuple[float, float]) -> np.dtype:
-    """Return the number type of scaled voxels: float32 where the stored numbers have no more digits than that, else
-    float64.
-    """
+    """Return the number type of scaled voxels: float32 where the stored numbers have no more digits, else float64."""
     if scaling == UNSCALED:
         return kind
     return np.dtype(np.float32 if kind.itemsize <= 2 or (kind.kind, kind.itemsize) == ("f", 4) else np.float64)

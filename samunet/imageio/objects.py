@@ -21,8 +21,7 @@ IN_MEMORY = Path("the image")  # in messages
 ImageLike = (
     Volume | Path | str | Sequence[Path | str] | nibabel.Nifti1Image | sitk.Image | tuple[np.ndarray, Sequence[float]]
 )
-"""A volume; a file, a folder with a DICOM series, or several channel files; an image of nibabel or SimpleITK; (array,
-spacing)."""
+"""A volume; a file, a DICOM folder or channel files; an image of nibabel or SimpleITK; (array, spacing)."""
 
 
 def as_volume(image: ImageLike, reader: ImageReader) -> Volume:
@@ -59,8 +58,7 @@ def _from_array(array: np.ndarray, spacing: tuple[float, ...]) -> Volume:
     ):
         raise ShapeError(
             "An array is (D, H, W) or (C, D, H, W) with three positive spacings in mm, or (H, W) with two; got shape "
-            f"{array.shape} and "
-            f"spacing {spacing}."
+            f"{array.shape} and spacing {spacing}."
         )
     stacked = array.reshape(-1, *array.shape[-3:]) if not planar else array[None, None]
     depth, height, width = stacked.shape[1:]

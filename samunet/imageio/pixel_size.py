@@ -22,7 +22,7 @@ MILLIMETERS = {
     **dict.fromkeys(("mm", "millimeter"), 1.0),
     **{"m": 1e3, "cm": 10.0, "pm": 1e-9, "\N{LATIN CAPITAL LETTER A WITH RING ABOVE}": 1e-7},
 }
-"""mm; pixels and OME's reference frames are none."""
+"""Millimeters by the names of units; pixels and OME's reference frames are none."""
 POSSIBLE = (1e-8, 100.0)  # mm: from the hundredth part of a nanometer, of electron microscopes, to what no scanner has
 # mm, of bare tags: 1 nm to 20 micrometers, 1270 dpi; programs write 1200 dpi and less without meaning
 PLAIN = (1e-6, 0.02)

@@ -30,7 +30,7 @@ class Peek:
     """What a file's header tells before its voxels are read."""
 
     geometry: Geometry
-    """Its shape, spacing and planarity; position and direction need not be right."""
+    """Shape, spacing and planarity of the grid; position and direction need not be right."""
     channels: int
     loaded: int
     """Bytes of the array that `ImageReader.load` returns."""
@@ -41,9 +41,7 @@ class Peek:
 
 
 class ImageReader(ABC):
-    """Reads and writes one family of file formats; a reader adds its name, its endings, `load` and
-    `write_segmentation`.
-    """
+    """One family of file formats; a reader adds its name, its endings, `load`, `peek` and `write_segmentation`."""
 
     name: str
     """nnU-Net's name of the reader, as plans and dataset.json give it."""
@@ -112,8 +110,7 @@ def _narrow(file: LoadedFile, path: Path) -> LoadedFile:
 
 
 def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume:
-    """Stack the channels of one case's files; the grid of the first file is kept, of those that tell a size where any
-    does.
+    """Stack the channels of one case's files on the grid of the first, of those that tell a size where any does.
 
     Origins and directions that differ are logged only, since nnU-Net accepts them.
 
@@ -133,14 +130,12 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
         if geometry.shape != first.shape or geometry.planar != first.planar:
             raise DatasetError(
                 f"Channel files of one case must share one shape: {sized} has {first.shape}, {path} has "
-                f"{geometry.shape}. "
-                "Resample one onto the other."
+                f"{geometry.shape}. Resample one onto the other."
             )
         if geometry.measured and not same_spacing(geometry, first):
             raise DatasetError(
                 f"Channel files of one case must share one spacing: {sized} has {first.spacing} mm, {path} has "
-                f"{geometry.spacing} mm. "
-                "Resample one onto the other."
+                f"{geometry.spacing} mm. Resample one onto the other."
             )
         if geometry.voxels_apart(first) >= WARN_VOXELS:
             logger.warning(
@@ -162,9 +157,7 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
 
 
 def same_spacing(first: Geometry, second: Geometry) -> bool:
-    """Tell whether two grids of one shape count as equally spaced: the difference adds up to less than half a voxel
-    from end to end.
-    """
+    """Tell whether two grids' spacings add up to less than half a voxel of difference from end to end."""
     steps = np.maximum(first.shape, 2) - 1
     return bool(
         (
@@ -198,8 +191,7 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
             example = values.flat[int(worst.argmax())]
             raise ImageFileError(
                 f"Label file {path} holds {example:.6g}, expected whole numbers; it may have been resampled with "
-                "interpolation, "
-                "so make it again with nearest-neighbor interpolation.",
+                "interpolation, so make it again with nearest-neighbor interpolation.",
                 "label-fraction",
             )
         values = rounded
@@ -290,8 +282,7 @@ def _check_values(array: np.ndarray, path: Path) -> None:
     if largest >= ENORMOUS:
         logger.warning(
             "%s holds values up to %.3g, about the largest that 32 bits hold, beside which all others vanish; where "
-            "they are padding, replace them "
-            "by the smallest value of the image.",
+            "they are padding, replace them by the smallest value of the image.",
             path,
             largest,
         )

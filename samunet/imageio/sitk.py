@@ -113,9 +113,7 @@ def _geometry(header: Header) -> Geometry:
 
 
 def _holds(path: Path, payload: int) -> bool:
-    """Tell whether a file of a format that ITK writes without looking at what the system says of it (2.5.7) holds so
-    many bytes of voxels.
-    """
+    """Tell whether a file that ITK writes without looking at errors (2.5.7) holds so many bytes of voxels."""
     if path.name.endswith(".nii.gz"):
         with open(path, "rb") as file:
             file.seek(-4, os.SEEK_END)  # the uncompressed size modulo 2^32 ends a gzip file

@@ -1,6 +1,4 @@
-"""Read and write 3D TIFF stacks; the spacing lies in a JSON file beside them, as nnU-Net keeps it, or in the tags of
-ImageJ and OME.
-"""
+"""Read and write 3D TIFF stacks; the spacing lies in a JSON file beside them (nnU-Net's way), or in their tags."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
 
 
 class Tiff3DIO(ImageReader):
-    """The reader for stacks: <case>_0000.tif with {"spacing": [D, H, W]} in <case>.json; without it the size that OME
-    or ImageJ wrote.
-    """
+    """Stacks <case>_0000.tif with {"spacing": [D, H, W]} in <case>.json, or the size that OME or ImageJ wrote."""
 
     name = "Tiff3DIO"
     endings: tuple[str, ...] = (".tif", ".tiff")
@@ -89,24 +85,20 @@ class Tiff3DIO(ImageReader):
 
 
 def _is_stack(axes: str) -> bool:
-    """Tell whether an image has three axes of space, the first under any name but color's, and possibly one of
-    channels.
-    """
+    """Tell whether an image has three axes of space, the first under any name but color's, and maybe channels."""
     space = axes.replace("C", "", 1)
     return len(space) == 3 and space.endswith("YX") and not {"S", "C"} & set(space)
 
 
 def spacing_file(path: Path) -> Path:
-    """Return where the spacing of a stack lies, whether there is such a file or not: <case>.json, for <case>.tif and
-    <case>_0000.tif.
-    """
+    """Return the path of a stack's spacing: <case>.json, for <case>.tif and <case>_0000.tif; it need not exist."""
     own = path.with_suffix(".json")
     return own if own.is_file() else path.with_name(f"{CHANNEL_SUFFIX.sub('', path.stem)}.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TiffForm:
-    """What the header of a TIFF tells of what `read_tiff` returns."""
+    """What a TIFF's header tells of what `read_tiff` returns."""
 
     lengths: tuple[int, ...]
     axes: str
@@ -157,9 +149,7 @@ def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None, PixelSize
 
 
 def _one_image(file: tifffile.TiffFile, path: Path) -> tuple[list[tifffile.TiffPageSeries], tuple[int, ...], str]:
-    """Return the parts of a file's one image, its lengths and axes; equal planes that were written one by one are the
-    slices of a stack.
-    """
+    """Return the parts of a file's one image, its lengths and axes; equal planes one by one are a stack's slices."""
     series = file.series
     first = series[0]
     if len(series) == 1:
@@ -210,9 +200,7 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
 
 
 def write_tiff(array: np.ndarray, path: Path, geometry: Geometry) -> None:
-    """Write (H, W) or (D, H, W) as a compressed grey TIFF, whole or not at all, with the size of its pixels where the
-    tags can tell it.
-    """
+    """Write (H, W) or (D, H, W) as compressed grey TIFF, whole or not at all, with the pixel size where tags can."""
     tags = resolution_tags(*geometry.spacing[1:]) if geometry.measured else {}
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, array, compression="zlib", photometric="minisblack", **tags)

@@ -64,8 +64,7 @@ def write_dataset(
     threads: int,
     quiet: bool = False,
 ) -> Path:
-    """Copy cases into raw_folder/name under nnU-Net's names; NIfTI files of several channels become one file per
-    channel.
+    """Copy cases to raw_folder/name under nnU-Net's names; NIfTI files of several channels become one file each.
 
     The folder appears when all of it is written, and not before.
 
@@ -169,9 +168,7 @@ def identifier_of(text: str) -> str:
 
 
 def ending_of(path: Path) -> str:
-    """Return the ending that a copy of an image file gets, the file's own but for JPEG, or an empty string where no
-    reader knows it.
-    """
+    """Return the ending that an image's copy gets, its own but for JPEG; an empty string where no reader knows it."""
     return output_ending(path, "")
 
 
@@ -223,9 +220,7 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
 
 
 def _copy_image(source: Path, target: Path) -> None:
-    """Copy a file as it is; a folder's DICOM series becomes a NIfTI file, a JPEG a PNG, with the same numbers on the
-    same grid.
-    """
+    """Copy a file; a folder's DICOM series becomes NIfTI, a JPEG PNG, with the same numbers on the same grid."""
     if source.is_dir():
         itk_pool.convert_series(source, target)
     elif source.suffix.lower() in JPEG:

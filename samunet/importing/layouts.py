@@ -1,6 +1,4 @@
-"""Find the cases of a dataset in the layouts that others use: the Medical Segmentation Decathlon, tables, MONAI's
-lists, BIDS.
-"""
+"""Find cases in others' layouts: the Medical Segmentation Decathlon, folders, tables, MONAI's lists, BIDS."""
 
 from __future__ import annotations
 
@@ -67,9 +65,7 @@ def _counts(mapping: object) -> TypeGuard[dict[str, Any]]:
 
 
 def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
-    """Match one folder of images per channel with a folder of labels by file name; a case without label becomes a test
-    case.
-    """
+    """Match one folder of images per channel with labels by file name; a case without label is a test case."""
     channels, known = [_by_stem(folder) for folder in images], _by_stem(labels)
     for folder, files in ((labels, known), *zip(images[1:], channels[1:], strict=True)):
         if strangers := sorted(set(files) - set(channels[0])):
@@ -88,9 +84,7 @@ def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
 
 
 def from_table(table: Path) -> list[FoundCase]:
-    """Read a CSV file with the columns case, image (or image_0, image_1, ...) and label; paths are relative to the
-    file.
-    """
+    """Read a CSV file with columns case, image (or image_0, image_1, ...) and label; paths are relative to it."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))

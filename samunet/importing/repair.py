@@ -74,9 +74,7 @@ def _copy_grid(path: Path, reader: ImageReader, image: Path) -> list[dict[str, A
 
 
 def _orthonormalize(path: Path, reader: ImageReader) -> float | None:
-    """Write the axes that the reader takes into the header; returns by how much the one furthest off was turned, in
-    degrees.
-    """
+    """Write the axes that the reader takes into the header; returns the largest turn of one, in degrees."""
     image = nibabel.load(path)
     before = affine_that_counts(image.header, path)  # type: ignore[arg-type]
     if before is None or skew(unit_axes(before, path)) < ORTHOGONAL:

@@ -1,5 +1,4 @@
-"""Videos as volumes: frames become slices along D, so that slabs are runs of neighboring frames, and predictions become
-frames again.
+"""Turn videos into volumes, with frames as slices along D, so that slabs are neighboring frames, and back.
 
 Source: MA-SAM treats surgical video that way (Chen et al., Medical Image Analysis 2024). Spacing is 1 on every axis.
 """

@@ -17,9 +17,8 @@ from samunet.errors import ConfigError
 
 PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")  # as Linux and torch name them
-CPU_PLAN_GIB = (
-    1.0  # 8 GiB of the default model take half a minute per step on two cores, see benchmarks/variant_step.py
-)
+# 8 GiB of the default model take half a minute per step on two cores, see benchmarks/variant_step.py.
+CPU_PLAN_GIB = 1.0
 GPU_PLAN_SHARE = 0.9  # of a GPU's memory; the driver and the screen take some
 LOST_DIGITS = 4  # times the error of the default is fp32 all the same; bf16 would lose some hundred times more
 
@@ -43,8 +42,7 @@ def choose_device(wanted: str | None) -> torch.device:
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
-    """Return the autocast type: bf16 where the hardware says that it multiplies in it, else fp16 on CUDA, else None
-    (fp32).
+    """Return the autocast type: bf16 where the hardware says it multiplies in it, else fp16 on CUDA, else None (fp32).
 
     Nothing is timed, so that a busy machine chooses as an idle one does and equal trainings stay equal.
     """
@@ -81,9 +79,7 @@ def fast_fp32_products_are_exact() -> bool:
 
 
 def use_fast_fp32_products(fast: bool) -> None:
-    """Let oneDNN multiply fp32 matrices on the CPU, for the whole process, or not; without the switch (torch before
-    2.9) do nothing.
-    """
+    """Let oneDNN multiply fp32 matrices fast, in the whole process, or not; does nothing before torch 2.9."""
     switch = _matmul_switch()
     if hasattr(switch, "fp32_precision"):
         switch.fp32_precision = "bf16" if fast else "none"
@@ -94,8 +90,7 @@ def _matmul_switch() -> object:
 
 
 def cpu_has_bf16() -> bool:
-    """Tell whether this CPU says that it multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is emulated
-    and slow.
+    """Tell whether this CPU says that it multiplies bf16 in hardware (AVX512-BF16, AMX); elsewhere bf16 is slow.
 
     benchmarks/cpu_settings.py measures a training step in both formats. ARM's flag "bf16" does not count: nobody
     measured a training there.
@@ -108,7 +103,7 @@ def cpu_has_bf16() -> bool:
 
 @lru_cache(maxsize=1)
 def _cpu_information() -> str:
-    """What Linux says of the first core; empty elsewhere."""
+    """Return what Linux says of the first core; an empty string elsewhere."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore").split("\n\n")[0]
     except OSError:
@@ -166,9 +161,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Undo `keep_freed_memory` for what is free now, which no allocation of another size may fit into; elsewhere than
-    on glibc do nothing.
-    """
+    """Give freed memory back, which `keep_freed_memory` kept; elsewhere than on glibc do nothing."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -28,9 +28,7 @@ def each(
 
 @contextmanager
 def pool_of(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of one thread or more; after an error what has not begun is dropped, and an interruption waits for
-    nothing.
-    """
+    """Give a pool of threads; after an error what has not begun is dropped, an interruption waits for nothing."""
     pool = ThreadPoolExecutor(max(1, threads))
     try:
         yield pool

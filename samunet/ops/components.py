@@ -10,8 +10,7 @@ from scipy import ndimage
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
-    """Return the largest connected component of a bool (D, H, W) mask; components of the same size are all kept
-    (nnU-Net's rule).
+    """Return a bool (D, H, W) mask's largest connected component, or all of that size (nnU-Net's rule).
 
     Voxels that share a corner are connected.
     """
@@ -38,8 +37,7 @@ def keep_largest(segmentation: np.ndarray, values: Sequence[int]) -> np.ndarray:
 
 
 def detection_f1(reference: np.ndarray, prediction: np.ndarray) -> float:
-    """Return the F1 score of finding components, lesions for example: of both masks those that share a voxel with the
-    other count as found.
+    """Return the F1 score of finding components such as lesions: those that share a voxel with the other mask's.
 
     2 TP / (2 TP + FP + FN) with TP the reference's components that are touched, FN those that are not, and FP the
     prediction's that touch none. Voxels that share a corner are connected.

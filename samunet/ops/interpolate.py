@@ -1,6 +1,4 @@
-"""Resize stacks of scores linearly, one small block of new voxels at a time, so that nobody needs the whole result at
-once.
-"""
+"""Resize stacks of scores linearly, a small block of new voxels at a time, so that the whole is never needed."""
 
 from __future__ import annotations
 
@@ -35,12 +33,12 @@ class Block(NamedTuple):
 
     @property
     def new(self) -> tuple[slice, slice, slice]:
-        """Where the new voxels lie."""
+        """Region of the new voxels."""
         return self.depth.new, self.height.new, self.width.new
 
     @property
     def old(self) -> tuple[slice, slice, slice]:
-        """Where the old voxels lie on which they depend."""
+        """Region of the old voxels on which they depend."""
         return self.depth.old, self.height.old, self.width.old
 
     def resize(self, scores: np.ndarray) -> np.ndarray:

@@ -226,8 +226,7 @@ def _resize_label(array: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _elect(array: np.ndarray, lines: Sequence[Line], place: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the label with the largest share of the old voxels around each of n new ones; a tie goes to the nearest
-    voxel's.
+    """Return the label with the largest share of the old voxels around each of n new ones, on a tie the nearest's.
 
     Args:
         place: indices of the new voxels, (n,) an axis.

@@ -30,8 +30,7 @@ class SurfaceScores:
     assd: float
     """Mean distance over the surface voxels of both."""
     nsd: float
-    """Normalized surface Dice: share of the surface voxels of both that lie within the tolerance of the other
-    surface."""
+    """Normalized surface Dice: share of both surfaces' voxels within the tolerance of the other surface."""
 
 
 def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: Triple, tolerance: float) -> SurfaceScores:

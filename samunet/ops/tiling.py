@@ -39,9 +39,7 @@ def tile_starts(size: int, tile: int, step: float) -> tuple[int, ...]:
 
 
 def tile_origins(shape: Shape, tile: Shape, steps: Triple) -> tuple[Shape, ...]:
-    """Return the first voxel (d, h, w) of every tile, W running fastest; `steps` are shares of the tile, raises as
-    `tile_starts`.
-    """
+    """Return every tile's first voxel (d, h, w), W fastest; `steps` are shares of the tile; raises as `tile_starts`."""
     starts = [tile_starts(size, length, step) for size, length, step in zip(shape, tile, steps, strict=True)]
     return tuple((d, h, w) for d, h, w in itertools.product(*starts))
 

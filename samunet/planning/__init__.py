@@ -1,1 +1,1 @@
-"""From a raw dataset to a plan: measure, check, decide."""
+"""Measure a raw dataset, check it, and decide a plan."""

@@ -51,19 +51,19 @@ class _Measured:
     counts: np.ndarray
     """(C, n) how often each was drawn; every channel draws for itself."""
     sizes: dict[str, _Sizes]
-    """Of the classes that the case holds."""
+    """Sizes of the classes that the case holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Sizes:
-    """Of one class in one case; mm."""
+    """Sizes of one class in one case, mm."""
 
     diameters: np.ndarray
-    """(n,) of a disk with the area of each component within a slice."""
+    """(n,) diameter of a disk with the area of each component within a slice."""
     widths: np.ndarray
     """(n,) local width within the slice at some of its voxels."""
     extent: float
-    """Along the slicing axis."""
+    """Length along the slicing axis."""
 
 
 def extract_fingerprint(
@@ -244,9 +244,7 @@ def _local_widths(slices: np.ndarray, height: float, width: float) -> np.ndarray
 
 
 def _runs(padded: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return how many pixels of the class follow each other along the last axis around flat places within it; every row
-    ends outside of it.
-    """
+    """Return the length of the class's run along the last axis at flat places; every row ends outside of it."""
     flat = padded.ravel()
     ends = np.flatnonzero(flat[1:] != flat[:-1])
     found = np.searchsorted(ends, inside)

@@ -1,4 +1,4 @@
-"""Whether everything that a plan names is there."""
+"""Check that everything that a plan names is there."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from samunet.sam.backbones import backbone_named
 
 
 def refuse_unknown_names(plan: Plan, path: Path) -> None:
-    """Raise ConfigError for a reader, normalization, backbone or method that there is not, before any of them is
-    needed.
+    """Raise ConfigError for an unknown reader, normalization, backbone or method, before any of them is needed.
 
     Args:
         path: of the plan, for messages.

@@ -26,8 +26,7 @@ PATIENTS = (
     r"^(.*\d.*)[_.-][^_.-]+[_.-][^_.-]+$",
     r"^(.*\d.*)[_.-][^_.-]+$",
 )
-"""Where names of cases hold the patient: BIDS, the first word with a digit, all but the last two words, all but the
-last."""
+"""Expressions for the patient in names: BIDS, first word with a digit, all but the last two words, or one."""
 MATCHING_SECONDS = 10.0  # for all names; some expressions take longer than anybody lives, as ^(a+)+$
 MATCH = """
 import json, re, sys
@@ -48,8 +47,7 @@ class Split:
 
 
 def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | None:
-    """Return the group, usually the patient, of every case; cases of one group stay together in every split. None
-    without groups.
+    """Return every case's group, usually the patient, which stays together in every split; None without groups.
 
     Args:
         given: what dataset.json says under `groups`: a regular expression whose first group that matches is the name,
@@ -115,9 +113,7 @@ def _matched(expression: str, names: Sequence[str]) -> dict[str, str | None]:
 
 
 def likely_groups(identifiers: Sequence[str]) -> str | None:
-    """Return the expression of `groups` whose patients the names of cases seem to hold, as in patient012_frame01; None
-    where there are none.
-    """
+    """Return the expression of `groups` for patients that names seem to hold, as in patient012_frame01, or None."""
     for expression in PATIENTS:
         found = [match[1] for name in identifiers if (match := re.match(expression, name))]
         sizes = sorted(Counter(found).values())
@@ -131,9 +127,7 @@ def likely_groups(identifiers: Sequence[str]) -> str | None:
 
 
 def parted(splits: Sequence[Split], groups: Mapping[str, str]) -> tuple[int, int]:
-    """Return how many validation cases of the worst fold have a case of their group in training, and how many the fold
-    has.
-    """
+    """Return how many validation cases of the worst fold have a case of their group in training, and of how many."""
     counts = []
     for split in splits:
         trained = {groups.get(name) for name in split.train}
@@ -150,9 +144,7 @@ def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | None = N
     Raises:
         DatasetError: there is only one case or group, so nothing is left to validate on.
     """
-    from sklearn.model_selection import (
-        KFold,  # most commands read splits, or none; its import takes them most of a second
-    )
+    from sklearn.model_selection import KFold  # takes most of a second; most commands read splits, or none
 
     groups = groups or {name: name for name in identifiers}
     names = np.sort(list(set(groups.values())))
@@ -176,8 +168,7 @@ def _members(chosen: Sequence[str], groups: Mapping[str, str]) -> tuple[str, ...
 def load_or_make_splits(
     folder: Path, identifiers: Sequence[str], raw_folder: Path | None = None, groups: Mapping[str, str] | None = None
 ) -> tuple[Split, ...]:
-    """Read splits_final.json of a preprocessed dataset folder; when it is absent, copy the raw folder's or make it by
-    nnU-Net's rule.
+    """Read a preprocessed folder's splits_final.json; where absent, copy the raw folder's or make it by nnU-Net's rule.
 
     The file is nnU-Net's, so a fold may hold further keys beside train and val.
     """
@@ -193,9 +184,7 @@ def load_or_make_splits(
 
 
 def new_cases(folder: Path, identifiers: Sequence[str]) -> tuple[str, ...]:
-    """Return the cases, sorted, that the splits file of a preprocessed dataset folder has in no fold; none where there
-    is no file yet.
-    """
+    """Return the cases, sorted, that a preprocessed folder's splits file has in no fold; none without a file."""
     path = folder / FILE_NAME
     if not path.is_file():
         return ()
@@ -228,9 +217,7 @@ def add_new_cases(folder: Path, identifiers: Sequence[str], groups: Mapping[str,
 
 
 def read_splits(path: Path) -> tuple[Split, ...]:
-    """Read a splits_final.json; raises ConfigError when it has another form, DatasetError where a name is none of a
-    case.
-    """
+    """Read a splits_final.json; raises ConfigError, or DatasetError where a name is none of a case."""
     raw = read_json(path)
     if isinstance(raw, list):
         raw = [
@@ -290,16 +277,14 @@ def split_for_fold(
     if unknown:
         raise DatasetError(
             f"{folder / FILE_NAME}: fold {fold} names {len(unknown)} cases that are not preprocessed, first "
-            f"'{unknown[0]}'. "
-            "Preprocess again, or correct the file."
+            f"'{unknown[0]}'. Preprocess again, or correct the file."
         )
     both = sorted({groups[name] for name in split.train} & {groups[name] for name in split.val}) if groups else []
     if both:
         raise DatasetError(
             f"{folder / FILE_NAME}: fold {fold} has {len(both)} groups in training and in validation, first "
-            f"'{both[0]}'. "
-            "Correct it, or remove it, and any in the raw folder, to have it made again with the groups of "
-            "dataset.json."
+            f"'{both[0]}'. Correct it, or remove it, and any in the raw folder, to have it made again with the groups "
+            "of dataset.json."
         )
     if not split.train or not split.val:
         raise DatasetError(

@@ -1,1 +1,1 @@
-"""From a file's grid to the network's grid, and back."""
+"""Bring cases from a file's grid to the network's grid, and back."""

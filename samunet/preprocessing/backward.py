@@ -1,4 +1,4 @@
-"""From logits on the network's grid to a segmentation on the input file's grid.
+"""Turn logits on the network's grid into a segmentation on the input file's grid.
 
 Logits are resampled block by block and decided at once, so beside them and the segmentation next to nothing is in
 memory, however many classes there are. Interpolated logits lie between those around them: in a block only classes are

@@ -1,4 +1,4 @@
-"""From a file's grid to the network's grid: transpose, crop to nonzero, normalize, resample (nnU-Net's order)."""
+"""Bring a case to the network's grid: transpose, crop to nonzero, normalize, resample (nnU-Net's order)."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def spacing_before(geometry: Geometry, plan: Plan, configuration: Configuration)
 
 
 def slice_axis(geometry: Geometry, spacing: Triple, new_spacing: Triple) -> int | None:
-    """Return the axis whose slices are resampled apart; the missing thickness of a 2D image makes none of its sides
-    thick.
-    """
+    """Return the axis whose slices are resampled apart; a 2D image's missing thickness makes no side thick."""
     return 0 if geometry.planar else thick_axis(spacing, new_spacing)
 
 

@@ -55,9 +55,7 @@ def _cropped(index: Triple, history: SpatialHistory) -> list[float]:
 
 
 def _voxels(one: list[float], other: list[float], history: SpatialHistory, axes: tuple[int, ...]) -> tuple[slice, ...]:
-    """Return the voxels after resampling between two places: on `axes` all that lie in the voxels from one to the
-    other, else the one it is in.
-    """
+    """Return the new voxels between two places: on `axes` all that lie in the old ones, else the one it is in."""
     found = []
     for axis, (a, b) in enumerate(zip(one, other, strict=True)):
         before, now = history.shape_after_crop[axis], history.shape_after_resample[axis]

@@ -154,13 +154,12 @@ def check_made_by(
     if others:
         raise DatasetError(
             f"{len(others)} of {len(cases)} cases in {folder} were preprocessed by another plan or an earlier version, "
-            f"first '{others[0]}'. "
-            f"Run first: samunet_preprocess -d {plan.dataset} -plans_name {plan.plans_name}"
+            f"first '{others[0]}'. Run first: samunet_preprocess -d {plan.dataset} -plans_name {plan.plans_name}"
         )
 
 
 def _origin_of(folder: Path, identifier: str) -> Origin | None:
-    """What a stored case was made from; None where nothing whole of today's form is stored."""
+    """Return what a stored case was made from; None where nothing whole of today's form is stored."""
     if not all((folder / name).is_file() for name in file_names(identifier)):
         return None
     try:

@@ -58,9 +58,9 @@ class Record:
     origin: Origin
     history: SpatialHistory
     sha256: dict[str, str]
-    """Of the other files, by the endings of their names."""
+    """Checksums of the other files, by the endings of their names."""
     own_sha256: str = ""
-    """Of everything above."""
+    """Checksum of everything above."""
 
     @property
     def sealed(self) -> Record:
@@ -104,9 +104,7 @@ def save_case(
 
 
 def check_arrays(folder: Path, identifier: str, record: Record) -> None:
-    """Compare image and label of a stored case with their checksums; raises DatasetError that names the file that is
-    absent or damaged.
-    """
+    """Compare a stored case's image and label with their checksums; raises DatasetError that names the file."""
     for ending in (IMAGE, LABEL):
         path = folder / f"{identifier}{ending}"
         try:
@@ -156,9 +154,7 @@ def load_record(folder: Path, identifier: str) -> Record:
 
 
 def load_locations(folder: Path, identifier: str, record: Record) -> Locations:
-    """Read the sampled voxels of a stored case; raises DatasetError when the file is absent or broken, or does not fit
-    its checksum.
-    """
+    """Read a stored case's sampled voxels; raises DatasetError when the file is absent, broken or changed."""
     path = folder / f"{identifier}{LOCATIONS}"
     try:
         content = path.read_bytes()
@@ -196,9 +192,7 @@ def listed_cases(folder: Path) -> tuple[str, ...] | None:
 
 
 def remove_all_but(folder: Path, cases: Sequence[str]) -> None:
-    """Remove what was stored of other cases, by the folder's list, and list those that are to be stored; other files
-    stay.
-    """
+    """Remove what was stored of cases on the folder's list but not among these, and list these; other files stay."""
     for case in set(listed_cases(folder) or ()).difference(cases):
         remove_case(folder, case)
     write_json(folder / CASES, sorted(cases))

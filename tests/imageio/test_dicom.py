@@ -222,7 +222,7 @@ def test_slices_of_another_spacing_than_the_others_are_refused(tmp_path):
 
 
 def test_each_slice_is_rescaled_by_its_own_slope(tmp_path):
-    """As in PET; ITK alone rounds the values of later slices to the number type of the first."""
+    """Slopes differ as in PET; ITK alone rounds the values of later slices to the number type of the first."""
 
     def rescale(slope, intercept):
         return lambda header: header.update({"RescaleSlope": str(slope), "RescaleIntercept": str(intercept)})

@@ -65,8 +65,7 @@ class Method:
     variant: str
     dimensions: int
     preferred: Callable[[Topology, Shape, float], Sequence[Preference]]
-    """(topology, patch, smallest class in voxels) to what the method asks for, the best first and the cheapest last;
-    the first that can be afforded is taken."""
+    """(topology, patch, smallest class in voxels) to what the method asks for, best first; the first affordable."""
     cost: Callable[[Topology, Shape, float, int], float]
     """(topology, patch, encoder scale, batch size) to GiB of one training step."""
     convolutions: ConvolutionalPath | None = None
@@ -147,8 +146,7 @@ def _orientation(fingerprint: Fingerprint, target: Target, reasons: dict[str, st
         listed = ", ".join(f"{orientation[::-1]} ({count})" for orientation, count in others)
         reasons["orientation"] = (
             f"{seen} in {cases} of {counts.total()} cases; the others, {listed}, are turned to it before anything "
-            "else, and segmentations back "
-            "(--keep_orientation leaves all as they are)"
+            "else, and segmentations back (--keep_orientation leaves all as they are)"
         )
     return usual
 
@@ -321,8 +319,7 @@ class _Beside:
 def _choose(
     method: Method, spacing: Triple, median_shape: Triple, smallest: float, target: Target
 ) -> tuple[Topology, Shape, Preference, _Beside]:
-    """Take the largest patch with which the method's cheapest preference fits the memory, and there the first
-    preference that can be afforded.
+    """Take the largest patch whose cheapest preference fits the memory, and the first preference affordable there.
 
     The convolutions see every voxel, so the encoder's grid never costs the patch.
     """
@@ -347,8 +344,7 @@ def _choose(
     need = method.cost(topology, patch, preference.scale, SMALLEST_BATCH)
     raise PlanningError(
         f"No patch fits {target.memory_gib:g} GiB: {_times(patch)} voxels at batch {SMALLEST_BATCH} need about "
-        f"{need:.1f} GiB. "
-        "Raise -gpu_memory_target, or choose a smaller -backbone."
+        f"{need:.1f} GiB. Raise -gpu_memory_target, or choose a smaller -backbone."
     )
 
 
@@ -384,8 +380,7 @@ def _refusal(
 def _patches(
     dimensions: int, spacing: Triple, median_shape: Triple, target: Target, depth: int | None = None
 ) -> Iterator[tuple[Topology, Shape]]:
-    """Give nnU-Net's cube cut to the median case, and then ever smaller patches: off the axis that sticks out most, by
-    its strides.
+    """Give nnU-Net's cube cut to the median case, then ever smaller patches, off the axis that sticks out most.
 
     Args:
         depth: most slices.
@@ -420,9 +415,7 @@ def _patches(
 
 
 def smallest_class(fingerprint: Fingerprint, spacing: Triple) -> tuple[str, float]:
-    """Return the class that is smallest in the plane, and its typical size in voxels: diameter, or width where it is
-    drawn out.
-    """
+    """Return the smallest class in the plane, and its typical size in voxels: diameter, or width if drawn out."""
     sizes = {size.name: _typical_mm(size) for size in fingerprint.classes if size.cases}
     name = min(sizes, key=lambda key: sizes[key])
     return name, sizes[name] / float(np.sqrt(spacing[1] * spacing[2]))
