@@ -13,6 +13,7 @@ from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.core.plugins import variant_names
 from samunet.inference.sliding_window import sliding_window
+from samunet.models.segmenter import PromptedSegmenter
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
@@ -22,6 +23,9 @@ from samunet.variants.method import load_variant
 TOPOLOGY_3D = Topology(
     strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), widths=(4, 8, 12)
 )
+PADDED = (2, 38, 46)
+"""A patch whose 152 x 184 encoder pixels are no multiples of 16, so that SAM's plane is 160 x 192."""
+TOPOLOGY_PADDED = Topology(strides=((1, 1, 1), (1, 2, 2)), kernels=((1, 3, 3),) * 2, widths=(4, 8))
 TOPOLOGY_2D = Topology(strides=((1, 1, 1), (1, 2, 2), (1, 2, 2)), kernels=((1, 3, 3),) * 3, widths=(4, 8, 12))
 NANO = backbone_named("vit_nano")
 
@@ -36,6 +40,21 @@ def labels_for(classes: int, kind: str = "classes"):
     return parse_labels(names)
 
 
+def topology_for(patch) -> Topology:
+    if patch == PADDED:
+        return TOPOLOGY_PADDED
+    return TOPOLOGY_2D if patch[0] == 1 else TOPOLOGY_3D
+
+
+def padded_spec_for(name: str, **settings) -> NetworkSpec:
+    """A spec with PADDED, or the nearest that a U-Net with a stage of the token's pitch can halve."""
+    if name != "sam_unet":
+        return spec_for(PADDED, **settings)
+    strides, kernels = ((1, 1, 1), (1, 2, 1), (1, 2, 2)), ((1, 3, 3),) * 3
+    topology = Topology(strides=strides, kernels=kernels, widths=(4, 8, 12))
+    return dataclasses.replace(spec_for((2, 40, 46), **settings), topology=topology)
+
+
 def spec_for(patch=(6, 24, 40), *, classes=2, channels=1, kind="classes", pretrained=False) -> NetworkSpec:
     return NetworkSpec(
         schemes=("zscore",) * channels,
@@ -43,7 +62,7 @@ def spec_for(patch=(6, 24, 40), *, classes=2, channels=1, kind="classes", pretra
         spacing=(3.0, 1.0, 1.0),
         patch_size=patch,
         encoder_scale=4.0,
-        topology=TOPOLOGY_2D if patch[0] == 1 else TOPOLOGY_3D,
+        topology=topology_for(patch),
         pretrained=pretrained,
     )
 
@@ -97,6 +116,60 @@ def test_logits_have_the_size_of_the_patch_and_one_channel_a_class(name, classes
         logits = network_for(name, spec).eval()(batch_for(spec).image)
     assert logits.shape == (2, classes + 1, *patch)
     assert logits.isfinite().all()
+
+
+@PRETRAINED
+def test_a_plane_that_the_encoder_pads_takes_a_step_and_gives_the_logits_of_the_patch(name, pretrained):
+    spec = padded_spec_for(name, pretrained=pretrained)
+    network = network_for(name, spec)
+    loss = sum(network.loss(batch_for(spec)).values())
+    loss.backward()
+    with torch.no_grad():
+        logits = network.eval()(batch_for(spec).image)
+    assert loss.isfinite() and logits.isfinite().all() and logits.shape == (2, 3, *spec.patch_size)
+
+
+def test_pixels_of_a_padded_plane_are_the_interpolated_image_at_its_top_left(name):
+    spec = padded_spec_for(name, pretrained=True)
+    network, image = network_for(name, spec).eval(), batch_for(spec).image
+    pixels = network.sam.tokens if name == "sam_unet" else network.pixels
+    depth, height, width = spec.patch_size
+    with torch.no_grad():
+        given = pixels(image)
+        plain = pixels.layers(image).movedim(1, 2) if name == "masksam" else expected_pixels(image)
+    assert given.shape == (2, depth, 3, 160, 192)
+    assert torch.allclose(given[..., : 4 * height, : 4 * width], plain, atol=1e-5)
+    assert not given[..., 4 * height :, :].any() and not given[..., 4 * width :].any()
+
+
+def expected_pixels(image: torch.Tensor) -> torch.Tensor:
+    """SAM's pixels of a z-scored image: every slice alone, four times as large by linear interpolation."""
+    slices = image.movedim(1, 2).flatten(0, 1)
+    planes = torch.nn.functional.interpolate(slices, scale_factor=4, mode="bilinear", align_corners=False)
+    return planes.unflatten(0, (len(image), image.shape[2])).expand(-1, -1, 3, -1, -1)
+
+
+def test_what_sam_says_of_a_padded_plane_falls_on_its_voxels(name):
+    """A map that holds the place of each of its cells, on the padded plane, holds the voxels' places on the patch."""
+    spec = padded_spec_for(name, pretrained=True)
+    network = network_for(name, spec).eval()
+    depth, height, width = spec.patch_size
+    if name == "sam_unet":
+        features = torch.randn(1, 12, depth, 10, 12, generator=torch.Generator().manual_seed(6))
+        image = batch_for(spec, 1).image
+        with torch.no_grad():
+            whole, part = (
+                network.sam(image, features[..., :rows, :columns])[1] for rows, columns in ((10, 12), (9, 10))
+            )
+        assert whole.shape[3:] == (10, 12) and torch.equal(part, whole[..., :9, :10])
+        return
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(48.0), indexing="ij")
+    places = torch.stack((rows, columns)).view(1, 2, 1, 40, 48).expand(-1, -1, depth, -1, -1)  # a cell a voxel
+    fit = network._fit if name == "masksam" else network.fit
+    found = fit(places, spec.patch_size)
+    assert found.shape == (1, 2, *spec.patch_size)
+    inside = (..., slice(1, height), slice(1, width))  # linear interpolation repeats the first half of a cell
+    assert torch.allclose(found[inside], places[..., :height, :width][inside], atol=1e-3)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -190,6 +263,7 @@ def test_the_trainable_state_alone_restores_the_logits(name, pretrained, tmp_pat
 
 def test_the_network_starts_as_it_says(name):
     variant = load_variant(name)
+    assert isinstance(network_for(name, spec_for()), PromptedSegmenter) == variant.prompted
     assert variant.starts_as in ("sam", "unet", None)
     assert variant.source
     if variant.starts_as is None:
