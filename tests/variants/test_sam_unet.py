@@ -11,13 +11,14 @@ from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
+from samunet.models.convolution import ConvNormAct
 from samunet.models.depth_adapters import DepthAdapter
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.variants import sam_unet
 from samunet.variants.sam_unet.rules import _convolution_weights
-from samunet.variants.sam_unet.unet import Decoder, Encoder
+from samunet.variants.sam_unet.unet import Decoder, Encoder, kaiming_block
 
 SPEC = NetworkSpec(
     schemes=("zscore",),
@@ -108,3 +109,18 @@ def test_the_planner_counts_the_weights_that_the_network_has(topology, channels)
     assert _convolution_weights(channels, topology) == sum(
         parameter.numel() for path in paths for parameter in path.parameters()
     )
+
+
+def test_convolutions_of_the_u_net_start_by_kaimings_rule():
+    """By hand: 27 * 32 inputs and a leaky slope of 0.01 give a deviation of sqrt(2 / (1 + 0.01**2) / 864) = 0.0481."""
+    torch.manual_seed(0)
+    convolution, norm, activation = kaiming_block(32, 64, (3, 3, 3))
+    assert convolution.weight.std().item() == pytest.approx(0.0481, rel=0.02) and not convolution.bias.any()
+    assert convolution.weight.abs().max() > 3.5 * 0.0481  # a normal distribution; a uniform one ends at 1.7
+    assert norm.eps == 1e-5 and activation.negative_slope == 0.01
+    paths = Encoder(1, SPEC.topology), Decoder(SPEC.topology)
+    for path in paths:
+        for block in path.modules():
+            if isinstance(block, ConvNormAct):
+                fan_in = block[0].weight[0].numel()
+                assert block[0].weight.std().item() == pytest.approx((2 / 1.0001 / fan_in) ** 0.5, rel=0.35)

@@ -12,8 +12,6 @@ from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
-from samunet.models.pixels import SAMPixels
-from samunet.models.rules import preferred
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
@@ -93,25 +91,6 @@ def test_full_fine_tuning_trains_everything_and_early_layers_slowly():
     assert sum(len(group.parameters) for group in groups) == len(list(network.parameters()))
     with pytest.raises(ConfigError, match="layer_decay must be above 0"):
         full.Config(layer_decay=0.0)
-
-
-def test_unit_range_stretches_every_slab():
-    pixels = SAMPixels(("ct",), 1.0, (16, 16), "unit")
-    image = torch.stack([torch.randn(1, 2, 16, 16), 5 * torch.randn(1, 2, 16, 16), torch.zeros(1, 2, 16, 16)])
-    stretched = pixels(image)
-    assert stretched.shape == (3, 2, 3, 16, 16)
-    assert stretched[:2].amin((1, 2, 3, 4)).tolist() == [0, 0] and stretched[:2].amax((1, 2, 3, 4)).tolist() == [1, 1]
-    assert not stretched[2].any()
-
-
-def test_small_classes_get_a_finer_encoder_grid_within_512_pixels():
-    def scales(side, diameter):
-        return [choice.scale for choice in preferred(SPEC.topology, (5, side, 96), diameter)]
-
-    assert scales(128, 8.0)[0] == 4.0  # 4 * 8 = 32 pixels, two tokens
-    assert scales(128, 2.0)[0] == 4.0  # 512 / 128 allows no more
-    assert scales(256, 2.0) == [2.0, 1.75, 1.5, 1.25, 1.0]
-    assert scales(128, 100.0) == scales(700, 3.0) == [1.0]
 
 
 @pytest.mark.parametrize(("head", "side"), [("class_tokens", 64), ("cnn", 16), ("linear", 4)])
