@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -25,46 +27,56 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-dataset, configuration, trainer, images, output = sys.argv[1:]
+dataset, images, output, *pairs = sys.argv[1:]
 number = int(dataset[7:10])
 extract_fingerprints([number], num_processes=1, show_progress_bar=False)
 plan_experiments([number], gpu_memory_target_in_gb=0.5)
-preprocess([number], configurations=[configuration], num_processes=[1], show_progress_bar=False)
 import os
 os.environ["nnUNet_n_proc_DA"] = "0"
-made = get_trainer_from_args(dataset, configuration, "all", trainer, "nnUNetPlans", device=torch.device("cpu"))
-made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = 1, 2, 1
-made.run_training()
-predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-predictor.initialize_from_trained_model_folder(made.output_folder_base, use_folds=("all",))
-print("NETWORK", type(predictor.network).__name__, type(predictor.network.network).__name__)
-predictor.predict_from_files_sequential(images, output)
+for configuration, trainer in zip(pairs[::2], pairs[1::2], strict=True):
+    preprocess([number], configurations=[configuration], num_processes=[1], show_progress_bar=False)
+    made = get_trainer_from_args(dataset, configuration, "all", trainer, "nnUNetPlans", device=torch.device("cpu"))
+    made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = 1, 2, 1
+    made.run_training()
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(made.output_folder_base, use_folds=("all",))
+    print("NETWORK", trainer, type(predictor.network).__name__, type(predictor.network.network).__name__)
+    predictor.predict_from_files_sequential(images, f"{output}/{trainer}")
 """
+NETWORKS = {"samunetTrainer": ("3d_fullres", "SAMUNet"), "samunetTrainer_ma_sam": ("2d", "PromptFreeSAM")}
 
 
-@pytest.mark.parametrize(
-    ("configuration", "trainer", "network"),
-    [("3d_fullres", "samunetTrainer", "SAMUNet"), ("2d", "samunetTrainer_ma_sam", "PromptFreeSAM")],
-)
-def test_nnunet_trains_and_predicts_with_our_networks(tmp_path, capsys, configuration, trainer, network):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The dataset's folder, the folder of predictions by trainer, and what was printed."""
+    root = tmp_path_factory.mktemp("inside")
     for name in ("raw", "preprocessed", "results"):
-        (tmp_path / name).mkdir()
-    dataset = write_tiny_dataset(tmp_path / "raw", cases=4, num_test=1, size=(12, 40, 36))
-    assert info.main(["--ext_trainer"]) == 0
-    folders = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
+        (root / name).mkdir()
+    dataset = write_tiny_dataset(root / "raw", cases=4, num_test=1, size=(12, 40, 36))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert info.main(["--ext_trainer"]) == 0
     environment = {
         **os.environ,
-        **folders,
-        "nnUNet_extTrainer": capsys.readouterr().out.strip(),
+        **{f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")},
+        "nnUNet_extTrainer": said.getvalue().strip(),
         "nnUNet_n_proc_DA": "1",
         "nnUNet_compile": "f",
     }
-    output = tmp_path / "out"
-    output.mkdir()
-    words = [sys.executable, "-c", RUN, dataset.name, configuration, trainer, str(dataset / "imagesTs"), str(output)]
+    output = root / "out"
+    for trainer in NETWORKS:
+        (output / trainer).mkdir(parents=True)
+    pairs = [word for trainer, (configuration, _) in NETWORKS.items() for word in (configuration, trainer)]
+    words = [sys.executable, "-c", RUN, dataset.name, str(dataset / "imagesTs"), str(output), *pairs]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert f"NETWORK Slab {network}" in done.stdout
-    written = sorted(output.glob("*.nii.gz"))
+    return dataset, output, done.stdout
+
+
+@pytest.mark.parametrize("trainer", NETWORKS)
+def test_nnunet_trains_and_predicts_with_our_networks(trained, trainer):
+    dataset, output, said = trained
+    assert f"NETWORK {trainer} Slab {NETWORKS[trainer][1]}" in said
+    written = sorted((output / trainer).glob("*.nii.gz"))
     labels = json.loads((dataset / "dataset.json").read_text())["labels"]
     assert written and all(set(np.unique(nibabel.load(path).dataobj)) <= set(labels.values()) for path in written)
