@@ -8,6 +8,8 @@ memory (seen with torch 2.14), which ends the process; 2D convolutions, which co
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from samunet.core.geometry import Shape
 
 
 class Convolution(nn.Conv3d):
-    """torch's Conv3d for CPUs too: two slices under a kernel of depth 3 in fp32, and kernels of depth 1 slice by slice."""
+    """torch's Conv3d for CPUs too: two slices and a kernel of depth 3 in fp32, kernels of depth 1 slice by slice."""
 
     def forward(self, image: Tensor) -> Tensor:
         if image.device.type == "cpu" and image.shape[2] == 2 and self.kernel_size[0] == 3:
@@ -24,8 +26,9 @@ class Convolution(nn.Conv3d):
                 return super().forward(image.float() if image.dtype in (torch.bfloat16, torch.float16) else image)
         if not _slice_by_slice(self, image):
             return super().forward(image)
-        settings = (self.stride[1:], self.padding[1:], self.dilation[1:], self.groups)
-        return _unfold(F.conv2d(_fold(image), self.weight[:, :, 0], self.bias, *settings), image)
+        padding = cast("tuple[int, ...]", self.padding)[1:]  # never "same" or "valid" here
+        kernel, settings = self.weight[:, :, 0], (self.stride[1:], padding, self.dilation[1:], self.groups)
+        return _unfold(F.conv2d(_fold(image), kernel, self.bias, *settings), image)
 
 
 class TransposedConvolution(nn.ConvTranspose3d):
@@ -34,7 +37,7 @@ class TransposedConvolution(nn.ConvTranspose3d):
     def __init__(self, inputs: int, outputs: int, stride: tuple[int, int, int]) -> None:
         super().__init__(inputs, outputs, stride, stride)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # nobody asks for an output size
         if not _slice_by_slice(self, image):
             return super().forward(image)
         return _unfold(F.conv_transpose2d(_fold(image), self.weight[:, :, 0], self.bias, self.stride[1:]), image)
@@ -46,7 +49,7 @@ def instance_norm(channels: int) -> nn.GroupNorm:
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, instance normalization, leaky ReLU (nnU-Net's slope) on (B, C, D, H, W); stride 1 keeps the shape."""
+    """Convolution, instance normalization, leaky ReLU (nnU-Net's slope) on (B, C, D, H, W); stride 1 keeps shapes."""
 
     def __init__(self, inputs: int, outputs: int, kernel: Shape = (3, 3, 3), stride: Shape = (1, 1, 1)) -> None:
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)

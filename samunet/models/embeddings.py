@@ -34,7 +34,8 @@ class EmbeddingCache:
         """Return the (B, D, C, h, w) embeddings of (B, D, 3, H, W) pixels.
 
         Args:
-            encode: computes (N, 1, C, h, w) embeddings of (N, 1, 3, H, W) pixels; called for slices that are not known yet.
+            encode: computes (N, 1, C, h, w) embeddings of (N, 1, 3, H, W) pixels; called for slices that are not known
+                yet.
         """
         if self.folder is None:
             self.folder = self.root / _fingerprint(self.encoder)

@@ -48,7 +48,8 @@ def class_token_decoder(sam: Sam, outputs: int, upsampling: int) -> MaskDecoder:
     )
     decoder.iou_token = old.iou_token
     if upsampling == 16:
-        # MA-SAM normalizes before every activation but the last, so also after SAM's second convolution, as SAM does not.
+        # MA-SAM normalizes before every activation but the last, so also after SAM's second convolution, as SAM does
+        # not.
         layers = [*decoder.output_upscaling[:4], LayerNorm2d(width // 8), nn.GELU(), _twice(width // 8, width // 16)]
         layers += [LayerNorm2d(width // 16), nn.GELU(), _twice(width // 16, width // 32), nn.GELU()]
         decoder.output_upscaling = nn.Sequential(*layers)

@@ -1,7 +1,7 @@
 """Segmentation losses on (B, K, D, H, W) logits.
 
-Source: Dice with cross-entropy, deep supervision weights and the ignore label follow nnU-Net (Isensee et al., 2021); the
-batch-wise loss follows SAMed (Zhang and Liu, 2023) and MA-SAM (Chen et al., 2024).
+Source: Dice with cross-entropy, deep supervision weights and the ignore label follow nnU-Net (Isensee et al., 2021);
+the batch-wise loss follows SAMed (Zhang and Liu, 2023) and MA-SAM (Chen et al., 2024).
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ def segmentation_terms(logits: Tensor, label: Tensor, labels: Labels, *, batch_d
 def deep_supervision_sums(
     outputs: Sequence[Tensor], label: Tensor, labels: Labels, *, batch_dice: bool
 ) -> dict[str, Tensor]:
-    """Return the sums over voxels and batch that `deep_supervision_terms` needs; those of several batches add up to those of all of them.
+    """Return the sums over voxels and batch that `deep_supervision_terms` needs; sums of several batches add up.
 
     Args:
         outputs: (B, K, D, H, W) logits of falling resolution; labels are brought to each by nearest neighbour.
         label, labels, batch_dice: as for `segmentation_terms`.
 
     Returns:
-        For every level l "entropy.l" and "voxels.l", scalars; with `batch_dice` "overlap.l", "predicted.l" and "reference.l" of each
-        foreground class, else "dice.l" and "dices.l": sum and number of the Dice values of samples and classes.
+        For every level l "entropy.l" and "voxels.l", scalars; with `batch_dice` "overlap.l", "predicted.l" and
+        "reference.l" of each foreground class, else "dice.l" and "dices.l": sum and number of the Dice values of
+        samples and classes.
     """
     sums = {}
     for level, logits in enumerate(outputs):
@@ -55,7 +56,7 @@ def deep_supervision_sums(
 
 
 def deep_supervision_terms(sums: dict[str, Tensor], labels: Labels) -> dict[str, Tensor]:
-    """Return the named terms of `deep_supervision_sums`, levels weighted 1, 1/2, 1/4, ... and scaled to add up to one."""
+    """Return the named terms of `deep_supervision_sums`, levels weighted 1, 1/2, 1/4, ... of what adds up to one."""
     levels = sum(name.startswith("entropy.") for name in sums)
     entropy, dice = [], []
     for level in range(levels):
@@ -125,9 +126,8 @@ def output_targets(label: Tensor, labels: Labels) -> Tensor:
 
 def region_targets(label: Tensor, labels: Labels) -> Tensor:
     """Turn (B, D, H, W) label values into (B, R, D, H, W) float region masks."""
-    return torch.stack(
-        [sum((label == value) for value in values) > 0 for _, values in labels.foreground], dim=1
-    ).float()
+    regions = [torch.stack([label == value for value in values]).any(0) for _, values in labels.foreground]
+    return torch.stack(regions, dim=1).float()
 
 
 def nearest(label: Tensor, shape: Sequence[int]) -> Tensor:
@@ -160,8 +160,8 @@ def slab_sums(logits: Tensor, label: Tensor, labels: Labels) -> dict[str, Tensor
 def slab_terms(sums: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return 0.2 cross-entropy and 0.8 Dice loss from the sums of a whole batch, the objective of SAMed and MA-SAM.
 
-    Dice is taken over the batch with squared denominators, and averaged over all K channels, background included. A class
-    that is absent from the batch pushes its probability down, so small batches train another objective.
+    Dice is taken over the batch with squared denominators, and averaged over all K channels, background included. A
+    class that is absent from the batch pushes its probability down, so small batches train another objective.
     """
     dice = (2 * sums["overlap"] + SMOOTH) / (sums["predicted"] + sums["reference"] + SMOOTH)
     return {

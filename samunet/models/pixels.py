@@ -38,6 +38,9 @@ class SAMPixels(nn.Module):
         ConfigError: `pixel_range` is neither.
     """
 
+    shift: Tensor
+    factor: Tensor
+
     def __init__(
         self, schemes: Sequence[str], scale: float, encoder_size: tuple[int, int], pixel_range: str = "sam"
     ) -> None:

@@ -119,7 +119,7 @@ class PromptedSAM(AdaptedSAM, PromptedSegmenter):
 
     @torch.no_grad()
     def simulate(self, label: Tensor, embedding: Tensor) -> Tensor:
-        """Draw a (B, R, D, H, W) uint8 prompt map for (B, D, H, W) labels, as the settings say, from torch's generators."""
+        """Draw a (B, R, D, H, W) uint8 prompt map for (B, D, H, W) labels, as the settings say, at random."""
         target = region_targets(label, self.labels)[:, self.order].bool()
         known, settings = known_voxels(label, self.labels), self.simulation
         mode = draw_mode(settings.prompts)

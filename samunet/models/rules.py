@@ -87,8 +87,8 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
         grid = [side // TOKEN_PIXELS for side in encoder_size(patch_size[1:], scale)]
         reason = (
             f"the smallest class ({smallest_class_voxels:.0f} voxels across) spans "
-            f"{smallest_class_voxels * scale / TOKEN_PIXELS:.1f} tokens; wanted are {TOKENS_ACROSS:g}, where memory and "
-            f"{PUBLISHED_SIDE} encoder pixels per side allow; a slice has {grid[0]} x {grid[1]} tokens"
+            f"{smallest_class_voxels * scale / TOKEN_PIXELS:.1f} tokens; wanted are {TOKENS_ACROSS:g}, where memory "
+            f"and {PUBLISHED_SIDE} encoder pixels per side allow; a slice has {grid[0]} x {grid[1]} tokens"
         )
         choices.append(Preference(scale=scale, reason=reason))
     return tuple(choices)
@@ -108,8 +108,8 @@ def step_gib(
     """Estimate the memory of one mixed-precision training step in GiB.
 
     A token needs about 18 embeddings per block for its own layers, 8 adapter widths, and its row of relative positions;
-    the decoder about 3 feature maps of each resolution, and 20 embeddings per token for each run over a slice beyond the
-    first; logits and label sums about 6 maps of the patch per class.
+    the decoder about 3 feature maps of each resolution, and 20 embeddings per token for each run over a slice beyond
+    the first; logits and label sums about 6 maps of the patch per class.
     """
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     slices = batch_size * spec.patch_size[0]
@@ -120,7 +120,7 @@ def step_gib(
     decoder = slices * height * width * (decoder_runs * 3 * maps + (decoder_runs - 1) * 20 * backbone.decoder_width) * 4
     outputs = 6 * slices * spec.labels.outputs * spec.patch_size[1] * spec.patch_size[2] * 4
     adapters = 2 * backbone.depth * adapter_width * (2 * backbone.width + 3 * adapter_width)
-    weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained or not encoder_learns else 16)
+    weights: float = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained or not encoder_learns else 16)
     weights += 16 * (adapters + DECODER_WEIGHTS * (backbone.decoder_width / 256) ** 2)
     return (tokens + decoder + outputs + weights) / 2**30
 

@@ -1,10 +1,15 @@
-"""The contract between variants and the rest: a network with two verbs, `forward` and `loss`."""
+"""The contracts between methods and the rest.
+
+A `SlabSegmenter` must have `forward`, `loss` (or `sums` and `terms`) and `parameter_groups`; the others have a default
+that does nothing. A `PromptedSegmenter` segments what prompts show.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from samunet.core.batch import Batch
@@ -24,10 +29,8 @@ class ParameterGroup:
 class SlabSegmenter(nn.Module):
     """A network on slabs of slices."""
 
-    prompts: str | None = None
-    """Where `forward` takes a prompt map (see samunet.core.prompts) beside the image: the kind of prompts that it was trained with."""
     mean_over_samples = False
-    """True where the loss of a batch is the mean of its samples' losses, so that its parts need not know of each other."""
+    """True where the loss of a batch is the mean of its samples' losses: its parts need not know of each other."""
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) normalized image to (B, K, D, H, W) logits, K = labels.outputs."""
@@ -40,8 +43,8 @@ class SlabSegmenter(nn.Module):
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         """Return sums over the batch from which `terms` computes the loss.
 
-        A method whose loss looks at the whole batch at once gives these two instead of `loss`: then a batch may be split
-        into parts, on one device or several, and trains the same objective (samunet.training.accumulate).
+        A method whose loss looks at the whole batch at once gives these two instead of `loss`: then a batch may be
+        split into parts, on one device or several, and trains the same objective (samunet.training.accumulate).
         """
         raise NotImplementedError
 
@@ -50,14 +53,14 @@ class SlabSegmenter(nn.Module):
         raise NotImplementedError
 
     def answer(self, batch: Batch) -> Tensor:
-        """Return the logits by which training judges itself; a network that takes prompts makes them from the labels."""
+        """Return the logits of a validation batch, by which training judges itself."""
         return self(batch.image)
 
     def merge(self) -> None:
         """Fold what training kept apart into fewer operations, for prediction only; logits stay equal to rounding."""
 
     def keep_embeddings(self, folder: Path) -> bool:
-        """Keep on disk what a frozen encoder gives for each slice; returns False, and does nothing, where the encoder trains.
+        """Keep on disk what a frozen encoder gives for each slice; return False, and do nothing, where it trains.
 
         Worth its disk space only where the same slices come again, as they do without augmentation.
         """
@@ -97,22 +100,20 @@ class PromptedSegmenter(SlabSegmenter):
 
 
 def groups_around(
-    network: nn.Module, encoder: nn.Module | None, *, layer_decay: float = 1.0
+    network: nn.Module, encoder: ImageEncoderViT | None, *, layer_decay: float = 1.0
 ) -> tuple[ParameterGroup, ...]:
     """Split a network's trainable parameters into its SAM encoder's and the rest.
 
     Args:
         encoder: None for a network without one.
-        layer_decay: learning rate of an encoder block as a share of the next block's; patches and positions count as the block
-            before the first.
+        layer_decay: learning rate of an encoder block as a share of the next block's; patches and positions count as
+            the block before the first.
     """
     depth = len(encoder.blocks) if encoder is not None else 0
     by_layer: dict[int, list[nn.Parameter]] = {}
     for name, parameter in encoder.named_parameters() if encoder is not None else ():
         if parameter.requires_grad:
-            words = name.split(".")
-            below = depth - int(words[1]) if words[0] == "blocks" else 0 if words[0] == "neck" else depth + 1
-            by_layer.setdefault(below if layer_decay < 1 else 0, []).append(parameter)
+            by_layer.setdefault(_blocks_after(name, depth) if layer_decay < 1 else 0, []).append(parameter)
     of_encoder = {id(parameter) for parameters in by_layer.values() for parameter in parameters}
     head = tuple(
         parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in of_encoder
@@ -122,3 +123,11 @@ def groups_around(
         for below, layer in by_layer.items()
     )
     return (ParameterGroup(part="head", parameters=head), *backbone)
+
+
+def _blocks_after(name: str, depth: int) -> int:
+    """Count the layers from an encoder's parameter to the neck: 0 in the neck, 1 in the last block."""
+    part, *rest = name.split(".")
+    if part == "blocks":
+        return depth - int(rest[0])
+    return 0 if part == "neck" else depth + 1

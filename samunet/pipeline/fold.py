@@ -31,7 +31,7 @@ from samunet.machine.hardware import (
     fast_fp32_products_are_exact,
     use_fast_fp32_products,
 )
-from samunet.models.segmenter import SlabSegmenter
+from samunet.models.segmenter import PromptedSegmenter, SlabSegmenter
 from samunet.pipeline.options import TrainOptions
 from samunet.planning.splits import Split
 from samunet.training.config import TrainingConfig, deciding_settings
@@ -142,7 +142,7 @@ def _sources(
     precision: torch.dtype | None,
 ) -> Sources:
     config, device = fold.config, fold.device
-    if config.whole_cases and model.prompts is not None:
+    if config.whole_cases and isinstance(model, PromptedSegmenter):
         raise ConfigError(
             "Whole cases are predicted while training only where no prompts are needed; leave --whole_cases out."
         )

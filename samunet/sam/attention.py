@@ -5,8 +5,10 @@ The logits are q.k / sqrt(c) + q.Rh[row difference] + q.Rw[column difference]; t
 
 - "bias" adds the relative terms as the mask of a fused kernel, which still holds that matrix;
 - "chunked" does the same for some token rows at a time, and computes them again in the backward pass;
-- "folded" widens the vectors, [q / sqrt(c), q.Rh, q.Rw] against [k, one-hot row, one-hot column], so that a flash kernel needs
-  no mask; v is padded with zeros to the same width, or the kernel would refuse and the math path would build the matrix.
+- "folded" widens the vectors, [q / sqrt(c), q.Rh, q.Rw] against [k, one-hot row, one-hot column], so that a flash
+kernel needs
+  no mask; v is padded with zeros to the same width, or the kernel would refuse and the math path would build the
+  matrix.
 
 Axes: N planes or windows, a heads, h w token rows and columns, L = h*w, c head width.
 """
@@ -66,10 +68,10 @@ def relative_attention(
 
 
 def choose_form(query: Tensor) -> str:
-    """Return the form that is about the fastest and does not hold a large (L, L) matrix; benchmarks/encoder.py times all.
+    """Return the form that is about the fastest and holds no large (L, L) matrix; benchmarks/encoder.py times all.
 
-    On CPUs the additive bias is fastest while the matrix is small. Where it is large, chunks are faster without a gradient; with one, folding
-    takes about as long as the bias and keeps no matrix.
+    On CPUs the additive bias is fastest while the matrix is small. Where it is large, chunks are faster without a
+    gradient; with one, folding takes about as long as the bias and keeps no matrix.
     """
     if query.device.type == "cuda":
         return "folded"

@@ -1,7 +1,8 @@
 """SAM's official checkpoints: where they come from, where they lie on this machine, and which files are trusted.
 
-A file is trusted when its SHA-256 is in the table below or is given by the user. For official files without a published hash the accepted one is
-recorded in `<file>.sha256` (the format of sha256sum). Nothing here uses the network; see `samunet.sam.download`.
+A file is trusted when its SHA-256 is in the table below or is given by the user. For official files without a published
+hash the accepted one is recorded in `<file>.sha256` (the format of sha256sum). Nothing here uses the network; see
+`samunet.sam.download`.
 """
 
 from __future__ import annotations
@@ -72,9 +73,8 @@ def checkpoint_named(name: str) -> OfficialCheckpoint:
     for checkpoint in CHECKPOINTS:
         if name in (checkpoint.name, checkpoint.file):
             return checkpoint
-    raise ConfigError(
-        f"There is no official checkpoint '{name}'.{did_you_mean(name, [checkpoint.name for checkpoint in CHECKPOINTS])}"
-    )
+    names = [checkpoint.name for checkpoint in CHECKPOINTS]
+    raise ConfigError(f"There is no official checkpoint '{name}'.{did_you_mean(name, names)}")
 
 
 def find_checkpoint(checkpoint: OfficialCheckpoint, folders: Sequence[Path]) -> Path | None:
@@ -83,7 +83,7 @@ def find_checkpoint(checkpoint: OfficialCheckpoint, folders: Sequence[Path]) -> 
 
 
 def find_weights(wanted: str, folders: Sequence[Path]) -> Path:
-    """Turn what a user or a plan gives, a path or the name of an official checkpoint, into an existing file's absolute path.
+    """Turn a path or the name of an official checkpoint, from a user or a plan, into an existing file's absolute path.
 
     Args:
         wanted: a path, or a name of `CHECKPOINTS`.
@@ -112,8 +112,8 @@ def find_weights(wanted: str, folders: Sequence[Path]) -> Path:
 def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path] = ()) -> str:
     """Return the SHA-256 of a weights file that may be used.
 
-    A published hash decides for a file of an official name. Where none is published, the hash that the user gives decides, or the one that
-    was recorded when the file came into one of `folders`.
+    A published hash decides for a file of an official name. Where none is published, the hash that the user gives
+    decides, or the one that was recorded when the file came into one of `folders`.
 
     Raises:
         CheckpointError: the file has another hash, or there is none to compare with.
@@ -128,18 +128,19 @@ def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path]
     expected = (official.sha256 if official is not None else None) or given or recorded
     if expected is not None and expected.lower() != found:
         raise CheckpointError(
-            f"Weights file {path} has SHA-256 {found}, expected {expected}. It is damaged or another file; get it again."
+            f"Weights file {path} has SHA-256 {found}, expected {expected}. It is damaged or another file; get it "
+            "again."
         )
     if expected is None and found not in {checkpoint.sha256 for checkpoint in CHECKPOINTS}:
         raise CheckpointError(
-            f"Weights file {path} is none of SAM's official checkpoints (SHA-256 {found}). If you trust it, say so by giving its hash: "
-            f"--sha256 {found}"
+            f"Weights file {path} is none of SAM's official checkpoints (SHA-256 {found}). If you trust it, say so by "
+            f"giving its hash: --sha256 {found}"
         )
     return found
 
 
 def refuse_foreign(name: str, sha256: str | None) -> None:
-    """Raise CheckpointError for a weights file that has the name of an official one, or of its record, and is not the published file."""
+    """Raise CheckpointError for a file that has the name of an official one, or of its record, and is not that file."""
     official = _official(name)
     if name.endswith(RECORD_ENDING):
         raise CheckpointError(
@@ -148,7 +149,8 @@ def refuse_foreign(name: str, sha256: str | None) -> None:
     if official is not None and (official.sha256 is None or official.sha256 != sha256):
         known = f"has the published SHA-256 {official.sha256}" if official.sha256 else "has no published hash"
         raise CheckpointError(
-            f"A file '{name}' with SHA-256 {sha256} is not taken from others: {official.name} {known}. Bring it with samunet_weights."
+            f"A file '{name}' with SHA-256 {sha256} is not taken from others: {official.name} {known}. Bring it with "
+            "samunet_weights."
         )
 
 

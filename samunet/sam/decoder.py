@@ -7,7 +7,7 @@ Axes: N slices, T tokens (S the decoder's own, P those of prompts), L = h*w plac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,7 @@ def decode(
     shown: Tensor | None = None,
     told: Tensor | None = None,
     guide: Tensor | None = None,
-    sites: Iterable[DecoderSites] | None = None,
+    sites: Iterable[DecoderSites] | nn.ModuleList | None = None,
 ) -> Decoded:
     """Let tokens and the places of a plane attend to each other, as SAM's mask decoder does before it reads masks.
 
@@ -144,7 +144,7 @@ def decode(
             present = torch.cat((shown.new_ones(tokens.shape[:2]), shown), dim=1)
         tokens = torch.cat((tokens, prompts.to(tokens.dtype)), dim=1)
     heard = tokens if told is None else tokens + told
-    attached = None if sites is None else tuple(sites)
+    attached = None if sites is None else tuple(cast("Iterable[DecoderSites]", sites))
     given, places = run_two_way(
         transformer, planes, positions, tokens, attached, heard=heard, present=present, guide=guide
     )

@@ -39,12 +39,15 @@ def download(
         quiet: no progress bar.
 
     Raises:
-        WeightsAbsentError: the server cannot be reached, refuses, or breaks off; the message says how to get the file otherwise.
-        CheckpointError: the file that arrived has another hash (it is removed), or its hash was not accepted (it is kept).
+        WeightsAbsentError: the server cannot be reached, refuses, or breaks off; the message says how to get the file
+            otherwise.
+        CheckpointError: the file that arrived has another hash (it is removed), or its hash was not accepted (it is
+            kept).
     """
     if given is not None and checkpoint.sha256 not in (None, given.lower()):
         raise CheckpointError(
-            f"{checkpoint.name} has the published SHA-256 {checkpoint.sha256}; --sha256 says {given}. Leave --sha256 out."
+            f"{checkpoint.name} has the published SHA-256 {checkpoint.sha256}; --sha256 says {given}. Leave --sha256 "
+            "out."
         )
     expected = checkpoint.sha256 or (given.lower() if given else None)
     with held(target.parent, name=target.name):
@@ -65,12 +68,13 @@ def _download(
     if expected is not None and found != expected:
         part.unlink()
         raise CheckpointError(
-            f"What came from {checkpoint.url} has SHA-256 {found}, expected {expected}; it was removed. Try again, or from another network."
+            f"What came from {checkpoint.url} has SHA-256 {found}, expected {expected}; it was removed. Try again, or "
+            "from another network."
         )
     if expected is None and not accept(found):
         raise CheckpointError(
-            f"No SHA-256 of {checkpoint.name} is published, and {found} of the file that came was not accepted. If you trust it: "
-            f"samunet_weights download {checkpoint.name} --sha256 {found}"
+            f"No SHA-256 of {checkpoint.name} is published, and {found} of the file that came was not accepted. If you "
+            f"trust it: samunet_weights download {checkpoint.name} --sha256 {found}"
         )
     if checkpoint.sha256 is None:
         record_sha256(target, found)
@@ -81,8 +85,8 @@ def _download(
 def by_hand(checkpoint: OfficialCheckpoint, target: Path) -> str:
     """Say where a checkpoint can be had and where it belongs, for machines without a network."""
     return (
-        f"Fetch {checkpoint.url} ({readable(checkpoint.size)}, SHA-256 {checkpoint.sha256 or 'not published'}) elsewhere and put it at {target}, "
-        "or run: samunet_weights import FILE"
+        f"Fetch {checkpoint.url} ({readable(checkpoint.size)}, SHA-256 {checkpoint.sha256 or 'not published'}) "
+        f"elsewhere and put it at {target}, or run: samunet_weights import FILE"
     )
 
 

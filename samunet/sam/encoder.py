@@ -7,7 +7,7 @@ a real axis, folded into the batch only inside the layers that work on one plane
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ class Sites(nn.Module):
         return None
 
     def qkv_update(self, tokens: Tensor) -> Tensor | None:
-        """(..., E) normalized tokens to an increment (..., 3E) ordered q, k, v, or None; token by token, with none lost to windows.
+        """(..., E) normalized tokens to an increment (..., 3E) ordered q, k, v, or None; token by token.
 
         Where the plane is padded to whole windows, it is also asked for the increment of the token that fills it up.
         """
@@ -91,7 +91,7 @@ def embed_patches(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
 def encode(
     encoder: ImageEncoderViT,
     tokens: Tensor,
-    sites: Iterable[Sites],
+    sites: Iterable[Sites] | nn.ModuleList,
     taps: Sequence[int] = (),
     *,
     checkpointing: bool = False,
@@ -109,7 +109,8 @@ def encode(
     """
     tokens = (tokens + encoder.pos_embed).contiguous()  # the patch embedding's strides would last through all blocks
     tapped = []
-    for index, (block, attached) in enumerate(zip(encoder.blocks, sites, strict=True)):
+    blocks = zip(encoder.blocks, cast("Iterable[Sites]", sites), strict=True)
+    for index, (block, attached) in enumerate(blocks):
         if checkpointing and torch.is_grad_enabled():
             tokens = checkpoint(_run_block, block, tokens, attached, use_reentrant=False)
         else:
@@ -132,8 +133,8 @@ def _run_block(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
 def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
     """Attention of a block, windowed or global, and what joins it; (B, D, h, w, E) normalized tokens to the same shape.
 
-    SAM pads the plane with equal tokens to whole windows and lets them through the linear layers. All of them get the same q, k
-    and v there, so those are computed once, and only real tokens go through the output layer.
+    SAM pads the plane with equal tokens to whole windows and lets them through the linear layers. All of them get the
+    same q, k and v there, so those are computed once, and only real tokens go through the output layer.
     """
     of_tokens = _add(linear(block.attn.qkv, tokens), sites.qkv_update(tokens))
     qkv = of_tokens.flatten(0, 1)
@@ -151,7 +152,7 @@ def _attend(block: Block, tokens: Tensor, sites: Sites) -> Tensor:
 
 
 def attend_along_depth(attention: Attention, qkv: Tensor) -> Tensor:
-    """Let every place of the plane attend to itself in the other slices, with the heads and the output layer of a block's attention.
+    """Let every place of the plane attend to itself in the other slices, with a block's heads and output layer.
 
     There are no relative positions along depth: SAM has none.
 
@@ -178,7 +179,7 @@ def pad_to_windows(planes: Tensor, values: Tensor, window: int) -> Tensor:
     return planes
 
 
-def _mix(attention: nn.Module, qkv: Tensor) -> Tensor:
+def _mix(attention: Attention, qkv: Tensor) -> Tensor:
     """Multi-head attention with SAM's decomposed relative positions; (N, h, w, 3E) q, k and v to (N, h, w, E)."""
     height, width = qkv.shape[1:3]
     query, key, value = qkv.flatten(1, 2).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -190,8 +191,8 @@ def _mix(attention: nn.Module, qkv: Tensor) -> Tensor:
 def linear(layer: nn.Linear, tokens: Tensor) -> Tensor:
     """Apply a linear layer to (..., E) tokens.
 
-    On some CPUs, AMD's among them, the convolutions of oneDNN multiply large fp32 matrices faster than the BLAS behind torch's
-    linear layers (benchmarks/encoder.py times both), so without a gradient a 1x1 convolution does it.
+    On some CPUs, AMD's among them, the convolutions of oneDNN multiply large fp32 matrices faster than the BLAS behind
+    torch's linear layers (benchmarks/encoder.py times both), so without a gradient a 1x1 convolution does it.
     """
     plain = tokens.device.type != "cpu" or tokens.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
     learns = torch.is_grad_enabled() and (tokens.requires_grad or layer.weight.requires_grad)
@@ -218,7 +219,7 @@ def query_and_value(query: Tensor, value: Tensor) -> Tensor:
     return torch.cat((query, torch.zeros_like(query), value), dim=-1)
 
 
-def merge_updates(encoder: ImageEncoderViT, sites: Iterable[Sites]) -> None:
+def merge_updates(encoder: ImageEncoderViT, sites: Iterable[Sites] | nn.ModuleList) -> None:
     """Fold what is attached to the encoder's blocks into their weights, as far as it can be, for prediction only."""
-    for block, attached in zip(encoder.blocks, sites, strict=True):
+    for block, attached in zip(encoder.blocks, cast("Iterable[Sites]", sites), strict=True):
         attached.merge_into(block.attn)

@@ -35,7 +35,8 @@ class LoadReport:
 
     def __str__(self) -> str:
         parts = [
-            f"{len(self.loaded) + len(self.resized)} tensors loaded, {len(self.resized)} of them resized to the plan's token grid"
+            f"{len(self.loaded) + len(self.resized)} tensors loaded, {len(self.resized)} of them resized to the plan's "
+            "token grid"
         ]
         for title, names in (
             ("missing", self.missing),
@@ -81,7 +82,7 @@ def check_weights(backbone: Backbone, path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a file that holds a flat table of tensors, .pth or .safetensors, to the CPU; of a training's .pth, what it calls state_dict.
+    """Read a flat table of tensors, .pth or .safetensors, to the CPU; of a training's .pth, what it calls state_dict.
 
     Raises:
         WeightsAbsentError: the file does not exist.
@@ -122,8 +123,9 @@ def _check_backbone(stored: dict[str, Tensor], wanted: Backbone, path: Path) -> 
     if (width, depth) != (wanted.width, wanted.depth):
         name = next((known.name for known in BACKBONES if (known.width, known.depth) == (width, depth)), "unknown")
         raise CheckpointError(
-            f"Weights file {path} holds backbone {name} (width {width}, {depth} blocks); the plan asks for {wanted.name} "
-            f"(width {wanted.width}, {wanted.depth} blocks). Give the matching file, or plan again with -backbone {name}."
+            f"Weights file {path} holds backbone {name} (width {width}, {depth} blocks); the plan asks for "
+            f"{wanted.name} (width {wanted.width}, {wanted.depth} blocks). Give the matching file, or plan again with "
+            f"-backbone {name}."
         )
 
 

@@ -16,6 +16,7 @@ from samunet.variants.method import Method
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
+    from torch import nn
 
     from samunet.models.segmenter import SlabSegmenter
 
@@ -56,27 +57,28 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
             '(-backbone vit_b), choose another method, or set "random_encoder": true in variant_options for a control.'
         )
     width, outputs = sam.mask_decoder.transformer_dim, spec.labels.outputs
-    makers = {
-        "class_tokens": lambda: ClassTokenMasks(sam, outputs, config.upsampling),
-        "cnn": lambda: convolutional_head(width, outputs),
-        "linear": lambda: linear_head(width, outputs),
-    }
-    head = makers[config.head]()
+    head: nn.Module
+    if config.head == "class_tokens":
+        head = ClassTokenMasks(sam, outputs, config.upsampling)
+    elif config.head == "cnn":
+        head = convolutional_head(width, outputs)
+    else:
+        head = linear_head(width, outputs)
     network = PromptFreeSAM(sam, spec, None, head=head, pixel_range=config.pixel_range, train_encoder=False)
     network.pixels.requires_grad_(False)  # channels other than 1 or 3 enter as their mean
     return network
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
-    """Estimate the memory of one mixed-precision training step in GiB; no activation of the encoder is kept for long."""
+    """Estimate the memory of one mixed-precision training step in GiB; the encoder's activations are not kept."""
     upsampling = config.upsampling if config.head == "class_tokens" else 4
     return step_gib(spec, backbone, batch_size, adapter_width=0, upsampling=upsampling, encoder_learns=False)
 
 
 METHOD = Method(
     source=(
-        "Probing of a frozen encoder (Alain and Bengio, ICLR workshop 2017) with heads on Segment Anything (Kirillov et "
-        "al., ICCV 2023); with a convolutional head the setting of AutoSAM (Hu et al., 2023)."
+        "Probing of a frozen encoder (Alain and Bengio, ICLR workshop 2017) with heads on Segment Anything (Kirillov "
+        "et al., ICCV 2023); with a convolutional head the setting of AutoSAM (Hu et al., 2023)."
     ),
     starts_as="sam",
     slices_meet=False,

@@ -62,8 +62,8 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
 
 METHOD = Method(
     source=(
-        "Fine-tuning of all of Segment Anything (Kirillov et al., ICCV 2023), the usual comparison of the adapter papers; "
-        "layer-wise learning rates: Clark et al., ELECTRA, ICLR 2020, and Bao et al., BEiT, ICLR 2022."
+        "Fine-tuning of all of Segment Anything (Kirillov et al., ICCV 2023), the usual comparison of the adapter "
+        "papers; layer-wise learning rates: Clark et al., ELECTRA, ICLR 2020, and Bao et al., BEiT, ICLR 2022."
     ),
     starts_as="sam",
     slices_meet=False,

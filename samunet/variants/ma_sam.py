@@ -100,8 +100,8 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
 
 METHOD = Method(
     source=(
-        "Chen et al., MA-SAM: Modality-agnostic SAM adaptation for 3D medical image segmentation, Medical Image Analysis "
-        "2024."
+        "Chen et al., MA-SAM: Modality-agnostic SAM adaptation for 3D medical image segmentation, Medical Image "
+        "Analysis 2024."
     ),
     starts_as=None,  # the authors start the adapters at random; initialization="zero" starts as SAM
     slices_meet=True,

@@ -107,7 +107,8 @@ def load_variant(name: str) -> Method[Any]:
             if not isinstance(method, Method):
                 raise ConfigError(
                     f"An installed package offers the method '{name}' as {point.value}, which gives no "
-                    f"samunet.variants.method.Method with the name {attribute or NAME}. Update the package, or remove it."
+                    f"samunet.variants.method.Method with the name {attribute or NAME}. Update the package, or remove "
+                    "it."
                 )
             return method
     refuse_unknown_variant(name)

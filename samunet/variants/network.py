@@ -30,14 +30,16 @@ def build_network(
     The weights file is looked for at the plan's path and then, by its name, in `weights_folders`.
 
     Raises:
-        ConfigError: the variant, the backbone or a variant option is unknown, or the topology does not divide the patch.
+        ConfigError: the variant, the backbone or a variant option is unknown, or the topology does not divide the
+            patch.
         WeightsAbsentError, CheckpointError: the plan's weights are absent or do not fit.
     """
     variant = load_variant(configuration.variant)
     parts = divisors(configuration.topology)
     if any(size % part for size, part in zip(configuration.patch_size, parts, strict=True)):
         raise ConfigError(
-            f"The patch {configuration.patch_size} of the plan must be a multiple of {parts}, the product of the topology's strides."
+            f"The patch {configuration.patch_size} of the plan must be a multiple of {parts}, the product of the "
+            "topology's strides."
         )
     where = f"configuration option variant_options of {configuration.variant}"
     options = variant.read(configuration.variant_options, where)
@@ -53,8 +55,8 @@ def build_network(
             raise ConfigError(f"The plan names the weights {configuration.weights} but no weights_sha256; plan again.")
         if file_sha256(path) != configuration.weights_sha256:
             raise CheckpointError(
-                f"Weights file {path} is not the one that the plan was made with (SHA-256 {configuration.weights_sha256}). "
-                "Put that file back, or plan again."
+                f"Weights file {path} is not the one that the plan was made with (SHA-256 "
+                f"{configuration.weights_sha256}). Put that file back, or plan again."
             )
         logger.info("%s: %s", path.name, load_weights(sam, backbone, path))
     spec = NetworkSpec(

@@ -1,4 +1,4 @@
-"""What SAM's patch embedding gets: three channels, SAM's statistics, one resolution, and padding at the bottom right."""
+"""What SAM's patch embedding gets: three channels, SAM's statistics, and padding at the bottom and right."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ ASKED = [  # (sample, structure, slice), SAM's point coordinates in encoder pixe
 
 
 def sams_prompts(sam, points, box):
-    """What segment_anything embeds; it counts pixels, whose centers lie 0.5 after their index, here of two pixels per voxel."""
+    """What segment_anything embeds; it counts pixels, two per voxel, whose centers lie 0.5 after their index."""
 
     def pixel(value):
         return 2 * (value + 0.5) - 0.5

@@ -1,4 +1,4 @@
-"""Official checkpoints: trust by hash, and downloads against a local server that breaks off, knows no ranges, or lies."""
+"""Official checkpoints: trust by hash, and downloads from a local server that breaks off, knows no ranges, or lies."""
 
 from __future__ import annotations
 

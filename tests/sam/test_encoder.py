@@ -176,7 +176,8 @@ def test_backbone_names_are_unique():
 
 @pytest.mark.parametrize("side", [512, 1024])
 def test_vit_b_equals_segment_anything(side):
-    # Three blocks of ViT-B's width, two windowed and one global, keep this within seconds; benchmarks/encoder.py checks all twelve.
+    # Three blocks of ViT-B's width, two windowed and one global, keep this within seconds; benchmarks/encoder.py checks
+    # all twelve.
     backbone = Backbone(name="vit_b", width=768, depth=3, heads=12, global_blocks=(2,))
     sam = build_sam(backbone, (side, side))
     generator = torch.Generator().manual_seed(0)
@@ -237,7 +238,8 @@ class Everywhere(Sites):
 
 
 def test_sites_act_where_their_names_say():
-    # Windows of one block are 14 wide and the grid is 4: with window 0 the block can be written out in the package's own modules.
+    # Windows of one block are 14 wide and the grid is 4: with window 0 the block can be written out in the package's
+    # own modules.
     sam = build_sam(NANO, (64, 64), window=0)
     randomize(sam)
     tokens = torch.randn(1, 1, 4, 4, 48)

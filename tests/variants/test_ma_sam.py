@@ -188,8 +188,8 @@ def test_another_networks_file_is_refused_and_changes_nothing():
 
 
 def test_the_first_loss_is_the_authors():
-    # Their log: cross-entropy 2.561 for twelve classes, near ln 13 = 2.565, since logits start near zero. Then p = 1/13 everywhere, and labels
-    # drawn evenly give Dice 2/13^2 / (1/13^2 + 1/13) = 1/7 a class.
+    # Their log: cross-entropy 2.561 for twelve classes, near ln 13 = 2.565, since logits start near zero. Then p = 1/13
+    # everywhere, and labels drawn evenly give Dice 2/13^2 / (1/13^2 + 1/13) = 1/7 a class.
     network = small(classes=12)
     label = torch.randint(0, 13, (2, 5, 64, 96), generator=torch.Generator().manual_seed(1)).short()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""MaskSAM: its adapters written out, published counts, which loss reaches which head, which slices meet, and its inference."""
+"""MaskSAM: its adapters written out, published counts, which loss reaches which head, and which slices meet."""
 
 from __future__ import annotations
 
@@ -155,13 +155,14 @@ def test_slices_meet_in_a_windowed_block_alone_and_samples_do_not():
     before, after = (encode(encoder, given, [site], taps=(0,)).taps[0] for given in (tokens, moved))
     changed = (before != after).any(-1)
     assert not changed[1].any()
-    # Through attention the whole window of slice 3 moves; two convolutions carry it to slices 1 to 5, and nowhere near the far corner.
+    # Through attention the whole window of slice 3 moves; two convolutions carry it to slices 1 to 5, and nowhere near
+    # the far corner.
     assert [bool(changed[0, depth].any()) for depth in range(6)] == [False, True, True, True, True, True]
     assert not changed[0, [1, 2, 4, 5], 0, 0].any()
 
 
 def test_each_loss_reaches_the_heads_that_it_should():
-    """Auxiliary masks and boxes are thresholded and cut off before the decoder: only their own losses teach their heads."""
+    """Auxiliary masks and boxes are cut off before the decoder: only their own losses teach their heads."""
     network = small()
     heads = {
         "mask": network.generator.mask.weight,

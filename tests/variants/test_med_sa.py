@@ -52,7 +52,10 @@ def adapter(module: Bottleneck, x: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def test_a_block_is_its_equations():
-    """z = a + A_s(a) + A_d(attention along depth of u); x + z; y = LN(x); x + MLP(y) + 0.5 A_m(y), one sequence and one head at a time."""
+    """z = a + A_s(a) + A_d(attention along depth of u); x + z; y = LN(x); x + MLP(y) + 0.5 A_m(y).
+
+    One sequence and one head at a time.
+    """
     torch.manual_seed(0)
     encoder = build_sam(NANO, (64, 96)).image_encoder
     encoder.blocks = encoder.blocks[:1]

@@ -1,4 +1,4 @@
-"""What MaskSAM adds to SAM's blocks: bottlenecks that see depth, by convolution in the encoder, over slices in the decoder.
+"""What MaskSAM adds to SAM's blocks: bottlenecks that see depth, in the encoder and in the decoder.
 
 Source: Xie et al., MaskSAM, ICCV 2025, from its equations. Depth is its own axis in every block, windowed ones too.
 Axes: B batch, D slices, Q queries, h w token rows and columns, L = h*w, T tokens, C width; the decoder's batch is
@@ -39,8 +39,8 @@ class DepthOfTokens(nn.Module):
 
     Args:
         hidden: C.
-        depth: slices of a slab; v is a perceptron over them, D to 4D to D with GELU between. None takes a convolution of
-            three slices, each channel by itself, whose weights fit any depth.
+        depth: slices of a slab; v is a perceptron over them, D to 4D to D with GELU between. None takes a convolution
+            of three slices, each channel by itself, whose weights fit any depth.
     """
 
     def __init__(self, hidden: int, depth: int | None) -> None:

@@ -1,7 +1,7 @@
 """The set criterion: each target mask finds the query that fits it best, and the losses follow that assignment.
 
-Source: Carion et al., DETR, ECCV 2020; Cheng et al., Mask2Former, CVPR 2022 (costs on points); Xie et al., MaskSAM, ICCV
-2025 (auxiliary masks and boxes, weights). Axes: B batch, D slices, N = B*D, Q queries, K targets (classes with
+Source: Carion et al., DETR, ECCV 2020; Cheng et al., Mask2Former, CVPR 2022 (costs on points); Xie et al., MaskSAM,
+ICCV 2025 (auxiliary masks and boxes, weights). Axes: B batch, D slices, N = B*D, Q queries, K targets (classes with
 background, or regions), P points.
 """
 
@@ -122,7 +122,7 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def tight_boxes(masks: Tensor) -> Tensor:
-    """Return the boxes of (..., H, W) boolean masks as (..., 4) shares x1, y1, x2, y2 of the plane; zeros where empty."""
+    """Return the boxes of (..., H, W) boolean masks as (..., 4) shares x1, y1, x2, y2 of the plane; empty: zeros."""
     sides = [torch.stack(extent(masks.any(axis)), dim=-1) / masks.shape[other] for axis, other in ((-2, -1), (-1, -2))]
     return torch.stack(sides, dim=-1).flatten(-2) * masks.flatten(-2).any(-1).unsqueeze(-1)
 

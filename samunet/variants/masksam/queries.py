@@ -1,4 +1,4 @@
-"""Queries in place of prompts: a generator makes a mask, a box and a token for each, SAM's decoder makes classes of them.
+"""Queries in place of prompts: a generator makes a mask, a box and a token for each, SAM's decoder its classes.
 
 Source: Xie et al., MaskSAM, ICCV 2025, from its equations. Axes: B batch, D slices, Q queries, C decoder width, E
 encoder width, h w token rows and columns, H W pixels of the padded encoder plane.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -183,7 +183,7 @@ class QueryMasks(nn.Module):
             dense=encoder.mask_downscaling(large),
             along=along_depth(self.depth_embedding, depth).repeat(batch, 1).repeat_interleave(slab[2], dim=0),
             prompts=torch.cat((corners.to(own.dtype), classes.to(own.dtype)), dim=3).flatten(0, 2),
-            sites=[SlabOfQueries(part, slab, sides) for part in self.adapters],
+            sites=[SlabOfQueries(cast(MaskDecoderAdapters, part), slab, sides) for part in self.adapters],
         )
         answers = masks_from(decoder, decoded, mask_weights(decoder, decoded, 0)).unflatten(0, slab)
         return Answers(masks=answers.movedim(2, 1), classes=self.classify(decoded.tokens[:, -1]).unflatten(0, slab))

@@ -101,7 +101,7 @@ def generator_doublings(encoder_scale: float) -> int:
 
 
 def generator_values(decoder_width: int, encoder_scale: float) -> int:
-    """Return how many numbers the stages keep for the gradient for each token: every block's three maps, and the joins."""
+    """Return how many numbers the stages keep for the gradient of each token: a block's three maps, and the joins."""
     doublings, total = generator_doublings(encoder_scale), 0
     for stage, width in enumerate(generator_widths(decoder_width), start=1):
         levels = [4**level for level in range(1, min(stage, doublings) + 1)] or [1]

@@ -47,7 +47,7 @@ class AdapterConfig(EncoderOptions):
     depth_attention: bool = True
     """Attend along depth as well (SD-Trans); without it slices do not see each other."""
     prompted: str = "hyper"
-    """How prompt tokens steer the decoder's first adapter: "hyper" (HyP-Adpt), "add" or "concat", the paper's ablation."""
+    """How prompt tokens steer the decoder's first adapter: "hyper" (HyP-Adpt), "add" or "concat", the ablation."""
     hyper_layers: int = 1
     """Layers that "hyper" makes."""
 

@@ -1,4 +1,4 @@
-"""What Medical SAM Adapter adds to SAM's blocks: space, depth and MLP adapters in the encoder, steered ones in the decoder.
+"""What Medical SAM Adapter adds to SAM's blocks: space, depth and MLP adapters, and in the decoder steered ones.
 
 Source: Wu et al., Medical SAM Adapter, Medical Image Analysis 2025, from its equations. Tokens are (B, D, h, w, E) in
 the encoder and (N, T, C) in the decoder; h, where a width is meant, is that of a bottleneck.
@@ -18,9 +18,9 @@ from samunet.sam.encoder import Sites, attend_along_depth
 class MedicalSites(Sites):
     """One encoder block's adapters.
 
-    With u the normalized tokens and a = Attention(u): the block gets a + A_space(a) + A_depth(Attention along depth(u)),
-    and beside the MLP scale * A_mlp. The attention along depth has the block's own weights, and compares a place with
-    itself in the other slices (SD-Trans).
+    With u the normalized tokens and a = Attention(u): the block gets a + A_space(a) + A_depth(Attention along
+    depth(u)), and beside the MLP scale * A_mlp. The attention along depth has the block's own weights, and compares a
+    place with itself in the other slices (SD-Trans).
 
     Args:
         width: E.

@@ -26,9 +26,9 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 
 METHOD = Method(
     source=(
-        "samunet's own. It composes nnU-Net (Isensee et al., Nature Methods 2021), Segment Anything (Kirillov et al., ICCV "
-        "2023), MA-SAM's adapters (Chen et al., Medical Image Analysis 2024) and nnSAM's idea of a U-Net that takes SAM "
-        "features (Li et al., 2023)."
+        "samunet's own. It composes nnU-Net (Isensee et al., Nature Methods 2021), Segment Anything (Kirillov et al., "
+        "ICCV 2023), MA-SAM's adapters (Chen et al., Medical Image Analysis 2024) and nnSAM's idea of a U-Net that "
+        "takes SAM features (Li et al., 2023)."
     ),
     starts_as="unet",
     slices_meet=True,

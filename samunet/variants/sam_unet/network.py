@@ -45,10 +45,7 @@ class SAMUNet(SlabSegmenter):
         self.stage = injection_stage(spec)
         self.sam = SAMPath(sam, spec, config, self.stage)
         injected = widths[self.stage :] if config.injection == "deep" else widths[self.stage : self.stage + 1]
-        self.gates = nn.ModuleList(Convolution(self.sam.features, stage_width, 1) for stage_width in injected)
-        for gate in self.gates:
-            nn.init.zeros_(gate.weight)
-            nn.init.zeros_(gate.bias)
+        self.gates = nn.ModuleList(closed_gate(self.sam.features, stage_width) for stage_width in injected)
         self.head = ClassTokenHead(sam, outputs, widths[0]) if config.class_tokens else None
 
     def forward(self, image: Tensor) -> Tensor:
@@ -83,6 +80,14 @@ class SAMUNet(SlabSegmenter):
         if self.head is not None:
             levels[0] = levels[0] + self.head(embedding, decoded[0])
         return levels if self.training else levels[:1]
+
+
+def closed_gate(inputs: int, outputs: int) -> Convolution:
+    """Return a 1x1x1 convolution that gives zeros until it is trained."""
+    gate = Convolution(inputs, outputs, 1)
+    for parameter in gate.parameters():
+        nn.init.zeros_(parameter)
+    return gate
 
 
 class SAMPath(nn.Module):
@@ -138,5 +143,5 @@ def _resize(features: Tensor, shape: Sequence[int]) -> Tensor:
     if tuple(features.shape[2:]) == tuple(shape):
         return features
     if all(have >= want for have, want in zip(features.shape[2:], shape, strict=True)):
-        return F.adaptive_avg_pool3d(features, tuple(shape))
+        return F.adaptive_avg_pool3d(features, (shape[0], shape[1], shape[2]))
     return F.interpolate(features, size=tuple(shape), mode="trilinear")

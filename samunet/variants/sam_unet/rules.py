@@ -74,18 +74,18 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     if not pitches:
         raise PlanningError(
             f"A patch of {' x '.join(map(str, patch_size))} voxels is too small in the plane for a U-Net with a SAM "
-            "encoder, which needs 8 voxels per side. Raise -gpu_memory_target; where the images are so small, give a finer "
-            "spacing with -overwrite_target_spacing."
+            "encoder, which needs 8 voxels per side. Raise -gpu_memory_target; where the images are so small, give a "
+            "finer spacing with -overwrite_target_spacing."
         )
     wanted = max((pitch for pitch in pitches if pitch <= WIDEST_TOKEN * smallest_class_voxels), default=pitches[0])
     choices = []
     for pitch in (pitch for pitch in pitches if pitch >= wanted):
         grid = [-(-side // pitch) for side in patch_size[1:]]
         reason = (
-            f"a token covers {pitch} x {pitch} voxels, {pitch / smallest_class_voxels:.1f} times as wide as the smallest "
-            f"class ({smallest_class_voxels:.1f} voxels across); wanted is the largest U-Net stride up to {TOKEN_PIXELS} "
-            f"that is at most {WIDEST_TOKEN:g} times as wide; the convolutions see every voxel; a slice has "
-            f"{grid[0]} x {grid[1]} tokens"
+            f"a token covers {pitch} x {pitch} voxels, {pitch / smallest_class_voxels:.1f} times as wide as the "
+            f"smallest class ({smallest_class_voxels:.1f} voxels across); wanted is the largest U-Net stride up to "
+            f"{TOKEN_PIXELS} that is at most {WIDEST_TOKEN:g} times as wide; the convolutions see every voxel; a slice "
+            f"has {grid[0]} x {grid[1]} tokens"
         )
         choices.append(Preference(scale=TOKEN_PIXELS / pitch, reason=reason))
     return tuple(choices)
@@ -95,8 +95,8 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
     """Estimate the memory of one mixed-precision training step in GiB.
 
     A feature of the convolutional path needs about FEATURE_BYTES; a token about 18 embeddings per block for its own
-    layers and 8 adapter widths, 4 bytes each, and its relative positions; a weight that trains 16 bytes with its gradient
-    and the optimizer's state. benchmarks/memory_model.py compares with measured steps.
+    layers and 8 adapter widths, 4 bytes each, and its relative positions; a weight that trains 16 bytes with its
+    gradient and the optimizer's state. benchmarks/memory_model.py compares with measured steps.
     """
     strides = _cumulative(spec.topology)
     voxels = _stage_voxels(spec)
@@ -125,8 +125,8 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
 def operations(spec: NetworkSpec, backbone: Backbone, config: Config) -> float:
     """Estimate the work of one sample's training step in multiply-adds, for comparing encoder grids.
 
-    Every layer runs once forward and twice backward, but for what is frozen: once. benchmarks/grid_step.py compares with
-    measured steps.
+    Every layer runs once forward and twice backward, but for what is frozen: once. benchmarks/grid_step.py compares
+    with measured steps.
     """
     strides = _cumulative(spec.topology)
     voxels = _stage_voxels(spec)

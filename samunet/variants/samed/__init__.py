@@ -67,7 +67,8 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
 
 METHOD = Method(
     source=(
-        "Zhang and Liu, Customized Segment Anything Model for medical image segmentation (SAMed), arXiv 2304.13785, 2023."
+        "Zhang and Liu, Customized Segment Anything Model for medical image segmentation (SAMed), arXiv 2304.13785, "
+        "2023."
     ),
     starts_as="sam",
     slices_meet=False,

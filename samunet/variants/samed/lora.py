@@ -7,6 +7,7 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from segment_anything.modeling import TwoWayTransformer
@@ -16,6 +17,20 @@ from torch import Tensor, nn
 
 from samunet.sam.decoder import IMAGE_TO_TOKEN, SELF, TOKEN_TO_IMAGE, DecoderSites
 from samunet.sam.encoder import Sites, query_and_value
+
+
+class LowRank(nn.Sequential):
+    """A linear map by way of a few numbers, W_up W_down x; W_up starts at zero."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        down, up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
+        nn.init.zeros_(up.weight)
+        super().__init__(down, up)
+
+    def product(self) -> Tensor:
+        """Return the (outputs, inputs) matrix that the map is."""
+        down, up = (cast(nn.Linear, layer).weight for layer in self)
+        return up @ down
 
 
 class LoRASites(Sites):
@@ -28,7 +43,7 @@ class LoRASites(Sites):
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
-        self.query, self.value = _low_rank(width, width, rank), _low_rank(width, width, rank)
+        self.query, self.value = LowRank(width, width, rank), LowRank(width, width, rank)
         self.merged = False
 
     def qkv_update(self, tokens: Tensor) -> Tensor | None:
@@ -37,8 +52,7 @@ class LoRASites(Sites):
     @torch.no_grad()
     def merge_into(self, attention: Attention) -> None:
         if not self.merged:
-            query, value = ((up.weight @ down.weight).T for down, up in (self.query, self.value))
-            attention.qkv.weight += query_and_value(query, value).T
+            attention.qkv.weight += query_and_value(self.query.product().T, self.value.product().T).T
             self.merged = True
 
 
@@ -55,7 +69,7 @@ class LoRADecoderSites(DecoderSites):
 
         def updates() -> nn.ModuleDict:
             sizes = {name: (attention.embedding_dim, attention.internal_dim) for name, attention in attentions.items()}
-            return nn.ModuleDict({name: _low_rank(*size, rank) for name, size in sizes.items()})
+            return nn.ModuleDict({name: LowRank(*size, rank) for name, size in sizes.items()})
 
         self.query, self.value = updates(), updates()
 
@@ -73,9 +87,3 @@ def decoder_lora(transformer: TwoWayTransformer, rank: int) -> list[LoRADecoderS
     layers = [{name: getattr(layer, part) for name, part in names.items()} for layer in transformer.layers]
     layers.append({TOKEN_TO_IMAGE: transformer.final_attn_token_to_image})
     return [LoRADecoderSites(attentions, rank) for attentions in layers]
-
-
-def _low_rank(inputs: int, outputs: int, rank: int) -> nn.Sequential:
-    down, up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
-    nn.init.zeros_(up.weight)
-    return nn.Sequential(down, up)
