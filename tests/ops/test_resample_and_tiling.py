@@ -177,3 +177,11 @@ def test_lines_of_several_blocks_are_skimages(shape, new_shape, order):
     result = resample_image(image, new_shape, axis=None, order=order)
     expected = resize(image[0].astype(np.float64), new_shape, order, mode="edge", anti_aliasing=False)
     np.testing.assert_allclose(result[0], expected, rtol=0, atol=2e-6 * np.ptp(image))
+
+
+def test_images_are_resampled_by_cubic_splines_where_no_order_is_given():
+    image = np.random.default_rng(2).normal(size=(1, 6, 9, 7)).astype(np.float32)
+    for axis in (None, 0):
+        cubic, linear = (resample_image(image, (9, 13, 11), axis=axis, order=order) for order in (3, 1))
+        np.testing.assert_array_equal(resample_image(image, (9, 13, 11), axis=axis), cubic)
+        assert np.abs(cubic - linear).max() > 0.1

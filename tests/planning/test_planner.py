@@ -500,3 +500,11 @@ def test_a_plan_is_the_same_whatever_the_unit_of_isotropic_pixels():
     )
     assert (one.patch_size, one.topology, one.batch_size) == (other.patch_size, other.topology, other.batch_size)
     assert other.spacing[1:] == (0.0005, 0.0005)
+
+
+@pytest.mark.parametrize(("memory_gib", "width"), [(11.9, 24), (12.0, 32), (24.0, 32)])
+def test_convolutions_are_as_wide_as_nnunets_from_12_gib_on(memory_gib, width):
+    found = made(measured([(1, 1, 1)] * 3, [(100, 100, 100)] * 3), aim=target(memory_gib=memory_gib))
+    for configuration in found.configurations.values():
+        widths = configuration.topology.widths
+        assert widths[0] == width and widths[1] == 2 * width

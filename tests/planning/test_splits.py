@@ -237,3 +237,8 @@ def test_new_cases_train_where_a_file_has_one_fold_and_further_keys_stay(tmp_pat
 
 def test_without_a_splits_file_no_case_is_new(tmp_path):
     assert new_cases(tmp_path, NAMES) == add_new_cases(tmp_path, NAMES) == () and not list(tmp_path.iterdir())
+
+
+def test_folds_of_seven_cases_are_those_that_nnunet_makes():
+    splits = make_splits([f"case_{index}" for index in range(7)])  # nnunetv2.utilities.crossval_split, its seed 12345
+    assert [" ".join(name[-1] for name in split.val) for split in splits] == ["3 6", "0 4", "1", "5", "2"]
