@@ -73,9 +73,9 @@ class WeightsAbsentError(CheckpointError):
     exit_code = 4
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return " Did you mean 'x'? Known: a, b, x." for an unknown name; no suggestion when nothing is near."""
-    names = sorted(known)
+    names = sorted(candidates)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     suggestion = f" Did you mean '{near[0]}'?" if near else ""
     return f"{suggestion} Known: {', '.join(names) or 'none'}."

@@ -70,8 +70,8 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
             add("unreadable", path, f"The file cannot be read: {type(error).__name__}: {error}.")
         return None
 
-    found = [(path, opened(path, partial(reader.read_image, [path]))) for path in case.images]
-    images = [(path, volume) for path, volume in found if volume is not None]
+    volumes = [(path, opened(path, partial(reader.read_image, [path]))) for path in case.images]
+    images = [(path, volume) for path, volume in volumes if volume is not None]
     label = opened(case.label, partial(reader.read_label, case.label)) if case.label is not None else None
     channels = [(path, channel) for path, volume in images for channel in volume.array]
     complete = len(images) == len(case.images)
@@ -143,9 +143,9 @@ def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool 
     if voxels_apart < WARN_VOXELS:
         return []
     if not same_spacing(geometry, first):
-        apart = [round(abs(have - want), 6) for have, want in zip(geometry.spacing, first.spacing, strict=True)]
+        off = [round(abs(have - want), 6) for have, want in zip(geometry.spacing, first.spacing, strict=True)]
         return [
-            ("spacing", f"Spacing {geometry.spacing} mm, {name} has {first.spacing} mm: {apart} mm apart on D, H, W.")
+            ("spacing", f"Spacing {geometry.spacing} mm, {name} has {first.spacing} mm: {off} mm apart on D, H, W.")
         ]
     code = "channel-position"
     if label:

@@ -86,10 +86,10 @@ def _stem(path: Path, spec: DatasetSpec) -> str:
     return path.name[: len(path.name) - len(spec.file_ending)]
 
 
-def _named(found: dict[str, Files], folder: Path, findings: list[Finding]) -> dict[str, Files]:
+def _named(by_name: dict[str, Files], folder: Path, findings: list[Finding]) -> dict[str, Files]:
     """Leave out what has no name that a case may have."""
     kept = {}
-    for name, files in found.items():
+    for name, files in by_name.items():
         try:
             check_case_name(name, folder.name)
             kept[name] = files

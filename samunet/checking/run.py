@@ -65,8 +65,8 @@ class CheckReport:
     @property
     def clean(self) -> int:
         """Number of cases without a finding."""
-        found = {finding.case for finding in self.findings}
-        return sum(case.identifier not in found for case in self.cases)
+        faulty = {finding.case for finding in self.findings}
+        return sum(case.identifier not in faulty for case in self.cases)
 
     def summary(self) -> str:
         counts = f"{len(self.errors)} error(s), {self.warnings} warning(s)"

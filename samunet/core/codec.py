@@ -163,11 +163,11 @@ def parse_json(text: str | bytes, what: str) -> Any:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make an object of its keys and values; Python's own reader keeps the last of two equal keys without a word."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"it holds the key {twice[:80]!r} twice in one object")
-    return found
+    return members
 
 
 def _refuse_extremes(value: Any) -> None:
@@ -187,14 +187,14 @@ def _refuse_extremes(value: Any) -> None:
 
 def _parts(level: Iterable[Any]) -> list[Any]:
     """Keys, values and items of the objects and lists of one level."""
-    found: list[Any] = []
+    inner: list[Any] = []
     for item in level:
         if isinstance(item, dict):
-            found += item.keys()
-            found += item.values()
+            inner += item.keys()
+            inner += item.values()
         elif isinstance(item, list):
-            found += item
-    return found
+            inner += item
+    return inner
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -122,12 +122,12 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
         DatasetError: a folder, an image or a label file is missing.
     """
     if "dataset" in spec.raw:
-        found = tuple(listed_case(folder, name, files) for name, files in sorted(spec.raw["dataset"].items()))
-        for case in found:
+        listed = tuple(listed_case(folder, name, files) for name, files in sorted(spec.raw["dataset"].items()))
+        for case in listed:
             for path in (*case.images, *([case.label] if case.label else [])):
                 if not path.exists():
                     raise DatasetError(f"Case '{case.identifier}': file {path} named in dataset.json does not exist.")
-        return found
+        return listed
     images, labels = folder / "imagesTr", folder / "labelsTr"
     for needed in (images, labels):
         if not needed.is_dir():
@@ -135,14 +135,14 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
                 f"Folder {needed} does not exist; a dataset keeps its training images in imagesTr and their labels in "
                 "labelsTr."
             )
-    cases, known = [], files_with_ending(labels, spec.file_ending)
+    cases, label_files = [], files_with_ending(labels, spec.file_ending)
     for identifier, files in group_channels(images, spec.file_ending).items():
         label = f"{identifier}{spec.file_ending}"
-        if label not in known:
+        if label not in label_files:
             raise DatasetError(
                 f"Case '{identifier}': label file {labels / label} is missing; add it, or remove the case's images."
             )
-        cases.append(Case(identifier=identifier, images=files, label=known[label]))
+        cases.append(Case(identifier=identifier, images=files, label=label_files[label]))
     if not cases:
         raise DatasetError(
             f"Folder {images} holds no file named <case>_0000{spec.file_ending}; check file_ending in dataset.json."
@@ -159,15 +159,15 @@ def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the *{file_ending} files.")
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.lower().endswith(file_ending.lower()) and not path.name.startswith("."):
             stem = path.name[: len(path.name) - len(file_ending)]
             check_case_name(stem, folder, LONGEST_FILE_NAME)  # a channel's number is part of it
-            other = found.setdefault(stem + file_ending, path)
+            other = by_name.setdefault(stem + file_ending, path)
             if other != path:
                 raise DatasetError(f"{other} and {path.name} differ in capitals only; remove one of them.")
-    return found
+    return by_name
 
 
 def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
@@ -187,7 +187,7 @@ def channels_by_case(named: Mapping[str, Path], folder: Path, file_ending: str) 
         DatasetError: a channel number is skipped, so that channels would change places; or a name is none, see
             `check_case_name`.
     """
-    found: dict[str, list[tuple[int, Path]]] = {}
+    numbered: dict[str, list[tuple[int, Path]]] = {}
     for name, path in sorted(named.items()):
         match = CHANNEL_FILE.fullmatch(name)
         if match is None:
@@ -195,15 +195,15 @@ def channels_by_case(named: Mapping[str, Path], folder: Path, file_ending: str) 
                 f"File {path} is not named <case>_<4-digit channel>{file_ending}; rename it, e.g. "
                 f"case1_0000{file_ending}."
             )
-        found.setdefault(match["case"], []).append((int(match["channel"]), path))
-    for identifier, files in found.items():
+        numbered.setdefault(match["case"], []).append((int(match["channel"]), path))
+    for identifier, files in numbered.items():
         check_case_name(identifier, folder)
         numbers = [number for number, _ in files]
         if numbers != list(range(len(numbers))):
             raise DatasetError(
                 f"Case '{identifier}' in {folder} has channels {numbers}; they must count up from 0000 without a gap."
             )
-    return {identifier: tuple(path for _, path in files) for identifier, files in sorted(found.items())}
+    return {identifier: tuple(path for _, path in files) for identifier, files in sorted(numbered.items())}
 
 
 def listed_case(folder: Path, identifier: str, files: Any) -> Case:

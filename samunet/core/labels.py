@@ -143,13 +143,13 @@ def _refuse_twins(values: Mapping[str, tuple[int, ...]]) -> None:
 
 def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
     """Return the (left, right) pairs of the foreground: names that differ only in the side, as kidney_left."""
-    found: dict[tuple[str, ...], dict[str, Named]] = {}
+    pairs: dict[tuple[str, ...], dict[str, Named]] = {}
     for name, values in labels.foreground:
         words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W_A-Za-z\d]+", name)]
         sides = [SIDES[word] for word in words if word in SIDES]
         if len(sides) == 1:
-            found.setdefault(tuple("" if word in SIDES else word for word in words), {})[sides[0]] = (name, values)
-    return tuple((pair["left"], pair["right"]) for pair in found.values() if len(pair) == 2)
+            pairs.setdefault(tuple("" if word in SIDES else word for word in words), {})[sides[0]] = (name, values)
+    return tuple((pair["left"], pair["right"]) for pair in pairs.values() if len(pair) == 2)
 
 
 def _regions_order(values: list[tuple[str, tuple[int, ...]]], raw: object) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ class CasePrompts:
 
     def indices(self, structure: str, points: tuple[Point, ...], geometry: Geometry) -> tuple[Triple, ...]:
         """Return points as continuous (D, H, W) indices of the file's grid; raises ConfigError for one outside it."""
-        found = []
+        indices = []
         for point in points:
             if len(point) not in (2, 3):
                 raise ConfigError(f"a point of '{structure}' has three numbers x, y and z; got {list(point)}.")
@@ -77,8 +77,8 @@ class CasePrompts:
                     "voxels"
                 )
                 raise ConfigError(f"{message}; check the coordinates.")
-            found.append(triple(index.tolist()))
-        return tuple(found)
+            indices.append(triple(index.tolist()))
+        return tuple(indices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +128,9 @@ def merge_prompts(files: Sequence[PromptFile]) -> PromptFile:
 
 def carry_prompts(folders: Sequence[Path], target: Path) -> None:
     """Write the prompts behind folders of predictions, if there are any, to a folder that is made of them."""
-    found = [read_prompts(folder / PROMPTS) for folder in folders if (folder / PROMPTS).is_file()]
-    if found:
-        write_prompts(target / PROMPTS, merge_prompts(found))
+    files = [read_prompts(folder / PROMPTS) for folder in folders if (folder / PROMPTS).is_file()]
+    if files:
+        write_prompts(target / PROMPTS, merge_prompts(files))
 
 
 def refuse_mixed(origins: Mapping[str, str | None]) -> None:

@@ -52,18 +52,18 @@ def checkpoint_file(name: str) -> str:
 
 def finished_folds(folder: Path, file_name: str = FINAL) -> tuple[str, ...]:
     """List the folds of a model folder that hold a file; numbered folds first, "all" only when there are none."""
-    found = sorted(
+    folds = sorted(
         path.relative_to(folder).parts[0].removeprefix("fold_") for path in folder.glob(f"fold_*/{file_name}")
     )
-    found = [fold for fold in found if fold == "all" or fold.isdecimal()]  # others are variations of a fold
-    numbered = tuple(fold for fold in found if fold != "all")
-    return numbered or tuple(found)
+    folds = [fold for fold in folds if fold == "all" or fold.isdecimal()]  # others are variations of a fold
+    numbered = tuple(fold for fold in folds if fold != "all")
+    return numbered or tuple(folds)
 
 
 def trained_models(workspace: Workspace, file_name: str = FINAL) -> tuple[Path, ...]:
     """List every model folder of samunet that has a fold with a checkpoint, a finished one where none is named."""
-    found = sorted(workspace.results.glob(f"Dataset*/{DEFAULT_TRAINER}__*__*"))
-    return tuple(folder for folder in found if finished_folds(folder, file_name))
+    folders = sorted(workspace.results.glob(f"Dataset*/{DEFAULT_TRAINER}__*__*"))
+    return tuple(folder for folder in folders if finished_folds(folder, file_name))
 
 
 def best_models(workspace: Workspace, dataset: str) -> tuple[Path, ...]:
@@ -72,8 +72,8 @@ def best_models(workspace: Workspace, dataset: str) -> tuple[Path, ...]:
     if not path.is_file():
         return ()
     try:
-        chosen = read_json(path)["best_model_or_ensemble"]["selected_model_or_models"]
-        names = [f"{model['trainer']}__{model['plans_identifier']}__{model['configuration']}" for model in chosen]
+        models = read_json(path)["best_model_or_ensemble"]["selected_model_or_models"]
+        names = [f"{model['trainer']}__{model['plans_identifier']}__{model['configuration']}" for model in models]
         if any(fault_of_name(name) for name in names):
             raise KeyError
         return tuple(path.parent / name for name in names)

@@ -26,8 +26,8 @@ def distinct(array: np.ndarray) -> tuple[int, ...]:
 
 def known_mean(values: Iterable[float]) -> float:
     """Return the mean of the values that are not NaN; NaN where none is."""
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
+    numbers = [value for value in values if not math.isnan(value)]
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 
 def typical_range(values: np.ndarray) -> tuple[float, float]:

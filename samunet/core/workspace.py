@@ -41,21 +41,21 @@ class Workspace:
     def results(self) -> Path:
         return _demand(self.results_folder, "nnUNet_results")
 
-    def dataset_name(self, wanted: str | int) -> str:
+    def dataset_name(self, name_or_id: str | int) -> str:
         """Turn an id (4, "4", "004") or a full name into DatasetXXX_Name.
 
         Raises:
             DatasetError: no dataset, or more than one, has the id; the candidates are listed.
         """
         names = self._dataset_names()
-        text = str(wanted)
+        text = str(name_or_id)
         number = int(text) if text.isdecimal() else None
-        found = sorted(name for name in names if name == text or (number is not None and dataset_id(name) == number))
-        if len(found) == 1:
-            return found[0]
-        if found:
+        matches = sorted(name for name in names if name == text or (number is not None and dataset_id(name) == number))
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
             raise DatasetError(
-                f"Dataset id {text} is ambiguous: {', '.join(found)}. Give the full name, or rename one of them."
+                f"Dataset id {text} is ambiguous: {', '.join(matches)}. Give the full name, or rename one of them."
             )
         searched = (
             ", ".join(f"{folder}{'' if folder.is_dir() else ' (which does not exist)'}" for folder in self._folders())
@@ -67,13 +67,13 @@ class Workspace:
             else ", and this is no id or name of one, such as 4 or Dataset004_Hippocampus"
         )
         # Ids have no neighbors.
-        known = did_you_mean(text, names) if number is None else f" Known: {', '.join(sorted(names)) or 'none'}."
+        hint = did_you_mean(text, names) if number is None else f" Known: {', '.join(sorted(names)) or 'none'}."
         unset = (
             ""
             if self._folders()
             else " Set the environment variable nnUNet_raw to the folder that holds your DatasetXXX_Name folders."
         )
-        raise DatasetError(f"Dataset '{text}' is not in {searched}{form}.{known}{unset}")
+        raise DatasetError(f"Dataset '{text}' is not in {searched}{form}.{hint}{unset}")
 
     def _folders(self) -> list[Path]:
         return [

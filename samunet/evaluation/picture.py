@@ -89,7 +89,7 @@ def draw_case(
         axes.axis("off")
     if shown:
         patches = [
-            Patch(color=np.array(label_color(value)) / 255, label=name)
+            Patch(color=(np.array(label_color(value)) / 255).tolist(), label=name)
             for value, name in zip(shown, names, strict=True)
         ]
         legend = figure.legend(

@@ -64,12 +64,12 @@ class Postprocessing:
 
 def load_postprocessing(path: Path) -> Postprocessing:
     """Read postprocessing.json; raises ConfigError when it is absent or of another form."""
-    found = decode(Postprocessing, read_json(path), path.name)
-    if found.format != POSTPROCESSING_FORMAT:
+    postprocessing = decode(Postprocessing, read_json(path), path.name)
+    if postprocessing.format != POSTPROCESSING_FORMAT:
         raise ConfigError(
-            f"{path} has format {found.format}; this version of samunet reads format {POSTPROCESSING_FORMAT}. Determine it again."
+            f"{path} has format {postprocessing.format}; this version of samunet reads format {POSTPROCESSING_FORMAT}. Determine it again."
         )
-    return found
+    return postprocessing
 
 
 def determine(
@@ -103,7 +103,7 @@ def determine(
     if not references:
         raise DatasetError(f"There is no reference ending in {file_ending}, so nothing can be determined.")
     targets = targets_from_labels(labels)
-    chosen: list[Step] = []
+    steps: list[Step] = []
 
     def dice(candidates: Sequence[Target]) -> np.ndarray:
         """Mean Dice over the cases after the steps chosen so far, and after one more: (1 + candidates, targets)."""
@@ -118,19 +118,19 @@ def determine(
                     f"{name}: prediction has shape {segmentation.shape}, reference {reference.shape}; they must share "
                     "one grid."
                 )
-            segmentation = Postprocessing(steps=tuple(chosen), cases=0).apply(segmentation)
+            segmentation = Postprocessing(steps=tuple(steps), cases=0).apply(segmentation)
             forms = [segmentation, *(keep_largest(segmentation, values) for values in candidates)]
             return [
                 [overlap(reference, form, tuple(target), labels.ignore).dice for target in targets] for form in forms
             ]
 
-        found = np.array(each(of_case, sorted(references), threads=threads, title="Postprocessing", quiet=True))
-        return np.array([[known_mean(values) for values in form.T] for form in found.swapaxes(0, 1)])
+        scores = np.array(each(of_case, sorted(references), threads=threads, title="Postprocessing", quiet=True))
+        return np.array([[known_mean(values) for values in form.T] for form in scores.swapaxes(0, 1)])
 
     foreground = tuple(sorted({value for target in targets for value in target}))
     before, after = dice([foreground])
     if known_mean(after) > known_mean(before) and not (after < before).any():  # a comparison with NaN is False
-        chosen.append(Step(values=foreground, dice_before=known_mean(before), dice_after=known_mean(after)))
+        steps.append(Step(values=foreground, dice_before=known_mean(before), dice_after=known_mean(after)))
     # A class takes no voxel of another, so that all are tried on one reading; regions overlap and come one after the
     # other.
     groups = [[target] for target in targets] if labels.has_regions else [list(targets)]
@@ -139,8 +139,8 @@ def determine(
         for target, after in zip(together, all_after, strict=True):
             index = targets.index(target)
             if after[index] > before[index]:
-                chosen.append(Step(values=target, dice_before=float(before[index]), dice_after=float(after[index])))
-    return Postprocessing(steps=tuple(chosen), cases=len(references))
+                steps.append(Step(values=target, dice_before=float(before[index]), dice_after=float(after[index])))
+    return Postprocessing(steps=tuple(steps), cases=len(references))
 
 
 def apply_to_folder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,9 @@ def score_case(
             reference.name,
             geometry.apart(reference_geometry),
         )
-    for label, path in ((reference_label, reference), (segmentation, prediction)) if expected is not None else ():
-        refuse_unexpected_values(label, expected, str(path))
+    if expected is not None:
+        for label, path in ((reference_label, reference), (segmentation, prediction)):
+            refuse_unexpected_values(label, expected, str(path))
     metrics = {}
     for target in targets:
         counts = overlap(reference_label, segmentation, tuple(target), ignore)
@@ -156,13 +158,12 @@ def evaluate_folder(
             f"No file ending in {file_ending} is in both {reference_folder} ({len(references)} files) and "
             f"{prediction_folder} ({len(predictions)} files); a prediction must have the file name of its reference."
         )
-
-    def score(name: str) -> CaseScore:
-        options = {"targets": targets, "ignore": ignore, "reader": reader, "measures": measures, "expected": expected}
-        return score_case(references[name], predictions[name], **options)
-
+    score = partial(
+        score_case, targets=targets, ignore=ignore, reader=reader, measures=measures, expected=expected
+    )
     with pool_of(threads) as pool:
-        return summarize(list(pool.map(score, names)), prompts_behind(prediction_folder))
+        scores = list(pool.map(lambda name: score(references[name], predictions[name]), names))
+    return summarize(scores, prompts_behind(prediction_folder))
 
 
 def _measure(
@@ -174,22 +175,22 @@ def _measure(
     measures: Measures,
 ) -> dict[str, float]:
     """Return the fields of Metrics beyond overlap that are asked for."""
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     if measures.tolerance is None and not measures.lesions:
-        return found
-    wanted, predicted = (np.isin(array, target) for array in (reference, prediction))
+        return scores
+    referenced, predicted = (np.isin(array, target) for array in (reference, prediction))
     if ignore is not None:
-        wanted, predicted = (mask & (reference != ignore) for mask in (wanted, predicted))
+        referenced, predicted = (mask & (reference != ignore) for mask in (referenced, predicted))
     if measures.tolerance is not None:
-        found |= vars(surface_scores(wanted, predicted, geometry.spacing, measures.tolerance))
+        scores |= vars(surface_scores(referenced, predicted, geometry.spacing, measures.tolerance))
         if (voxel := geometry.voxel_ml) is not None:
-            found |= {
+            scores |= {
                 "volume_pred_ml": voxel * np.count_nonzero(predicted),
-                "volume_ref_ml": voxel * np.count_nonzero(wanted),
+                "volume_ref_ml": voxel * np.count_nonzero(referenced),
             }
     if measures.lesions:
-        found["detection_f1"] = detection_f1(wanted, predicted)
-    return found
+        scores["detection_f1"] = detection_f1(referenced, predicted)
+    return scores
 
 
 def refuse_missing(names: set[str], what: str, way_out: str) -> None:

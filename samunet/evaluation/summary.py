@@ -190,7 +190,7 @@ def read_summary(path: Path) -> Summary:
     """
     raw = read_json(path)
     try:
-        found = Summary(
+        summary = Summary(
             cases=tuple(
                 CaseScore(
                     reference_file=case["reference_file"],
@@ -204,14 +204,14 @@ def read_summary(path: Path) -> Summary:
             prompts=raw.get(PROMPTS_KEY),
             unit=raw.get(UNIT_KEY, "mm"),
         )
-        if set(found.unit.split(" and ")) - set(LENGTH_UNITS):
-            raise ValueError(f"{UNIT_KEY} is {found.unit[:60]!r}, none of {', '.join(LENGTH_UNITS)}")
-        if not isinstance(found.prompts, str | None):
-            raise ValueError(f"{PROMPTS_KEY} is {found.prompts!r}, not text")
-        for case in found.cases:
+        if set(summary.unit.split(" and ")) - set(LENGTH_UNITS):
+            raise ValueError(f"{UNIT_KEY} is {summary.unit[:60]!r}, none of {', '.join(LENGTH_UNITS)}")
+        if not isinstance(summary.prompts, str | None):
+            raise ValueError(f"{PROMPTS_KEY} is {summary.prompts!r}, not text")
+        for case in summary.cases:
             if not isinstance(case.reference_file, str) or not isinstance(case.prediction_file, str):
                 raise ValueError(f"the files of case {case.name[:60]!r} are no text")
-            if case.metrics.keys() != found.mean.keys():
+            if case.metrics.keys() != summary.mean.keys():
                 raise ValueError(f"case {case.name[:60]!r} has other classes than the mean")
             if (fault := fault_of_name(case.name, LONGEST_FILE_NAME)) is not None:
                 raise ValueError(f"the file name {case.name[:60]!r} {fault}")
@@ -220,7 +220,7 @@ def read_summary(path: Path) -> Summary:
             f"File {path} is not a summary.json: {type(error).__name__} {error}. "
             "It needs foreground_mean, mean and metric_per_case; write it again with samunet_evaluate_folder."
         ) from None
-    return found
+    return summary
 
 
 def target_key(target: Target) -> str:
@@ -255,10 +255,10 @@ def _from_json(raw: Mapping[str, Any]) -> Metrics:
 
 
 def _targets_from_json(raw: Mapping[str, Any]) -> dict[Target, Metrics]:
-    found = {parse_target_key(key): _from_json(metrics) for key, metrics in raw.items()}
-    if len(found) < len(raw):
+    scores = {parse_target_key(key): _from_json(metrics) for key, metrics in raw.items()}
+    if len(scores) < len(raw):
         raise ValueError(f"two of the keys {brief(list(raw))} are one class")
-    return found
+    return scores
 
 
 def _mean(scores: Sequence[Metrics]) -> Metrics:

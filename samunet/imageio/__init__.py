@@ -56,9 +56,9 @@ def reader_for(file_ending: str, name: str | None = None, example: Path | None =
         return named[name]
     candidates = [reader for reader in READERS if file_ending.lower() in reader.endings]
     if not candidates:
-        known = sorted({ending for reader in READERS for ending in reader.endings})
+        endings = sorted({ending for reader in READERS for ending in reader.endings})
         raise DatasetError(
-            f"No image reader knows the file ending '{file_ending}'; known are {', '.join(known)}. Convert the files."
+            f"No image reader knows the file ending '{file_ending}'; known are {', '.join(endings)}. Convert the files."
         )
     if example is None:
         return candidates[0]

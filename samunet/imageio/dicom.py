@@ -40,9 +40,9 @@ class Series:
     files: tuple[Path, ...]
     """Files of the slices, in the order of their positions."""
 
-    def is_meant(self, wanted: str, number: int) -> bool:
+    def is_meant(self, asked: str, number: int) -> bool:
         """Tell whether a user means this one by its number in the list, its UID or its description in any case."""
-        return wanted in (self.uid, str(number)) or wanted.casefold() == self.description.casefold()
+        return asked in (self.uid, str(number)) or asked.casefold() == self.description.casefold()
 
 
 def series_in(folder: Path) -> tuple[Series, ...]:
@@ -51,13 +51,13 @@ def series_in(folder: Path) -> tuple[Series, ...]:
     Raises:
         ImageFileError: a file's header cannot be read.
     """
-    found = []
+    listed = []
     for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
         files = tuple(Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))
         header = _header(files[0])
         with _unvalidated():
             texts = {key: str(header.get(key, "")) for key in ("SeriesInstanceUID", "SeriesDescription", "Modality")}
-        found.append(
+        listed.append(
             Series(
                 uid=texts["SeriesInstanceUID"],
                 description=texts["SeriesDescription"],
@@ -65,7 +65,7 @@ def series_in(folder: Path) -> tuple[Series, ...]:
                 files=files,
             )
         )
-    return tuple(found)
+    return tuple(listed)
 
 
 def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
@@ -80,26 +80,29 @@ def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
     """
     if not folder.is_dir():
         raise ImageFileError(f"Folder {folder} does not exist.", "missing-file")
-    found = series_in(folder)
-    meant = found if series is None else [one for number, one in enumerate(found, 1) if one.is_meant(series, number)]
-    known = {file for one in found for file in one.files}
+    listed = series_in(folder)
+    meant = listed if series is None else [one for number, one in enumerate(listed, 1) if one.is_meant(series, number)]
+    listed_files = {file for one in listed for file in one.files}
     left_out = [
-        path for path in sorted(folder.iterdir()) if path not in known and path.name != "DICOMDIR" and is_dicom(path)
+        path
+        for path in sorted(folder.iterdir())
+        if path not in listed_files and path.name != "DICOMDIR" and is_dicom(path)
     ]
     if left_out:  # ITK passes over files that it cannot parse
         _check_slice(left_out[0])  # says why, where it can
         raise ImageFileError(
             f"{left_out[0]} is a DICOM file that cannot be read; copy or export the series again.", "truncated"
         )
-    if not found:
+    if not listed:
         raise ImageFileError(f"{folder} holds no DICOM file, expected the files of one series.", "pixel-form")
     if len(meant) != 1:
         described = [
-            f"{one.description or 'no description'}, {one.modality}, {len(one.files)} files, {one.uid}" for one in found
+            f"{one.description or 'no description'}, {one.modality}, {len(one.files)} files, {one.uid}"
+            for one in listed
         ]
         listing = "; ".join(f"{number}: {one}" for number, one in enumerate(described, 1))
         message = (
-            f"{folder} holds {len(found)} DICOM series, expected one{'' if series is None else f' that is {series!r}'} "
+            f"{folder} holds {len(listed)} DICOM series, expected one{'' if series is None else f' that is {series!r}'} "
             f"({listing})"
         )
         raise ImageFileError(f"{message}. Choose one with --series, or give each a folder of its own.", "pixel-form")

@@ -117,9 +117,9 @@ def read_header(path: Path) -> Header:
     """
     read = FORMATS.get(path.suffix.lower())
     if read is None:
-        known = f".nii, .nii.gz, {', '.join(FORMATS)} or a folder with a DICOM series"
+        readable = f".nii, .nii.gz, {', '.join(FORMATS)} or a folder with a DICOM series"
         raise ImageFileError(
-            f"{path} has an ending that cannot be read, expected {known}; convert it to .nii.gz.", "pixel-form"
+            f"{path} has an ending that cannot be read, expected {readable}; convert it to .nii.gz.", "pixel-form"
         )
     try:
         with path.open("rb") as file:
@@ -303,13 +303,13 @@ def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
 
 def _nrrd_vectors(text: str, count: int, length: int, name: str) -> list[tuple[float, ...] | None]:
     """Parse `count` vectors such as (1,0,0), or none, of `length` numbers."""
-    found = NRRD_VECTORS.findall(text)
+    vectors = NRRD_VECTORS.findall(text)
     _require(
-        len(found) == count and not NRRD_VECTORS.sub("", text).strip(),
-        f"{name!r} has {len(found)} vectors, expected {count}",
+        len(vectors) == count and not NRRD_VECTORS.sub("", text).strip(),
+        f"{name!r} has {len(vectors)} vectors, expected {count}",
     )
     return [
-        None if vector == "none" else _numbers(vector[1:-1].replace(",", " "), length, repr(name)) for vector in found
+        None if vector == "none" else _numbers(vector[1:-1].replace(",", " "), length, repr(name)) for vector in vectors
     ]
 
 

@@ -92,10 +92,10 @@ class _Worker:
         content, descriptors = b"", []
         while not content.endswith(b"\n"):
             try:
-                part, found, *_ = socket.recv_fds(self.connection, RECEIVED, 1)
+                part, received, *_ = socket.recv_fds(self.connection, RECEIVED, 1)
             except OSError:  # a timeout is one
-                part, found = b"", []
-            descriptors += found
+                part, received = b"", []
+            descriptors += received
             if not part:
                 raise _Died(self._how(seconds))
             content += part

@@ -77,8 +77,8 @@ def _of_imagej(file: tifffile.TiffFile, axes: str) -> PixelSize | None:
     if plane is None or unit is None:
         return None
     spacing = description.get("spacing", 1.0)  # ImageJ writes none where it is 1
-    known = bool(set(axes) & set(SLICES)) and isinstance(spacing, (int, float))
-    return (abs(spacing) * unit if known else None, *plane[1:])
+    tells_depth = bool(set(axes) & set(SLICES)) and isinstance(spacing, (int, float))
+    return (abs(spacing) * unit if tells_depth else None, *plane[1:])
 
 
 def _of_tags(file: tifffile.TiffFile, unit: float | None, limits: tuple[float, float]) -> PixelSize | None:

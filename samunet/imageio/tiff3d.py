@@ -165,9 +165,9 @@ def _one_image(file: tifffile.TiffFile, path: Path) -> tuple[list[tifffile.TiffP
 
 def _refuse_other_colors(page: tifffile.TiffPage, path: Path) -> None:
     """Refuse inks and color spaces whose numbers are no grey and no red, green and blue; JPEG's is decoded to these."""
-    known = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
+    readable = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
     in_jpeg = page.photometric == PHOTOMETRIC.YCBCR and page.compression in (COMPRESSION.OJPEG, COMPRESSION.JPEG)
-    if page.photometric not in known and not in_jpeg:
+    if page.photometric not in readable and not in_jpeg:
         name = getattr(page.photometric, "name", page.photometric)
         raise ImageFileError(
             f"{path} holds colors as {name}, expected grey, RGB or a palette; convert it to RGB.", "pixel-form"

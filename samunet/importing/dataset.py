@@ -234,15 +234,17 @@ def _copy_image(source: Path, target: Path) -> None:
 
 def _copy_spacing(stacks: Sequence[Path], target: Path) -> None:
     """Copy the spacing file of TIFF stacks, where there is one; all channels share it."""
-    found = [
+    spacing_files = [
         beside
         for path in stacks
         if path.suffix.lower() in Tiff3DIO.endings and (beside := spacing_file(path)).is_file()
     ]
-    if len({json.dumps(read_json(path)) for path in found}) > 1:
-        raise DatasetError(f"The spacing files of one case differ: {', '.join(map(str, found))}; make them equal.")
-    if found:
-        shutil.copyfile(found[0], target)
+    if len({json.dumps(read_json(path)) for path in spacing_files}) > 1:
+        raise DatasetError(
+            f"The spacing files of one case differ: {', '.join(map(str, spacing_files))}; make them equal."
+        )
+    if spacing_files:
+        shutil.copyfile(spacing_files[0], target)
 
 
 def _channels_of(path: Path, ending: str) -> int:
@@ -252,12 +254,12 @@ def _channels_of(path: Path, ending: str) -> int:
 
 def _split(path: Path, folder: Path, identifier: str, ending: str) -> None:
     """Write each channel of a NIfTI file to a file of its own, stored numbers and header as they are."""
-    image = nibabel.load(path)
-    stored = np.asanyarray(image.dataobj.get_unscaled())  # type: ignore[attr-defined]
+    image: Any = nibabel.load(path)
+    stored = np.asanyarray(image.dataobj.get_unscaled())
     if stored.dtype.names:
         raise DatasetError(f"{path} holds colors as one number type; save red, green and blue as three files.")
     stored = stored.reshape(*stored.shape[:3], -1)  # the reader found one long axis behind those of space
     for channel in range(stored.shape[-1]):
-        whole = type(image)(stored[..., channel], image.affine, image.header)  # type: ignore[call-arg]
-        whole.header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)  # type: ignore[attr-defined]
+        whole = type(image)(stored[..., channel], image.affine, image.header)
+        whole.header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
         nibabel.save(whole, folder / f"{identifier}_{channel:04d}{ending}")

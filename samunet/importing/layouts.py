@@ -66,8 +66,8 @@ def _counts(mapping: object) -> TypeGuard[dict[str, Any]]:
 
 def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
     """Match one folder of images per channel with labels by file name; a case without label is a test case."""
-    channels, known = [_by_stem(folder) for folder in images], _by_stem(labels)
-    for folder, files in ((labels, known), *zip(images[1:], channels[1:], strict=True)):
+    channels, labeled = [_by_stem(folder) for folder in images], _by_stem(labels)
+    for folder, files in ((labels, labeled), *zip(images[1:], channels[1:], strict=True)):
         if strangers := sorted(set(files) - set(channels[0])):
             raise DatasetError(
                 f"{folder} holds {len(strangers)} files without an image of the same name in {images[0]}, first "
@@ -77,7 +77,7 @@ def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
             raise DatasetError(f"{folder} has no image of case '{lacking[0]}'; every channel needs one.")
     return [
         FoundCase(
-            identifier=identifier_of(name), images=tuple(channel[name] for channel in channels), label=known.get(name)
+            identifier=identifier_of(name), images=tuple(channel[name] for channel in channels), label=labeled.get(name)
         )
         for name in channels[0]
     ]
@@ -180,13 +180,13 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
     for stem, first in firsts.items():
         images = []
         for suffix in suffixes:
-            found = sorted(first.parent.glob(f"{stem}_{suffix}.nii*"))
-            if len(found) != 1:
+            files = sorted(first.parent.glob(f"{stem}_{suffix}.nii*"))
+            if len(files) != 1:
                 raise DatasetError(
-                    f"{first.parent} holds {len(found)} files {stem}_{suffix}.nii.gz, expected one; every channel "
+                    f"{first.parent} holds {len(files)} files {stem}_{suffix}.nii.gz, expected one; every channel "
                     "needs one."
                 )
-            images.append(found[0])
+            images.append(files[0])
         own = labels.get(stem, [])
         if len(own) > 1:
             raise DatasetError(
@@ -200,9 +200,9 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
 
 
 def _with_suffix(folder: Path, suffix: str) -> dict[str, Path]:
-    """Images of a BIDS dataset by the part of the name before the suffix."""
-    found = sorted(path for path in folder.glob(f"sub-*/**/*_{suffix}.nii*") if not path.name.startswith("."))
-    return {path.name.split(".")[0].removesuffix(f"_{suffix}"): path for path in found}
+    """Map the part of the name before the suffix to the images of a BIDS dataset."""
+    files = sorted(path for path in folder.glob(f"sub-*/**/*_{suffix}.nii*") if not path.name.startswith("."))
+    return {path.name.split(".")[0].removesuffix(f"_{suffix}"): path for path in files}
 
 
 def _listed(folder: Path, name: str | None, images: Sequence[Any], label: Any, where: str) -> FoundCase:
@@ -221,16 +221,16 @@ def _listed(folder: Path, name: str | None, images: Sequence[Any], label: Any, w
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    """Image files, and folders of DICOM files, of a folder by their names without ending, sorted."""
+    """Map names without ending to the image files and DICOM folders of a folder, sorted."""
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist.")
-    found: dict[str, Path] = {}
+    by_stem: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if (path.is_dir() or ending_of(path)) and not path.name.startswith("."):
-            other = found.setdefault(_stem(path), path)
+            other = by_stem.setdefault(_stem(path), path)
             if other != path:
                 raise DatasetError(f"{other} and {path.name} would be one case; rename or remove one of them.")
-    return found
+    return by_stem
 
 
 def _stem(path: Path) -> str:

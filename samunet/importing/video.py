@@ -60,16 +60,16 @@ def write_frames(predictions: Path, frames: Path, target: Path) -> int:
         DatasetError: no prediction belongs to a clip, a prediction has another number of frames than its clip, or a
             file to write exists.
     """
-    reader, found = reader_for(VOLUME_ENDING), []
+    reader, predicted = reader_for(VOLUME_ENDING), []
     for clip in _folders(frames):
         volume = predictions / f"{identifier_of(clip.name)}{VOLUME_ENDING}"
         if volume.is_file():
-            found.append((volume, clip, [target / clip.name / f"{name}.png" for name in _frames(clip)]))
-    if not found:
+            predicted.append((volume, clip, [target / clip.name / f"{name}.png" for name in _frames(clip)]))
+    if not predicted:
         raise DatasetError(f"{predictions} holds no <clip>{VOLUME_ENDING} of a clip in {frames}.")
-    if existing := next((path for _, _, paths in found for path in paths if path.exists()), None):
+    if existing := next((path for _, _, paths in predicted for path in paths if path.exists()), None):
         raise DatasetError(f"{existing} exists already; give a folder without frames.")
-    for volume, clip, paths in found:
+    for volume, clip, paths in predicted:
         label, _ = reader.read_label(volume)
         if len(paths) != len(label):
             raise DatasetError(
@@ -81,7 +81,7 @@ def write_frames(predictions: Path, frames: Path, target: Path) -> int:
                 Image.fromarray(plane.astype(np.uint8 if plane.max() < 256 else np.uint16)).save(
                     temporary, format="PNG"
                 )
-    return sum(len(paths) for _, _, paths in found)
+    return sum(len(paths) for _, _, paths in predicted)
 
 
 def _stack_clip(clip: Path, masks: Path, target: Path) -> FoundCase:
@@ -95,14 +95,14 @@ def _stack_clip(clip: Path, masks: Path, target: Path) -> FoundCase:
         _save(pixels[:, min(channel, pixels.shape[1] - 1)], images[-1])
     if not masks.is_dir():
         return FoundCase(identifier=name, images=tuple(images), label=None)
-    found = _frames(masks)
+    mask_of = _frames(masks)
     for folder, other, what in ((masks, clip, "frame"), (clip, masks, "mask")):
         if alone := sorted(set(_frames(folder)) - set(_frames(other))):
             raise DatasetError(
                 f"{other} has no {what} for {len(alone)} files of {folder}, first '{alone[0]}'; every frame of a clip "
                 "needs a mask."
             )
-    labels = _stacked([found[frame] for frame in files], lambda path: reader.read_label(path)[0][0])
+    labels = _stacked([mask_of[frame] for frame in files], lambda path: reader.read_label(path)[0][0])
     if labels.shape[1:] != pixels.shape[2:]:
         raise DatasetError(
             f"{masks}: masks have shape {labels.shape[1:]}, frames {pixels.shape[2:]}; masks have the frames' size."
@@ -131,16 +131,16 @@ def _folders(folder: Path) -> list[Path]:
 
 def _frames(folder: Path) -> dict[str, Path]:
     """Map names without ending to images of a folder; numbers in names count as numbers: frame 10 follows frame 9."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for path in sorted(
         folder.iterdir(),
         key=lambda path: [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)],
     ):
         if path.suffix.lower() in FRAME_ENDINGS and not path.name.startswith("."):
-            other = found.setdefault(path.stem, path)
+            other = by_name.setdefault(path.stem, path)
             if other != path:
                 raise DatasetError(f"{other} and {path.name} would be one frame; rename or remove one of them.")
-    return found
+    return by_name
 
 
 def _save(volume: np.ndarray, path: Path) -> None:

@@ -23,31 +23,31 @@ GPU_PLAN_SHARE = 0.9  # of a GPU's memory; the driver and the screen take some
 LOST_DIGITS = 4  # times the error of the default is fp32 all the same; bf16 would lose some hundred times more
 
 
-def choose_device(wanted: str | None) -> torch.device:
+def choose_device(asked: str | None) -> torch.device:
     """Return the device asked for, or the best one present: cuda, then mps, then cpu.
 
     Raises:
         ConfigError: the device is unknown or absent.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted is None:
+    if asked is None:
         return torch.device(next(name for name, is_there in present.items() if is_there))
-    kind = wanted.split(":")[0]
+    kind = asked.split(":")[0]
     if kind not in present:
-        raise ConfigError(f"Device '{wanted}' is unknown; use cuda, cuda:0, mps or cpu.")
+        raise ConfigError(f"Device '{asked}' is unknown; use cuda, cuda:0, mps or cpu.")
     if not present[kind]:
         there = ", ".join(name for name, is_there in present.items() if is_there)
-        raise ConfigError(f"Device '{wanted}' is not on this machine; present: {there}.")
-    return torch.device(wanted)
+        raise ConfigError(f"Device '{asked}' is not on this machine; present: {there}.")
+    return torch.device(asked)
 
 
-def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
+def choose_precision(asked: str, device: torch.device) -> torch.dtype | None:
     """Return the autocast type: bf16 where the hardware says it multiplies in it, else fp16 on CUDA, else None (fp32).
 
     Nothing is timed, so that a busy machine chooses as an idle one does and equal trainings stay equal.
     """
-    if wanted != "auto":
-        return next(kind for kind, name in PRECISION_NAMES.items() if name == wanted)
+    if asked != "auto":
+        return next(kind for kind, name in PRECISION_NAMES.items() if name == asked)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     if device.type == "cpu" and cpu_has_bf16():
@@ -114,8 +114,8 @@ def device_name(device: torch.device) -> str:
     """Return the name of a GPU, or of the CPU where Linux tells it; else the device's kind."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    found = re.search(r"^model name\s*:\s*(.+)$", _cpu_information(), re.MULTILINE) if device.type == "cpu" else None
-    return found[1].strip() if found else device.type
+    match = re.search(r"^model name\s*:\s*(.+)$", _cpu_information(), re.MULTILINE) if device.type == "cpu" else None
+    return match[1].strip() if match else device.type
 
 
 def memory_to_plan_for() -> tuple[float, str]:
@@ -137,14 +137,14 @@ def autocast(device: torch.device, precision: torch.dtype | None) -> AbstractCon
     return nullcontext() if precision is None else torch.autocast(device.type, dtype=precision)
 
 
-def choose_workers(wanted: int, device: torch.device) -> int:
+def choose_workers(asked: int, device: torch.device) -> int:
     """Return how many processes make samples: those asked for, else one less than the cores, at most 12.
 
     On a CPU the training itself needs the cores, so one process prepares samples when there is more than one.
     """
     cores = os.cpu_count() or 1
-    if wanted >= 0:
-        return wanted
+    if asked >= 0:
+        return asked
     return min(1, cores - 1) if device.type == "cpu" else min(12, max(1, cores - 1))
 
 

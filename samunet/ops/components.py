@@ -50,9 +50,11 @@ def detection_f1(reference: np.ndarray, prediction: np.ndarray) -> float:
         0 to 1; NaN where both are empty.
     """
     everywhere = np.ones((3,) * reference.ndim, bool)
-    (wanted, wanted_count), (found, found_count) = (ndimage.label(mask, everywhere) for mask in (reference, prediction))
+    (of_reference, reference_count), (of_prediction, prediction_count) = (
+        ndimage.label(mask, everywhere) for mask in (reference, prediction)
+    )
     both = reference & prediction
-    hits = len(np.unique(wanted[both]))
-    false_alarms = found_count - len(np.unique(found[both]))
-    total = hits + wanted_count + false_alarms  # 2 TP + FN + FP
+    hits = len(np.unique(of_reference[both]))
+    false_alarms = prediction_count - len(np.unique(of_prediction[both]))
+    total = hits + reference_count + false_alarms  # 2 TP + FN + FP
     return 2 * hits / total if total else math.nan

@@ -60,10 +60,10 @@ def scheme_for(channel_name: str) -> str:
 
 
 def _ct(values: np.ndarray, channel: ChannelPlan) -> np.ndarray:
-    known = channel.intensities
-    clipped = np.clip(values, np.float32(known.percentile_00_5), np.float32(known.percentile_99_5))
-    clipped -= np.float32(known.mean)
-    clipped /= np.float32(max(known.std, EPSILON))
+    statistics = channel.intensities
+    clipped = np.clip(values, np.float32(statistics.percentile_00_5), np.float32(statistics.percentile_99_5))
+    clipped -= np.float32(statistics.mean)
+    clipped /= np.float32(max(statistics.std, EPSILON))
     return clipped
 
 

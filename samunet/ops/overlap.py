@@ -61,16 +61,16 @@ def overlap(
             f"The reference has shape {reference.shape}, the prediction {prediction.shape}; both must be on the grid "
             "of the original image."
         )
-    wanted, found = _members(reference, values), _members(prediction, values)
+    in_reference, in_prediction = _members(reference, values), _members(prediction, values)
     counted = reference.size
     if ignore is not None:
         valid = reference != ignore
         counted = int(np.count_nonzero(valid))
-        wanted &= valid
-        found &= valid
-    tp = int(np.count_nonzero(wanted & found))
-    fp = int(np.count_nonzero(found)) - tp
-    fn = int(np.count_nonzero(wanted)) - tp
+        in_reference &= valid
+        in_prediction &= valid
+    tp = int(np.count_nonzero(in_reference & in_prediction))
+    fp = int(np.count_nonzero(in_prediction)) - tp
+    fn = int(np.count_nonzero(in_reference)) - tp
     return Overlap(tp=tp, fp=fp, fn=fn, tn=counted - tp - fp - fn)
 
 

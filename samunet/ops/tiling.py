@@ -67,7 +67,7 @@ def pad_to(array: np.ndarray, shape: Shape) -> tuple[np.ndarray, Box]:
     Returns:
         The padded array (the input itself when it is large enough) and the box of the original in it.
     """
-    missing = [max(0, wanted - size) for wanted, size in zip(shape, array.shape[-3:], strict=True)]
+    missing = [max(0, least - size) for least, size in zip(shape, array.shape[-3:], strict=True)]
     below = [total // 2 for total in missing]
     depth, height, width = ((start, start + size) for start, size in zip(below, array.shape[-3:], strict=True))
     box = (depth, height, width)

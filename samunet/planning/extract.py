@@ -84,8 +84,8 @@ def extract_fingerprint(
     def measure_in_voxels(case: Case) -> _Measured | DatasetError:
         return _tried(case, spec, reader, draws, room, in_voxels=True)
 
-    found = each(measure, cases, threads=threads, title="Measuring cases", quiet=quiet)
-    measured = [case for case in found if isinstance(case, _Measured)]
+    results = each(measure, cases, threads=threads, title="Measuring cases", quiet=quiet)
+    measured = [case for case in results if isinstance(case, _Measured)]
     if len({case.sized for case in measured}) > 1:
         without = sum(not case.sized for case in measured)
         logger.warning(
@@ -94,9 +94,9 @@ def extract_fingerprint(
             len(measured),
             spec.name,
         )
-        found = each(measure_in_voxels, cases, threads=threads, title="Measuring in voxels", quiet=quiet)
-        measured = [case for case in found if isinstance(case, _Measured)]
-    failures = [case for case in found if isinstance(case, DatasetError)]
+        results = each(measure_in_voxels, cases, threads=threads, title="Measuring in voxels", quiet=quiet)
+        measured = [case for case in results if isinstance(case, _Measured)]
+    failures = [case for case in results if isinstance(case, DatasetError)]
     if len(failures) == 1:
         raise failures[0]
     if failures:
@@ -149,7 +149,7 @@ def describes(
     if set(fingerprint.cases) != {case.identifier for case in cases}:
         return False
     hashes = each(lambda case: _hashes(case, reader), cases, threads=threads, title="Comparing files", quiet=quiet)
-    return all(fingerprint.cases[case.identifier].sha256 == found for case, found in zip(cases, hashes, strict=True))
+    return all(fingerprint.cases[case.identifier].sha256 == sha256 for case, sha256 in zip(cases, hashes, strict=True))
 
 
 def _tried(
@@ -214,12 +214,12 @@ def _sizes(mask: np.ndarray, spacing: Triple, axis: int) -> _Sizes:
     for first in range(0, len(filled), at_a_time):
         components, _ = ndimage.label(filled[first : first + at_a_time], within_slices)
         areas.append(np.bincount(components.ravel())[1:])
-    chosen = (
+    sampled = (
         filled if len(filled) <= WIDTH_SLICES else filled[np.linspace(0, len(filled) - 1, WIDTH_SLICES).astype(int)]
     )
     return _Sizes(
         diameters=2 * np.sqrt(np.concatenate(areas) * (height * width / np.pi)),
-        widths=_local_widths(chosen, height, width),
+        widths=_local_widths(sampled, height, width),
         extent=float(len(slices) * spacing[axis]),
     )
 
@@ -247,8 +247,8 @@ def _runs(padded: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return the length of the class's run along the last axis at flat places; every row ends outside of it."""
     flat = padded.ravel()
     ends = np.flatnonzero(flat[1:] != flat[:-1])
-    found = np.searchsorted(ends, inside)
-    return ends[found] - ends[found - 1]
+    ending = np.searchsorted(ends, inside)
+    return ends[ending] - ends[ending - 1]
 
 
 def _class_size(name: str, values: tuple[int, ...], measured: Sequence[_Measured]) -> ClassSize:
@@ -285,8 +285,8 @@ def _draw(random: np.random.RandomState, population: int, draws: int) -> np.ndar
     """Draw with replacement, in nnU-Net's order of random numbers; return how often each of `population` came."""
     counts = np.zeros(population, np.int64)
     for first in range(0, draws if population else 0, DRAWS_AT_A_TIME):
-        chosen = random.randint(0, population, min(DRAWS_AT_A_TIME, draws - first))
-        counts += np.bincount(chosen, minlength=population)
+        drawn = random.randint(0, population, min(DRAWS_AT_A_TIME, draws - first))
+        counts += np.bincount(drawn, minlength=population)
     return counts
 
 

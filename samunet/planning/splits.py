@@ -115,9 +115,11 @@ def _matched(expression: str, names: Sequence[str]) -> dict[str, str | None]:
 def likely_groups(identifiers: Sequence[str]) -> str | None:
     """Return the expression of `groups` for patients that names seem to hold, as in patient012_frame01, or None."""
     for expression in PATIENTS:
-        found = [match[1] for name in identifiers if (match := re.match(expression, name))]
-        sizes = sorted(Counter(found).values())
-        if len(found) < len(identifiers) or sum(size for size in sizes if size > 1) < LEAST_SHARED * len(identifiers):
+        patients = [match[1] for name in identifiers if (match := re.match(expression, name))]
+        sizes = sorted(Counter(patients).values())
+        if len(patients) < len(identifiers) or sum(size for size in sizes if size > 1) < LEAST_SHARED * len(
+            identifiers
+        ):
             continue
         if len(sizes) >= 5 or (
             len(sizes) >= 3 and sizes[len(sizes) // 2] <= 3
@@ -160,9 +162,9 @@ def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | None = N
     )
 
 
-def _members(chosen: Sequence[str], groups: Mapping[str, str]) -> tuple[str, ...]:
-    wanted = set(chosen)
-    return tuple(sorted(name for name, group in groups.items() if group in wanted))
+def _members(names: Sequence[str], groups: Mapping[str, str]) -> tuple[str, ...]:
+    taken = set(names)
+    return tuple(sorted(name for name, group in groups.items() if group in taken))
 
 
 def load_or_make_splits(

@@ -31,15 +31,15 @@ def topology_for(
     while True:
         candidates = [axis for axis in alive if size[axis] >= 2 * SMALLEST_EDGE]
         finest = min((current[axis] for axis in candidates), default=0.0)
-        chosen = [axis for axis in candidates if current[axis] < 2 * finest]
-        if len(chosen) == 1 and size[chosen[0]] < 3 * SMALLEST_EDGE:
+        halved = [axis for axis in candidates if current[axis] < 2 * finest]
+        if len(halved) == 1 and size[halved[0]] < 3 * SMALLEST_EDGE:
             break
-        if not chosen:
+        if not halved:
             break
         _grow(kernel, current, alive)
         kernels.append(shape3(kernel))
-        strides.append(shape3([2 if axis in chosen else 1 for axis in range(3)]))
-        for axis in chosen:
+        strides.append(shape3([2 if axis in halved else 1 for axis in range(3)]))
+        for axis in halved:
             size[axis] = -(-size[axis] // 2)
             current[axis] *= 2
     kernels.append(shape3([3 if axis in alive else 1 for axis in range(3)]))

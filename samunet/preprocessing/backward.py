@@ -112,7 +112,8 @@ def _inside_crop(array: np.ndarray, history: SpatialHistory) -> np.ndarray:
 
 
 def _old(logits: Tensor, block: Block) -> np.ndarray:
-    return logits[(slice(None), *block.old)].float().numpy()
+    depth, height, width = block.old
+    return logits[:, depth, height, width].float().numpy()
 
 
 def _elect_classes(scores: np.ndarray, block: Block, values: np.ndarray, target: np.ndarray) -> None:

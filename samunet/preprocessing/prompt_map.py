@@ -56,7 +56,7 @@ def _cropped(index: Triple, history: SpatialHistory) -> list[float]:
 
 def _voxels(one: list[float], other: list[float], history: SpatialHistory, axes: tuple[int, ...]) -> tuple[slice, ...]:
     """Return the new voxels between two places: on `axes` all that lie in the old ones, else the one it is in."""
-    found = []
+    ranges = []
     for axis, (a, b) in enumerate(zip(one, other, strict=True)):
         before, now = history.shape_after_crop[axis], history.shape_after_resample[axis]
         ratio = now / before
@@ -67,5 +67,5 @@ def _voxels(one: list[float], other: list[float], history: SpatialHistory, axes:
             # Voxels whose centers lie in [low, high).
             inside = (math.ceil(low * ratio - 0.5), math.ceil(high * ratio - 0.5))
             start, stop = inside if inside[0] < inside[1] else (start, stop)
-        found.append(slice(start, stop))
-    return tuple(found)
+        ranges.append(slice(start, stop))
+    return tuple(ranges)

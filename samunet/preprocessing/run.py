@@ -66,71 +66,58 @@ def preprocess_dataset(
         )
     _refuse_shared_names(cases)
     with held(folder):
-        _preprocess(folder, spec, cases, plan, configuration, reader, threads=threads, quiet=quiet)
-
-
-def _preprocess(
-    folder: Path,
-    spec: DatasetSpec,
-    cases: Sequence[Case],
-    plan: Plan,
-    configuration: Configuration,
-    reader: ImageReader,
-    *,
-    threads: int,
-    quiet: bool,
-) -> None:
-    if (
-        (folder / DESCRIPTION).exists()
-        and listed_cases(folder) is None
-        and not any(_origin_of(folder, case.identifier) for case in cases)
-    ):
-        raise DatasetError(
-            f"{folder} holds a {DESCRIPTION} and nothing that samunet stored; give the configuration a data_identifier "
-            "of its own."
-        )
-    settings = settings_hash(spec, plan, configuration)
-    (folder / DESCRIPTION).unlink(missing_ok=True)
-    remove_all_but(folder, [case.identifier for case in cases])
-
-    room = Room()
-
-    def run(case: Case) -> str | None:
-        try:
-            origin = Origin(
-                settings=settings, files=_digest([reader.name, *(file_sha256(path) for path in files_of(case, reader))])
+        if (
+            (folder / DESCRIPTION).exists()
+            and listed_cases(folder) is None
+            and not any(_origin_of(folder, case.identifier) for case in cases)
+        ):
+            raise DatasetError(
+                f"{folder} holds a {DESCRIPTION} and nothing that samunet stored; give the configuration a data_identifier "
+                "of its own."
             )
-            if _origin_of(folder, case.identifier) == origin and is_whole(folder, case.identifier):
-                return None
-            remove_case(folder, case.identifier)
-            with room.of(storing_bytes(peek_case(case, spec, reader), plan, configuration), case.identifier):
-                volume, label = read_case(case, spec, reader)
-                save_case(
-                    folder,
-                    case.identifier,
-                    preprocess(volume, label, plan, configuration),
-                    spec.labels,
-                    configuration.patch_size,
-                    origin,
-                )
-                del volume, label
-        except (SamunetError, OSError, MemoryError) as error:
-            if is_full(error):  # which no other case escapes
-                raise
-            return f"case '{case.identifier}': {str(error) or 'out of memory'}"
-        return None
+        settings = settings_hash(spec, plan, configuration)
+        (folder / DESCRIPTION).unlink(missing_ok=True)
+        remove_all_but(folder, [case.identifier for case in cases])
 
-    failures = [
-        failure
-        for failure in each(run, cases, threads=threads, title=f"Preprocessing {folder.name}", quiet=quiet)
-        if failure
-    ]
-    if failures:
-        raise DatasetError(
-            f"{len(failures)} of {len(cases)} cases could not be preprocessed; the others are done, and the next run "
-            "leaves them alone.\n" + "\n".join(failures[:SHOWN])
-        )
-    write_json(folder / DESCRIPTION, spec.raw)  # last, so a folder that has it is whole
+        room = Room()
+
+        def run(case: Case) -> str | None:
+            try:
+                origin = Origin(
+                    settings=settings,
+                    files=_digest([reader.name, *(file_sha256(path) for path in files_of(case, reader))]),
+                )
+                if _origin_of(folder, case.identifier) == origin and is_whole(folder, case.identifier):
+                    return None
+                remove_case(folder, case.identifier)
+                with room.of(storing_bytes(peek_case(case, spec, reader), plan, configuration), case.identifier):
+                    volume, label = read_case(case, spec, reader)
+                    save_case(
+                        folder,
+                        case.identifier,
+                        preprocess(volume, label, plan, configuration),
+                        spec.labels,
+                        configuration.patch_size,
+                        origin,
+                    )
+                    del volume, label
+            except (SamunetError, OSError, MemoryError) as error:
+                if is_full(error):  # which no other case escapes
+                    raise
+                return f"case '{case.identifier}': {str(error) or 'out of memory'}"
+            return None
+
+        failures = [
+            failure
+            for failure in each(run, cases, threads=threads, title=f"Preprocessing {folder.name}", quiet=quiet)
+            if failure
+        ]
+        if failures:
+            raise DatasetError(
+                f"{len(failures)} of {len(cases)} cases could not be preprocessed; the others are done, and the next run "
+                "leaves them alone.\n" + "\n".join(failures[:SHOWN])
+            )
+        write_json(folder / DESCRIPTION, spec.raw)  # last, so a folder that has it is whole
 
 
 def settings_hash(spec: DatasetSpec, plan: Plan, configuration: Configuration) -> str:

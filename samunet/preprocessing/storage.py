@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -89,16 +90,16 @@ def save_case(
     """
     if case.label is None:
         raise DatasetError(f"Case '{identifier}' has no label; only labelled cases are stored.")
-    found = sample_locations(case.label, labels)
-    arrays = {str(i): voxels for i, voxels in enumerate(found.classes)} | (
-        {} if found.annotated is None else {ANNOTATED: found.annotated}
-    )
-    locations = io.BytesIO()
-    np.savez(locations, **arrays)
+    locations = sample_locations(case.label, labels)
+    arrays: dict[str, Any] = {str(i): voxels for i, voxels in enumerate(locations.classes)}
+    if locations.annotated is not None:
+        arrays[ANNOTATED] = locations.annotated
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
     sha256 = {
         IMAGE: _save(folder / f"{identifier}{IMAGE}", _packed(case.image, patch_size)),
         LABEL: _save(folder / f"{identifier}{LABEL}", _packed(case.label.astype(np.int16)[None], patch_size)),
-        LOCATIONS: _save(folder / f"{identifier}{LOCATIONS}", locations.getvalue()),
+        LOCATIONS: _save(folder / f"{identifier}{LOCATIONS}", packed.getvalue()),
     }
     write_json(folder / f"{identifier}.json", Record(origin=origin, history=case.history, sha256=sha256).sealed)
 
@@ -200,12 +201,12 @@ def remove_all_but(folder: Path, cases: Sequence[str]) -> None:
 
 def stored_cases(folder: Path) -> tuple[str, ...]:
     """List the whole cases of a preprocessed folder, sorted; those that its list does not name are none."""
-    found = {path.name.removesuffix("_seg.b2nd") for path in folder.glob("*_seg.b2nd") if not is_part(path)}
+    stored = {path.name.removesuffix("_seg.b2nd") for path in folder.glob("*_seg.b2nd") if not is_part(path)}
     listed = listed_cases(folder)
     return tuple(
         sorted(
             name
-            for name in (found if listed is None else found.intersection(listed))
+            for name in (stored if listed is None else stored.intersection(listed))
             if (folder / f"{name}.json").is_file()
         )
     )
@@ -218,8 +219,8 @@ def sample_locations(label: np.ndarray, labels: Labels) -> Locations:
     def draw(mask: np.ndarray) -> np.ndarray:
         indices = np.flatnonzero(mask)
         count = min(len(indices), max(MOST_LOCATIONS, math.ceil(LEAST_SHARE * len(indices))))
-        chosen = random.choice(indices, count, replace=False) if count else indices
-        return np.stack(np.unravel_index(chosen, label.shape), axis=1).astype(np.int32)
+        drawn = random.choice(indices, count, replace=False) if count else indices
+        return np.stack(np.unravel_index(drawn, label.shape), axis=1).astype(np.int32)
 
     classes = tuple(draw(np.isin(label, values)) for _, values in labels.foreground)
     return Locations(classes=classes, annotated=None if labels.ignore is None else draw(label != labels.ignore))
@@ -229,8 +230,8 @@ def _unreadable(path: Path, error: Exception) -> DatasetError:
     return DatasetError(f"Preprocessed file {path} cannot be read ({error}); preprocess the dataset again.")
 
 
-def _compare(path: Path, found: str, expected: str | None) -> None:
-    if found != expected:
+def _compare(path: Path, actual: str, expected: str | None) -> None:
+    if actual != expected:
         raise DatasetError(
             f"Preprocessed file {path} is not as it was written, by its checksum; preprocess the dataset again."
         )

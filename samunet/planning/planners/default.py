@@ -389,16 +389,16 @@ def _patches(
     axes = [0, 1, 2] if dimensions == 3 else [1, 2]
     aspect = 1 / np.array(spacing)[axes]
     edge = (START_VOXELS[dimensions] / np.prod(aspect)) ** (1 / dimensions)
-    wanted = [1, 1, 1]
+    sides = [1, 1, 1]
     for axis, length in zip(axes, np.round(aspect * edge), strict=True):
-        wanted[axis] = max(1, int(min(length, np.ceil(median_shape[axis]))))
-    wanted[0] = min(wanted[0], depth or wanted[0])
+        sides[axis] = max(1, int(min(length, np.ceil(median_shape[axis]))))
+    sides[0] = min(sides[0], depth or sides[0])
 
     def stages(size: Sequence[int]) -> tuple[Topology, Shape]:
         return topology_for(size, spacing, base_width=base_width, max_width=MAX_WIDTH[dimensions])
 
     while True:
-        topology, patch = stages(wanted)
+        topology, patch = stages(sides)
         yield topology, patch
         step = divisors(topology)
         candidates = [axis for axis in axes if patch[axis] > 2 * step[axis]]
@@ -411,7 +411,7 @@ def _patches(
 
         # A shorter side may be halved less often: 256 is followed by 224.
         finer = divisors(stages(shortened(step[longest]))[0])
-        wanted = shortened(finer[longest])
+        sides = shortened(finer[longest])
 
 
 def smallest_class(fingerprint: Fingerprint, spacing: Triple) -> tuple[str, float]:
