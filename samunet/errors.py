@@ -19,6 +19,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_FAULTS = 20  # that one message lists
+
 
 class SamunetError(Exception):
     """Base of all deliberate errors; the command line prints the message and exits with `exit_code`."""

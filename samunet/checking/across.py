@@ -20,7 +20,7 @@ ODD = 3.0  # times more or less than the median case: spacing and size of a case
 ODD_INTENSITIES = 10.0  # likewise of the width of the intensities; scanners differ in gain
 FEW = 0.05  # share of cases up to which intensities stand out; more are another kind of image
 SPREADS = 6.0  # and this many spreads of the dataset away, for datasets that vary
-FAR = 3.0  # and when they stand more than this many spreads of the dataset away, and would be within it
+FAR_SPREADS = 3.0  # and when they stand more than this many spreads of the dataset away, and would be within it
 
 
 def check_across(cases: Sequence[CheckedCase]) -> list[Finding]:
@@ -177,7 +177,7 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
         distances = (np.abs(own[:, None] - center) / spread).mean(axis=2)  # own channel against the dataset's
         rows, columns = linear_sum_assignment(distances)
         standing, best = distances.trace() / len(own), distances[rows, columns].mean()
-        if standing > FAR > best and best < CLEARLY_NEARER * standing:
+        if standing > FAR_SPREADS > best and best < CLEARLY_NEARER * standing:
             moved = ", ".join(
                 f"{row:04d} looks like {column:04d}" for row, column in zip(rows, columns, strict=True) if row != column
             )

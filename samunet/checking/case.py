@@ -16,7 +16,7 @@ from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.labels import left_right_pairs
 from samunet.core.names import brief
-from samunet.core.values import distinct
+from samunet.core.values import SAMPLED, distinct
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.nibabel_reader import ORTHOGONAL, affine_that_counts, qform_apart_mm, skew
@@ -26,7 +26,6 @@ from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 
 Loaded = TypeVar("Loaded")
 PIXEL_TOLERANCE = 1e-3  # relative; headers hold rounded numbers
-SAMPLED = 200_000  # voxels of a channel whose quartiles are taken
 
 
 @dataclass(frozen=True, kw_only=True)

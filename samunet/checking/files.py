@@ -10,9 +10,9 @@ from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, listed_case
 from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
 from samunet.errors import DatasetError
+from samunet.imageio.natural import TIFF
 
 SIDECAR = ".json"  # of TIFF stacks
-TIFF = (".tif", ".tiff")
 Files = TypeVar("Files")
 
 

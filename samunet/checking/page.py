@@ -15,7 +15,7 @@ from samunet.evaluation.picture import CasePicture, draw_case
 from samunet.evaluation.score import names_from_labels
 from samunet.imageio import ImageReader
 
-PICTURES = 6
+PICTURED_CASES = 6
 
 
 def write_page(path: Path, report: CheckReport) -> None:
@@ -24,7 +24,7 @@ def write_page(path: Path, report: CheckReport) -> None:
     if report.spec is not None and report.reader is not None:
         names = names_from_labels(report.spec.labels)
         names[str(max(report.spec.labels.expected_in_files) + 1)] = "unexpected value"
-        for case in worst_cases(report, PICTURES):
+        for case in worst_cases(report, PICTURED_CASES):
             picture = _picture(case, report.reader, names, report.spec.labels.expected_in_files)
             if picture is None:
                 unreadable.append(case.identifier)

@@ -15,17 +15,15 @@ from samunet.checking.files import list_cases
 from samunet.checking.findings import ERROR, Finding
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.memory import Room
-from samunet.errors import DatasetError, SamunetError
+from samunet.errors import MOST_FAULTS, DatasetError, SamunetError
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import peek_case
 from samunet.machine.progress import each
-from samunet.planning.splits import FILE_NAME as SPLITS_FILE
-from samunet.planning.splits import groups_from, likely_groups, make_splits, parted, read_splits
+from samunet.planning.splits import SPLITS_FILE, groups_from, likely_groups, make_splits, parted, read_splits
 
-SHOWN = 20
 TOO_LARGE = "too-large"
 # Bytes per voxel beside image and label: the label's values, sorted; each channel as it is hashed.
-CHECKED, COPIED = (16, 4)
+SORTED_BYTES, HASHED_BYTES = (16, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +81,14 @@ class CheckReport:
         """Raise DatasetError with the first errors, one line each, if there are any."""
         if self.errors:
             more = (
-                f"\n... and {len(self.errors) - SHOWN} more (samunet_check_dataset lists all)"
-                if len(self.errors) > SHOWN
+                f"\n... and {len(self.errors) - MOST_FAULTS} more (samunet_check_dataset lists all)"
+                if len(self.errors) > MOST_FAULTS
                 else ""
             )
             raise DatasetError(
-                f"{self.dataset} has {len(self.errors)} error(s):\n" + "\n".join(map(_line, self.errors[:SHOWN])) + more
+                f"{self.dataset} has {len(self.errors)} error(s):\n"
+                + "\n".join(map(_line, self.errors[:MOST_FAULTS]))
+                + more
             )
 
 
@@ -207,7 +207,7 @@ def _bytes(case: Case, spec: DatasetSpec, reader: ImageReader) -> int:
         size = peek_case(case, spec, reader)
     except DatasetError:
         return 0
-    return size.reading + (CHECKED + COPIED * len(spec.channels)) * math.prod(size.geometry.shape)
+    return size.reading + (SORTED_BYTES + HASHED_BYTES * len(spec.channels)) * math.prod(size.geometry.shape)
 
 
 def _line(finding: Finding) -> str:

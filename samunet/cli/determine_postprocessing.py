@@ -59,7 +59,7 @@ def dataset_json(folder: Path, given: Path | None) -> Path:
 def _determine(arguments: argparse.Namespace) -> None:
     from samunet.core.codec import write_json
     from samunet.core.dataset import files_with_ending, read_dataset_json
-    from samunet.evaluation.postprocessing import FILE_NAME, apply_to_folder, determine, name_of
+    from samunet.evaluation.postprocessing import POSTPROCESSING_FILE, apply_to_folder, determine, name_of
     from samunet.imageio import reader_of_segmentations
 
     dataset = read_dataset_json(dataset_json(arguments.i, arguments.dataset_json))
@@ -74,8 +74,8 @@ def _determine(arguments: argparse.Namespace) -> None:
         )
     if not found.steps:
         print(f"Nothing helps on these {found.cases} cases; the postprocessing is empty.")
-    write_json(arguments.i / FILE_NAME, found)
-    print(f"Wrote {arguments.i / FILE_NAME}")
+    write_json(arguments.i / POSTPROCESSING_FILE, found)
+    print(f"Wrote {arguments.i / POSTPROCESSING_FILE}")
     if not arguments.remove_postprocessed:
         target = arguments.i / "postprocessed"
         names = apply_to_folder(

@@ -12,7 +12,6 @@ from samunet.cli.common import DEFAULT_THREADS
 CPU_SECONDS_PER_GIB = (
     3.0  # of a step, on two cores: 2 to 4 in benchmarks/results/cpu_settings.json and variant_step_cpu.json
 )
-LONG_SECONDS = 3 * 24 * 3600.0  # of a whole training, from which on it is worth a word
 
 if TYPE_CHECKING:
     from samunet.core.dataset import DatasetSpec
@@ -195,7 +194,7 @@ def print_plan(plan: Plan, *, explain: bool, names: Sequence[str] = ()) -> None:
 def print_time_without_gpu(plan: Plan, spec: DatasetSpec) -> None:
     """Say what a plan means for a machine on which no GPU is in sight; nothing where there is one."""
     from samunet import pipeline
-    from samunet.machine.progress import readable_seconds
+    from samunet.machine.progress import LONG_SECONDS, readable_seconds
     from samunet.pipeline.information import gpu_in_sight
     from samunet.training.config import TrainingConfig
 

@@ -28,7 +28,7 @@ from samunet.machine.progress import pool_of
 from samunet.pipeline.datasets import RawDataset, extract, open_dataset
 from samunet.pipeline.plans import PlanOptions, open_plan, plan, plan_path, preprocess, resolve
 from samunet.pipeline.trainings import fold_split, is_finished
-from samunet.planning.splits import FILE_NAME, Split, read_splits
+from samunet.planning.splits import SPLITS_FILE, Split, read_splits
 from samunet.training.config import TrainingConfig
 from samunet.training.pace import LARGEST_ERROR
 from samunet.variants.method import load_variant
@@ -124,9 +124,9 @@ def run_against_nnunet(
     raw = open_dataset(workspace, dataset)
     identifiers = tuple(case.identifier for case in raw.cases)
     splits = {fold: fold_split(workspace, raw.spec, identifiers, fold) for fold in settings.folds}
-    known = len(read_splits(workspace.preprocessed / raw.spec.name / FILE_NAME))
+    known = len(read_splits(workspace.preprocessed / raw.spec.name / SPLITS_FILE))
     if beyond := [fold for fold in settings.folds if int(fold) >= known]:
-        raise ConfigError(f"{raw.spec.name} has the folds 0 to {known - 1} ({FILE_NAME}); got fold {beyond[0]}.")
+        raise ConfigError(f"{raw.spec.name} has the folds 0 to {known - 1} ({SPLITS_FILE}); got fold {beyond[0]}.")
     log = output / LOGS / "nnunet_plan.txt"
     plans, configuration = nnunet.plan_and_preprocess(
         workspace, raw.spec.name, identifiers, settings.nnunet, log, threads=threads
@@ -212,16 +212,16 @@ def _place_of_its_own(
     target.mkdir(parents=True, exist_ok=True)
     place.results.mkdir(exist_ok=True)
     for path in source.iterdir():
-        if path.name == FILE_NAME or path.name.startswith(".") or (path.is_dir() and (target / path.name).exists()):
+        if path.name == SPLITS_FILE or path.name.startswith(".") or (path.is_dir() and (target / path.name).exists()):
             continue
         if path.is_dir():
             (target / path.name).symlink_to(path.resolve(), target_is_directory=True)
         elif path.suffix == ".json":
             shutil.copyfile(path, target / path.name)
-    written = read_json(source / FILE_NAME)
+    written = read_json(source / SPLITS_FILE)
     for fold, split in splits.items():
         written[int(fold)] = encode(draw_cases(split, count))
-    write_json(target / FILE_NAME, written)
+    write_json(target / SPLITS_FILE, written)
     return place
 
 

@@ -14,7 +14,7 @@ from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
 from samunet.core.results import BEST_MODEL_FILE, VALIDATION, trained_models
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
-from samunet.evaluation.postprocessing import FILE_NAME, Postprocessing, apply_to_folder, determine
+from samunet.evaluation.postprocessing import POSTPROCESSING_FILE, Postprocessing, apply_to_folder, determine
 from samunet.evaluation.score import refuse_missing, score_case, targets_from_labels
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, summarize, write_summary
 from samunet.imageio import reader_of_segmentations
@@ -161,7 +161,7 @@ def find_best(
         labels=spec.labels,
         **options,
     )
-    write_json(best.folder / FILE_NAME, found)
+    write_json(best.folder / POSTPROCESSING_FILE, found)
     apply_to_folder(found, best.folder, best.folder / "postprocessed", **options)
     instructions = _instructions(dataset, best, folds, found)
     _mark(results, candidates, folds, dataset)
@@ -248,7 +248,7 @@ def _mark(results: Path, candidates: Sequence[Candidate], folds: Sequence[str], 
             "all_results": {candidate.name: candidate.dice for candidate in candidates},
             "best_model_or_ensemble": {
                 "result_on_crossval_pre_pp": best.dice,
-                "postprocessing_file": str(best.folder / FILE_NAME),
+                "postprocessing_file": str(best.folder / POSTPROCESSING_FILE),
                 "selected_model_or_models": [_parts(model) for model in best.models],
             },
         },
@@ -275,6 +275,6 @@ def _instructions(dataset: str, best: Candidate, folds: Sequence[str], postproce
         lines.append(f"samunet_ensemble -i {' '.join(folders)} -o OUTPUT")
     if postprocessing.steps:
         lines.append(
-            f"samunet_apply_postprocessing -i OUTPUT -o OUTPUT_POSTPROCESSED -pp_file {best.folder / FILE_NAME}"
+            f"samunet_apply_postprocessing -i OUTPUT -o OUTPUT_POSTPROCESSED -pp_file {best.folder / POSTPROCESSING_FILE}"
         )
     return "\n".join(lines) + "\n"

@@ -26,7 +26,7 @@ HEADER = Form("([A-Za-z0-9+/]{464}|[A-Za-z0-9+/]{720})", "a NIfTI header of 348 
 MM3_A_ML = 1000.0
 Flips = tuple[bool, bool, bool]
 NO_FLIPS: Flips = (False, False, False)
-SIDES = (("R", "L"), ("A", "P"), ("I", "S"))  # where the world axes x, y, z come from, and where they grow to
+PATIENT_SIDES = (("R", "L"), ("A", "P"), ("I", "S"))  # where the world axes x, y, z come from, and where they grow to
 IDENTITY_DIRECTION: tuple[Vector3, Vector3, Vector3] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 
@@ -97,7 +97,7 @@ class Geometry:
         nearest = max(
             permutations(range(3)), key=lambda order: sum(abs(cosines[axis, world]) for axis, world in enumerate(order))
         )
-        return "".join(SIDES[world][int(cosines[axis, world] > 0)] for axis, world in enumerate(nearest))
+        return "".join(PATIENT_SIDES[world][int(cosines[axis, world] > 0)] for axis, world in enumerate(nearest))
 
     def _corners(self) -> list[np.ndarray]:
         steps = np.array(self.direction) * np.array(self.spacing)[:, None]
@@ -118,7 +118,7 @@ def turn_between(here: str, there: str) -> tuple[tuple[int, int, int], Flips]:
     Returns:
         For each axis of the result: the axis of the array that becomes it, and whether it is reversed then.
     """
-    worlds = [next(world for world, pair in enumerate(SIDES) if letter in pair) for letter in (*here, *there)]
+    worlds = [next(world for world, pair in enumerate(PATIENT_SIDES) if letter in pair) for letter in (*here, *there)]
     first, second, third = order = [worlds[:3].index(world) for world in worlds[3:]]
     flips = tuple(here[axis] != letter for axis, letter in zip(order, there, strict=True))
     return (first, second, third), (flips[0], flips[1], flips[2])

@@ -17,7 +17,7 @@ IGNORE_NAME = "ignore"  # nnU-Net's reserved key
 BACKGROUND_NAME = "background"
 MOST_OUTPUTS = 4096  # channels of a network: their scores for one patch of 128 x 128 x 128 take 32 GiB
 LARGEST_VALUE = 65535  # of segmentations, which are uint8 or uint16
-SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
+SIDE_WORDS = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
 
 Named = tuple[str, tuple[int, ...]]
 """Name of a class or region, and its label values."""
@@ -146,9 +146,9 @@ def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
     pairs: dict[tuple[str, ...], dict[str, Named]] = {}
     for name, values in labels.foreground:
         words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W_A-Za-z\d]+", name)]
-        sides = [SIDES[word] for word in words if word in SIDES]
+        sides = [SIDE_WORDS[word] for word in words if word in SIDE_WORDS]
         if len(sides) == 1:
-            pairs.setdefault(tuple("" if word in SIDES else word for word in words), {})[sides[0]] = (name, values)
+            pairs.setdefault(tuple("" if word in SIDE_WORDS else word for word in words), {})[sides[0]] = (name, values)
     return tuple((pair["left"], pair["right"]) for pair in pairs.values() if len(pair) == 2)
 
 

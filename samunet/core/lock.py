@@ -26,7 +26,11 @@ else:
 
 logger = logging.getLogger(__name__)
 
-FILE, SHARE, OWNER = ".lock", "@", ".json"  # before the name of a share; ends the file beside it that says who is there
+LOCK_FILE, SHARE, OWNER = (
+    ".lock",
+    "@",
+    ".json",
+)  # before the name of a share; ends the file beside it that says who is there
 WAIT_S = 2.0  # for those that look whether a lock is free, which takes them milliseconds
 POLL_S = 0.05
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -53,7 +57,7 @@ def held(folder: Path, *, name: str = "", share: str | None = None, wait: float 
     """
     folder = folder.absolute()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    whole = folder / f"{FILE}.{name}" if name else folder / FILE
+    whole = folder / f"{LOCK_FILE}.{name}" if name else folder / LOCK_FILE
     try:
         with ExitStack() as stack:
             try:

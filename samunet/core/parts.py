@@ -15,7 +15,7 @@ from pathlib import Path
 from samunet.core.process import ProcessId, is_dead, this_process
 
 PREFIX = ".part-"
-NAME = re.compile(r"\.part-(?P<host>.+)-(?P<number>\d+)-(?P<began>\d+)-[0-9a-f]{12}(?![0-9a-f]).*")
+PART_NAME = re.compile(r"\.part-(?P<host>.+)-(?P<number>\d+)-(?P<began>\d+)-[0-9a-f]{12}(?![0-9a-f]).*")
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of the disk, or of what a user may take of it
 LEAST_FREE = 1 << 16  # bytes; a disk with less is full, whatever a library says about a write that failed there
 
@@ -36,7 +36,7 @@ def is_part(path: Path) -> bool:
 def remove_dead_parts(folder: Path) -> None:
     """Remove what processes of this machine that no longer run were writing in a folder."""
     for entry in os.scandir(folder) if folder.is_dir() else ():
-        match = NAME.fullmatch(entry.name)
+        match = PART_NAME.fullmatch(entry.name)
         if match and is_dead(ProcessId(host=match["host"], number=int(match["number"]), began=int(match["began"]))):
             remove_part(Path(entry.path))
 

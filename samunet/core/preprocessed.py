@@ -8,7 +8,7 @@ import numpy as np
 
 from samunet.core.history import SpatialHistory
 
-OUTSIDE = -1  # nnU-Net's label value for voxels outside the nonzero region
+OUTSIDE_NONZERO = -1  # nnU-Net's label value for voxels outside the nonzero region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,6 @@ class PreprocessedCase:
     image: np.ndarray
     """(C, D, H, W) float32, normalized."""
     label: np.ndarray | None
-    """(D, H, W) int16; None for a case without reference. OUTSIDE marks background outside the nonzero region, in plans
+    """(D, H, W) int16; None for a case without reference. OUTSIDE_NONZERO marks background outside the nonzero region, in plans
     that normalize a channel within it."""
     history: SpatialHistory

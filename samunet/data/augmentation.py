@@ -29,7 +29,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
 from samunet.core.geometry import Shape, shape3
-from samunet.core.preprocessed import OUTSIDE
+from samunet.core.preprocessed import OUTSIDE_NONZERO
 
 FLAT_FROM = 3.0  # nnU-Net: from this ratio of patch sides on, depth is left out of spatial transforms
 SMALLEST_SCALE = 0.85  # nnU-Net sizes the patch it reads for objects shrunk to this
@@ -92,7 +92,7 @@ class Augmentation:
             steps.append(
                 MaskImageTransform(apply_to_channels=list(self.masked_channels), channel_idx_in_seg=0, set_outside_to=0)
             )
-        return ComposeTransforms([*steps, RemoveLabelTansform(OUTSIDE, 0)])
+        return ComposeTransforms([*steps, RemoveLabelTansform(OUTSIDE_NONZERO, 0)])
 
     def _spatial(self) -> SpatialTransform:
         return SpatialTransform(
@@ -105,7 +105,7 @@ class Augmentation:
             scaling=(0.7, 1.4),
             p_synchronize_scaling_across_axes=1,
             border_mode_seg="constant",
-            padding_value_seg=OUTSIDE,
+            padding_value_seg=OUTSIDE_NONZERO,
         )
 
 
@@ -116,14 +116,14 @@ def augment(
 
     Args:
         image: (C, D, H, W) float32 of the read size.
-        label: (D, H, W) integers; OUTSIDE marks voxels outside the nonzero region.
+        label: (D, H, W) integers; OUTSIDE_NONZERO marks voxels outside the nonzero region.
 
     Returns:
-        Image (C, D, H, W) float32 and label (D, H, W) int16 of the patch size, without OUTSIDE.
+        Image (C, D, H, W) float32 and label (D, H, W) int16 of the patch size, without OUTSIDE_NONZERO.
     """
     if masked_channels:  # what was padded around the case is outside too
         empty = (image[list(masked_channels)] == 0).all(axis=0)
-        label = np.where(empty & (label == 0), OUTSIDE, label)
+        label = np.where(empty & (label == 0), OUTSIDE_NONZERO, label)
     planar = image.shape[1] == 1
     # Copies, since some transforms work in place.
     given = torch.from_numpy(np.array(image, order="C")), torch.from_numpy(np.array(label, np.int16, order="C"))[None]

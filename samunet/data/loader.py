@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from samunet.core.batch import Batch
 from samunet.core.geometry import Shape
-from samunet.core.preprocessed import OUTSIDE
+from samunet.core.preprocessed import OUTSIDE_NONZERO
 from samunet.core.process import end_with_parent
 from samunet.data.augmentation import Augmentation, augment
 from samunet.data.dataset import PreprocessedDataset
@@ -55,7 +55,9 @@ class PatchSource(Dataset):
         except (DatasetError, OSError) as error:  # returned, since an error that is raised in a worker arrives as text
             return DatasetError(str(error))
         if not self.augmented:
-            return torch.from_numpy(image), torch.from_numpy(np.where(label == OUTSIDE, 0, label).astype(np.int16))
+            return torch.from_numpy(image), torch.from_numpy(
+                np.where(label == OUTSIDE_NONZERO, 0, label).astype(np.int16)
+            )
         global_state = np.random.get_state()
         with torch.random.fork_rng(devices=[]):
             words = sequence.generate_state(2)

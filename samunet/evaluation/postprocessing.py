@@ -29,7 +29,7 @@ from samunet.ops.components import keep_largest
 from samunet.ops.overlap import overlap
 
 POSTPROCESSING_FORMAT = 1
-FILE_NAME = "postprocessing.json"
+POSTPROCESSING_FILE = "postprocessing.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,9 +158,7 @@ def evaluate_folder(
             f"No file ending in {file_ending} is in both {reference_folder} ({len(references)} files) and "
             f"{prediction_folder} ({len(predictions)} files); a prediction must have the file name of its reference."
         )
-    score = partial(
-        score_case, targets=targets, ignore=ignore, reader=reader, measures=measures, expected=expected
-    )
+    score = partial(score_case, targets=targets, ignore=ignore, reader=reader, measures=measures, expected=expected)
     with pool_of(threads) as pool:
         scores = list(pool.map(lambda name: score(references[name], predictions[name]), names))
     return summarize(scores, prompts_behind(prediction_folder))

@@ -11,7 +11,7 @@ from samunet.core.memory import is_free
 from samunet.errors import ConfigError, DatasetError, ImageFileError, did_you_mean
 from samunet.imageio.natural import JPEG, TIFF, NaturalImage2DIO
 from samunet.imageio.nibabel_reader import NibabelIO
-from samunet.imageio.reader import ImageReader
+from samunet.imageio.reader import FLOAT_BYTES, ImageReader
 from samunet.imageio.sitk import SimpleITKIO
 from samunet.imageio.tiff3d import Tiff3DIO
 
@@ -26,7 +26,6 @@ __all__ = [
     "writer_for",
 ]
 
-FLOAT = 4  # bytes
 READERS: tuple[ImageReader, ...] = (NaturalImage2DIO(), SimpleITKIO(), Tiff3DIO(), NibabelIO())
 """All readers, with nnU-Net's names and in its order."""
 ENDINGS = tuple(
@@ -66,7 +65,7 @@ def reader_for(file_ending: str, name: str | None = None, example: Path | None =
     for reader in candidates:
         try:
             peek = reader.peek(example)
-            if not is_free(peek.loading + FLOAT * peek.channels * math.prod(peek.geometry.shape)):
+            if not is_free(peek.loading + FLOAT_BYTES * peek.channels * math.prod(peek.geometry.shape)):
                 return reader  # whoever reads it refuses it by its case
             reader.read_image([example])
             return reader

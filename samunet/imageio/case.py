@@ -15,7 +15,7 @@ from samunet.core.names import brief
 from samunet.core.values import distinct
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError
-from samunet.imageio.reader import ImageReader
+from samunet.imageio.reader import FLOAT_BYTES, ImageReader
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
     peeks = [reader.peek(path) for path in case.images]
     _check_channels(sum(peek.channels for peek in peeks), case, spec)
     geometry = next((peek.geometry for peek in peeks if peek.geometry.measured), peeks[0].geometry)
-    image = sum(peek.channels * math.prod(peek.geometry.shape) for peek in peeks) * np.float32().itemsize
+    image = sum(peek.channels * math.prod(peek.geometry.shape) for peek in peeks) * FLOAT_BYTES
     loading = max(peek.loading for peek in peeks)
     reading = image + max(image, loading) if len(peeks) > 1 else max(loading, peeks[0].loaded + image)
     if case.label is not None:

@@ -26,7 +26,7 @@ PIXEL_BYTES = {
 logger = logging.getLogger(__name__)
 
 PREAMBLE = 128  # bytes before the letters DICM
-PARALLEL = 1e-3  # largest difference of a cosine
+PARALLEL_WITHIN = 1e-3  # largest difference of a cosine
 GAP_TOLERANCE = 0.02  # share of the usual distance between slices; headers hold rounded numbers
 
 
@@ -298,7 +298,7 @@ def is_dicom(path: Path) -> bool:
 def _check_distances(places: np.ndarray, folder: Path) -> None:
     """ITK takes one distance between slices for all of them; refuse series where that moves slices."""
     positions, axes = places[:, :3], places[:, 3:]
-    if np.abs(axes - axes[0]).max() > PARALLEL:
+    if np.abs(axes - axes[0]).max() > PARALLEL_WITHIN:
         raise ImageFileError(
             f"{folder} holds slices of different directions; give each stack a folder of its own.", "pixel-form"
         )

@@ -37,7 +37,7 @@ BASE_SECONDS, SLOWEST = 60.0, 5 << 20  # a file's time: so many seconds, and one
 LATE_SECONDS = 5.0  # after its time a process should have ended itself
 BASE_MEMORY, COPIES = 1 << 30, 4  # a file's memory: so many bytes, and so many times its own
 PACKED = 8  # bytes of voxels for each byte of a DICOM file, which may be compressed
-RECEIVED = 1 << 16  # bytes at a time
+ANSWER_PART = 1 << 16  # bytes at a time
 PROCESS = 80 << 20  # bytes of a process that waits; benchmarks/prediction_memory.py
 
 
@@ -92,7 +92,7 @@ class _Worker:
         content, descriptors = b"", []
         while not content.endswith(b"\n"):
             try:
-                part, received, *_ = socket.recv_fds(self.connection, RECEIVED, 1)
+                part, received, *_ = socket.recv_fds(self.connection, ANSWER_PART, 1)
             except OSError:  # a timeout is one
                 part, received = b"", []
             descriptors += received

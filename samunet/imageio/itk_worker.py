@@ -26,7 +26,7 @@ from samunet.errors import DatasetError
 from samunet.imageio.itk import perform
 
 PAGES = Path("/proc/self/statm")  # Linux; elsewhere memory is not limited
-RECEIVED = 1 << 16  # bytes at a time
+REQUEST_PART = 1 << 16  # bytes at a time
 
 
 def serve(descriptor: int) -> None:
@@ -128,7 +128,7 @@ def _receive_line(connection: socket.socket) -> bytes:
     """Receive up to the end of a line; nothing where the connection is closed."""
     content = b""
     while not content.endswith(b"\n"):
-        part = connection.recv(RECEIVED)
+        part = connection.recv(REQUEST_PART)
         if not part:
             return b""
         content += part

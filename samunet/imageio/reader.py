@@ -21,6 +21,8 @@ INTEGER_TOLERANCE = 1e-3  # scaled integer files (NIfTI slope) miss whole number
 
 ENORMOUS = 1e37  # padding is the largest float32, 3.4e38, or near it; no unit of measurement comes there
 
+FLOAT_BYTES = 4  # of a value of what `ImageReader.read_image` returns
+
 LoadedFile = tuple[np.ndarray, Geometry]
 """(C, D, H, W) in the file's own number type, and its grid."""
 

@@ -29,7 +29,7 @@ from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
 from samunet.importing.repair import Repairs, repair_file
 from samunet.machine.progress import each
 
-NAME = re.compile(r"Dataset(\d{3,})_[A-Za-z0-9]+")
+DATASET_NAME = re.compile(r"Dataset(\d{3,})_[A-Za-z0-9]+")
 REPORT = "repairs.json"
 NONE = Repairs()
 SERIES_ENDING = ".nii.gz"  # what DICOM series become
@@ -143,7 +143,7 @@ def _repair(folder: Path, ending: str, repairs: Repairs, *, threads: int, quiet:
 
 
 def _refuse_taken(target: Path) -> None:
-    match = NAME.fullmatch(target.name)
+    match = DATASET_NAME.fullmatch(target.name)
     if match is None:
         raise ConfigError(
             f"'{target.name}' is no name of a dataset; expected DatasetXXX_Name with three digits or more, e.g. "
@@ -153,7 +153,9 @@ def _refuse_taken(target: Path) -> None:
         raise DatasetError(f"{target} exists already; remove it, or give another name.")
     folders = sorted(target.parent.iterdir()) if target.parent.is_dir() else []
     taken = [
-        folder.name for folder in folders if (other := NAME.fullmatch(folder.name)) and int(other[1]) == int(match[1])
+        folder.name
+        for folder in folders
+        if (other := DATASET_NAME.fullmatch(folder.name)) and int(other[1]) == int(match[1])
     ]
     if taken:
         raise DatasetError(f"The number {match[1]} belongs to {taken[0]} already; give another one.")

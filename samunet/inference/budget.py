@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from samunet.core.plan import Configuration, Plan
 from samunet.core.units import readable
 from samunet.imageio.case import CaseSize
-from samunet.preprocessing.memory import FLOAT, network_shape, preprocessing_bytes
+from samunet.imageio.reader import FLOAT_BYTES
+from samunet.preprocessing.memory import network_shape, preprocessing_bytes
 
 SEGMENTATION = 8  # bytes per voxel of up to 16 bits: itself, as the library's image, compressed
 MEASURED = 14  # bytes per voxel for statistics: a structure's mask, places and intensities
@@ -62,16 +63,16 @@ def estimate(
     padded = math.prod(
         max(side, tile) for side, tile in zip((depth + extra_slices, *plane), configuration.patch_size, strict=True)
     )
-    image, network_image = channels * voxels * FLOAT, channels * padded * FLOAT
+    image, network_image = channels * voxels * FLOAT_BYTES, channels * padded * FLOAT_BYTES
     kept = image if keep_image else 0
     preprocessing = preprocessing_bytes(size, plan, configuration)
-    predicting = kept + (3 if extra_slices else 2) * network_image + padded * FLOAT  # padded too; weights
-    predicting += 2 * (channels + prompt_planes) * padded * FLOAT if prompt_planes else 0  # joined, and padded
+    predicting = kept + (3 if extra_slices else 2) * network_image + padded * FLOAT_BYTES  # padded too; weights
+    predicting += 2 * (channels + prompt_planes) * padded * FLOAT_BYTES if prompt_planes else 0  # joined, and padded
     writing = kept + SEGMENTATION * voxels
-    writing += (MEASURED * voxels if keep_image else 0) + (3 * voxels * FLOAT if uncertainty else 0)
-    writing = max(writing, kept + 3 * voxels * FLOAT if probabilities else 0)
+    writing += (MEASURED * voxels if keep_image else 0) + (3 * voxels * FLOAT_BYTES if uncertainty else 0)
+    writing = max(writing, kept + 3 * voxels * FLOAT_BYTES if probabilities else 0)
     fixed = size.beside + FIXED + (PICTURES if pictures else 0)
-    return Need(volumes=max(preprocessing, predicting, writing) + fixed, scores=score_channels * padded * FLOAT)
+    return Need(volumes=max(preprocessing, predicting, writing) + fixed, scores=score_channels * padded * FLOAT_BYTES)
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ from samunet.core.plan import Plan
 from samunet.core.values import typical_range
 from samunet.errors import PredictionError
 
-FAR = 3.0  # ours: times below the smallest or above the largest of the training cases
+FAR_TIMES = 3.0  # ours: times below the smallest or above the largest of the training cases
 FAR_INTENSITIES = 10.0  # ours: likewise of the width of their range; scanners differ in gain
 ABSURD = 300.0  # ours: units of length lie 1000 times apart, cases of one kind never that far
 
@@ -57,7 +57,7 @@ def remarks_on_grid(geometry: Geometry, plan: Plan) -> list[str]:
         ("size", (depth, height, width), plan.seen.extent),
     ):
         times, axis = _furthest(geometry, plan, own, bounds)
-        if max(times, 1 / times) >= FAR:
+        if max(times, 1 / times) >= FAR_TIMES:
             low, high = (bound[axis] for bound in bounds)
             remarks.append(
                 f"its {name} of {_lengths(own, unit)} lies far from that of the training cases, {low:.4g} to {high:.4g} {unit}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samunet.core.geometry import Shape
 from samunet.core.labels import Labels
-from samunet.core.preprocessed import OUTSIDE
+from samunet.core.preprocessed import OUTSIDE_NONZERO
 from samunet.core.values import known_mean
 from samunet.data.dataset import PreprocessedDataset
 from samunet.inference.sliding_window import sliding_window
@@ -56,7 +56,7 @@ def mean_dice(
             device=device,
         )
         segmentation = label_values(crop(logits.numpy(), inside), labels, above=0)
-        reference = np.where(label == OUTSIDE, 0, label)
+        reference = np.where(label == OUTSIDE_NONZERO, 0, label)
         for (_, values), of_class in zip(labels.foreground, scores, strict=True):
             of_class.append(overlap(reference, segmentation, values, labels.ignore).dice)
     mean = known_mean(known_mean(of_class) for of_class in scores)

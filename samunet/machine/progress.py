@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+LONG_SECONDS = 3 * 24 * 3600.0  # beyond which a training is not what somebody meant to wait for
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -12,7 +12,7 @@ import numpy as np
 from samunet.core.geometry import Shape
 from samunet.ops.resample import Line, nearest_indices
 
-BLOCK = 32  # new voxels along a side: their scores of one class fit into a core's own memory
+BLOCK_SIDE = 32  # new voxels along a side: their scores of one class fit into a core's own memory
 
 
 class Part(NamedTuple):
@@ -74,8 +74,8 @@ def _parts(size: int, new_size: int, *, nearest: bool) -> tuple[Part, ...]:
     else:
         first, second, share = Line.between(size, new_size)
     parts = []
-    for start in range(0, new_size, BLOCK):
-        new = slice(start, min(start + BLOCK, new_size))
+    for start in range(0, new_size, BLOCK_SIDE):
+        new = slice(start, min(start + BLOCK_SIDE, new_size))
         old = slice(int(first[new][0]), int(second[new][-1]) + 1)
         weights = np.zeros((new.stop - new.start, old.stop - old.start), np.float32)
         rows = np.arange(len(weights))

@@ -20,7 +20,9 @@ from samunet.core.values import distinct
 from samunet.errors import ShapeError
 
 ANISOTROPY = 3.0  # nnU-Net's threshold of largest over smallest spacing
-BLOCK = 64  # new voxels at a time; splines reach about a dozen voxels, so the matrix of a long line is mostly zeros
+NEW_AT_A_TIME = (
+    64  # new voxels at a time; splines reach about a dozen voxels, so the matrix of a long line is mostly zeros
+)
 NEGLIGIBLE = 1e-8  # weights; their sum stays below the rounding of float32
 POINTS = 1 << 18  # voxels weighed at a time
 TIE = 1e-5  # shares of a voxel that differ by less are equal but for rounding
@@ -163,8 +165,8 @@ def _spline_blocks(size: int, new_size: int, order: int) -> tuple[_Block, ...]:
     """Return the matrix that resizes a line of voxels, in blocks without the columns that are zero but for rounding."""
     matrix = spline_matrix(size, new_size, order)
     blocks = []
-    for first in range(0, new_size, BLOCK):
-        rows = matrix[first : first + BLOCK]
+    for first in range(0, new_size, NEW_AT_A_TIME):
+        rows = matrix[first : first + NEW_AT_A_TIME]
         used = np.flatnonzero(np.abs(rows).max(axis=0) > NEGLIGIBLE)
         old = slice(int(used[0]), int(used[-1]) + 1)
         blocks.append(

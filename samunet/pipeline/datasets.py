@@ -15,8 +15,7 @@ from samunet.core.workspace import FINGERPRINT_FILE, Workspace
 from samunet.errors import ConfigError
 from samunet.imageio import ImageReader, reader_for
 from samunet.planning.extract import describes, extract_fingerprint
-from samunet.planning.splits import FILE_NAME as SPLITS_FILE
-from samunet.planning.splits import add_new_cases, groups_from, new_cases
+from samunet.planning.splits import SPLITS_FILE, add_new_cases, groups_from, new_cases
 
 if TYPE_CHECKING:
     from samunet.checking.run import CheckReport

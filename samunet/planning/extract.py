@@ -19,8 +19,8 @@ from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.geometry import Triple, shape3
 from samunet.core.memory import Room
-from samunet.core.values import distinct, typical_range
-from samunet.errors import DatasetError
+from samunet.core.values import SAMPLING_SEED, distinct, typical_range
+from samunet.errors import MOST_FAULTS, DatasetError
 from samunet.imageio import ImageReader
 from samunet.imageio.case import peek_case, read_case
 from samunet.imageio.reader import files_of
@@ -31,11 +31,9 @@ logger = logging.getLogger(__name__)
 
 FINGERPRINT_FORMAT = 4  # of a fingerprint; raise it when the same files give other measurements
 SAMPLES = 100_000_000  # nnU-Net's total number of drawn foreground voxels per channel
-SHOWN = 20  # broken cases that a message names
-SAMPLING_SEED = 1234  # nnU-Net's
 LABELED_VOXELS = 1 << 21  # at a time, 12 bytes each
 # Bytes per voxel beside image and label: masks and components; foreground voxels of each channel, and how often drawn.
-MEASURED, COPIED = 16, 8
+MASK_BYTES, DRAWN_BYTES = 16, 8
 WIDTH_SLICES, WIDTH_VOXELS = 16, 1000  # of each class and case, evenly spread: as many say how thin a structure is
 DRAWS_AT_A_TIME = 10_000_000  # bounds the memory of the drawn indices at 80 MB per thread
 
@@ -101,7 +99,7 @@ def extract_fingerprint(
         raise failures[0]
     if failures:
         raise DatasetError(
-            f"{len(failures)} of {len(cases)} cases cannot be measured:\n" + "\n".join(map(str, failures[:SHOWN]))
+            f"{len(failures)} of {len(cases)} cases cannot be measured:\n" + "\n".join(map(str, failures[:MOST_FAULTS]))
         )
     planar = {case.planar for case in measured}
     if len(planar) > 1:
@@ -159,7 +157,8 @@ def _tried(
     try:
         size = peek_case(case, spec, reader)
         with room.of(
-            size.reading + (MEASURED + COPIED * len(spec.channels)) * math.prod(size.geometry.shape), case.identifier
+            size.reading + (MASK_BYTES + DRAWN_BYTES * len(spec.channels)) * math.prod(size.geometry.shape),
+            case.identifier,
         ):
             return _measure(case, spec, reader, draws, in_voxels)
     except DatasetError as error:

@@ -19,7 +19,7 @@ from samunet.errors import ConfigError, DatasetError
 
 FOLDS = 5
 SPLIT_SEED = 12345  # nnU-Net's
-FILE_NAME = "splits_final.json"
+SPLITS_FILE = "splits_final.json"
 PATIENTS = (
     r"^(sub-[^_]+)_",
     r"^([^_.-]*\d[^_.-]*)[_.-]",
@@ -174,9 +174,9 @@ def load_or_make_splits(
 
     The file is nnU-Net's, so a fold may hold further keys beside train and val.
     """
-    path = folder / FILE_NAME
+    path = folder / SPLITS_FILE
     if not path.is_file():
-        given = None if raw_folder is None else raw_folder / FILE_NAME
+        given = None if raw_folder is None else raw_folder / SPLITS_FILE
         if given is not None and given.is_file():
             read_splits(given)
             write_json(path, read_json(given))
@@ -187,7 +187,7 @@ def load_or_make_splits(
 
 def new_cases(folder: Path, identifiers: Sequence[str]) -> tuple[str, ...]:
     """Return the cases, sorted, that a preprocessed folder's splits file has in no fold; none without a file."""
-    path = folder / FILE_NAME
+    path = folder / SPLITS_FILE
     if not path.is_file():
         return ()
     return tuple(
@@ -205,7 +205,7 @@ def add_new_cases(folder: Path, identifiers: Sequence[str], groups: Mapping[str,
     added = new_cases(folder, identifiers)
     if not added:
         return ()
-    folds = read_json(folder / FILE_NAME)
+    folds = read_json(folder / SPLITS_FILE)
     group_of = groups or {name: name for name in identifiers}
     for name in added:
         mates = {other for other in identifiers if group_of[other] == group_of[name]}
@@ -214,7 +214,7 @@ def add_new_cases(folder: Path, identifiers: Sequence[str], groups: Mapping[str,
             validating = min(folds, key=lambda fold: len(fold["val"]))
         for fold in folds:
             fold["val" if fold is validating else "train"].append(name)
-    write_json(folder / FILE_NAME, folds)
+    write_json(folder / SPLITS_FILE, folds)
     return added
 
 
@@ -278,19 +278,19 @@ def split_for_fold(
     unknown = sorted((set(split.train) | set(split.val)) - set(identifiers))
     if unknown:
         raise DatasetError(
-            f"{folder / FILE_NAME}: fold {fold} names {len(unknown)} cases that are not preprocessed, first "
+            f"{folder / SPLITS_FILE}: fold {fold} names {len(unknown)} cases that are not preprocessed, first "
             f"'{unknown[0]}'. Preprocess again, or correct the file."
         )
     both = sorted({groups[name] for name in split.train} & {groups[name] for name in split.val}) if groups else []
     if both:
         raise DatasetError(
-            f"{folder / FILE_NAME}: fold {fold} has {len(both)} groups in training and in validation, first "
+            f"{folder / SPLITS_FILE}: fold {fold} has {len(both)} groups in training and in validation, first "
             f"'{both[0]}'. Correct it, or remove it, and any in the raw folder, to have it made again with the groups "
             "of dataset.json."
         )
     if not split.train or not split.val:
         raise DatasetError(
-            f"{folder / FILE_NAME}: fold {fold} has {len(split.train)} training and {len(split.val)} validation cases; "
+            f"{folder / SPLITS_FILE}: fold {fold} has {len(split.train)} training and {len(split.val)} validation cases; "
             "it needs both."
         )
     return split

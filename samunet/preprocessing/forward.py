@@ -7,7 +7,7 @@ import numpy as np
 from samunet.core.geometry import Geometry, Triple, shape3, triple
 from samunet.core.history import SpatialHistory, turned
 from samunet.core.plan import Configuration, Plan
-from samunet.core.preprocessed import OUTSIDE, PreprocessedCase
+from samunet.core.preprocessed import OUTSIDE_NONZERO, PreprocessedCase
 from samunet.core.volume import Volume
 from samunet.ops.crop import bounding_box, crop, nonzero_mask
 from samunet.ops.normalize import normalize
@@ -39,7 +39,7 @@ def preprocess(volume: Volume, label: np.ndarray | None, plan: Plan, configurati
     if label is not None:
         label = crop(turned(label, axes, flips), box).astype(np.int16)
         if any(channel.within_mask for channel in plan.channels):
-            label[(label == 0) & ~mask] = OUTSIDE  # the image cannot tell later: splines ring into the zeros
+            label[(label == 0) & ~mask] = OUTSIDE_NONZERO  # the image cannot tell later: splines ring into the zeros
         label = resample_label(label, new_shape, axis=axis)
     return PreprocessedCase(
         image=np.ascontiguousarray(resample_image(image, new_shape, axis=axis)),

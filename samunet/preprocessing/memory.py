@@ -7,10 +7,10 @@ import math
 from samunet.core.geometry import NO_FLIPS, Geometry, Shape
 from samunet.core.plan import Configuration, Plan
 from samunet.imageio.case import CaseSize
+from samunet.imageio.reader import FLOAT_BYTES
 from samunet.ops.resample import target_shape
 from samunet.preprocessing.forward import network_spacing, spacing_before
 
-FLOAT = 4  # bytes
 STORED = 24  # bytes per voxel: a label of 16 bits with its copies, places of classes; benchmarks/prediction_memory.py
 
 
@@ -31,11 +31,11 @@ def preprocessing_bytes(size: CaseSize, plan: Plan, configuration: Configuration
     """
     channels, voxels = len(plan.channels), math.prod(size.geometry.shape)
     new_voxels = math.prod(network_shape(size.geometry, plan, configuration))
-    image, new_image = channels * voxels * FLOAT, channels * new_voxels * FLOAT
+    image, new_image = channels * voxels * FLOAT_BYTES, channels * new_voxels * FLOAT_BYTES
     within_mask = any(channel.within_mask for channel in plan.channels)
     filling = image + 8 * voxels
-    normalizing = 2 * image + 2 * voxels + (3 if within_mask else 2) * voxels * FLOAT
-    resampling = 2 * image + voxels + new_image + 3 * max(voxels, new_voxels) * FLOAT
+    normalizing = 2 * image + 2 * voxels + (3 if within_mask else 2) * voxels * FLOAT_BYTES
+    resampling = 2 * image + voxels + new_image + 3 * max(voxels, new_voxels) * FLOAT_BYTES
     unchanged = 2 * image + voxels + (0 if plan.axes_of(size.geometry) == ((0, 1, 2), NO_FLIPS) else new_image)
     return max(size.reading, filling, normalizing, resampling if new_voxels != voxels else unchanged)
 
@@ -44,5 +44,5 @@ def storing_bytes(size: CaseSize, plan: Plan, configuration: Configuration) -> i
     """Return what preprocessing and storing a training case take at most."""
     voxels, new_voxels = math.prod(size.geometry.shape), math.prod(network_shape(size.geometry, plan, configuration))
     # The image, packed, and as the bytes of its file.
-    storing = 3 * len(plan.channels) * new_voxels * FLOAT + STORED * new_voxels
+    storing = 3 * len(plan.channels) * new_voxels * FLOAT_BYTES + STORED * new_voxels
     return max(preprocessing_bytes(size, plan, configuration) + 8 * (voxels + new_voxels), storing)

@@ -14,7 +14,7 @@ from samunet.core.lock import held
 from samunet.core.memory import Room
 from samunet.core.parts import is_full
 from samunet.core.plan import Configuration, Plan
-from samunet.errors import DatasetError, SamunetError
+from samunet.errors import MOST_FAULTS, DatasetError, SamunetError
 from samunet.imageio import ImageReader
 from samunet.imageio.case import peek_case, read_case
 from samunet.imageio.reader import files_of
@@ -35,7 +35,6 @@ from samunet.preprocessing.storage import (
 
 DESCRIPTION = "dataset.json"
 NNUNET_CASES = "*.pkl"  # what nnU-Net keeps beside its cases, and we never do
-SHOWN = 20  # failures in a message
 STORED_FORMAT = 2  # of what is stored; raise it when preprocessing gives other values
 
 
@@ -115,7 +114,7 @@ def preprocess_dataset(
         if failures:
             raise DatasetError(
                 f"{len(failures)} of {len(cases)} cases could not be preprocessed; the others are done, and the next run "
-                "leaves them alone.\n" + "\n".join(failures[:SHOWN])
+                "leaves them alone.\n" + "\n".join(failures[:MOST_FAULTS])
             )
         write_json(folder / DESCRIPTION, spec.raw)  # last, so a folder that has it is whole
 

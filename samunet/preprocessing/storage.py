@@ -30,11 +30,11 @@ from samunet.core.labels import Labels
 from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
 from samunet.core.preprocessed import PreprocessedCase
+from samunet.core.values import SAMPLING_SEED
 from samunet.errors import DatasetError, SamunetError
 
 BLOCK_BYTES = 128 * 1024  # nnU-Net's, about an L2 cache
 CHUNK_BYTES = 6 * 1024 * 1024  # nnU-Net's, about a core's share of L3
-SAMPLING_SEED = 1234  # nnU-Net's
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01  # nnU-Net's: this many voxels per class, or 1 % of a large one
 ANNOTATED = "annotated"
 CASES = "samunet_cases.json"

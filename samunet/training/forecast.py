@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from samunet.machine.progress import readable_seconds
+from samunet.machine.progress import LONG_SECONDS, readable_seconds
 from samunet.training.config import TrainingConfig
 from samunet.training.pace import PLAN_SMALLER, VALIDATION_SHARE, validation_steps
 
 ENOUGH_SECONDS, ENOUGH_STEPS = 10.0, 20  # whichever is over first tells the pace
-LONG_SECONDS = 3 * 24 * 3600.0  # beyond which a training is not what somebody meant to wait for
 RECENT_EPOCHS = 5  # whose mean the time left goes by: a machine may become slower
 WAY_OUT = f"To be done earlier on this machine, give --minutes N, or --epochs or --iterations, or {PLAN_SMALLER}."
 

@@ -10,7 +10,7 @@ import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
-from samunet.core.preprocessed import OUTSIDE
+from samunet.core.preprocessed import OUTSIDE_NONZERO
 from samunet.data.augmentation import Augmentation, augment
 
 
@@ -185,7 +185,7 @@ def test_channels_normalized_within_a_mask_stay_zero_outside_it(patch):
     made = augmentation(patch, masked_channels=(1,))
     image, label = np.full((2, *made.read_size), 5.0, np.float32), np.ones(made.read_size, np.int64)
     half = made.read_size[2] // 2
-    image[1, ..., half:], label[..., half:] = 1e-3, OUTSIDE  # what splines leave outside the mask
+    image[1, ..., half:], label[..., half:] = 1e-3, OUTSIDE_NONZERO  # what splines leave outside the mask
     image[:, :, -8:], label[:, -8:] = 0, 0  # padding around the case
     for seed in range(40):
         new_image, new_label = sample(made, seed, image, label)

@@ -11,7 +11,7 @@ from samples import untouched
 
 from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
-from samunet.core.preprocessed import OUTSIDE, PreprocessedCase
+from samunet.core.preprocessed import OUTSIDE_NONZERO, PreprocessedCase
 from samunet.data import loader
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
@@ -30,7 +30,7 @@ def cases(tmp_path_factory) -> PreprocessedDataset:
         shape = (8, 60 + index, 70)
         history = untouched(Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)))
         label = np.zeros(shape, np.int16)
-        label[..., :8] = OUTSIDE
+        label[..., :8] = OUTSIDE_NONZERO
         label[3 + index : 5 + index, 38:41, 40:43] = 1
         image = np.random.default_rng(index).normal(size=(2, *shape)).astype(np.float32)
         save_case(
@@ -168,7 +168,7 @@ def test_validation_samples_are_plain_cuts_without_the_mark_for_outside(cases):
     assert np.array_equal(image, expected[0]) and np.array_equal(label, np.maximum(expected[1], 0))
     plain = [source(cases, augmented=False)[n][1] for n in range(30)]
     assert all(label.min() >= 0 for label in plain)
-    assert any((cases.cut("c0", (0, 0, 0), PATCH)[1] == OUTSIDE).ravel())  # so there was something to remove
+    assert any((cases.cut("c0", (0, 0, 0), PATCH)[1] == OUTSIDE_NONZERO).ravel())  # so there was something to remove
 
 
 def test_augmented_samples_know_no_outside_either(cases):

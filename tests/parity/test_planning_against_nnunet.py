@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 
 from samunet import pipeline
 from samunet.core.plan import Configuration, Plan, Preference, Topology
-from samunet.core.preprocessed import OUTSIDE, PreprocessedCase
+from samunet.core.preprocessed import OUTSIDE_NONZERO, PreprocessedCase
 from samunet.core.workspace import Workspace
 from samunet.imageio.case import read_case
 from samunet.planning import extract
@@ -354,7 +354,7 @@ def test_preprocessed_cases_are_nnunets(compared, identifier, configuration):
             ours, theirs, rtol=0, atol=1e-4 if scheme != "none" else 1e-6 * np.abs(theirs).max(), err_msg=scheme
         )
     assert [list(side) for side in case.history.crop] == [list(side) for side in properties["bbox_used_for_cropping"]]
-    assert (case.label == seg[0]).mean() > 0.999 and set(np.unique(case.label)) == {OUTSIDE, 0, 1, 2}
+    assert (case.label == seg[0]).mean() > 0.999 and set(np.unique(case.label)) == {OUTSIDE_NONZERO, 0, 1, 2}
     found = sample_locations(case.label, compared.dataset.spec.labels)
     assert [len(voxels) for voxels in found.classes] == [len(properties["class_locations"][value]) for value in (1, 2)]
     assert found.annotated is None

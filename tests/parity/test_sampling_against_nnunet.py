@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samunet.core.preprocessed import OUTSIDE
+from samunet.core.preprocessed import OUTSIDE_NONZERO
 from samunet.data.augmentation import Augmentation, augment
 from samunet.data.loader import FOREGROUND_SHARE
 
@@ -117,7 +117,7 @@ def test_one_seed_gives_nnunets_sample(patch_size, masked):
         tuple(map(slice, ours.read_size))
     ]
     if masked:
-        label[..., :9] = OUTSIDE
+        label[..., :9] = OUTSIDE_NONZERO
     middle = (
         slice(None),
         *[slice(n // 2 - p // 2, n // 2 - p // 2 + p) for n, p in zip(ours.read_size, patch_size, strict=True)],

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
-from samunet.core.preprocessed import OUTSIDE
+from samunet.core.preprocessed import OUTSIDE_NONZERO
 from samunet.core.volume import Volume
 from samunet.ops.resample import nearest_indices, thick_axis
 from samunet.preprocessing.backward import probabilities_from_logits, resize_to_input_grid, segmentation_from_logits
@@ -186,8 +186,8 @@ def test_outside_is_marked_only_where_a_channel_is_normalized_within_the_mask():
     marked = preprocess(
         volume, label, small_plan(scheme="zscore", within_mask=True), small_configuration((1.0, 1.0, 1.0))
     ).label
-    np.testing.assert_array_equal(marked == OUTSIDE, (array[0] == 0) & (label == 0))
-    np.testing.assert_array_equal(np.where(marked == OUTSIDE, 0, marked), label)
+    np.testing.assert_array_equal(marked == OUTSIDE_NONZERO, (array[0] == 0) & (label == 0))
+    np.testing.assert_array_equal(np.where(marked == OUTSIDE_NONZERO, 0, marked), label)
     assert preprocess(volume, label, small_plan(scheme="zscore"), small_configuration((1.0, 1.0, 1.0))).label.min() == 0
 
 
