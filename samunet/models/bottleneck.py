@@ -43,9 +43,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., E) to (..., E)."""
-        squeezed: Tensor = self.activation(self.down(tokens))
-        added: Tensor = self.up(squeezed if self.middle is None else self.middle(squeezed))
-        return added
+        squeezed = self.activation(self.down(tokens))
+        return self.up(squeezed if self.middle is None else self.middle(squeezed))
 
 
 def start_at_zero(layer: nn.Linear) -> None:

@@ -69,7 +69,7 @@ class PromptedMasks(nn.Module):
             dense=without_mask(encoder),
             prompts=given,
             shown=shown,
-            told=mean,
+            mean=mean,
             sites=self.sites,
         )
         weights = mask_weights(decoder, decoded, 0)

@@ -6,7 +6,7 @@ Axes: N slices, T tokens (S the decoder's own, P those of prompts), L = h*w plac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
 
 import torch
@@ -92,15 +92,13 @@ def own_tokens(decoder: MaskDecoder) -> Tensor:
 
 def without_mask(prompt_encoder: PromptEncoder) -> Tensor:
     """Return SAM's (1, C, 1, 1) dense prompt where there is no mask."""
-    dense: Tensor = prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-    return dense
+    return prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
 
 
 def dense_positions(encoding: PositionEmbeddingRandom, plane: tuple[int, int]) -> Tensor:
     """Return SAM's (1, C, h, w) positions of a plane's places, in fp32 also under autocast: phases bear no rounding."""
     with torch.autocast(encoding.positional_encoding_gaussian_matrix.device.type, enabled=False):
-        positions: Tensor = encoding(plane).unsqueeze(0)
-    return positions
+        return encoding(plane).unsqueeze(0)
 
 
 def decode(
@@ -113,7 +111,7 @@ def decode(
     along: Tensor | None = None,
     prompts: Tensor | None = None,
     shown: Tensor | None = None,
-    told: Tensor | None = None,
+    mean: Tensor | None = None,
     guide: Tensor | None = None,
     sites: Iterable[DecoderSites] | nn.ModuleList | None = None,
 ) -> Decoded:
@@ -128,27 +126,32 @@ def decode(
         along: (N, C) added to the positions of all places of a slice.
         prompts: (N, P, C) tokens that follow the others.
         shown: (N, P) false where a prompt only fills up and nothing attends to it. None: all are there.
-        told: (N, 1, C) added to the tokens in what sites hear as prompts.
+        mean: (N, 1, C) added to the tokens in what sites hear as prompts.
         guide: (N, S + P, L) false where a token must not look, or a number that is added to the logits of its
             attention to the places, in every layer.
-        sites: one entry for each layer, and a last one for the attention after the layers.
+        sites: one entry for each layer, and a last one for the attention after the layers; None attaches nothing.
+
+    Numerically the package's own forward pass when the sites attach nothing.
     """
     planes = embedding + dense
     positions = dense_positions(encoding, (planes.shape[2], planes.shape[3])).to(planes.dtype)
     if along is not None:
         positions = positions + along[..., None, None].to(planes.dtype)
-    tokens = tokens.expand(len(planes), -1, -1)
-    present = None
+    tokens, present = tokens.expand(len(planes), -1, -1), None
     if prompts is not None:
         if shown is not None:
-            present = torch.cat((shown.new_ones(tokens.shape[:2]), shown), dim=1)
+            present = torch.cat((shown.new_ones(tokens.shape[:2]), shown), dim=1)[:, None, None]
         tokens = torch.cat((tokens, prompts.to(tokens.dtype)), dim=1)
-    heard = tokens if told is None else tokens + told
-    attached = None if sites is None else tuple(cast("Iterable[DecoderSites]", sites))
-    given, places = run_two_way(
-        transformer, planes, positions, tokens, attached, heard=heard, present=present, guide=guide
-    )
-    return Decoded(given, places.transpose(1, 2).unflatten(2, planes.shape[2:]))
+    heard = tokens if mean is None else tokens + mean
+    told = _Told(heard, present, None if guide is None else guide.unsqueeze(1))
+    *attached, last = [DecoderSites()] * (len(transformer.layers) + 1) if sites is None else sites
+    queries, image, places = tokens, planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
+    for layer, site in zip(transformer.layers, cast("list[DecoderSites]", attached), strict=True):
+        queries, image = _run_layer(layer, queries, image, tokens, places, site, told)
+    attention, site = transformer.final_attn_token_to_image, cast(DecoderSites, last)
+    attended = _attend(attention, queries + tokens, image + places, image, TOKEN_TO_IMAGE, site, told)
+    queries = transformer.norm_final_attn(queries + attended)
+    return Decoded(queries, image.transpose(1, 2).unflatten(2, planes.shape[2:]))
 
 
 def masks_from(decoder: MaskDecoder, decoded: Decoded, weights: Tensor, fused: Tensor | None = None) -> Tensor:
@@ -168,8 +171,7 @@ def masks_from(decoder: MaskDecoder, decoded: Decoded, weights: Tensor, fused: T
 
 def mask_weights(decoder: MaskDecoder, decoded: Decoded, mask: int) -> Tensor:
     """Return the (N, c) weights over the upsampled features that a mask's hypernetwork makes of its token."""
-    weights: Tensor = decoder.output_hypernetworks_mlps[mask](decoded.tokens[:, 1 + mask])
-    return weights
+    return decoder.output_hypernetworks_mlps[mask](decoded.tokens[:, 1 + mask])
 
 
 class _Told(NamedTuple):
@@ -181,46 +183,6 @@ class _Told(NamedTuple):
     """(N, 1, 1, T) false where a token only fills up."""
     guide: Tensor | None = None
     """(N, 1, T, L) where tokens look."""
-
-
-def run_two_way(
-    transformer: TwoWayTransformer,
-    planes: Tensor,
-    positions: Tensor,
-    tokens: Tensor,
-    sites: Sequence[DecoderSites] | None = None,
-    *,
-    heard: Tensor | None = None,
-    present: Tensor | None = None,
-    guide: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Run SAM's two-way transformer.
-
-    Args:
-        transformer: the package's.
-        planes: (N, C, h, w) embedding with its dense prompt.
-        positions: (1, C, h, w) or (N, C, h, w) of the plane's places.
-        tokens: (N, T, C).
-        heard: (N, T, C) what the sites get as prompts; None gives them the tokens.
-        present: (N, T) false where a token only fills up. None: all are there.
-        sites, guide: of `decode`.
-
-    Returns:
-        (N, T, C) tokens and (N, L, C) places. Numerically the package's own forward pass when the sites attach nothing.
-    """
-    sites = sites or [DecoderSites()] * (len(transformer.layers) + 1)
-    image, places = planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
-    told = _Told(
-        tokens if heard is None else heard,
-        None if present is None else present[:, None, None],
-        None if guide is None else guide.unsqueeze(1),
-    )
-    queries = tokens
-    for layer, attached in zip(transformer.layers, sites[:-1], strict=True):
-        queries, image = _run_layer(layer, queries, image, tokens, places, attached, told)
-    last = transformer.final_attn_token_to_image
-    attended = _attend(last, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites[-1], told)
-    return transformer.norm_final_attn(queries + attended), image
 
 
 def _run_layer(

@@ -16,7 +16,6 @@ from samunet.sam.decoder import (
     mask_weights,
     masks_from,
     own_tokens,
-    run_two_way,
     without_mask,
 )
 
@@ -24,16 +23,23 @@ from samunet.sam.decoder import (
 @pytest.fixture
 def setup():
     torch.manual_seed(0)
-    transformer = build_sam(backbone_named("vit_nano"), (64, 96)).mask_decoder.transformer
+    sam = build_sam(backbone_named("vit_nano"), (64, 96))
+    transformer, encoding = sam.mask_decoder.transformer, sam.prompt_encoder.pe_layer
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return transformer, torch.randn(2, 64, 4, 6), torch.randn(1, 64, 4, 6), torch.randn(2, 5, 64)
+    return transformer, encoding, torch.randn(2, 64, 4, 6), torch.randn(2, 5, 64)
+
+
+def run(transformer, encoding, planes, tokens, **options):
+    """Tokens and places as the package's transformer gives them."""
+    given = decode(transformer, encoding, planes, tokens, dense=torch.zeros(1, 64, 1, 1), **options)
+    return given.tokens, given.places.flatten(2).transpose(1, 2)
 
 
 def test_it_equals_segment_anything_in_values_and_gradients(setup):
-    transformer, planes, positions, tokens = setup
-    expected = transformer(planes, positions.expand(2, -1, -1, -1), tokens)
-    given = run_two_way(transformer, planes, positions, tokens)
+    transformer, encoding, planes, tokens = setup
+    expected = transformer(planes, dense_positions(encoding, (4, 6)).expand(2, -1, -1, -1), tokens)
+    given = run(*setup)
     assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(given, expected, strict=True))
     weights = list(transformer.parameters())
     slopes = [
@@ -68,7 +74,7 @@ class Increments(DecoderSites):
 
 def test_sites_are_called_in_the_order_that_they_say(setup):
     seen = []
-    run_two_way(*setup, sites=[Increments(seen=seen) for _ in range(3)])
+    run(*setup, sites=[Increments(seen=seen) for _ in range(3)])
     layer = [
         ("self", 5, 5, 5),
         ("beside self", 5, 5),
@@ -83,9 +89,9 @@ def test_sites_are_called_in_the_order_that_they_say(setup):
 
 @pytest.mark.parametrize("where", ["self", "token_to_image", "mlp", "image_to_token"])
 def test_increments_enter_where_their_sites_say(setup, where):
-    transformer, planes, positions, tokens = setup
+    transformer, encoding, planes, tokens = setup
     layer = transformer.layers[1]
-    image, places = planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
+    image, places = (part.flatten(2).transpose(1, 2) for part in (planes, dense_positions(encoding, (4, 6))))
     queries = torch.randn(2, 5, 64)
     given = _run_layer(layer, queries, image, tokens, places, Increments(where), _Told(tokens))
     factor = {name: 1.5 if name == where else 1.0 for name in ("self", "token_to_image", "image_to_token")}
@@ -113,7 +119,7 @@ def test_a_site_may_change_q_k_and_v(setup):
         def update(self, attention, query, key, value):
             return None, None, torch.ones(value.shape[0], value.shape[1], 32) if attention == "token_to_image" else None
 
-    plain, changed = run_two_way(*setup), run_two_way(*setup, sites=[DecoderSites(), DecoderSites(), Doubled()])
+    plain, changed = run(*setup), run(*setup, sites=[DecoderSites(), DecoderSites(), Doubled()])
     # The last attention alone changes: its values grow by one everywhere, so its output by W_out 1.
     transformer = setup[0]
     assert torch.equal(plain[1], changed[1]) and not torch.allclose(plain[0], changed[0])
@@ -179,8 +185,8 @@ def test_what_is_added_along_depth_joins_the_positions_of_a_slice(sam):
     decoder, prompts = sam.mask_decoder, sam.prompt_encoder
     given = decoded(sam, embedding, along=along)
     positions = prompts.get_dense_pe() + along[:, :, None, None]
-    tokens, places = run_two_way(
-        decoder.transformer, embedding + without_mask(prompts), positions, own_tokens(decoder).expand(2, -1, -1)
+    tokens, places = decoder.transformer(
+        embedding + without_mask(prompts), positions, own_tokens(decoder).expand(2, -1, -1)
     )
     assert torch.allclose(given.tokens, tokens, atol=1e-5)
     assert torch.allclose(given.places.flatten(2).transpose(1, 2), places, atol=1e-5)
@@ -202,5 +208,5 @@ def test_sites_hear_the_tokens_and_what_is_told_beside(sam):
             heard.append(prompts)
 
     mean = torch.randn(2, 1, 64)
-    decoded(sam, torch.randn(2, 64, 4, 6), told=mean, sites=[Listening(), DecoderSites(), DecoderSites()])
+    decoded(sam, torch.randn(2, 64, 4, 6), mean=mean, sites=[Listening(), DecoderSites(), DecoderSites()])
     assert all(torch.equal(prompts, own_tokens(sam.mask_decoder) + mean) for prompts in heard) and len(heard) == 3

@@ -66,12 +66,10 @@ class MaskSites(Sites):
         self.space, self.mlp = (Bottleneck(width, hidden, style, DepthConvolution(hidden)) for _ in range(2))
 
     def beside_attention(self, attention: Attention, qkv: Tensor, attended: Tensor) -> Tensor:
-        added: Tensor = self.space(attended)
-        return added
+        return self.space(attended)
 
     def beside_mlp(self, tokens: Tensor) -> Tensor:
-        added: Tensor = self.mlp(tokens)
-        return SCALE * added
+        return SCALE * self.mlp(tokens)
 
 
 class MaskDecoderAdapters(nn.Module):
@@ -136,5 +134,4 @@ class SlabOfQueries(DecoderSites):
 
     def _along_depth(self, adapter: nn.Module, tokens: Tensor) -> Tensor:
         """(B*D*Q, T, C), with depth next to the channels for the adapter."""
-        added: Tensor = adapter(tokens.unflatten(0, self.slab).movedim(1, 3))
-        return added.movedim(3, 1).flatten(0, 2)
+        return adapter(tokens.unflatten(0, self.slab).movedim(1, 3)).movedim(3, 1).flatten(0, 2)

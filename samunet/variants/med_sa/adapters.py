@@ -43,7 +43,7 @@ class MedicalSites(Sites):
         return joined
 
     def beside_mlp(self, tokens: Tensor) -> Tensor:
-        return scaled(self.scale, self.mlp, tokens)
+        return self.scale * self.mlp(tokens)
 
 
 class PromptedBottleneck(nn.Module):
@@ -109,21 +109,12 @@ class MedicalDecoderSites(DecoderSites):
         self.mlp, self.image = Bottleneck(width, hidden, style), Bottleneck(width, hidden, style)
 
     def beside_attention(self, attention: str, attended: Tensor, prompts: Tensor) -> Tensor | None:
-        added: Tensor | None = None
         if attention == TOKEN_TO_IMAGE:
-            added = self.prompted(attended, prompts)
-        elif attention == IMAGE_TO_TOKEN:
-            added = self.image(attended)
-        return added
+            return self.prompted(attended, prompts)
+        return self.image(attended) if attention == IMAGE_TO_TOKEN else None
 
     def beside_mlp(self, tokens: Tensor) -> Tensor:
-        return scaled(self.scale, self.mlp, tokens)
-
-
-def scaled(factor: float, adapter: nn.Module, tokens: Tensor) -> Tensor:
-    """Return a share of what an adapter gives."""
-    added: Tensor = adapter(tokens)
-    return factor * added
+        return self.scale * self.mlp(tokens)
 
 
 def with_first_layer(first: DecoderSites, layers: int) -> list[DecoderSites]:

@@ -39,8 +39,7 @@ class ReleasedSites(MedicalSites):
         self.block = (block,)  # in a tuple: the encoder's own, not a part of this
 
     def padding(self, tokens: Tensor) -> Tensor:
-        bias: Tensor = self.block[0].norm1.bias
-        return bias.unsqueeze(0)
+        return self.block[0].norm1.bias.unsqueeze(0)
 
     def beside_attention(self, attention: Attention, qkv: Tensor, attended: Tensor) -> Tensor:
         window, (batch, depth, *plane) = self.block[0].window_size, qkv.shape[:4]
