@@ -18,6 +18,6 @@ class PreprocessedCase:
     image: np.ndarray
     """(C, D, H, W) float32, normalized."""
     label: np.ndarray | None
-    """(D, H, W) int16; None for a case without reference. OUTSIDE_NONZERO marks background outside the nonzero region, in plans
-    that normalize a channel within it."""
+    """(D, H, W) int16; None for a case without reference. OUTSIDE_NONZERO marks background outside the nonzero region,
+    in plans that normalize a channel within it."""
     history: SpatialHistory

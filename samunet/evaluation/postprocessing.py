@@ -67,7 +67,8 @@ def load_postprocessing(path: Path) -> Postprocessing:
     postprocessing = decode(Postprocessing, read_json(path), path.name)
     if postprocessing.format != POSTPROCESSING_FORMAT:
         raise ConfigError(
-            f"{path} has format {postprocessing.format}; this version of samunet reads format {POSTPROCESSING_FORMAT}. Determine it again."
+            f"{path} has format {postprocessing.format}; this version of samunet reads format {POSTPROCESSING_FORMAT}. "
+            "Determine it again."
         )
     return postprocessing
 

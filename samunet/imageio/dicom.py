@@ -101,10 +101,8 @@ def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
             for one in listed
         ]
         listing = "; ".join(f"{number}: {one}" for number, one in enumerate(described, 1))
-        message = (
-            f"{folder} holds {len(listed)} DICOM series, expected one{'' if series is None else f' that is {series!r}'} "
-            f"({listing})"
-        )
+        which = "" if series is None else f" that is {series!r}"
+        message = f"{folder} holds {len(listed)} DICOM series, expected one{which} ({listing})"
         raise ImageFileError(f"{message}. Choose one with --series, or give each a folder of its own.", "pixel-form")
     return meant[0].files
 

@@ -290,7 +290,7 @@ def split_for_fold(
         )
     if not split.train or not split.val:
         raise DatasetError(
-            f"{folder / SPLITS_FILE}: fold {fold} has {len(split.train)} training and {len(split.val)} validation cases; "
-            "it needs both."
+            f"{folder / SPLITS_FILE}: fold {fold} has {len(split.train)} training and {len(split.val)} validation "
+            "cases; it needs both."
         )
     return split

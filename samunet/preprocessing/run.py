@@ -71,8 +71,8 @@ def preprocess_dataset(
             and not any(_origin_of(folder, case.identifier) for case in cases)
         ):
             raise DatasetError(
-                f"{folder} holds a {DESCRIPTION} and nothing that samunet stored; give the configuration a data_identifier "
-                "of its own."
+                f"{folder} holds a {DESCRIPTION} and nothing that samunet stored; give the configuration a "
+                "data_identifier of its own."
             )
         settings = settings_hash(spec, plan, configuration)
         (folder / DESCRIPTION).unlink(missing_ok=True)
@@ -113,7 +113,8 @@ def preprocess_dataset(
         ]
         if failures:
             raise DatasetError(
-                f"{len(failures)} of {len(cases)} cases could not be preprocessed; the others are done, and the next run "
+                f"{len(failures)} of {len(cases)} cases could not be preprocessed; the others are done, and the next "
+                "run "
                 "leaves them alone.\n" + "\n".join(failures[:MOST_FAULTS])
             )
         write_json(folder / DESCRIPTION, spec.raw)  # last, so a folder that has it is whole

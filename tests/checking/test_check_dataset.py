@@ -230,7 +230,7 @@ def test_the_affine_that_readers_take_is_the_one_that_is_judged(dataset):
 
 @pytest.mark.parametrize("tilt", [1e-4, 6e-4, 1e-3, 0.01, 0.2])
 def test_a_qform_is_judged_by_what_a_quaternion_can_tell(dataset, tilt):
-    """Near half turns the first number of a quaternion is rounded away, which moves corners by more than a header's other roundings."""
+    """Near half turns a quaternion's first number is rounded away, which moves corners more than other roundings."""
 
     def tilted(affine):
         turn = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
@@ -474,7 +474,8 @@ def test_errors_are_refused_together_and_warnings_are_not(dataset):
     FAULTS["label-values"](dataset)
     with pytest.raises(
         DatasetError,
-        match=r"has 2 error\(s\):\nerror .*tiny_000_0000.*\nerror .*tiny_001.nii.gz  label-values: Values 9 \(1 voxels\)",
+        match=r"has 2 error\(s\):\nerror .*tiny_000_0000.*\n"
+        r"error .*tiny_001.nii.gz  label-values: Values 9 \(1 voxels\)",
     ):
         check(dataset).refuse_errors()
 

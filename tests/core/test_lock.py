@@ -49,7 +49,10 @@ def test_a_second_command_is_told_who_is_there_and_gets_in_when_it_ends(holder, 
     with pytest.raises(InUseError) as refused, held(tmp_path / "out", wait=0.1):
         pass
     assert refused.value.exit_code == 2
-    pattern = r".*/out is in use by '-c .*/out ' \(process (\d+) on \S+, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d.*\)\. Wait until it ends, or end it, .*"
+    pattern = (
+        r".*/out is in use by '-c .*/out ' \(process (\d+) on \S+, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d.*\)\. Wait "
+        r"until it ends, or end it, .*"
+    )
     assert int(re.fullmatch(pattern, str(refused.value))[1]) == first.pid
     first.communicate("go\n")
     assert not (tmp_path / "out").exists()  # nothing was put there

@@ -167,7 +167,10 @@ def test_nnunets_short_names_are_told_their_twin(name, meant):
 
 @pytest.mark.parametrize("name", ["3d_lowres", "3d_cascade_fullres"])
 def test_low_resolution_says_why_there_is_none_and_what_to_use(tmp_path, name):
-    sentence = rf"'{name}' does not exist: samunet has no cascade and no low-resolution configuration, because SAM sees whole planes.*use 3d_adapter"
+    sentence = (
+        rf"'{name}' does not exist: samunet has no cascade and no low-resolution configuration, because SAM sees whole "
+        r"planes.*use 3d_adapter"
+    )
     with pytest.raises(ConfigError, match=sentence):
         parse_configuration_name(name)
     with pytest.raises(ConfigError, match=sentence):
@@ -177,7 +180,8 @@ def test_low_resolution_says_why_there_is_none_and_what_to_use(tmp_path, name):
 def test_an_unknown_configuration_names_the_nearest(tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"'samunetPlans' of Dataset004_Hippocampus has no configuration '3d_adpter'\. Did you mean '3d_adapter'\? Known: 3d_adapter\.",
+        match=r"'samunetPlans' of Dataset004_Hippocampus has no configuration '3d_adpter'\. "
+        r"Did you mean '3d_adapter'\? Known: 3d_adapter\.",
     ):
         load(tmp_path).configuration("3d_adpter")
 

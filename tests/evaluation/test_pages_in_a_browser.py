@@ -1,4 +1,4 @@
-"""Our pages in a browser: they ask the network for nothing and its console stays empty. Without a browser, the text of the page tells."""
+"""Our pages ask a browser's network for nothing and leave its console empty; without a browser the text tells."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_page_names_nothing_outside_itself(page):
 
 
 def look(page: Path, folder: Path) -> tuple[str, int, int]:
-    """Open a page with the network blocked; returns the document, and how many requests and console messages the page made."""
+    """Open a page without network; returns the document, and how many requests and console messages it made."""
     log = folder / "net.json"
     words = [
         BROWSER,

@@ -11,10 +11,12 @@ from samunet.core.geometry import Geometry
 from samunet.imageio import READERS
 label = np.random.default_rng(0).integers(0, 255, (20, 40, 50)).astype(np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))  # no file may grow beyond, which is to libraries as a full disk
-for reader, ending in [("SimpleITKIO", ending) for ending in (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")] + [("NibabelIO", ".nii.gz")]:
-    writer = next(found for found in READERS if found.name == reader)
+by_itk = [("SimpleITKIO", ending) for ending in (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")]
+for name, ending in [*by_itk, ("NibabelIO", ".nii.gz")]:
+    writer = next(reader for reader in READERS if reader.name == name)
+    geometry = Geometry(shape=label.shape, spacing=(1.0, 1.0, 1.0))
     try:
-        writer.write_segmentation(label, Geometry(shape=label.shape, spacing=(1.0, 1.0, 1.0)), Path(sys.argv[1], f"case{ending}"))
+        writer.write_segmentation(label, geometry, Path(sys.argv[1], f"case{ending}"))
         print(ending, "was written")
     except Exception as error:
         print(ending, type(error).__name__, f"case{ending}" in str(error))

@@ -1,4 +1,4 @@
-"""Whatever is done to a file, it is refused by name or read as an independent program reads it: no crash, no hang, no traceback.
+"""Whatever is done to a file, it is refused by name or read as an independent program reads it.
 
 The slow tier makes 10,000 damaged files per format: `pytest -m slow tests/imageio/test_fuzz.py`.
 """

@@ -1,4 +1,4 @@
-"""Headers that lie are refused by name before a library sees them; those that real programs write are understood as ITK does."""
+"""Headers that lie are refused by name before a library sees them; real programs' are understood as by ITK."""
 
 from __future__ import annotations
 

@@ -133,11 +133,14 @@ def test_no_module_beside_the_data_is_imported(tmp_path, pool, monkeypatch):
 def test_a_process_ends_with_the_one_that_asked_even_when_that_is_killed(tmp_path, name):
     path = write_sound(tmp_path / f"{name}.mha")
     script = (
-        "import sys, threading, time; from pathlib import Path; from samunet.imageio import itk_pool, reader_for; import itk_faults\n"
+        "import sys, threading, time; from pathlib import Path; from samunet.imageio import itk_pool, reader_for; "
+        "import itk_faults\n"
         "itk_pool.START = itk_faults.START\n"
-        f"reader = threading.Thread(target=lambda: reader_for('.mha').load(Path({str(path)!r})), daemon=True); reader.start()\n"
+        f"reader = threading.Thread(target=lambda: reader_for('.mha').load(Path({str(path)!r})), daemon=True); "
+        "reader.start()\n"
         "while not itk_pool._POOL.workers: time.sleep(0.01)\n"
-        "time.sleep(1); print([worker.process.pid for worker in itk_pool._POOL.workers][0], flush=True); time.sleep(600)\n"
+        "time.sleep(1); print([worker.process.pid for worker in itk_pool._POOL.workers][0], flush=True); "
+        "time.sleep(600)\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment) as asking:
@@ -171,7 +174,10 @@ def test_files_on_which_itk_crashes_do_not_end_this_process(tmp_path, pool, monk
 
 def test_what_is_logged_there_is_logged_here(tmp_path, pool, monkeypatch, caplog):
     logged = "import sys; sys.path[:] = sys.argv[2:]; from samunet.imageio import dicom, itk_worker\n"
-    logged += "import logging\ndicom.series_files = lambda path, *more: logging.getLogger('samunet.x').warning('%s is odd', path) or ()\n"
+    logged += (
+        "import logging\ndicom.series_files = lambda path, *more: logging.getLogger('samunet.x').warning('%s is odd', "
+        "path) or ()\n"
+    )
     monkeypatch.setattr(itk_pool, "START", logged + "itk_worker.serve(int(sys.argv[1]))")
     assert itk_pool.series_files(tmp_path) == ()
     assert [(record.name, record.getMessage()) for record in caplog.records] == [("samunet.x", f"{tmp_path} is odd")]

@@ -1,4 +1,4 @@
-"""Datasets of other layouts arrive whole, value for value, and pass the check; wrong ones are refused in one sentence."""
+"""Datasets of other layouts arrive whole and pass the check; wrong ones are refused in one sentence."""
 
 from __future__ import annotations
 

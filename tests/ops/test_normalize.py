@@ -27,8 +27,8 @@ def image():
 
 @pytest.mark.parametrize(
     "name,scheme",
-    [("CT", "ct"), ("noNorm", "none"), ("zscore", "zscore"), ("rescale_to_0_1", "rescale_to_0_1"), ("RGB_to_0_1", "rgb_to_0_1"),
-     ("T2w", "zscore"), ("none", "zscore"), ("", "zscore")],
+    [("CT", "ct"), ("noNorm", "none"), ("zscore", "zscore"), ("rescale_to_0_1", "rescale_to_0_1"),
+     ("RGB_to_0_1", "rgb_to_0_1"), ("T2w", "zscore"), ("none", "zscore"), ("", "zscore")],
 )  # fmt: skip
 def test_channel_name_chooses_the_scheme(name, scheme):
     assert scheme_for(name) == scheme

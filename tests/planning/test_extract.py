@@ -252,7 +252,10 @@ def test_a_label_of_another_shape_is_named_in_one_sentence(tmp_path):
     save(path, array[:-1])
     with pytest.raises(DatasetError) as raised:
         fingerprint_of(folder)
-    expected = f"Case 'tiny_001': label has shape {(array.shape[0] - 1, *array.shape[1:])}, image has {array.shape}. They must share one grid;"
+    expected = (
+        f"Case 'tiny_001': label has shape {(array.shape[0] - 1, *array.shape[1:])}, image has {array.shape}. They "
+        "must share one grid;"
+    )
     assert str(raised.value).startswith(expected) and "\n" not in str(raised.value)
 
 

@@ -213,7 +213,8 @@ def test_the_patch_is_the_whole_case_when_it_fits():
 
 def test_a_patch_is_cut_to_the_memory_one_stride_at_a_time_from_the_side_that_sticks_out_most():
     found = made(measured([(1, 1, 1)], [(96, 96, 192)]), aim=target(memory_gib=2.0))
-    # 96, 96, 192 divide by 16, 16, 32. Two of them need 3.5 GiB; 80, 96, 192 and 80, 80, 192 and 80, 80, 160 still too much
+    # 96, 96, 192 divide by 16, 16, 32. Two of them need 3.5 GiB; 80, 96, 192 and 80, 80, 192 and 80, 80, 160 still too
+    # much
     assert found.configurations["3d_adapter"].patch_size == (64, 80, 160)
     assert "the largest part of a case that fits within 2 GiB" in found.reasons["3d_adapter: patch"]
 

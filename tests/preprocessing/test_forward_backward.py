@@ -31,7 +31,7 @@ SPACING = (3.0, 1.0, 1.5)
 
 
 def phantom(shape=(14, 36, 28)) -> np.ndarray:
-    """Three blobs, asymmetric in every axis and so that no rotation or flip maps them onto themselves; (D, H, W) uint8."""
+    """Draw three blobs, (D, H, W) uint8, that no rotation or flip maps onto themselves."""
     grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n for n in shape], indexing="ij"))
     label = np.zeros(shape, np.uint8)
     blobs = (

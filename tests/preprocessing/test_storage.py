@@ -337,7 +337,8 @@ def test_cases_of_an_interrupted_run_with_other_settings_are_never_taken_for_tho
         preprocess_dataset(folder, spec, cases, plan, other, reader, threads=1, quiet=True)
     with pytest.raises(
         DatasetError,
-        match=r"\d of 3 cases in .* by another plan or an earlier version, first 'tiny_000'. Run first: samunet_preprocess",
+        match=r"\d of 3 cases in .* by another plan or an earlier version, first 'tiny_000'. "
+        r"Run first: samunet_preprocess",
     ):
         check_made_by(folder, sorted(shapes), spec, plan, configuration)
     preprocess_dataset(folder, spec, cases, plan, configuration, reader, threads=1, quiet=True)
@@ -422,7 +423,10 @@ def test_a_case_larger_than_free_memory_is_named_and_the_others_are_done(tmp_pat
         return replace(size, reading=2**60) if case.identifier == "tiny_001" else size
 
     monkeypatch.setattr(run, "peek_case", peek)
-    message = r"1 of 3 cases could not be preprocessed(?s:.*)Case 'tiny_001' needs about \d+ TiB of memory, .* are free; free some"
+    message = (
+        r"1 of 3 cases could not be preprocessed(?s:.*)Case 'tiny_001' needs about \d+ TiB of memory, .* are free; "
+        r"free some"
+    )
     with pytest.raises(DatasetError, match=message):
         preprocess_dataset(tmp_path / "out", spec, cases, *rest, threads=2, quiet=True)
     assert stored_cases(tmp_path / "out") == ("tiny_000", "tiny_002")
