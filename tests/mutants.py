@@ -120,8 +120,8 @@ MUTANTS = (
     mutant(
         "the last of two equal keys counts",
         "core/codec.py",
-        "if len(found) < len(pairs):",
-        "if len(found) < len(pairs) - 1:",
+        "if len(members) < len(pairs):",
+        "if len(members) < len(pairs) - 1:",
         "core/test_codec.py",
         "Whoever edits a plan by hand and writes a key twice must hear of it.",
     ),
@@ -202,7 +202,7 @@ MUTANTS = (
     mutant(
         "CT not clipped",
         "ops/normalize.py",
-        "clipped = np.clip(values, np.float32(known.percentile_00_5), np.float32(known.percentile_99_5))",
+        "clipped = np.clip(values, np.float32(statistics.percentile_00_5), np.float32(statistics.percentile_99_5))",
         "clipped = values.copy()",
         "ops/test_normalize.py",
         "Metal would stretch the scale.",
@@ -478,8 +478,8 @@ MUTANTS = (
     mutant(
         "every axis halved alike",
         "planning/topology.py",
-        "chosen = [axis for axis in candidates if current[axis] < 2 * finest]",
-        "chosen = candidates",
+        "halved = [axis for axis in candidates if current[axis] < 2 * finest]",
+        "halved = candidates",
         "planning/test_topology.py",
         "Thick slices are halved once voxels are about cubes.",
     ),
@@ -495,7 +495,7 @@ MUTANTS = (
     mutant(
         "outside is not marked",
         "preprocessing/forward.py",
-        "label[(label == 0) & ~mask] = OUTSIDE",
+        "label[(label == 0) & ~mask] = OUTSIDE_NONZERO",
         "label[(label == 0) & ~mask] = 0",
         "preprocessing/test_forward_backward.py parity/test_ops_against_nnunet.py",
         "Where an image is normalized within its mask, augmentation must know what lies outside.",
