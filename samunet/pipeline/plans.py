@@ -31,7 +31,7 @@ from samunet.models.spec import NetworkSpec
 from samunet.ops.normalize import scheme_for
 from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, open_dataset
 from samunet.planning.known import refuse_unknown_names
-from samunet.planning.planners.default import ConvolutionalPath, Method, Target
+from samunet.planning.planners.default import ConvolutionalPath, PlannedMethod, Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.preprocessing.run import preprocess_dataset
 from samunet.sam.backbones import Backbone, backbone_named
@@ -379,7 +379,7 @@ def _method(
     pretrained: bool,
     precision: str = "mixed",
     options: Mapping[str, Any] = {},
-) -> Method:
+) -> PlannedMethod:
     dimensions, variant_name = parse_configuration_name(name)
     variant = load_variant(variant_name)
     config = variant.read(options, f"configuration option variant_options of {variant_name}")
@@ -406,6 +406,6 @@ def _method(
             cost=lambda topology, patch, batch: cost(topology, patch, 1.0, batch, alone),
             work=lambda topology, patch, scale: operations(spec_of(topology, patch, scale), backbone, config),
         )
-    return Method(
+    return PlannedMethod(
         variant=variant_name, dimensions=dimensions, preferred=variant.preferred, cost=cost, convolutions=convolutions
     )

@@ -17,7 +17,7 @@ from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, In
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Preference
 from samunet.errors import PlanningError
-from samunet.planning.planners.default import ConvolutionalPath, Method, Target, plan
+from samunet.planning.planners.default import ConvolutionalPath, PlannedMethod, Target, plan
 from samunet.planning.topology import divisors
 
 STATISTICS = IntensityStatistics(
@@ -102,7 +102,9 @@ def methods(
     *, cost=voxels_cost, preferred=lambda topology, patch, smallest: (Preference(scale=2.0, reason="two is enough"),)
 ):
     return {
-        f"{dimensions}d_adapter": Method(variant="sam_unet", dimensions=dimensions, preferred=preferred, cost=cost)
+        f"{dimensions}d_adapter": PlannedMethod(
+            variant="sam_unet", dimensions=dimensions, preferred=preferred, cost=cost
+        )
         for dimensions in (3, 2)
     }
 
@@ -407,7 +409,7 @@ def with_convolutions(
     choices = tuple(Preference(scale=scale, reason=f"scale {scale}") for scale in (4.0, 2.0, 1.0))
     path = ConvolutionalPath(cost=alone, work=lambda topology, patch, scale: work[scale])
     return {
-        "3d_adapter": Method(
+        "3d_adapter": PlannedMethod(
             variant="sam_unet", dimensions=3, preferred=lambda *_: choices, cost=cost, convolutions=path
         )
     }

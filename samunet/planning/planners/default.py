@@ -59,7 +59,7 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class PlannedMethod:
     """What the planner asks of an adaptation method."""
 
     variant: str
@@ -82,7 +82,7 @@ class ConvolutionalPath:
     """(topology, patch, encoder scale) to the operations of one sample's training step with the encoder."""
 
 
-def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods: Mapping[str, Method]) -> Plan:
+def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods: Mapping[str, PlannedMethod]) -> Plan:
     """Decide everything between raw files and network for each configuration.
 
     Args:
@@ -243,7 +243,7 @@ def _mirrored_axes(
 
 def _configure(
     name: str,
-    method: Method,
+    method: PlannedMethod,
     fingerprint: Fingerprint,
     spacing: Triple,
     median_shape: Triple,
@@ -317,7 +317,7 @@ class _Beside:
 
 
 def _choose(
-    method: Method, spacing: Triple, median_shape: Triple, smallest: float, target: Target
+    method: PlannedMethod, spacing: Triple, median_shape: Triple, smallest: float, target: Target
 ) -> tuple[Topology, Shape, Preference, _Beside]:
     """Take the largest patch whose cheapest preference fits the memory, and the first preference affordable there.
 
@@ -349,7 +349,7 @@ def _choose(
 
 
 def _refusal(
-    method: Method,
+    method: PlannedMethod,
     topology: Topology,
     patch: Shape,
     preference: Preference,
