@@ -121,3 +121,18 @@ def test_wrong_input_is_refused_in_one_sentence(folders, capsys):
         str(folders / "x.json"),
     ]
     assert apply_postprocessing.main(words) == 2 and not (folders / "out").exists()
+
+
+def test_the_whole_foreground_stays_where_a_class_loses_though_the_mean_rises(folders):
+    for index in range(3):
+        reference = np.zeros((6, 20, 20), np.uint8)
+        reference[1:5, 2:10, 2:10] = 1
+        reference[1:5, 10, 2:10] = 2  # 32 voxels that touch the liver, and 2 that do not
+        reference[1, 19, 18:20] = 2
+        prediction = reference.copy()
+        prediction[1:5, 13:17, 2:12] = 1  # 160 voxels
+        write(folders / "references" / f"case_{index}.nii.gz", reference)
+        write(folders / "predictions" / f"case_{index}.nii.gz", prediction)
+    assert [step.values for step in chosen(folders).steps] == [
+        (1,)
+    ]  # the liver's Dice rises by 0.24, the vessels' falls
