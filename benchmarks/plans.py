@@ -33,7 +33,7 @@ from samunet.core.workspace import FINGERPRINT_FILE, Workspace, workspace_from_e
 from samunet.errors import DatasetError, PlanningError
 from samunet.imageio import reader_for
 from samunet.models.spec import NetworkSpec
-from samunet.pipeline.plans import estimate_gib
+from samunet.pipeline.planning import estimate_gib
 from samunet.planning.extract import FINGERPRINT_FORMAT
 from samunet.planning.planners.default import smallest_class
 from samunet.sam.backbones import TOKEN_PIXELS, backbone_named, encoder_size

@@ -31,11 +31,13 @@ from samunet.core.codec import write_json
 from samunet.core.dataset import read_dataset_json
 from samunet.core.results import model_folder
 from samunet.core.workspace import Workspace, workspace_from_environment
-from samunet.machine.hardware import autocast, keep_freed_memory
-from samunet.pipeline.fold import Fold, build_trainer
+from samunet.machine.hardware import autocast, choose_precision, keep_freed_memory
+from samunet.pipeline.run import build_trainer
 from samunet.preprocessing.storage import stored_cases
-from samunet.training.config import TrainingConfig
+from samunet.training.config import RunConfig, TrainingConfig
 from samunet.training.processes import Processes
+from samunet.training.run import Run
+from samunet.training.schedule import FixedEpochs
 from samunet.training.stopping import StopRequest
 from samunet.training.trainer import SAMTrainer
 
@@ -66,7 +68,7 @@ def main() -> None:
             "machine": {"cpu": processor_name(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
             "dataset": dataset,
             "configuration": arguments.configuration,
-            "precision": "fp32" if trainer.precision is None else "bf16",
+            "precision": "fp32" if trainer.run.precision is None else "bf16",
             "batch_size": 2,
             "patch": list(patch),
             **split,
@@ -90,18 +92,21 @@ def prepared(workspace: Workspace, arguments: argparse.Namespace) -> tuple[SAMTr
     split = pipeline.fold_split(workspace, spec, stored_cases(data), "0")
     folder = model_folder(workspace, dataset.spec.name, plan.plans_name, name) / "fold_0"
     config = TrainingConfig(epochs=1000, iterations=STEPS, batch_size=2, precision=arguments.precision)
-    fold = Fold(
+    run = Run(
         plan=plan,
+        name=name,
         spec=spec,
+        fold="0",
         split=split,
         data=data,
         folder=folder,
         config=config,
+        control=RunConfig(),
         device=torch.device("cpu"),
-        resume=None,
+        precision=choose_precision(config.precision, torch.device("cpu")),
+        saves=False,
     )
-    options = pipeline.TrainOptions(configuration=name, fold="0", device="cpu", save_checkpoints=False)
-    trainer = build_trainer(workspace, fold, options, Processes(), StopRequest(folder))
+    trainer = build_trainer(workspace, run, Processes(), StopRequest(folder))
     return trainer, dataset.spec.name, plan.configuration(name).patch_size
 
 
@@ -118,7 +123,7 @@ def steps_apart(trainer: SAMTrainer) -> dict:
         began = time.perf_counter()
         trainer._train_epoch(batches)
         totals["trainer"].append(time.perf_counter() - began)
-        trainer.epoch, trainer.epoch_loss = trainer.epoch + 1, 0.0
+        next_epoch(trainer)
         if number:  # the first round warms up
             parts = {name: parts[name] + found[name] for name in parts}
     plain, ours = (sorted(values[1:]) for values in totals.values())
@@ -133,20 +138,20 @@ def steps_apart(trainer: SAMTrainer) -> dict:
 
 
 def plain_steps(trainer: SAMTrainer, batches) -> dict[str, float]:
-    parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in trainer.state.optimizer.param_groups for parameter in group["params"]]
     parts = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
     trainer.model.train()
     for _ in range(STEPS):
         batch: Batch = next(batches)
         times = [time.perf_counter()]
-        trainer.optimizer.zero_grad(set_to_none=True)
-        with autocast(trainer.device, trainer.precision):
+        trainer.state.optimizer.zero_grad(set_to_none=True)
+        with autocast(trainer.run.device, trainer.run.precision):
             loss = torch.stack(list(trainer.model.loss(batch).values())).sum()
         times.append(time.perf_counter())
         loss.backward()
         times.append(time.perf_counter())
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        trainer.optimizer.step()
+        trainer.state.optimizer.step()
         times.append(time.perf_counter())
         parts = {
             name: value + later - before
@@ -155,18 +160,25 @@ def plain_steps(trainer: SAMTrainer, batches) -> dict[str, float]:
     return parts
 
 
+def next_epoch(trainer: SAMTrainer) -> None:
+    """Go to the next epoch without validation."""
+    trainer.state.epoch, trainer.state.epoch_loss = trainer.state.epoch + 1, 0.0
+    trainer.schedule.begin_epoch(trainer.state.epoch)
+
+
 def through_the_loader(trainer: SAMTrainer) -> dict:
     """Train epochs through one loader and its worker; returns the share of time spent waiting for data."""
     steps = 4 * STEPS
-    trainer.config = replace(trainer.config, iterations=steps)
-    trainer.step, trainer.epoch, trainer.epoch_loss = 0, 0, 0.0
+    state = trainer.state
+    state.step, state.epoch, state.epoch_loss = 0, 0, 0.0
+    trainer.schedule = FixedEpochs(replace(trainer.run.config, iterations=steps), "cpu")
     batches = trainer.sources.training(0, EPOCHS * steps)
     waits, seconds = [], []
     for _ in range(EPOCHS):
         began = time.perf_counter()
         waits.append(trainer._train_epoch(batches))
         seconds.append(time.perf_counter() - began)
-        trainer.epoch, trainer.epoch_loss = trainer.epoch + 1, 0.0
+        next_epoch(trainer)
     batches.close()
     return {
         "waiting_seconds_a_step": round(sum(waits[1:]) / (steps * (EPOCHS - 1)), 4),

@@ -26,8 +26,8 @@ from samunet.evaluation.summary import SUMMARY
 from samunet.machine.hardware import choose_device
 from samunet.machine.progress import pool_of
 from samunet.pipeline.datasets import RawDataset, extract, open_dataset
-from samunet.pipeline.plans import PlanOptions, open_plan, plan, plan_path, preprocess, resolve
-from samunet.pipeline.trainings import fold_split, is_finished
+from samunet.pipeline.planning import PlanOptions, open_plan, plan, plan_path, preprocess, resolve
+from samunet.pipeline.training import fold_split, is_finished
 from samunet.planning.splits import SPLITS_FILE, Split, read_splits
 from samunet.training.config import TrainingConfig
 from samunet.training.pace import LARGEST_ERROR

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from samunet.training.pace import Pace, training_clock, validation_steps, write_cost
+from samunet.training.cost import write_cost
+from samunet.training.pace import Pace, training_clock, validation_steps
 
 CUDA = torch.device("cuda")
 
@@ -53,7 +54,7 @@ class Timed(nnUNetTrainer):
             write_cost(
                 Path(self.output_folder),
                 self.device,
-                self.pace,
+                minutes=self.pace.minutes if self.pace else None,
                 wall_seconds=sum(ended) - sum(began),  # of earlier runs too: the log goes into checkpoints
                 epochs=self.num_epochs,
                 steps=self.pace.first_step if self.pace else self.num_epochs * self.num_iterations_per_epoch,

@@ -22,7 +22,7 @@ from samunet.core.labels import Labels
 from samunet.core.plan import DEFAULT_PLANS_NAME, ChannelPlan, Configuration, Plan, Topology
 from samunet.errors import ConfigError
 from samunet.training.config import TrainingConfig
-from samunet.training.trainer import make_optimizer
+from samunet.training.optimizer import make_optimizer
 from samunet.variants.method import load_variant
 from samunet.variants.network import build_network
 

@@ -26,13 +26,12 @@ from samunet.core.codec import atomic_path, write_json
 from samunet.core.dataset import read_dataset_json
 from samunet.core.labels import Labels
 from samunet.core.plan import Configuration, Plan, load_plan, save_plan
-from samunet.core.results import DEFAULT_TRAINER, model_folder
+from samunet.core.results import DEFAULT_TRAINER, FINAL, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
 from samunet.models.sam_with_sites import AdaptedSAM
 from samunet.sam.weights import read_tensors
 from samunet.training.config import TrainingConfig, deciding_settings
-from samunet.training.trainer import FINAL
 from samunet.variants.network import build_network
 
 

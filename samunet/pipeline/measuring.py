@@ -23,7 +23,7 @@ from samunet.errors import ConfigError
 from samunet.machine.hardware import autocast, choose_precision, keep_freed_memory
 from samunet.training.accumulate import backward
 from samunet.training.config import TrainingConfig
-from samunet.training.trainer import make_optimizer
+from samunet.training.optimizer import make_optimizer
 from samunet.variants.network import build_network
 
 STEPS = 2  # the optimizer's state exists from the second on

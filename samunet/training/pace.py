@@ -1,20 +1,15 @@
-"""A training that must take so many minutes: how many steps each of its epochs gets; and what a training cost."""
+"""A training that must take so many minutes: how many steps each of its epochs gets."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from samunet.core.codec import write_json
-from samunet.core.cost import COST, Cost
-from samunet.core.memory import peak_mib
 from samunet.errors import ConfigError
-from samunet.machine.hardware import device_name
 from samunet.machine.progress import readable_seconds
 
 FIRST_STEPS = 2  # of the first epoch, which measures the pace
@@ -39,20 +34,27 @@ class Pace:
         minutes: from the first step to the end of the last epoch.
         epochs: among which they are divided.
         clock: seconds, see `training_clock`.
-        known: `state` of a training that goes on.
+        saved: `state` of a training that goes on.
+        compiled: the first step compiles the network and tells nothing.
     """
 
+    total: int | None = None
+
     def __init__(
-        self, minutes: float, epochs: int, clock: Callable[[], float], known: dict[str, Any] | None = None
+        self,
+        minutes: float,
+        epochs: int,
+        clock: Callable[[], float],
+        saved: dict[str, Any] | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
-        self.budget, self.epochs, self.clock = 60 * minutes, epochs, clock
-        known = known or {"seconds": 0.0, "first_step": 0, "steps": FIRST_STEPS, "began": 0.0}
-        self.before, self.first_step, self.steps, self.began = (
-            known["seconds"],
-            known["first_step"],
-            known["steps"],
-            known["began"],
-        )
+        self.budget, self.epochs, self.clock, self.compiled = 60 * minutes, epochs, clock, compiled
+        saved = saved or {"seconds": 0.0, "first_step": 0, "steps": FIRST_STEPS, "began": 0.0}
+        self.before: float = saved["seconds"]
+        self.began: float = saved["began"]
+        self.first_step: int = saved["first_step"]
+        self.steps: int = saved["steps"]
         self.started: float | None = None
         self._first = self.before
 
@@ -61,16 +63,24 @@ class Pace:
         """Seconds since the first step, of earlier runs too."""
         return self.before + (0.0 if self.started is None else self.clock() - self.started)
 
+    @property
+    def minutes(self) -> float:
+        """Minutes since the first step, of earlier runs too."""
+        return self.seconds / 60
+
     def start(self) -> None:
         """Begin to count."""
         self.started = self.clock()
 
-    def after_step(self, step: int, *, compiled: bool = False) -> None:
+    def ahead(self, step: int) -> int:
+        """Return more steps than any training takes."""
+        return UNLIMITED
+
+    def after_step(self, step: int) -> None:
         """See after the first two steps whether the minutes hold the epochs at all.
 
         Args:
             step: done so far, from 1.
-            compiled: the first step compiles the network and tells nothing.
 
         Raises:
             ConfigError: they do not, by far.
@@ -78,7 +88,7 @@ class Pace:
         now = self.seconds
         if step == 1:
             each = self._first = now
-            hopeless = FIRST_STEPS * now > self.budget and not compiled
+            hopeless = FIRST_STEPS * now > self.budget and not self.compiled
         else:
             each = now - self._first
             hopeless = now + (self.epochs - 1) * each > HOPELESS * self.budget
@@ -118,37 +128,6 @@ class Pace:
     def state(self) -> dict[str, Any]:
         """Return what goes on from here."""
         return {"seconds": self.seconds, "first_step": self.first_step, "steps": self.steps, "began": self.began}
-
-
-def write_cost(
-    folder: Path,
-    device: torch.device,
-    pace: Pace | None,
-    *,
-    wall_seconds: float,
-    epochs: int,
-    steps: int,
-    last_learning_rate: float,
-) -> None:
-    """Write what a training took into its fold's folder.
-
-    Args:
-        pace: of a training that was told its minutes.
-        wall_seconds: of all epochs.
-    """
-    cuda, memory = device.type == "cuda", peak_mib()
-    found = Cost(
-        minutes=pace.seconds / 60 if pace else None,
-        wall_minutes=wall_seconds / 60,
-        epochs=epochs,
-        steps=steps,
-        last_learning_rate=last_learning_rate,
-        memory_mib=None if math.isnan(memory) else memory,
-        device_memory_mib=torch.cuda.max_memory_allocated(device) / 2**20 if cuda else None,
-        device=device_name(device),
-        threads=torch.get_num_threads(),
-    )
-    write_json(folder / COST, found)
 
 
 def validation_steps(steps: int, most: int = 50) -> int:

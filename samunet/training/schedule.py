@@ -1,6 +1,117 @@
-"""The learning rate over the steps of a training."""
+"""How long a training is: the steps of its epochs, and the learning rate over them."""
 
 from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+import torch
+
+from samunet.checkpoints.file import CheckpointState
+from samunet.training.config import TrainingConfig
+from samunet.training.forecast import Forecast, seconds_left
+from samunet.training.pace import Pace, training_clock
+
+
+class Schedule(Protocol):
+    """Divides a training into epochs of steps, and says when it will end."""
+
+    @property
+    def first_step(self) -> int:
+        """The first step of the epoch that runs."""
+
+    @property
+    def steps(self) -> int:
+        """The steps of the epoch that runs."""
+
+    @property
+    def total(self) -> int | None:
+        """The steps of the whole training; None where they are not known before its end."""
+
+    @property
+    def minutes(self) -> float | None:
+        """What the training took of the minutes that it was told; None where it was told none."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The seconds until the end; None where they are not known."""
+
+    def start(self) -> None:
+        """Begin to count time."""
+
+    def ahead(self, step: int) -> int:
+        """Return for how many steps from this one on patches are to be prepared."""
+
+    def after_step(self, step: int) -> str | None:
+        """Look ahead after so many steps; returns a sentence on how long the training will take, once, or None."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Go to an epoch, from 0, that follows on the one before."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold for the schedule to go on."""
+
+
+class FixedEpochs:
+    """Epochs of a fixed number of steps.
+
+    Args:
+        device: for what is said of it.
+        step: steps done so far.
+        epoch: epochs done so far.
+    """
+
+    minutes: float | None = None
+
+    def __init__(self, config: TrainingConfig, device: str, *, step: int = 0, epoch: int = 0) -> None:
+        self.config, self.device, self.epoch = config, device, epoch
+        self.steps, self.total = config.iterations, config.steps
+        self._forecast = Forecast()
+        self._epoch_seconds: list[float] = []  # of epochs that this run trained from their first step to their end
+        self._whole = step <= self.first_step
+        self._began = time.monotonic()
+
+    @property
+    def first_step(self) -> int:
+        """The first step of the epoch that runs."""
+        return self.epoch * self.steps
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The seconds until the end, by the latest epochs; None before there was one."""
+        return seconds_left(self._epoch_seconds, self.config.last_epoch - self.epoch)
+
+    def start(self) -> None:
+        """Begin to count time."""
+        self._began = time.monotonic()
+
+    def ahead(self, step: int) -> int:
+        """Return the steps that are left."""
+        return self.config.last_epoch * self.steps - step
+
+    def after_step(self, step: int) -> str | None:
+        """Return once, when enough steps are measured, a sentence on how long the training will take."""
+        left = self.first_step + self.steps - step
+        return self._forecast.after_step(self.config, left, self.config.last_epoch - self.epoch, self.device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Go to an epoch; what the one before took tells more than its steps."""
+        now = time.monotonic()
+        self._epoch_seconds += [now - self._began] if self._whole else []
+        self._began, self._whole, self._forecast.over, self.epoch = now, True, True, epoch
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: the number of steps tells all."""
+        return {}
+
+
+def schedule_of(config: TrainingConfig, device: torch.device, saved: CheckpointState | None) -> Schedule:
+    """Return the schedule of a training, which goes on where `saved` was."""
+    if config.minutes:
+        clock, pace = training_clock(device), saved.pace if saved is not None else None
+        return Pace(config.minutes, config.last_epoch, clock, pace, compiled=config.compile)
+    step, epoch = (saved.step, saved.epoch) if saved is not None else (0, 0)
+    return FixedEpochs(config, device.type, step=step, epoch=epoch)
 
 
 def rate_factor(step: int, steps: int, *, warmup: float, power: float) -> float:

@@ -17,7 +17,7 @@ from samunet.cli import train as train_command
 from samunet.core.lock import held, reading
 from samunet.errors import ConfigError, InUseError
 from samunet.inference.predictor import Predictor
-from samunet.pipeline.trainings import is_finished
+from samunet.pipeline.training import is_finished
 from samunet.training.config import RunConfig
 from samunet.training.trainer import SAMTrainer
 

@@ -15,7 +15,7 @@ from samunet.core.codec import file_sha256
 from samunet.core.memory import peak_mib, start_peak
 from samunet.core.plan import load_plan
 from samunet.errors import ConfigError, PlanningError
-from samunet.pipeline import measuring, plans
+from samunet.pipeline import measuring, planning
 from samunet.pipeline.measuring import MeasuredStep, measure_step
 from samunet.sam import checkpoints
 from samunet.sam.checkpoints import CHECKPOINTS
@@ -68,7 +68,7 @@ def test_a_plan_that_needs_too_much_is_planned_smaller(planned, monkeypatch):
     asked = {"backbone": "vit_nano", "weights": str(weights), "sha256": file_sha256(weights)}
 
     def estimate(plan, name):
-        return plans.estimate_gib(plan.configuration(name), dataset.spec)
+        return planning.estimate_gib(plan.configuration(name), dataset.spec)
 
     generous = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(**asked))
     need = estimate(generous, "3d_adapter")
@@ -151,7 +151,7 @@ def test_auto_takes_the_official_backbone_where_its_checkpoint_is_at_hand(planne
         sha256=file_sha256(weights),
     )
     monkeypatch.setattr(checkpoints, "CHECKPOINTS", (official,))
-    monkeypatch.setattr(plans, "OFFICIAL_BACKBONE", "vit_nano")
+    monkeypatch.setattr(planning, "OFFICIAL_BACKBONE", "vit_nano")
     without = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions())
     assert (
         without.configuration("3d_adapter").backbone == "vit_tiny"

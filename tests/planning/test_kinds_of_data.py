@@ -11,7 +11,7 @@ import pytest
 from samunet.core.dataset import DatasetSpec
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.labels import parse_labels
-from samunet.pipeline.plans import _method
+from samunet.pipeline.planning import _method
 from samunet.planning.extract import FINGERPRINT_FORMAT
 from samunet.planning.planners.default import Target, plan
 from samunet.sam.backbones import backbone_named

@@ -25,7 +25,7 @@ SETTINGS = {"epochs": 2, "iterations": 8, "batch_size": 2, "workers": 0, "precis
 EVERY_STEP = RunConfig(save_every_steps=1)
 FINAL, LATEST = "checkpoint_final.safetensors", "checkpoint_latest.safetensors"
 START = multiprocessing.get_context("forkserver")
-START.set_forkserver_preload(["samunet.pipeline.trainings"])
+START.set_forkserver_preload(["samunet.pipeline.training"])
 
 
 def train(workspace, *, slow_save: float = 0.0, file_limit: int | None = None, **options) -> str:

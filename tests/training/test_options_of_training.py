@@ -24,8 +24,9 @@ from samunet.training import trainer as trainer_module
 from samunet.training.average import WeightAverage
 from samunet.training.config import PRESETS, RunConfig, TrainingConfig
 from samunet.training.log import TrainingLog, draw
+from samunet.training.optimizer import make_optimizer
 from samunet.training.schedule import rate_factor
-from samunet.training.trainer import SAMTrainer, make_optimizer
+from samunet.training.trainer import SAMTrainer
 from samunet.variants.network import build_network
 
 FINAL = "checkpoint_final.safetensors"
@@ -102,7 +103,7 @@ def test_the_average_predicts(project, tmp_path):
 
 def test_whole_cases_choose_the_best_checkpoint(project, tmp_path, monkeypatch):
     scores = iter([0.3, 0.9, 0.5])
-    monkeypatch.setattr("samunet.pipeline.fold.mean_dice", lambda *_: next(scores))
+    monkeypatch.setattr("samunet.pipeline.run.mean_dice", lambda *_: next(scores))
     fold = project.train(results=tmp_path, config={"epochs": 3, "whole_cases": 1}, validate=False)
     assert [record["whole_dice"] for record in records(fold)] == [0.3, 0.9, 0.5]
     assert load_checkpoint(fold / "checkpoint_best.safetensors").state.epoch == 2
@@ -134,7 +135,7 @@ def test_patience_and_stop_epoch_end_early_and_the_schedule_stays(project, tmp_p
     expected = 1e-3 * rate_factor(1, 18, warmup=0.05, power=0.9)
     assert records(fold)[0]["learning_rate"] == pytest.approx(expected)
     dice = iter([0.5, 0.6, 0.1, 0.1, 0.1, 0.1, 0.1])
-    monkeypatch.setattr("samunet.pipeline.fold.mean_dice", lambda *_: next(dice))
+    monkeypatch.setattr("samunet.pipeline.run.mean_dice", lambda *_: next(dice))
     fold = project.train(
         results=tmp_path,
         config={"epochs": 9, "iterations": 1, "patience": 2, "whole_cases": 1},
@@ -201,7 +202,7 @@ def test_a_log_that_fails_does_not_end_the_training(project, tmp_path, monkeypat
 
 def test_an_extension_trains_although_patience_had_run_out(project, tmp_path, monkeypatch):
     dice = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1])
-    monkeypatch.setattr("samunet.pipeline.fold.mean_dice", lambda *_: next(dice))
+    monkeypatch.setattr("samunet.pipeline.run.mean_dice", lambda *_: next(dice))
     options = {"results": tmp_path, "validate": False}
     settings = {"epochs": 5, "iterations": 1, "patience": 2, "whole_cases": 1}
     fold = project.train(config=settings, **options)

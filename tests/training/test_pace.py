@@ -91,12 +91,12 @@ def test_minutes_that_are_far_too_few_end_the_training_after_its_first_steps(fir
 
 
 def test_a_first_step_that_compiles_the_network_tells_nothing():
-    pace = Pace(4, 200, clock := Clock())
+    pace = Pace(4, 200, clock := Clock(), compiled=True)
     pace.start()
     clock.now += 150
-    pace.after_step(1, compiled=True)
+    pace.after_step(1)
     clock.now += 0.1
-    pace.after_step(2, compiled=True)
+    pace.after_step(2)
 
 
 def test_a_pace_goes_on_where_it_was_saved():

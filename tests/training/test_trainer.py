@@ -70,7 +70,7 @@ def test_continuing_after_an_interruption_gives_the_uninterrupted_weights(projec
 
     def stop_after_first_epoch(self, *arguments):
         finish(self, *arguments)
-        if self.epoch == 1:
+        if self.state.epoch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -92,7 +92,7 @@ def test_killed_after_an_epochs_last_step_the_files_are_those_of_the_uninterrupt
     validate = SAMTrainer._validate
 
     def killed(self):
-        if self.epoch == killed_in - 1:
+        if self.state.epoch == killed_in - 1:
             raise KeyboardInterrupt
         return validate(self)
 

@@ -14,12 +14,13 @@ from typing import Any
 
 from samunet.checkpoints.file import load_checkpoint
 from samunet.core.codec import encode, write_json
+from samunet.core.cost import COST
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.lock import held, reading
 from samunet.core.plan import Plan, changed_for_training, load_plan
 from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST, Seeds, Spread, model_folder
 from samunet.core.workspace import Workspace
-from samunet.errors import CheckpointError, ConfigError, DatasetError
+from samunet.errors import CheckpointError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize, target_key, write_summary
 from samunet.inference.files import FileOptions, predict_cases
@@ -27,17 +28,17 @@ from samunet.inference.predictor import Predictor
 from samunet.machine.hardware import choose_device
 from samunet.machine.progress import each
 from samunet.pipeline.datasets import groups_of, keep_up_splits, open_dataset
-from samunet.pipeline.fold import Fold, build_trainer
-from samunet.pipeline.options import TrainOptions
-from samunet.pipeline.plans import open_plan, resolve
-from samunet.pipeline.resuming import check_resume, refuse_trained, resumable, settings_to_train
+from samunet.pipeline.planning import open_plan, resolve
+from samunet.pipeline.run import TrainOptions, build_trainer, settings_to_train, settle
 from samunet.pipeline.simulated_prompts import prompts_for_validation
 from samunet.planning.splits import Split, split_for_fold
 from samunet.preprocessing.run import check_made_by
 from samunet.preprocessing.storage import stored_cases
 from samunet.training.config import TrainingConfig
+from samunet.training.cost import write_cost
 from samunet.training.processes import joined
 from samunet.training.stopping import StopRequest
+from samunet.training.trainer import SAMTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -88,30 +89,17 @@ def _train(
         return folder
     if not options.only_validate:
         check_other_folds(folder, plan, spec, options.configuration)
-        if not options.save_checkpoints and any(folder.glob("checkpoint_*")):
-            raise CheckpointError(
-                f"{folder} holds a trained fold, which a training without checkpoints would remove; choose another fold."
-            )
-        resume = resumable(folder) if options.resume else None
-        if resume is None:
-            refuse_trained(folder, overwrite=options.overwrite)
-        config = settings_to_train(settings, resume, folder, extend=options.extend)
-        if config.minutes and options.processes > 1:
-            raise ConfigError(
-                "A training of fixed minutes runs in one process; give --epochs and --iterations instead, or one GPU."
-            )
-        if resume is not None:
-            check_resume(resume, folder, plan, options.configuration)
-        fold = Fold(
-            plan=plan, spec=spec, split=split, data=data, folder=folder, config=config, device=device, resume=resume
-        )
+        run = settle(options, settings, plan=plan, spec=spec, split=split, data=data, folder=folder, device=device)
         with (
             joined(options.rank, options.processes, device) as processes,
             StopRequest(folder, options.run.max_hours) as stopping,
         ):
-            trainer = build_trainer(workspace, fold, options, processes, stopping)
+            trainer = build_trainer(workspace, run, processes, stopping)
             try:
-                finished = trainer.run()
+                finished = trainer.train()
+                if finished:
+                    _write_cost(trainer)
+                    trainer.finish()
             finally:
                 trainer.log.close()
         if not finished or options.rank > 0:
@@ -120,6 +108,22 @@ def _train(
         summary = validate(workspace, dataset_name, folder, split.val, options)
         logger.info("Mean foreground Dice of %d validation cases: %.4f", len(split.val), summary.foreground_mean.dice)
     return folder
+
+
+def _write_cost(trainer: SAMTrainer) -> None:
+    """Write what a training took that has come to its end, also where its run before was killed after the last step."""
+    folder, state, trained = trainer.run.folder, trainer.state, trainer.state.step > trainer.taken_up_at
+    if not trainer.processes.first or not (trained or not any((folder / name).is_file() for name in (COST, FINAL))):
+        return
+    write_cost(
+        folder,
+        trainer.run.device,
+        minutes=trainer.schedule.minutes,
+        wall_seconds=sum(trainer.log.times.get("seconds", [])),
+        epochs=state.epoch,
+        steps=state.step,
+        last_learning_rate=max(group["lr"] for group in state.optimizer.param_groups),
+    )
 
 
 def train_seeds(
@@ -137,17 +141,18 @@ def train_seeds(
         CheckpointError: a seed was trained with other settings.
     """
     first = int(settings.get("seed", TrainingConfig().seed))
+    plan = resolve(workspace, open_plan(workspace, dataset_name, options.plans_name), options.configuration)
+    planned_batch = plan.configuration(options.configuration).batch_size
     model = model_folder(workspace, dataset_name, options.plans_name, options.configuration)
     dice: dict[str, list[float | None]] = {}
     for seed in range(first, first + count):
         chosen = replace(options, variation="" if seed == first else f"_seed_{seed}", validate=True)
         folder = model / f"fold_{options.fold}{chosen.variation}"
         scores = folder / (VALIDATION_BEST if options.validate_best else VALIDATION) / SUMMARY
-        if is_finished(folder) and not options.overwrite:
-            settings_to_train(
-                {**encode(TrainingConfig(**settings)), "seed": seed}, load_checkpoint(folder / FINAL), folder
-            )
         done = is_finished(folder) and not options.overwrite
+        if done:
+            all_settings = {**encode(TrainingConfig(**settings)), "seed": seed}
+            settings_to_train(all_settings, load_checkpoint(folder / FINAL), folder, planned_batch=planned_batch)
         if not (done and scores.is_file()):
             train(workspace, dataset_name, {**settings, "seed": seed}, replace(chosen, only_validate=done))
         if not is_finished(folder):

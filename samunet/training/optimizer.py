@@ -1,0 +1,29 @@
+"""The optimizer of every training."""
+
+from __future__ import annotations
+
+import torch
+
+from samunet.models.segmenter import SlabSegmenter
+from samunet.training.config import TrainingConfig
+
+
+def make_optimizer(model: SlabSegmenter, config: TrainingConfig) -> torch.optim.AdamW:
+    """Return AdamW with one peak rate a parameter group; biases and norms are not decayed."""
+    peaks = {"head": config.learning_rate, "backbone": config.backbone_learning_rate}
+    groups = []
+    for group in model.parameter_groups():
+        peak = peaks[group.part] * group.scale
+        for decayed in (True, False):
+            parameters = [parameter for parameter in group.parameters if (parameter.ndim > 1) == decayed]
+            if parameters:
+                groups.append(
+                    {
+                        "params": parameters,
+                        "part": group.part,
+                        "peak": peak,
+                        "lr": peak,
+                        "weight_decay": config.weight_decay * (decayed or config.decay_all),
+                    }
+                )
+    return torch.optim.AdamW(groups, fused=True)

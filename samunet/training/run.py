@@ -1,0 +1,86 @@
+"""One training of one fold, settled: the same frozen `Run` goes from what was asked for to the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samunet.checkpoints.file import Checkpoint
+from samunet.core.batch import Batch
+from samunet.core.dataset import DatasetSpec
+from samunet.core.plan import Configuration, Plan
+from samunet.machine.hardware import PRECISION_NAMES
+from samunet.planning.splits import Split
+from samunet.training.config import RunConfig, TrainingConfig, deciding_settings
+
+Batches = Callable[[int, int], Generator[Batch, None, None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is trained, on what, how, where it lands, and what it goes on from."""
+
+    plan: Plan
+    name: str
+    """The configuration's name in the plan, e.g. 3d_adapter."""
+    spec: DatasetSpec
+    fold: str
+    split: Split
+    data: Path
+    """The folder of the preprocessed cases."""
+    folder: Path
+    """The fold's folder, which gets logs and checkpoints."""
+    config: TrainingConfig
+    """The settings, in which the batch size is that of all processes together and never 0."""
+    control: RunConfig
+    device: torch.device
+    precision: torch.dtype | None
+    """The autocast type; None for fp32."""
+    saves: bool = True
+    """False writes no checkpoints."""
+    resume: Checkpoint | None = None
+    """Where the training goes on."""
+    extended: bool = False
+    """The training that goes on gets more epochs; earlier ones do not count for patience."""
+    pretrained: Path | None = None
+    """A checkpoint whose weights a new training starts from, as far as they fit."""
+    command: tuple[str, ...] = ()
+    """What the user typed, for debug.json."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The plan's configuration that is trained."""
+        return self.plan.configuration(self.name)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The SHA-256 of the file of pretrained weights; None without."""
+        return self.configuration.weights_sha256
+
+    @property
+    def precision_name(self) -> str:
+        """The number format's name: bf16, fp16 or fp32."""
+        return PRECISION_NAMES[self.precision]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings as files of equal trainings hold them."""
+        return deciding_settings(self.config, self.precision_name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where patches come from."""
+
+    training: Batches
+    """(first step, number of steps) to batches, in the order of the steps."""
+    validation: Batches
+    """Likewise; called with (0, validation steps) every epoch."""
+    cases: Callable[[int], Sequence[str]]
+    """Step to the cases of its training batch."""
+    whole: Callable[[], float] | None = None
+    """Mean Dice of some validation cases that are predicted whole; None chooses checkpoint_best by patches."""
