@@ -20,6 +20,7 @@ import difflib
 from collections.abc import Iterable
 
 MOST_FAULTS = 20  # that one message lists
+MOST_NAMES = 5  # of cases or files in one sentence, enough to see the pattern
 
 
 class SamunetError(Exception):

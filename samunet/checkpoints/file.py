@@ -26,7 +26,7 @@ from samunet.errors import CheckpointError
 HEADER_KEY = "samunet"
 CHECKSUMS = "sha256"  # key beside the fields of the state: of what predicts, state included, and of all else
 PREDICTS = ("model.", "average.")
-FORMAT = 2
+CHECKPOINT_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,9 +201,9 @@ def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
         raise CheckpointError(f"File {path} is not a samunet checkpoint; its header lacks the key '{HEADER_KEY}'.")
     fields = parse_json(header, f"The header of checkpoint {path}")
     version = fields.get("format") if isinstance(fields, dict) else None
-    if version != FORMAT:
+    if version != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"Checkpoint {path} has format {version}; this version of samunet reads format {FORMAT}. Train again."
+            f"Checkpoint {path} has format {version}; this version of samunet reads format {CHECKPOINT_FORMAT}. Train again."
         )
     if CHECKSUMS in fields:  # checkpoints of earlier versions have none
         stored = fields.pop(CHECKSUMS)

@@ -35,7 +35,7 @@ from samunet.evaluation.postprocessing import load_postprocessing
 from samunet.evaluation.summary import SUMMARY, read_summary
 from samunet.sam.checkpoints import find_weights, refuse_foreign
 
-FORMAT = 1
+ZIP_FORMAT = 1
 MANIFEST, CARD = "samunet_model.json", "MODEL_CARD.md"
 WEIGHTS = "weights"  # folder of frozen weights within the zip
 OF_FOLD = ("config.json", "log.jsonl", "progress.png")  # what names no path of the machine
@@ -149,7 +149,7 @@ def export_model(
     files = {path: _entry(source) for path, source in sorted(sources.items())}
     sha256 = configuration.weights_sha256
     manifest = Manifest(
-        format=FORMAT,
+        format=ZIP_FORMAT,
         samunet=__version__,
         model=model,
         license=license_text,
@@ -343,8 +343,10 @@ def _manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
         raise CheckpointError(
             f"{source} has a manifest that cannot be read ({error}); export the model again."
         ) from None
-    if manifest.format != FORMAT:
-        raise CheckpointError(f"{source} has format {manifest.format}; this version of samunet reads format {FORMAT}.")
+    if manifest.format != ZIP_FORMAT:
+        raise CheckpointError(
+            f"{source} has format {manifest.format}; this version of samunet reads format {ZIP_FORMAT}."
+        )
     _refuse_path(manifest.model, source)
     if not _is_model(manifest.model):
         raise CheckpointError(

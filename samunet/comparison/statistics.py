@@ -14,7 +14,7 @@ RESAMPLES = 2000
 PERMUTATIONS = 9999
 BLOCK = 10**7  # numbers at a time
 LEVEL = 0.05
-SEED = 1234
+RESAMPLING_SEED = 1234
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def rank_shares(scores: np.ndarray, patients: Sequence[str]) -> tuple[float, ...
     _, group = np.unique(np.asarray(patients)[known], return_inverse=True)
     counts = np.bincount(group).astype(float)
     sums = np.stack([np.bincount(group, weights=column) for column in scores.T], axis=1)
-    drawn = np.random.default_rng(SEED).integers(len(counts), size=(RESAMPLES, len(counts)))
+    drawn = np.random.default_rng(RESAMPLING_SEED).integers(len(counts), size=(RESAMPLES, len(counts)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1, keepdims=True)
     best = np.isclose(means, means.max(axis=1, keepdims=True), rtol=0, atol=1e-12)
     return tuple((best / best.sum(axis=1, keepdims=True)).mean(axis=0).tolist())
@@ -109,7 +109,7 @@ def _signed_rank_p(means: np.ndarray) -> float:
         return 1.0
     if len(np.unique(np.abs(means))) == len(means) and means.all():
         return float(stats.wilcoxon(means).pvalue)
-    flips = stats.PermutationMethod(n_resamples=PERMUTATIONS, rng=np.random.default_rng(SEED))
+    flips = stats.PermutationMethod(n_resamples=PERMUTATIONS, rng=np.random.default_rng(RESAMPLING_SEED))
     return float(stats.wilcoxon(means, zero_method="pratt", method=flips).pvalue)
 
 
@@ -134,6 +134,6 @@ def _interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
             n_resamples=RESAMPLES,
             batch=max(1, BLOCK // len(sums)),
             method="BCa",
-            rng=np.random.default_rng(SEED),
+            rng=np.random.default_rng(RESAMPLING_SEED),
         ).confidence_interval
     return float(found.low), float(found.high)

@@ -14,7 +14,7 @@ from samunet.core.dataset import files_with_ending
 from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.labels import Labels
 from samunet.core.prompts import prompts_behind
-from samunet.errors import ConfigError, DatasetError
+from samunet.errors import MOST_NAMES, ConfigError, DatasetError
 from samunet.evaluation.summary import CaseScore, Metrics, Summary, Target, summarize, target_key
 from samunet.imageio import ImageReader
 from samunet.imageio.case import refuse_unexpected_values
@@ -24,8 +24,6 @@ from samunet.ops.overlap import overlap
 from samunet.ops.surface import surface_scores
 
 logger = logging.getLogger(__name__)
-
-NUM_NAMED = 5  # ours: enough names to see the pattern in an error message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,5 +192,5 @@ def _measure(
 def refuse_missing(names: set[str], what: str, way_out: str) -> None:
     """Raise DatasetError that lists the cases that lack something, unless there is none."""
     if names:
-        first = ", ".join(sorted(names)[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
+        first = ", ".join(sorted(names)[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
         raise DatasetError(f"{len(names)} {'case has' if len(names) == 1 else 'cases have'} {what}: {first}. {way_out}")

@@ -14,13 +14,11 @@ from samunet.core.lock import held
 from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
 from samunet.core.prompts import carry_prompts, prompts_behind, refuse_mixed
-from samunet.errors import ConfigError, DatasetError
+from samunet.errors import MOST_NAMES, ConfigError, DatasetError
 from samunet.imageio import reader_of_segmentations
 from samunet.inference.probabilities import open_probabilities, write_probabilities
 from samunet.machine.progress import each
 from samunet.preprocessing.backward import label_values
-
-SHOWN = 5
 
 
 def ensemble(
@@ -98,7 +96,7 @@ def _shared_cases(folders: Sequence[Path]) -> tuple[str, ...]:
     for folder, cases in zip(folders[1:], others, strict=True):
         if differing := sorted(first ^ cases):
             raise DatasetError(
-                f"{folder} and {folders[0]} hold other cases, first {', '.join(differing[:SHOWN])}; predict the same cases with both."
+                f"{folder} and {folders[0]} hold other cases, first {', '.join(differing[:MOST_NAMES])}; predict the same cases with both."
             )
     for case in first:
         check_case_name(case, folders[0])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from samunet.core.codec import atomic_path
 
 NAME, CHECKSUM = "embedding", "sha256"
-FORMAT = b"1"  # raise it when the encoder gives other embeddings for the same weights
+EMBEDDING_FORMAT = b"1"  # raise it when the encoder gives other embeddings for the same weights
 
 
 class EmbeddingCache:
@@ -79,7 +79,7 @@ def _sha256(embedding: Tensor) -> str:
 
 
 def _fingerprint(encoder: nn.Module) -> str:
-    weights = hashlib.sha256(FORMAT)
+    weights = hashlib.sha256(EMBEDDING_FORMAT)
     for name, tensor in sorted(encoder.state_dict().items()):
         weights.update(name.encode() + _bytes(tensor))
     return weights.hexdigest()[:16]

@@ -13,7 +13,7 @@ from torch import Tensor
 from samunet import pipeline
 from samunet.checkpoints import ma_sam, med_sa
 from samunet.checkpoints.file import (
-    FORMAT,
+    CHECKPOINT_FORMAT,
     Checkpoint,
     CheckpointState,
     check_frozen_weights,
@@ -98,7 +98,7 @@ def import_checkpoint(
     network = _network(plan, entry, spec.labels, workspace.weights_folders, foreign)
     foreign.load(network, read_tensors(source))
     state = CheckpointState(
-        format=FORMAT,
+        format=CHECKPOINT_FORMAT,
         configuration=configuration,
         trainer=DEFAULT_TRAINER,
         step=0,

@@ -10,13 +10,12 @@ from pathlib import Path
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, channels_by_case
 from samunet.core.names import check_case_name, in_utf8
 from samunet.core.parts import is_part
-from samunet.errors import DatasetError
+from samunet.errors import MOST_NAMES, DatasetError
 from samunet.imageio import known_ending, output_ending, reader_of_image
 from samunet.imageio.dicom import is_dicom
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 5  # names in a message
 BESIDE = (".json", ".csv", ".txt", ".npz", ".ctbl", ".html")  # what lies beside images as a matter of course
 
 
@@ -110,7 +109,7 @@ def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
         logger.info(
             "%s: not taken for images: %s (%s).",
             source,
-            ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else ""),
+            ", ".join(left[:MOST_NAMES]) + (", ..." if len(left) > MOST_NAMES else ""),
             reason,
         )
     named: dict[str, Path] = {}
@@ -170,8 +169,8 @@ def _where(source: Path) -> str:
     nearest = sorted((path for path in found if path.parts), key=lambda path: (len(path.parts), path))
     if not nearest:
         return ""
-    more = ", ..." if len(nearest) > SHOWN else ""
-    return f" Folders in it do: {', '.join(map(str, nearest[:SHOWN]))}{more}; give one of them."
+    more = ", ..." if len(nearest) > MOST_NAMES else ""
+    return f" Folders in it do: {', '.join(map(str, nearest[:MOST_NAMES]))}{more}; give one of them."
 
 
 def _stem(path: Path) -> str:

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIGURATIONS = ("3d_adapter", "2d_adapter")
 EMBEDDED_BACKBONE, OFFICIAL_BACKBONE = "vit_tiny", "vit_b"  # what -backbone auto chooses between
-PRECISIONS = {
+MEMORY_FACTORS = {
     "mixed": 1.0,
     "fp32": 1.45,
 }  # memory of a training step, of that in mixed precision; see benchmarks/memory_model.py
@@ -64,7 +64,7 @@ class PlanOptions:
     memory_gib: float = 8.0
     """Of the GPU to plan for."""
     precision: str = "mixed"
-    """One of PRECISIONS."""
+    """One of MEMORY_FACTORS."""
     spacing: Triple | None = None
     """mm, in the files' axis order; overrides the rule."""
     keep_orientation: bool = False
@@ -77,8 +77,8 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         check_plans_name(self.plans_name)
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"A plan's precision is one of {', '.join(PRECISIONS)}; got '{self.precision}'.")
+        if self.precision not in MEMORY_FACTORS:
+            raise ConfigError(f"A plan's precision is one of {', '.join(MEMORY_FACTORS)}; got '{self.precision}'.")
 
 
 def plan(
@@ -397,7 +397,7 @@ def _method(
         )
 
     def cost(topology: Topology, patch: Shape, scale: float, batch: int, config: Any = config) -> float:
-        return PRECISIONS[precision] * variant.cost(spec_of(topology, patch, scale), backbone, batch, config)
+        return MEMORY_FACTORS[precision] * variant.cost(spec_of(topology, patch, scale), backbone, batch, config)
 
     convolutions, path = None, variant.convolutions
     if path is not None:

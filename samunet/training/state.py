@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from samunet.checkpoints.file import (
-    FORMAT,
+    CHECKPOINT_FORMAT,
     Checkpoint,
     CheckpointState,
     load_optimizer_state,
@@ -64,7 +64,7 @@ class TrainingState:
     def checkpoint(self, log: TrainingLog, schedule: Schedule, random: dict[str, Tensor]) -> Checkpoint:
         """Return this moment of the training; `random` holds the generators of all processes."""
         state = CheckpointState(
-            format=FORMAT,
+            format=CHECKPOINT_FORMAT,
             configuration=self.run.name,
             trainer=DEFAULT_TRAINER,
             step=self.step,

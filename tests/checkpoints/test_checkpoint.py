@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from samunet.checkpoints.file import FORMAT, Checkpoint, CheckpointState, load_checkpoint, save_checkpoint
+from samunet.checkpoints.file import CHECKPOINT_FORMAT, Checkpoint, CheckpointState, load_checkpoint, save_checkpoint
 from samunet.errors import CheckpointError, ConfigError
 
 STATE = CheckpointState(
-    format=FORMAT,
+    format=CHECKPOINT_FORMAT,
     configuration="3d_adapter",
     trainer="SAMTrainer",
     step=3,
