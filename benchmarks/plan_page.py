@@ -54,6 +54,21 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
                 ours["giga_operations"],
             )
         )
+    sections += [
+        "\n## With SAM's ViT-B\n",
+        f"`3d_adapter` and `2d_adapter` around the frozen ViT-B for {plans['memory_gib']:g} GiB: with activations kept, and "
+        "as planned. Where the",
+        "encoder would leave the patch less than half of what the convolutions alone get, the plan computes its "
+        "activations twice (checkpointing).\n",
+        _row("data", "activations kept: patch", "share", "as planned: patch, batch", "share", "checkpointing"),
+        "|---" * 6 + "|",
+    ]
+    for row in plans["rows"]:
+        kept, planned = row["vit_b"]["kept"], row["vit_b"]["planned"]
+        shown = f"{_times(planned['patch'])}, {planned['batch']}"
+        shares = (f"{form['ratio_mm3']:.2f}" for form in (kept, planned))
+        twice = "yes" if planned["options"] else "no"
+        sections.append(_row(row["name"], _times(kept["patch"]), next(shares), shown, next(shares), twice))
     others = list(dict.fromkeys(name for row in plans["rows"] for name in row["others"]))
     sections += [
         "\n## Methods without a convolutional path\n",

@@ -26,16 +26,17 @@ from phantoms import LESIONS, VESSELS, write_phantoms
 
 from samunet import pipeline
 from samunet.core.codec import read_json, write_json
-from samunet.core.dataset import read_dataset_json
+from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.plan import Plan
 from samunet.core.workspace import FINGERPRINT_FILE, Workspace, workspace_from_environment
 from samunet.errors import DatasetError, PlanningError
 from samunet.imageio import reader_for
 from samunet.models.spec import NetworkSpec
-from samunet.pipeline.planning import estimate_gib
+from samunet.pipeline.planning import _method, estimate_gib
 from samunet.planning.extract import FINGERPRINT_FORMAT
-from samunet.planning.planners.default import smallest_class
+from samunet.planning.planners.default import Target, smallest_class
+from samunet.planning.planners.default import plan as make_plan
 from samunet.sam.backbones import TOKEN_PIXELS, backbone_named, encoder_size
 from samunet.variants import sam_unet
 
@@ -229,7 +230,29 @@ def compare(kind: Kind, root: Path, number: int, known: dict[str, Any]) -> dict[
         "ours": ours,
         "ratio_mm3": round(math.prod(ours["patch"]) / math.prod(theirs["patch"]), 2),  # of one spacing
         "others": others,
+        "vit_b": pretrained(
+            kind, default, plan, read_dataset_json(workspace.raw / name / "dataset.json"), theirs["patch"]
+        ),
     }
+
+
+def pretrained(kind: Kind, name: str, plan: Plan, spec: DatasetSpec, theirs: list[int]) -> dict[str, Any]:
+    """Plan with the encoder of SAM's weights, as it is and as the planner may choose."""
+    found: dict[str, Any] = {}
+    method = _method(name, spec, backbone_named("vit_b"), pretrained=True)
+    target = Target(
+        memory_gib=MEMORY_GIB, backbone="vit_b", backbone_reason="", plans_name=plan.plans_name, reader=plan.reader
+    )
+    for way, form in (("kept", replace(method, sparing=None)), ("planned", method)):
+        made = make_plan(fingerprint_of(kind, spec.name), spec, target, {name: form}).configuration(name)
+        found[way] = {
+            "patch": list(made.patch_size),
+            "batch": made.batch_size,
+            "encoder_scale": made.encoder_scale,
+            "options": made.variant_options,
+            "ratio_mm3": round(math.prod(made.patch_size) / math.prod(theirs), 2),
+        }
+    return found
 
 
 def our_plan(kind: Kind, name: str, workspace: Workspace) -> Plan:

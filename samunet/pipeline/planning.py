@@ -406,6 +406,15 @@ def _method(
             cost=lambda topology, patch, batch: cost(topology, patch, 1.0, batch, alone),
             work=lambda topology, patch, scale: operations(spec_of(topology, patch, scale), backbone, config),
         )
+    sparing = None
+    if path is not None and not options:
+        sparing = _method(name, spec, backbone, pretrained=pretrained, precision=precision, options=path.sparing)
     return PlannedMethod(
-        variant=variant_name, dimensions=dimensions, preferred=variant.preferred, cost=cost, convolutions=convolutions
+        variant=variant_name,
+        dimensions=dimensions,
+        preferred=variant.preferred,
+        cost=cost,
+        convolutions=convolutions,
+        options=options,
+        sparing=sparing,
     )

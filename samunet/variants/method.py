@@ -33,6 +33,8 @@ class Convolutions(Generic[C]):
 
     without_encoder: Mapping[str, Any]
     """Fields of the configuration that leave the encoder out, and their values."""
+    sparing: Mapping[str, Any]
+    """Fields with which a step needs less memory and more time, and their values."""
     operations: Callable[[NetworkSpec, Backbone, C], float]
     """Estimates the multiply-adds of one sample's training step."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,26 +60,32 @@ def fingerprint_of(kind: dict) -> Fingerprint:
     )
 
 
-@pytest.mark.parametrize("row", STORED["rows"], ids=lambda row: row["name"].split(":")[0].replace(" ", "_"))
-def test_the_default_sees_at_least_what_nnunet_sees(row):
-    kind, name = row["kind"], row["ours"]["configuration"]
-    labels = parse_labels({"background": 0} | {label: value for value, label in enumerate(kind["classes"], start=1)})
-    spec = DatasetSpec(
+def spec_of(kind: dict) -> DatasetSpec:
+    return DatasetSpec(
         name="Dataset001_Kind",
         channels=("MR",) * kind["channels"],
-        labels=labels,
+        labels=parse_labels({"background": 0} | {label: value for value, label in enumerate(kind["classes"], start=1)}),
         file_ending=".nii.gz",
         num_training=1,
         reader=None,
         raw={},
     )
-    aim = Target(
+
+
+def target(backbone: str) -> Target:
+    return Target(
         memory_gib=STORED["memory_gib"],
-        backbone=STORED["backbone"],
+        backbone=backbone,
         backbone_reason="",
         plans_name="samunetPlans",
         reader="",
     )
+
+
+@pytest.mark.parametrize("row", STORED["rows"], ids=lambda row: row["name"].split(":")[0].replace(" ", "_"))
+def test_the_default_sees_at_least_what_nnunet_sees(row):
+    kind, name = row["kind"], row["ours"]["configuration"]
+    spec, aim = spec_of(kind), target(STORED["backbone"])
     method = _method(name, spec, backbone_named(STORED["backbone"]), pretrained=False)
     made = plan(fingerprint_of(kind), spec, aim, {name: method})
     configuration = made.configuration(name)
@@ -87,6 +94,24 @@ def test_the_default_sees_at_least_what_nnunet_sees(row):
         list(configuration.patch_size) == row["ours"]["patch"]
         and configuration.encoder_scale == row["ours"]["encoder_scale"]
     )
+
+
+@pytest.mark.parametrize("row", STORED["rows"], ids=lambda row: row["name"].split(":")[0].replace(" ", "_"))
+def test_with_sams_weights_too_and_activations_are_computed_twice_only_where_the_patch_needs_it(row):
+    spec, name, aim = spec_of(row["kind"]), row["ours"]["configuration"], target("vit_b")
+    method = _method(name, spec, backbone_named("vit_b"), pretrained=True)
+    made = plan(fingerprint_of(row["kind"]), spec, aim, {name: method})
+    configuration = made.configuration(name)
+    assert math.prod(configuration.patch_size) >= 0.6 * math.prod(row["nnunet"]["patch"])
+    assert list(configuration.patch_size) == row["vit_b"]["planned"]["patch"]
+    kept = plan(fingerprint_of(row["kind"]), spec, aim, {name: replace(method, sparing=None)}).configuration(name)
+    if configuration.variant_options:
+        assert (
+            configuration.variant_options == {"checkpointing": True} and "more time" in made.reasons[f"{name}: options"]
+        )
+        assert math.prod(kept.patch_size) < math.prod(configuration.patch_size)
+    else:
+        assert configuration == kept and f"{name}: options" not in made.reasons
 
 
 def test_the_table_holds_kinds_that_broke_plans_before():

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,8 @@ MAX_WIDTH = {2: 512, 3: 320}  # nnU-Net's
 KEPT_SHARE = 0.9
 # Width over diameter: 0.6 in a disk, below this where a structure is about four times as long as wide, e.g. a vessel.
 DRAWN_OUT = 0.5
+# Of the voxels that the convolutional path alone would get: with less, activations are better computed twice than kept.
+SPARE_BELOW = 0.5
 MOST_WORK = 1.5  # of a step with finer tokens than the coarsest, as a multiple of one with the coarsest
 
 
@@ -70,6 +73,10 @@ class PlannedMethod:
     """(topology, patch, encoder scale, batch size) to GiB of one training step."""
     convolutions: ConvolutionalPath | None = None
     """None for methods that see an image through the encoder only."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The method's options that the plan is to name."""
+    sparing: PlannedMethod | None = None
+    """The same method with options that need less memory and more time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +259,7 @@ def _configure(
     reasons: dict[str, str],
 ) -> Configuration:
     class_name, smallest = smallest_class(fingerprint, spacing)
-    topology, patch, preference, beside = _choose(method, spacing, median_shape, smallest, target)
+    method, (topology, patch, preference, beside) = _spared(method, spacing, median_shape, smallest, target)
     scale = preference.scale
     share = LARGEST_SHARE * float(np.prod(median_shape)) * len(fingerprint.cases) / float(np.prod(patch))
     batch = SMALLEST_BATCH
@@ -281,6 +288,12 @@ def _configure(
         reasons[f"{name}: slab depth"] = f"{patch[0]} slices{thickness}; the median case has {median_shape[0]:.0f}"
         if preference.depth is not None:
             reasons[f"{name}: slab depth"] += f"; {method.variant} was published with {preference.depth}"
+    if method.options:
+        named = ", ".join(f"{option} {value}" for option, value in method.options.items())
+        reasons[f"{name}: options"] = (
+            f"{named}: needs less memory and more time; with less than {SPARE_BELOW:.0%} of the voxels that the "
+            "convolutions alone would get, the patch is worth it"
+        )
     reasons[f"{name}: batch"] = (
         f"{batch}: at least {SMALLEST_BATCH}, at most 5 % of the training voxels per batch, and what fits the memory"
     )
@@ -302,7 +315,7 @@ def _configure(
         encoder_scale=scale,
         topology=topology,
         mirror_axes=tuple(axis for axis in mirrored if axis >= 3 - method.dimensions),
-        variant_options={},
+        variant_options=dict(method.options),
     )
 
 
@@ -316,9 +329,28 @@ class _Beside:
     """Why it is not the method's first preference; empty where it is."""
 
 
-def _choose(
+_Choice = tuple[Topology, Shape, Preference, _Beside]
+
+
+def _spared(
     method: PlannedMethod, spacing: Triple, median_shape: Triple, smallest: float, target: Target
-) -> tuple[Topology, Shape, Preference, _Beside]:
+) -> tuple[PlannedMethod, _Choice]:
+    """Choose with a method as it is, or in its sparing form where memory for the encoder would cost much of the patch."""
+    grid = (spacing, median_shape, smallest, target)
+    if method.sparing is None:
+        return method, _choose(method, *grid)
+    try:
+        choice = _choose(method, *grid)
+    except PlanningError:
+        return method.sparing, _choose(method.sparing, *grid)
+    patch, alone = choice[1], choice[3].alone
+    if alone is None or math.prod(patch) >= SPARE_BELOW * math.prod(alone):
+        return method, choice
+    spared = _choose(method.sparing, *grid)
+    return (method.sparing, spared) if math.prod(spared[1]) > math.prod(patch) else (method, choice)
+
+
+def _choose(method: PlannedMethod, spacing: Triple, median_shape: Triple, smallest: float, target: Target) -> _Choice:
     """Take the largest patch whose cheapest preference fits the memory, and the first preference affordable there.
 
     The convolutions see every voxel, so the encoder's grid never costs the patch.

@@ -36,5 +36,7 @@ METHOD = Method(
     build=build,
     preferred=preferred,
     cost=cost,
-    convolutions=Convolutions(without_encoder={"sam_path": False}, operations=operations),
+    convolutions=Convolutions(
+        without_encoder={"sam_path": False}, sparing={"checkpointing": True}, operations=operations
+    ),
 )
