@@ -12,6 +12,7 @@ from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 
 PUBLISHED_SIDE = 512  # encoder pixels, MA-SAM's and SAMed's
+FROZEN_BYTES = 6  # of a weight that does not train, with its copy of 16 bits
 DECODER_WEIGHTS = 6e6  # of SAM's mask decoder with a dozen class tokens
 TOKENS_ACROSS = 2.0  # tokens that the smallest class should span: a first rule, not yet studied
 WITHOUT_PROMPTS = {
@@ -119,12 +120,20 @@ def step_gib(
     maps = sum((4**level) * backbone.decoder_width / 2**level for level in range(1, 5 if upsampling == 16 else 3))
     decoder = slices * height * width * (decoder_runs * 3 * maps + (decoder_runs - 1) * 20 * backbone.decoder_width) * 4
     outputs = 6 * slices * spec.labels.outputs * spec.patch_size[1] * spec.patch_size[2] * 4
-    adapters = 2 * backbone.depth * adapter_width * (2 * backbone.width + 3 * adapter_width)
-    weights: float = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained or not encoder_learns else 16)
-    weights += 16 * (adapters + DECODER_WEIGHTS * (backbone.decoder_width / 256) ** 2)
+    weights: float = 12 * backbone.depth * backbone.width**2
+    weights *= FROZEN_BYTES if spec.pretrained or not encoder_learns else 16
+    weights += 16 * (adapter_weights(backbone, adapter_width) + DECODER_WEIGHTS * (backbone.decoder_width / 256) ** 2)
     return (tokens + decoder + outputs + weights) / 2**30
 
 
+def adapter_weights(backbone: Backbone, width: int) -> int:
+    """Count the weights of two 3D adapters of a width in every block."""
+    return 2 * backbone.depth * width * (2 * backbone.width + 3 * width)
+
+
 def kept_blocks(backbone: Backbone, checkpointing: bool) -> float:
-    """Return how many blocks' activations a training step keeps at a time."""
-    return 1 + backbone.depth / 18 if checkpointing else backbone.depth
+    """Return how many blocks' activations a training step keeps at a time.
+
+    With checkpointing these are every block's input, an eighteenth of it, and one block with its gradients.
+    """
+    return 2.5 + backbone.depth / 18 if checkpointing else backbone.depth

@@ -38,7 +38,7 @@ KEPT_SHARE = 0.9
 # Width over diameter: 0.6 in a disk, below this where a structure is about four times as long as wide, e.g. a vessel.
 DRAWN_OUT = 0.5
 # Of the voxels that the convolutional path alone would get: with less, activations are better computed twice than kept.
-SPARE_BELOW = 0.5
+SPARE_BELOW = 0.6
 MOST_WORK = 1.5  # of a step with finer tokens than the coarsest, as a multiple of one with the coarsest
 
 

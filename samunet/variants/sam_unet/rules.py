@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
 from samunet.errors import ConfigError, PlanningError
-from samunet.models.rules import kept_blocks
+from samunet.models.rules import FROZEN_BYTES, adapter_weights, kept_blocks
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 
@@ -118,7 +118,8 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
         18 * backbone.width + 8 * adapter_width(backbone.width, spec, config) + 3 * backbone.heads * (height + width)
     )
     tokens = depth * height * width * kept_blocks(backbone, config.checkpointing) * per_token * 4
-    weights = 12 * backbone.depth * backbone.width**2 * (4 if spec.pretrained else 16)
+    weights = 12 * backbone.depth * backbone.width**2 * (FROZEN_BYTES if spec.pretrained else 16)
+    weights += 16 * adapter_weights(backbone, adapter_width(backbone.width, spec, config))
     return convolutions_gib + (batch_size * tokens + weights) / 2**30
 
 
@@ -141,7 +142,7 @@ def operations(spec: NetworkSpec, backbone: Backbone, config: Config) -> float:
     keys = len(backbone.global_blocks) * height * width + (backbone.depth - len(backbone.global_blocks)) * in_windows
     frozen = backbone.depth * (4 + 2 * backbone.mlp_ratio) * backbone.width**2
     bottleneck = adapter_width(backbone.width, spec, config)
-    trained = 2 * backbone.depth * bottleneck * (2 * backbone.width + 3 * bottleneck)
+    trained = adapter_weights(backbone, bottleneck)
     tokens = (
         depth * height * width * (3 * (trained + 2 * backbone.width * keys) + (2 if spec.pretrained else 3) * frozen)
     )
