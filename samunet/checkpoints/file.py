@@ -1,7 +1,8 @@
 """One file a checkpoint: safetensors with the state as JSON in its header. No pickle, no clock times, no paths.
 
-Tensors are named "model.<parameter>", "average.<parameter>", "optimizer.<parameter>.<slot>" and "random.<generator>"; the header
-key "samunet" holds everything else, and checksums of it all. Weights that training does not change are not stored but named by their SHA-256.
+Tensors are named "model.<parameter>", "average.<parameter>", "optimizer.<parameter>.<slot>" and "random.<generator>";
+the header key "samunet" holds everything else, and checksums of it all. Weights that training does not change are not
+stored but named by their SHA-256.
 """
 
 from __future__ import annotations
@@ -99,14 +100,17 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: Path
     misfits = [name for name in wanted if name in state and wanted[name].shape != state[name].shape]
     if missing or unexpected or misfits:
         raise CheckpointError(
-            f"Checkpoint {where} does not fit the plan: {len(missing)} tensors are missing {missing[:2]}, {len(unexpected)} unexpected "
-            f"{unexpected[:2]}, {len(misfits)} of another shape {misfits[:2]}. Use the plan it was trained with, or train again."
+            f"Checkpoint {where} does not fit the plan: {len(missing)} tensors are missing {missing[:2]}, "
+            f"{len(unexpected)} unexpected "
+            f"{unexpected[:2]}, {len(misfits)} of another shape {misfits[:2]}. Use the plan it was trained with, or "
+            "train again."
         )
     model.load_state_dict(state, strict=False)
 
 
 def load_fitting(model: nn.Module, state: Mapping[str, Tensor], where: Path, *, pretrained: bool) -> str:
-    """Fill a model with those weights of another training that fit by name and shape, and return a sentence on what was done.
+    """Fill a model with those weights of another training that fit by name and shape, and return a sentence on what was
+    done.
 
     Raises:
         CheckpointError: none fits.
@@ -168,7 +172,8 @@ def _write(path: Path, whole: Mapping[str, Tensor], metadata: dict[str, str] | N
             save_file(dict(whole), temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} cannot be written ({error}); earlier checkpoints are whole. Make space, or the folder writable, and go on with --c."
+            f"{path} cannot be written ({error}); earlier checkpoints are whole. Make space, or the folder writable, "
+            "and go on with --c."
         ) from None
 
 
@@ -241,9 +246,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, names: dict[int, str]
                 if name.startswith(prefix) and "." not in name[len(prefix) :]
             }
             if slots:
-                optimizer.state[parameter] = {
-                    slot: value.to(parameter.device) for slot, value in slots.items()
-                }  # the fused one keeps steps there
+                # The fused one keeps steps there.
+                optimizer.state[parameter] = {slot: value.to(parameter.device) for slot, value in slots.items()}
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -254,6 +258,7 @@ def check_frozen_weights(state: CheckpointState, configuration: Configuration, w
     """Raise CheckpointError when a checkpoint sits on other pretrained weights than the plan names."""
     if state.weights_sha256 != configuration.weights_sha256:
         raise CheckpointError(
-            f"{where} was trained on pretrained weights with SHA-256 {state.weights_sha256}; the plan names {configuration.weights} with "
+            f"{where} was trained on pretrained weights with SHA-256 {state.weights_sha256}; the plan names "
+            f"{configuration.weights} with "
             f"{configuration.weights_sha256}. Plan with the same file."
         )

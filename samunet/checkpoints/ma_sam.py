@@ -12,7 +12,7 @@ from samunet.models.prompt_free import PromptFreeSAM
 
 
 def official_state(network: PromptFreeSAM) -> dict[str, Tensor]:
-    """Return what the authors' code saves: adapters, FacT, prompt encoder and mask decoder under its names, on the CPU."""
+    """Return what the authors' code saves, on the CPU: adapters, FacT, prompt encoder and mask decoder by its names."""
     own = network.state_dict()
     return {official: own[name].detach().cpu().clone() for official, name in _names(network)}
 
@@ -28,13 +28,16 @@ def load_official(network: PromptFreeSAM, stored: Mapping[str, Tensor]) -> None:
     missing, unexpected = sorted(set(names) - set(stored)), sorted(set(stored) - set(names))
     if missing or unexpected:
         raise CheckpointError(
-            f"This is no MA-SAM checkpoint for this network: {len(missing)} tensors are missing ({', '.join(missing[:3])}), {len(unexpected)} are "
-            f"unexpected ({', '.join(unexpected[:3])}). Backbone, rank, upsampling and number of classes must be those of its training."
+            f"This is no MA-SAM checkpoint for this network: {len(missing)} tensors are missing "
+            f"({', '.join(missing[:3])}), {len(unexpected)} are "
+            f"unexpected ({', '.join(unexpected[:3])}). Backbone, rank, upsampling and number of classes must be those "
+            "of its training."
         )
     for official, name in names.items():
         if stored[official].shape != own[name].shape:
             raise CheckpointError(
-                f"MA-SAM checkpoint: tensor '{official}' has shape {tuple(stored[official].shape)}, the network needs {tuple(own[name].shape)}. "
+                f"MA-SAM checkpoint: tensor '{official}' has shape {tuple(stored[official].shape)}, the network needs "
+                f"{tuple(own[name].shape)}. "
                 "Backbone, rank, adapter width and number of classes must be those of its training."
             )
         own[name].copy_(stored[official])

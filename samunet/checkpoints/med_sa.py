@@ -1,4 +1,4 @@
-"""The checkpoint format of Medical SAM Adapter's authors: a whole network, of which adapters and decoder were trained."""
+"""The checkpoint format of Medical SAM Adapter's authors: a whole network, whose adapters and decoder were trained."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ def load_official(network: PromptedSAM, stored: Mapping[str, Tensor]) -> None:
     """Fill a network that was built with compat="official"; SAM's own weights must be in it already.
 
     Raises:
-        CheckpointError: a tensor is missing or of another shape, or the file sits on other weights of SAM than the network.
+        CheckpointError: a tensor is missing or of another shape, or the file sits on other weights of SAM than the
+            network.
     """
     stored = {name.removeprefix(PARALLEL): tensor for name, tensor in stored.items()}
     own, names = network.state_dict(), dict(_names(network))
     missing = sorted(set(names) - set(stored))
     if missing:
         raise CheckpointError(
-            f"This is no Medical SAM Adapter checkpoint for this network: {len(missing)} tensors are missing ({', '.join(missing[:3])}). "
+            f"This is no Medical SAM Adapter checkpoint for this network: {len(missing)} tensors are missing "
+            f"({', '.join(missing[:3])}). "
             "The backbone must be that of its training."
         )
     positions = [name for name, tensor in stored.items() if name.endswith(RELATIVE) and tensor.any()]
@@ -57,7 +59,8 @@ def load_official(network: PromptedSAM, stored: Mapping[str, Tensor]) -> None:
     for official, name in names.items():
         if stored[official].shape != own[name].shape:
             raise CheckpointError(
-                f"Medical SAM Adapter checkpoint: tensor '{official}' has shape {tuple(stored[official].shape)}, the network needs "
+                f"Medical SAM Adapter checkpoint: tensor '{official}' has shape {tuple(stored[official].shape)}, the "
+                "network needs "
                 f"{tuple(own[name].shape)}. Backbone and ratio must be those of its training."
             )
         own[name].copy_(stored[official])

@@ -1,4 +1,6 @@
-"""Trained models as zip files: what is in them is listed with its SHA-256, and nothing is written before all of it is verified."""
+"""Trained models as zip files: what is in them is listed with its SHA-256, and nothing is written before all of it is
+verified.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,8 @@ SCORES = f"validation/{SUMMARY}"
 PLAN, POSTPROCESSING, CHECKPOINT_ENDING = "plans.json", "postprocessing.json", ".safetensors"
 OF_MODEL = ("dataset.json", POSTPROCESSING)
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-OF_WINDOWS = re.compile(
-    r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9¹²³])(\..*)?|.*\.", re.IGNORECASE
-)  # names that it keeps for itself, or changes
+# Names that it keeps for itself, or changes.
+OF_WINDOWS = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9¹²³])(\..*)?|.*\.", re.IGNORECASE)
 DAY_ONE = (1980, 1, 1, 0, 0, 0)  # equal models give equal files
 CHUNK = 1 << 20
 
@@ -159,8 +160,8 @@ def export_model(
     )
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         _write(archive, MANIFEST, (json.dumps(encode(manifest), indent=2) + "\n").encode())
-        for path in files:
-            _write(archive, path, sources[path])
+        for member in files:
+            _write(archive, member, sources[member])
     return manifest
 
 
@@ -170,8 +171,9 @@ def install_model(source: Path, workspace: Workspace, *, overwrite: bool) -> Pat
     Frozen weights that are packed go to the first folder of checkpoints, unless a file of that name is there.
 
     Raises:
-        CheckpointError: the file is no model of samunet, is damaged, lacks a part of a model that can predict, holds what its manifest does not
-            list or its plan does not need, links, names that lead elsewhere; or another file of the frozen weights' name is there.
+        CheckpointError: the file is no model of samunet, is damaged, lacks a part of a model that can predict, holds
+            what its manifest does not list or its plan does not need, links, names that lead elsewhere; or another file
+            of the frozen weights' name is there.
         ConfigError: the model is there already.
         InUseError: another command installs it, or trains a fold of the model that is there.
     """
@@ -210,13 +212,15 @@ def _refuse_unfit(model: Path, manifest: Manifest) -> None:
     for entry in plan.configurations.values():
         if entry.weights is not None and (fault := fault_of_name(entry.weights, LONGEST_FILE_NAME)) is not None:
             raise CheckpointError(
-                f"{PLAN} names the weights {entry.weights!r}, whose name {fault}; a file's name without folder was expected."
+                f"{PLAN} names the weights {entry.weights!r}, whose name {fault}; a file's name without folder was "
+                "expected."
             )
     if (configuration.weights, configuration.weights_sha256) != (manifest.weights, manifest.weights_sha256):
         raise CheckpointError(f"{PLAN} and {MANIFEST} name different frozen weights; export the model again.")
     if manifest.packed is not None and manifest.files[manifest.packed].sha256 != configuration.weights_sha256:
         raise CheckpointError(
-            f"{manifest.packed} is not the file that {PLAN} names (SHA-256 {configuration.weights_sha256}); export the model again."
+            f"{manifest.packed} is not the file that {PLAN} names (SHA-256 {configuration.weights_sha256}); export the "
+            "model again."
         )
     if (model / POSTPROCESSING).is_file():
         load_postprocessing(model / POSTPROCESSING)
@@ -278,14 +282,18 @@ def _scores_without_paths(path: Path) -> bytes:
 
 
 def _card(plan: Plan, model: str, folds: Sequence[str], license_text: str, weights: str | None) -> str:
-    scored = f"Folds: {', '.join(folds)}. Scores of their validation cases are in `fold_<n>/validation/summary.json` where they were made."
+    scored = (
+        f"Folds: {', '.join(folds)}. Scores of their validation cases are in `fold_<n>/validation/summary.json` where "
+        "they were made."
+    )
     frozen = (
         f"It stands on the frozen weights `{weights}`, which have a licence of their own."
         if weights
         else "All its weights are in the checkpoints."
     )
     return (
-        f"# {model}\n\nA segmentation model of samunet {__version__} for {plan.dataset}. {frozen}\n\n{scored}\n\nLicence: {license_text}\n\n"
+        f"# {model}\n\nA segmentation model of samunet {__version__} for {plan.dataset}. "
+        f"{frozen}\n\n{scored}\n\nLicence: {license_text}\n\n"
         f"Install: `samunet_install_pretrained_model_from_zip FILE`. Not a medical device.\n"
     )
 
@@ -350,7 +358,8 @@ def _manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
     _refuse_path(manifest.model, source)
     if not _is_model(manifest.model):
         raise CheckpointError(
-            f"{source} names the model folder {manifest.model!r}, expected DatasetXXX_Name/{DEFAULT_TRAINER}__<plans>__<configuration>."
+            f"{source} names the model folder {manifest.model!r}, expected "
+            f"DatasetXXX_Name/{DEFAULT_TRAINER}__<plans>__<configuration>."
         )
     if set(infos) != {MANIFEST, *manifest.files} or len(infos) != len(archive.infolist()):
         others = sorted(set(infos) ^ {MANIFEST, *manifest.files})

@@ -69,7 +69,7 @@ class Augmentation:
         angle = min(self.rotation, math.pi / 2)
         cos, sin = math.cos(angle), math.sin(angle)
         d, h, w = self.patch_size
-        turned = [(d, h, w), (d, h * cos + w * sin, w * cos - h * sin)]
+        turned: list[tuple[float, float, float]] = [(d, h, w), (d, h * cos + w * sin, w * cos - h * sin)]
         if not self.in_plane_only:
             turned += [(d * cos - w * sin, h, d * sin + w * cos), (d * cos + h * sin, h * cos - d * sin, w)]
         size = np.abs(turned).max(axis=0) / SMALLEST_SCALE
@@ -77,7 +77,9 @@ class Augmentation:
 
     @cached_property
     def pipeline(self) -> BasicTransform:
-        """The transforms; they take and give {"image": (C, D, H, W), "segmentation": (1, D, H, W)} tensors, without D in 2D."""
+        """The transforms; they take and give {"image": (C, D, H, W), "segmentation": (1, D, H, W)} tensors, without D
+        in 2D.
+        """
         planar = self.patch_size[0] == 1
         steps: list[BasicTransform] = [self._spatial()]
         if self.in_plane_only and not planar:

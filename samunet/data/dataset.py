@@ -16,8 +16,8 @@ from samunet.preprocessing.storage import Locations, check_arrays, load_location
 class PreprocessedDataset:
     """Cut patches from stored cases; only the needed blocks are decoded, and voxel locations are read once per case.
 
-    Every file is compared with its checksum when it is first read; copies of this object in other processes, those that prepare patches,
-    know which cases one of them has compared.
+    Every file is compared with its checksum when it is first read; copies of this object in other processes, those that
+    prepare patches, know which cases one of them has compared.
 
     Args:
         folder: a preprocessed folder.
@@ -31,7 +31,8 @@ class PreprocessedDataset:
         missing = [name for name in identifiers if not (folder / f"{name}.json").is_file()]
         if missing:
             raise DatasetError(
-                f"{folder} lacks {len(missing)} of {len(identifiers)} cases, first '{missing[0]}'. Preprocess the dataset again."
+                f"{folder} lacks {len(missing)} of {len(identifiers)} cases, first '{missing[0]}'. Preprocess the "
+                "dataset again."
             )
         self.folder = folder
         self.identifiers = identifiers
@@ -51,7 +52,9 @@ class PreprocessedDataset:
         return self._record(identifier).history.shape_after_resample
 
     def planes_fit(self, patch_size: Shape) -> bool:
-        """Tell whether a patch holds the whole plane of every case, so that it is always cut at the same place of the plane."""
+        """Tell whether a patch holds the whole plane of every case, so that it is always cut at the same place of the
+        plane.
+        """
         return all(self.shape(name)[axis] <= patch_size[axis] for name in self.identifiers for axis in (1, 2))
 
     def locations(self, identifier: str) -> Locations:

@@ -32,7 +32,7 @@ FOREGROUND_SHARE = 1 / 3  # nnU-Net's: of each batch, rounded so that a batch of
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchSource(Dataset):
+class PatchSource(Dataset["Sample | DatasetError"]):
     """Sample number n of a stream: item n % batch_size of step n // batch_size."""
 
     cases: PreprocessedDataset
@@ -137,13 +137,18 @@ def _refuse_unguarded_script() -> None:
 
 @contextmanager
 def naming_dead_workers() -> Iterator[None]:
-    """Turn torch's error about a worker that died, which is raised wherever the training process is at that moment, into a DatasetError."""
+    """Turn torch's error about a worker that died, which is raised wherever the training process is at that moment,
+    into a DatasetError.
+    """
     try:
         yield
     except RuntimeError as error:
         if not any(sign in str(error) for sign in ("DataLoader worker (pid", "Pin memory thread exited")):
             raise
-        message = f"A process that prepares patches died ({str(error).splitlines()[0].strip()}); memory may have run out. Lower --workers, or free memory."
+        message = (
+            f"A process that prepares patches died ({str(error).splitlines()[0].strip()}); memory may have run out. "
+            "Lower --workers, or free memory."
+        )
         raise DatasetError(message) from None
 
 

@@ -1,6 +1,7 @@
 """Where patches are cut: a share of them around foreground.
 
-Source: nnU-Net's sampling, with foreground voxels at a random place in the middle of the patch instead of its exact center.
+Source: nnU-Net's sampling, with foreground voxels at a random place in the middle of the patch instead of its exact
+center.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def choose_patch(
         read_size: (D, H, W) to read, at least the patch, so that rotations find something at the corners.
         foreground: place the patch so that a random voxel of a random class of the case lies in it. Other patches lie
             anywhere, or around a random annotated voxel where the dataset has an ignore label.
-        balanced: choose the class of a foreground patch first and then a case that holds it, so that classes of few cases are seen as
-            often as the others.
+        balanced: choose the class of a foreground patch first and then a case that holds it, so that classes of few
+            cases are seen as often as the others.
 
     Returns:
         Case identifier and (D, H, W) start, which may be negative.
@@ -58,14 +59,13 @@ def choose_patch(
         start = [
             _place(int(f) + patch // 2, patch, size) for f, patch, size in zip(first, patch_size, shape, strict=True)
         ]
-    margin = [
-        read // 2 - patch // 2 for read, patch in zip(read_size, patch_size, strict=True)
-    ]  # the augmentation crops around read // 2
+    # The augmentation crops around read // 2.
+    margin = [read // 2 - patch // 2 for read, patch in zip(read_size, patch_size, strict=True)]
     return identifier, shape3([a - m for a, m in zip(start, margin, strict=True)])
 
 
 def _place(center: int, patch: int, size: int) -> int:
-    """Start of a patch around `center` that stays inside the image; an image smaller than the patch lies in its middle."""
+    """Place a patch around `center` inside the image; an image smaller than the patch lies in its middle."""
     if size <= patch:
         return -((patch - size) // 2)
     return min(max(center - patch // 2, 0), size - patch)

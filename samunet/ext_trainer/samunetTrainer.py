@@ -1,11 +1,13 @@
-"""Trainers for stock nnU-Net that train samunet's networks with nnU-Net's own data, augmentation, loss, prediction and evaluation.
+"""Trainers for stock nnU-Net that train samunet's networks with nnU-Net's own data, augmentation, loss, prediction and
+evaluation.
 
     export nnUNet_extTrainer=$(samunet_info --ext_trainer)
     nnUNetv2_train DATASET 3d_fullres FOLD -tr samunetTrainer
 
-nnU-Net finds a trainer by the name of its class in the files of that folder, and builds networks from its plan alone. A network has the
-plan's patch, strides and kernels, no more features than samunet plans, the embedded vit_tiny without pretrained weights, and no deep
-supervision inside nnU-Net's loss. The optimizer is samunet's AdamW, with nnU-Net's decay of the rate.
+nnU-Net finds a trainer by the name of its class in the files of that folder, and builds networks from its plan alone. A
+network has the plan's patch, strides and kernels, no more features than samunet plans, the embedded vit_tiny without
+pretrained weights, and no deep supervision inside nnU-Net's loss. The optimizer is samunet's AdamW, with nnU-Net's
+decay of the rate.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 dataset -> fingerprint -> plan -> preprocessed cases -> checkpoint -> predictions -> scores.
 
-A name loads its module when it is first used: planning and preprocessing start without torch. The names are those of __init__.pyi.
+A name loads its module when it is first used: planning and preprocessing start without torch. The names are those of
+__init__.pyi.
 """
 
 import lazy_loader

@@ -45,7 +45,9 @@ def open_dataset(workspace: Workspace, wanted: str | int) -> RawDataset:
 
 
 def groups_of(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]) -> dict[str, str] | None:
-    """Return the group of every case by the raw dataset's dataset.json, where there is one, or by `spec`; see `groups_from`."""
+    """Return the group of every case by the raw dataset's dataset.json, where there is one, or by `spec`; see
+    `groups_from`.
+    """
     raw = workspace.raw / spec.name / "dataset.json"
     return groups_from((read_dataset_json(raw) if raw.is_file() else spec).raw.get("groups"), cases)
 
@@ -69,7 +71,8 @@ def keep_up_splits(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]
         )
     else:
         logger.warning(
-            "%s, in no fold of %s: never trained on, never validated. To put them into the folds: samunet_preprocess -d %s --add_new_cases",
+            "%s, in no fold of %s: never trained on, never validated. To put them into the folds: samunet_preprocess "
+            "-d %s --add_new_cases",
             what,
             folder / SPLITS_FILE,
             spec.name,

@@ -1,4 +1,6 @@
-"""Models of other programs: checkpoints of authors' code, read into a fold of samunet, and MA-SAM's written from one too."""
+"""Models of other programs: checkpoints of authors' code, read into a fold of samunet, and MA-SAM's written from one
+too.
+"""
 
 from __future__ import annotations
 
@@ -76,19 +78,19 @@ def import_checkpoint(
 
     Raises:
         ConfigError: the configuration is of another variant, or has no pretrained weights.
-        WeightsAbsentError, CheckpointError: a file is absent, damaged, or of another network, or the fold exists or would
-            stand beside folds of another plan.
+        WeightsAbsentError, CheckpointError: a file is absent, damaged, or of another network, or the fold exists or
+            would stand beside folds of another plan.
     """
     plan = pipeline.resolve(workspace, pipeline.open_plan(workspace, dataset, plans_name), configuration)
     spec = read_dataset_json(workspace.raw / dataset / "dataset.json")
     entry = plan.configuration(configuration)
-    entry = replace(
-        entry, variant_options={**entry.variant_options, **foreign.options}
-    )  # the weights mean nothing with others
+    # The weights mean nothing with others.
+    entry = replace(entry, variant_options={**entry.variant_options, **foreign.options})
     plan = replace(plan, configurations={**plan.configurations, configuration: entry})
     if entry.weights is None:
         raise ConfigError(
-            f"Configuration '{configuration}' has no pretrained weights, on which {foreign.title} was trained. Plan with -backbone."
+            f"Configuration '{configuration}' has no pretrained weights, on which {foreign.title} was trained. Plan "
+            "with -backbone."
         )
     folder = model_folder(workspace, dataset, plans_name, configuration)
     checkpoint = folder / f"fold_{fold}" / FINAL
@@ -126,7 +128,8 @@ def export_ma_sam(
 
     Raises:
         ConfigError: the fold is of another variant.
-        CheckpointError: the fold is not trained, its checkpoint is damaged, or it sits on other weights than the plan names.
+        CheckpointError: the fold is not trained, its checkpoint is damaged, or it sits on other weights than the plan
+            names.
     """
     folder = model_folder(workspace, dataset, plans_name, configuration)
     checkpoint = folder / f"fold_{fold}" / FINAL
@@ -150,7 +153,10 @@ def _network(
     plan: Plan, configuration: Configuration, labels: Labels, weights_folders: Sequence[Path], foreign: Foreign
 ) -> Any:
     if configuration.variant != foreign.variant:
-        message = f"{foreign.title}'s checkpoints fit the method {foreign.variant} only; the configuration has {configuration.variant}."
+        message = (
+            f"{foreign.title}'s checkpoints fit the method {foreign.variant} only; the configuration has "
+            f"{configuration.variant}."
+        )
         raise ConfigError(f"{message} Use 3d_{foreign.variant}.")
     network = build_network(plan, configuration, labels, weights_folders)
     if not isinstance(network, AdaptedSAM):

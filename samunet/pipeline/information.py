@@ -1,4 +1,7 @@
-"""What is on this machine: versions, folders, datasets, plans, models, checkpoints, devices. Loads neither torch nor numpy."""
+"""What is on this machine: versions, folders, datasets, plans, models, checkpoints, devices.
+
+Loads neither torch nor numpy.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,8 @@ def lines(found: dict[str, Any]) -> Sequence[str]:
     text.append("trained models:" if found["models"] else "trained models: none")
     for model in found["models"]:
         text.append(
-            f"  {model['dataset']}/{model['name']}: folds {', '.join(model['folds'])}{'; marked as best' if model['best'] else ''}"
+            f"  {model['dataset']}/{model['name']}: folds "
+            f"{', '.join(model['folds'])}{'; marked as best' if model['best'] else ''}"
         )
     text.append("SAM checkpoints:")
     text += [f"  {name}: {path or 'not here'}" for name, path in found["checkpoints"].items()]
@@ -81,7 +85,10 @@ def _text(path: Path | None) -> str | None:
 
 
 def gpu_in_sight() -> bool:
-    """Tell whether there seems to be a GPU to train on: NVIDIA's, AMD's (ROCm), or Apple's. Loads no torch, so it may err."""
+    """Tell whether there seems to be a GPU to train on: NVIDIA's, AMD's (ROCm), or Apple's.
+
+    Loads no torch, so it may err.
+    """
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
     return apple or any(Path(path).exists() for path in GPU_DEVICES) or bool(_gpus())
 

@@ -1,4 +1,6 @@
-"""What a user gives to predict: files of any format that the readers know, folders of them, and trees of DICOM series, as cases."""
+"""What a user gives to predict: files of any format that the readers know, folders of them, and trees of DICOM series,
+as cases.
+"""
 
 from __future__ import annotations
 
@@ -24,28 +26,33 @@ def cases_to_predict(
 ) -> tuple[Case, ...]:
     """List the cases of one or more input folders or files, of any format that a reader knows.
 
-    Images are named <case>_0000<ending> or, for one channel or where a file holds all, <case><ending>. A folder without images is one DICOM
-    series, or a tree of folders of series: a case is named after its folders.
+    Images are named <case>_0000<ending> or, for one channel or where a file holds all, <case><ending>. A folder without
+    images is one DICOM series, or a tree of folders of series: a case is named after its folders.
 
     Args:
         folder: for the segmentations.
         ending: of the segmentations; None for that of each input.
 
     Raises:
-        DatasetError: an input is absent or holds no image, a name is none of a case, two cases are the same, or an image would be overwritten.
+        DatasetError: an input is absent or holds no image, a name is none of a case, two cases are the same, or an
+            image would be overwritten.
     """
     found: dict[str, Case] = {}
     for source in [sources] if isinstance(sources, Path) else sources:
         for case in _cases_of(source, spec, folder):
             check_case_name(case.identifier, source)
             if found.setdefault(case.identifier, case) != case:
-                message = f"Two inputs are case '{case.identifier}': {found[case.identifier].images[0]} and {case.images[0]}; rename one."
+                message = (
+                    f"Two inputs are case '{case.identifier}': {found[case.identifier].images[0]} and "
+                    f"{case.images[0]}; rename one."
+                )
                 raise DatasetError(message)
     for case in found.values():
         target = folder / f"{case.identifier}{ending or output_ending(case.images[0], spec.file_ending)}"
         if target.resolve() in {path.resolve() for path in case.images}:
             raise DatasetError(
-                f"The segmentation of '{case.identifier}' would overwrite its image {target}; give another output folder."
+                f"The segmentation of '{case.identifier}' would overwrite its image {target}; give another output "
+                "folder."
             )
     return tuple(found.values())
 
@@ -55,11 +62,15 @@ def _cases_of(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Case, ...]
         return (_case_of_file(source, spec),)
     if not source.is_dir():
         raise DatasetError(
-            f"Input {source} does not exist; give a folder of images named <case>_0000{spec.file_ending}, or one such file."
+            f"Input {source} does not exist; give a folder of images named <case>_0000{spec.file_ending}, or one such "
+            "file."
         )
     grouped = _images_in(source, spec) or _series_in(source)
     if not grouped:
-        message = f"Input folder {source} holds no image, such as <case>_0000{spec.file_ending}, the form this model was trained on."
+        message = (
+            f"Input folder {source} holds no image, such as <case>_0000{spec.file_ending}, the form this model was "
+            "trained on."
+        )
         raise DatasetError(message + _where(source))
     if source.resolve() == folder.resolve():
         raise DatasetError(f"Input and output are the same folder {source}; give another output folder.")
@@ -132,7 +143,8 @@ def _holds_all_channels(path: Path, spec: DatasetSpec) -> bool:
 def _series_in(source: Path) -> dict[str, tuple[Path, ...]]:
     """Folders of DICOM files by case, at any depth; nothing where there are none.
 
-    Where some folders directly in `source` hold series and another does not, it is a case too, which then fails with its reason.
+    Where some folders directly in `source` hold series and another does not, it is a case too, which then fails with
+    its reason.
     """
     series = [
         Path(parent)
@@ -174,6 +186,5 @@ def _where(source: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    return in_utf8(
-        path.name[: len(path.name) - len(known_ending(path))]
-    )  # prediction refuses such a file, and goes on with the others
+    # Prediction refuses such a file, and goes on with the others.
+    return in_utf8(path.name[: len(path.name) - len(known_ending(path))])

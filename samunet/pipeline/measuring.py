@@ -46,13 +46,15 @@ def measure_step(
     weights_folders: Sequence[Path] = (),
     precision: str = "auto",
 ) -> MeasuredStep:
-    """Run a configuration's training step on random data in a process of its own; one that runs out of memory needs infinitely much.
+    """Run a configuration's training step on random data in a process of its own; one that runs out of memory needs
+    infinitely much.
 
     Args:
         precision: as of a training.
 
     Raises:
-        ConfigError: this system does not tell the peak of a process (only Linux does), or the device is neither cpu nor cuda.
+        ConfigError: this system does not tell the peak of a process (only Linux does), or the device is neither cpu nor
+            cuda.
     """
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and sys.platform != "linux"):
         raise ConfigError(

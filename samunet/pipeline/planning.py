@@ -45,10 +45,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIGURATIONS = ("3d_adapter", "2d_adapter")
 EMBEDDED_BACKBONE, OFFICIAL_BACKBONE = "vit_tiny", "vit_b"  # what -backbone auto chooses between
-MEMORY_FACTORS = {
-    "mixed": 1.0,
-    "fp32": 1.45,
-}  # memory of a training step, of that in mixed precision; see benchmarks/memory_model.py
+# Memory of a training step, of that in mixed precision; see benchmarks/memory_model.py.
+MEMORY_FACTORS = {"mixed": 1.0, "fp32": 1.45}
 MOST_MEASUREMENTS = 4
 TRAINED_IN = {"mixed": "auto", "fp32": "fp32"}  # a training's own names
 WHERE_IT_RAN_OUT = (
@@ -92,8 +90,8 @@ def plan(
     """Plan the default configurations and save the plan.
 
     Args:
-        measure_on: device on which a training step of every configuration is run first; those that need more memory than was asked
-            for are planned again, smaller.
+        measure_on: device on which a training step of every configuration is run first; those that need more memory
+            than was asked for are planned again, smaller.
 
     Raises:
         WeightsAbsentError: the weights that are given, or that the backbone needs, are not on this machine.
@@ -143,7 +141,8 @@ def _measured(
             except PlanningError as error:
                 need = f"{step.gib:.2f} GiB" if math.isfinite(step.gib) else "more than there is"
                 raise PlanningError(
-                    f"A training step of {name} needs {need} on {device.type}, {options.memory_gib:g} GiB were asked for, and no smaller "
+                    f"A training step of {name} needs {need} on {device.type}, {options.memory_gib:g} GiB were asked "
+                    "for, and no smaller "
                     f"plan helps ({error}) Raise -gpu_memory_target, or choose a smaller -backbone."
                 ) from None
             made = _merged(made, smaller, name)
@@ -166,7 +165,8 @@ def open_plan(workspace: Workspace, dataset: str, plans_name: str) -> Plan:
     path = plan_path(workspace, dataset, plans_name)
     if not path.is_file():
         raise ConfigError(
-            f"{dataset} has no plan '{plans_name}' ({path}). Make it first: samunet_plan_and_preprocess -d {dataset_id(dataset)}"
+            f"{dataset} has no plan '{plans_name}' ({path}). Make it first: samunet_plan_and_preprocess -d "
+            f"{dataset_id(dataset)}"
         )
     plan = load_plan(path)
     _refuse_other_dataset(plan, dataset, str(path))
@@ -192,7 +192,8 @@ def move_plan(
 
     Raises:
         ConfigError: the source has no such plan, the target has one of that name, or there is no such configuration.
-        DatasetError: the two datasets differ in their number of channels, or the plan is for volumes and the target holds 2D images.
+        DatasetError: the two datasets differ in their number of channels, or the plan is for volumes and the target
+            holds 2D images.
     """
     check_plans_name(target_plans)
     moved, spec = open_plan(workspace, source, source_plans), open_dataset(workspace, target)
@@ -200,7 +201,8 @@ def move_plan(
         moved = resolve(workspace, moved, name)
     if len(moved.channels) != len(spec.spec.channels):
         raise DatasetError(
-            f"The plan of {source} is for {len(moved.channels)} channels; {target} has {len(spec.spec.channels)}. Plan {target} itself."
+            f"The plan of {source} is for {len(moved.channels)} channels; {target} has {len(spec.spec.channels)}. Plan "
+            f"{target} itself."
         )
     planar = spec.reader.peek(spec.cases[0].images[0]).geometry.planar
     if planar and any(configuration.dimensions == 3 for configuration in moved.configurations.values()):
@@ -211,7 +213,10 @@ def move_plan(
     sided = left_right_pairs(spec.spec.labels)
     if sided and any(configuration.mirror_axes for configuration in moved.configurations.values()):
         logger.warning(
-            "%s has labels for left and right ('%s', '%s'), and the moved plan allows flips; take the axis between them out of mirror_axes in %s.",
+            (
+                "%s has labels for left and right ('%s', '%s'), and the moved plan allows flips; take the axis between "
+                "them out of mirror_axes in %s."
+            ),
             target,
             sided[0][0][0],
             sided[0][1][0],
@@ -233,14 +238,16 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     """Return a plan that holds the configuration `name`, computed from the fingerprint when the saved one lacks it.
 
     Raises:
-        ConfigError: the name is no configuration; the nearest one is named. Or the saved plan was made from other data than the fingerprint.
+        ConfigError: the name is no configuration; the nearest one is named. Or the saved plan was made from other data
+            than the fingerprint.
     """
     if name in saved.configurations:
         return saved
     dimensions, variant = parse_configuration_name(name)
     load_variant(variant)
     other_data = ConfigError(
-        f"Plan '{saved.plans_name}' of {saved.dataset} lacks '{name}' and was made from other data than are there now. Plan again; "
+        f"Plan '{saved.plans_name}' of {saved.dataset} lacks '{name}' and was made from other data than are there now. "
+        "Plan again; "
         "if the plan was moved from another dataset, move it with -c."
     )
     path = workspace.preprocessed / saved.dataset / FINGERPRINT_FILE
@@ -280,7 +287,10 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
 def preprocess(
     workspace: Workspace, dataset: RawDataset, plan: Plan, name: str, *, threads: int, quiet: bool = False
 ) -> Path:
-    """Preprocess every training case for one configuration; returns the folder. Raises ConfigError for a plan of another dataset."""
+    """Preprocess every training case for one configuration; returns the folder.
+
+    Raises ConfigError for a plan of another dataset.
+    """
     _refuse_other_dataset(plan, dataset.spec.name, f"Plan '{plan.plans_name}'")
     configuration = plan.configuration(name)
     folder = workspace.preprocessed / dataset.spec.name / configuration.data_identifier
@@ -351,8 +361,10 @@ def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Bac
     official = checkpoint_named(f"sam_{OFFICIAL_BACKBONE}")
     if automatic and find_checkpoint(official, folders) is None:
         reason = (
-            f"{EMBEDDED_BACKBONE}, without pretrained weights, chosen from {OFFICIAL_BACKBONE} and {EMBEDDED_BACKBONE}: the checkpoint of "
-            f"{OFFICIAL_BACKBONE} is not on this machine (samunet_weights download {official.name} gets it; then plan again)"
+            f"{EMBEDDED_BACKBONE}, without pretrained weights, chosen from {OFFICIAL_BACKBONE} and "
+            f"{EMBEDDED_BACKBONE}: the checkpoint of "
+            f"{OFFICIAL_BACKBONE} is not on this machine (samunet_weights download {official.name} gets it; then plan "
+            "again)"
         )
         return backbone_named(EMBEDDED_BACKBONE), None, None, reason
     backbone = backbone_named(OFFICIAL_BACKBONE if options.backbone == "auto" else options.backbone)

@@ -44,17 +44,19 @@ def predict(
     remarks: dict[str, tuple[str, ...]] | None = None,
     share: str | None = None,
 ) -> tuple[Failure, ...]:
-    """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D Slicer.
+    """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D
+    Slicer.
 
     Args:
-        skip_existing: leave cases whose files are there, can be read, and lie on the image's grid; others are predicted again.
+        skip_existing: leave cases whose files are there, can be read, and lie on the image's grid; others are predicted
+            again.
         remarks: gets for every case that is read what of it is unlike the training cases.
         share: name of this part of the cases, where other commands predict others into the folder at the same time.
 
     Raises:
         InUseError: another command writes there.
-        ConfigError: the networks alone need more than `options.max_ram`; prompts are missing, or given to a model without, or the folder
-            holds predictions of the other kind.
+        ConfigError: the networks alone need more than `options.max_ram`; prompts are missing, or given to a model
+            without, or the folder holds predictions of the other kind.
     """
     spec, options = predictor.dataset, options or FileOptions()
     with held(folder, share=share):
@@ -107,7 +109,9 @@ def predict_to_file(
 
 
 def _description(cases: Sequence[Case], predictor: Predictor, options: FileOptions) -> dict[str, Any]:
-    """Return the dataset.json of predictions: the model's, with the ending of what is written where that is one of its own."""
+    """Return the dataset.json of predictions: the model's, with the ending of what is written where that is one of its
+    own.
+    """
     spec = predictor.dataset
     endings = {options.ending or output_ending(case.images[0], spec.file_ending) for case in cases}
     if len(endings) != 1 or endings == {spec.file_ending}:

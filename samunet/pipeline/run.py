@@ -138,7 +138,8 @@ def settle(
 
 
 def resumable(folder: Path) -> Checkpoint | None:
-    """Return the latest, final or best checkpoint, the first that is there; None, with a word, when there is nothing to continue.
+    """Return the latest, final or best checkpoint, the first that is there; None, with a word, when there is nothing to
+    continue.
 
     Beside a final one, the latest is of a training that is to replace or extend it.
     """
@@ -150,7 +151,9 @@ def resumable(folder: Path) -> Checkpoint | None:
 
 
 def refuse_trained(folder: Path, *, overwrite: bool) -> None:
-    """Raise ConfigError where a training from the beginning would replace a finished one that nobody said may go; say so where it may."""
+    """Raise ConfigError where a training from the beginning would replace a finished one that nobody said may go; say
+    so where it may.
+    """
     latest = (folder / LATEST).is_file()
     if (folder / FINAL).is_file():
         if not overwrite:
@@ -178,7 +181,8 @@ def settings_to_train(
     """Return the settings of a training, with the plan's batch size where no other is given.
 
     Args:
-        settings: all of them; or only those that were given, the others being the defaults, or those of the training that continues.
+        settings: all of them; or only those that were given, the others being the defaults, or those of the training
+            that continues.
         planned_batch: patches per step by the plan.
         extend: epochs to add to a training that continues.
 
@@ -217,7 +221,8 @@ def settings_to_train(
         raise CheckpointError(f"{folder} was trained with other settings: {was}. {way_out or same}")
     if before.minutes and extend:
         raise ConfigError(
-            f"{folder} was trained for {before.minutes:g} minutes, which are over; train again with more instead of --extend."
+            f"{folder} was trained for {before.minutes:g} minutes, which are over; train again with more instead of "
+            "--extend."
         )
     free = {key: given[key] for key in FREE if key in given}
     return replace(
@@ -236,7 +241,9 @@ def check_resume(resume: Checkpoint, folder: Path, plan: Plan, name: str) -> Non
 
 
 def build_trainer(workspace: Workspace, run: Run, processes: Processes, stopping: StopRequest) -> SAMTrainer:
-    """Build model, optimizer, sources and log of a fold; only a training that can begin touches what lies in its folder."""
+    """Build model, optimizer, sources and log of a fold; only a training that can begin touches what lies in its
+    folder.
+    """
     config, device = run.config, run.device
     fast = config.fast_fp32 and run.precision is None and device.type == "cpu" and fast_fp32_products_are_exact()
     use_fast_fp32_products(fast)

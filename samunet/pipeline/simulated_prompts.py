@@ -24,7 +24,8 @@ class Clicking:
     """How a simulated user shows structures."""
 
     points: int = 1
-    """Clicks inside a structure in each slice where it is: the first farthest from its border, the others anywhere; 0 for a box."""
+    """Clicks inside a structure in each slice where it is: the first farthest from its border, the others anywhere; 0
+    for a box."""
     relaxation: int = 0
     """Voxels by which a box is larger on every side."""
     axis: int = 0
@@ -34,7 +35,8 @@ class Clicking:
     def __post_init__(self) -> None:
         if self.points < 0 or self.relaxation < 0 or self.axis not in (0, 1, 2):
             raise ConfigError(
-                f"points and relaxation must be 0 or more, the axis 0, 1 or 2; got {self.points}, {self.relaxation} and {self.axis}."
+                f"points and relaxation must be 0 or more, the axis 0, 1 or 2; got {self.points}, {self.relaxation} "
+                f"and {self.axis}."
             )
 
     @property
@@ -89,7 +91,9 @@ def prompts_from_references(
 
 
 def prompts_for_validation(predictor: Predictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:
-    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click per structure and slice."""
+    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click per
+    structure and slice.
+    """
     boxes = predictor.networks[0].prompts == "box"
     return prompts_from_references(
         cases, dataset.spec, dataset.reader, Clicking(points=0 if boxes else 1), plan=predictor.plan

@@ -46,7 +46,8 @@ logger = logging.getLogger(__name__)
 def train(
     workspace: Workspace, dataset_name: str, settings: TrainingConfig | Mapping[str, Any], options: TrainOptions
 ) -> Path:
-    """Train one fold, validate it on whole cases, and return the fold's folder; checkpoint_final is absent where it was asked to stop.
+    """Train one fold, validate it on whole cases, and return the fold's folder; checkpoint_final is absent where it was
+    asked to stop.
 
     Args:
         settings: all of them; or those that differ from the defaults, and for a training that continues from its own.
@@ -131,8 +132,8 @@ def train_seeds(
 ) -> Path | None:
     """Train a fold with several seeds, counting up from the one given, and write mean and spread of their Dice.
 
-    The first seed's folder is the fold's own; the others' names end in _seed_<seed>, and prediction leaves them alone. A seed that is
-    trained and validated already is not trained again.
+    The first seed's folder is the fold's own; the others' names end in _seed_<seed>, and prediction leaves them alone.
+    A seed that is trained and validated already is not trained again.
 
     Returns:
         The report's path; None when asked to stop before the last seed was done.
@@ -200,7 +201,9 @@ def fold_split(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], fo
 
 
 def check_other_folds(folder: Path, plan: Plan, spec: DatasetSpec, name: str) -> None:
-    """Raise CheckpointError when trained folds beside `folder` are of another plan or other labels: all folds of a model share both."""
+    """Raise CheckpointError when trained folds beside `folder` are of another plan or other labels: all folds of a
+    model share both.
+    """
     others = [path.parent.name for path in sorted(folder.parent.glob("fold_*/checkpoint_*")) if path.parent != folder]
     saved = folder.parent / "plans.json"
     if not others or not saved.is_file():
@@ -210,7 +213,8 @@ def check_other_folds(folder: Path, plan: Plan, spec: DatasetSpec, name: str) ->
         changed = "labels"
     if changed is not None:
         raise CheckpointError(
-            f"{folder.parent} holds {others[0]}, which was trained by another plan: {changed} changed since. Folds of one model share a plan; "
+            f"{folder.parent} holds {others[0]}, which was trained by another plan: {changed} changed since. Folds of "
+            "one model share a plan; "
             "restore it, move the trained folds away, or plan under a name of its own (-overwrite_plans_name)."
         )
 

@@ -1,8 +1,9 @@
 """One gradient of one batch from its parts, for losses that look at the whole batch too.
 
-A Dice over the batch is no sum over parts, so adding up the gradients of the parts' losses trains another objective. The
-sums inside it are: S = sum of S_i over parts i. A first pass without gradient finds S and from it dL/dS; a second pass takes
-the gradient of dL/dS . S_i, part by part, which adds up to dL/dtheta exactly. It costs one more forward pass.
+A Dice over the batch is no sum over parts, so adding up the gradients of the parts' losses trains another objective.
+The sums inside it are: S = sum of S_i over parts i. A first pass without gradient finds S and from it dL/dS; a second
+pass takes the gradient of dL/dS . S_i, part by part, which adds up to dL/dtheta exactly. It costs one more forward
+pass.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def backward(
     network: SlabSegmenter,
     parts: Sequence[Batch],
     *,
-    autocast: Callable[[], AbstractContextManager],
+    autocast: Callable[[], AbstractContextManager[object]],
     scale: Callable[[Tensor], Tensor],
     reduce: Callable[[Sums], Sums] | None = None,
     samples: int | None = None,
@@ -40,12 +41,13 @@ def backward(
         parts: of one batch; each is run alone.
         autocast: makes the context of a forward pass.
         scale: applied to what is differentiated, as a gradient scaler does.
-        reduce: sums over processes, each of which holds parts of the batch; gradients must then be summed, not averaged.
+        reduce: sums over processes, each of which holds parts of the batch; gradients must then be summed, not
+            averaged.
         samples: of the whole batch, where other processes hold a part of it.
 
     Returns:
-        The loss, without gradient; with `reduce` this process's share of it, so that shares too are summed. Losses that are not made of
-        sums are averaged over the parts by their number of samples.
+        The loss, without gradient; with `reduce` this process's share of it, so that shares too are summed. Losses that
+        are not made of sums are averaged over the parts by their number of samples.
     """
     held = sum(len(part.image) for part in parts)
     whole = samples or held
@@ -53,7 +55,8 @@ def backward(
     if not additive or (len(parts) == 1 and reduce is None):
         return _backward_of_means(network, parts, autocast, scale, whole)
     device = parts[0].image.device
-    states, total = [], {}
+    states: list[tuple[Tensor, Tensor | None]] = []
+    total: Sums = {}
     with torch.no_grad():
         for part in parts:
             states.append(_random_state(device))
@@ -79,7 +82,7 @@ def backward(
 def _backward_of_means(
     network: SlabSegmenter,
     parts: Sequence[Batch],
-    autocast: Callable[[], AbstractContextManager],
+    autocast: Callable[[], AbstractContextManager[object]],
     scale: Callable[[Tensor], Tensor],
     samples: int,
 ) -> Tensor:
@@ -93,13 +96,11 @@ def _backward_of_means(
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    own = (
-        torch.cuda.get_rng_state(device)
-        if device.type == "cuda"
-        else torch.mps.get_rng_state()
-        if device.type == "mps"
-        else None
-    )
+    own = None
+    if device.type == "cuda":
+        own = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        own = torch.mps.get_rng_state()
     return torch.get_rng_state(), own
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """average = decay * average + (1 - decay) * weight after every step; over the first steps the decay is smaller, (1 + n) / (10 + n).
+    """average = decay * average + (1 - decay) * weight after every step; over the first steps the decay is smaller, (1
+    + n) / (10 + n).
 
     Args:
         model: its trainable parameters are averaged, from what they are now.

@@ -29,14 +29,15 @@ class TrainingConfig:
     iterations: AtLeastOne = 250
     """Optimizer steps per epoch (nnU-Net's 250)."""
     minutes: Amount = 0.0
-    """Minutes that the epochs share, instead of having `iterations` steps each: the learning rate reaches zero when they are over. With one
-    thread of a CPU they are processor time, otherwise time of day. 0 for no such limit."""
+    """Minutes that the epochs share, instead of having `iterations` steps each: the learning rate reaches zero when
+    they are over. With one thread of a CPU they are processor time, otherwise time of day. 0 for no such limit."""
     validation_iterations: AtLeastOne = 50
     """Validation batches per epoch; at most a fifth of the iterations. The same patches each epoch."""
     batch_size: NotNegative = 0
     """Patches per step; 0 takes the plan's."""
     accumulate: AtLeastOne = 1
-    """Parts into which a batch is split, one after the other, to save memory; the gradient is that of the whole batch."""
+    """Parts into which a batch is split, one after the other, to save memory; the gradient is that of the whole
+    batch."""
     learning_rate: Rate = 1e-3
     """Peak, for adapters, heads and the convolutional path."""
     backbone_learning_rate: Rate = 5e-4
@@ -58,13 +59,16 @@ class TrainingConfig:
     stop_epoch: NotNegative = 0
     """Epoch after which training ends, the learning rate still decaying toward the last; 0 trains to the last."""
     augmentation: Annotated[str, OneOf(*AUGMENTATIONS)] = "default"
-    """"default": nnU-Net's; "none": patches as they are, and a frozen encoder's embeddings are kept on disk where whole planes fit the patch."""
+    """"default": nnU-Net's; "none": patches as they are, and a frozen encoder's embeddings are kept on disk where whole
+    planes fit the patch."""
     balance_classes: bool = False
     """Choose the class of a foreground patch first and then a case that holds it, for classes that few cases hold."""
     whole_cases: NotNegative = 0
-    """Validation cases predicted whole after every epoch; their mean Dice then chooses checkpoint_best, instead of that of patches."""
+    """Validation cases predicted whole after every epoch; their mean Dice then chooses checkpoint_best, instead of that
+    of patches."""
     fast_fp32: bool = False
-    """Let oneDNN multiply fp32 matrices on a CPU, where a check finds it as exact; last digits then differ from run to run."""
+    """Let oneDNN multiply fp32 matrices on a CPU, where a check finds it as exact; last digits then differ from run to
+    run."""
     compile: bool = False
     """Compile the network with torch.compile."""
     seed: Annotated[int, Within(0, 2**63 - 1)] = 0
@@ -113,7 +117,8 @@ class RunConfig:
 
 
 def deciding_settings(config: TrainingConfig, precision: str) -> dict[str, Any]:
-    """Return the settings as files of equal trainings hold them: without what changes nothing in them, and with the number format that was taken.
+    """Return the settings as files of equal trainings hold them: without what changes nothing in them, and with the
+    number format that was taken.
 
     Args:
         precision: what "auto" came to.
@@ -139,4 +144,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gradient_clip": 0.0,
     }
 }
-"""Settings by name. ma_sam: the optimization of Chen et al. (2024), with 24 slabs on eight GPUs; their augmentation is not part of it."""
+"""Settings by name. ma_sam: the optimization of Chen et al. (2024), with 24 slabs on eight GPUs; their augmentation is
+not part of it."""

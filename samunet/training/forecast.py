@@ -1,4 +1,7 @@
-"""When a training will end, told from its first steps and after every epoch. For people only: no checkpoint holds any of it."""
+"""When a training will end, told from its first steps and after every epoch.
+
+For people only: no checkpoint holds any of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training leaves for people and programs: a text log, a line of JSON per epoch, and a picture of its progress."""
+"""What a training leaves for people and programs: a text log, a line of JSON per epoch, a picture of its progress."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ class TrainingLog:
 
     @property
     def history(self) -> dict[str, tuple[float | None, ...]]:
-        """All values so far, one per epoch, for the checkpoint; None where a value was not a number. Times are not among them."""
+        """All values so far, one per epoch, for the checkpoint; None where a value was not a number.
+
+        Times are not among them.
+        """
         return {
             name: tuple(value if math.isfinite(value) else None for value in values)
             for name, values in self.values.items()
@@ -119,7 +122,9 @@ class TrainingLog:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the epochs of a log.jsonl; lines that are none, as of a process that was killed while it wrote, are left out."""
+    """Return the epochs of a log.jsonl; lines that are none, as of a process that was killed while it wrote, are left
+    out.
+    """
     found = []
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         with suppress(ConfigError):
@@ -141,7 +146,7 @@ def draw(values: Values, times: Values) -> bytes:
     epochs = range(1, len(values["train_loss"]) + 1)
     marker = "." if len(epochs) < 30 else ""
 
-    def plot(axes: Axes, name: str, label: str, **style: object) -> None:
+    def plot(axes: Axes, name: str, label: str, **style: Any) -> None:
         series = values.get(name) or times.get(name, [])
         axes.plot(list(epochs)[-len(series) :] if series else [], series, label=label, marker=marker, **style)
 

@@ -17,7 +17,8 @@ LARGEST_ERROR = 0.03  # of the minutes: what counts as equally long
 VALIDATION_SHARE = 1 / 3  # of a training step's time that a validation batch takes: it has no gradient
 HOPELESS = 2  # times the minutes: what the second step may be trusted to show
 PLAN_SMALLER = (
-    "plan smaller (samunet_plan_and_preprocess -d DATASET -gpu_memory_target 1 -overwrite_plans_name samunetPlans_small, "
+    "plan smaller (samunet_plan_and_preprocess -d DATASET -gpu_memory_target 1 -overwrite_plans_name "
+    "samunetPlans_small, "
     "then samunet_train with -p samunetPlans_small)"
 )
 MEASURING_EPOCHS = 2  # after which the pace is known; the first has what is done once in it
@@ -27,8 +28,9 @@ UNLIMITED = 2**40  # steps to prepare patches for, where their number is not kno
 class Pace:
     """Hand out steps epoch by epoch so that the last one ends with the minutes.
 
-    The first epoch has two steps. Every later one gets as many as its share of the time left holds at the pace of the epoch before,
-    validation included, so that a schedule of fixed length in epochs ends on time whatever the machine does.
+    The first epoch has two steps. Every later one gets as many as its share of the time left holds at the pace of the
+    epoch before, validation included, so that a schedule of fixed length in epochs ends on time whatever the machine
+    does.
 
     Args:
         minutes: from the first step to the end of the last epoch.
@@ -95,8 +97,10 @@ class Pace:
         if step <= FIRST_STEPS and hopeless:
             need = (now + (FIRST_STEPS - step + self.epochs - 1 + self.epochs * VALIDATION_SHARE) * each) / 60
             raise ConfigError(
-                f"A step takes about {readable_seconds(each)} here: {self.epochs} epochs of one step at least need about {math.ceil(need)} "
-                f"minutes, and {self.budget / 60:g} were given. Give --minutes {math.ceil(need)} or more, fewer --epochs, or {PLAN_SMALLER}."
+                f"A step takes about {readable_seconds(each)} here: {self.epochs} epochs of one step at least need "
+                f"about {math.ceil(need)} "
+                f"minutes, and {self.budget / 60:g} were given. Give --minutes {math.ceil(need)} or more, fewer "
+                f"--epochs, or {PLAN_SMALLER}."
             )
 
     def begin_epoch(self, epoch: int) -> None:
@@ -114,7 +118,8 @@ class Pace:
         need = (now + (self.epochs - epoch) * each) / 60
         if epoch == MEASURING_EPOCHS < self.epochs and 60 * need > (1 + LARGEST_ERROR) * self.budget:
             raise ConfigError(
-                f"{self.epochs} epochs of one step would take about {need:.1f} minutes, and {self.budget / 60:g} were given; "
+                f"{self.epochs} epochs of one step would take about {need:.1f} minutes, and {self.budget / 60:g} were "
+                "given; "
                 "give more minutes, fewer epochs or a smaller batch."
             )
         self.first_step += self.steps
@@ -131,14 +136,14 @@ class Pace:
 
 
 def validation_steps(steps: int, most: int = 50) -> int:
-    """Return the validation batches of an epoch: a fifth of its steps, at most 50, as in nnU-Net's epoch of 250 and 50."""
+    """Return an epoch's validation batches: a fifth of its steps, at most 50, as in nnU-Net's epoch of 250 and 50."""
     return max(1, min(most, steps // 5))
 
 
 def training_clock(device: torch.device) -> Callable[[], float]:
     """Return the clock that a training's minutes go by, in seconds.
 
-    With one thread of a CPU it is the processor time of this process, so that other programs take nothing from the training; otherwise the
-    time of day, since not everything runs in all threads.
+    With one thread of a CPU it is the processor time of this process, so that other programs take nothing from the
+    training; otherwise the time of day, since not everything runs in all threads.
     """
     return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.monotonic

@@ -54,21 +54,23 @@ class Processes:
         return {name: part.view_as(value) for (name, value), part in zip(values.items(), parts, strict=True)}
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], numbers: Sequence[float]) -> list[float]:
-        """Sum gradients in place, and with them some numbers, which are returned; a parameter without gradient counts as zero."""
+        """Sum gradients in place, and with them some numbers, which are returned; a parameter without gradient counts
+        as zero.
+        """
         if self.count == 1:
             return list(numbers)
+        held = []
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            held.append(parameter.grad)
         device = parameters[0].device
-        flat = torch.cat(
-            [parameter.grad.reshape(-1).float() for parameter in parameters] + [torch.tensor(numbers, device=device)]
-        )
+        flat = torch.cat([gradient.reshape(-1).float() for gradient in held] + [torch.tensor(numbers, device=device)])
         distributed.all_reduce(flat)
         *gradients, rest = flat.split([*(parameter.numel() for parameter in parameters), len(numbers)])
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad.copy_(gradient.view_as(parameter))
-        return rest.tolist()
+        for gradient, total in zip(held, gradients, strict=True):
+            gradient.copy_(total.view_as(gradient))
+        return [float(number) for number in rest.tolist()]
 
     def of_first(self, number: float, device: torch.device) -> float:
         """Return the first process's number to all of them."""
@@ -114,4 +116,5 @@ def joined(rank: int, count: int, device: torch.device) -> Iterator[Processes]:
         if not any(sign in str(error) for sign in LOST):
             raise
         raise SamunetError(f"Process {rank} ends because another has ended; its message says why.") from None
-    distributed.destroy_process_group()  # not after an error: others may still wait in a sum, and this would wait for them
+    # not after an error: others may still wait in a sum, and this would wait for them
+    distributed.destroy_process_group()

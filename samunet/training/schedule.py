@@ -129,4 +129,4 @@ def rate_factor(step: int, steps: int, *, warmup: float, power: float) -> float:
     rising = round(steps * warmup)
     if step < rising:
         return (step + 1) / rising
-    return (1 - (step - rising) / max(1, steps - rising)) ** power
+    return float((1 - (step - rising) / max(1, steps - rising)) ** power)

@@ -12,7 +12,8 @@ FILE = "stop"  # in the fold's folder
 
 
 class StopRequest:
-    """Within its context SIGTERM and SIGINT ask for an end instead of ending the process; a second SIGINT ends it as usual.
+    """Within its context SIGTERM and SIGINT ask for an end instead of ending the process; a second SIGINT ends it as
+    usual.
 
     Args:
         folder: a file named "stop" in it asks as well, and is removed when it is heard.

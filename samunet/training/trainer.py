@@ -210,7 +210,8 @@ class SAMTrainer:
         left = schedule.seconds_left if state.epoch < self.run.config.last_epoch else None
         log.line(
             f"epoch {state.epoch}/{self.run.config.epochs}: training loss {train_loss:.4f}, validation loss "
-            f"{val_loss:.4f}, Dice {mean:.3f} ({', '.join(f'{name} {value:.3f}' for name, value in of_class.items())}), "
+            f"{val_loss:.4f}, Dice {mean:.3f} "
+            f"({', '.join(f'{name} {value:.3f}' for name, value in of_class.items())}), "
             f"{seconds:.1f} s, {100 * waited / seconds:.0f} % waiting for data"
             + (f", {readable_seconds(left)} left" if left is not None else "")
         )
@@ -219,7 +220,7 @@ class SAMTrainer:
             self._save(checkpoint)
 
     def _refuse_not_finite(self, loss: float, norm: float, batch: Batch) -> NoReturn:
-        """End at a loss or gradient that is not a number, before it reaches a weight, and leave the batch to look into."""
+        """End at a loss or gradient that is not a number, before it reaches a weight, and keep the batch."""
         what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient's norm became {norm}"
         step, folder = self.state.step, self.run.folder
         process = f"_process_{self.processes.rank}" if self.processes.count > 1 else ""
