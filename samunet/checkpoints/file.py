@@ -208,7 +208,8 @@ def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
     version = fields.get("format") if isinstance(fields, dict) else None
     if version != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"Checkpoint {path} has format {version}; this version of samunet reads format {CHECKPOINT_FORMAT}. Train again."
+            f"Checkpoint {path} has format {version}; this version of samunet reads format {CHECKPOINT_FORMAT}. Train "
+            "again."
         )
     if CHECKSUMS in fields:  # checkpoints of earlier versions have none
         stored = fields.pop(CHECKSUMS)
