@@ -210,7 +210,7 @@ def within(limit: str) -> dict[str, float | str]:
         began = time.perf_counter()
         failures = pipeline.predict(
             predictor, cases, folder / "out", pipeline.FileOptions(max_ram=parse_bytes(limit), quiet=True)
-        )
+        ).failures
         seconds = time.perf_counter() - began
         if failures:
             raise SystemExit(str(failures))

@@ -221,7 +221,7 @@ def measure(kind: Kind) -> dict[str, Any]:
         options = pipeline.FileOptions(max_ram=limit, save_probabilities=kind.everything, quiet=True)
         failures = pipeline.predict(
             predictor, cases, folder / "out", options, previews=kind.everything, statistics=kind.everything
-        )
+        ).failures
         growth, together, anonymous = peak_mib() - before, everyone.stop(), own.stop()
         if bool(failures) != kind.refused:
             raise SystemExit(str(failures))

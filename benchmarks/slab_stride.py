@@ -30,7 +30,8 @@ from samunet.core.geometry import shape3
 from samunet.evaluation.score import score_case, targets_from_labels
 from samunet.evaluation.summary import summarize
 from samunet.inference.files import FileOptions, predict_cases
-from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.inference.load import load_predictor
+from samunet.inference.predictor import PredictionOptions
 from samunet.machine.hardware import PRECISION_NAMES, choose_precision, keep_freed_memory
 
 MINUTES = 18.0
@@ -65,9 +66,7 @@ def measure(row: study.Row, work: Path) -> dict[str, Any]:
     cases = study.validation_cases(row, shared, dataset)
     plans_name = f"samunetPlans_{study.key_of(row, '')}"
     folder = next((work / plans_name / dataset.spec.name).glob(f"*__{row.configuration}"))
-    base = Predictor.from_folder(
-        folder, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True)
-    )
+    base = load_predictor(folder, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True))
     depth = base.configuration.patch_size[0]
     settings: dict[str, dict] = {"default": {}, "default, fp32": {"precision": "fp32"}, "votes": {"slab_votes": True}}
     for plane in (0.5, 1.0):
@@ -80,7 +79,7 @@ def measure(row: study.Row, work: Path) -> dict[str, Any]:
         predictor = replace(predictor, networks=(counter,))
         with tempfile.TemporaryDirectory() as text:
             began = time.perf_counter()
-            if failures := predict_cases(predictor, cases, Path(text), FileOptions(quiet=True)):
+            if failures := predict_cases(predictor, cases, Path(text), FileOptions(quiet=True)).failures:
                 raise SystemExit(str(failures))
             seconds = time.perf_counter() - began
             scores = [

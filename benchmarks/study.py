@@ -40,7 +40,8 @@ from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.evaluation.score import names_from_labels, score_case, targets_from_labels
 from samunet.evaluation.summary import summarize, target_key
 from samunet.inference.files import FileOptions, predict_cases
-from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.inference.load import load_predictor
+from samunet.inference.predictor import PredictionOptions
 from samunet.machine.hardware import keep_freed_memory
 from samunet.training.config import TrainingConfig
 
@@ -307,10 +308,10 @@ def train_and_predict(
         epochs=EPOCHS, iterations=max(1, round(60 * row.minutes / seconds_a_step / EPOCHS)), **settings
     )
     fold, used = train(config)
-    predictor = Predictor.from_folder(
+    predictor = load_predictor(
         fold.parent, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True)
     )
-    if failures := predict_cases(predictor, cases, predictions, FileOptions(quiet=True)):
+    if failures := predict_cases(predictor, cases, predictions, FileOptions(quiet=True)).failures:
         raise RuntimeError(str(failures))
     return {
         "cpu_minutes": round(used / 60, 2),

@@ -67,7 +67,7 @@ class CheckReport:
         return sum(case.identifier not in faulty for case in self.cases)
 
     def summary(self) -> str:
-        counts = f"{len(self.errors)} error(s), {self.warnings} warning(s)"
+        counts = f"{counted(len(self.errors), 'error')}, {counted(self.warnings, 'warning')}"
         return f"{self.dataset}: {len(self.cases)} cases, {self.clean} of them without findings; {counts}."
 
     def as_json(self) -> dict[str, Any]:

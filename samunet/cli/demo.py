@@ -73,7 +73,8 @@ def _command(arguments: argparse.Namespace) -> None:
 def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace) -> tuple[Path, Summary]:
     from samunet import pipeline
     from samunet.cli.planning import print_plan
-    from samunet.inference.predictor import PredictionOptions, Predictor
+    from samunet.inference.load import load_predictor
+    from samunet.inference.predictor import PredictionOptions
     from samunet.machine.hardware import choose_device, keep_freed_memory
     from samunet.training.config import TrainingConfig
 
@@ -101,7 +102,7 @@ def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace
     fold = pipeline.train(workspace, dataset.spec.name, config, options)
     _step(5, "Prediction: sliding window over the test images, written on their own grids")
     sliding = PredictionOptions(flips=False, tile_batch=pipeline.tile_batch(choose_device(arguments.device)))
-    predictor = Predictor.from_folder(fold.parent, folds=["all"], device=arguments.device, options=sliding)
+    predictor = load_predictor(fold.parent, folds=["all"], device=arguments.device, options=sliding)
     predictions = root / "predictions"
     cases = pipeline.cases_to_predict(dataset.folder / "imagesTs", dataset.spec, predictions)
     pipeline.predict(predictor, cases, predictions)

@@ -156,7 +156,8 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     from samunet.errors import ConfigError
     from samunet.imageio import ENDINGS, known_ending
     from samunet.imageio.natural import JPEG
-    from samunet.inference.predictor import PredictionOptions, Predictor
+    from samunet.inference.load import load_predictor
+    from samunet.inference.predictor import PredictionOptions
     from samunet.machine.hardware import PRECISION_NAMES, choose_device, keep_freed_memory
 
     if arguments.prev_stage_predictions is not None:
@@ -180,7 +181,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         tile_batch=pipeline.tile_batch(choose_device(arguments.device)),
         quiet=arguments.disable_progress_bar,
     )
-    predictor = Predictor.from_folder(
+    predictor = load_predictor(
         folder,
         folds=arguments.f,
         checkpoint=arguments.chk,
@@ -202,7 +203,6 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s), {where}"
     )
     began = time.monotonic()
-    remarks: dict[str, tuple[str, ...]] = {}
     files = pipeline.FileOptions(
         save_probabilities=arguments.save_probabilities,
         readers=arguments.npp,
@@ -215,9 +215,9 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     )
     if to_file:
         _refuse_folder_options(arguments)
-        failures = pipeline.predict_to_file(predictor, cases, arguments.o, files, remarks=remarks)
+        outcome = pipeline.predict_to_file(predictor, cases, arguments.o, files)
     else:
-        failures = pipeline.predict(
+        outcome = pipeline.predict(
             predictor,
             cases,
             arguments.o,
@@ -225,11 +225,10 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
             skip_existing=arguments.continue_prediction,
             previews=arguments.preview,
             statistics=arguments.statistics,
-            remarks=remarks,
             share=f"part {part_id} of {num_parts}" if num_parts > 1 else None,
         )
     if arguments.report:
-        failed = {failure.identifier: failure.reason for failure in failures}
+        failed = {failure.identifier: failure.reason for failure in outcome.failures}
         report = {
             "samunet": __version__,
             "model": f"{folder.parent.name}/{folder.name}",
@@ -240,13 +239,14 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
             "options": predictor.options,
             "seconds": round(time.monotonic() - began, 2),
             "cases": [
-                {"case": name, "failed": failed.get(name), "remarks": remarks.get(name, ())}
+                {"case": name, "failed": failed.get(name), "remarks": outcome.remarks.get(name, ())}
                 for name in (case.identifier for case in cases)
             ],
         }
         write_json(arguments.report, report)
-    if failures:
-        print(f"{len(failures)} of {len(cases)} cases failed: {', '.join(failure.identifier for failure in failures)}")
+    if outcome.failures:
+        names = ", ".join(failure.identifier for failure in outcome.failures)
+        print(f"{len(outcome.failures)} of {len(cases)} cases failed: {names}")
         return 3
     done = (
         f"{len(cases)} segmentation(s) are in"

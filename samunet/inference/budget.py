@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from samunet.core.plan import Configuration, Plan
-from samunet.core.units import readable
+from samunet.core.units import counted, readable
 from samunet.imageio.case import CaseSize
 from samunet.imageio.reader import FLOAT_BYTES
 from samunet.preprocessing.memory import network_shape, preprocessing_bytes
@@ -44,7 +44,7 @@ def estimate(
     probabilities: bool = False,
     uncertainty: bool = False,
     extra_slices: int = 0,
-    prompt_planes: int = 0,
+    map_planes: int = 0,
 ) -> Need:
     """Return what a case of this size needs, from above: nothing is cropped away.
 
@@ -56,7 +56,7 @@ def estimate(
         probabilities: they are written too.
         uncertainty: its map is written too.
         extra_slices: added on the network's grid, for slab votes.
-        prompt_planes: of the prompt map, which lie behind the image's channels while it is predicted.
+        map_planes: behind the image's channels while it is predicted; see `Predictor.map_planes`.
     """
     channels, voxels = len(plan.channels), math.prod(size.geometry.shape)
     depth, *plane = network_shape(size.geometry, plan, configuration)
@@ -67,7 +67,7 @@ def estimate(
     kept = image if keep_image else 0
     preprocessing = preprocessing_bytes(size, plan, configuration)
     predicting = kept + (3 if extra_slices else 2) * network_image + padded * FLOAT_BYTES  # padded too; weights
-    predicting += 2 * (channels + prompt_planes) * padded * FLOAT_BYTES if prompt_planes else 0  # joined, and padded
+    predicting += 2 * (channels + map_planes) * padded * FLOAT_BYTES if map_planes else 0  # joined, and padded
     writing = kept + SEGMENTATION * voxels
     writing += (MEASURED * voxels if keep_image else 0) + (3 * voxels * FLOAT_BYTES if uncertainty else 0)
     writing = max(writing, kept + 3 * voxels * FLOAT_BYTES if probabilities else 0)
@@ -100,7 +100,7 @@ class Budget:
         self._held[identifier] = self.bytes_of(need)
 
     def end(self, identifier: str) -> bool:
-        """Count a case out; tells whether it took so much of the limit that the next may not find room between what is left of it."""
+        """Count a case out; tells whether it was so large that the next may not fit between what is left of it."""
         return self._held.pop(identifier) > TIGHT * (math.inf if self.limit is None else self.limit)
 
 
@@ -117,10 +117,12 @@ def describe(needs: Sequence[Need], budget: Budget, at_a_time: int) -> str:
     lines = []
     if fitting < min(at_a_time, len(needs)):
         lines.append(
-            f"The largest case takes {readable(largest)} of memory, {readable(budget.limit)} may be used: fewer cases are in work at a time."
+            f"The largest case takes {readable(largest)} of memory, {readable(budget.limit)} may be used: "
+            "fewer cases are in work at a time."
         )
     if on_disk:
         lines.append(
-            f"The networks' scores of {on_disk} case(s) do not fit into memory; a file holds them meanwhile, which is slower."
+            f"The networks' scores of {counted(on_disk, 'case')} do not fit into memory; a file holds them meanwhile, "
+            "which is slower."
         )
     return " ".join(lines)

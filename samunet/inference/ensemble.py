@@ -27,7 +27,8 @@ def ensemble(
     """Write the segmentation of the mean probabilities of several prediction folders; returns the cases.
 
     Args:
-        folders: of `samunet_predict --save_probabilities`, with the same cases; dataset.json and grids are those of the first.
+        folders: of `samunet_predict --save_probabilities`, with the same cases; dataset.json and grids are those of
+            the first.
         save_probabilities: also write `<case>.npz` with the means.
 
     Raises:
@@ -79,7 +80,8 @@ def mean_planes(paths: Sequence[Path], shape: tuple[int, ...]) -> Iterator[np.nd
         for file in files:
             if file.shape != shape:
                 raise DatasetError(
-                    f"{file.path} has shape {file.shape}, expected {shape} for the labels and the grid of the segmentation beside it."
+                    f"{file.path} has shape {file.shape}, expected {shape} for the labels and the grid of the "
+                    "segmentation beside it."
                 )
         for planes in zip(*(file.planes() for file in files), strict=True):
             total = planes[0].copy()
@@ -96,7 +98,8 @@ def _shared_cases(folders: Sequence[Path]) -> tuple[str, ...]:
     for folder, cases in zip(folders[1:], others, strict=True):
         if differing := sorted(first ^ cases):
             raise DatasetError(
-                f"{folder} and {folders[0]} hold other cases, first {', '.join(differing[:MOST_NAMES])}; predict the same cases with both."
+                f"{folder} and {folders[0]} hold other cases, first {', '.join(differing[:MOST_NAMES])}; "
+                "predict the same cases with both."
             )
     for case in first:
         check_case_name(case, folders[0])

@@ -1,4 +1,4 @@
-"""What a prediction leaves for people beside the segmentations: pictures, volumes of structures, colors for a viewer."""
+"""What a prediction leaves beside the segmentations: pictures, volumes of structures, colors for a viewer."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class Extras:
             with atomic_path(self.folder / PREVIEWS / f"{identifier}.png") as path:
                 path.write_bytes(picture.png)
         if self.statistics:
-            found = measure(volume, segmentation, self.labels)
+            structures = measure(volume, segmentation, self.labels)
             with self._lock:
-                self._measured[identifier] = found
+                self._measured[identifier] = structures
 
     def add_uncertainty(self, identifier: str, uncertainty: np.ndarray, segmentation: np.ndarray) -> None:
         """Keep a case's score, see `case_score`."""
@@ -70,7 +70,7 @@ class Extras:
             self._uncertain[identifier] = score
 
     def finish(self) -> None:
-        """Write colors and tables; cases of earlier runs, and of other parts, whose segmentations are still there stay in them."""
+        """Write colors and tables; other cases stay in them while their segmentations are in the folder."""
         write_text(self.folder / COLORS, color_table(self.labels))
         if self._uncertain:
             write_json(self.folder / f"{UNCERTAINTY}.json", self._with_earlier(UNCERTAINTY, self._uncertain))
@@ -86,7 +86,7 @@ class Extras:
         columns = list(dict.fromkeys(("case", "class", *(column for row in rows for column in row))))
         write_csv(self.folder / f"{STATISTICS}.csv", columns, ([row.get(column) for column in columns] for row in rows))
 
-    def _with_earlier(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
+    def _with_earlier(self, name: str, new: dict[str, Any]) -> dict[str, Any]:
         """Join what a table in the folder says of other cases."""
         path = self.folder / f"{name}.json"
         earlier = decode(dict[str, Any], read_json(path) if path.is_file() else {}, str(path))
@@ -99,26 +99,26 @@ class Extras:
 
 
 def measure(volume: Volume, segmentation: np.ndarray, labels: Labels) -> dict[str, dict[str, object]]:
-    """Return of each foreground class or region its number of voxels, volume in ml, and mean intensity in each channel of the file.
+    """Return number of voxels, volume in ml and mean intensity in each channel of each foreground class or region.
 
-    2D images have no thickness: their "volume_ml" is None, and "area_mm2" is the area, or "area_pixels" where the file tells no size of its
-    pixels. A 3D image without a size has voxels only. Where a class is absent its means are None.
+    2D images have no thickness: their "volume_ml" is None, and "area_mm2" is the area, or "area_pixels" where the file
+    tells no size of its pixels. A 3D image without a size has voxels only. Where a class is absent its means are None.
     """
     geometry = volume.geometry
     (_, height, width), voxel_ml = geometry.spacing, geometry.voxel_ml
-    found: dict[str, dict[str, object]] = {}
+    structures: dict[str, dict[str, object]] = {}
     for name, values in labels.foreground:
         mask = np.isin(segmentation, values)
         count = int(mask.sum())
         means = [float(channel[mask].mean(dtype=np.float64)) if count else None for channel in volume.array]
-        found[name] = {
+        structures[name] = {
             "voxels": count,
             "volume_ml": None if voxel_ml is None else count * voxel_ml,
             "area_mm2": count * height * width if geometry.planar and geometry.measured else None,
             **({"area_pixels": count} if geometry.planar and not geometry.measured else {}),
             **{f"mean_intensity_{index}": mean for index, mean in enumerate(means)},
         }
-    return found
+    return structures
 
 
 def case_score(uncertainty: np.ndarray, segmentation: np.ndarray) -> float:
@@ -130,11 +130,12 @@ def case_score(uncertainty: np.ndarray, segmentation: np.ndarray) -> float:
 def per_mille(uncertainty: np.ndarray) -> np.ndarray:
     """Turn a map in [0, 1] into uint16 thousandths, which every image format of segmentations holds (BMP excepted)."""
     scaled = uncertainty * 1000
-    return np.rint(scaled, out=scaled).astype(np.uint16)
+    rounded: np.ndarray = np.rint(scaled, out=scaled).astype(np.uint16)
+    return rounded
 
 
 def color_table(labels: Labels) -> str:
-    """Return a color table of 3D Slicer: a line per label value with its name and color, the colors of samunet's pictures."""
+    """Return a color table of 3D Slicer, a line per label value; the colors are those of samunet's pictures."""
     lines = ["# 3D Slicer color table; label value, name, red, green, blue, opacity", "0 background 0 0 0 0"]
     for name, values in labels.values:
         for value in values:

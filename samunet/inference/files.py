@@ -30,6 +30,7 @@ from samunet.inference.budget import Budget, Need, describe, estimate
 from samunet.inference.extras import UNCERTAINTY, Extras, per_mille
 from samunet.inference.predictor import Predictor, Scores
 from samunet.inference.probabilities import forecast, write_probabilities
+from samunet.inference.prompted_predictor import PromptedPredictor, refuse_unfitting_prompts
 from samunet.inference.unlike import refuse_absurd_spacing
 from samunet.machine.hardware import give_back_freed_memory
 from samunet.machine.progress import bar, pool_of, readable_seconds
@@ -49,6 +50,16 @@ class Failure:
 
     identifier: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of the cases that were to be predicted."""
+
+    failures: tuple[Failure, ...]
+    """Those that could not be; the segmentations of all others are written."""
+    remarks: dict[str, tuple[str, ...]]
+    """Of each case that was read, what of it is unlike the training cases; see `Predictor.remarks`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,39 +94,31 @@ def predict_cases(
     folder: Path,
     options: FileOptions | None = None,
     extras: Extras | None = None,
-    *,
-    remarks: dict[str, tuple[str, ...]] | None = None,
-) -> tuple[Failure, ...]:
+) -> Outcome:
     """Write `<case><ending>` for every case; a failing case is named and the others go on.
 
     Args:
         extras: gets every case that is written.
-        remarks: gets for every case that is read what of it is unlike the training cases, see `Predictor.remarks`.
 
-    Returns:
-        The cases that failed.
+    Raises:
+        ConfigError: the predictor takes prompts and there are none, or the other way round.
     """
-    work = _Work(
-        predictor=predictor,
-        folder=folder,
-        options=options or FileOptions(),
-        extras=extras,
-        remarks={} if remarks is None else remarks,
-    )
-    if work.options.prompts is not None:  # first, so that no prediction is without its label
+    options = options or FileOptions()
+    refuse_unfitting_prompts(predictor, options.prompts)
+    work = _Work(predictor=predictor, folder=folder, options=options, extras=extras)
+    if options.prompts is not None:  # first, so that no prediction is without its label
         with held(folder, name=TABLES, wait=TABLES_WAIT_S):
-            write_prompts(
-                folder / PROMPTS, prompts_of_all(folder, work.options.prompts, [case.identifier for case in cases])
-            )
-    failures = work.run(cases)
+            identifiers = [case.identifier for case in cases]
+            write_prompts(folder / PROMPTS, prompts_of_all(folder, options.prompts, identifiers))
+    outcome = work.run(cases)
     if extras is not None:
         with held(folder, name=TABLES, wait=TABLES_WAIT_S):
             extras.finish()
-    return failures
+    return outcome
 
 
 def prompts_of_all(folder: Path, prompts: PromptFile, predicted: Sequence[str]) -> PromptFile:
-    """Return what the prompts of a folder are after cases are predicted with new ones; the others that lie there keep theirs."""
+    """Return what a folder's prompts are after cases are predicted with new ones; its other cases keep theirs."""
     if not (folder / PROMPTS).is_file():
         return prompts
     before = read_prompts(folder / PROMPTS)
@@ -133,7 +136,7 @@ class _Work:
     folder: Path
     options: FileOptions
     extras: Extras | None
-    remarks: dict[str, tuple[str, ...]]
+    remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     budget: Budget = field(init=False)
     ahead: deque[tuple[Case, Future[Read]]] = field(default_factory=deque)
     behind: deque[tuple[Case, Future[None]]] = field(default_factory=deque)
@@ -148,7 +151,7 @@ class _Work:
     def __post_init__(self) -> None:
         self.budget = Budget(limit=self.options.max_ram if self.options.max_ram is not None else self.options.available)
 
-    def run(self, cases: Sequence[Case]) -> tuple[Failure, ...]:
+    def run(self, cases: Sequence[Case]) -> Outcome:
         needs = {case.identifier: need for case in cases if (need := self._need(case)) is not None}
         waiting = deque(case for case in cases if case.identifier in needs)
         at_a_time = max(1, self.options.readers) + max(1, self.options.writers) + 1
@@ -169,7 +172,7 @@ class _Work:
                     self._settle()
             while self.behind:
                 self._settle()
-        return tuple(self.failures)
+        return Outcome(failures=tuple(self.failures), remarks=self.remarks)
 
     def _predict(self, needs: dict[str, Need], pool: ThreadPoolExecutor) -> None:
         """Run the networks over the case that was read first, and hand it to the writers."""
@@ -177,18 +180,20 @@ class _Work:
         try:
             preprocessed, volume = future.result()
             in_file = not self.budget.scores_fit(needs[case.identifier])
-            shown = (
-                self.options.prompts.of(case.identifier, self.predictor.dataset.labels)
-                if self.options.prompts
-                else None
-            )
-            scores = self.predictor.scores(preprocessed, self.folder if in_file else None, shown)
+            scores = self._scores_of(case, preprocessed, self.folder if in_file else None)
         except FAILURES as error:
             self.ended += 1
             self._fail(case, error)
             self.budget.end(case.identifier)
         else:
             self.behind.append((case, pool.submit(self._write, case, preprocessed.history, volume, scores)))
+
+    def _scores_of(self, case: Case, preprocessed: PreprocessedCase, folder: Path | None) -> Scores:
+        prompts = self.options.prompts
+        if isinstance(self.predictor, PromptedPredictor) and prompts is not None:
+            shown = prompts.of(case.identifier, self.predictor.dataset.labels)
+            return self.predictor.scores(preprocessed, folder, prompts=shown)
+        return self.predictor.scores(preprocessed, folder)
 
     def _read_ahead(self, waiting: deque[Case], needs: dict[str, Need], pool: ThreadPoolExecutor) -> None:
         """Begin with as many cases as threads and memory allow, one at least."""
@@ -202,7 +207,7 @@ class _Work:
             self.ahead.append((waiting.popleft(), pool.submit(self._read, case)))
 
     def _need(self, case: Case) -> Need | None:
-        """Estimate from the headers; None, and the case has failed, where they cannot be read or it does not fit into memory."""
+        """Estimate from the headers; where they cannot be read, or memory is too small, the case fails: None."""
         try:
             for path in case.images:
                 if in_utf8(path.name) != path.name:  # libraries end the process on such names
@@ -220,11 +225,15 @@ class _Work:
     def _refuse(self, need: Need) -> None:
         limit, free = self.options.max_ram, self.options.free
         if limit is not None and need.volumes > limit:
-            message = f"its volumes need about {readable(need.volumes)}, allowed are {readable(limit)} beside the network; raise --max_ram"
-            raise PredictionError(message)
+            raise PredictionError(
+                f"its volumes need about {readable(need.volumes)}, allowed are {readable(limit)} beside the network; "
+                "raise --max_ram"
+            )
         if limit is None and free is not None and need.volumes > free:
-            message = f"its volumes need about {readable(need.volumes)} of memory, {readable(free)} are free; free some, or try with --max_ram"
-            raise PredictionError(message)
+            raise PredictionError(
+                f"its volumes need about {readable(need.volumes)} of memory, {readable(free)} are free; free some, "
+                "or try with --max_ram"
+            )
 
     def _estimate(self, size: CaseSize) -> Need:
         return estimate(
@@ -237,7 +246,7 @@ class _Work:
             probabilities=self.options.save_probabilities,
             uncertainty=self.predictor.options.uncertainty,
             extra_slices=self.predictor.extra_slices,
-            prompt_planes=self.predictor.prompt_planes,
+            map_planes=self.predictor.map_planes,
         )
 
     def _reader(self, case: Case) -> ImageReader:

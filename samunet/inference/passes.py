@@ -37,37 +37,40 @@ def passes(
         for first in range(0, len(flips), together):
             axes = [[axis + 2 for axis in flip] for flip in flips[first : first + together]]
             logits = network(torch.cat([tiles.flip(flip) for flip in axes])).float()
-            for part, flip in zip(logits.split(len(tiles)), axes, strict=True):
+            for part, flip in zip(logits.chunk(len(axes)), axes, strict=True):
                 yield part.flip(flip) if flip else part
 
 
-def combine(found: Iterable[Tensor], *, regions: bool, votes: bool = False, uncertainty: bool = False) -> Tensor:
+def combine(answers: Iterable[Tensor], *, regions: bool, votes: bool = False, uncertainty: bool = False) -> Tensor:
     """Return the mean of several passes, and how much they disagree.
 
-    The disagreement, in [0, 1], is the mutual information of the class and the pass, the entropy of the mean probabilities less the
-    mean of the entropies, as a share of its largest value: 0 where all passes give equal probabilities, 1 where each is certain and
-    they differ as much as they can. For regions it is the mean over them. Source: Houlsby et al. (2011), "Bayesian active learning
-    for classification"; Gal et al. (2017) for networks.
+    The disagreement, in [0, 1], is the mutual information of the class and the pass, the entropy of the mean
+    probabilities less the mean of the entropies, as a share of its largest value: 0 where all passes give equal
+    probabilities, 1 where each is certain and they differ as much as they can. For regions it is the mean over them.
+    Source: Houlsby et al. (2011), "Bayesian active learning for classification"; Gal et al. (2017) for networks.
 
     Args:
-        found: (B, K, D, H, W) logits of each pass, two or more for the disagreement; one at a time is in memory beside the sums.
+        answers: (B, K, D, H, W) logits of each pass, two or more for the disagreement; one at a time is in memory
+            beside the sums.
         votes: average probabilities instead of logits.
         uncertainty: append the disagreement as a channel.
 
     Returns:
         (B, K, D, H, W) or (B, K + 1, D, H, W).
     """
-    total = chances = entropy = None
+    sums: list[Tensor] = []
     count = 0
-    for logits in found:
+    for logits in answers:
         count += 1
         chance = probabilities_of(logits, regions=regions) if votes or uncertainty else logits
-        total = _add(total, chance if votes else logits)
+        parts = [chance if votes else logits]
         if uncertainty:
-            chances, entropy = _add(chances, chance), _add(entropy, _entropy(chance, regions=regions))
-    mean = total if count == 1 else total / count
+            parts += [chance, _entropy(chance, regions=regions)]
+        sums = [total + part for total, part in zip(sums, parts, strict=True)] if sums else parts
+    mean = sums[0] if count == 1 else sums[0] / count
     if not uncertainty:
         return mean
+    _, chances, entropy = sums
     kinds = 2 if regions else min(mean.shape[1], count)
     information = (_entropy(chances / count, regions=regions) - entropy / count) / math.log(kinds)
     return torch.cat([mean, information.clamp_(0, 1)], 1)
@@ -81,10 +84,6 @@ def probabilities_of(logits: Tensor, *, regions: bool) -> Tensor:
 def logits_from(probabilities: Tensor, *, regions: bool) -> Tensor:
     """Turn (K, D, H, W) probabilities, in place, into logits that softmax or sigmoid turns back."""
     return probabilities.logit_(eps=TINY) if regions else probabilities.clamp_(min=TINY).log_()
-
-
-def _add(total: Tensor | None, part: Tensor) -> Tensor:
-    return part if total is None else total + part
 
 
 def _entropy(chances: Tensor, *, regions: bool) -> Tensor:

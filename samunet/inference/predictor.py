@@ -4,52 +4,40 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import repeat
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from samunet.checkpoints.file import check_frozen_weights, load_checkpoint, load_trainable_state
-from samunet.core.dataset import DatasetSpec, read_dataset_json
+from samunet.core.dataset import DatasetSpec
 from samunet.core.geometry import Geometry
 from samunet.core.history import Box
 from samunet.core.memory import peak_mib, start_peak
-from samunet.core.plan import Configuration, Plan, load_plan
+from samunet.core.plan import Configuration, Plan
 from samunet.core.preprocessed import PreprocessedCase
-from samunet.core.prompts import INSIDE, SHOWS, CasePrompts
-from samunet.core.results import FINAL, checkpoint_file, finished_folds
 from samunet.core.volume import Volume
-from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
+from samunet.errors import ConfigError, PredictionError, ShapeError
 from samunet.imageio import READERS, reader_of_image
 from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.accumulators import Place, accumulators, best_place
 from samunet.inference.passes import combine, flips_of, logits_from, passes
 from samunet.inference.sliding_window import sliding_window
 from samunet.inference.unlike import refuse_absurd_spacing, remarks_on_grid, remarks_on_intensities
-from samunet.machine.hardware import PRECISION_NAMES, autocast, choose_device, choose_precision, is_out_of_memory
+from samunet.machine.hardware import PRECISION_NAMES, autocast, choose_precision, is_out_of_memory
 from samunet.machine.progress import bar
-from samunet.models.prompted import ABSENT
 from samunet.models.segmenter import SlabSegmenter
-from samunet.ops.crop import crop
 from samunet.ops.tiling import pad_to
-from samunet.planning.known import refuse_unknown_names
 from samunet.preprocessing.backward import probabilities_from_logits, resize_to_input_grid, segmentation_from_logits
 from samunet.preprocessing.forward import preprocess
-from samunet.preprocessing.prompt_map import prompt_map
-from samunet.variants.network import build_network
 
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-NO_PROMPTS = "The model segments what prompts show; give clicks or boxes, --prompts FILE or prompts= (documentation/how-to/prompts.md)."
-USELESS_PROMPTS = (
-    "The model segments without prompts; leave --prompts out, or choose a model such as 3d_med_sa_prompted."
-)
 PRECISIONS = ("auto", *PRECISION_NAMES.values())
 
 
@@ -62,7 +50,7 @@ class PredictionOptions:
     slab_step: int | None = None
     """Distance between slabs in slices; None takes the share."""
     slab_votes: bool = False
-    """Average the probabilities of every slab that holds a slice, all alike (MA-SAM's way), instead of weighted logits."""
+    """Average the probabilities of all slabs that hold a slice, all alike (MA-SAM's way), instead of weighted logits."""
     flips: bool = True
     """Average over the plan's mirror axes."""
     uncertainty: bool = False
@@ -128,17 +116,11 @@ class Predictor:
     options: PredictionOptions = field(default_factory=PredictionOptions)
 
     def __post_init__(self) -> None:
-        if self.prompted and self.options.slab_votes:
-            raise ConfigError("Slab votes are for models that segment without prompts; leave --slab_votes out.")
         if self.options.uncertainty and len(self.networks) * len(self._flips) < 2:
             raise ConfigError(
-                "Uncertainty is how much folds and flips disagree; here is one fold without flips. Allow flips, or give several folds."
+                "Uncertainty is how much folds and flips disagree; here is one fold without flips. "
+                "Allow flips, or give several folds."
             )
-
-    @property
-    def prompted(self) -> bool:
-        """True where the networks segment what prompts show."""
-        return getattr(self.networks[0], "prompts", None) is not None
 
     @property
     def precision(self) -> torch.dtype | None:
@@ -146,15 +128,14 @@ class Predictor:
         return choose_precision(self.options.precision, self.device)
 
     @property
-    def prompt_planes(self) -> int:
-        """Planes of the map that says where structures are shown; 0 without prompts."""
-        return len(self.dataset.labels.channels) if self.prompted else 0
+    def score_channels(self) -> int:
+        """Volumes of scores: one per class or region, and one more for uncertainty."""
+        return self.dataset.labels.outputs + self.options.uncertainty
 
     @property
-    def score_channels(self) -> int:
-        """Volumes of scores: one per class or region, one more for uncertainty; with prompts as many again, but background's, for who had a say."""
-        uncertainty = self.options.uncertainty
-        return self.dataset.labels.outputs + uncertainty + (self.prompt_planes + uncertainty if self.prompted else 0)
+    def map_planes(self) -> int:
+        """Planes that lie behind the image's channels when it is predicted; here there are none."""
+        return 0
 
     @property
     def extra_slices(self) -> int:
@@ -165,94 +146,47 @@ class Predictor:
     def _flips(self) -> tuple[tuple[int, ...], ...]:
         return flips_of(self.configuration.mirror_axes if self.options.flips else ())
 
-    @classmethod
-    def from_folder(
-        cls,
-        folder: Path | str,
-        *,
-        folds: Sequence[str] | None = None,
-        checkpoint: str = FINAL,
-        device: str | None = None,
-        options: PredictionOptions | None = None,
-        weights_folders: Sequence[Path] = (),
-        compile: bool = False,
-    ) -> Predictor:
-        """Load a model folder `<Trainer>__<plans>__<configuration>`.
-
-        Args:
-            folds: fold names such as ("0", "1"); None takes every fold that has the checkpoint.
-            checkpoint: file name, with or without its ending.
-            device: cuda, mps or cpu; None takes the best one present.
-            weights_folders: where the frozen weights are looked for when they are not at the plan's path.
-            compile: compile the networks with torch.compile; the first tiles take longer.
-
-        Raises:
-            CheckpointError: the folder holds no such model, or a fold is not trained.
-        """
-        folder = Path(folder)
-        if not (folder / "plans.json").is_file():
-            raise CheckpointError(
-                f"Folder {folder} is not a trained model; it has no plans.json. Give a <Trainer>__<plans>__<configuration> folder."
-            )
-        plan = load_plan(folder / "plans.json")
-        refuse_unknown_names(plan, folder / "plans.json")
-        dataset = read_dataset_json(folder / "dataset.json")
-        file_name = checkpoint_file(checkpoint)
-        chosen = tuple(folds) if folds is not None else finished_folds(folder, file_name)
-        if not chosen:
-            raise CheckpointError(
-                f"Model {folder} has no fold with {file_name}; train one first, or name another checkpoint with -chk."
-            )
-        on = choose_device(device)
-        networks = []
-        for fold in chosen:
-            path = folder / f"fold_{fold}" / file_name
-            if not path.is_file():
-                raise CheckpointError(
-                    f"Fold {fold} of {folder.name} is not trained: {path} does not exist. "
-                    f"Folds with that checkpoint: {', '.join(finished_folds(folder, file_name)) or 'none'}."
-                )
-            stored = load_checkpoint(path, with_optimizer=False)
-            configuration = plan.configuration(stored.state.configuration)
-            check_frozen_weights(stored.state, configuration, path)
-            network = build_network(plan, configuration, dataset.labels, weights_folders)
-            load_trainable_state(network, stored.weights, path, pretrained=configuration.weights is not None)
-            network.merge()
-            share_frozen(network, networks[:1])
-            networks.append(network.to(on).eval())
-            if compile:
-                network.forward = torch.compile(network.forward)  # type: ignore[method-assign]
-        return cls(
-            plan=plan,
-            configuration=configuration,
-            dataset=dataset,
-            folds=chosen,
-            networks=tuple(networks),
-            device=on,
-            options=options or PredictionOptions(),
-        )
-
     def preprocess(self, volume: Volume) -> PreprocessedCase:
-        """Bring a volume to the network's grid; raises PredictionError for a spacing that can only be in another unit."""
+        """Bring a volume to the network's grid; raises PredictionError for a spacing that must be in another unit."""
         refuse_absurd_spacing(volume.geometry, self.plan)
         return preprocess(volume, None, self.plan, self.configuration)
 
     def remarks(self, volume: Volume) -> tuple[str, ...]:
-        """Say in a sentence each what of a volume lies far from what the model was trained on: orientation, spacing, size, intensities."""
+        """Say in a sentence each where a volume is unlike the training cases: orientation, spacing, size, intensities."""
         return (*remarks_on_grid(volume.geometry, self.plan), *remarks_on_intensities(volume.array, self.plan))
 
-    def scores(self, case: PreprocessedCase, folder: Path | None = None, prompts: CasePrompts | None = None) -> Scores:
+    def scores(self, case: PreprocessedCase, folder: Path | None = None) -> Scores:
         """Run the networks over a preprocessed case; logits are averaged over folds and flips.
 
         Args:
             folder: where a file takes up the scores; None keeps them in memory.
-            prompts: of the case, for networks that take them, and only for those.
 
         Raises:
-            ConfigError: the networks take prompts and there are none, or the other way round; or one lies outside the image.
-            PredictionError: the device's memory does not hold one tile, or the network gives values that are not finite.
+            PredictionError: the device's memory does not hold one tile, or the network's values are not finite.
         """
-        image, inside = self._padded(self._with_prompts(case, prompts))
+        return self._scores_of(case.image, folder)
+
+    def _scores_of(self, image: np.ndarray, folder: Path | None) -> Scores:
+        """Return the scores of (C, D, H, W) on the network's grid; see `scores`."""
+        padded, inside = self._padded(image)
+        depth, height, width = (slice(first, last) for first, last in inside)
+        total = self._finished(self._sum_within_memory(padded, folder).cpu()[:, depth, height, width])
+        if not all(torch.isfinite(plane.sum()) for plane in total):
+            raise PredictionError(
+                "The network gave values that are not finite; its weights are damaged, "
+                "or the image holds extreme values."
+            )
+        logits = total[: self.dataset.labels.outputs]
+        if self.options.slab_votes:
+            logits = logits_from(logits, regions=self.dataset.labels.has_regions)
+        return Scores(logits=logits, disagreement=total[-1] if self.options.uncertainty else None)
+
+    def _finished(self, total: Tensor) -> Tensor:
+        """Turn what the sliding window summed up, (channels, D, H, W), into scores."""
+        return total
+
+    def _sum_within_memory(self, image: np.ndarray, folder: Path | None) -> Tensor:
+        """Sum up the scores of a padded image; where memory runs out, with fewer tiles at a time and then in RAM."""
         shape = (self.score_channels, *image.shape[1:])
         place: Place = folder or best_place(shape, self.device if self.options.sums_on_device else CPU)
         batch = self.options.tile_batch
@@ -275,50 +209,43 @@ class Predictor:
                 raise PredictionError(
                     f"The memory of {self.device} does not hold one tile of {patch} voxels beside the sums; {way_out}."
                 )
-        total = crop(total.cpu(), inside)
-        if self.prompted:
-            total = self._where_shown(total)
-        if not all(torch.isfinite(plane.sum()) for plane in total):
-            raise PredictionError(
-                "The network gave values that are not finite; its weights are damaged, or the image holds extreme values."
-            )
-        logits = total[: self.dataset.labels.outputs]
-        if self.options.slab_votes:
-            logits = logits_from(logits, regions=self.dataset.labels.has_regions)
-        return Scores(logits=logits, disagreement=total[-1] if self.options.uncertainty else None)
+        return total
 
     def working_memory(self) -> int:
-        """Measure how many bytes of RAM the networks work with, on tiles of ones; 0 where they run elsewhere or it cannot be told."""
+        """Measure how many bytes of RAM the networks work with; 0 where they run elsewhere or it cannot be told."""
         if self.device.type != "cpu" or sys.platform != "linux":
             return 0
         options = self.options
-        tiles = torch.ones(options.tile_batch, len(self.plan.channels), *self.configuration.patch_size)
-        if self.prompted:
-            shown = torch.zeros(len(tiles), self.prompt_planes, *tiles.shape[2:])
-            shown[..., 0, 0] = INSIDE
-            tiles = torch.cat([tiles, shown], 1)
+        tiles = self._example(options.tile_batch)
         before = start_peak()
         with torch.no_grad():
             held = self._run_tiles(tiles, options.tile_batch)
-            self._run_tiles(
-                tiles, options.tile_batch
-            )  # beside the first: freed pieces are not always where the next ones fit
+            # Beside the first: freed pieces are not always where the next ones fit.
+            self._run_tiles(tiles, options.tile_batch)
         del held
         return int((peak_mib() - before) * 2**20)
 
-    def predict(
-        self, image: ImageLike, *, probabilities: bool = False, prompts: CasePrompts | None = None
-    ) -> Prediction:
+    def predict(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
         """Segment one image; calls from several threads do not disturb each other.
 
         Args:
-            image: a volume; a file, DICOM folder or list of channel files; a nibabel or SimpleITK image; or (array, spacing).
+            image: a volume; a file, DICOM folder or list of channel files; a nibabel or SimpleITK image; or
+                (array, spacing).
             probabilities: return them too.
-            prompts: for a model that segments what they show, and only for such a model.
         """
+        return self._predict(image, self.scores, probabilities=probabilities)
+
+    def predict_many(self, images: Iterable[ImageLike], *, probabilities: bool = False) -> Iterator[Prediction]:
+        """Segment images one by one, as they are asked for."""
+        return (self.predict(image, probabilities=probabilities) for image in images)
+
+    def _predict(
+        self, image: ImageLike, scores_of: Callable[[PreprocessedCase], Scores], *, probabilities: bool
+    ) -> Prediction:
+        """Segment one image by the scores that `scores_of` gives for it on the network's grid."""
         first = image[0] if isinstance(image, Sequence) and not isinstance(image, str) else image
-        named = isinstance(first, (str, Path))
-        volume = as_volume(image, reader_of_image(Path(first), self.plan.reader) if named else READERS[0])
+        reader = reader_of_image(Path(first), self.plan.reader) if isinstance(first, (str, Path)) else READERS[0]
+        volume = as_volume(image, reader)
         if len(volume.array) != len(self.plan.channels):
             raise ShapeError(
                 f"The image has {len(volume.array)} channels; the model was trained on {len(self.plan.channels)}."
@@ -326,41 +253,23 @@ class Predictor:
         case = self.preprocess(volume)
         for remark in self.remarks(volume):
             logger.warning("The image is unlike the training cases: %s.", remark)
-        scores, labels = self.scores(case, prompts=prompts), self.dataset.labels
+        scores, labels = scores_of(case), self.dataset.labels
+        uncertainty = None
+        if scores.disagreement is not None:
+            uncertainty = resize_to_input_grid(scores.disagreement, case.history)
         return Prediction(
             segmentation=segmentation_from_logits(scores.logits, case.history, labels),
             geometry=volume.geometry,
             probabilities=probabilities_from_logits(scores.logits, case.history, labels) if probabilities else None,
-            uncertainty=None
-            if scores.disagreement is None
-            else resize_to_input_grid(scores.disagreement, case.history),
+            uncertainty=uncertainty,
         )
 
-    def predict_many(
-        self, images: Iterable[ImageLike], *, probabilities: bool = False, prompts: Iterable[CasePrompts] | None = None
-    ) -> Iterator[Prediction]:
-        """Segment images one by one, as they are asked for; `prompts` has those of each, for a model that takes them."""
-        pairs = zip(images, repeat(None) if prompts is None else prompts, strict=False)
-        return (self.predict(image, probabilities=probabilities, prompts=shown) for image, shown in pairs)
-
-    def _with_prompts(self, case: PreprocessedCase, prompts: CasePrompts | None) -> np.ndarray:
-        """Return the image, and behind its channels the prompt map where the networks take one."""
-        if self.prompted != (prompts is not None):
-            raise ConfigError(NO_PROMPTS if self.prompted else USELESS_PROMPTS)
-        if prompts is None:
-            return case.image
-        return np.concatenate([case.image, prompt_map(prompts, self.dataset.labels, case.history)])
-
-    def _where_shown(self, total: Tensor) -> Tensor:
-        """Make weighted sums means over the tiles in which a prompt shows the structure, and drop the weights."""
-        outputs, uncertainty = self.dataset.labels.outputs, self.options.uncertainty
-        scores, shown = total[: outputs + uncertainty], total[outputs + uncertainty :]
-        for index, (sums, weight) in enumerate(zip(scores[len(scores) - len(shown) :], shown, strict=True)):
-            sums.copy_(torch.where(weight > 0, sums / weight, ABSENT if index < self.prompt_planes else 0.0))
-        return scores
+    def _example(self, count: int) -> Tensor:
+        """Return `count` tiles to measure the networks on."""
+        return torch.ones(count, len(self.plan.channels), *self.configuration.patch_size)
 
     def _padded(self, image: np.ndarray) -> tuple[np.ndarray, Box]:
-        """Pad to a tile at least; for slab votes repeat the end slices first, so that the outermost slabs are centered on them."""
+        """Pad to a tile at least; for slab votes repeat the end slices first, so that slabs are centered on them."""
         half = self.extra_slices // 2
         if half:
             image = np.pad(image, [(0, 0), (half, half), (0, 0), (0, 0)], mode="edge")
@@ -394,36 +303,20 @@ class Predictor:
         )
 
     def _run_tiles(self, tiles: Tensor, batch: int) -> Tensor:
-        """Return mean logits (or probabilities) over folds and flips, and the disagreement as a channel when it is wanted.
+        """Return mean logits or probabilities over folds and flips, and with uncertainty the disagreement behind them."""
+        precision = self.precision
 
-        With prompts, logits are zero in a slice where none shows their structure; channels that are one where one does come last. So it is
-        with the disagreement, which counts where any structure is shown.
-        """
-        precision, channels = self.precision, len(self.plan.channels)
-
-        def run(network: nn.Module, part: Tensor) -> Tensor:
+        def run(network: SlabSegmenter, part: Tensor) -> Tensor:
             with autocast(self.device, precision):
-                return network(part[:, :channels], part[:, channels:]) if self.prompted else network(part)
+                return self._answer(network, part)
 
-        found = combine(
+        return combine(
             passes([partial(run, network) for network in self.networks], tiles, self._flips, batch),
             regions=self.dataset.labels.has_regions,
             votes=self.options.slab_votes,
             uncertainty=self.options.uncertainty,
         )
-        if not self.prompted:
-            return found
-        shown = (tiles[:, channels:].to(torch.uint8) & SHOWS > 0).flatten(3).any(3)
-        shown = torch.cat([shown, shown.any(1, keepdim=True)], 1) if self.options.uncertainty else shown
-        shown = shown[..., None, None].expand(-1, -1, -1, *tiles.shape[3:]).to(found.dtype)
-        found[:, found.shape[1] - shown.shape[1] :] *= shown
-        return torch.cat([found, shown], 1)
 
-
-def share_frozen(network: nn.Module, others: Sequence[nn.Module]) -> None:
-    """Let a network use the frozen parameters of other ones wherever they are equal, so that folds hold their backbone once."""
-    for other in others:
-        theirs = dict(other.named_parameters())
-        for name, parameter in network.named_parameters():
-            if not parameter.requires_grad and torch.equal(parameter, theirs[name].to(parameter.device)):
-                parameter.data = theirs[name].data
+    def _answer(self, network: SlabSegmenter, tiles: Tensor) -> Tensor:
+        """Run one network over (B, C, D, H, W) tiles; returns its (B, K, D, H, W) logits."""
+        return cast(Tensor, network(tiles))

@@ -1,8 +1,8 @@
 """Files of probabilities, `<case>.npz` with "probabilities" (K, D, H, W), written and read one class at a time.
 
-The form is nnU-Net's, which numpy reads and writes whole. Numbers are float16, rounded to multiples of 1/4096: where float16 decides
-between two classes, near 1/2, it has no finer steps, and digits that are noise do not compress. benchmarks/probabilities.py measures what
-that saves and how many voxels of an ensemble it gives another label.
+The form is nnU-Net's, which numpy reads and writes whole. Numbers are float16, rounded to multiples of 1/4096: where
+float16 decides between two classes, near 1/2, it has no finer steps, and digits that are noise do not compress.
+benchmarks/probabilities.py measures what that saves and how many voxels of an ensemble it gives another label.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def forecast(voxels: Sequence[int], classes: int) -> str:
     minutes = math.ceil(largest / NUMBERS_PER_SECOND / 60)
     if minutes <= 1 and BYTES * whole < LITTLE:
         return ""
-    text = f"The probabilities take up to {readable(BYTES * whole)} on disk, {readable(BYTES * largest)} for the largest case"
+    text = f"The probabilities take up to {readable(BYTES * whole)} on disk"
+    text += f", {readable(BYTES * largest)} for the largest case"
     return f"{text}, which takes up to {minutes} min to write." if minutes > 1 else f"{text}."
 
 
@@ -72,7 +73,11 @@ class StoredProbabilities:
     _file: IO[bytes]
 
     def planes(self) -> Iterator[np.ndarray]:
-        """Yield the (D, H, W) float32 probabilities of one class after the other, once; raises DatasetError where the file is damaged."""
+        """Yield the (D, H, W) float32 probabilities of one class after the other, once.
+
+        Raises:
+            DatasetError: the file is damaged.
+        """
         with _naming(self.path):
             if self._columns_first:  # nnU-Net's files of one class may be; there is no plane to read alone
                 yield from self._read(math.prod(self.shape)).reshape(self.shape, order="F")

@@ -51,13 +51,13 @@ def sliding_window(
     weight = torch.zeros(shape, device=total.device)
     for first in progress(range(0, len(origins), tile_batch)):
         places = [
-            tuple(slice(a, a + n) for a, n in zip(origin, tile, strict=True))
+            tuple(slice(start, start + size) for start, size in zip(origin, tile, strict=True))
             for origin in origins[first : first + tile_batch]
         ]
-        tiles = torch.stack([image[(slice(None), *place)] for place in places]).to(device)
+        tiles = torch.stack([image[:, depth, height, width] for depth, height, width in places]).to(device)
         scores = network(tiles).float().to(total.device)
-        for place, of_tile in zip(places, scores, strict=True):
-            total[(slice(None), *place)].addcmul_(of_tile, importance)
-            weight[place] += importance
+        for (depth, height, width), of_tile in zip(places, scores, strict=True):
+            total[:, depth, height, width].addcmul_(of_tile, importance)
+            weight[depth, height, width] += importance
         del tiles, scores, of_tile  # else they are in memory beside those of the next tiles
     return total.div_(weight)

@@ -17,7 +17,7 @@ ABSURD = 300.0  # ours: units of length lie 1000 times apart, cases of one kind 
 
 
 def refuse_absurd_spacing(geometry: Geometry, plan: Plan) -> None:
-    """Raise PredictionError for a spacing that no case can have; resampled, it would fill the memory or shrink to nothing."""
+    """Raise PredictionError for a spacing that no case has; resampled, it would fill the memory or shrink to nothing."""
     if plan.seen is None or plan.in_voxels or not geometry.measured:
         return
     times, axis = _furthest(geometry, plan, geometry.spacing, plan.seen.spacing)
@@ -25,7 +25,8 @@ def refuse_absurd_spacing(geometry: Geometry, plan: Plan) -> None:
         share = f"{times:.0f} times the largest" if times > 1 else f"1/{1 / times:.0f} of the smallest"
         low, high = (bound[axis] for bound in plan.seen.spacing)
         raise PredictionError(
-            f"its spacing of {_lengths(geometry.spacing, 'mm')} is {share} of the training cases, {low:.4g} to {high:.4g} mm; "
+            f"its spacing of {_lengths(geometry.spacing, 'mm')} is {share} of the training cases, "
+            f"{low:.4g} to {high:.4g} mm; "
             "its header may give another unit (micrometers or meters), so correct it"
         )
 
@@ -43,7 +44,8 @@ def remarks_on_grid(geometry: Geometry, plan: Plan) -> list[str]:
             else "it is turned for the network, and its segmentation back"
         )
         remarks.append(
-            f"its axes x, y, z run toward {geometry.orientation[::-1]}, those of the training cases toward {seen}; {what}"
+            f"its axes x, y, z run toward {geometry.orientation[::-1]}, those of the training cases toward {seen}; "
+            f"{what}"
         )
     if not geometry.measured and not plan.in_voxels:
         remarks.append(
@@ -60,7 +62,8 @@ def remarks_on_grid(geometry: Geometry, plan: Plan) -> list[str]:
         if max(times, 1 / times) >= FAR_TIMES:
             low, high = (bound[axis] for bound in bounds)
             remarks.append(
-                f"its {name} of {_lengths(own, unit)} lies far from that of the training cases, {low:.4g} to {high:.4g} {unit}"
+                f"its {name} of {_lengths(own, unit)} lies far from that of the training cases, "
+                f"{low:.4g} to {high:.4g} {unit}"
             )
     return remarks
 
@@ -82,9 +85,9 @@ def remarks_on_intensities(image: np.ndarray, plan: Plan) -> list[str]:
 
 
 def _furthest(geometry: Geometry, plan: Plan, values: Triple, bounds: tuple[Triple, Triple]) -> tuple[float, int]:
-    """Return how many times below the lower bound (a share of 1) or above the upper one the value is that is furthest away, and its axis.
+    """Return how far the value furthest from its bounds lies from them, and its axis in the plan's orientation.
 
-    Axes are those of the plan's orientation.
+    How far is a factor: of the lower bound, below 1, or of the upper bound, above 1.
     """
     worst, place = 1.0, 0
     for axis, source in enumerate(plan.turn_of(geometry)[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def mean_dice(
 
     def run(tiles: Tensor) -> Tensor:
         with autocast(device, precision):
-            return network(tiles)
+            return cast(Tensor, network(tiles))
 
     network.eval()
     scores: list[list[float]] = [[] for _ in labels.foreground]

@@ -24,8 +24,9 @@ from samunet.core.units import readable
 from samunet.errors import ConfigError, DatasetError, SamunetError
 from samunet.imageio import known_ending, output_ending, reader_of_image, writer_for
 from samunet.inference.extras import UNCERTAINTY, Extras
-from samunet.inference.files import Failure, FileOptions, predict_cases
-from samunet.inference.predictor import NO_PROMPTS, USELESS_PROMPTS, Predictor
+from samunet.inference.files import FileOptions, Outcome, predict_cases
+from samunet.inference.predictor import Predictor
+from samunet.inference.prompted_predictor import refuse_unfitting_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +42,12 @@ def predict(
     skip_existing: bool = False,
     previews: bool = False,
     statistics: bool = False,
-    remarks: dict[str, tuple[str, ...]] | None = None,
     share: str | None = None,
-) -> tuple[Failure, ...]:
-    """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D
-    Slicer.
+) -> Outcome:
+    """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D Slicer.
 
     Args:
-        skip_existing: leave cases whose files are there, can be read, and lie on the image's grid; others are predicted
-            again.
-        remarks: gets for every case that is read what of it is unlike the training cases.
+        skip_existing: leave cases whose files are there, can be read, and lie on the image's grid; others are predicted again.
         share: name of this part of the cases, where other commands predict others into the folder at the same time.
 
     Raises:
@@ -68,17 +65,10 @@ def predict(
         write_json(folder / "dataset.json", _description(cases, predictor, options))
         save_plan(folder / "plans.json", predictor.plan)
         extras = Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics)
-        return predict_cases(predictor, wanted, folder, options, extras, remarks=remarks)
+        return predict_cases(predictor, wanted, folder, options, extras)
 
 
-def predict_to_file(
-    predictor: Predictor,
-    cases: Sequence[Case],
-    file: Path,
-    options: FileOptions,
-    *,
-    remarks: dict[str, tuple[str, ...]] | None = None,
-) -> tuple[Failure, ...]:
+def predict_to_file(predictor: Predictor, cases: Sequence[Case], file: Path, options: FileOptions) -> Outcome:
     """Predict one case into a file, with nothing beside it but the spacing of a TIFF stack; raises as `predict`.
 
     Raises:
@@ -98,14 +88,14 @@ def predict_to_file(
     begin_part(folder)
     folder.mkdir()
     try:
-        failures = predict(predictor, cases, folder, replace(options, ending=ending), remarks=remarks)
+        outcome = predict(predictor, cases, folder, replace(options, ending=ending))
         for written in ((ending, file), (".json", file.with_suffix(".json"))):
             made = folder / f"{cases[0].identifier}{written[0]}"
             if made.is_file():
                 made.replace(written[1])
     finally:
         end_part(folder)
-    return failures
+    return outcome
 
 
 def _description(cases: Sequence[Case], predictor: Predictor, options: FileOptions) -> dict[str, Any]:
@@ -122,8 +112,7 @@ def _description(cases: Sequence[Case], predictor: Predictor, options: FileOptio
 
 
 def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequence[Case], folder: Path) -> None:
-    if predictor.prompted != (prompts is not None):
-        raise ConfigError(NO_PROMPTS if predictor.prompted else USELESS_PROMPTS)
+    refuse_unfitting_prompts(predictor, prompts)
     if prompts is not None:
         for case in cases:
             prompts.of(case.identifier, predictor.dataset.labels)

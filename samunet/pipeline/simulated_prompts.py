@@ -13,7 +13,7 @@ from samunet.core.plan import Plan
 from samunet.core.prompts import CasePrompts, PromptFile, StructurePrompts
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import ImageReader
-from samunet.inference.predictor import Predictor
+from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.machine.progress import each
 from samunet.ops.crop import bounding_box
 from samunet.pipeline.datasets import RawDataset
@@ -90,11 +90,9 @@ def prompts_from_references(
     )
 
 
-def prompts_for_validation(predictor: Predictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:
-    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click per
-    structure and slice.
-    """
-    boxes = predictor.networks[0].prompts == "box"
+def prompts_for_validation(predictor: PromptedPredictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:
+    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click per structure and slice."""
+    boxes = predictor.kind == "box"
     return prompts_from_references(
         cases, dataset.spec, dataset.reader, Clicking(points=0 if boxes else 1), plan=predictor.plan
     )

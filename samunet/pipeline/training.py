@@ -24,7 +24,8 @@ from samunet.errors import CheckpointError, DatasetError
 from samunet.evaluation.score import score_case, targets_from_labels
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize, target_key, write_summary
 from samunet.inference.files import FileOptions, predict_cases
-from samunet.inference.predictor import Predictor
+from samunet.inference.load import load_predictor
+from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.machine.hardware import choose_device
 from samunet.machine.progress import each
 from samunet.pipeline.datasets import groups_of, keep_up_splits, open_dataset
@@ -224,7 +225,7 @@ def validate(
 ) -> Summary:
     """Predict whole cases from the raw images with a trained fold, score them, and write validation/summary.json."""
     checkpoint = BEST if options.validate_best else FINAL
-    predictor = Predictor.from_folder(
+    predictor = load_predictor(
         folder.parent,
         folds=[f"{options.fold}{options.variation}"],
         checkpoint=checkpoint,
@@ -235,10 +236,11 @@ def validate(
     chosen = [case for case in dataset.cases if case.identifier in set(identifiers)]
     target = folder / (VALIDATION_BEST if options.validate_best else VALIDATION)
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
-    prompts = prompts_for_validation(predictor, chosen, dataset) if predictor.prompted else None
+    prompts = None
+    if isinstance(predictor, PromptedPredictor):
+        prompts = prompts_for_validation(predictor, chosen, dataset)
     files = FileOptions(save_probabilities=options.save_probabilities, prompts=prompts, ending=dataset.spec.file_ending)
-    failures = predict_cases(predictor, chosen, target, files)
-    if failures:
+    if failures := predict_cases(predictor, chosen, target, files).failures:
         raise DatasetError(
             f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}"
         )

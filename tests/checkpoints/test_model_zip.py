@@ -15,7 +15,8 @@ from samunet.checkpoints.model_zip import MANIFEST, export_model, install_model
 from samunet.cli import export_model_to_zip, install_pretrained_model_from_zip
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
-from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.inference.load import load_predictor
+from samunet.inference.predictor import PredictionOptions
 
 PICTURE = (np.random.default_rng(0).normal(size=(2, 16, 40, 32)).astype(np.float32), (2.0, 1.0, 1.0))
 
@@ -47,7 +48,7 @@ def elsewhere(tmp_path) -> Workspace:
 
 def predicted(folder) -> np.ndarray:
     return (
-        Predictor.from_folder(folder, device="cpu", options=PredictionOptions(flips=False, quiet=True))
+        load_predictor(folder, device="cpu", options=PredictionOptions(flips=False, quiet=True))
         .predict(PICTURE)
         .segmentation
     )

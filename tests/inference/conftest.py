@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from samunet.inference.load import load_predictor
 from samunet.inference.predictor import PredictionOptions, Predictor
 
 
 @pytest.fixture(scope="module")
 def predictor(trained) -> Predictor:
-    return Predictor.from_folder(trained.parent, device="cpu", options=PredictionOptions(flips=False, quiet=True))
+    return load_predictor(trained.parent, device="cpu", options=PredictionOptions(flips=False, quiet=True))
 
 
 @pytest.fixture

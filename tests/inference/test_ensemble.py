@@ -13,7 +13,8 @@ from samunet.cli import ensemble as command
 from samunet.core.labels import parse_labels
 from samunet.errors import ConfigError, DatasetError
 from samunet.inference.ensemble import ensemble, mean_planes
-from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.inference.load import load_predictor
+from samunet.inference.predictor import PredictionOptions
 from samunet.preprocessing.backward import label_values
 
 
@@ -23,9 +24,7 @@ def predicted(project, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ensemble")
     images = project.workspace.raw / project.dataset / "imagesTs"
     for name, flips in (("a", False), ("b", True)):
-        predictor = Predictor.from_folder(
-            trained.parent, device="cpu", options=PredictionOptions(flips=flips, quiet=True)
-        )
+        predictor = load_predictor(trained.parent, device="cpu", options=PredictionOptions(flips=flips, quiet=True))
         cases = pipeline.cases_to_predict(images, predictor.dataset, folder / name)
         pipeline.predict(predictor, cases, folder / name, pipeline.FileOptions(save_probabilities=True))
     return folder

@@ -131,9 +131,9 @@ def test_the_estimate_holds_what_is_known_of_a_case(predictor):
 
 def test_scores_in_a_file_give_the_same_segmentations(predictor, images, tmp_path, caplog):
     cases = pipeline.cases_to_predict(images, predictor.dataset, tmp_path)
-    assert pipeline.predict(predictor, cases, tmp_path / "a") == ()
+    assert pipeline.predict(predictor, cases, tmp_path / "a").failures == ()
     options = files.FileOptions(available=1)  # nothing fits, so that one case at a time is in work, its scores on disk
-    assert files.predict_cases(predictor, cases, tmp_path / "b", options) == ()
+    assert files.predict_cases(predictor, cases, tmp_path / "b", options).failures == ()
     names = sorted(path.name for path in (tmp_path / "b").iterdir())
     assert names == [f"{case.identifier}.nii.gz" for case in cases]
     assert all(file_sha256(tmp_path / "a" / name) == file_sha256(tmp_path / "b" / name) for name in names)
@@ -145,13 +145,17 @@ def test_a_case_beyond_max_ram_is_refused_and_the_others_go_on(predictor, images
     for channel in (0, 1):
         nibabel.save(nibabel.Nifti1Image(large, np.eye(4)), tmp_path / f"large_000{channel}.nii.gz")
     huge = pipeline.cases_to_predict(tmp_path / "large_0000.nii.gz", predictor.dataset, tmp_path / "out")
-    failures = files.predict_cases(predictor, [*huge, *cases], tmp_path / "out", files.FileOptions(max_ram=64 * 2**20))
+    failures = files.predict_cases(
+        predictor, [*huge, *cases], tmp_path / "out", files.FileOptions(max_ram=64 * 2**20)
+    ).failures
     assert [failure.identifier for failure in failures] == ["large"]
     assert re.search(
         "its volumes need about 1[0-9]{2} MiB, allowed are 64 MiB beside the network; raise --max_ram",
         failures[0].reason,
     )
-    failures = files.predict_cases(predictor, [*huge, *cases], tmp_path / "free", files.FileOptions(free=64 * 2**20))
+    failures = files.predict_cases(
+        predictor, [*huge, *cases], tmp_path / "free", files.FileOptions(free=64 * 2**20)
+    ).failures
     assert [failure.identifier for failure in failures] == ["large"]
     assert re.search(
         "its volumes need about 1[0-9]{2} MiB of memory, 64 MiB are free; free some, or try with --max_ram",
@@ -167,7 +171,7 @@ def test_a_case_of_too_many_channels_is_refused_before_it_is_read(predictor, ima
     nibabel.save(nibabel.Nifti1Image(np.zeros((20, 20, 20, 40), np.int16), np.eye(4)), tmp_path / "time_0000.nii.gz")
     cases = pipeline.cases_to_predict(tmp_path / "time_0000.nii.gz", predictor.dataset, tmp_path / "out")
     monkeypatch.setattr(files, "read_image", lambda *_: pytest.fail("it was read"))
-    failures = files.predict_cases(predictor, cases, tmp_path / "out")
+    failures = files.predict_cases(predictor, cases, tmp_path / "out").failures
     assert "has 40 channels in 1 file(s); dataset.json names 2" in failures[0].reason
 
 
@@ -175,7 +179,7 @@ def test_a_file_name_that_is_no_utf_8_fails_alone(predictor, tmp_path):
     name = b"M\xfcller_0000.nii.gz".decode("utf-8", "surrogateescape")
     failures = files.predict_cases(
         predictor, (Case(identifier="M%FCller", images=(tmp_path / name,), label=None),), tmp_path / "out"
-    )
+    ).failures
     assert [failure.identifier for failure in failures] == ["M%FCller"]
     assert r"'M\xfcller_0000.nii.gz' holds the byte \xfc, which is no UTF-8; rename the case" in failures[0].reason
 
@@ -193,7 +197,7 @@ def test_the_files_of_probabilities_are_foretold(predictor, images, tmp_path, ca
 def test_a_line_per_case_says_what_is_left(predictor, images, tmp_path, caplog):
     cases = pipeline.cases_to_predict(images, predictor.dataset, tmp_path)
     with caplog.at_level(logging.INFO):
-        assert files.predict_cases(predictor, cases, tmp_path) == ()
+        assert files.predict_cases(predictor, cases, tmp_path).failures == ()
     lines = [record.getMessage() for record in caplog.records if " is written" in record.getMessage()]
     assert len(lines) == len(cases) > 1
     for number, (line, case) in enumerate(zip(lines, cases, strict=True), 1):
@@ -206,8 +210,8 @@ def test_a_case_is_let_go_when_the_budget_counts_it_out(predictor, images, tmp_p
     alive, most = [], []
     real = Predictor.scores
 
-    def scores(self, case, folder=None, prompts=None):
-        found = real(self, case, folder, prompts)
+    def scores(self, case, folder=None):
+        found = real(self, case, folder)
         alive.append(weakref.ref(found))
         most.append(sum(ref() is not None for ref in alive))
         return found

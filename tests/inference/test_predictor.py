@@ -22,6 +22,7 @@ from samunet.core.volume import Volume
 from samunet.errors import CheckpointError, ConfigError, PredictionError, ShapeError
 from samunet.imageio import reader_for
 from samunet.imageio.objects import as_volume
+from samunet.inference.load import load_predictor
 from samunet.inference.predictor import PredictionOptions, Predictor
 
 QUICK = PredictionOptions(flips=False, quiet=True)
@@ -40,7 +41,7 @@ def test_a_volume_gives_labels_on_its_own_grid(predictor):
 
 def test_files_have_the_affine_shape_and_format_of_the_input(predictor, images, project, tmp_path):
     cases = pipeline.cases_to_predict(images, predictor.dataset, tmp_path)
-    assert pipeline.predict(predictor, cases, tmp_path, pipeline.FileOptions(save_probabilities=True)) == ()
+    assert pipeline.predict(predictor, cases, tmp_path, pipeline.FileOptions(save_probabilities=True)).failures == ()
     for case in cases:
         image, output = nibabel.load(case.images[0]), nibabel.load(tmp_path / f"{case.identifier}.nii.gz")
         assert output.shape == image.shape and np.allclose(output.affine, image.affine, atol=1e-5)
@@ -76,7 +77,7 @@ def test_a_failing_case_is_named_and_the_others_finish(predictor, images, tmp_pa
     broken.write_bytes(good.images[0].read_bytes()[:300])
     bad = Case(identifier="broken", images=(broken, good.images[1]), label=None)
     out = tmp_path / "out"
-    failures = pipeline.predict(predictor, [bad, good], out)
+    failures = pipeline.predict(predictor, [bad, good], out).failures
     assert [failure.identifier for failure in failures] == ["broken"] and "broken_0000.nii.gz" in failures[0].reason
     assert (
         (out / f"{good.identifier}.nii.gz").is_file() and not list(out.glob("broken*")) and not list(out.glob(".part*"))
@@ -87,13 +88,13 @@ def test_two_folds_are_averaged(trained, tmp_path, images):
     model = shutil.copytree(trained.parent, tmp_path / trained.parent.name)
     shutil.copytree(model / "fold_0", model / "fold_1")
     assert finished_folds(model) == ("0", "1")
-    both = Predictor.from_folder(model, device="cpu", options=QUICK)
+    both = load_predictor(model, device="cpu", options=QUICK)
     with torch.no_grad():
         for parameter in both.networks[1].outputs.parameters():
             parameter.zero_()  # the second fold says nothing but what its token head adds
         for parameter in both.networks[1].head.hypernetwork[-1].parameters():
             parameter.zero_()
-    one = Predictor.from_folder(model, folds=["0"], device="cpu", options=QUICK)
+    one = load_predictor(model, folds=["0"], device="cpu", options=QUICK)
     reader = reader_for(".nii.gz")
     case = one.preprocess(reader.read_image(sorted(images.glob("*"))[:2]))
     assert torch.allclose(both.scores(case).logits, one.scores(case).logits / 2, atol=1e-5)
@@ -101,16 +102,16 @@ def test_two_folds_are_averaged(trained, tmp_path, images):
 
 def test_untrained_folds_and_wrong_folders_are_refused(trained, tmp_path):
     with pytest.raises(CheckpointError, match="Fold 3 of .* is not trained.*Folds with that checkpoint: 0"):
-        Predictor.from_folder(trained.parent, folds=["3"])
+        load_predictor(trained.parent, folds=["3"])
     with pytest.raises(CheckpointError, match="is not a trained model; it has no plans.json"):
-        Predictor.from_folder(tmp_path)
+        load_predictor(tmp_path)
     with pytest.raises(CheckpointError, match="has no fold with other.safetensors"):
-        Predictor.from_folder(trained.parent, checkpoint="other")
+        load_predictor(trained.parent, checkpoint="other")
 
 
 def test_checkpoint_names_work_with_and_without_ending(trained):
     for name in ("checkpoint_best", "checkpoint_best.safetensors"):
-        assert len(Predictor.from_folder(trained.parent, checkpoint=name, device="cpu").networks) == 1
+        assert len(load_predictor(trained.parent, checkpoint=name, device="cpu").networks) == 1
 
 
 def test_the_step_size_is_a_share():
@@ -257,7 +258,7 @@ def test_values_that_are_not_finite_are_refused(predictor):
 def test_folds_hold_their_frozen_backbone_once(trained, tmp_path):
     model = shutil.copytree(trained.parent, tmp_path / trained.parent.name)
     shutil.copytree(model / "fold_0", model / "fold_1")
-    first, second = Predictor.from_folder(model, device="cpu", options=QUICK).networks
+    first, second = load_predictor(model, device="cpu", options=QUICK).networks
     frozen = {name: parameter for name, parameter in first.named_parameters() if not parameter.requires_grad}
     shared = {
         name
@@ -343,5 +344,5 @@ def test_uncertainty_is_where_flips_disagree(predictor):
 
 @pytest.mark.slow
 def test_compiled_networks_give_the_same_segmentation(trained, predictor):
-    compiled = Predictor.from_folder(trained.parent, device="cpu", options=QUICK, compile=True)
+    compiled = load_predictor(trained.parent, device="cpu", options=QUICK, compile=True)
     assert (compiled.predict(PICTURE).segmentation == predictor.predict(PICTURE).segmentation).mean() > 0.999

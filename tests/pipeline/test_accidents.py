@@ -16,7 +16,7 @@ from samunet.checkpoints.model_zip import export_model, install_model
 from samunet.cli import train as train_command
 from samunet.core.lock import held, reading
 from samunet.errors import ConfigError, InUseError
-from samunet.inference.predictor import Predictor
+from samunet.inference.load import load_predictor
 from samunet.pipeline.training import is_finished
 from samunet.training.config import RunConfig
 from samunet.training.trainer import SAMTrainer
@@ -101,7 +101,7 @@ def test_with_overwrite_the_old_model_stays_whole_until_the_new_one_is_there(pro
         project.train(results=results, config=other, overwrite=True)
     assert (mine / FINAL).read_bytes() == old and (mine / "validation" / "summary.json").is_file()
     assert load_checkpoint(mine / LATEST).state.epoch == 1 and not is_finished(mine)
-    Predictor.from_folder(mine.parent, device="cpu")  # the old model
+    load_predictor(mine.parent, device="cpu")  # the old model
     with pytest.raises(ConfigError, match="is trained; --c continues the training that was to replace or extend it"):
         project.train(results=results, config=other)
     project.train(results=results, config=other, resume=True, validate=False)
@@ -153,14 +153,14 @@ def test_nobody_preprocesses_what_another_trains_on_and_nobody_trains_on_what_is
 
 
 def test_predictions_share_a_folder_only_as_parts(project, fold, tmp_path):
-    predictor = Predictor.from_folder(fold.parent, device="cpu")
+    predictor = load_predictor(fold.parent, device="cpu")
     cases = pipeline.cases_to_predict(
         project.workspace.raw / project.dataset / "imagesTs", predictor.dataset, tmp_path / "out"
     )[:1]
     with another(tmp_path / "out"), pytest.raises(InUseError):
         pipeline.predict(predictor, cases, tmp_path / "out")
     with another(tmp_path / "out", reading):  # as another part
-        assert pipeline.predict(predictor, cases, tmp_path / "out", share="part 0 of 2") == ()
+        assert pipeline.predict(predictor, cases, tmp_path / "out", share="part 0 of 2").failures == ()
         with pytest.raises(InUseError):
             pipeline.predict(predictor, cases, tmp_path / "out")
 

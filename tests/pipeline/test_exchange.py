@@ -14,7 +14,8 @@ from samunet.cli import ma_sam as command
 from samunet.core.plan import load_plan, save_plan
 from samunet.core.results import model_folder
 from samunet.errors import ConfigError
-from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.inference.load import load_predictor
+from samunet.inference.predictor import PredictionOptions
 from samunet.pipeline import exchange
 from samunet.training.config import TrainingConfig
 
@@ -67,7 +68,7 @@ def test_a_fold_leaves_and_comes_back(trained, tmp_path, monkeypatch, capsys):
     assert first.model.keys() == second.model.keys() and all(
         torch.equal(first.model[name], second.model[name]) for name in first.model
     )
-    case = Predictor.from_folder(model, folds=["all"], device="cpu", options=PredictionOptions(flips=False, quiet=True))
+    case = load_predictor(model, folds=["all"], device="cpu", options=PredictionOptions(flips=False, quiet=True))
     assert case.folds == ("all",)
     capsys.readouterr()
     assert command.main(["import", str(file), "-d", "905", "-f", "all"]) == 2

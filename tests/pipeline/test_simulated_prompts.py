@@ -31,8 +31,10 @@ from samunet.core.volume import Volume
 from samunet.errors import ConfigError
 from samunet.evaluation.summary import SUMMARY, read_summary
 from samunet.imageio import reader_for
-from samunet.inference.predictor import PredictionOptions, Predictor
-from samunet.models.prompted import ABSENT
+from samunet.inference.load import load_predictor
+from samunet.inference.predictor import PredictionOptions
+from samunet.inference.prompted_predictor import PromptedPredictor
+from samunet.models.segmenter import ABSENT, PromptedSegmenter
 from samunet.pipeline.simulated_prompts import Clicking, prompts_from_references
 from samunet.preprocessing.prompt_map import prompt_map
 
@@ -70,8 +72,8 @@ def boxes(project, tmp_path_factory):
     return path
 
 
-def predictor_of(fold, **options) -> Predictor:
-    return Predictor.from_folder(
+def predictor_of(fold, **options) -> PromptedPredictor:
+    return load_predictor(
         fold.parent, device="cpu", options=PredictionOptions(**{"flips": False, "quiet": True, **options})
     )
 
@@ -186,7 +188,7 @@ def test_nothing_is_segmented_outside_the_slices_that_a_box_reaches(prompted, pr
         )
 
 
-class ByPlace(torch.nn.Module):
+class ByPlace(PromptedSegmenter):
     """A network that takes prompts and answers with the place of the first click in the tile, and ABSENT where a slice has none."""
 
     prompts = "points"

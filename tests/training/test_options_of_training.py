@@ -18,7 +18,8 @@ from samunet import pipeline
 from samunet.checkpoints.file import load_checkpoint
 from samunet.data.dataset import PreprocessedDataset
 from samunet.errors import CheckpointError, ConfigError, SamunetError
-from samunet.inference.predictor import PredictionOptions, Predictor
+from samunet.inference.load import load_predictor
+from samunet.inference.predictor import PredictionOptions
 from samunet.inference.whole import mean_dice
 from samunet.training import trainer as trainer_module
 from samunet.training.average import WeightAverage
@@ -97,7 +98,7 @@ def test_the_average_predicts(project, tmp_path):
     fold = project.train(results=tmp_path, config={"ema": 0.9}, validate=False)
     stored = load_checkpoint(fold / FINAL)
     assert stored.average and any(not torch.equal(stored.average[name], stored.model[name]) for name in stored.average)
-    network = Predictor.from_folder(fold.parent, device="cpu").networks[0].state_dict()
+    network = load_predictor(fold.parent, device="cpu").networks[0].state_dict()
     assert all(torch.equal(network[name], stored.average[name]) for name in stored.average)
 
 
@@ -110,7 +111,7 @@ def test_whole_cases_choose_the_best_checkpoint(project, tmp_path, monkeypatch):
 
 
 def test_the_dice_of_whole_cases_is_that_of_the_prediction(project, trained):
-    predictor = Predictor.from_folder(trained.parent, device="cpu")
+    predictor = load_predictor(trained.parent, device="cpu")
     network, configuration = predictor.networks[0], predictor.configuration
     cases = PreprocessedDataset(
         project.workspace.preprocessed / project.dataset / "samunetPlans_3d", ("tiny_000", "tiny_001")
@@ -234,7 +235,7 @@ def test_training_starts_from_what_fits_of_other_weights(project, trained, tmp_p
     fold = project.train(results=tmp_path, config=SHORT, validate=False, pretrained=trained / FINAL)
     assert "Started from" in (log := (fold / "training_log.txt").read_text()) and "of another shape" not in log
     # A network for two classes more takes everything but its outputs.
-    predictor = Predictor.from_folder(trained.parent, device="cpu")
+    predictor = load_predictor(trained.parent, device="cpu")
     spec = predictor.dataset.labels
     more = type(spec)(values=(*spec.values, ("extra", (8,)), ("more", (9,))), ignore=None)
     from samunet.checkpoints.file import load_fitting
@@ -264,7 +265,7 @@ def test_several_seeds_report_mean_and_spread(project, trained, tmp_path):
     assert found["mean"] == pytest.approx(np.mean(each)) and found["standard_deviation"] == pytest.approx(
         np.std(each, ddof=1)
     )
-    assert Predictor.from_folder(model, device="cpu").folds == ("0",)  # the other seed is no fold
+    assert load_predictor(model, device="cpu").folds == ("0",)  # the other seed is no fold
     before = (model / "fold_0" / FINAL).stat().st_mtime_ns
     assert pipeline.train_seeds(
         workspace, project.dataset, settings, replace(options, validate_best=True), 2
@@ -327,7 +328,7 @@ def test_ma_sams_recipe_is_the_published_one():
 
 
 def test_weights_biases_and_norms_decay_as_asked(project, trained):
-    predictor = Predictor.from_folder(trained.parent, device="cpu")
+    predictor = load_predictor(trained.parent, device="cpu")
     network = build_network(predictor.plan, predictor.configuration, predictor.dataset.labels)
     for everything in (False, True):
         groups = make_optimizer(network, TrainingConfig(decay_all=everything, weight_decay=0.1)).param_groups

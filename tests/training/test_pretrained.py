@@ -16,7 +16,7 @@ from samunet.checkpoints.model_zip import export_model, install_model
 from samunet.core.codec import file_sha256, write_json
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError, DatasetError, WeightsAbsentError
-from samunet.inference.predictor import Predictor
+from samunet.inference.load import load_predictor
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 from samunet.training.config import TrainingConfig
@@ -57,17 +57,17 @@ def test_other_weights_or_none_at_the_path_are_refused_at_prediction(setup):
         torch.manual_seed(2)
         torch.save(build_sam(backbone_named("vit_nano"), (1024, 1024)).state_dict(), weights)
         with pytest.raises(CheckpointError, match="is not the one that the plan was made with"):
-            Predictor.from_folder(fold.parent, device="cpu")
+            load_predictor(fold.parent, device="cpu")
         weights.unlink()
         with pytest.raises(WeightsAbsentError, match=r"sam_vit_nano.pth does not exist"):
-            Predictor.from_folder(fold.parent, device="cpu")
+            load_predictor(fold.parent, device="cpu")
         moved = weights.parent / "moved"
         moved.mkdir()
         (moved / weights.name).write_bytes(kept)
-        assert Predictor.from_folder(fold.parent, device="cpu", weights_folders=(moved,)).folds == ("0",)
+        assert load_predictor(fold.parent, device="cpu", weights_folders=(moved,)).folds == ("0",)
     finally:
         weights.write_bytes(kept)
-    assert Predictor.from_folder(fold.parent, device="cpu").folds == ("0",)
+    assert load_predictor(fold.parent, device="cpu").folds == ("0",)
 
 
 def test_a_configuration_made_on_demand_follows_the_options_of_the_plan(setup):
@@ -209,11 +209,11 @@ def test_a_packed_model_brings_its_frozen_weights_when_asked_to(setup, tmp_path)
         export_model(fold.parent, tmp_path / name, embed=embed, **options)
     folder = install_model(tmp_path / "without.zip", elsewhere, overwrite=False)
     with pytest.raises(WeightsAbsentError, match=f"looked for {weights.name} in {tmp_path / 'weights'}"):
-        Predictor.from_folder(folder, device="cpu", weights_folders=elsewhere.weights_folders)
+        load_predictor(folder, device="cpu", weights_folders=elsewhere.weights_folders)
     folder = install_model(tmp_path / "with.zip", elsewhere, overwrite=True)
     assert file_sha256(tmp_path / "weights" / weights.name) == file_sha256(weights)
-    theirs = Predictor.from_folder(folder, device="cpu", weights_folders=elsewhere.weights_folders)
-    ours = Predictor.from_folder(fold.parent, device="cpu")
+    theirs = load_predictor(folder, device="cpu", weights_folders=elsewhere.weights_folders)
+    ours = load_predictor(fold.parent, device="cpu")
     for name, tensor in ours.networks[0].state_dict().items():
         assert torch.equal(tensor, theirs.networks[0].state_dict()[name]), name
     assert str(weights.parent).encode() not in (folder / "plans.json").read_bytes()
