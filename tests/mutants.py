@@ -267,8 +267,8 @@ MUTANTS = (
     mutant(
         "weights counted as one",
         "inference/sliding_window.py",
-        "weight[place] += importance",
-        "weight[place] += 1",
+        "weight[depth, height, width] += importance",
+        "weight[depth, height, width] += 1",
         "inference/test_sliding_window.py",
         "The mean of tiles is weighted; logits at rims would shrink.",
     ),

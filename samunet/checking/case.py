@@ -16,6 +16,7 @@ from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.labels import left_right_pairs
 from samunet.core.names import brief
+from samunet.core.units import counted
 from samunet.core.values import SAMPLED, distinct
 from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
@@ -79,7 +80,7 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
         add(
             "channel-count",
             alone,
-            f"{len(channels)} channels in {len(case.images)} file(s); dataset.json names {len(spec.channels)}.",
+            f"{len(channels)} channels in {counted(len(case.images), 'file')}; dataset.json names {len(spec.channels)}.",
         )
     faults = [
         (path, code, message)

@@ -15,6 +15,7 @@ from samunet.checking.files import list_cases
 from samunet.checking.findings import ERROR, Finding
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.memory import Room
+from samunet.core.units import counted
 from samunet.errors import MOST_FAULTS, DatasetError, SamunetError
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import peek_case
@@ -86,7 +87,7 @@ class CheckReport:
                 else ""
             )
             raise DatasetError(
-                f"{self.dataset} has {len(self.errors)} error(s):\n"
+                f"{self.dataset} has {counted(len(self.errors), 'error')}:\n"
                 + "\n".join(map(_line, self.errors[:MOST_FAULTS]))
                 + more
             )

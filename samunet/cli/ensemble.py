@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.core.units import counted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,4 +37,4 @@ def _ensemble(arguments: argparse.Namespace) -> None:
     from samunet.inference.ensemble import ensemble
 
     cases = ensemble(arguments.i, arguments.o, threads=arguments.np, save_probabilities=arguments.save_npz)
-    print(f"Wrote {len(cases)} segmentation(s) to {arguments.o}")
+    print(f"Wrote {counted(len(cases), 'segmentation')} to {arguments.o}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samunet.cli.common import make_parser, parse_bytes, run
+from samunet.core.units import counted
 
 if TYPE_CHECKING:
     from samunet.core.workspace import Workspace
@@ -200,7 +201,7 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     precision = PRECISION_NAMES[predictor.precision]
     where = f"{predictor.device} in {precision}"
     print(
-        f"Model {folder.parent.name}/{folder.name}, fold(s) {', '.join(predictor.folds)}, {len(cases)} case(s), {where}"
+        f"Model {folder.parent.name}/{folder.name}, {'fold' if len(predictor.folds) == 1 else 'folds'} {', '.join(predictor.folds)}, {counted(len(cases), 'case')}, {where}"
     )
     began = time.monotonic()
     files = pipeline.FileOptions(
@@ -249,9 +250,9 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         print(f"{len(outcome.failures)} of {len(cases)} cases failed: {names}")
         return 3
     done = (
-        f"{len(cases)} segmentation(s) are in"
+        f"{counted(len(cases), 'segmentation')} are in"
         if arguments.continue_prediction
-        else f"Wrote {len(cases)} segmentation(s) to"
+        else f"Wrote {counted(len(cases), 'segmentation')} to"
     )
     print(f"{done} {arguments.o}")
     return 0

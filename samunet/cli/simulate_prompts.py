@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.core.units import counted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,4 +80,4 @@ def _command(arguments: argparse.Namespace) -> None:
         cases, spec, reader_of_segmentations(arguments.references, spec), clicking, threads=arguments.np
     )
     write_prompts(arguments.o, prompts)
-    print(f"Wrote prompts of {len(cases)} case(s), {prompts.origin}, to {arguments.o}")
+    print(f"Wrote prompts of {counted(len(cases), 'case')}, {prompts.origin}, to {arguments.o}")

@@ -1,4 +1,4 @@
-"""Sizes as people read them."""
+"""Sizes and numbers of things as people read them."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def readable(amount: float) -> str:
         if abs(value) >= 100 or not exponent
         else f"{value:.3g} {BYTE_UNITS[exponent]}"
     )
+
+
+def counted(number: int, thing: str) -> str:
+    """Write a number of things: "1 case", "3 cases"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"

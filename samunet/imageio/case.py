@@ -12,6 +12,7 @@ import numpy as np
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.names import brief
+from samunet.core.units import counted
 from samunet.core.values import distinct
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError
@@ -70,7 +71,7 @@ def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
 def _check_channels(count: int, case: Case, spec: DatasetSpec) -> None:
     if count != len(spec.channels):
         raise DatasetError(
-            f"Case '{case.identifier}' has {count} channels in {len(case.images)} file(s); dataset.json names "
+            f"Case '{case.identifier}' has {count} channels in {counted(len(case.images), 'file')}; dataset.json names "
             f"{len(spec.channels)} ({', '.join(spec.channels)}). Add the missing files, or correct channel_names."
         )
 

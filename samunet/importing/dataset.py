@@ -21,6 +21,7 @@ from samunet.core.codec import read_json, write_json
 from samunet.core.labels import parse_labels
 from samunet.core.lock import held
 from samunet.core.names import check_case_name
+from samunet.core.units import counted
 from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import itk_pool, output_ending, reader_for
 from samunet.imageio.natural import JPEG, NaturalImage2DIO
@@ -198,7 +199,7 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
         held = _channels_of(case.images[0], ending)
         if held != channels:
             raise DatasetError(
-                f"Case '{case.identifier}': {case.images[0]} holds {held} channel(s), {channels} are named; name them "
+                f"Case '{case.identifier}': {case.images[0]} holds {counted(held, 'channel')}, {channels} are named; name them "
                 "all."
             )
     elif len(case.images) != channels:

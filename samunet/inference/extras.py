@@ -95,7 +95,7 @@ class Extras:
             for case, value in earlier.items()
             if fault_of_name(case) is None and any(self.folder.glob(f"{glob.escape(case)}.*"))
         }
-        return dict(sorted({**kept, **found}.items()))
+        return dict(sorted({**kept, **new}.items()))
 
 
 def measure(volume: Volume, segmentation: np.ndarray, labels: Labels) -> dict[str, dict[str, object]]:

@@ -474,7 +474,7 @@ def test_errors_are_refused_together_and_warnings_are_not(dataset):
     FAULTS["label-values"](dataset)
     with pytest.raises(
         DatasetError,
-        match=r"has 2 error\(s\):\nerror .*tiny_000_0000.*\n"
+        match=r"has 2 errors:\nerror .*tiny_000_0000.*\n"
         r"error .*tiny_001.nii.gz  label-values: Values 9 \(1 voxels\)",
     ):
         check(dataset).refuse_errors()
@@ -484,7 +484,7 @@ def test_more_than_twenty_errors_are_counted(tmp_path):
     folder = write_tiny_dataset(tmp_path, cases=23, size=(2, 16, 16))
     for path in (folder / "imagesTr").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"has 23 error\(s\):(?s:.*)\n\.\.\. and 3 more"):
+    with pytest.raises(DatasetError, match=r"has 23 errors:(?s:.*)\n\.\.\. and 3 more"):
         check(folder).refuse_errors()
 
 
@@ -498,7 +498,7 @@ def test_the_command_writes_lines_json_and_a_page(dataset, capsys, monkeypatch, 
     assert command.main(["-d", "999", "--no_pbar", "--json", str(out), "--html", str(page)]) == 2
     text = capsys.readouterr().out
     assert "error    tiny_001 imagesTr/tiny_001_0000.nii.gz  truncated: " in text and "ok       tiny_003" in text
-    assert "Dataset999_Tiny: 4 cases, 2 of them without findings; 2 error(s), 0 warning(s)." in text
+    assert "Dataset999_Tiny: 4 cases, 2 of them without findings; 2 errors, 0 warnings." in text
     findings = json.loads(out.read_text())["findings"]
     assert [sorted(finding) for finding in findings] == [["case", "code", "file", "fix", "message", "severity"]] * 2
     html = page.read_text()

@@ -28,7 +28,7 @@ def test_its_last_lines_import_and_check_files_of_ones_own(tmp_path, monkeypatch
     first, second, *_ = lines(demo._own_data())
     assert (first[0], second[0]) == ("samunet_import", "samunet_check_dataset")
     assert import_dataset.main(first[1:]) == check_dataset.main(second[1:]) == 0
-    assert "0 error(s)" in capsys.readouterr().out
+    assert "0 errors" in capsys.readouterr().out
 
 
 def test_its_other_lines_are_taken_by_their_commands(tmp_path, monkeypatch):

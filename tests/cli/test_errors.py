@@ -77,7 +77,7 @@ def test_a_missing_channel_is_named(fresh, capsys):
     description = json.loads((fresh / "dataset.json").read_text())
     description["channel_names"]["1"] = "T2"
     (fresh / "dataset.json").write_text(json.dumps(description))
-    assert "has 1 channels in 1 file(s); dataset.json names 2 (channel0, T2)" in plan_fails(capsys)
+    assert "has 1 channels in 1 file; dataset.json names 2 (channel0, T2)" in plan_fails(capsys)
 
 
 def test_a_truncated_image_is_named_and_nothing_is_written(fresh, capsys, tmp_path):
@@ -121,7 +121,7 @@ def test_verifying_lists_every_problem_at_once(fresh, capsys):
     (fresh / "dataset.json").write_text(json.dumps(description))
     error = plan_fails(capsys, "--verify_dataset_integrity")
     assert (
-        "3 error(s)" in error
+        "3 errors" in error
         and "numTraining is 9; 3 training cases" in error
         and "tiny_001" in error
         and "tiny_002" in error

@@ -1,6 +1,6 @@
 import pytest
 
-from samunet.core.units import readable
+from samunet.core.units import counted, readable
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,7 @@ from samunet.core.units import readable
 )
 def test_a_size_has_three_digits_whatever_it_is(amount, text):
     assert readable(amount) == text
+
+
+def test_one_thing_is_singular():
+    assert [counted(number, "case") for number in (0, 1, 2)] == ["0 cases", "1 case", "2 cases"]

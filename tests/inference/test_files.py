@@ -105,7 +105,7 @@ def test_a_budget_lets_cases_in_while_they_fit_and_one_always():
     said = describe([small, large], Budget(limit=100), 3)
     assert (
         said.startswith("The largest case takes 60 bytes of memory, 100 bytes may be used: fewer")
-        and "scores of 1 case(s) do not fit" in said
+        and "scores of 1 case do not fit" in said
     )
     assert describe([small, small, small], Budget(limit=120), 3) == describe([large], Budget(limit=None), 3) == ""
 
@@ -172,7 +172,7 @@ def test_a_case_of_too_many_channels_is_refused_before_it_is_read(predictor, ima
     cases = pipeline.cases_to_predict(tmp_path / "time_0000.nii.gz", predictor.dataset, tmp_path / "out")
     monkeypatch.setattr(files, "read_image", lambda *_: pytest.fail("it was read"))
     failures = files.predict_cases(predictor, cases, tmp_path / "out").failures
-    assert "has 40 channels in 1 file(s); dataset.json names 2" in failures[0].reason
+    assert "has 40 channels in 1 file; dataset.json names 2" in failures[0].reason
 
 
 def test_a_file_name_that_is_no_utf_8_fails_alone(predictor, tmp_path):
