@@ -56,7 +56,8 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
         )
     sections += [
         "\n## With SAM's ViT-B\n",
-        f"`3d_adapter` and `2d_adapter` around the frozen ViT-B for {plans['memory_gib']:g} GiB: with activations kept, and "
+        f"`3d_adapter` and `2d_adapter` around the frozen ViT-B for {plans['memory_gib']:g} GiB: with activations "
+        "kept, and "
         "as planned. Where the",
         "encoder would leave the patch less than 60 % of what the convolutions alone get, the plan computes its "
         "activations twice (checkpointing).\n",

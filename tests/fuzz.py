@@ -1,4 +1,6 @@
-"""Damaged copies of small sound files, and what must hold of each: it is refused by name, or read as an independent program reads it."""
+"""Damaged copies of small sound files, and what must hold of each: it is refused by name, or read as an independent
+program reads it.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,8 @@ class Format:
     head: int
     """Bytes that most damage goes to."""
     oracle: Callable[[Path, np.ndarray], np.ndarray | None]
-    """Voxels (C, D, H, W) as another program reads the file, None where it does not; it is given ours for what it needs to be told."""
+    """Voxels (C, D, H, W) as another program reads the file, None where it does not; it is given ours for what it needs
+    to be told."""
     beside: tuple[tuple[str, bytes], ...] = ()
     """Other files of the same image, whose folder is then what is read."""
 
@@ -134,8 +137,8 @@ def outcome(format: Format, content: bytes) -> str:
     """Read one damaged file.
 
     Returns:
-        "refused", by name; "contained", where ITK crashed on it or ran without end; "equal", read as another program reads it; or "alone",
-        read where the other program does not.
+        "refused", by name; "contained", where ITK crashed on it or ran without end; "equal", read as another program
+        reads it; or "alone", read where the other program does not.
 
     Raises:
         AssertionError: an error does not name the file, or another program reads other voxels.
@@ -218,7 +221,9 @@ def by_pillow(path: Path, ours: np.ndarray) -> np.ndarray:
 
 
 def by_tifffile(path: Path, ours: np.ndarray) -> np.ndarray | None:
-    """Colors that are stored last come first here; None where tifffile takes several images for one, or palettes are looked up."""
+    """Colors that are stored last come first here; None where tifffile takes several images for one, or palettes are
+    looked up.
+    """
     array = tifffile.imread(path)
     if len(ours) > 1 and array.ndim == 3 and array.shape[-1] in (len(ours), len(ours) + 1):
         array = np.moveaxis(array, -1, 0)[: len(ours)]

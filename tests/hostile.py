@@ -1,4 +1,6 @@
-"""Small sound files of every format, and hostile ones made from them: headers that lie, name other files, or hold what is no number."""
+"""Small sound files of every format, and hostile ones made from them: headers that lie, name other files, or hold what
+is no number.
+"""
 
 from __future__ import annotations
 

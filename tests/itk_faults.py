@@ -1,4 +1,6 @@
-"""A process for ITK that has what ITK does to some damaged files: by the file's name it crashes, runs without end, or takes all memory."""
+"""A process for ITK that has what ITK does to some damaged files: by the file's name it crashes, runs without end, or
+takes all memory.
+"""
 
 from __future__ import annotations
 

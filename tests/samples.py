@@ -78,7 +78,7 @@ def small_configuration(spacing, dimensions=3) -> Configuration:
 def planned_with_weights(
     root: Path, name: str, *, size, side: int, **options
 ) -> tuple[Workspace, pipeline.RawDataset, Path, Plan]:
-    """A dataset of four cases in a workspace under `root`, planned with random weights of vit_nano for `side` pixels."""
+    """Four cases in a workspace under `root`, planned with random weights of vit_nano for `side` pixels."""
     weights = root / "sam_vit_nano.pth"
     torch.manual_seed(1)
     torch.save(build_sam(backbone_named("vit_nano"), (side, side)).state_dict(), weights)

@@ -1,4 +1,4 @@
-"""The documentation keeps its promises: links resolve, generated tables are current, the project speaks of itself only."""
+"""The documentation keeps its promises: links resolve, tables are current, the project speaks of itself only."""
 
 from __future__ import annotations
 

@@ -89,14 +89,20 @@ def test_help_is_given_without_torch():
 
 
 def test_comparing_predictions_needs_no_torch():
-    code = "import sys, samunet.cli.compare, samunet.comparison.run, samunet.comparison.report; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, samunet.cli.compare, samunet.comparison.run, samunet.comparison.report; sys.exit('torch' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_measuring_planning_and_preprocessing_need_no_torch(tmp_path):
     write_tiny_dataset(tmp_path / "raw")
     folders = {f"nnUNet_{kind}": str(tmp_path / kind) for kind in ("raw", "preprocessed", "results")}
-    code = "import sys\nfrom samunet.cli import plan_and_preprocess as command\ncode = command.main(['-d', '999', '-backbone', 'vit_nano'])\n"
+    code = (
+        "import sys\nfrom samunet.cli import plan_and_preprocess as command\ncode = command.main(['-d', '999', "
+        "'-backbone', 'vit_nano'])\n"
+    )
     code += "print(code, 'torch' in sys.modules, 'matplotlib' in sys.modules, file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | folders

@@ -80,7 +80,10 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
         add(
             "channel-count",
             alone,
-            f"{len(channels)} channels in {counted(len(case.images), 'file')}; dataset.json names {len(spec.channels)}.",
+            (
+                f"{len(channels)} channels in {counted(len(case.images), 'file')}; dataset.json names "
+                f"{len(spec.channels)}."
+            ),
         )
     faults = [
         (path, code, message)

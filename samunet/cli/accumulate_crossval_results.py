@@ -42,5 +42,6 @@ def _accumulate(arguments: argparse.Namespace) -> None:
     with held(target.parent, name=target.name):  # the folder itself is made again
         summary = accumulate(model, workspace.raw / dataset, arguments.f, target, threads=arguments.np)
     print(
-        f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} cases. Wrote {target / SUMMARY}"
+        f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} cases. Wrote "
+        f"{target / SUMMARY}"
     )

@@ -14,7 +14,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_check_dataset",
-        "Read every file of datasets of nnUNet_raw to its end and list everything that is wrong, with what to do about it. Nothing is changed.",
+        (
+            "Read every file of datasets of nnUNet_raw to its end and list everything that is wrong, with what to do "
+            "about it. Nothing is changed."
+        ),
         "Next, when nothing is wrong: samunet_plan_and_preprocess -d DATASET",
     )
     planning.add_dataset(parser)

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 DEFAULT_THREADS = min(8, os.cpu_count() or 1)  # nnU-Net's default is 8 processes
 DEFAULT_FOLDS = ["0", "1", "2", "3", "4"]
 DEFAULT_TOLERANCE_MM = 2.0  # of the normalized surface Dice
-TOLERANCE_HELP = "of the normalized surface Dice, in mm, or in pixels where reference files tell no size of them (default: %(default)s)"
+TOLERANCE_HELP = (
+    "of the normalized surface Dice, in mm, or in pixels where reference files tell no size of them (default: "
+    "%(default)s)"
+)
 INTERRUPTED = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
 if hasattr(signal, "SIGHUP"):
     INTERRUPTED[signal.SIGHUP] = "ended by SIGHUP"
@@ -104,7 +107,9 @@ def run(
 
 @contextmanager
 def interruptions_raised() -> Iterator[None]:
-    """Within this context SIGTERM and SIGHUP raise KeyboardInterrupt(signal) as Ctrl-C does, once; the next one ends the process."""
+    """Within this context SIGTERM and SIGHUP raise KeyboardInterrupt(signal) as Ctrl-C does, once; the next one ends
+    the process.
+    """
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
         yield
         return
@@ -137,7 +142,9 @@ def _end(number: int) -> NoReturn:
 
 
 def parse_bytes(text: str) -> int:
-    """Read an amount of memory: a number with K, M, G or T for powers of 1024, or of bytes; raises argparse's error otherwise."""
+    """Read an amount of memory: a number with K, M, G or T for powers of 1024, or of bytes; raises argparse's error
+    otherwise.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"expected an amount such as 2G or 500M; got {text!r}")

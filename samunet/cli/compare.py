@@ -18,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_compare",
-        "Compare predictions of the same cases, case by case: prediction folders (--reference, --predictions, -djfile), or what samunet's and "
+        "Compare predictions of the same cases, case by case: prediction folders (--reference, --predictions, "
+        "-djfile), or what samunet's and "
         "nnU-Net's models of a dataset predicted for their validation cases (-d).",
         "Next: open report.html in the output folder.",
     )
@@ -111,7 +112,8 @@ def parse_predictions(texts: Sequence[str]) -> dict[str, Path]:
         name, equals, folder = text.partition("=")
         if not (name and equals and folder) or name in found:
             raise ConfigError(
-                f"--predictions takes NAME=FOLDER words with different names, e.g. nnunet=DIR_A adapter=DIR_B; got '{text}'."
+                "--predictions takes NAME=FOLDER words with different names, e.g. nnunet=DIR_A adapter=DIR_B; got "
+                f"'{text}'."
             )
         found[name] = Path(folder)
     return found
@@ -136,7 +138,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     }
     if not arguments.run_nnunet and any(of_training.values()):
         raise ConfigError(
-            f"{next(name for name, given in of_training.items() if given)} goes with --run_nnunet; without it nothing is trained."
+            f"{next(name for name, given in of_training.items() if given)} goes with --run_nnunet; without it nothing "
+            "is trained."
         )
     if arguments.epochs is not None and (arguments.match != "epochs" or not arguments.run_nnunet):
         raise ConfigError("--epochs goes with --run_nnunet --match epochs.")

@@ -13,7 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_convert_MSD_dataset",
-        "Copy a task of the Medical Segmentation Decathlon into nnUNet_raw: one file per channel, labels by name. The task stays as it is.",
+        "Copy a task of the Medical Segmentation Decathlon into nnUNet_raw: one file per channel, labels by name. The "
+        "task stays as it is.",
         "Next: samunet_check_dataset -d DATASET",
     )
     parser.add_argument(

@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_demo",
-        "Make a small CT-like phantom dataset in nnU-Net's layout, then plan, train, predict and evaluate on it, and write a page of pictures.\n"
+        "Make a small CT-like phantom dataset in nnU-Net's layout, then plan, train, predict and evaluate on it, and "
+        "write a page of pictures.\n"
         "Needs no download and no GPU.",
         "Next: documentation/tutorials/first-segmentation.md does the same step by step.",
     )
@@ -64,7 +65,8 @@ def _command(arguments: argparse.Namespace) -> None:
     if not arguments.only_dataset:
         page, summary = _demonstrate(workspace, root, arguments)
         print(
-            f"\nDone in {time.monotonic() - began:.0f} s: mean foreground Dice {summary.foreground_mean.dice:.3f} on {len(summary.cases)} test cases."
+            f"\nDone in {time.monotonic() - began:.0f} s: mean foreground Dice {summary.foreground_mean.dice:.3f} on "
+            f"{len(summary.cases)} test cases."
         )
         print(f"Look at {page}")
     print(_phantom_steps(root) if arguments.only_dataset else _own_data())
@@ -81,7 +83,8 @@ def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace
     keep_freed_memory()
     _step(
         2,
-        "Fingerprint and plan: measure the images, then decide spacing, slab depth, patch and encoder grid, and say why",
+        "Fingerprint and plan: measure the images, then decide spacing, slab depth, patch and encoder grid, and say "
+        "why",
     )
     dataset = pipeline.open_dataset(workspace, SEED)
     pipeline.check(workspace, dataset.spec.name, threads=DEFAULT_THREADS).refuse_errors()
@@ -177,7 +180,8 @@ def _own_data() -> str:
 Next, your own images:
 Name the folders to work in. Those that you have set for nnU-Net stay.
 {variables}
-Copy images and labels into nnU-Net's layout, here from two folders whose files have equal names; samunet_import --help has other ways.
+Copy images and labels into nnU-Net's layout, here from two folders whose files have equal names;
+samunet_import --help has other ways.
 Put your own folders, name, channels and structures into this line. A dataset in nnU-Net's layout needs none of it.
   samunet_import folders -i IMAGES -l LABELS -d Dataset042_Mine --channels CT --labels liver=1 tumor=2
 Check the files; plan and preprocess for this machine; train one fold (2d_adapter for 2D images); segment other images.

@@ -13,7 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_determine_postprocessing",
-        "Find out on predictions with references whether keeping only the largest component, of the foreground or of a class, raises Dice.",
+        "Find out on predictions with references whether keeping only the largest component, of the foreground or of "
+        "a class, raises Dice.",
         "Next: samunet_apply_postprocessing -i PREDICTIONS -o FOLDER -pp_file postprocessing.json",
     )
     parser.add_argument(
@@ -70,7 +71,8 @@ def _determine(arguments: argparse.Namespace) -> None:
     )
     for step in found.steps:
         print(
-            f"Keep the largest component of {name_of(step.values, dataset.labels)}: Dice {step.dice_before:.4f} -> {step.dice_after:.4f}"
+            f"Keep the largest component of {name_of(step.values, dataset.labels)}: Dice {step.dice_before:.4f} -> "
+            f"{step.dice_after:.4f}"
         )
     if not found.steps:
         print(f"Nothing helps on these {found.cases} cases; the postprocessing is empty.")

@@ -14,7 +14,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_ensemble",
-        "Average the probabilities of several prediction folders, of samunet's or nnU-Net's models, and write the segmentations.",
+        (
+            "Average the probabilities of several prediction folders, of samunet's or nnU-Net's models, and write the "
+            "segmentations."
+        ),
         "Before: samunet_predict -i IMAGES -o FOLDER --save_probabilities, once per model",
     )
     parser.add_argument(

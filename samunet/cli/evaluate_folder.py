@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(
         "samunet_evaluate_folder",
         "Score a folder of segmentations against references: overlap and surface distances per class or region.",
-        "Next: open summary.json (nnU-Net's layout), which lists every case. If Dice is low, look first at the cases that have the lowest.",
+        "Next: open summary.json (nnU-Net's layout), which lists every case. If Dice is low, look first at the cases "
+        "that have the lowest.",
     )
     add_folders(parser)
     parser.add_argument(
@@ -91,12 +92,12 @@ def write_and_print(summary: Summary, names: Mapping[str, str], path: Path, csv:
     width = max(len("class"), *(len(row[0]) for row in rows))
     print(f"{'class':<{width}}  {'  '.join(f'{title:>{_width(title)}}' for title in shown.values())}   cases")
     for name, metrics, cases in rows:
-        print(
-            f"{name:<{width}}  {'  '.join(_number(getattr(metrics, key), _width(title)) for key, title in shown.items())}  {cases:>6}".rstrip()
-        )
+        numbers = "  ".join(_number(getattr(metrics, key), _width(title)) for key, title in shown.items())
+        print(f"{name:<{width}}  {numbers}  {cases:>6}".rstrip())
     if summary.prompts is not None:
         print(
-            f"These are scores of predictions with prompts ({summary.prompts}); they are not comparable with automatic ones."
+            f"These are scores of predictions with prompts ({summary.prompts}); they are not comparable with automatic "
+            "ones."
         )
     print(f"Wrote {path}")
 

@@ -16,7 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(
         "samunet_evaluate_simple",
         "Score a folder of segmentations against references for the label values you name.",
-        "Next: open summary.json (nnU-Net's layout), which lists every case; for regions and names use samunet_evaluate_folder.",
+        (
+            "Next: open summary.json (nnU-Net's layout), which lists every case; for regions and names use "
+            "samunet_evaluate_folder."
+        ),
     )
     add_folders(parser)
     parser.add_argument("-l", type=int, nargs="+", required=True, metavar="LABEL", help="label values to score")
@@ -60,6 +63,7 @@ def _file_ending(folder: Path) -> tuple[str, Path]:
     if len(endings) != 1:
         raise DatasetError(
             f"Folder {folder} holds files ending in {', '.join(sorted(endings)) or 'nothing'}; "
-            "one ending is expected. Keep only the reference segmentations there, or use samunet_evaluate_folder with a dataset.json."
+            "one ending is expected. Keep only the reference segmentations there, or use samunet_evaluate_folder with "
+            "a dataset.json."
         )
     return next(iter(endings.items()))

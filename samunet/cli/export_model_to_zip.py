@@ -59,5 +59,6 @@ def _export(arguments: argparse.Namespace) -> None:
     print(f"Wrote {arguments.o}: {manifest.model}, {len(manifest.files)} files, {readable(arguments.o.stat().st_size)}")
     if manifest.weights and not arguments.embed_backbone:
         print(
-            f"It needs {manifest.weights} (SHA-256 {manifest.weights_sha256}) on the other machine, or --embed_backbone here."
+            f"It needs {manifest.weights} (SHA-256 {manifest.weights_sha256}) on the other machine, or "
+            "--embed_backbone here."
         )

@@ -30,5 +30,6 @@ def _command(arguments: argparse.Namespace) -> None:
     for wanted in arguments.d:
         dataset, _ = planning.open_and_measure(workspace, wanted, arguments)
         print(
-            f"Measured {len(dataset.cases)} cases: {workspace.preprocessed / dataset.spec.name / pipeline.FINGERPRINT_FILE}"
+            f"Measured {len(dataset.cases)} cases: "
+            f"{workspace.preprocessed / dataset.spec.name / pipeline.FINGERPRINT_FILE}"
         )

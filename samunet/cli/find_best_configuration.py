@@ -12,7 +12,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_find_best_configuration",
-        "Score trained models, and ensembles of two, on the validation cases of their folds; mark the best, which samunet_predict then takes.",
+        (
+            "Score trained models, and ensembles of two, on the validation cases of their folds; mark the best, which "
+            "samunet_predict then takes."
+        ),
         "Next: the commands in inference_instructions.txt",
     )
     parser.add_argument("dataset_name_or_id", help="dataset id or name")

@@ -13,7 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_install_pretrained_model_from_zip",
-        "Put a model that samunet_export_model_to_zip packed into nnUNet_results; nothing is written before all of it is verified.",
+        "Put a model that samunet_export_model_to_zip packed into nnUNet_results; nothing is written before all of it "
+        "is verified.",
         "Next: samunet_predict -i IMAGES -o PREDICTIONS",
     )
     parser.add_argument("zip", type=Path, metavar="FILE", help="zip file of a model")

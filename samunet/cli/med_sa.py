@@ -13,7 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_med_sa",
-        "Read a checkpoint of the Medical SAM Adapter authors' code into a fold of samunet that predicts with clicks. The file does not tell "
+        "Read a checkpoint of the Medical SAM Adapter authors' code into a fold of samunet that predicts with clicks. "
+        "The file does not tell "
         "whether it was trained on images or volumes: choose the configuration, 2d_ or 3d_, accordingly.",
         "Next: samunet_predict -i IMAGES -o PREDICTIONS --prompts FILE",
     )

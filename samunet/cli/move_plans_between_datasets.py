@@ -12,7 +12,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_move_plans_between_datasets",
-        "Save the plan of one dataset as a plan of another, for pretraining: all decisions and intensity statistics stay as they are.",
+        "Save the plan of one dataset as a plan of another, for pretraining: all decisions and intensity statistics "
+        "stay as they are.",
         "Next: samunet_preprocess -d TARGET -plans_name NAME",
     )
     parser.add_argument("-s", required=True, metavar="DATASET", help="id or name of the dataset that has the plan")

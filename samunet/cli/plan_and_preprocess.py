@@ -13,7 +13,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_plan_and_preprocess",
-        "Measure a dataset of nnUNet_raw, decide spacing, slab depth, patch and encoder grid, and preprocess the training cases.",
+        (
+            "Measure a dataset of nnUNet_raw, decide spacing, slab depth, patch and encoder grid, and preprocess the "
+            "training cases."
+        ),
         "Next: samunet_train DATASET 3d_adapter 0   (2d_adapter for 2D images)\n"
         "Why the plan is as it is: samunet_plan_experiment -d DATASET --explain",
     )

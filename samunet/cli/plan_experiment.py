@@ -13,7 +13,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_plan_experiment",
-        "Decide spacing, slab depth, patch, encoder grid and backbone from a dataset's fingerprint; measures the dataset first if need be.",
+        (
+            "Decide spacing, slab depth, patch, encoder grid and backbone from a dataset's fingerprint; measures the "
+            "dataset first if need be."
+        ),
         "Next: samunet_preprocess -d DATASET",
     )
     planning.add_dataset(parser)
@@ -33,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="CONFIGURATION",
-        help="show these, e.g. 3d_ma_sam or 2d_samed, which a plan need not hold; without further options, of the plan that is there",
+        help="show these, e.g. 3d_ma_sam or 2d_samed, which a plan need not hold; without further options, of the "
+        "plan that is there",
     )
     parser.add_argument("-device", metavar="NAME", help="where to measure: cuda or cpu (default: the best one present)")
     return run(parser, _command, argv)

@@ -55,7 +55,8 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         type=_memory_target,
         default=8.0,
         metavar="GIB",
-        help="memory a training step may need in GiB, or auto: what suits the GPU or CPU of this machine (default: %(default)s)",
+        help="memory a training step may need in GiB, or auto: what suits the GPU or CPU of this machine "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "-precision",
@@ -162,14 +163,15 @@ def threads_for(values: list[int] | None, index: int) -> int:
 
 
 def print_plan(plan: Plan, *, explain: bool, names: Sequence[str] = ()) -> None:
-    """Print the configurations of a plan, all or those of some names, and with `explain` why each decision fell as it did."""
+    """Print the configurations of a plan, all or those of some names, and with `explain` why each decision fell as it
+    did.
+    """
     print(f"Plan {plan.plans_name} of {plan.dataset}:")
     shown = names or list(plan.configurations)
     for name in shown:
         configuration = plan.configuration(name)
-        flat = (
-            1 if configuration.dimensions == 2 and plan.reader == "NaturalImage2DIO" else 0
-        )  # pictures have no thickness
+        # Pictures have no thickness.
+        flat = 1 if configuration.dimensions == 2 and plan.reader == "NaturalImage2DIO" else 0
         patch = " x ".join(map(str, configuration.patch_size))
         spacing = " x ".join(f"{value:.3g}" for value in configuration.spacing[flat:])
         size = (
@@ -214,7 +216,9 @@ def print_time_without_gpu(plan: Plan, spec: DatasetSpec) -> None:
 def open_and_measure(
     workspace: Workspace, wanted: str, arguments: argparse.Namespace
 ) -> tuple[RawDataset, Fingerprint]:
-    """Check a dataset where that is asked for, open it, and take its fingerprint, as the options of add_fingerprint_options say."""
+    """Check a dataset where that is asked for, open it, and take its fingerprint, as the options of
+    add_fingerprint_options say.
+    """
     from samunet import pipeline
 
     if arguments.verify_dataset_integrity:

@@ -13,7 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_plot_overlay_pngs",
-        "Draw the slice with the most classes of every training case, image and reference side by side, from the raw files.",
+        "Draw the slice with the most classes of every training case, image and reference side by side, from the raw "
+        "files.",
         "Next: look through the folder; a label that lies beside its structure is seen at once.",
     )
     parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")

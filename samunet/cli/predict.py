@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_predict",
-        "Segment a folder of images, or one image, with a trained model. Needs no further option when only one model is trained.",
+        "Segment a folder of images, or one image, with a trained model. Needs no further option when only one model "
+        "is trained.",
         "Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json",
     )
     add_prediction_options(parser)
@@ -192,16 +193,16 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
         compile=arguments.compile,
     )
     to_file = bool(known_ending(arguments.o)) and not arguments.o.is_dir()
-    folder_of_cases = (
-        arguments.o.parent / arguments.o.stem if to_file else arguments.o
-    )  # no image of -i lies there, so that none seems overwritten
+    # No image of -i lies there, so that none seems overwritten.
+    folder_of_cases = arguments.o.parent / arguments.o.stem if to_file else arguments.o
     cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, folder_of_cases, arguments.ending)[
         part_id::num_parts
     ]
     precision = PRECISION_NAMES[predictor.precision]
     where = f"{predictor.device} in {precision}"
     print(
-        f"Model {folder.parent.name}/{folder.name}, {'fold' if len(predictor.folds) == 1 else 'folds'} {', '.join(predictor.folds)}, {counted(len(cases), 'case')}, {where}"
+        f"Model {folder.parent.name}/{folder.name}, {'fold' if len(predictor.folds) == 1 else 'folds'} "
+        f"{', '.join(predictor.folds)}, {counted(len(cases), 'case')}, {where}"
     )
     began = time.monotonic()
     files = pipeline.FileOptions(
@@ -299,7 +300,8 @@ def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
     if models:
         raise CheckpointError(f"No trained model fits these options. Trained: {listing}")
     raise CheckpointError(
-        f"There is no finished training ({arguments.chk}) in {workspace.results}. Train first: samunet_train DATASET 3d_adapter 0"
+        f"There is no finished training ({arguments.chk}) in {workspace.results}. Train first: samunet_train DATASET "
+        "3d_adapter 0"
     )
 
 

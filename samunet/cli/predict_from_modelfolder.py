@@ -13,7 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_predict_from_modelfolder",
-        "Segment a folder of images, or one image, with a model folder <Trainer>__<plans>__<configuration>; needs no environment variables.",
+        "Segment a folder of images, or one image, with a model folder <Trainer>__<plans>__<configuration>; needs no "
+        "environment variables.",
         "Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json",
     )
     add_prediction_options(parser)

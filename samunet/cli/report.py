@@ -13,7 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_report",
-        "Write one HTML page on a trained model: scores of its validation cases, pictures of the worst, the learning curve, the plan.",
+        "Write one HTML page on a trained model: scores of its validation cases, pictures of the worst, the learning "
+        "curve, the plan.",
         "Next: open the page.",
     )
     add_model_options(parser)
@@ -34,5 +35,6 @@ def _report(arguments: argparse.Namespace) -> None:
     output = arguments.o or model / "report.html"
     summary = report_on_model(workspace, dataset, model, output, threads=arguments.np)
     print(
-        f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} validation cases. Wrote {output}"
+        f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} validation cases. Wrote "
+        f"{output}"
     )

@@ -14,7 +14,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(
         "samunet_simulate_prompts",
-        "Make the prompts that a user could give from reference segmentations, to score models that segment what prompts show.",
+        (
+            "Make the prompts that a user could give from reference segmentations, to score models that segment what "
+            "prompts show."
+        ),
         "Next: samunet_predict -i IMAGES -o PREDICTIONS --prompts FILE",
     )
     parser.add_argument("references", type=Path, help="folder of reference segmentations")

@@ -26,7 +26,8 @@ SCRIPT = """\
 
 {exports}
 
-# --c starts from the beginning where there is nothing to continue. SIGTERM ends the training after its step, with everything saved.
+# --c starts from the beginning where there is nothing to continue.
+# SIGTERM ends the training after its step, with everything saved.
 samunet_train {words} > >(tee {log}) 2>&1 &
 training=$!
 trap 'kill -TERM "$training"' TERM
@@ -40,7 +41,8 @@ exit $code"""
 def script(arguments: argparse.Namespace, typed: Sequence[str]) -> str:
     """Return a batch script for the command that was typed, without --slurm.
 
-    The job stops itself before its time limit with everything saved, and puts itself back into the queue until the fold is finished.
+    The job stops itself before its time limit with everything saved, and puts itself back into the queue until the fold
+    is finished.
     """
     hours = getattr(arguments, "max_hours", 0.0) or LIMIT_HOURS - MARGIN_HOURS
     words = [word for word in typed if word != "--c"] + (

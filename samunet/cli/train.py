@@ -25,10 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser(
         "samunet_train",
-        "Train one fold of one configuration of a planned and preprocessed dataset, then predict and score its validation cases.",
+        (
+            "Train one fold of one configuration of a planned and preprocessed dataset, then predict and score its "
+            "validation cases."
+        ),
         "Example: samunet_train 4 3d_adapter 0\n"
         "A short look on a CPU: samunet_train 4 3d_adapter 0 --epochs 10 --iterations 50 --batch_size 2\n"
-        "Ctrl-C, SIGTERM or a file named stop in the fold's folder end it after the step, with everything saved; --c goes on.\n"
+        "Ctrl-C, SIGTERM or a file named stop in the fold's folder end it after the step, with everything saved; --c "
+        "goes on.\n"
         "Next: samunet_predict -i IMAGES -o PREDICTIONS",
     )
     parser.add_argument("dataset_name_or_id", help="dataset id or name, e.g. 4 or Dataset004_Hippocampus")
@@ -123,7 +127,8 @@ def _command(arguments: argparse.Namespace, typed: list[str]) -> int | None:
     if arguments.slurm:
         if arguments.overwrite:
             raise ConfigError(
-                "--overwrite would train again at every start of the job; move the trained fold away, and print the script without it."
+                "--overwrite would train again at every start of the job; move the trained fold away, and print the "
+                "script without it."
             )
         if arguments.extend:
             raise ConfigError(
@@ -196,7 +201,8 @@ def _train(arguments: argparse.Namespace, typed: list[str]) -> None:
     if arguments.seeds > 1:
         if count > 1 or arguments.val or arguments.disable_checkpointing or arguments.skip_validation:
             raise ConfigError(
-                "--seeds trains and validates in one process: not with --val, --skip_validation, --disable_checkpointing or -num_gpus."
+                "--seeds trains and validates in one process: not with --val, --skip_validation, "
+                "--disable_checkpointing or -num_gpus."
             )
         report = pipeline.train_seeds(workspace, dataset, settings, options, arguments.seeds)
         print(f"Done: {report}" if report else STOPPED)

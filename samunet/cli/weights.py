@@ -53,7 +53,8 @@ def _list(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
     for checkpoint in CHECKPOINTS:
         where = find_checkpoint(checkpoint, folders)
         print(
-            f"{checkpoint.name:<13} {checkpoint.backbone}  {readable(checkpoint.size):>8}  {where or 'not here: ' + checkpoint.url}"
+            f"{checkpoint.name:<13} {checkpoint.backbone}  {readable(checkpoint.size):>8}  "
+            f"{where or 'not here: ' + checkpoint.url}"
         )
     print(f"Looked in: {', '.join(map(str, folders))}")
 
@@ -93,7 +94,8 @@ def _import(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
     checkpoint = _recognized(arguments, found)
     if arguments.file.suffix == ".safetensors":
         raise CheckpointError(
-            f"{arguments.file}: official files are .pth; use this one where it lies, with -weights FILE --sha256 {found}."
+            f"{arguments.file}: official files are .pth; use this one where it lies, with -weights FILE --sha256 "
+            f"{found}."
         )
     check_weights(backbone_named(checkpoint.backbone), arguments.file)
     target = folders[0] / checkpoint.file
@@ -105,7 +107,9 @@ def _import(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
 
 
 def _recognized(arguments: argparse.Namespace, found: str) -> OfficialCheckpoint:
-    """Tell which official checkpoint a file with the SHA-256 `found` is: by its hash, or by name and consent where none is published."""
+    """Tell which official checkpoint a file with the SHA-256 `found` is: by its hash, or by name and consent where none
+    is published.
+    """
     from samunet.errors import CheckpointError
     from samunet.sam.checkpoints import CHECKPOINTS
 
@@ -115,8 +119,10 @@ def _recognized(arguments: argparse.Namespace, found: str) -> OfficialCheckpoint
     by_name = [known for known in CHECKPOINTS if (arguments.name or arguments.file.name) in (known.name, known.file)]
     if not by_name or by_name[0].sha256 is not None:
         raise CheckpointError(
-            f"Weights file {arguments.file} (SHA-256 {found}) is none of the official files with a published hash; it is damaged or another. "
-            "Get it again, or add --name where its authors publish none (samunet_weights list), or use it where it lies: "
+            f"Weights file {arguments.file} (SHA-256 {found}) is none of the official files with a published hash; it "
+            "is damaged or another. "
+            "Get it again, or add --name where its authors publish none (samunet_weights list), or use it where it "
+            "lies: "
             f"samunet_plan_experiment -d DATASET -weights FILE --sha256 {found}"
         )
     checkpoint = by_name[0]
@@ -126,7 +132,8 @@ def _recognized(arguments: argparse.Namespace, found: str) -> OfficialCheckpoint
         )
     if arguments.sha256 is None and not _accepted(found, arguments):
         raise CheckpointError(
-            f"No SHA-256 of {checkpoint.name} is published, and that of {arguments.file}, {found}, was not accepted. Add --yes to use it."
+            f"No SHA-256 of {checkpoint.name} is published, and that of {arguments.file}, {found}, was not accepted. "
+            "Add --yes to use it."
         )
     return checkpoint
 
@@ -161,7 +168,8 @@ def _verify(arguments: argparse.Namespace, folders: Sequence[Path]) -> None:
             print(f"{checkpoint.name}: whole, {path}, SHA-256 {sha256}")
     if bad:
         raise CheckpointError(
-            f"{len(bad)} of {len(wanted)} checkpoints cannot be used: {', '.join(bad)}. Remove the files and get them again."
+            f"{len(bad)} of {len(wanted)} checkpoints cannot be used: {', '.join(bad)}. Remove the files and get them "
+            "again."
         )
 
 

@@ -102,8 +102,8 @@ def compare(
 ) -> Comparison:
     """Score every entry on every case and compare each pair of entries.
 
-    Where a class is absent from reference and one prediction but not from the other, the one that rightly leaves it out counts as perfect
-    (Dice and NSD 1, HD95 0); where it is absent from all, the case does not count for the class.
+    Where a class is absent from reference and one prediction but not from the other, the one that rightly leaves it out
+    counts as perfect (Dice and NSD 1, HD95 0); where it is absent from all, the case does not count for the class.
 
     Args:
         entries: two or more, the baseline first.
@@ -112,12 +112,14 @@ def compare(
         tolerance: of NSD, in mm, or in pixels where references tell no size of them.
 
     Raises:
-        ConfigError: there are fewer than two entries, or two of one name, or some were made with prompts and others without.
+        ConfigError: there are fewer than two entries, or two of one name, or some were made with prompts and others
+            without.
         DatasetError: an entry lacks a case or has others, or a segmentation is not on its reference's grid.
     """
     if len(entries) < 2 or len({entry.name for entry in entries}) < len(entries):
         raise ConfigError(
-            f"A comparison takes two or more sets of predictions of different names; got {[entry.name for entry in entries]}."
+            "A comparison takes two or more sets of predictions of different names; got "
+            f"{[entry.name for entry in entries]}."
         )
     refuse_mixed({entry.name: entry.prompts for entry in entries})
     for entry in entries:
@@ -162,7 +164,9 @@ def compare(
 
 
 def case_values(summaries: Mapping[str, Summary], metric: str) -> np.ndarray:
-    """Return (methods, cases, classes) values; where some methods have none, since they rightly leave the class out, the perfect one."""
+    """Return (methods, cases, classes) values; where some methods have none, since they rightly leave the class out,
+    the perfect one.
+    """
     values = np.array(
         [
             [[getattr(metrics, metric) for metrics in case.metrics.values()] for case in summary.cases]
@@ -218,7 +222,10 @@ def _verdict(row: Row) -> str:
     numbers = f"mean Dice {row.means[1]:.3f} against {row.means[0]:.3f} on {cases}"
     if difference.mean == difference.low == difference.high == 0:
         return f"No difference between {row.second} and {row.first}: {numbers}, equal on every case."
-    interval = f"difference {difference.mean:+.3f}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}, p = {difference.p:.2g}"
+    interval = (
+        f"difference {difference.mean:+.3f}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}, p = "
+        f"{difference.p:.2g}"
+    )
     if math.isnan(difference.low):
         interval = f"difference {difference.mean:+.3f}, too few patients for an interval"
     if not is_shown(difference):

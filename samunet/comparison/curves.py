@@ -15,7 +15,8 @@ PSEUDO_DICE = re.compile(r"Pseudo dice \[(.*)\]")  # [np.float32(0.91), nan]
 
 
 def curve_of(fold: Path) -> tuple[float, ...]:
-    """Return the mean Dice of the validation patches after each epoch, NaN where there was none; empty where no log tells.
+    """Return the mean Dice of the validation patches after each epoch, NaN where there was none; empty where no log
+    tells.
 
     nnU-Net and samunet both sum voxels over the patches of an epoch and average over classes.
     """

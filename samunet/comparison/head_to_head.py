@@ -102,15 +102,16 @@ def run_against_nnunet(
 ) -> Comparison:
     """Plan, preprocess and train with both tools, whatever is not done yet, and compare their validation predictions.
 
-    Lengths of their own and all cases: models lie in the workspace's results, as if the commands had been typed. Otherwise they lie in
-    `output`, which holds a splits_final.json of its own, and preprocessed cases as links.
+    Lengths of their own and all cases: models lie in the workspace's results, as if the commands had been typed.
+    Otherwise they lie in `output`, which holds a splits_final.json of its own, and preprocessed cases as links.
 
     Args:
         output: gets the report; a comparison that was interrupted goes on there.
         jobs: trainings at a time.
 
     Raises:
-        ConfigError: nnU-Net is absent, `output` holds a comparison with other settings, or a training missed its minutes.
+        ConfigError: nnU-Net is absent, `output` holds a comparison with other settings, or a training missed its
+            minutes.
         SamunetError: a command failed.
     """
     nnunet.refuse_absent()
@@ -204,7 +205,9 @@ def _plan_and_preprocess(workspace: Workspace, raw: RawDataset, name: str, threa
 def _place_of_its_own(
     workspace: Workspace, dataset: str, output: Path, splits: dict[str, Split], count: int
 ) -> Workspace:
-    """Return a workspace in `output` with the same cases and plans, and splits of which only the folds meant may have fewer training cases."""
+    """Return a workspace in `output` with the same cases and plans, and splits of which only the folds meant may have
+    fewer training cases.
+    """
     place = replace(
         workspace, preprocessed_folder=output / "nnUNet_preprocessed", results_folder=output / "nnUNet_results"
     )
@@ -299,6 +302,8 @@ def _refuse_missed_minutes(fold: Path, settings: Settings) -> None:
     found = cost.minutes if cost else None
     if found is None or abs(found / settings.minutes - 1) > LARGEST_ERROR:
         raise ConfigError(
-            f"{fold} trained for {'an unknown time' if found is None else f'{found:.2f} minutes'} instead of {settings.minutes:g}, more than "
-            f"{100 * LARGEST_ERROR:.0f} % off, so that the sides are not alike. Give more minutes, or remove the folder and run the command again."
+            f"{fold} trained for {'an unknown time' if found is None else f'{found:.2f} minutes'} instead of "
+            f"{settings.minutes:g}, more than "
+            f"{100 * LARGEST_ERROR:.0f} % off, so that the sides are not alike. Give more minutes, or remove the "
+            "folder and run the command again."
         )

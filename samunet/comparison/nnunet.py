@@ -84,11 +84,14 @@ def plan_and_preprocess(
 
 
 def _data_identifier(known: Mapping[str, Mapping[str, Any]], name: str) -> str:
-    """Return the folder of a configuration's cases, which it may inherit; raises ConfigError for one that needs another's predictions."""
+    """Return the folder of a configuration's cases, which it may inherit; raises ConfigError for one that needs
+    another's predictions.
+    """
     entry = known[name]
     if entry.get("previous_stage"):
         raise ConfigError(
-            f"nnU-Net's configuration '{name}' needs predictions of {entry['previous_stage']}; train it with nnU-Net's own commands."
+            f"nnU-Net's configuration '{name}' needs predictions of {entry['previous_stage']}; train it with nnU-Net's "
+            "own commands."
         )
     for _ in known:
         if "data_identifier" in entry:
@@ -195,6 +198,7 @@ def _plans_name(planner: str) -> str:
     found = recursive_find_python_class(str(root), planner, "nnunetv2.experiment_planning")
     if found is None:
         raise ConfigError(
-            f"nnU-Net has no planner '{planner}'; its own are ExperimentPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL, ...XL."
+            f"nnU-Net has no planner '{planner}'; its own are ExperimentPlanner, nnUNetPlannerResEncM, "
+            "nnUNetPlannerResEncL, ...XL."
         )
     return str(inspect.signature(found.__init__).parameters["plans_name"].default)

@@ -30,7 +30,8 @@ ALL_IS_TRAINING = (
 
 
 def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Path, *, threads: int) -> Summary:
-    """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst ones, the learning curve, the plan.
+    """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst ones, the learning
+    curve, the plan.
 
     Args:
         model: folder `<Trainer>__<plans>__<configuration>`.
@@ -44,7 +45,8 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
     folds = [model / f"fold_{fold}" for fold in finished_folds(model, f"{VALIDATION}/{SUMMARY}")]
     if not folds:
         raise DatasetError(
-            f"{model} holds no validation scores (fold_*/validation/summary.json); train a fold, or validate it with --val."
+            f"{model} holds no validation scores (fold_*/validation/summary.json); train a fold, or validate it with "
+            "--val."
         )
     scores = [  # the summary names files as they lay when it was written
         replace(case, prediction_file=str(fold / VALIDATION / case.name))

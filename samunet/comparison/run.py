@@ -87,11 +87,12 @@ def compare_trained(
     threads: int,
     folds: Sequence[str] = (),
 ) -> Comparison:
-    """Compare what the models of a dataset predicted for their validation cases, samunet's and nnU-Net's, and write the report.
+    """Compare what the models of a dataset predicted for their validation cases, samunet's and nnU-Net's, and write the
+    report.
 
     Args:
-        models: names of folders `<Trainer>__<plans>__<configuration>`, the baseline first; none takes all that have such predictions,
-            nnU-Net's first.
+        models: names of folders `<Trainer>__<plans>__<configuration>`, the baseline first; none takes all that have
+            such predictions, nnU-Net's first.
         folds: to look at; all numbered ones when there are none.
 
     Raises:
@@ -108,7 +109,8 @@ def compare_trained(
         predicted = _validated(folder / name, spec, folds)
         if not predicted:
             raise DatasetError(
-                f"{folder / name} holds no validation predictions (fold_*/validation/*{spec.file_ending}); train and validate it first."
+                f"{folder / name} holds no validation predictions (fold_*/validation/*{spec.file_ending}); train and "
+                "validate it first."
             )
         _refuse_other_labels(folder / name / "dataset.json", name, spec.labels)
         of_case = {case: fold for case, (fold, _) in predicted.items()}
@@ -116,7 +118,8 @@ def compare_trained(
         moved = sorted(case for case in of_case.keys() & first_folds.keys() if of_case[case] != first_folds[case])
         if moved:
             raise DatasetError(
-                f"{name} and {chosen[0]} have other splits: '{moved[0]}' is in {of_case[moved[0]]} and {first_folds[moved[0]]}."
+                f"{name} and {chosen[0]} have other splits: '{moved[0]}' is in {of_case[moved[0]]} and "
+                f"{first_folds[moved[0]]}."
             )
         files = {case: path for case, (_, path) in predicted.items()}
         entries.append(Entry(name=shown, files=files, prompts=prompts_behind(next(iter(files.values())).parent)))
@@ -188,7 +191,9 @@ def _compare(
 
 
 def _validated(model: Path, spec: DatasetSpec, folds: Sequence[str]) -> dict[str, tuple[str, Path]]:
-    """Return fold and file of every validation prediction of a model; folds by number, of seeds and other variations none."""
+    """Return fold and file of every validation prediction of a model; folds by number, of seeds and other variations
+    none.
+    """
     found: dict[str, tuple[str, Path]] = {}
     for folder in sorted(model.glob("fold_*/validation")):
         fold = folder.parent.name.removeprefix("fold_")
@@ -197,14 +202,17 @@ def _validated(model: Path, spec: DatasetSpec, folds: Sequence[str]) -> dict[str
                 case = name.removesuffix(spec.file_ending)
                 if case in found:
                     raise DatasetError(
-                        f"Model {model} predicted '{case}' in {found[case][0]} and {folder.parent.name}; their splits overlap."
+                        f"Model {model} predicted '{case}' in {found[case][0]} and {folder.parent.name}; their splits "
+                        "overlap."
                     )
                 found[case] = (folder.parent.name, folder / name)
     return found
 
 
 def short_names(models: Sequence[str]) -> tuple[str, ...]:
-    """Return what to call models on a page: of <Trainer>__<plans>__<configuration> what is not the default; the whole where two would be alike."""
+    """Return what to call models on a page: of <Trainer>__<plans>__<configuration> what is not the default; the whole
+    where two would be alike.
+    """
     short = []
     for model in models:
         trainer, plans, configuration = parts if len(parts := model.split("__")) == 3 else ("", "", model)
@@ -245,12 +253,15 @@ def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
         folder = os.path.commonpath([path.parent for path in entry.files.values()])
         lines.append(f"{entry.name}: {len(entry.files)} segmentations in {folder}, hash {digest}.")
     lines.append(
-        f"All segmentations were scored again by samunet {__version__} (numpy {np.__version__}, scipy {scipy.__version__}) against the "
+        f"All segmentations were scored again by samunet {__version__} (numpy {np.__version__}, scipy "
+        f"{scipy.__version__}) against the "
         f"same references; NSD at {comparison.tolerance:g} {comparison.unit}."
     )
     lines.append(
-        "Intervals are BCa bootstrap intervals of the mean paired difference over patients; p is Wilcoxon's signed-rank test with "
-        "Pratt's rule, adjusted over classes by Holm. Where a class is absent from the reference, a method that leaves it out counts as perfect."
+        "Intervals are BCa bootstrap intervals of the mean paired difference over patients; p is Wilcoxon's "
+        "signed-rank test with "
+        "Pratt's rule, adjusted over classes by Holm. Where a class is absent from the reference, a method that leaves "
+        "it out counts as perfect."
     )
     return lines
 
@@ -268,7 +279,9 @@ def _training(name: str, model: Path, fold: str) -> Training:
 
 
 def _how_trained(model: Path) -> str:
-    """Say with which tool and plan a model was trained, and how its Dice spreads over seeds, where several were trained."""
+    """Say with which tool and plan a model was trained, and how its Dice spreads over seeds, where several were
+    trained.
+    """
     tool = f"samunet {__version__}"
     if model.name.startswith(TRAINER):
         tool = f"nnU-Net {version('nnunetv2')}" if find_spec("nnunetv2") else "nnU-Net"

@@ -123,7 +123,8 @@ def find_best(
     names = list(models) or [folder.name for folder in trained_models(workspace) if folder.parent == results]
     if not names:
         raise ConfigError(
-            f"No model of {dataset} is trained in {results}. Train first: samunet_train {dataset} 3d_adapter all folds 0 to 4."
+            f"No model of {dataset} is trained in {results}. Train first: samunet_train {dataset} 3d_adapter all folds "
+            "0 to 4."
         )
     spec = read_dataset_json(raw / "dataset.json")
     refuse_mixed(
@@ -260,14 +261,20 @@ def _instructions(dataset: str, best: Candidate, folds: Sequence[str], postproce
     origin = prompts_behind(best.folder)
     shown = "" if origin is None else f" with prompts ({origin})"
     lines = [
-        f"Best on the validation cases of {dataset}, folds {' '.join(folds)}: {best.name}, mean foreground Dice {best.dice:.4f}{shown}.",
+        (
+            f"Best on the validation cases of {dataset}, folds {' '.join(folds)}: {best.name}, mean foreground Dice "
+            f"{best.dice:.4f}{shown}."
+        ),
         "",
     ]
     several = len(best.models) > 1
     folders = [f"OUTPUT_{number}" for number in range(1, len(best.models) + 1)] if several else ["OUTPUT"]
     for model, folder in zip(best.models, folders, strict=True):
         parts = _parts(model)
-        command = f"samunet_predict -i INPUT -o {folder} -d {dataset} -p {parts['plans_identifier']} -c {parts['configuration']} -f {' '.join(folds)}"
+        command = (
+            f"samunet_predict -i INPUT -o {folder} -d {dataset} -p {parts['plans_identifier']} -c "
+            f"{parts['configuration']} -f {' '.join(folds)}"
+        )
         lines.append(
             command + (" --save_probabilities" if several else "") + (" --prompts FILE" if origin is not None else "")
         )
@@ -275,6 +282,7 @@ def _instructions(dataset: str, best: Candidate, folds: Sequence[str], postproce
         lines.append(f"samunet_ensemble -i {' '.join(folders)} -o OUTPUT")
     if postprocessing.steps:
         lines.append(
-            f"samunet_apply_postprocessing -i OUTPUT -o OUTPUT_POSTPROCESSED -pp_file {best.folder / POSTPROCESSING_FILE}"
+            "samunet_apply_postprocessing -i OUTPUT -o OUTPUT_POSTPROCESSED -pp_file "
+            f"{best.folder / POSTPROCESSING_FILE}"
         )
     return "\n".join(lines) + "\n"

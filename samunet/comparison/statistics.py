@@ -40,7 +40,8 @@ def paired_difference(first: np.ndarray, second: np.ndarray, patients: Sequence[
     Args:
         first: (N,) scores of one method per case; NaN does not count.
         second: likewise.
-        patients: of each case; cases of one patient are resampled together, and the test looks at their mean difference.
+        patients: of each case; cases of one patient are resampled together, and the test looks at their mean
+            difference.
 
     Source: Efron (1987) for BCa intervals; Pratt (1959).
     """
@@ -82,7 +83,8 @@ def rank_shares(scores: np.ndarray, patients: Sequence[str]) -> tuple[float, ...
         scores: (N, M), a row per case; rows with NaN do not count.
         patients: of each case.
 
-    Source: Wiesenfarth et al. (2021), "Methods and open-source toolkit for analyzing and visualizing challenge results".
+    Source: Wiesenfarth et al. (2021), "Methods and open-source toolkit for analyzing and visualizing challenge
+    results".
     """
     known = ~np.isnan(scores).any(axis=1)
     scores = scores[known]

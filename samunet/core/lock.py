@@ -26,11 +26,8 @@ else:
 
 logger = logging.getLogger(__name__)
 
-LOCK_FILE, SHARE, OWNER = (
-    ".lock",
-    "@",
-    ".json",
-)  # before the name of a share; ends the file beside it that says who is there
+# Before the name of a share; ends the file beside it that says who is there.
+LOCK_FILE, SHARE, OWNER = (".lock", "@", ".json")
 WAIT_S = 2.0  # for those that look whether a lock is free, which takes them milliseconds
 POLL_S = 0.05
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -199,7 +199,8 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
         held = _channels_of(case.images[0], ending)
         if held != channels:
             raise DatasetError(
-                f"Case '{case.identifier}': {case.images[0]} holds {counted(held, 'channel')}, {channels} are named; name them "
+                f"Case '{case.identifier}': {case.images[0]} holds {counted(held, 'channel')}, {channels} are named; "
+                "name them "
                 "all."
             )
     elif len(case.images) != channels:

@@ -94,7 +94,7 @@ def load_predictor(
 
 
 def share_frozen(network: nn.Module, others: Sequence[nn.Module]) -> None:
-    """Let a network use other ones' frozen parameters wherever they are equal, so that folds hold their backbone once."""
+    """Let a network use others' frozen parameters where they are equal, so that folds hold their backbone once."""
     for other in others:
         theirs = dict(other.named_parameters())
         for name, parameter in network.named_parameters():

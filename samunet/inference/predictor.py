@@ -50,7 +50,8 @@ class PredictionOptions:
     slab_step: int | None = None
     """Distance between slabs in slices; None takes the share."""
     slab_votes: bool = False
-    """Average the probabilities of all slabs that hold a slice, all alike (MA-SAM's way), instead of weighted logits."""
+    """Average the probabilities of all slabs that hold a slice, all alike (MA-SAM's way), instead of weighted
+    logits."""
     flips: bool = True
     """Average over the plan's mirror axes."""
     uncertainty: bool = False
@@ -152,7 +153,7 @@ class Predictor:
         return preprocess(volume, None, self.plan, self.configuration)
 
     def remarks(self, volume: Volume) -> tuple[str, ...]:
-        """Say in a sentence each where a volume is unlike the training cases: orientation, spacing, size, intensities."""
+        """Say in a sentence each where a volume is unlike training cases: orientation, spacing, size, intensities."""
         return (*remarks_on_grid(volume.geometry, self.plan), *remarks_on_intensities(volume.array, self.plan))
 
     def scores(self, case: PreprocessedCase, folder: Path | None = None) -> Scores:
@@ -303,7 +304,7 @@ class Predictor:
         )
 
     def _run_tiles(self, tiles: Tensor, batch: int) -> Tensor:
-        """Return mean logits or probabilities over folds and flips, and with uncertainty the disagreement behind them."""
+        """Return mean logits or probabilities over folds and flips; with uncertainty the disagreement behind them."""
         precision = self.precision
 
         def run(network: SlabSegmenter, part: Tensor) -> Tensor:

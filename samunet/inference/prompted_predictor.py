@@ -1,7 +1,7 @@
 """A trained model that segments what clicks and boxes show.
 
-The networks take a prompt map (see `samunet.core.prompts`), one plane per structure, behind the image's channels. A tile
-answers for a structure in a slice only where a prompt shows it there; scores are means over the tiles that answer.
+The networks take a prompt map (see `samunet.core.prompts`), one plane per structure, behind the image's channels. A
+tile answers for a structure in a slice only where a prompt shows it there; scores are means over the tiles that answer.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class PromptedPredictor(Predictor):
     def predict_many(
         self, images: Iterable[ImageLike], *, probabilities: bool = False, prompts: Iterable[CasePrompts] = ()
     ) -> Iterator[Prediction]:
-        """Segment images one by one, as they are asked for, until images or prompts end; `prompts` has those of each."""
+        """Segment images one by one, as they are asked for, until images or their `prompts` end."""
         pairs = zip(images, prompts, strict=False)
         return (self.predict(image, probabilities=probabilities, prompts=shown) for image, shown in pairs)
 
@@ -107,7 +107,8 @@ class PromptedPredictor(Predictor):
         return torch.cat([tiles, drawn], 1)
 
     def _run_tiles(self, tiles: Tensor, batch: int) -> Tensor:
-        """Return scores that are zero where no prompt shows a structure, and behind them channels that are one where one does.
+        """Return scores that are zero where no prompt shows a structure, and behind them channels that are one where
+        one does.
 
         Logits count in the slices where a prompt shows their structure, the disagreement where any structure is shown.
         """

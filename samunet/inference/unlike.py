@@ -17,7 +17,7 @@ ABSURD = 300.0  # ours: units of length lie 1000 times apart, cases of one kind 
 
 
 def refuse_absurd_spacing(geometry: Geometry, plan: Plan) -> None:
-    """Raise PredictionError for a spacing that no case has; resampled, it would fill the memory or shrink to nothing."""
+    """Raise PredictionError for a spacing that no case has; resampled, it would fill memory or shrink to nothing."""
     if plan.seen is None or plan.in_voxels or not geometry.measured:
         return
     times, axis = _furthest(geometry, plan, geometry.spacing, plan.seen.spacing)

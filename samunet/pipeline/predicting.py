@@ -44,10 +44,12 @@ def predict(
     statistics: bool = False,
     share: str | None = None,
 ) -> Outcome:
-    """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D Slicer.
+    """Predict cases into a folder, with the dataset.json and plans.json that evaluation needs, and colors for 3D
+    Slicer.
 
     Args:
-        skip_existing: leave cases whose files are there, can be read, and lie on the image's grid; others are predicted again.
+        skip_existing: leave cases whose files are there, can be read, and lie on the image's grid; others are predicted
+            again.
         share: name of this part of the cases, where other commands predict others into the folder at the same time.
 
     Raises:

@@ -91,7 +91,9 @@ def prompts_from_references(
 
 
 def prompts_for_validation(predictor: PromptedPredictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:
-    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click per structure and slice."""
+    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click per
+    structure and slice.
+    """
     boxes = predictor.kind == "box"
     return prompts_from_references(
         cases, dataset.spec, dataset.reader, Clicking(points=0 if boxes else 1), plan=predictor.plan

@@ -1,4 +1,6 @@
-"""Files of Medical SAM Adapter's authors: their network written out after its description, filled with random tensors of the official names."""
+"""Files of Medical SAM Adapter's authors: their network written out after its description, filled with random tensors
+of the official names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo says at its end can be copied, and leads from two folders of files to a dataset that passes the check."""
+"""What the demo says at its end can be copied, and leads from two folders to a dataset that passes the check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Wrong dataset.json of every kind, given to the commands that read one: one sentence that names the file, exit code 2, in seconds."""
+"""Wrong dataset.json of every kind, given to the commands that read one: one sentence that names the file, exit code 2,
+in seconds.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +19,31 @@ REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "small": 3}
 
 CHANGED = {
     "channel_names": [
-        GONE, None, {}, [], ["T1"], "T1", 1, {"0": None}, {"0": ["T1"]}, {"0": {"name": "T1"}}, {"0": ""}, {"0": 1}, {"0": "a\nb"}, {"0": "x" * 300},
+        GONE, None, {}, [], ["T1"], "T1", 1, {"0": None}, {"0": ["T1"]}, {"0": {"name": "T1"}}, {"0": ""}, {"0": 1},
+            {"0": "a\nb"}, {"0": "x" * 300},
         {"1": "T1"}, {"0": "T1", "00": "T1"}, {"0": "T1", "2": "T1"}, {"a": "T1"}, {str(i): "c" for i in range(20_000)},
     ],
     "labels": [
-        GONE, None, {}, [], ["background", "large"], "background", {**LABELS, "large": -1}, {**LABELS, "large": 1.0}, {**LABELS, "large": True},
-        {**LABELS, "large": 10**9}, {**LABELS, "large": 10**30}, {**LABELS, "large": 1e400}, {**LABELS, "large": "1"}, {**LABELS, "large": None},
-        {**LABELS, "large": [[1]]}, {**LABELS, "large": []}, {**LABELS, "large": {"value": 1}}, {**LABELS, "large": float("nan")},
-        {**LABELS, "large": 0}, {**LABELS, "large": 2}, {**LABELS, "": 4}, {**LABELS, "a\nb": 4}, {**LABELS, "background": 4}, {**LABELS, "small": 5},
-        {"large": 1, "middle": 2}, {"background": 0}, {"background": [0, 1], "large": 2}, {**LABELS, "ignore": 2}, {**LABELS, "ignore": 9},
-        {**LABELS, "ignore": [4, 5]}, {**LABELS, "ignore": -1}, {"0": "background", "1": "large"}, {**REGIONS, "twin": [1, 3, 2]}, REGIONS,
+        GONE, None, {}, [], ["background", "large"], "background", {**LABELS, "large": -1}, {**LABELS, "large": 1.0},
+        {**LABELS, "large": True},
+        {**LABELS, "large": 10**9}, {**LABELS, "large": 10**30}, {**LABELS, "large": 1e400}, {**LABELS, "large": "1"},
+        {**LABELS, "large": None},
+        {**LABELS, "large": [[1]]}, {**LABELS, "large": []}, {**LABELS, "large": {"value": 1}}, {**LABELS,
+        "large": float("nan")},
+        {**LABELS, "large": 0}, {**LABELS, "large": 2}, {**LABELS, "": 4}, {**LABELS, "a\nb": 4}, {**LABELS,
+        "background": 4}, {**LABELS, "small": 5},
+        {"large": 1, "middle": 2}, {"background": 0}, {"background": [0, 1], "large": 2}, {**LABELS, "ignore": 2},
+        {**LABELS, "ignore": 9},
+        {**LABELS, "ignore": [4, 5]}, {**LABELS, "ignore": -1}, {"0": "background", "1": "large"}, {**REGIONS,
+        "twin": [1, 3, 2]}, REGIONS,
         {"background": 0} | {f"s{i}": i for i in range(1, 100_000)},
-        {"background": 0} | {f"s{i}": list(range(1, i + 1)) for i in range(1, 5001, 250)} | {f"t{i}": i for i in range(2, 5001)},
+        {"background": 0} | {f"s{i}": list(range(1, i + 1)) for i in range(1, 5001,
+        250)} | {f"t{i}": i for i in range(2, 5001)},
     ],
-    "regions_class_order": ["abc", 7, {"1": 1}, [True, 2, 3], [1, 2.0, 3], [1, 2, "3"], [[1], [2], [3]], [None], [-1, 2, 3]],
-    "file_ending": [GONE, None, "", "../x", "nii.gz", 7, [".nii.gz"], ".nii.gz/..", ".", "\0", ".nii gz", "." + "x" * 300],
+    "regions_class_order": ["abc", 7, {"1": 1}, [True, 2, 3], [1, 2.0, 3], [1, 2, "3"], [[1], [2], [3]], [None], [-1,
+        2, 3]],
+    "file_ending": [GONE, None, "", "../x", "nii.gz", 7, [".nii.gz"], ".nii.gz/..", ".", "\0", ".nii gz",
+        "." + "x" * 300],
     "numTraining": [None, "3", 2.5, -1, True, [3], 1e400, 10**30],
     "overwrite_image_reader_writer": [7, ["NibabelIO"], "", {"a": 1}],
     "dataset": [[], {}, None, "x", ["tiny_000"], 5],

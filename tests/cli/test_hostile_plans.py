@@ -1,4 +1,6 @@
-"""Wrong plans of every kind, given to the commands that read one: one sentence that names the file, exit code 2, nothing written."""
+"""Wrong plans of every kind, given to the commands that read one: one sentence that names the file, exit code 2,
+nothing written.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,12 @@ CHANGED = {
     ("channels",): [[], None, "CT", [{}]],
     ("channels", 0, "scheme"): ["unknown", None, 7],
     ("channels", 0, "intensities", "std"): [-1, None, float("nan"), "1"],
-    ("configurations",): [None, [], {"3d_adapter": None}, {"3d_adapter": {"inherits_from": "3d_adapter"}}, {"3d_adapter": {"inherits_from": "gone"}}],
-    ("configurations", "3d_adapter", "spacing"): ["123", [0, 1, 1], [-1, 1, 1], [1, 1], [1e-300, 1, 1], [1e300, 1, 1], [float("nan"), 1, 1]],
-    ("configurations", "3d_adapter", "patch_size"): [[-40, 8, 8], [0, 8, 8], [10**12, 8, 8], [8, 8], "888", [8.5, 8, 8], [10**5, 10**5, 10**5]],
+    ("configurations",): [None, [], {"3d_adapter": None}, {"3d_adapter": {"inherits_from": "3d_adapter"}},
+        {"3d_adapter": {"inherits_from": "gone"}}],
+    ("configurations", "3d_adapter", "spacing"): ["123", [0, 1, 1], [-1, 1, 1], [1, 1], [1e-300, 1, 1], [1e300, 1, 1],
+        [float("nan"), 1, 1]],
+    ("configurations", "3d_adapter", "patch_size"): [[-40, 8, 8], [0, 8, 8], [10**12, 8, 8], [8, 8], "888", [8.5, 8,
+        8], [10**5, 10**5, 10**5]],
     ("configurations", "3d_adapter", "batch_size"): [*NUMBERS, 0],
     ("configurations", "3d_adapter", "dimensions"): [7, 0, "3", None],
     ("configurations", "3d_adapter", "backbone"): ["vit_none", 7, "../x"],
@@ -33,7 +38,8 @@ CHANGED = {
     ("configurations", "3d_adapter", "mirror_axes"): [[7], [0, 0], [-1], "012", None],
     ("configurations", "3d_adapter", "data_identifier"): ["../x", "", "a/b", ".hidden", 7, "x" * 400],
     ("configurations", "3d_adapter", "weights_sha256"): ["short", 7],
-    ("configurations", "3d_adapter", "topology", "strides"): [[], [[0, 1, 1]], [[-1, 1, 1]], [[1, 1]], "111", [[10**9, 1, 1]]],
+    ("configurations", "3d_adapter", "topology", "strides"): [[], [[0, 1, 1]], [[-1, 1, 1]], [[1, 1]], "111", [[10**9,
+        1, 1]]],
     ("configurations", "3d_adapter", "topology", "widths"): [[], [0], [-8], [10**9], "8"],
     ("unknown",): [1],
 }  # fmt: skip

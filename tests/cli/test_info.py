@@ -42,7 +42,10 @@ def test_nothing_set_is_no_error(monkeypatch, capsys):
 
 
 def test_it_loads_neither_torch_nor_numpy(project):
-    code = "import sys; from samunet.cli.info import main; main([]); print(sorted({'numpy', 'torch', 'SimpleITK', 'matplotlib'} & set(sys.modules)))"
+    code = (
+        "import sys; from samunet.cli.info import main; main([]); print(sorted({'numpy', 'torch', 'SimpleITK', "
+        "'matplotlib'} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | project.environment
     )

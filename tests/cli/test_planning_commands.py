@@ -100,7 +100,10 @@ def test_without_a_gpu_in_sight_a_plan_says_what_that_means(without_gpu, plan, s
     )
     planning.print_time_without_gpu(plan, spec)
     # 8 GiB x 3 s, and 200 epochs of 250 steps: 13.9 days
-    expected = "No GPU is in sight. On two CPU cores a training step of 3d_adapter takes roughly 24 s, the default 200 epochs 14 days; "
+    expected = (
+        "No GPU is in sight. On two CPU cores a training step of 3d_adapter takes roughly 24 s, the default 200 epochs "
+        "14 days; "
+    )
     assert (
         capsys.readouterr().out
         == expected + "to train on this machine, plan with -gpu_memory_target auto, and train with --minutes.\n"

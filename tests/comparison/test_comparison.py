@@ -63,7 +63,10 @@ def test_a_planted_difference_is_found_and_everything_is_written(dataset, capsys
     assert run(dataset, ("far", "bad"), ("near", "good"), options=["--images", str(dataset / "imagesTr")]) == 0
     said = capsys.readouterr().out
     assert re.search(
-        r"near is better than far: mean Dice 0\.\d{3} against 0\.\d{3} on 8 cases, difference \+0\.\d{3}, 95 % interval \+",
+        (
+            r"near is better than far: mean Dice 0\.\d{3} against 0\.\d{3} on 8 cases, difference \+0\.\d{3}, 95 % "
+            r"interval \+"
+        ),
         said,
     )
     folder = dataset.parent / "report"

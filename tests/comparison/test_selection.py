@@ -29,7 +29,9 @@ MODELS = {"SAMTrainer__samunetPlans__3d_adapter": 1, "SAMTrainer__samunetPlans__
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
-    """Six cases in two folds; a model's predictions are the references shifted to one side by its number of voxels, the other's to the other."""
+    """Six cases in two folds; a model's predictions are the references shifted to one side by its number of voxels, the
+    other's to the other.
+    """
     dataset = write_tiny_dataset(
         tmp_path / "raw", cases=6, num_test=0, labels={"background": 0, "a": 1, "b": 2}, size=(6, 30, 30)
     )
@@ -120,7 +122,9 @@ def test_models_of_other_splits_and_absent_ones_are_refused(workspace, capsys):
 
 
 def test_stacks_keep_their_spacing_and_reader_through_every_command(tmp_path, monkeypatch, capsys):
-    """3D TIFF: the reader is the plan's, since nothing about an ending tells a stack from an image; 3 x 1 x 1 mm lie in a file beside each."""
+    """3D TIFF: the reader is the plan's, since nothing about an ending tells a stack from an image; 3 x 1 x 1 mm lie in
+    a file beside each.
+    """
     raw, model = (
         tmp_path / "raw" / "Dataset901_Ball",
         tmp_path / "results" / "Dataset901_Ball" / "SAMTrainer__samunetPlans__3d_adapter",

@@ -1,4 +1,4 @@
-"""Augmented patches: sizes, labels and what must not happen to them (tests/parity compares every number with nnU-Net)."""
+"""Augmented patches: sizes, labels and what must not happen to them (tests/parity compares with nnU-Net)."""
 
 from __future__ import annotations
 

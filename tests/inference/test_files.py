@@ -185,7 +185,10 @@ def test_a_file_name_that_is_no_utf_8_fails_alone(predictor, tmp_path):
 
 
 def test_the_files_of_probabilities_are_foretold(predictor, images, tmp_path, caplog):
-    said = "The probabilities take up to 3.91 GiB on disk, 3.91 GiB for the largest case, which takes up to 4 min to write."
+    said = (
+        "The probabilities take up to 3.91 GiB on disk, 3.91 GiB for the largest case, which takes up to 4 min to "
+        "write."
+    )
     assert forecast([512 * 512 * 200, 100], 40) == said
     assert forecast([1000, 100], 4) == ""
     cases = pipeline.cases_to_predict(images, predictor.dataset, tmp_path)

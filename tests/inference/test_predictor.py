@@ -274,7 +274,9 @@ def test_folds_hold_their_frozen_backbone_once(trained, tmp_path):
 
 
 def test_slab_votes_are_the_mean_probabilities_of_all_slabs_that_hold_a_slice(predictor):
-    """MA-SAM's way: end slices repeated, a slab around every slice, softmax votes counted alike: 3, 4, 5, ..., 5, 4, 3 of them."""
+    """MA-SAM's way: end slices repeated, a slab around every slice, softmax votes counted alike: 3, 4, 5, ..., 5, 4, 3
+    of them.
+    """
     depth = 5
     configuration = dataclasses.replace(
         predictor.configuration, patch_size=(depth, 40, 32), spacing=PICTURE[1], mirror_axes=()

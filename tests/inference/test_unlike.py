@@ -1,4 +1,4 @@
-"""Cases that are unlike those of the training are named with what was measured; spacings in another unit are refused."""
+"""Cases that are unlike those of the training are named with what was measured; other units are refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def test_spacing_and_size_far_outside_are_said_with_numbers():
 def test_another_orientation_is_said_and_its_axes_are_compared_where_they_lie():
     turned = grid((0.8, 4.0, 0.8), (300, 20, 300), direction=((-1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0)))
     assert remarks_on_grid(turned, PLAN) == [
-        "its axes x, y, z run toward AIR, those of the training cases toward LPS; it is turned for the network, and its segmentation back"
+        "its axes x, y, z run toward AIR, those of the training cases toward LPS; it is turned for the network, and "
+        "its segmentation back"
     ]
     assert "it is left as it is" in remarks_on_grid(turned, replace(PLAN, orientation=None))[0]
     assert remarks_on_grid(replace(turned, spacing=(4.0, 0.8, 0.8), shape=(20, 300, 300), directed=False), PLAN) == []

@@ -24,7 +24,9 @@ with warnings.catch_warnings():
 
 
 def nnunets(patch_size):
-    """Rotation, whether depth is left out, enlarged patch and mirror axes, as nnU-Net's trainer decides them; 2D patches have D = 1."""
+    """Rotation, whether depth is left out, enlarged patch and mirror axes, as nnU-Net's trainer decides them; 2D
+    patches have D = 1.
+    """
     patch = list(patch_size if patch_size[0] > 1 else patch_size[1:])
     trainer = types.SimpleNamespace(
         configuration_manager=types.SimpleNamespace(patch_size=patch), print_to_log_file=lambda *_: None

@@ -1,4 +1,7 @@
-"""What two commands at once, or a training over a trained fold, must not destroy. The other command is a process that holds the lock."""
+"""What two commands at once, or a training over a trained fold, must not destroy.
+
+The other command is a process that holds the lock.
+"""
 
 from __future__ import annotations
 
@@ -79,9 +82,9 @@ def test_a_finished_fold_is_not_trained_again_unasked(project, fold, results, mo
         monkeypatch.setenv(name, value)
     assert train_command.main([project.dataset, "3d_adapter", "0", "-device", "cpu"]) == 2
     said = capsys.readouterr().err
-    assert (
-        said
-        == f"samunet_train: {mine} is trained; --c --extend EPOCHS adds epochs, --val validates it, --overwrite trains it again.\n"
+    assert said == (
+        f"samunet_train: {mine} is trained; --c --extend EPOCHS adds epochs, --val validates it, "
+        "--overwrite trains it again.\n"
     )
     assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
     assert train_command.main([project.dataset, "3d_adapter", "0", "--overwrite", "--c"]) == 2

@@ -1,4 +1,6 @@
-"""The way of a promptable model: train, validate, simulate prompts, predict with them, score, and what is refused on it."""
+"""The way of a promptable model: train, validate, simulate prompts, predict with them, score, and what is refused on
+it.
+"""
 
 from __future__ import annotations
 
@@ -189,7 +191,9 @@ def test_nothing_is_segmented_outside_the_slices_that_a_box_reaches(prompted, pr
 
 
 class ByPlace(PromptedSegmenter):
-    """A network that takes prompts and answers with the place of the first click in the tile, and ABSENT where a slice has none."""
+    """A network that takes prompts and answers with the place of the first click in the tile, and ABSENT where a slice
+    has none.
+    """
 
     prompts = "points"
 
@@ -203,7 +207,9 @@ class ByPlace(PromptedSegmenter):
 
 @pytest.mark.parametrize("uncertainty", [False, True])
 def test_a_tile_without_the_click_has_no_say(prompted, uncertainty):
-    """In a plane of several tiles, only those that hold the click answer for its structure, and the mean is over those alone."""
+    """In a plane of several tiles, only those that hold the click answer for its structure, and the mean is over those
+    alone.
+    """
     options = PredictionOptions(flips=False, quiet=True, uncertainty=uncertainty)
     networks = (ByPlace(), ByPlace()) if uncertainty else (ByPlace(),)
     predictor = dataclasses.replace(predictor_of(prompted), networks=networks, options=options)

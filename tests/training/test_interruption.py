@@ -1,4 +1,6 @@
-"""A training may be killed, stopped or cut off at any moment: nothing is lost but the steps since the last save, and the end is the same."""
+"""A training may be killed, stopped or cut off at any moment: nothing is lost but the steps since the last save, and
+the end is the same.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What may be asked of a training besides its length: averages, early ends, whole cases, other weights, several seeds, other logs."""
+"""What may be asked of a training besides its length: averages, early ends, whole cases, other weights, several seeds,
+other logs.
+"""
 
 from __future__ import annotations
 

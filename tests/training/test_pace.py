@@ -82,7 +82,10 @@ def test_minutes_that_are_far_too_few_end_the_training_after_its_first_steps(fir
             taken = {1: "2.2 min", 2: "47 s"}[step]
             # the steps taken, one a later epoch, and 200 validation batches at a third of a step
             least = {1: (130 + 200 * 130 + 200 / 3 * 130), 2: (97 + 199 * 47 + 200 / 3 * 47)}[step]
-            message = rf"A step takes about {taken} here: 200 epochs .* need about {-int(-least // 60)} minutes, and 4 were.*-gpu_memory_target 1"
+            message = (
+                rf"A step takes about {taken} here: 200 epochs .* need about {-int(-least // 60)} minutes, and 4 "
+                r"were.*-gpu_memory_target 1"
+            )
             with pytest.raises(ConfigError, match=message):
                 pace.after_step(step)
             return

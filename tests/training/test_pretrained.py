@@ -26,7 +26,9 @@ SHORT = {"epochs": 1, "iterations": 1, "batch_size": 2, "workers": 0, "precision
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
-    """A dataset planned with a random checkpoint of the smallest backbone at SAM's own 1024 pixels, and one trained fold."""
+    """A dataset planned with a random checkpoint of the smallest backbone at SAM's own 1024 pixels, and one trained
+    fold.
+    """
     root, asked = tmp_path_factory.mktemp("pretrained"), {"spacing": (3.0, 1.5, 1.5), "memory_gib": 2.0}
     workspace, dataset, weights, plan = planned_with_weights(
         root, "Dataset904_Pretrained", size=(6, 48, 40), side=1024, **asked
@@ -119,7 +121,10 @@ def test_a_fold_of_another_plan_or_other_labels_is_not_put_beside_trained_ones(s
 def test_cases_that_another_plan_made_are_not_trained_on(setup):
     workspace, dataset, *_ = setup
     path = pipeline.plan_path(workspace, dataset.spec.name, "samunetPlans")
-    message = "were preprocessed by another plan or an earlier version, first 'tiny_000'. Run first: samunet_preprocess -d Dataset904"
+    message = (
+        "were preprocessed by another plan or an earlier version, first 'tiny_000'. Run first: samunet_preprocess -d "
+        "Dataset904"
+    )
     with (
         edited(path, "        3.0,\n        1.5,", "        3.0,\n        1.25,"),
         pytest.raises(DatasetError, match=message),

@@ -335,7 +335,7 @@ _Choice = tuple[Topology, Shape, Preference, _Beside]
 def _spared(
     method: PlannedMethod, spacing: Triple, median_shape: Triple, smallest: float, target: Target
 ) -> tuple[PlannedMethod, _Choice]:
-    """Choose with a method as it is, or in its sparing form where memory for the encoder would cost much of the patch."""
+    """Choose with a method as it is, or in its sparing form where the encoder would cost much of the patch."""
     grid = (spacing, median_shape, smallest, target)
     if method.sparing is None:
         return method, _choose(method, *grid)
