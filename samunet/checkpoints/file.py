@@ -57,7 +57,7 @@ class CheckpointState:
     history: dict[str, tuple[float | None, ...]]
     """Logged values, one per epoch; None where there was none."""
     pace: dict[str, Any] = field(default_factory=dict)
-    """Of a training that was told its minutes."""
+    """State of the pace of a training that was told its minutes; empty for others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,7 @@ class Manifest:
     """File name of the frozen weights below the model; None without."""
     weights_sha256: Sha256 | None
     files: dict[str, Entry]
-    """By path in the zip; the manifest itself is not among them."""
+    """What each path of the zip holds; the manifest itself is not among them."""
 
     @property
     def packed(self) -> str | None:

@@ -174,13 +174,9 @@ def print_plan(plan: Plan, *, explain: bool, names: Sequence[str] = ()) -> None:
         flat = 1 if configuration.dimensions == 2 and plan.reader == "NaturalImage2DIO" else 0
         patch = " x ".join(map(str, configuration.patch_size))
         spacing = " x ".join(f"{value:.3g}" for value in configuration.spacing[flat:])
-        size = (
-            f" at {spacing} mm"
-            if not plan.in_voxels
-            else ""
-            if configuration.spacing == (1, 1, 1)
-            else f" at {spacing} of the files' voxels"
-        )
+        size = f" at {spacing} mm"
+        if plan.in_voxels:
+            size = "" if configuration.spacing == (1, 1, 1) else f" at {spacing} of the files' voxels"
         print(f"  {name}: patch {patch} voxels{size}, batch {configuration.batch_size}, {configuration.backbone}")
     if explain:
         reasons = {

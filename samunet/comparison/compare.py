@@ -59,20 +59,20 @@ class Comparison:
 
     cases: tuple[str, ...]
     patients: tuple[str, ...]
-    """Of each case; the case itself where nothing else is known."""
+    """Patient of each case; the case itself where nothing else is known."""
     patients_known: bool
     """False where every case was taken for a patient."""
     summaries: dict[str, Summary]
-    """By method, cases in the same order."""
+    """Scores of each method, cases in the same order."""
     rows: tuple[Row, ...]
     first_ranks: dict[str, float]
     """Share of resamplings of the patients in which a method has the best mean Dice."""
     tolerance: float
-    """Of NSD, in `unit`."""
+    """Tolerance of NSD, in `unit`."""
 
     @property
     def unit(self) -> str:
-        """Of distances, see `Summary.unit`."""
+        """What distances count, see `Summary.unit`."""
         return next(iter(self.summaries.values())).unit
 
     @property

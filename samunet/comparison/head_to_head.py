@@ -53,7 +53,7 @@ class Settings:
     """One of MATCHES: each tool's own length; equally many epochs of 250 steps; equally many minutes."""
     minutes: float = 0.0
     epochs: int = TrainingConfig().epochs
-    """Of both, where epochs are matched."""
+    """Epochs of both sides, where epochs are matched."""
     train_cases: int = 0
     """Training cases of each fold, drawn at random and the same for both; 0 for all of them."""
     nnunet: nnunet.NNUNet = nnunet.NNUNet()
@@ -273,7 +273,9 @@ def _our_side(place: Workspace, dataset: str, settings: Settings, plans: str, co
         folder = model / f"fold_{fold}"
         if (folder / VALIDATION / SUMMARY).is_file() and is_finished(folder):
             return
-        goes_on = ["--val"] if is_finished(folder) else ["--c"] if not settings.minutes else []
+        goes_on = [] if settings.minutes else ["--c"]
+        if is_finished(folder):
+            goes_on = ["--val"]
         command = [sys.executable, "-m", "samunet.cli.train", dataset, configuration, fold, *words, *goes_on]
         nnunet.run_command(
             command, nnunet.variables(place) | environment, output / LOGS / f"{plans}__{configuration}_{fold}.txt"

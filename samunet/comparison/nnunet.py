@@ -123,7 +123,9 @@ def train(
         return
     if fold.is_dir() and not (resume or finished):
         shutil.rmtree(fold)
-    goes_on = ["--val"] if finished else ["--c"] if fold.is_dir() else []
+    goes_on = ["--c"] if fold.is_dir() else []
+    if finished:
+        goes_on = ["--val"]
     run_command([script("nnUNetv2_train"), *words, *goes_on], variables(workspace) | environment, log)
 
 

@@ -127,7 +127,9 @@ def _number(value: float, digits: int, *, sign: bool = False) -> str:
 
 
 def _p(value: float) -> str:
-    return "\N{EN DASH}" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if math.isnan(value):
+        return "\N{EN DASH}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _difference_plot(comparison: Comparison) -> bytes:

@@ -217,7 +217,9 @@ def short_names(models: Sequence[str]) -> tuple[str, ...]:
     for model in models:
         trainer, plans, configuration = parts if len(parts := model.split("__")) == 3 else ("", "", model)
         own = trainer.removeprefix(TRAINER).strip("_").replace("_", " ")
-        words = ["nnU-Net", own] if trainer.startswith(TRAINER) else [] if trainer == DEFAULT_TRAINER else [trainer]
+        words = [] if trainer == DEFAULT_TRAINER else [trainer]
+        if trainer.startswith(TRAINER):
+            words = ["nnU-Net", own]
         words += [] if plans in (DEFAULT_PLANS_NAME, PLANS) else [plans]
         short.append(" ".join(filter(None, [*words, configuration])))
     return tuple(short) if len(set(short)) == len(short) else tuple(models)

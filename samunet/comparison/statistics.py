@@ -101,7 +101,7 @@ def rank_shares(scores: np.ndarray, patients: Sequence[str]) -> tuple[float, ...
 
 def is_shown(difference: PairedDifference) -> bool:
     """Tell whether a difference counts as shown: interval and test leave out 0, and both point to one side."""
-    side = 1 if difference.low > 0 else -1 if difference.high < 0 else 0
+    side = int(difference.low > 0) - int(difference.high < 0)
     return difference.p < LEVEL and side != 0 and side == difference.rank_sign
 
 

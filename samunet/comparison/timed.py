@@ -24,7 +24,7 @@ class Timed(nnUNetTrainer):
     """See `TrainingConfig.minutes`; 0 leaves nnU-Net's 250 iterations per epoch."""
 
     threads = 0
-    """Of a CPU; 0 leaves nnU-Net's choice."""
+    """Threads of a CPU; 0 leaves nnU-Net's choice."""
 
     def __init__(
         self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = CUDA

@@ -59,7 +59,7 @@ class Outcome:
     failures: tuple[Failure, ...]
     """Those that could not be; the segmentations of all others are written."""
     remarks: dict[str, tuple[str, ...]]
-    """Of each case that was read, what of it is unlike the training cases; see `Predictor.remarks`."""
+    """What of each case that was read is unlike the training cases; see `Predictor.remarks`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class FileOptions:
     free: int | None = None
     """Bytes beyond which a case is refused when there is no such limit; None refuses nothing."""
     ending: str | None = None
-    """Of the segmentations, with its dot; None for that of each input."""
+    """Ending of the segmentations, with its dot; None for that of each input."""
     series: str | None = None
     """Which one of a folder of several DICOM series is meant: number, UID or description."""
     quiet: bool = False
@@ -142,7 +142,7 @@ class _Work:
     behind: deque[tuple[Case, Future[None]]] = field(default_factory=deque)
     failures: list[Failure] = field(default_factory=list)
     voxels: dict[str, int] = field(default_factory=dict)
-    """Of the cases that can be predicted."""
+    """Voxels of each case that can be predicted."""
     total: int = 0
     """Cases to predict, of which `ended` are over since `began`, in seconds of a clock."""
     ended: int = 0

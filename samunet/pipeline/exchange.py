@@ -45,7 +45,7 @@ class Foreign:
     variant: str
     """The method that they fit."""
     options: dict[str, Any]
-    """Of the method, on which the weights were trained."""
+    """Options of the method, with which the weights were trained."""
     load: Callable[[Any, Mapping[str, Tensor]], None]
     """Fills a network of the method."""
 

@@ -60,7 +60,7 @@ class PlanOptions:
 
     plans_name: str = DEFAULT_PLANS_NAME
     memory_gib: float = 8.0
-    """Of the GPU to plan for."""
+    """Memory of the GPU to plan for."""
     precision: str = "mixed"
     """One of MEMORY_FACTORS."""
     spacing: Triple | None = None
@@ -71,7 +71,7 @@ class PlanOptions:
     weights: str | None = None
     """SAM checkpoint in the official layout: a path, or the name of an official one."""
     sha256: str | None = None
-    """Of a checkpoint that is none of the official ones."""
+    """SHA-256 of a checkpoint that is none of the official ones."""
 
     def __post_init__(self) -> None:
         check_plans_name(self.plans_name)

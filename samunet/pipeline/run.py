@@ -74,7 +74,7 @@ class TrainOptions:
     save_probabilities: bool = False
     run: RunConfig = RunConfig()
     rank: int = 0
-    """Of this process, where several train one model."""
+    """Number of this process, where several train one model."""
     processes: int = 1
     command: tuple[str, ...] = ()
     """What the user typed, for debug.json."""

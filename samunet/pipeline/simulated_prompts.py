@@ -29,7 +29,7 @@ class Clicking:
     relaxation: int = 0
     """Voxels by which a box is larger on every side."""
     axis: int = 0
-    """Of the file's array, (D, H, W), along which the slices of the clicks follow each other."""
+    """Axis of the file's array, (D, H, W), along which the slices of the clicks follow each other."""
     seed: int = 1234
 
     def __post_init__(self) -> None:

@@ -72,7 +72,7 @@ class TrainingConfig:
     compile: bool = False
     """Compile the network with torch.compile."""
     seed: Annotated[int, Within(0, 2**63 - 1)] = 0
-    """Of weights, patches and augmentation."""
+    """Seed of weights, patches and augmentation."""
     workers: Annotated[int, Within(-1)] = -1
     """Processes that augment ahead; -1 chooses by device and cores, 0 augments in the training process."""
     precision: Annotated[str, OneOf(*PRECISIONS)] = "auto"
