@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
+from samunet.core.ranges import Within
 from samunet.errors import ConfigError
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
@@ -50,14 +52,14 @@ class PromptSimulation:
     prompts: str = "mixed"
     """"points": clicks inside a structure; "iterative": one inside, then more where the network errs; "box"; "mixed":
     one of these for each batch."""
-    points: int = 3
+    points: Annotated[int, Within(1, 1000)] = 3
     """Clicks of "points" in each slice."""
-    rounds: int = 3
+    rounds: Annotated[int, Within(1, 100)] = 3
     """Clicks of "iterative" in each slice, the first included."""
-    box_overlap: float = 0.75
+    box_overlap: Annotated[float, Within(0, 1)] = 0.75
     """The sides of a box move by chance, as far as the plane's IoU with the tight box stays at this or above; 1 leaves
     it tight."""
-    box_relaxation: int = 2
+    box_relaxation: Annotated[int, Within(0, 10_000)] = 2
     """A box is then larger by up to so many voxels on every side, along depth too, as boxes drawn by hand are."""
 
     def __post_init__(self) -> None:

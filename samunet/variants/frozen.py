@@ -6,8 +6,9 @@ See documentation/methods/frozen.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from samunet.core.ranges import Within
 from samunet.errors import ConfigError
 from samunet.models.rules import WITHOUT_PROMPTS, preferred, step_gib
 from samunet.models.spec import NetworkSpec
@@ -30,7 +31,7 @@ class Config:
     head: str = "class_tokens"
     """"class_tokens": SAM's mask decoder with one token per class; "cnn": a small convolutional decoder; "linear": one
     linear map per token."""
-    upsampling: int = 16
+    upsampling: Annotated[int, Within(1, 16)] = 16
     """Upsampling of the class-token decoder: 16, progressive (MA-SAM's); 4 as in SAM."""
     pixel_range: str = "sam"
     """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]."""

@@ -6,8 +6,9 @@ See documentation/methods/full.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from samunet.core.ranges import Within
 from samunet.errors import ConfigError
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
 from samunet.models.spec import NetworkSpec
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 class Config(EncoderOptions):
     """Options of this method."""
 
-    layer_decay: float = 0.8
+    layer_decay: Annotated[float, Within(1e-3, 1)] = 0.8
     """Learning rate of a block as a share of the next block's; 1 trains all blocks alike."""
-    upsampling: int = 16
+    upsampling: Annotated[int, Within(1, 16)] = 16
     """Upsampling of the decoder: 16, progressive, to the encoder's resolution (MA-SAM's); 4 as in SAM."""
 
     def __post_init__(self) -> None:

@@ -6,10 +6,11 @@ Depth is the slab: slices meet only in the adapters' depth convolutions. See doc
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
+from samunet.core.ranges import Within
 from samunet.errors import ConfigError
 from samunet.models import rules
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, step_gib
@@ -31,16 +32,16 @@ INITIALIZATIONS = ("official", "zero")
 class Config(EncoderOptions):
     """Options of this method; the defaults are the authors'."""
 
-    rank: int = 32
+    rank: Annotated[int, Within(1, 4096)] = 32
     """Rank of FacT on q and v; 0 leaves it out."""
-    adapter_width: int = 384
+    adapter_width: Annotated[int, Within(1, 4096)] = 384
     """Bottleneck of the 3D adapters, the same for every backbone."""
-    dropout: float = 0.1
+    dropout: Annotated[float, Within(0, 1)] = 0.1
     """Share of FacT's low-rank vectors that training drops."""
     initialization: str = "official"
     """"official": adapters start at random, so the encoder does not start as SAM; "zero": their up projections start at
     zero."""
-    upsampling: int = 16
+    upsampling: Annotated[int, Within(1, 16)] = 16
     """Upsampling of the decoder: 16, progressive, to the encoder's resolution; 4 as in SAM."""
 
     def __post_init__(self) -> None:

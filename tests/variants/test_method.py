@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from dataclasses import dataclass, replace
@@ -111,3 +112,22 @@ def test_the_checks_of_a_flat_configuration_name_their_place_too():
     assert some.read({"size": 2}, "plan") == Config(2)
     with pytest.raises(ConfigError, match="plan: size must be 1 or more"):
         some.read({"size": 0}, "plan")
+
+
+def numbers(config):
+    """Names of the options of a method that are numbers, those of its parts too."""
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(field.default):
+            yield from numbers(type(field.default))
+        elif type(field.default) in (int, float):
+            yield field.name
+
+
+@pytest.mark.parametrize("name", plugins.variant_names())
+def test_no_number_of_a_methods_options_is_without_bounds(name):
+    """A plan from a stranger could ask for a network of any size."""
+    known = load_variant(name)
+    for option in numbers(known.config):
+        for number in (10**12, -(10**12)):
+            with pytest.raises(ConfigError, match=option):
+                known.read({option: number}, "plan")

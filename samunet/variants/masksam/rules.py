@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
+from samunet.core.ranges import Within
 from samunet.errors import ConfigError
 from samunet.models import rules
 from samunet.models.rules import step_gib
@@ -28,9 +30,9 @@ STAGES = 4
 class Config:
     """Options of this method; the defaults are the paper's where it tells."""
 
-    queries: int = 0
+    queries: Annotated[int, Within(0, 10_000)] = 0
     """Number of queries; 0 takes one and a half per class, rounded up to a multiple of 8 (the authors' 8 and 24)."""
-    ratio: float = 0.25
+    ratio: Annotated[float, Within(1e-3, 16)] = 0.25
     """Width of the adapters as a share of the width of their tokens."""
     decoder_depth: str = "convolution"
     """How the decoder's adapters see depth: "convolution" over three slices, for any depth; "perceptron" over all of
@@ -39,7 +41,7 @@ class Config:
     """"zero": the adapters' up projections start at zero, so that the encoder starts as SAM; "official": at random."""
     match: str = "slice"
     """Which query has which class: assigned for each slice, as published, or once for the whole slab ("volume")."""
-    points: int = 32768
+    points: Annotated[int, Within(1, 2**24)] = 32768
     """Pixels of a slice at which masks are compared; all of them where it has no more."""
     checkpointing: bool = False
     """Run each block again in the backward pass instead of keeping its activations."""

@@ -7,8 +7,9 @@ documentation/methods/med_sa.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from samunet.core.ranges import Within
 from samunet.errors import ConfigError
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
 from samunet.models.spec import NetworkSpec
@@ -34,13 +35,13 @@ ATTENTION_ALONG_DEPTH = 0.75  # of a token's width: what it keeps for the gradie
 class AdapterConfig(EncoderOptions):
     """Options of the adapters; the defaults are the paper's where it tells, but for the start at zero."""
 
-    ratio: float = 0.25
+    ratio: Annotated[float, Within(1e-3, 16)] = 0.25
     """Width of the encoder's adapters as a share of its tokens' width."""
-    decoder_width: int = 64
+    decoder_width: Annotated[int, Within(1, 4096)] = 64
     """Width of the decoder's adapters."""
     activation: str = "relu"
     """Activation of the adapters: "relu" as in the paper, "gelu" as in the released code."""
-    scale: float = 0.5
+    scale: Annotated[float, Within(-100, 100)] = 0.5
     """Factor on the adapters beside the MLPs."""
     initialization: str = "zero"
     """"zero": the adapters' up projections start at zero, so that the encoder starts as SAM; "official": at random."""
@@ -48,7 +49,7 @@ class AdapterConfig(EncoderOptions):
     """Attend along depth as well (SD-Trans); without it slices do not see each other."""
     prompted: str = "hyper"
     """How prompt tokens steer the decoder's first adapter: "hyper" (HyP-Adpt), "add" or "concat", the ablation."""
-    hyper_layers: int = 1
+    hyper_layers: Annotated[int, Within(0, 64)] = 1
     """Layers that "hyper" makes."""
 
     def __post_init__(self) -> None:
@@ -66,7 +67,7 @@ class AdapterConfig(EncoderOptions):
 class Config(AdapterConfig):
     """Options of this method."""
 
-    upsampling: int = 4
+    upsampling: Annotated[int, Within(1, 16)] = 4
     """Upsampling of the decoder: 4 as in SAM; 16, progressive, as in MA-SAM."""
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Annotated
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
+from samunet.core.ranges import Within
 from samunet.errors import ConfigError, PlanningError
 from samunet.models.rules import FROZEN_BYTES, adapter_weights, kept_blocks
 from samunet.models.spec import NetworkSpec
@@ -28,9 +30,9 @@ class Config:
     token_source: str = "auto"
     """"patches": SAM's patch embedding of the image; "features": the U-Net's features at the injection stage;
     "auto": patches with pretrained weights, features without."""
-    adapter_ratio: float = 0.5
+    adapter_ratio: Annotated[float, Within(1e-3, 16)] = 0.5
     """Adapter width as a share of the token width (MA-SAM: 384 of 768)."""
-    rank: int = 32
+    rank: Annotated[int, Within(1, 4096)] = 32
     """Rank of the low-rank updates of q and v of a frozen backbone (MA-SAM's); not used when the backbone trains."""
     deep_supervision: bool = True
     """Take the loss at every decoder level but the lowest in training."""

@@ -6,8 +6,9 @@ See documentation/methods/samed.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from samunet.core.ranges import Within
 from samunet.errors import ConfigError
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
 from samunet.models.spec import NetworkSpec
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Config(EncoderOptions):
     """Options of this method; the defaults are the authors'."""
 
-    rank: int = 4
+    rank: Annotated[int, Within(1, 4096)] = 4
     """Rank of LoRA on q and v."""
     adapt_decoder: bool = False
     """SAMed_s: freeze the decoder's two-way transformer as well, with LoRA on its q and v."""
