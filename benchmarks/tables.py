@@ -73,6 +73,7 @@ METHODS_READING = """
 - Nothing about what they reach with SAM's weights, on a GPU, or in a day.
 - One seed, one fold. Intervals are over cases; with four cases no difference can be shown, and the order on the
   prostate means little.
+- 3d_ma_sam and 2d_samed were planned by an earlier rule for the encoder grid; today's plans give them other ones.
 - 3d_masksam was trained by later versions of the code than the others: its generator was mended before both of its
   rows, the estimate of its memory, which makes the plan, before that of the prostate. The mends touch no code that the
   others run; on the hippocampus the plan stays the same.
