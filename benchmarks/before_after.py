@@ -1,7 +1,7 @@
 """Whole commands of this checkout and of an earlier one in turns: preprocessing, and prediction with one model.
 
-    git worktree add /tmp/before REVISION
-    python benchmarks/before_after.py --before /tmp/before --datasets 4 35 45 --runs 5  # nnUNet_raw holds them
+    git worktree add ../before REVISION
+    python benchmarks/before_after.py --before ../before --datasets 4 35 45 --runs 5  # nnUNet_raw holds them
 
 For each dataset both sides plan and preprocess it into empty folders (two cases at a time), then segment the same
 images with the same model, trained for two steps by the earlier checkout. Times are processor time and time of day of

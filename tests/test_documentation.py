@@ -33,7 +33,7 @@ def tables():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_to_a_file(page):
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
@@ -49,7 +49,7 @@ def resolve(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_name_and_file_of_the_package_exists(page):
-    text = re.sub(r".*my_method.*", "", page.read_text())
+    text = re.sub(r".*my_method.*", "", page.read_text(encoding="utf-8"))
     for file in re.findall(r"\b(?:samunet|tests|benchmarks)/[\w/]+\.(?:py|json|md)\b", text):
         assert (ROOT / file).is_file(), f"{page.name} names {file}"
     for name in set(re.findall(r"\bsamunet(?:\.[A-Za-z_]\w*)+", text)) - {"samunet.egg", "samunet.git"}:
@@ -61,13 +61,13 @@ def test_every_name_and_file_of_the_package_exists(page):
 
 def test_tables_are_what_the_results_give():
     texts = tables().pages()
-    assert texts == {name: (ROOT / name).read_text() for name in texts}
+    assert texts == {name: (ROOT / name).read_text(encoding="utf-8") for name in texts}
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "documentation/results").iterdir()} <= set(texts)
 
 
 def test_every_command_has_a_section_and_every_section_a_command():
-    names = re.findall(r"^(samunet_\w+) = ", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
-    text = (ROOT / "documentation" / "reference" / "commands.md").read_text()
+    names = re.findall(r"^(samunet_\w+) = ", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = (ROOT / "documentation" / "reference" / "commands.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^## (samunet_\w+)", text, flags=re.MULTILINE)) == set(names)
 
 
@@ -105,12 +105,16 @@ def options_of(target, patch) -> set[str]:
 
 def commands():
     return dict(
-        re.findall(r'^(samunet_\w+) = "([\w.]+):main"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+        re.findall(
+            r'^(samunet_\w+) = "([\w.]+):main"',
+            (ROOT / "pyproject.toml").read_text(encoding="utf-8"),
+            flags=re.MULTILINE,
+        )
     )
 
 
 def section_of(name: str) -> str:
-    text = (ROOT / "documentation" / "reference" / "commands.md").read_text()
+    text = (ROOT / "documentation" / "reference" / "commands.md").read_text(encoding="utf-8")
     return text.split(f"## {name}\n")[1].split("\n## ")[0]
 
 
@@ -162,7 +166,7 @@ def test_every_flag_and_command_of_nnunet_is_here_or_denied(monkeypatch):
 def test_every_kind_of_finding_is_documented():
     from samunet.checking.findings import KINDS
 
-    text = (ROOT / "documentation" / "reference" / "dataset-checks.md").read_text()
+    text = (ROOT / "documentation" / "reference" / "dataset-checks.md").read_text(encoding="utf-8")
     assert all(f"| `{code}` | {severity} | {fix} |" in text for code, (severity, fix) in KINDS.items())
 
 
@@ -171,4 +175,4 @@ def test_no_file_names_a_place_of_one_machine():
     for name in tracked:
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".json", ".cff", ".j2"} and path.is_file():
-            assert str(ROOT.parent) + "/" not in path.read_text(), name
+            assert str(ROOT.parent) + "/" not in path.read_text(encoding="utf-8"), name

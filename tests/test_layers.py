@@ -42,7 +42,7 @@ def room_of(path: Path) -> str:
 
 def imported(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "samunet"}
@@ -60,7 +60,7 @@ def test_a_module_imports_from_layers_before_its_own(path):
 
 
 def test_the_architecture_page_names_every_room_once_and_in_order():
-    page = (ROOT.parent / "documentation" / "architecture.md").read_text()
+    page = (ROOT.parent / "documentation" / "architecture.md").read_text(encoding="utf-8")
     table = page[page.index("| row | rooms |") : page.index("Planning, checking")]
     named = [[name for name in re.findall(r"`(\w+)`[:.]", line) if name in ROW_OF] for line in table.splitlines()]
     rows = [sorted(row) for row in named if row]
@@ -74,7 +74,7 @@ def test_the_architecture_page_names_every_room_once_and_in_order():
 def test_core_needs_numpy_and_the_standard_library_only():
     allowed = set(sys.stdlib_module_names) | {"numpy", "samunet", "torch"}  # torch in annotations only, see below
     for path in (ROOT / "core").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 name = node.names[0].name if isinstance(node, ast.Import) else str(node.module)
                 assert name.split(".")[0] in allowed, f"{path.name} imports {name}"
@@ -112,7 +112,7 @@ def test_measuring_planning_and_preprocessing_need_no_torch(tmp_path):
 
 def test_nothing_in_the_package_asserts_prints_below_cli_or_loads_unsafely():
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not isinstance(node, ast.Assert), f"{path} asserts"
             if not isinstance(node, ast.Call):
                 continue
@@ -129,7 +129,7 @@ def test_nothing_in_the_package_asserts_prints_below_cli_or_loads_unsafely():
 def test_the_environment_is_read_in_the_workspace_only():
     for path in MODULES:
         if room_of(path) != "cli" and path.name != "workspace.py":
-            assert "os.environ" not in path.read_text(), path
+            assert "os.environ" not in path.read_text(encoding="utf-8"), path
 
 
 def test_every_public_name_resolves():
@@ -147,7 +147,7 @@ def test_only_the_download_of_weights_knows_a_network():
     knowing = [
         path.relative_to(ROOT).as_posix()
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, (ast.Import, ast.ImportFrom))
         and clients
         & {(name or "").split(".")[0] for name in [*(alias.name for alias in node.names), getattr(node, "module", "")]}
@@ -157,7 +157,7 @@ def test_only_the_download_of_weights_knows_a_network():
 
 def modules_imported(path: Path) -> set[str]:
     """Names of the package's modules that a module imports, inside functions too, but for annotations."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     annotations = {
         inner
         for node in ast.walk(tree)

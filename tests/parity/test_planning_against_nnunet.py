@@ -26,7 +26,7 @@ from samunet.core.preprocessed import OUTSIDE_NONZERO, PreprocessedCase
 from samunet.core.workspace import Workspace
 from samunet.imageio.case import read_case
 from samunet.planning import extract
-from samunet.planning.planners.default import Method, Target
+from samunet.planning.planners.default import PlannedMethod, Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.planning.splits import make_splits, split_for_fold
 from samunet.planning.topology import divisors, topology_for
@@ -189,7 +189,7 @@ class Compared:
 
 def our_plan(dataset: pipeline.RawDataset) -> Plan:
     methods = {
-        f"{n}d_adapter": Method(
+        f"{n}d_adapter": PlannedMethod(
             variant="sam_unet",
             dimensions=n,
             preferred=lambda *_: (Preference(scale=2.0, reason=""),),
