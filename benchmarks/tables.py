@@ -340,7 +340,30 @@ def preprocessing_page(results: list[dict]) -> str:
                 result["dataset"], result["cases"], *sides[:2], f"{whole['faster']}x", *sides[2:], whole["memory_ratio"]
             )
         )
+    sections += _before_and_after()
     return "\n".join(sections) + "\n"
+
+
+def _before_and_after() -> list[str]:
+    """Rows of benchmarks/before_after.py: what the checks of files, and processes for their readers, cost."""
+    path = RESULTS / "before_after.json"
+    if not path.is_file():
+        return []
+    result = json.loads(path.read_text())
+    sections = [
+        "\n## What safety costs\n",
+        f"Whole commands of revision {result['before']}, before stored cases had checksums and ITK read in a process of "
+        "its own, and of today's,",
+        f"in turns with one thread ({result['machine']['cpu']}): processor time with all processes, and the median ratio "
+        "of the pairs. Many small",
+        "cases show what is done once per file. Made by `benchmarks/before_after.py`.\n",
+        _row("dataset", "command", "before s", "today s", "ratio"),
+        "|---" * 5 + "|",
+    ]
+    for row in result["rows"]:
+        seconds = (f"{row[f'{side}_cpu_seconds']:.1f}" for side in ("before", "after"))
+        sections.append(_row(row["dataset"], row["task"], *seconds, f"{row['cpu_ratio']:.2f}"))
+    return sections
 
 
 def trainer_page(results: list[dict], methods: dict | None) -> str:

@@ -6,7 +6,6 @@ import errno
 import functools
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ _open: set[Path] = set()  # of this process; the only way to find them when a si
 def part_name(ending: str = "") -> str:
     """Return a new name for a file or folder that this process is to write."""
     process = this_process()
-    return f"{PREFIX}{process.host}-{process.number}-{process.began}-{secrets.token_hex(6)}{ending}"
+    return f"{PREFIX}{process.host}-{process.number}-{process.began}-{os.urandom(6).hex()}{ending}"
 
 
 def is_part(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
 import re
@@ -55,6 +54,8 @@ def end_with_parent() -> None:
 
     Workers that wait for each other, or for room in a pipe, would not notice.
     """
+    import multiprocessing  # only its workers need it; commands start without
+
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
