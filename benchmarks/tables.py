@@ -352,9 +352,11 @@ def _before_and_after() -> list[str]:
     result = json.loads(path.read_text())
     sections = [
         "\n## What safety costs\n",
-        f"Whole commands of revision {result['before']}, before stored cases had checksums and ITK read in a process of "
+        f"Whole commands of revision {result['before']}, before stored cases had checksums and ITK read in a process "
+        "of "
         "its own, and of today's,",
-        f"in turns with one thread ({result['machine']['cpu']}): processor time with all processes, and the median ratio "
+        f"in turns with one thread ({result['machine']['cpu']}): processor time with all processes, and the median "
+        "ratio "
         "of the pairs. Many small",
         "cases show what is done once per file. Made by `benchmarks/before_after.py`.\n",
         _row("dataset", "command", "before s", "today s", "ratio"),
