@@ -1,4 +1,7 @@
-"""One command at a time in a folder; a second one is told who is there. Locks of dead processes count for nothing."""
+"""One command at a time in a folder; a second one is told who is there. Locks of dead processes count for nothing.
+
+The package filelock did this before: its versions before 3.21 take the lock of a file that its holder removed meanwhile.
+"""
 
 from __future__ import annotations
 

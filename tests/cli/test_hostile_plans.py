@@ -15,7 +15,7 @@ from cli.test_descriptions import fault_of_answer
 GONE = object()
 NUMBERS = [GONE, None, -1, "3", [], {}, True, 1e400, 10**30]
 CHANGED = {
-    ("dataset",): [GONE, None, "../x", "Dataset905_Other", "/tmp/Dataset901_Tiny", "", 7, "a\0b"],
+    ("dataset",): [GONE, None, "../x", "Dataset905_Other", "/elsewhere/Dataset901_Tiny", "", 7, "a\0b"],
     ("reader",): ["NoReader", 7, None],
     ("memory_gib",): [*NUMBERS, 0, float("nan")],
     ("precision",): ["fp8", 7, None],

@@ -43,7 +43,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("said", [OWN, f"../preprocessed/{OWN}", "../../x", "/tmp/x", "", "a\0b"], ids=ascii)
+@pytest.mark.parametrize("said", [OWN, f"../preprocessed/{OWN}", "../../x", "/elsewhere/x", "", "a\0b"], ids=ascii)
 def test_a_plan_of_another_dataset_is_refused_and_nothing_is_touched(both, capsys, said):
     victim = both.parent / "x" / "samunetPlans_3d"
     victim.mkdir(parents=True)
