@@ -1,6 +1,6 @@
 """One command at a time in a folder; a second one is told who is there. Locks of dead processes count for nothing.
 
-The package filelock did this before: its versions before 3.21 take the lock of a file that its holder removed meanwhile.
+The package filelock did this before: before 3.21 it takes the lock of a file that its holder has removed.
 """
 
 from __future__ import annotations
