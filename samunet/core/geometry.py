@@ -6,6 +6,7 @@ World coordinates are LPS millimetres, as ITK and DICOM use.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -93,16 +94,20 @@ class Geometry:
     @property
     def orientation(self) -> str:
         """Letters of the patient's sides toward which axes (D, H, W) grow, the nearest where oblique, e.g. "SPL"."""
-        cosines = np.array(self.direction)
-        nearest = max(
-            permutations(range(3)), key=lambda order: sum(abs(cosines[axis, world]) for axis, world in enumerate(order))
-        )
-        return "".join(PATIENT_SIDES[world][int(cosines[axis, world] > 0)] for axis, world in enumerate(nearest))
+        return _letters(self.direction)
 
     def _corners(self) -> list[np.ndarray]:
         steps = np.array(self.direction) * np.array(self.spacing)[:, None]
         ends = np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(self.shape) - 1)
         return [np.array(self.origin) + end @ steps for end in ends]
+
+
+@functools.lru_cache(256)  # most cases of a dataset have one direction, and each is asked several times
+def _letters(cosines: tuple[Vector3, Vector3, Vector3]) -> str:
+    nearest = max(
+        permutations(range(3)), key=lambda order: sum(abs(cosines[axis][world]) for axis, world in enumerate(order))
+    )
+    return "".join(PATIENT_SIDES[world][int(cosines[axis][world] > 0)] for axis, world in enumerate(nearest))
 
 
 def unit_of(measured: bool, planar: bool) -> str:

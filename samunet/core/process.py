@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -29,7 +30,12 @@ class ProcessId:
 
 def this_process() -> ProcessId:
     """Return who asks."""
-    return ProcessId(host=_host(), number=os.getpid(), began=_began(os.getpid()) or 0)
+    return _living(os.getpid())
+
+
+@functools.cache  # asked for every file that is written; a fork has a number of its own
+def _living(number: int) -> ProcessId:
+    return ProcessId(host=_host(), number=number, began=_began(number) or 0)
 
 
 def is_dead(process: ProcessId) -> bool:

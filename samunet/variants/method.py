@@ -7,13 +7,12 @@ import importlib
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from samunet.core.codec import decode, encode
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
-from samunet.core.plugins import PACKAGE, refuse_unknown_variant
+from samunet.core.plugins import PACKAGE, installed_methods, refuse_unknown_variant
 from samunet.errors import ConfigError, SamunetError, did_you_mean
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
@@ -102,17 +101,16 @@ def load_variant(name: str) -> Method[Any]:
     Raises:
         ConfigError: no method has that name (the nearest is named), or an installed package offers something else.
     """
-    for point in entry_points(group=PACKAGE):
-        if point.name == name:
-            module, _, attribute = point.value.partition(":")
-            method = getattr(importlib.import_module(module), attribute or NAME, None)
-            if not isinstance(method, Method):
-                raise ConfigError(
-                    f"An installed package offers the method '{name}' as {point.value}, which gives no "
-                    f"samunet.variants.method.Method with the name {attribute or NAME}. Update the package, or remove "
-                    "it."
-                )
-            return method
+    place = installed_methods().get(name)
+    if place is not None:
+        module, _, attribute = place.partition(":")
+        method = getattr(importlib.import_module(module), attribute or NAME, None)
+        if not isinstance(method, Method):
+            raise ConfigError(
+                f"An installed package offers the method '{name}' as {place}, which gives no "
+                f"samunet.variants.method.Method with the name {attribute or NAME}. Update the package, or remove it."
+            )
+        return method
     refuse_unknown_variant(name)
     method = importlib.import_module(f"{PACKAGE}.{name}").METHOD
     return typing.cast("Method[Any]", method)

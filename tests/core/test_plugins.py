@@ -17,4 +17,5 @@ def test_an_installed_package_adds_a_name(monkeypatch):
         name, value = "from_outside", "json"
 
     monkeypatch.setattr(plugins, "entry_points", lambda group: [Point] if group == "samunet.variants" else [])
+    monkeypatch.setattr(plugins, "installed_methods", plugins.installed_methods.__wrapped__)
     assert "from_outside" in variant_names()

@@ -49,9 +49,8 @@ def installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "outside_package", module)
 
     def install(value: str) -> None:
-        point = type("Point", (), {"name": "outside", "value": value})
         for place in (plugins, method):
-            monkeypatch.setattr(place, "entry_points", lambda group: [point])
+            monkeypatch.setattr(place, "installed_methods", lambda: {"outside": value})
 
     return install
 
