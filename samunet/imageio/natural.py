@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ class NaturalImage2DIO(ImageReader):
             refuse_absent(path)
             size = None
             try:
-                with Image.open(path) as image:
+                with _opened(path) as image:
                     (width, height), mode = image.size, image.mode
             except READ_ERRORS as error:
                 raise ImageFileError(f"{path} cannot be read: {error}. Copy or export it again.") from None
@@ -144,12 +145,19 @@ def _flat(array: np.ndarray, axes: str, palette: np.ndarray | None, path: Path, 
     raise ImageFileError(message, "pixel-form")
 
 
+def _opened(path: Path) -> Image.Image:
+    """Open an image, a large one without Pillow's warning: what a case takes is compared with the memory there is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path)
+
+
 def _read_picture(path: Path, indices: bool) -> np.ndarray:
     """Return any other image as (C, H, W)."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             image.verify()  # checksums; the image must be opened again afterwards
-        with Image.open(path) as image:
+        with _opened(path) as image:
             mode, frames, turned = (
                 image.mode,
                 getattr(image, "n_frames", 1),

@@ -336,3 +336,14 @@ def test_an_image_without_a_voxel_is_refused_by_name(name, tmp_path):
         (tmp_path / name).write_bytes(gzip.compress(header.binaryblock + bytes(4)))
     with pytest.raises(ImageFileError, match=name):
         reader_for(name[1:]).read_image([tmp_path / name])
+
+
+def test_an_image_that_says_to_be_large_is_measured_without_a_warning(tmp_path):
+    path = tmp_path / "large.bmp"
+    Image.new("L", (64, 64)).save(path)
+    content = bytearray(path.read_bytes())
+    content[18:26] = (15_000).to_bytes(4, "little") + (10_000).to_bytes(4, "little")  # width and height
+    path.write_bytes(content)
+    assert NATURAL.peek(path).geometry.shape == (1, 10_000, 15_000)
+    with pytest.raises(ImageFileError, match=r"large.bmp cannot be read"):
+        NATURAL.read_image([path])
