@@ -1,9 +1,10 @@
 """Procedural scenes with instance masks, of which no two are alike: what a network can learn to segment from nothing.
 
-A scene is bodies in mm-like space, seen through a grid: a slab of slices, or one slice. Zones of smooth noise lie behind them, whose edges
-belong to no object; bodies come alone, in pairs left and right of a body they lie in, as walls with a lumen, or as clusters of cells;
-families of them share their intensity. What a scanner or microscope does to an image comes after: partial volume, texture, a bias field, blur,
-noise, contrast. No number here is from an image of anybody; the ranges are ours.
+A scene is bodies in space, seen through a grid: a slab of slices, or one slice. Zones of smooth noise lie behind them,
+whose edges belong to no object. Bodies come alone, in pairs left and right of the middle, as walls with a lumen, with
+parts, or as clusters of cells; families of them look alike. What a scanner or microscope does to an image comes after:
+partial volume, texture, a bias field, blur, contrast, noise. No number here is from an image of anybody; all ranges are
+ours.
 
 Axes: C channels (1 gray or 3 colored), D H W voxels.
 """
@@ -268,7 +269,7 @@ def smooth_noise(rng: np.random.Generator, shape: Shape, cells: int) -> np.ndarr
     noise = rng.standard_normal([count + 3 for count in counts], np.float32)
     for axis, (size, count) in enumerate(zip(shape, counts, strict=True)):
         noise = np.moveaxis(np.tensordot(_spline(size, count), noise, axes=(1, axis)), 0, axis)
-    return noise * np.float32(1.7)  # a cubic spline averages
+    return noise * np.float32(3.0)  # a cubic spline averages, by 0.69 along each axis
 
 
 @lru_cache(maxsize=256)

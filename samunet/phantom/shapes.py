@@ -1,6 +1,6 @@
 """Bodies as functions of the position: negative inside, zero on the surface.
 
-Axes: N positions, 3 for (d, h, w). Lengths are shares of the longer side of the plane, so that a scene is about one wide.
+Axes: N positions, 3 for (d, h, w). Lengths are shares of the longer side of the plane: a scene is about one wide.
 """
 
 from __future__ import annotations
