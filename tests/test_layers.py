@@ -26,7 +26,7 @@ ROWS = (
     ("imageio", "ops", "sam"),
     ("planning", "preprocessing", "models", "evaluation", "phantom", "importing"),
     ("data", "variants", "checking"),
-    ("checkpoints",),
+    ("checkpoints", "pretraining"),
     ("training", "inference"),
     ("pipeline",),
     ("comparison", "ext_trainer"),

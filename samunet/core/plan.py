@@ -18,7 +18,7 @@ from samunet.errors import ConfigError, did_you_mean
 
 DEFAULT_PLANS_NAME = "samunetPlans"
 SIZES_LATER_READ = ("NaturalImage2DIO", "Tiff3DIO")  # readers that once took 1 for every size
-ALIASES = {"adapter": "sam_unet"}
+ALIASES = {"adapter": "sam_unet", "adapter_prompted": "sam_unet_prompted"}
 # Never nnU-Net's, and never "__", which separates names in folders.
 PLANS_NAME = re.compile(r"samunet[A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")
 FOLDER_NAME = Form(
@@ -250,7 +250,7 @@ def refuse_nnunet_names(name: str) -> None:
 
 
 def parse_configuration_name(name: str) -> tuple[int, str]:
-    """Split `<2d|3d>_<variant>` into dimensions and variant module name; `adapter` stands for sam_unet.
+    """Split `<2d|3d>_<variant>` into dimensions and variant module name; see ALIASES.
 
     Raises:
         ConfigError: the name does not have that form, or is a configuration that only nnU-Net has.

@@ -24,9 +24,10 @@ PROMPTS = "prompts.json"
 """Name of the file in a folder of predictions that were made with prompts."""
 TO_LPS = {"lps": (1.0, 1.0, 1.0), "ras": (-1.0, -1.0, 1.0)}
 COORDINATES = ("voxel", *TO_LPS)
-INSIDE, OUTSIDE, BOX = 1, 2, 4
-"""Bits of a voxel of a prompt map: a click inside the structure, one outside it, part of its box."""
-SHOWS = INSIDE | BOX
+INSIDE, OUTSIDE, BOX, MASK = 1, 2, 4, 8
+"""Bits of a voxel of a prompt map: a click or a scribble inside the structure, one outside it, part of its box, part of
+its mask as it was before."""
+SHOWS = INSIDE | BOX | MASK
 """What says that a structure is in a slice; a click outside it only corrects."""
 Point = tuple[Real, ...]
 

@@ -31,9 +31,15 @@ Sample = tuple[torch.Tensor, torch.Tensor]
 FOREGROUND_SHARE = 1 / 3  # nnU-Net's: of each batch, rounded so that a batch of two has one
 
 
+class SampleSource(Dataset["Sample | DatasetError"]):
+    """A stream of samples: number n is item n % batch_size of step n // batch_size."""
+
+    batch_size: int
+
+
 @dataclass(frozen=True, kw_only=True)
-class PatchSource(Dataset["Sample | DatasetError"]):
-    """Sample number n of a stream: item n % batch_size of step n // batch_size."""
+class PatchSource(SampleSource):
+    """Patches of preprocessed cases."""
 
     cases: PreprocessedDataset
     augmentation: Augmentation
@@ -83,7 +89,7 @@ class PatchSource(Dataset["Sample | DatasetError"]):
 
 
 def batches(
-    source: PatchSource,
+    source: SampleSource,
     *,
     first_step: int,
     steps: int,

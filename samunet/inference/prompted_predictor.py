@@ -110,10 +110,13 @@ class PromptedPredictor(Predictor):
         """Return scores that are zero where no prompt shows a structure, and behind them channels that are one where
         one does.
 
-        Logits count in the slices where a prompt shows their structure, the disagreement where any structure is shown.
+        Logits count in the slices where a prompt shows their structure, or in whole tiles where the networks take a
+        prompt for all slices; the disagreement where any structure is shown.
         """
         scores = super()._run_tiles(tiles, batch)
         shown = (tiles[:, len(self.plan.channels) :].to(torch.uint8) & SHOWS > 0).flatten(3).any(3)
+        if self.networks[0].whole_object:
+            shown = shown.any(2, keepdim=True).expand_as(shown)
         shown = torch.cat([shown, shown.any(1, keepdim=True)], 1) if self.options.uncertainty else shown
         weights = shown[..., None, None].expand(-1, -1, -1, *tiles.shape[3:]).to(scores.dtype)
         scores[:, scores.shape[1] - weights.shape[1] :] *= weights

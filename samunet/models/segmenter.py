@@ -80,6 +80,8 @@ class PromptedSegmenter(SlabSegmenter):
 
     prompts: str
     """Kind of prompts that it was trained with: "points", "iterative", "box" or "mixed"."""
+    whole_object = False
+    """True where a prompt in one slice shows the structure in the whole patch; otherwise each slice needs its own."""
 
     def forward(self, image: Tensor, drawn: Tensor | None = None) -> Tensor:
         """Segment what prompts show.
@@ -90,7 +92,8 @@ class PromptedSegmenter(SlabSegmenter):
                 answers as SAM does without prompts, alike for all structures.
 
         Returns:
-            (B, K, D, H, W) logits, K = labels.outputs; ABSENT for a structure in a slice without prompts.
+            (B, K, D, H, W) logits, K = labels.outputs; ABSENT for a structure in a slice, or with `whole_object` in a
+            patch, without prompts.
         """
         raise NotImplementedError
 

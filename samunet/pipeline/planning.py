@@ -394,7 +394,8 @@ def _method(
 ) -> PlannedMethod:
     dimensions, variant_name = parse_configuration_name(name)
     variant = load_variant(variant_name)
-    config = variant.read(options, f"configuration option variant_options of {variant_name}")
+    where = f"configuration option variant_options of {variant_name}"
+    config = variant.read(options, where)
     schemes = tuple(scheme_for(channel) for channel in spec.channels)
 
     def spec_of(topology: Topology, patch: Shape, scale: float) -> NetworkSpec:
@@ -413,7 +414,7 @@ def _method(
 
     convolutions, path = None, variant.convolutions
     if path is not None:
-        alone, operations = replace(config, **path.without_encoder), path.operations
+        alone, operations = variant.read({**options, **path.without_encoder}, where), path.operations
         convolutions = ConvolutionalPath(
             cost=lambda topology, patch, batch: cost(topology, patch, 1.0, batch, alone),
             work=lambda topology, patch, scale: operations(spec_of(topology, patch, scale), backbone, config),

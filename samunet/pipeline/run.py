@@ -244,17 +244,32 @@ def build_trainer(workspace: Workspace, run: Run, processes: Processes, stopping
     """Build model, optimizer, sources and log of a fold; only a training that can begin touches what lies in its
     folder.
     """
-    config, device = run.config, run.device
-    fast = config.fast_fp32 and run.precision is None and device.type == "cpu" and fast_fp32_products_are_exact()
+    prepare(run)
+    model = build_network(run.plan, run.configuration, run.spec.labels, workspace.weights_folders).to(run.device)
+    started = _start_from(model, run, run.pretrained) if run.resume is None and run.pretrained else None
+    sources = _sources(model, run, processes.items(run.config.batch_size))
+    trainer = assemble(run, model, sources, processes, stopping)
+    if started:
+        trainer.log.line(started)
+    return trainer
+
+
+def prepare(run: Run) -> None:
+    """Set how this process computes, and seed it for a new network."""
+    config = run.config
+    fast = config.fast_fp32 and run.precision is None and run.device.type == "cpu" and fast_fp32_products_are_exact()
     use_fast_fp32_products(fast)
     if fast:
         logger.info("oneDNN multiplies matrices in fp32, as exactly as torch's default.")
-    torch.manual_seed(config.seed)
-    model = build_network(run.plan, run.configuration, run.spec.labels, workspace.weights_folders).to(device)
-    started = _start_from(model, run, run.pretrained) if run.resume is None and run.pretrained else None
-    items = processes.items(config.batch_size)
     require_sinks(run.control.logs)
-    sources = _sources(model, run, items)
+    torch.manual_seed(config.seed)
+
+
+def assemble(
+    run: Run, model: SlabSegmenter, sources: Sources, processes: Processes, stopping: StopRequest
+) -> SAMTrainer:
+    """Put a trainer together from a model on its device and what it learns from."""
+    config = run.config
     if processes.rank:
         torch.manual_seed(config.seed + processes.rank)  # dropout differs from process to process
     sinks = _prepare_folder(run, processes) if processes.first else []
@@ -273,8 +288,6 @@ def build_trainer(workspace: Workspace, run: Run, processes: Processes, stopping
         processes=processes,
     )
     log.line(_describe(trainer))
-    if started:
-        log.line(started)
     return trainer
 
 

@@ -31,9 +31,9 @@ class Convolutions(Generic[C]):
     """What a method with a convolutional path says of it, so that the encoder's grid never costs the patch."""
 
     without_encoder: Mapping[str, Any]
-    """Fields of the configuration that leave the encoder out, and their values."""
+    """Options that leave the encoder out, and their values."""
     sparing: Mapping[str, Any]
-    """Fields with which a step needs less memory and more time, and their values."""
+    """Options with which a step needs less memory and more time, and their values."""
     operations: Callable[[NetworkSpec, Backbone, C], float]
     """Estimates the multiply-adds of one sample's training step."""
 

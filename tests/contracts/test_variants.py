@@ -48,7 +48,7 @@ def topology_for(patch) -> Topology:
 
 def padded_spec_for(name: str, **settings) -> NetworkSpec:
     """A spec with PADDED, or the nearest that a U-Net with a stage of the token's pitch can halve."""
-    if name != "sam_unet":
+    if not name.startswith("sam_unet"):
         return spec_for(PADDED, **settings)
     strides, kernels = ((1, 1, 1), (1, 2, 1), (1, 2, 2)), ((1, 3, 3),) * 3
     topology = Topology(strides=strides, kernels=kernels, widths=(4, 8, 12))

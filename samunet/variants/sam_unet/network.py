@@ -6,6 +6,7 @@ Axes: B batch, C channels, D H W voxels, h w token rows and columns, E embedding
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,57 @@ from samunet.variants.sam_unet.rules import Config, adapter_width, injection_sta
 from samunet.variants.sam_unet.unet import Decoder, Encoder
 
 
-class SAMUNet(SlabSegmenter):
+class EncodedImage(NamedTuple):
+    """What the path of the image gives."""
+
+    stages: list[Tensor]
+    """(B, F, D, H, W) of every stage, full resolution first, with what SAM's path adds."""
+    embedding: Tensor | None
+    """(B, D', C, h, w) of SAM's neck; None without its path."""
+
+
+class ImageEncoder(SlabSegmenter):
+    """The encoder of a U-Net that receives SAM's features: what networks of this kind share.
+
+    They make `convolutions`, and call `join_sam` where SAM's path begins in their order of parameters.
+    """
+
+    convolutions: Encoder
+    sam: SAMPath | None
+    gates: nn.ModuleList
+
+    def join_sam(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
+        """Make SAM's path and its gates, or neither."""
+        if not config.sam_path:
+            self.sam, self.gates = None, nn.ModuleList()
+            return
+        widths, self.stage = spec.topology.widths, injection_stage(spec)
+        self.sam = SAMPath(sam, spec, config, self.stage)
+        injected = widths[self.stage :] if config.injection == "deep" else widths[self.stage : self.stage + 1]
+        self.gates = nn.ModuleList(closed_gate(self.sam.features, stage_width) for stage_width in injected)
+
+    def encode_image(self, image: Tensor) -> EncodedImage:
+        """Encode (B, C, D, H, W) images; nothing here knows of classes or prompts."""
+        stages: list[Tensor] = []
+        features, embedding = image, None
+        for index, stage in enumerate(self.convolutions.stages):
+            features = stage(features)
+            if self.sam is not None and index == self.stage:
+                embedding, injected = self.sam(image, features)
+            if self.sam is not None and 0 <= index - self.stage < len(self.gates):
+                features = features + self.gates[index - self.stage](_resize(injected, features.shape[2:]))
+            stages.append(features)
+        return EncodedImage(stages, embedding)
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        return groups_around(self, self.sam.backbone if self.sam is not None else None)
+
+    def merge(self) -> None:
+        if self.sam is not None:
+            merge_updates(self.sam.backbone, self.sam.sites)
+
+
+class SAMUNet(ImageEncoder):
     """See the module docstring; build it with `build`."""
 
     def __init__(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
@@ -39,14 +90,8 @@ class SAMUNet(SlabSegmenter):
         self.decoder = Decoder(spec.topology)
         levels = max(1, len(widths) - 2) if config.deep_supervision else 1  # nnU-Net gives the lowest level no weight
         self.outputs = nn.ModuleList(Convolution(width, outputs, 1) for width in widths[:levels])
-        if not config.sam_path:
-            self.sam, self.gates, self.head = None, nn.ModuleList(), None
-            return
-        self.stage = injection_stage(spec)
-        self.sam = SAMPath(sam, spec, config, self.stage)
-        injected = widths[self.stage :] if config.injection == "deep" else widths[self.stage : self.stage + 1]
-        self.gates = nn.ModuleList(closed_gate(self.sam.features, stage_width) for stage_width in injected)
-        self.head = ClassTokenHead(sam, outputs, widths[0]) if config.class_tokens else None
+        self.join_sam(sam, spec, config)
+        self.head = ClassTokenHead(sam, outputs, widths[0]) if config.sam_path and config.class_tokens else None
 
     def forward(self, image: Tensor) -> Tensor:
         return self._logits(image)[0]
@@ -57,25 +102,10 @@ class SAMUNet(SlabSegmenter):
     def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         return deep_supervision_terms(sums, self.labels)
 
-    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
-        return groups_around(self, self.sam.backbone if self.sam is not None else None)
-
-    def merge(self) -> None:
-        if self.sam is not None:
-            merge_updates(self.sam.backbone, self.sam.sites)
-
     def _logits(self, image: Tensor) -> list[Tensor]:
         """Logits of every supervised level, full resolution first."""
-        skips: list[Tensor] = []
-        features = image
-        for index, stage in enumerate(self.convolutions.stages):
-            features = stage(features)
-            if self.sam is not None and index == self.stage:
-                embedding, injected = self.sam(image, features)
-            if self.sam is not None and 0 <= index - self.stage < len(self.gates):
-                features = features + self.gates[index - self.stage](_resize(injected, features.shape[2:]))
-            skips.append(features)
-        decoded = self.decoder(skips)
+        stages, embedding = self.encode_image(image)
+        decoded = self.decoder(stages)
         levels = [output(level) for output, level in zip(self.outputs, decoded, strict=False)]
         if self.head is not None:
             levels[0] = levels[0] + self.head(embedding, decoded[0])

@@ -1,0 +1,41 @@
+"""What is pretrained on which scenes; nothing here needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from samunet.core.geometry import Shape
+from samunet.core.ranges import Within, check_ranges
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a pretrained network is and what it learns."""
+
+    dimensions: Annotated[int, Within(2, 3)] = 2
+    """2 for slices, 3 for slabs."""
+    side: Annotated[int, Within(32, 512)] = 96
+    """Voxels along each side of a scene's plane."""
+    depth: Annotated[int, Within(1, 256)] = 16
+    """Slices of a slab; not used in 2D."""
+    width: Annotated[int, Within(4, 128)] = 24
+    """Features at full resolution, doubled at each stage up to eight times as many."""
+    stages: Annotated[int, Within(3, 8)] = 5
+    """Stages of the U-Net."""
+    backbone: str = ""
+    """SAM's encoder, e.g. vit_tiny; empty for the U-Net alone."""
+    maps: bool = True
+    """Prompts join the U-Net as maps."""
+    tokens: bool = False
+    """Prompts go through SAM's mask decoder as tokens; needs a backbone."""
+    auxiliary: bool = True
+    """Learn distances and the clean image too."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "Pretraining option")
+
+    @property
+    def shape(self) -> Shape:
+        """(D, H, W) voxels of a scene."""
+        return (1 if self.dimensions == 2 else self.depth, self.side, self.side)

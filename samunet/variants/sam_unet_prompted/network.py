@@ -1,0 +1,192 @@
+"""The network of sam_unet_prompted; see documentation/methods/sam_unet_prompted.md.
+
+Axes: B batch, R foreground classes or regions, N structures shown, D H W voxels, K outputs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from samunet.core.batch import Batch
+from samunet.core.prompts import SHOWS
+from samunet.models import annotator
+from samunet.models.convolution import Convolution
+from samunet.models.losses import known_voxels, region_targets
+from samunet.models.segmenter import ABSENT, PromptedSegmenter
+from samunet.models.spec import NetworkSpec
+from samunet.variants.sam_unet.network import EncodedImage, ImageEncoder
+from samunet.variants.sam_unet.unet import Decoder, Encoder
+from samunet.variants.sam_unet_prompted import Config
+from samunet.variants.sam_unet_prompted.joining import PromptStem, PromptTokenHead, Quality, likeness, prototype
+
+ENTROPY, QUALITY = 4.0, 0.2  # weights beside the Dice loss's 1
+TOGETHER = 4  # structures decoded at a time where no gradient is wanted
+
+
+class Masks(NamedTuple):
+    """What the network answers to the prompts of N structures."""
+
+    levels: list[Tensor]
+    """(N, 1, D, H, W) logits of every supervised level, full resolution first; one level in prediction."""
+    quality: Tensor
+    """(N,) logits of the IoU that the network expects of the first level."""
+    features: Tensor
+    """(N, F, D, H, W) of the last level of the decoder."""
+
+
+class PromptedSAMUNet(ImageEncoder, PromptedSegmenter):
+    """See the module docstring; build it with `build`."""
+
+    prompts = "mixed"
+    whole_object = True
+    mean_over_samples = True
+
+    def __init__(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
+        super().__init__()
+        self.labels, self.rounds = spec.labels, config.rounds
+        self.order = [self.labels.foreground.index(named) for named in self.labels.channels]
+        widths = spec.topology.widths
+        self.convolutions = Encoder(len(spec.schemes), spec.topology)
+        self.stem = PromptStem(spec.topology) if config.maps else None
+        self.decoder = Decoder(spec.topology)
+        levels = max(1, len(widths) - 2) if config.network.deep_supervision else 1
+        self.outputs = nn.ModuleList(Convolution(width, 1, 1) for width in widths[:levels])
+        self.quality = Quality(widths[0])
+        self.join_sam(sam, spec, config.network)
+        self.tokens = PromptTokenHead(sam, widths[0], spec.encoder_scale) if config.tokens else None
+
+    def forward(self, image: Tensor, drawn: Tensor | None = None) -> Tensor:
+        return self.answers(self.encode_image(image), drawn, image.shape[2:])
+
+    def answers(self, encoded: EncodedImage, drawn: Tensor | None, shape: torch.Size) -> Tensor:
+        """Return (B, K, D, H, W) logits for encoded images and a (B, R, D, H, W) prompt map; see `forward`."""
+        batch, structures = encoded.stages[0].shape[0], len(self.labels.foreground)
+        if drawn is None:
+            nothing = torch.zeros(batch, *shape, dtype=torch.uint8, device=encoded.stages[0].device)
+            logits = self.masks(encoded, nothing, torch.arange(batch)).levels[0].expand(-1, structures, -1, -1, -1)
+        else:
+            drawn = drawn.to(torch.uint8)
+            shown = (drawn & SHOWS > 0).flatten(2).any(2).nonzero()
+            logits = encoded.stages[0].new_full((batch, structures, *shape), ABSENT)
+            logits = logits + 0 * encoded.stages[-1].mean()  # a gradient, where nothing is shown
+            together = max(1, len(shown)) if torch.is_grad_enabled() else TOGETHER
+            for pairs in shown.split(together):
+                sample, structure = pairs.unbind(1)
+                masks = self.masks(encoded, drawn[sample, structure], sample).levels[0]
+                logits = logits.index_put((sample, structure), masks[:, 0].to(logits.dtype))
+        return logits if self.labels.has_regions else torch.cat((torch.zeros_like(logits[:, :1]), logits), dim=1)
+
+    def masks(self, encoded: EncodedImage, drawn: Tensor, sample: Tensor, reference: Tensor | None = None) -> Masks:
+        """Segment N structures.
+
+        Args:
+            encoded: of `encode_image`.
+            drawn: (N, D, H, W) prompt map.
+            sample: (N,) the image of each.
+            reference: (N, F) prototypes of `reference_of`, zeros for structures without one; None without any.
+        """
+        stages = [stage[sample] for stage in encoded.stages]
+        if self.stem is not None:
+            alike = None if reference is None else likeness(stages[self.stem.likeness_stage], reference)
+            stages = self.stem(drawn, stages, alike)
+        decoded = self.decoder(stages)
+        levels = [output(level) for output, level in zip(self.outputs, decoded, strict=False)]
+        if self.tokens is not None and encoded.embedding is not None:
+            levels[0] = levels[0] + self.tokens(encoded.embedding[sample], drawn, decoded[0])
+        return Masks(
+            levels if self.training else levels[:1], self.quality(decoded[0].float(), levels[0].float()), decoded[0]
+        )
+
+    def reference_of(self, encoded: EncodedImage, mask: Tensor, sample: Tensor) -> Tensor:
+        """Return (N, F) prototypes of what (N, D, H, W) masks show in the images `sample` of (N,)."""
+        stage = self.stem.likeness_stage if self.stem is not None else 0
+        return prototype(encoded.stages[stage][sample].float(), mask)
+
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        encoded, known = self.encode_image(batch.image), known_voxels(batch.label, self.labels)
+        targets = region_targets(batch.label, self.labels).bool()
+        present = targets.flatten(2).any(2)
+        sample = present.any(1).nonzero()[:, 0]
+        if not len(sample):
+            zero = 0 * encoded.stages[-1].mean()
+            return {"bce": zero, "dice": zero, "quality": zero, "structures": zero}
+        structure = torch.multinomial(present[sample].float(), 1)[:, 0]
+        target, known = targets[sample, structure], known[sample]
+        drawn = self.shown_and_corrected(encoded, target, known, sample)
+        return mask_sums(self.masks(encoded, drawn, sample), target, known)
+
+    def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        count = sums["structures"].clamp_min(1)
+        return {
+            "bce": ENTROPY * sums["bce"] / count,
+            "dice": sums["dice"] / count,
+            "quality": QUALITY * sums["quality"] / count,
+        }
+
+    @torch.no_grad()
+    def shown_and_corrected(
+        self,
+        encoded: EncodedImage,
+        target: Tensor,
+        known: Tensor,
+        sample: Tensor,
+        reference: Tensor | None = None,
+        drawn: Tensor | None = None,
+    ) -> Tensor:
+        """Draw the prompts of a training step: a first one, and corrections of a random number of answers.
+
+        Args:
+            target, known: (N, D, H, W) bool.
+            sample: (N,).
+            reference: see `masks`.
+            drawn: the first prompts, where they are made already.
+        """
+        drawn = annotator.first_prompts(target) if drawn is None else drawn
+        for _ in range(int(torch.randint(self.rounds, ()))):
+            answer = self.masks(encoded, drawn, sample, reference).levels[0][:, 0] > 0
+            drawn = annotator.corrected(drawn, answer, target, known)
+        torch.clear_autocast_cache()  # some versions of torch would give the step casts of weights without gradient
+        return drawn
+
+    def answer(self, batch: Batch) -> Tensor:
+        targets = region_targets(batch.label, self.labels).bool()[:, self.order]
+        drawn = annotator.clicks(targets.flatten(0, 1)).unflatten(0, targets.shape[:2])
+        return self.answers(self.encode_image(batch.image), drawn, batch.label.shape[1:])
+
+
+def mask_sums(masks: Masks, target: Tensor, known: Tensor) -> dict[str, Tensor]:
+    """Return sums over structures: cross-entropy, Dice loss and squared error of the expected IoU, and their number.
+
+    Args:
+        target, known: (N, D, H, W) bool.
+    """
+    entropy, dice = [], []
+    total = sum(0.5**level for level in range(len(masks.levels)))
+    for level, logits in enumerate(masks.levels):
+        logits, shape = logits[:, 0].float(), logits.shape[2:]
+        wanted, counted = (
+            (F.interpolate(part[:, None].float(), size=shape, mode="nearest-exact") if level else part[:, None].float())
+            for part in (target, known)
+        )
+        wanted, counted = wanted[:, 0], counted[:, 0]
+        share, axes = 0.5**level / total, (1, 2, 3)
+        voxels = counted.sum(axes).clamp_min(1)
+        error = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * counted
+        entropy.append(share * (error.sum(axes) / voxels).sum())
+        chance, wanted = logits.sigmoid() * counted, wanted * counted
+        both, either = (chance * wanted).sum(axes), chance.sum(axes) + wanted.sum(axes)
+        dice.append(share * (1 - (2 * both + 1) / (either + 1)).sum())
+    answer = (masks.levels[0][:, 0] > 0) & known
+    both, either = ((part & known).flatten(1).sum(1) for part in (answer & target, answer | target))
+    quality = (masks.quality.float().sigmoid() - both / either.clamp_min(1)).square().sum()
+    return {
+        "bce": torch.stack(entropy).sum(),
+        "dice": torch.stack(dice).sum(),
+        "quality": quality,
+        "structures": quality.new_tensor(float(len(target))),
+    }
