@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from samunet.core.preprocessed import PreprocessedCase
-from samunet.core.prompts import INSIDE, SHOWS, CasePrompts, PromptFile
+from samunet.core.prompts import INSIDE, MASK, SHOWS, CasePrompts, PromptFile
 from samunet.errors import ConfigError
 from samunet.imageio.objects import ImageLike
 from samunet.inference.predictor import Prediction, Predictor, Scores
 from samunet.models.segmenter import ABSENT, PromptedSegmenter, SlabSegmenter
 from samunet.preprocessing.prompt_map import prompt_map
 
+MOST_PASSES = 4  # over an image that is larger than a tile
+SETTLED = 0.01  # share of an answer's voxels that may still change
 NO_PROMPTS = (
     "The model segments what prompts show; give clicks or boxes, --prompts FILE or prompts= "
     "(documentation/how-to/prompts.md)."
@@ -76,7 +78,28 @@ class PromptedPredictor(Predictor):
         if prompts is None:
             raise ConfigError(NO_PROMPTS)
         drawn = prompt_map(prompts, self.dataset.labels, case.history)
-        return self._scores_of(np.concatenate([case.image, drawn]), folder)
+        scores = self._scores_of(np.concatenate([case.image, drawn]), folder)
+        tile = self.configuration.patch_size
+        beyond = any(size > side for size, side in zip(drawn.shape[1:], tile, strict=True))
+        return self._grown(case.image, drawn, scores, folder) if self.networks[0].whole_object and beyond else scores
+
+    def _grown(self, image: np.ndarray, drawn: np.ndarray, scores: Scores, folder: Path | None) -> Scores:
+        """Show tiles without a prompt what their neighbors found, until it changes little: objects reach beyond tiles.
+
+        Args:
+            image: (C, D, H, W) on the network's grid.
+            drawn: (R, D, H, W) uint8 prompt map.
+            scores: of the prompts alone.
+        """
+        before = np.zeros(drawn.shape, bool)
+        for _ in range(MOST_PASSES - 1):
+            answered = scores.logits[-self.map_planes :].numpy() > 0
+            if np.count_nonzero(answered ^ before) <= SETTLED * np.count_nonzero(answered):
+                break
+            before = answered
+            shown = drawn | answered * np.uint8(MASK)
+            scores = self._scores_of(np.concatenate([image, shown]), folder)
+        return scores
 
     def predict(
         self, image: ImageLike, *, probabilities: bool = False, prompts: CasePrompts | None = None

@@ -15,6 +15,7 @@ from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import ImageReader
 from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.machine.progress import each
+from samunet.ops.components import largest_component
 from samunet.ops.crop import bounding_box
 from samunet.pipeline.datasets import RawDataset
 
@@ -26,6 +27,9 @@ class Clicking:
     points: int = 1
     """Clicks inside a structure in each slice where it is: the first farthest from its border, the others anywhere; 0
     for a box."""
+    whole: bool = False
+    """Click at structures as a whole, not at each of their slices: the first time in the middle of the largest piece
+    in the slice that shows most of it, then anywhere."""
     relaxation: int = 0
     """Voxels by which a box is larger on every side."""
     axis: int = 0
@@ -46,7 +50,8 @@ class Clicking:
             return "reference: one 3D box per structure" + (
                 f", larger by {self.relaxation} voxels on every side" if self.relaxation else ""
             )
-        return f"reference: {self.points} click{'s' if self.points > 1 else ''} per structure and slice"
+        where = "per structure" if self.whole else "per structure and slice"
+        return f"reference: {self.points} click{'s' if self.points > 1 else ''} {where}"
 
 
 def prompts_from_references(
@@ -91,13 +96,11 @@ def prompts_from_references(
 
 
 def prompts_for_validation(predictor: PromptedPredictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:
-    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click per
-    structure and slice.
+    """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click, per
+    structure or, where the model needs one in each slice, per structure and slice.
     """
-    boxes = predictor.kind == "box"
-    return prompts_from_references(
-        cases, dataset.spec, dataset.reader, Clicking(points=0 if boxes else 1), plan=predictor.plan
-    )
+    clicking = Clicking(points=0 if predictor.kind == "box" else 1, whole=predictor.networks[0].whole_object)
+    return prompts_from_references(cases, dataset.spec, dataset.reader, clicking, plan=predictor.plan)
 
 
 def _box(mask: np.ndarray, relaxation: int) -> StructurePrompts:
@@ -110,6 +113,13 @@ def _box(mask: np.ndarray, relaxation: int) -> StructurePrompts:
 
 
 def _clicks(mask: np.ndarray, clicking: Clicking, random: np.random.Generator) -> StructurePrompts:
+    if clicking.whole:
+        inside = np.argwhere(mask)
+        chosen = [
+            middle_of(mask, clicking.axis),
+            *inside[random.choice(len(inside), min(clicking.points, len(inside)) - 1)],
+        ]
+        return StructurePrompts(points=tuple(tuple(float(x) for x in voxel[::-1]) for voxel in chosen))
     points = []
     planes = np.moveaxis(mask, clicking.axis, 0)
     for place in np.flatnonzero(planes.any((1, 2))):
@@ -119,3 +129,14 @@ def _clicks(mask: np.ndarray, clicking: Clicking, random: np.random.Generator) -
         chosen += list(inside[random.choice(len(inside), min(clicking.points - 1, len(inside)), replace=False)])
         points += [tuple(float(x) for x in np.insert(voxel, clicking.axis, place)[::-1]) for voxel in chosen]
     return StructurePrompts(points=tuple(points))
+
+
+def middle_of(mask: np.ndarray, axis: int = 0) -> tuple[int, ...]:
+    """Return where a person would click at the largest piece of a (D, H, W) mask: in the slice across `axis` that shows
+    most of it, the pixel farthest from its border.
+    """
+    planes = np.moveaxis(largest_component(mask), axis, 0)
+    place = int(planes.sum((1, 2)).argmax())
+    inside = edt.edt(np.ascontiguousarray(planes[place]), black_border=True)
+    voxel = np.insert(np.unravel_index(int(inside.argmax()), inside.shape), axis, place)
+    return tuple(int(index) for index in voxel)

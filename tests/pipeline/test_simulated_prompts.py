@@ -37,7 +37,7 @@ from samunet.inference.load import load_predictor
 from samunet.inference.predictor import PredictionOptions
 from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.models.segmenter import ABSENT, PromptedSegmenter
-from samunet.pipeline.simulated_prompts import Clicking, prompts_from_references
+from samunet.pipeline.simulated_prompts import Clicking, middle_of, prompts_from_references
 from samunet.preprocessing.prompt_map import prompt_map
 
 NAME = "3d_med_sa_prompted"
@@ -395,3 +395,63 @@ def images_of(project):
     """Index of a training case to its volume."""
     cases, spec, reader = references(project)
     return lambda index: reader.read_image(list(cases[index].images))
+
+
+def test_clicks_at_a_whole_structure_begin_in_the_middle_of_its_largest_piece(project):
+    mask = np.zeros((5, 20, 20), bool)
+    mask[1:4, 4:11, 4:11], mask[2, 2:13, 2:13], mask[0, 17:19, 17:19] = True, True, True
+    assert middle_of(mask) == (2, 7, 7) and middle_of(mask.swapaxes(0, 2), axis=2) == (7, 7, 2)
+    dataset = pipeline.open_dataset(project.workspace, project.dataset)
+    clicking = Clicking(points=3, whole=True)
+    prompts = prompts_from_references(dataset.cases[:2], dataset.spec, dataset.reader, clicking)
+    assert prompts.origin == "reference: 3 clicks per structure"
+    for case in dataset.cases[:2]:
+        label, geometry = dataset.reader.read_label(case.label)
+        for name, values in dataset.spec.labels.foreground:
+            points = prompts.cases[case.identifier].structures[name].points
+            assert len(points) == 3
+            assert all(label[int(z), int(y), int(x)] in values for x, y, z in points)
+
+
+def test_a_prompt_in_one_slice_shows_an_object_beyond_its_tile(project):
+    """A network that finds what touches a prompt within its tile finds a bar of three tiles by one click."""
+
+    class Touching(PromptedSegmenter):
+        prompts, whole_object = "mixed", True
+
+        def forward(self, image, drawn=None):
+            bar = image[:, :1] > 0
+            logits = torch.where(bar & (drawn > 0).flatten(2).any(2)[..., None, None, None], 5.0, -5.0)
+            return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
+
+    plan = pipeline.open_plan(project.workspace, project.dataset, "samunetPlans")
+    name = next(name for name, entry in plan.configurations.items() if entry.dimensions == 3)
+    spec = read_dataset_json(project.workspace.raw / project.dataset / "dataset.json")
+    predictor = PromptedPredictor(
+        plan=plan,
+        configuration=plan.configuration(name),
+        dataset=spec,
+        folds=("0",),
+        networks=(Touching(),),
+        device=torch.device("cpu"),
+        options=PredictionOptions(flips=False, quiet=True, step_size=0.5, precision="fp32"),
+    )
+    depth, height, width = predictor.configuration.patch_size
+    image = np.full((1, depth, height, 3 * width), -1, np.float32)
+    image[:, :, 4:8] = 1
+    drawn = np.zeros((predictor.map_planes, *image.shape[1:]), np.uint8)
+    drawn[0, depth // 2, 5, 2] = INSIDE
+    alone = predictor._scores_of(np.concatenate([image, drawn]), None)
+    assert (alone.logits[1] > 0).any(dim=(0, 1)).sum() < 3 * width
+    grown = predictor._grown(image, drawn, alone, None)
+    assert torch.equal(grown.logits[1] > 0, torch.from_numpy(image[0] > 0))
+    assert (grown.logits[2] == ABSENT).all()
+
+
+def test_the_default_network_with_prompts_is_planned_trained_and_validated_by_one_click_a_structure(tmp_path):
+    project = make_tiny_project(tmp_path)
+    folder = project.train(configuration="3d_adapter_prompted", config={"epochs": 1, "iterations": 2})
+    summary = read_summary(folder / "validation" / SUMMARY)
+    assert summary.prompts == "reference: 1 click per structure"
+    predictor = load_predictor(folder.parent, device="cpu", options=PredictionOptions(flips=False, quiet=True))
+    assert isinstance(predictor, PromptedPredictor) and predictor.networks[0].whole_object

@@ -1,0 +1,111 @@
+"""Take the weights of one U-Net into another of other stages, kernels, strides and channels.
+
+What fits by name and shape is loaded. A kernel without depth becomes the middle of one with depth, and the other way
+round, so that a slice alone gives what it gave; of kernels as large as their stride the mean is spread. Several image
+channels share what one had. Weights of other widths are left: their channels mean nothing to each other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STAGE = re.compile(r"convolutions\.stages\.(\d+)\.")
+UPWARD = re.compile(r"(decoder\.(?:upward|levels)\.)(\d+)(\..*)")
+RISING = "decoder.upward."
+FIRST = "convolutions.stages.0.0.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """What became of every tensor; names are the new network's, but for `unused`."""
+
+    loaded: tuple[str, ...]
+    adapted: tuple[str, ...]
+    """Loaded with another kernel, stride, number of image channels, or table of positions."""
+    fresh: tuple[str, ...]
+    """As the network began."""
+    unused: tuple[str, ...]
+    """Of the weights, that the network has no place for."""
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.loaded)} tensors loaded, {len(self.adapted)} adapted, {len(self.fresh)} fresh, "
+            f"{len(self.unused)} not used"
+        )
+
+
+def transfer(model: nn.Module, weights: Mapping[str, Tensor]) -> Transfer:
+    """Fill a network with what fits of another's weights; see the module docstring."""
+    wanted = model.state_dict()
+    stages, source_stages = _stages(wanted), _stages(weights)
+    found: dict[str, Tensor] = {}
+    loaded, adapted, used = [], [], set()
+    for name, tensor in wanted.items():
+        source = _source_name(name, stages, source_stages)
+        if source not in weights:
+            continue
+        given = weights[source].to(tensor.dtype)
+        fitted = given if given.shape == tensor.shape else _adapted(name, given, tensor.shape)
+        if fitted is not None:
+            found[name] = fitted
+            used.add(source)
+            (loaded if fitted is given else adapted).append(name)
+    model.load_state_dict(found, strict=False)
+    return Transfer(
+        loaded=tuple(loaded),
+        adapted=tuple(adapted),
+        fresh=tuple(name for name in wanted if name not in found),
+        unused=tuple(name for name in weights if name not in used),
+    )
+
+
+def _stages(names: Mapping[str, Tensor]) -> int:
+    return 1 + max((int(match[1]) for match in map(STAGE.match, names) if match), default=-1)
+
+
+def _source_name(name: str, stages: int, source_stages: int) -> str:
+    """Return a tensor's name in the other network: decoders are counted from the deepest level, which differs."""
+    match = UPWARD.fullmatch(name)
+    return f"{match[1]}{int(match[2]) + source_stages - stages}{match[3]}" if match else name
+
+
+def _adapted(name: str, given: Tensor, shape: torch.Size) -> Tensor | None:
+    """Bring a tensor to another shape; None where that cannot be done."""
+    if name.endswith("pos_embed") and given.ndim == len(shape) == 4 and given.shape[-1] == shape[-1]:
+        grid = F.interpolate(given.movedim(-1, 1), size=list(shape[1:3]), mode="bilinear", align_corners=False)
+        return grid.movedim(1, -1)
+    if "rel_pos" in name and given.ndim == len(shape) == 2 and given.shape[1] == shape[1]:
+        return F.interpolate(given.T[None], size=shape[0], mode="linear", align_corners=False)[0].T
+    if given.ndim != 5 or len(shape) != 5:
+        return None
+    if name == FIRST and given.shape[1] == 1:
+        given = given.expand(-1, shape[1], -1, -1, -1) / shape[1]
+    if given.shape[:2] != shape[:2]:
+        return None
+    if name.startswith(RISING):
+        return _spread(given, shape)
+    return _centered(given, shape)
+
+
+def _spread(kernel: Tensor, shape: torch.Size) -> Tensor:
+    """Average along axes that become shorter, and repeat along those that become longer."""
+    pooled = F.adaptive_avg_pool3d(kernel, [min(a, b) for a, b in zip(kernel.shape[2:], shape[2:], strict=True)])  # type: ignore[arg-type]
+    return F.interpolate(pooled, size=list(shape[2:]), mode="nearest")
+
+
+def _centered(kernel: Tensor, shape: torch.Size) -> Tensor:
+    """Cut the middle of a kernel along axes that become shorter, and put zeros around along those that grow."""
+    for axis in (2, 3, 4):
+        less = kernel.shape[axis] - shape[axis]
+        if less > 0:
+            kernel = kernel.narrow(axis, less // 2, shape[axis])
+        elif less < 0:
+            pad = [0, 0] * (4 - axis) + [-less // 2, -less - (-less // 2)]
+            kernel = F.pad(kernel, pad)
+    return kernel

@@ -1,0 +1,46 @@
+"""Pretraining goes on where it stopped, to the byte, and leaves weights with a card."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from samunet.cli.pretrain import main
+from samunet.errors import ConfigError
+from samunet.pipeline.pretraining import CARD, SEED_WEIGHTS, PretrainOptions, plan_of, pretrain
+from samunet.pretraining.recipe import Recipe
+from samunet.sam.weights import read_tensors
+from samunet.training.config import RunConfig
+
+SMALL = Recipe(side=32, width=4, stages=3)
+SETTINGS = {"epochs": 2, "iterations": 3, "batch_size": 2, "workers": 0, "precision": "fp32"}
+
+
+def test_a_pretraining_that_was_stopped_goes_on_to_the_same_bytes(tmp_path):
+    whole = pretrain(SETTINGS, PretrainOptions(folder=tmp_path / "whole", recipe=SMALL, device="cpu"))
+    stopped = tmp_path / "stopped"
+    short = RunConfig(max_hours=1e-9)
+    assert pretrain(SETTINGS, PretrainOptions(folder=stopped, recipe=SMALL, device="cpu", run=short)) is None
+    on = pretrain(SETTINGS, PretrainOptions(folder=stopped, recipe=SMALL, device="cpu", resume=True))
+    assert on.read_bytes() == whole.read_bytes()
+    assert (stopped / CARD).read_bytes() == (tmp_path / "whole" / CARD).read_bytes()
+    with pytest.raises(ConfigError, match="is trained"):
+        pretrain(SETTINGS, PretrainOptions(folder=stopped, recipe=SMALL, device="cpu"))
+
+
+def test_the_command_writes_half_precision_weights_and_says_what_they_are(tmp_path, capsys):
+    words = ["--side", "32", "--width", "4", "--stages", "3", "--epochs", "1", "--iterations", "2"]
+    words += ["--batch_size", "2", "--workers", "0", "-device", "cpu"]
+    assert main(["-o", str(tmp_path), "--precision", "fp32", *words]) == 0
+    assert str(tmp_path / SEED_WEIGHTS) in capsys.readouterr().out
+    assert {str(tensor.dtype) for tensor in read_tensors(tmp_path / SEED_WEIGHTS).values()} == {"torch.float16"}
+    card = json.loads((tmp_path / CARD).read_text(encoding="utf-8"))
+    assert card["recipe"]["side"] == 32 and card["steps"] == 2 and "no image of any patient" in card["contains"]
+
+
+def test_slabs_are_pooled_along_depth_late():
+    plan = plan_of(Recipe(dimensions=3, depth=8, side=32, stages=4))
+    topology = plan.configuration("3d_sam_unet_prompted").topology
+    assert [stride[0] for stride in topology.strides] == [1, 1, 2, 2]
+    assert set(topology.kernels) == {(3, 3, 3)}
