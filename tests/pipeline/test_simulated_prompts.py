@@ -420,8 +420,8 @@ def test_a_prompt_in_one_slice_shows_an_object_beyond_its_tile(project):
         prompts, whole_object = "mixed", True
 
         def forward(self, image, drawn=None):
-            bar = image[:, :1] > 0
-            logits = torch.where(bar & (drawn > 0).flatten(2).any(2)[..., None, None, None], 5.0, -5.0)
+            near = (drawn > 0).flatten(2).any(2)[..., None, None, None]
+            logits = torch.where((image[:, :1] > 0) & near, 5.0, -5.0)
             return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
 
     plan = pipeline.open_plan(project.workspace, project.dataset, "samunetPlans")
@@ -437,7 +437,7 @@ def test_a_prompt_in_one_slice_shows_an_object_beyond_its_tile(project):
         options=PredictionOptions(flips=False, quiet=True, step_size=0.5, precision="fp32"),
     )
     depth, height, width = predictor.configuration.patch_size
-    image = np.full((1, depth, height, 3 * width), -1, np.float32)
+    image = np.full((len(plan.channels), depth, height, 3 * width), -1, np.float32)
     image[:, :, 4:8] = 1
     drawn = np.zeros((predictor.map_planes, *image.shape[1:]), np.uint8)
     drawn[0, depth // 2, 5, 2] = INSIDE
