@@ -24,7 +24,7 @@ from samunet.inference.predictor import Prediction, Predictor, Scores
 from samunet.models.segmenter import ABSENT, PromptedSegmenter, SlabSegmenter
 from samunet.preprocessing.prompt_map import prompt_map
 
-MOST_PASSES = 4  # over an image that is larger than a tile
+MOST_PASSES = 10  # over an image that is larger than a tile; each reaches half a tile further
 SETTLED = 0.01  # share of an answer's voxels that may still change
 NO_PROMPTS = (
     "The model segments what prompts show; give clicks or boxes, --prompts FILE or prompts= "
