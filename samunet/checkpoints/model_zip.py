@@ -25,11 +25,11 @@ from samunet.checkpoints.file import check_frozen_weights, load_checkpoint
 from samunet.core.codec import atomic_path, decode, encode, file_sha256, parse_json, read_json
 from samunet.core.dataset import read_dataset_json
 from samunet.core.lock import held
-from samunet.core.names import LONGEST_FILE_NAME, fault_of_name
+from samunet.core.names import DEFAULT_TRAINER, LONGEST_FILE_NAME, fault_of_name
 from samunet.core.parts import naming, part_name
 from samunet.core.plan import PLANS_NAME, Plan, load_plan
 from samunet.core.ranges import Sha256, Within
-from samunet.core.results import DEFAULT_TRAINER, checkpoint_file, finished_folds
+from samunet.core.results import checkpoint_file, finished_folds
 from samunet.core.units import readable
 from samunet.core.workspace import Workspace, dataset_id
 from samunet.errors import CheckpointError, ConfigError, SamunetError

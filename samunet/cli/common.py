@@ -50,8 +50,7 @@ def make_parser(name: str, summary: str, next_step: str = "") -> argparse.Argume
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say, with a configuration, which model is meant."""
-    from samunet.core.plan import DEFAULT_PLANS_NAME
-    from samunet.core.results import DEFAULT_TRAINER
+    from samunet.core.names import DEFAULT_PLANS_NAME, DEFAULT_TRAINER
 
     parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
     parser.add_argument(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samunet.cli.common import make_parser, run
-from samunet.core.plan import DEFAULT_PLANS_NAME
+from samunet.core.names import DEFAULT_PLANS_NAME
 
 
 def main(argv: Sequence[str] | None = None) -> int:

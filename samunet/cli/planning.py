@@ -128,7 +128,7 @@ def _memory_target(text: str) -> float | None:
 
 
 def plan_options(arguments: argparse.Namespace) -> PlanOptions:
-    from samunet.core.plan import DEFAULT_PLANS_NAME
+    from samunet.core.names import DEFAULT_PLANS_NAME
     from samunet.errors import ConfigError
     from samunet.pipeline import PlanOptions
 

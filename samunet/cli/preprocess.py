@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from samunet.cli import planning
 from samunet.cli.common import make_parser, run
-from samunet.core.plan import DEFAULT_PLANS_NAME
+from samunet.core.names import DEFAULT_PLANS_NAME
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,8 +12,7 @@ from typing import Any
 
 from samunet.cli.common import make_parser, run
 from samunet.cli.fields import add_fields, given_fields, parse_assignment
-from samunet.core.plan import DEFAULT_PLANS_NAME
-from samunet.core.results import DEFAULT_TRAINER
+from samunet.core.names import DEFAULT_PLANS_NAME, DEFAULT_TRAINER
 from samunet.training.config import PRESETS, RunConfig, TrainingConfig
 
 TRAINERS = (DEFAULT_TRAINER,)

@@ -18,7 +18,8 @@ from samunet.comparison.compare import Comparison
 from samunet.comparison.run import compare_trained
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.cost import read_cost
-from samunet.core.plan import DEFAULT_PLANS_NAME, parse_configuration_name
+from samunet.core.names import DEFAULT_PLANS_NAME
+from samunet.core.plan import parse_configuration_name
 from samunet.core.results import VALIDATION, model_folder
 from samunet.core.workspace import Workspace, environment_of_commands
 from samunet.errors import ConfigError
@@ -26,8 +27,9 @@ from samunet.evaluation.summary import SUMMARY
 from samunet.machine.hardware import choose_device
 from samunet.machine.progress import pool_of
 from samunet.pipeline.datasets import RawDataset, extract, open_dataset
-from samunet.pipeline.planning import PlanOptions, open_plan, plan, plan_path, preprocess, resolve
+from samunet.pipeline.planning import open_plan, plan, plan_path, preprocess, resolve
 from samunet.pipeline.training import fold_split, is_finished
+from samunet.planning.options import PlanOptions
 from samunet.planning.splits import SPLITS_FILE, Split, read_splits
 from samunet.training.config import TrainingConfig
 from samunet.training.pace import LARGEST_ERROR

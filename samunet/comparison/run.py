@@ -22,9 +22,9 @@ from samunet.core.codec import decode, file_sha256, read_json
 from samunet.core.cost import read_cost
 from samunet.core.dataset import Case, DatasetSpec, files_with_ending, group_channels, read_dataset_json, training_cases
 from samunet.core.labels import Labels
-from samunet.core.plan import DEFAULT_PLANS_NAME
+from samunet.core.names import DEFAULT_PLANS_NAME, DEFAULT_TRAINER
 from samunet.core.prompts import prompts_behind
-from samunet.core.results import DEFAULT_TRAINER, Seeds
+from samunet.core.results import Seeds
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.picture import CasePicture, draw_case

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samunet.core.codec import decode, read_json
 from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.fingerprint import Fingerprint
-from samunet.core.geometry import Shape, Triple
+from samunet.core.geometry import Shape
 from samunet.core.labels import left_right_pairs
 from samunet.core.plan import (
-    DEFAULT_PLANS_NAME,
     MOVE_PLANS,
     Configuration,
     Plan,
@@ -31,6 +30,7 @@ from samunet.models.spec import NetworkSpec
 from samunet.ops.normalize import scheme_for
 from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, open_dataset
 from samunet.planning.known import refuse_unknown_names
+from samunet.planning.options import PlanOptions as PlanOptions
 from samunet.planning.planners.default import ConvolutionalPath, PlannedMethod, Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.preprocessing.run import preprocess_dataset
@@ -52,31 +52,6 @@ TRAINED_IN = {"mixed": "auto", "fp32": "fp32"}  # a training's own names
 WHERE_IT_RAN_OUT = (
     0.75  # share of the estimate to plan for next, when a step ran out of memory and nobody knows by how much
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanOptions:
-    """What a user may ask of a plan."""
-
-    plans_name: str = DEFAULT_PLANS_NAME
-    memory_gib: float = 8.0
-    """Memory of the GPU to plan for."""
-    precision: str = "mixed"
-    """One of MEMORY_FACTORS."""
-    spacing: Triple | None = None
-    """mm, in the files' axis order; overrides the rule."""
-    keep_orientation: bool = False
-    """Leave the axes of all files as they are, also where cases differ."""
-    backbone: str = "auto"
-    weights: str | None = None
-    """SAM checkpoint in the official layout: a path, or the name of an official one."""
-    sha256: str | None = None
-    """SHA-256 of a checkpoint that is none of the official ones."""
-
-    def __post_init__(self) -> None:
-        check_plans_name(self.plans_name)
-        if self.precision not in MEMORY_FACTORS:
-            raise ConfigError(f"A plan's precision is one of {', '.join(MEMORY_FACTORS)}; got '{self.precision}'.")
 
 
 def plan(

@@ -29,8 +29,9 @@ from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.machine.hardware import choose_device
 from samunet.machine.progress import each
 from samunet.pipeline.datasets import groups_of, keep_up_splits, open_dataset
+from samunet.pipeline.options import TrainOptions
 from samunet.pipeline.planning import open_plan, resolve
-from samunet.pipeline.run import TrainOptions, build_trainer, settings_to_train, settle
+from samunet.pipeline.run import build_trainer, settings_to_train, settle
 from samunet.pipeline.simulated_prompts import prompts_for_validation
 from samunet.planning.splits import Split, split_for_fold
 from samunet.preprocessing.run import check_made_by

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from samunet.core.codec import encode
 from samunet.core.ranges import OneOf, Within, check_ranges
@@ -128,7 +128,8 @@ def deciding_settings(config: TrainingConfig, precision: str) -> dict[str, Any]:
     }
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+Preset = Literal["ma_sam"]
+PRESETS: dict[Preset, dict[str, Any]] = {
     "ma_sam": {
         "epochs": 400,
         "stop_epoch": 300,
