@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, Model, command
+from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, Folds, Model, Threads, command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +18,10 @@ class Options(Model):
 
     configuration: Annotated[str, "-c CONFIGURATION"]
     """Configuration of the model."""
-    folds: Annotated[tuple[str, ...], "-f FOLD"] = DEFAULT_FOLDS
-    """Folds."""
+    folds: Folds = DEFAULT_FOLDS
     output: Annotated[Path | None, "-o FOLDER"] = None
     """Folder to write (default: crossval_results_folds_... in the model's)."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases at a time."""
+    threads: Threads = DEFAULT_THREADS
 
 
 @command("samunet_accumulate_crossval_results", Options)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Datasets, command
+from samunet.cli.common import DEFAULT_THREADS, Datasets, Quiet, Threads, command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,15 +18,12 @@ class Options:
     """
 
     datasets: Datasets
-    """Dataset ids or names, e.g. 4 or Dataset004_Hippocampus."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases read at a time."""
+    threads: Threads = DEFAULT_THREADS
     json: Annotated[Path | None, "--json FILE"] = None
     """Also write the findings to this file; for one dataset."""
     html: Annotated[Path | None, "--html FILE"] = None
     """Also write a page with pictures of the worst cases; for one dataset."""
-    quiet: Annotated[bool, "--no_pbar"] = False
-    """No progress bar."""
+    quiet: Quiet = False
 
 
 @command("samunet_check_dataset", Options)

@@ -30,8 +30,18 @@ DEFAULT_TOLERANCE_MM = 2.0  # of the normalized surface Dice
 INTERRUPTED = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
 if hasattr(signal, "SIGHUP"):
     INTERRUPTED[signal.SIGHUP] = "ended by SIGHUP"
-Datasets = Annotated[tuple[str, ...], "-d DATASET"]
-Device = Annotated[str | None, "-device NAME"]
+# Options that several commands have.
+Dataset = Annotated[str, "-d DATASET", "Dataset id or name."]
+Datasets = Annotated[tuple[str, ...], "-d DATASET", "Dataset ids or names, e.g. 4 or Dataset004_Hippocampus."]
+Device = Annotated[str | None, "-device NAME", "cuda, cuda:1, mps or cpu (default: the best one present)."]
+Folds = Annotated[tuple[str, ...], "-f FOLD", "Folds."]
+Quiet = Annotated[bool, "--no_pbar", "No progress bars."]
+Threads = Annotated[int, "-np N", "Cases at a time."]
+Tolerance = Annotated[
+    float,
+    "--nsd_tolerance MM",
+    "Of the normalized surface Dice, in mm, or in pixels where reference files tell no size of them.",
+]
 Main = Callable[..., int]
 Actions = Mapping[str, tuple[type[Any], Callable[[Any], int | None]]]
 """Their options, and what they do, by name."""
@@ -42,8 +52,7 @@ EXIT_CODES = "Exit codes: 0 done, 2 refused input, 3 some cases failed, 4 weight
 class Model:
     """Which model is meant, but for its configuration."""
 
-    dataset: Annotated[str, "-d DATASET"]
-    """Dataset id or name."""
+    dataset: Dataset
     plans: Annotated[str, "-p NAME"] = DEFAULT_PLANS_NAME
     """Plan of the model."""
     trainer: Annotated[str, "-tr NAME"] = DEFAULT_TRAINER

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, Device, command
+from samunet.cli.common import (
+    DEFAULT_FOLDS,
+    DEFAULT_THREADS,
+    DEFAULT_TOLERANCE_MM,
+    Device,
+    Folds,
+    Threads,
+    Tolerance,
+    command,
+)
 
 if TYPE_CHECKING:
     from samunet.comparison.compare import Comparison
@@ -22,7 +31,7 @@ class Training:
     """Plan, preprocess and train with nnU-Net and with samunet what is not trained yet."""
     configurations: Annotated[tuple[str, ...], "-c NAME"] = ("3d_adapter",)
     """samunet's configurations, or PLANS__CONFIGURATION."""
-    folds: Annotated[tuple[str, ...], "-f FOLD"] = DEFAULT_FOLDS
+    folds: Folds = DEFAULT_FOLDS
     """Folds to train."""
     match: Annotated[str, "--match WHAT"] = "none"
     """none: each tool's own length; epochs; or minutes."""
@@ -81,10 +90,8 @@ class Options:
     """With -d: model folders, the baseline first (default: all, nnU-Net's first)."""
     output: Annotated[Path, "-o FOLDER"]
     """Folder for the report and its tables."""
-    tolerance: Annotated[float, "--nsd_tolerance MM"] = DEFAULT_TOLERANCE_MM
-    """Of the normalized surface Dice, in mm, or in pixels where reference files tell no size of them."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases scored at a time."""
+    tolerance: Tolerance = DEFAULT_TOLERANCE_MM
+    threads: Threads = DEFAULT_THREADS
     training: Training
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, command
+from samunet.cli.common import DEFAULT_THREADS, Quiet, Threads, command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,8 @@ class Options:
     """TaskXX_Name with dataset.json, imagesTr, labelsTr."""
     overwrite_id: Annotated[int | None, "-overwrite_id ID"] = None
     """Dataset id to use instead of the task's number."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases copied at a time."""
-    quiet: Annotated[bool, "--no_pbar"] = False
-    """No progress bar."""
+    threads: Threads = DEFAULT_THREADS
+    quiet: Quiet = False
 
 
 @command("samunet_convert_MSD_dataset", Options)

@@ -39,7 +39,6 @@ class Options:
     iterations: Annotated[int, "--iterations N"] = 20
     """Steps per epoch."""
     device: Device = None
-    """cuda, cuda:1, mps or cpu (default: the best one present)."""
 
 
 @command("samunet_demo", Options)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, command
+from samunet.cli.common import DEFAULT_THREADS, Threads, command
 
 if TYPE_CHECKING:
     from samunet.core.dataset import DatasetSpec
@@ -22,8 +22,7 @@ class Postprocessing:
     """Names labels and file ending (default: the one in or above -i)."""
     plans_json: Annotated[Path | None, "-plans_json FILE"] = None
     """Accepted as nnU-Net's command takes it, and not needed."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases at a time."""
+    threads: Threads = DEFAULT_THREADS
 
     def dataset(self) -> DatasetSpec:
         """Read the dataset.json that was given, or the one in the folder or up to three folders above it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, command
+from samunet.cli.common import DEFAULT_THREADS, Threads, command
 from samunet.core.units import counted
 
 
@@ -22,8 +22,7 @@ class Options:
     """Prediction folders with <case>.npz; two or more."""
     output: Annotated[Path, "-o FOLDER"]
     """Folder for the segmentations."""
-    threads: Annotated[int, "-np N"] = min(2, DEFAULT_THREADS)
-    """Cases at a time."""
+    threads: Threads = min(2, DEFAULT_THREADS)
     save_npz: bool = False
     """Also write the mean probabilities."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, command
+from samunet.cli.common import DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, Threads, Tolerance, command
 
 if TYPE_CHECKING:
     from samunet.evaluation.score import Measures
@@ -25,10 +25,8 @@ class Evaluation:
     """Folder with predicted segmentations of the same file names."""
     output: Annotated[Path | None, "-o FILE"] = None
     """File to write (default: pred_folder/summary.json)."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases scored at a time."""
-    tolerance: Annotated[float, "--nsd_tolerance MM"] = DEFAULT_TOLERANCE_MM
-    """Of the normalized surface Dice, in mm, or in pixels where reference files tell no size of them."""
+    threads: Threads = DEFAULT_THREADS
+    tolerance: Tolerance = DEFAULT_TOLERANCE_MM
     surfaces: Annotated[bool, "--no_surfaces"] = True
     """Measure NSD, HD95, HD, ASSD and volumes, which nnU-Net's command does not."""
     lesions: bool = False

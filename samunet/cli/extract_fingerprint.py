@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from samunet.cli import planning
-from samunet.cli.common import DEFAULT_THREADS, command
+from samunet.cli.common import DEFAULT_THREADS, Threads, command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +15,7 @@ class Options(planning.Common):
     Next: samunet_plan_experiment -d DATASET --explain
     """
 
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases measured at a time."""
+    threads: Threads = DEFAULT_THREADS
     measuring: planning.Measuring
 
 

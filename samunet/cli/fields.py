@@ -6,8 +6,9 @@ A field with its help below it
     \"\"\"Cases measured at a time.\"\"\"
 
 is the option `-np N`, whose help ends with the default. The annotation holds names and metavar as a usage line shows
-them; without one, `lesions: bool = False` is `--lesions`, and a metavar alone means a word by its place. A field
-without a default is required, one annotated with "" is no option. Types say the rest:
+them, and may hold a text for fields without one below. Without annotation `lesions: bool = False` is `--lesions`; a
+metavar alone means a word by its place; "" means that a field is no option. A field without a default is required.
+Types say the rest:
 
     bool                    a switch, away from its default; help to one that is on says "do not"
     Literal["mixed", ...]   one of these words
@@ -75,18 +76,18 @@ def add_options(group: argparse._ActionsContainer, kind: type[Any], *, only_give
     """
     texts = field_texts(kind)
     for option in _options(kind):
-        text = texts.get(option.field.name, "")
         if option.group is not None:
             title = (option.group.__doc__ or "").partition("\n")[0].rstrip(".")
             inner = group if isinstance(group, argparse._ArgumentGroup) else group.add_argument_group(title)
             add_options(inner, option.group, only_given=option.type is not option.group)
         else:
-            _add_option(group, option, text, only_given=only_given)
+            _add_option(group, option, texts.get(option.field.name), only_given=only_given)
 
 
-def _add_option(group: argparse._ActionsContainer, option: _Option, text: str, *, only_given: bool) -> None:
+def _add_option(group: argparse._ActionsContainer, option: _Option, text: str | None, *, only_given: bool) -> None:
     default = option.field.default
-    words = next((mark for mark in option.marks if isinstance(mark, str)), f"--{option.field.name}").split()
+    spelling, *shared = [mark for mark in option.marks if isinstance(mark, str)] or [f"--{option.field.name}"]
+    words, text = spelling.split(), text or " ".join(shared)
     flags, metavars = [word for word in words if word[0] == "-"], [word for word in words if word[0] != "-"]
     required = default is dataclasses.MISSING
     settings: dict[str, Any] = {"dest": option.place, "required": required} if flags else {}

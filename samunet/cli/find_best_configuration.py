@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, command
+from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, Folds, Threads, command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,10 @@ class Options:
     """Plans to consider (default: all)."""
     trainers: Annotated[tuple[str, ...] | None, "-tr NAME"] = None
     """Trainers to consider (default: all of samunet's)."""
-    folds: Annotated[tuple[str, ...], "-f FOLD"] = DEFAULT_FOLDS
-    """Folds."""
+    folds: Folds = DEFAULT_FOLDS
     ensembling: Annotated[bool, "--disable_ensembling"] = True
     """Consider ensembles of two models."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases at a time."""
+    threads: Threads = DEFAULT_THREADS
 
 
 @command("samunet_find_best_configuration", Options)

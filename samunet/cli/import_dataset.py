@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Actions, run_action
+from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, run_action
 
 if TYPE_CHECKING:
     from samunet.importing.dataset import FoundCase
@@ -34,10 +34,8 @@ class Layout:
     """Give the copies of labels the grid (origin, spacing, direction) of their image."""
     orthonormalize: bool = False
     """Turn NIfTI axes in the copies to the nearest that meet at right angles."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases copied at a time."""
-    quiet: Annotated[bool, "--no_pbar"] = False
-    """No progress bar."""
+    threads: Threads = DEFAULT_THREADS
+    quiet: Quiet = False
 
     def cases(self, scratch: Path) -> Sequence[FoundCase]:
         """Find the cases; what has to be made of them first goes into a folder that is removed afterwards."""

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import run_action
+from samunet.cli.common import Dataset, run_action
 from samunet.core.names import DEFAULT_PLANS_NAME
 
 TEXT = """Read a checkpoint of the MA-SAM authors' code into a fold of samunet, or write a fold as such a checkpoint.
@@ -23,7 +23,7 @@ class Import:
 
     file: Annotated[Path, "FILE"]
     """Checkpoint of the authors' code."""
-    dataset: Annotated[str, "-d DATASET"]
+    dataset: Dataset
     """Id or name of a planned dataset with the same classes."""
     configuration: Annotated[str, "-c CONFIGURATION"] = "3d_ma_sam"
     """Configuration of the model."""
@@ -39,7 +39,7 @@ class Export(Import):
 
     file: Annotated[Path, "FILE"]
     """File to write, .pth."""
-    dataset: Annotated[str, "-d DATASET"]
+    dataset: Dataset
     """Id or name."""
 
 

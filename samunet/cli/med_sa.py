@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated
 
 from samunet.cli import ma_sam
-from samunet.cli.common import run_action
+from samunet.cli.common import Dataset, run_action
 
 TEXT = """Read a checkpoint of the Medical SAM Adapter authors' code into a fold of samunet that predicts with clicks.
 The file does not tell whether it was trained on images or volumes: choose the configuration, 2d_ or 3d_, accordingly.
@@ -21,7 +21,7 @@ Next: samunet_predict -i IMAGES -o PREDICTIONS --prompts FILE
 class Import(ma_sam.Import):
     """Authors' file to a fold that can predict."""
 
-    dataset: Annotated[str, "-d DATASET"]
+    dataset: Dataset
     """Id or name of a planned dataset that names the structure."""
     configuration: Annotated[str, "-c CONFIGURATION"] = "2d_med_sa_prompted"
     """Configuration of the model."""

@@ -18,7 +18,6 @@ class Options:
     """
 
     datasets: Datasets
-    """Dataset ids or names, e.g. 4 or Dataset004_Hippocampus."""
     explain: bool = False
     """Print the reason of every decision; without further options, of the plan that is there."""
     measure: bool = False

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Datasets
+from samunet.cli.common import DEFAULT_THREADS, Datasets, Quiet
 from samunet.planning.options import PlanOptions
 
 CPU_SECONDS_PER_GIB = (
@@ -38,11 +38,9 @@ class Common:
     """What measuring and preprocessing share."""
 
     datasets: Datasets
-    """Dataset ids or names, e.g. 4 or Dataset004_Hippocampus."""
     verbose: bool = False
     """Taken as nnU-Net's command takes it; changes nothing."""
-    quiet: Annotated[bool, "--no_pbar"] = False
-    """No progress bars."""
+    quiet: Quiet = False
 
 
 @dataclass(frozen=True, kw_only=True)

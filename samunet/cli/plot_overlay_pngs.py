@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, command
+from samunet.cli.common import DEFAULT_THREADS, Dataset, Threads, command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,16 +17,14 @@ class Options:
     Next: look through the folder; a label that lies beside its structure is seen at once.
     """
 
-    dataset: Annotated[str, "-d DATASET"]
-    """Dataset id or name."""
+    dataset: Dataset
     output: Annotated[Path, "-o FOLDER"]
     """Folder for the pictures."""
     channel: Annotated[int, "-channel_idx N"] = 0
     """Channel to draw."""
     use_raw: bool = False
     """Accepted as nnU-Net's command takes it; raw files are drawn anyway."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases at a time."""
+    threads: Threads = DEFAULT_THREADS
 
 
 @command("samunet_plot_overlay_pngs", Options)

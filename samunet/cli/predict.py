@@ -52,7 +52,6 @@ class Predicting:
     compile: bool = False
     """Compile the network with torch.compile; worth it for many cases."""
     device: Device = None
-    """cuda, cuda:1, mps or cpu (default: the best one present)."""
     previous_stage: Annotated[str | None, "-prev_stage_predictions FOLDER"] = None
     """Refused: samunet has no cascade."""
     verbose: bool = False

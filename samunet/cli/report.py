@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Model, command
+from samunet.cli.common import DEFAULT_THREADS, Model, Threads, command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Options(Model):
     """Configuration of the model, e.g. 3d_adapter."""
     output: Annotated[Path | None, "-o FILE"] = None
     """File to write (default: report.html in the model's folder)."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
+    threads: Threads = DEFAULT_THREADS
     """Pictures drawn at a time."""
 
 

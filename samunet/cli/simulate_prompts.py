@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, command
+from samunet.cli.common import DEFAULT_THREADS, Threads, command
 from samunet.core.units import counted
 
 
@@ -34,8 +34,7 @@ class Options:
     """File axis along which slices follow: 0 is z, 1 y, 2 x."""
     seed: Annotated[int, "-seed N"] = 1234
     """Of the clicks after the first."""
-    threads: Annotated[int, "-np N"] = DEFAULT_THREADS
-    """Cases read at a time."""
+    threads: Threads = DEFAULT_THREADS
 
 
 @command("samunet_simulate_prompts", Options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import Actions, run_action
+from samunet.cli.common import Actions, Quiet, run_action
 from samunet.core.units import readable
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListThem:
+class Listing:
     """What there is, and where it lies on this machine."""
 
 
@@ -43,8 +43,7 @@ class Download(Trust):
 
     name: Annotated[str, "NAME"]
     """See 'list'."""
-    quiet: Annotated[bool, "--no_pbar"] = False
-    """No progress bar."""
+    quiet: Quiet = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ Next: samunet_plan_and_preprocess -d DATASET -backbone vit_b
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     actions: Actions = {
-        "list": (ListThem, _list),
+        "list": (Listing, _list),
         "download": (Download, _download),
         "import": (Import, _import),
         "verify": (Verify, _verify),
@@ -88,7 +87,7 @@ def _folders() -> Sequence[Path]:
     return workspace_from_environment().weights_folders
 
 
-def _list(_: ListThem) -> None:
+def _list(_: Listing) -> None:
     from samunet.sam.checkpoints import CHECKPOINTS, find_checkpoint
 
     folders = _folders()

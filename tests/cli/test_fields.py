@@ -15,6 +15,8 @@ from samunet.cli.common import command, parse_bytes
 from samunet.cli.fields import add_options, options_from
 from samunet.errors import ConfigError
 
+Threads = Annotated[int, "-np N", "Cases at a time."]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
@@ -73,6 +75,7 @@ class Options:
     """Memory."""
     assigned: Annotated[tuple[str, ...], "--set KEY=VALUE ..."] = ()
     """Settings."""
+    threads: Threads = 2
     tiles: Tiles
     config: Annotated[dict[str, Any], Config]
 
@@ -131,6 +134,7 @@ def test_help_holds_texts_defaults_and_headings(parser):
     assert "-c NAME [NAME ...] Some. (default: a b)" in said
     assert "-d DATASET, --dataset_id DATASET Which one." in said and "Which one. (default" not in said
     assert "How tiles lie: -step_size SHARE Distance, 100% of a tile at most. (default: 0.5)" in said
+    assert "-np N Cases at a time. (default: 2)" in said
     assert "--log STR Where to. (default: none)" in said and "batch" not in said
 
 
