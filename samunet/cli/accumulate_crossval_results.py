@@ -1,4 +1,7 @@
-"""samunet_accumulate_crossval_results: the validation predictions of several folds in one folder, with their scores."""
+"""Copy the validation predictions of a model's folds into one folder and score them together.
+
+Next: open summary.json in the output folder.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,6 @@ from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, Folds, Model, Thr
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Model):
-    """Copy the validation predictions of a model's folds into one folder and score them together.
-
-    Next: open summary.json in the output folder.
-    """
-
     configuration: Annotated[str, "-c CONFIGURATION"]
     """Configuration of the model."""
     folds: Folds = DEFAULT_FOLDS
@@ -24,7 +22,7 @@ class Options(Model):
     threads: Threads = DEFAULT_THREADS
 
 
-@command("samunet_accumulate_crossval_results", Options)
+@command("samunet_accumulate_crossval_results", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.comparison.selection import accumulate, crossval_folder
     from samunet.core.lock import held

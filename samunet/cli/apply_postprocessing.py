@@ -1,4 +1,4 @@
-"""samunet_apply_postprocessing: keep only largest components, as was determined."""
+"""Apply what samunet_determine_postprocessing found to a folder of segmentations."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from samunet.cli.determine_postprocessing import Postprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Postprocessing):
-    """Apply what samunet_determine_postprocessing found to a folder of segmentations."""
-
     output: Annotated[Path, "-o FOLDER"]
     """Folder for the postprocessed ones."""
     postprocessing: Annotated[Path, "-pp_file -pp_pkl_file FILE"]
     """postprocessing.json; never a pickle."""
 
 
-@command("samunet_apply_postprocessing", Options)
+@command("samunet_apply_postprocessing", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.evaluation.postprocessing import apply_to_folder, load_postprocessing
     from samunet.imageio import reader_of_segmentations

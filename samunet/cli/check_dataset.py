@@ -1,4 +1,8 @@
-"""samunet_check_dataset: find everything that is wrong with datasets of nnUNet_raw."""
+"""Read every file of datasets of nnUNet_raw to its end and list everything that is wrong, with what to do about it.
+Nothing is changed.
+
+Next, when nothing is wrong: samunet_plan_and_preprocess -d DATASET
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,6 @@ from samunet.cli.common import DEFAULT_THREADS, Datasets, Quiet, Threads, comman
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Read every file of datasets of nnUNet_raw to its end and list everything that is wrong, with what to do about it.
-    Nothing is changed.
-
-    Next, when nothing is wrong: samunet_plan_and_preprocess -d DATASET
-    """
-
     datasets: Datasets
     threads: Threads = DEFAULT_THREADS
     json: Annotated[Path | None, "--json FILE"] = None
@@ -26,7 +24,7 @@ class Options:
     quiet: Quiet = False
 
 
-@command("samunet_check_dataset", Options)
+@command("samunet_check_dataset", __doc__, Options)
 def main(options: Options) -> int:
     from samunet import pipeline
     from samunet.checking.page import write_page

@@ -68,15 +68,15 @@ class Model:
         return workspace, dataset, model_folder(workspace, dataset, self.plans, configuration, self.trainer)
 
 
-def command(name: str, kind: type[Options]) -> Callable[[Callable[[Options], int | None]], Main]:
+def command(name: str, text: str | None, kind: type[Options]) -> Callable[[Callable[[Options], int | None]], Main]:
     """Make a function of options the command of that name: one that parses words and returns the exit code.
 
-    The help begins with the first paragraph of the options' text, and ends with the others.
+    The help begins with the first paragraph of the text, and ends with the others.
     """
 
     def decorate(function: Callable[[Options], int | None]) -> Main:
         def main(argv: Sequence[str] | None = None) -> int:
-            parser = _parser(name, kind.__doc__)
+            parser = _parser(name, text)
             _add_command(parser, kind, function)
             return _run(parser, argv)
 
@@ -86,7 +86,7 @@ def command(name: str, kind: type[Options]) -> Callable[[Callable[[Options], int
 
 
 def run_action(
-    name: str, text: str, actions: Actions, argv: Sequence[str] | None = None, *, metavar: str = "ACTION"
+    name: str, text: str | None, actions: Actions, argv: Sequence[str] | None = None, *, metavar: str = "ACTION"
 ) -> int:
     """Run that one of several actions that the first word names; the text of its options is its help."""
     parser = _parser(name, text)

@@ -1,4 +1,8 @@
-"""samunet_compare: hold two or more sets of predictions against each other."""
+"""Compare predictions of the same cases, case by case: prediction folders (--reference, --predictions, -djfile), or
+what samunet's and nnU-Net's models of a dataset predicted for their validation cases (-d).
+
+Next: open report.html in the output folder.
+"""
 
 from __future__ import annotations
 
@@ -70,12 +74,6 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Compare predictions of the same cases, case by case: prediction folders (--reference, --predictions, -djfile), or
-    what samunet's and nnU-Net's models of a dataset predicted for their validation cases (-d).
-
-    Next: open report.html in the output folder.
-    """
-
     reference: Annotated[Path | None, "--reference FOLDER"] = None
     """Folder with reference segmentations."""
     predictions: Annotated[tuple[str, ...], "--predictions NAME=FOLDER"] = ()
@@ -111,7 +109,7 @@ def parse_predictions(texts: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-@command("samunet_compare", Options)
+@command("samunet_compare", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.core.lock import held
     from samunet.errors import ConfigError

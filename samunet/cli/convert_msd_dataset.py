@@ -1,4 +1,8 @@
-"""samunet_convert_MSD_dataset: bring a task of the Medical Segmentation Decathlon into nnUNet_raw."""
+"""Copy a task of the Medical Segmentation Decathlon into nnUNet_raw: one file per channel, labels by name. The task
+stays as it is.
+
+Next: samunet_check_dataset -d DATASET
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,6 @@ from samunet.cli.common import DEFAULT_THREADS, Quiet, Threads, command
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Copy a task of the Medical Segmentation Decathlon into nnUNet_raw: one file per channel, labels by name. The task
-    stays as it is.
-
-    Next: samunet_check_dataset -d DATASET
-    """
-
     task: Annotated[Path, "-i FOLDER"]
     """TaskXX_Name with dataset.json, imagesTr, labelsTr."""
     overwrite_id: Annotated[int | None, "-overwrite_id ID"] = None
@@ -25,7 +23,7 @@ class Options:
     quiet: Quiet = False
 
 
-@command("samunet_convert_MSD_dataset", Options)
+@command("samunet_convert_MSD_dataset", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.core.workspace import workspace_from_environment
     from samunet.importing.dataset import write_dataset

@@ -1,4 +1,8 @@
-"""samunet_demo: the whole way from images to scored segmentations on a phantom dataset, in a few minutes on a CPU."""
+"""Make a small CT-like phantom dataset in nnU-Net's layout, then plan, train, predict and evaluate on it, and write a
+page of pictures. Needs no download and no GPU.
+
+Next: documentation/tutorials/first-segmentation.md does the same step by step.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,6 @@ SEED = 17
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Make a small CT-like phantom dataset in nnU-Net's layout, then plan, train, predict and evaluate on it, and write
-    a page of pictures. Needs no download and no GPU.
-
-    Next: documentation/tutorials/first-segmentation.md does the same step by step.
-    """
-
     output: Annotated[Path, "-o FOLDER"] = Path("samunet_demo")
     """Where everything goes."""
     only_dataset: bool = False
@@ -41,7 +39,7 @@ class Options:
     device: Device = None
 
 
-@command("samunet_demo", Options)
+@command("samunet_demo", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.core.workspace import Workspace
     from samunet.phantom.dataset import write_phantom_dataset

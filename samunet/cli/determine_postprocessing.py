@@ -1,4 +1,8 @@
-"""samunet_determine_postprocessing: find out whether keeping only largest components helps."""
+"""Find out on predictions with references whether keeping only the largest component, of the foreground or of a class,
+raises Dice.
+
+Next: samunet_apply_postprocessing -i PREDICTIONS -o FOLDER -pp_file postprocessing.json
+"""
 
 from __future__ import annotations
 
@@ -38,19 +42,13 @@ class Postprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Postprocessing):
-    """Find out on predictions with references whether keeping only the largest component, of the foreground or of a
-    class, raises Dice.
-
-    Next: samunet_apply_postprocessing -i PREDICTIONS -o FOLDER -pp_file postprocessing.json
-    """
-
     references: Annotated[Path, "-ref FOLDER"]
     """References of the same file names."""
     apply: Annotated[bool, "--remove_postprocessed"] = True
     """Write the postprocessed predictions too."""
 
 
-@command("samunet_determine_postprocessing", Options)
+@command("samunet_determine_postprocessing", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.core.codec import write_json
     from samunet.core.dataset import files_with_ending

@@ -1,4 +1,8 @@
-"""samunet_ensemble: average the probabilities of several models."""
+"""Average the probabilities of several prediction folders, of samunet's or nnU-Net's models, and write the
+segmentations.
+
+Before: samunet_predict -i IMAGES -o FOLDER --save_probabilities, once per model
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,6 @@ from samunet.core.units import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Average the probabilities of several prediction folders, of samunet's or nnU-Net's models, and write the
-    segmentations.
-
-    Before: samunet_predict -i IMAGES -o FOLDER --save_probabilities, once per model
-    """
-
     folders: Annotated[tuple[Path, ...], "-i FOLDER"]
     """Prediction folders with <case>.npz; two or more."""
     output: Annotated[Path, "-o FOLDER"]
@@ -27,7 +25,7 @@ class Options:
     """Also write the mean probabilities."""
 
 
-@command("samunet_ensemble", Options)
+@command("samunet_ensemble", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.inference.ensemble import ensemble
 

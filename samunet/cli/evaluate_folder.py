@@ -1,4 +1,8 @@
-"""samunet_evaluate_folder: score predictions with the labels of a dataset.json."""
+"""Score a folder of segmentations against references: overlap and surface distances per class or region.
+
+Next: open summary.json (nnU-Net's layout), which lists every case. If Dice is low, look first at the cases
+that have the lowest.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +53,6 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Evaluation):
-    """Score a folder of segmentations against references: overlap and surface distances per class or region.
-
-    Next: open summary.json (nnU-Net's layout), which lists every case. If Dice is low, look first at the cases
-    that have the lowest.
-    """
-
     dataset_json: Annotated[Path, "-djfile FILE"]
     """dataset.json that names labels and file ending."""
     plans_json: Annotated[Path | None, "-pfile FILE"] = None
@@ -109,7 +107,7 @@ def _number(value: float, width: int) -> str:
     return f"{'-':>{width}}" if math.isnan(value) else f"{value:{width}.4f}"
 
 
-@command("samunet_evaluate_folder", Options)
+@command("samunet_evaluate_folder", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.core.dataset import read_dataset_json
     from samunet.evaluation.score import evaluate_folder, names_from_labels, targets_from_labels

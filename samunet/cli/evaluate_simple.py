@@ -1,4 +1,8 @@
-"""samunet_evaluate_simple: score predictions of given label values, without a dataset.json."""
+"""Score a folder of segmentations against references for the label values you name.
+
+Next: open summary.json (nnU-Net's layout), which lists every case; for regions and names use
+samunet_evaluate_folder.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,13 @@ from samunet.errors import DatasetError
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Evaluation):
-    """Score a folder of segmentations against references for the label values you name.
-
-    Next: open summary.json (nnU-Net's layout), which lists every case; for regions and names use
-    samunet_evaluate_folder.
-    """
-
     labels: Annotated[tuple[int, ...], "-l LABEL"]
     """Label values to score."""
     ignore: Annotated[int | None, "-il LABEL"] = None
     """Ignore label: reference voxels of this value do not count."""
 
 
-@command("samunet_evaluate_simple", Options)
+@command("samunet_evaluate_simple", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.evaluation.score import evaluate_folder
     from samunet.imageio import reader_for

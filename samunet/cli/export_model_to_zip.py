@@ -1,4 +1,7 @@
-"""samunet_export_model_to_zip: pack a trained model."""
+"""Pack a trained model with its plan, scores and a card; every file is listed with its SHA-256.
+
+Next: samunet_install_pretrained_model_from_zip FILE, on another machine
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,6 @@ from samunet.cli.predict import Choice, choose_model
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Pack a trained model with its plan, scores and a card; every file is listed with its SHA-256.
-
-    Next: samunet_install_pretrained_model_from_zip FILE, on another machine
-    """
-
     output: Annotated[Path, "-o FILE"]
     """Zip file to write."""
     folds: Annotated[tuple[str, ...] | None, "-f FOLD"] = None
@@ -31,7 +29,7 @@ class Options:
     model: Choice
 
 
-@command("samunet_export_model_to_zip", Options)
+@command("samunet_export_model_to_zip", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.checkpoints.model_zip import export_model
     from samunet.core.lock import reading

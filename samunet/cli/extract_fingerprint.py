@@ -1,4 +1,7 @@
-"""samunet_extract_fingerprint: measure datasets."""
+"""Measure spacings, shapes, intensities and class sizes of a dataset of nnUNet_raw.
+
+Next: samunet_plan_experiment -d DATASET --explain
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,11 @@ from samunet.cli.common import DEFAULT_THREADS, Threads, command
 
 @dataclass(frozen=True, kw_only=True)
 class Options(planning.Common):
-    """Measure spacings, shapes, intensities and class sizes of a dataset of nnUNet_raw.
-
-    Next: samunet_plan_experiment -d DATASET --explain
-    """
-
     threads: Threads = DEFAULT_THREADS
     measuring: planning.Measuring
 
 
-@command("samunet_extract_fingerprint", Options)
+@command("samunet_extract_fingerprint", __doc__, Options)
 def main(options: Options) -> None:
     from samunet import pipeline
     from samunet.core.workspace import workspace_from_environment

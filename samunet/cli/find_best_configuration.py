@@ -1,4 +1,8 @@
-"""samunet_find_best_configuration: choose among trained models, and mark the best for prediction."""
+"""Score trained models, and ensembles of two, on the validation cases of their folds; mark the best, which
+samunet_predict then takes.
+
+Next: the commands in inference_instructions.txt
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,6 @@ from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, Folds, Threads, c
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Score trained models, and ensembles of two, on the validation cases of their folds; mark the best, which
-    samunet_predict then takes.
-
-    Next: the commands in inference_instructions.txt
-    """
-
     dataset: Annotated[str, "dataset_name_or_id"]
     """Dataset id or name."""
     configurations: Annotated[tuple[str, ...] | None, "-c CONFIGURATION"] = None
@@ -30,7 +28,7 @@ class Options:
     threads: Threads = DEFAULT_THREADS
 
 
-@command("samunet_find_best_configuration", Options)
+@command("samunet_find_best_configuration", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.comparison.selection import find_best
     from samunet.core.lock import held

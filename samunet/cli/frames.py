@@ -1,4 +1,4 @@
-"""samunet_frames: write predictions of videos as frames."""
+"""Write predicted volumes of videos, brought in by 'samunet_import video', as one PNG per frame."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from samunet.cli.common import command
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Write predicted volumes of videos, brought in by 'samunet_import video', as one PNG per frame."""
-
     predictions: Annotated[Path, "-i FOLDER"]
     """Predictions, one volume per clip."""
     frames: Annotated[Path, "--frames FOLDER"]
@@ -21,7 +19,7 @@ class Options:
     """Folder for the frames."""
 
 
-@command("samunet_frames", Options)
+@command("samunet_frames", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.core.lock import held
     from samunet.importing.video import write_frames

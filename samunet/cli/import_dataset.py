@@ -1,4 +1,7 @@
-"""samunet_import: bring images and labels of other layouts into nnUNet_raw."""
+"""Copy images and labels into nnUNet_raw under nnU-Net's names. What is copied stays as it is.
+
+Next: samunet_check_dataset -d DATASET
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,6 @@ from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, run_act
 
 if TYPE_CHECKING:
     from samunet.importing.dataset import FoundCase
-
-TEXT = """Copy images and labels into nnUNet_raw under nnU-Net's names. What is copied stays as it is.
-
-Next: samunet_check_dataset -d DATASET
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     layouts = {"folders": Folders, "csv": Table, "datalist": Datalist, "bids": Bids, "video": Video}
     actions: Actions = {name: (layout, _import) for name, layout in layouts.items()}
-    return run_action("samunet_import", TEXT, actions, argv, metavar="LAYOUT")
+    return run_action("samunet_import", __doc__, actions, argv, metavar="LAYOUT")
 
 
 def _import(options: Layout) -> None:

@@ -1,4 +1,7 @@
-"""samunet_info: what is on this machine."""
+"""Show versions, folders, datasets, plans, trained models, SAM checkpoints and GPUs.
+
+Next: samunet_plan_and_preprocess -d DATASET
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,13 @@ from samunet.cli.common import command
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Show versions, folders, datasets, plans, trained models, SAM checkpoints and GPUs.
-
-    Next: samunet_plan_and_preprocess -d DATASET
-    """
-
     ext_trainer: bool = False
     """Print only the folder of samunet's trainers for stock nnU-Net."""
     json: bool = False
     """As JSON, for programs."""
 
 
-@command("samunet_info", Options)
+@command("samunet_info", __doc__, Options)
 def main(options: Options) -> None:
     import json
     from pathlib import Path

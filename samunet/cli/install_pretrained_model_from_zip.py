@@ -1,4 +1,8 @@
-"""samunet_install_pretrained_model_from_zip: verify and unpack a model."""
+"""Put a model that samunet_export_model_to_zip packed into nnUNet_results; nothing is written before all of it is
+verified.
+
+Next: samunet_predict -i IMAGES -o PREDICTIONS
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,13 @@ from samunet.cli.common import command
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Put a model that samunet_export_model_to_zip packed into nnUNet_results; nothing is written before all of it is
-    verified.
-
-    Next: samunet_predict -i IMAGES -o PREDICTIONS
-    """
-
     zip: Annotated[Path, "FILE"]
     """Zip file of a model."""
     overwrite: bool = False
     """Replace a model of the same name."""
 
 
-@command("samunet_install_pretrained_model_from_zip", Options)
+@command("samunet_install_pretrained_model_from_zip", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.checkpoints.model_zip import install_model
     from samunet.core.workspace import workspace_from_environment

@@ -1,4 +1,7 @@
-"""samunet_ma_sam: read and write checkpoints of the MA-SAM authors' code."""
+"""Read a checkpoint of the MA-SAM authors' code into a fold of samunet, or write a fold as such a checkpoint.
+
+Next, after import: samunet_predict -i IMAGES -o PREDICTIONS
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,6 @@ from typing import Annotated
 
 from samunet.cli.common import Dataset, run_action
 from samunet.core.names import DEFAULT_PLANS_NAME
-
-TEXT = """Read a checkpoint of the MA-SAM authors' code into a fold of samunet, or write a fold as such a checkpoint.
-
-Next, after import: samunet_predict -i IMAGES -o PREDICTIONS
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ class Export(Import):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return run_action("samunet_ma_sam", TEXT, {"import": (Import, _import), "export": (Export, _export)}, argv)
+    return run_action("samunet_ma_sam", __doc__, {"import": (Import, _import), "export": (Export, _export)}, argv)
 
 
 def _import(options: Import) -> None:

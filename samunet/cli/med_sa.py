@@ -1,4 +1,8 @@
-"""samunet_med_sa: read checkpoints of the Medical SAM Adapter authors' code."""
+"""Read a checkpoint of the Medical SAM Adapter authors' code into a fold of samunet that predicts with clicks. The file
+does not tell whether it was trained on images or volumes: choose the configuration, 2d_ or 3d_, accordingly.
+
+Next: samunet_predict -i IMAGES -o PREDICTIONS --prompts FILE
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,6 @@ from typing import Annotated
 
 from samunet.cli import ma_sam
 from samunet.cli.common import Dataset, run_action
-
-TEXT = """Read a checkpoint of the Medical SAM Adapter authors' code into a fold of samunet that predicts with clicks.
-The file does not tell whether it was trained on images or volumes: choose the configuration, 2d_ or 3d_, accordingly.
-
-Next: samunet_predict -i IMAGES -o PREDICTIONS --prompts FILE
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +27,7 @@ class Import(ma_sam.Import):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return run_action("samunet_med_sa", TEXT, {"import": (Import, _import)}, argv)
+    return run_action("samunet_med_sa", __doc__, {"import": (Import, _import)}, argv)
 
 
 def _import(options: Import) -> None:

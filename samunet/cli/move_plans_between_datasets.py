@@ -1,4 +1,8 @@
-"""samunet_move_plans_between_datasets: use the plan of one dataset for another."""
+"""Save the plan of one dataset as a plan of another, for pretraining: all decisions and intensity statistics stay as
+they are.
+
+Next: samunet_preprocess -d TARGET -plans_name NAME
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,6 @@ from samunet.cli.common import command
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Save the plan of one dataset as a plan of another, for pretraining: all decisions and intensity statistics stay
-    as they are.
-
-    Next: samunet_preprocess -d TARGET -plans_name NAME
-    """
-
     source: Annotated[str, "-s DATASET"]
     """Id or name of the dataset that has the plan."""
     target: Annotated[str, "-t DATASET"]
@@ -28,7 +26,7 @@ class Options:
     """Configurations to move besides those in the plan, e.g. 3d_ma_sam."""
 
 
-@command("samunet_move_plans_between_datasets", Options)
+@command("samunet_move_plans_between_datasets", __doc__, Options)
 def main(options: Options) -> None:
     from samunet import pipeline
     from samunet.core.workspace import workspace_from_environment

@@ -1,4 +1,9 @@
-"""samunet_plan_and_preprocess: measure, plan and preprocess datasets."""
+"""Measure a dataset of nnUNet_raw, decide spacing, slab depth, patch and encoder grid, and preprocess the training
+cases.
+
+Next: samunet_train DATASET 3d_adapter 0   (2d_adapter for 2D images)
+Why the plan is as it is: samunet_plan_experiment -d DATASET --explain
+"""
 
 from __future__ import annotations
 
@@ -11,13 +16,6 @@ from samunet.cli.common import DEFAULT_THREADS, command
 
 @dataclass(frozen=True, kw_only=True)
 class Options(planning.Common):
-    """Measure a dataset of nnUNet_raw, decide spacing, slab depth, patch and encoder grid, and preprocess the training
-    cases.
-
-    Next: samunet_train DATASET 3d_adapter 0   (2d_adapter for 2D images)
-    Why the plan is as it is: samunet_plan_experiment -d DATASET --explain
-    """
-
     verbose: bool = False
     """Also print the reason of every decision."""
     threads: Annotated[int, "-npfp N"] = DEFAULT_THREADS
@@ -29,7 +27,7 @@ class Options(planning.Common):
     preprocessing: planning.Preprocessing
 
 
-@command("samunet_plan_and_preprocess", Options)
+@command("samunet_plan_and_preprocess", __doc__, Options)
 def main(options: Options) -> None:
     from samunet import pipeline
     from samunet.core.lock import held

@@ -1,4 +1,8 @@
-"""samunet_plan_experiment: plan from a fingerprint, and say why."""
+"""Decide spacing, slab depth, patch, encoder grid and backbone from a dataset's fingerprint; measures the dataset first
+if need be.
+
+Next: samunet_preprocess -d DATASET
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,6 @@ from samunet.cli.common import DEFAULT_THREADS, Datasets, Device, command
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Decide spacing, slab depth, patch, encoder grid and backbone from a dataset's fingerprint; measures the dataset
-    first if need be.
-
-    Next: samunet_preprocess -d DATASET
-    """
-
     datasets: Datasets
     explain: bool = False
     """Print the reason of every decision; without further options, of the plan that is there."""
@@ -30,7 +28,7 @@ class Options:
     plan: planning.Planning
 
 
-@command("samunet_plan_experiment", Options)
+@command("samunet_plan_experiment", __doc__, Options)
 def main(options: Options) -> None:
     from samunet import pipeline
     from samunet.core.lock import held

@@ -1,4 +1,7 @@
-"""samunet_plot_overlay_pngs: a picture of every training case with its reference."""
+"""Draw the slice with the most classes of every training case, image and reference side by side, from the raw files.
+
+Next: look through the folder; a label that lies beside its structure is seen at once.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,6 @@ from samunet.cli.common import DEFAULT_THREADS, Dataset, Threads, command
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Draw the slice with the most classes of every training case, image and reference side by side, from the raw
-    files.
-
-    Next: look through the folder; a label that lies beside its structure is seen at once.
-    """
-
     dataset: Dataset
     output: Annotated[Path, "-o FOLDER"]
     """Folder for the pictures."""
@@ -27,7 +24,7 @@ class Options:
     threads: Threads = DEFAULT_THREADS
 
 
-@command("samunet_plot_overlay_pngs", Options)
+@command("samunet_plot_overlay_pngs", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.comparison.report import draw_training_cases
     from samunet.core.workspace import workspace_from_environment

@@ -1,4 +1,8 @@
-"""samunet_predict: segment images with a trained model of the results folder."""
+"""Segment a folder of images, or one image, with a trained model. Needs no further option when only one model is
+trained.
+
+Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json
+"""
 
 from __future__ import annotations
 
@@ -75,12 +79,6 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Predicting):
-    """Segment a folder of images, or one image, with a trained model. Needs no further option when only one model is
-    trained.
-
-    Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json
-    """
-
     parts: Annotated[int, "-num_parts N"] = 1
     """Share the cases among N commands."""
     part: Annotated[int, "-part_id I"] = 0
@@ -229,7 +227,7 @@ def choose_model(workspace: Workspace, wanted: Choice, checkpoint: str) -> Path:
     )
 
 
-@command("samunet_predict", Options)
+@command("samunet_predict", __doc__, Options)
 def main(options: Options) -> int:
     from samunet.core.workspace import workspace_from_environment
 

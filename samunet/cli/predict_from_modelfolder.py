@@ -1,4 +1,8 @@
-"""samunet_predict_from_modelfolder: segment images with a model folder anywhere on disk."""
+"""Segment a folder of images, or one image, with a model folder <Trainer>__<plans>__<configuration>; needs no
+environment variables.
+
+Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,10 @@ from samunet.cli.predict import Predicting, predict_with_model
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Predicting):
-    """Segment a folder of images, or one image, with a model folder <Trainer>__<plans>__<configuration>; needs no
-    environment variables.
-
-    Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json
-    """
-
     model: Annotated[Path, "-m FOLDER"]
     """Model folder."""
 
 
-@command("samunet_predict_from_modelfolder", Options)
+@command("samunet_predict_from_modelfolder", __doc__, Options)
 def main(options: Options) -> int:
     return predict_with_model(options, options.model)

@@ -1,4 +1,7 @@
-"""samunet_preprocess: preprocess datasets by a saved plan."""
+"""Preprocess the training cases of planned datasets.
+
+Next: samunet_train DATASET 3d_adapter 0   (2d_adapter for 2D images)
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,12 @@ from samunet.core.names import DEFAULT_PLANS_NAME
 
 @dataclass(frozen=True, kw_only=True)
 class Options(planning.Common):
-    """Preprocess the training cases of planned datasets.
-
-    Next: samunet_train DATASET 3d_adapter 0   (2d_adapter for 2D images)
-    """
-
     plans_name: Annotated[str, "-plans_name NAME"] = DEFAULT_PLANS_NAME
     """Plan to follow."""
     preprocessing: planning.Preprocessing
 
 
-@command("samunet_preprocess", Options)
+@command("samunet_preprocess", __doc__, Options)
 def main(options: Options) -> None:
     from samunet import pipeline
     from samunet.core.workspace import workspace_from_environment

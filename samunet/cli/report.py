@@ -1,4 +1,8 @@
-"""samunet_report: one page on a trained model."""
+"""Write one HTML page on a trained model: scores of its validation cases, pictures of the worst, the learning curve,
+the plan.
+
+Next: open the page.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,6 @@ from samunet.cli.common import DEFAULT_THREADS, Model, Threads, command
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Model):
-    """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst, the learning
-    curve, the plan.
-
-    Next: open the page.
-    """
-
     configuration: Annotated[str, "configuration"]
     """Configuration of the model, e.g. 3d_adapter."""
     output: Annotated[Path | None, "-o FILE"] = None
@@ -25,7 +23,7 @@ class Options(Model):
     """Pictures drawn at a time."""
 
 
-@command("samunet_report", Options)
+@command("samunet_report", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.comparison.report import report_on_model
 

@@ -1,4 +1,7 @@
-"""samunet_simulate_prompts: clicks and boxes made from reference segmentations."""
+"""Make the prompts that a user could give from reference segmentations, to score models that segment what prompts show.
+
+Next: samunet_predict -i IMAGES -o PREDICTIONS --prompts FILE
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,6 @@ from samunet.core.units import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Make the prompts that a user could give from reference segmentations, to score models that segment what prompts
-    show.
-
-    Next: samunet_predict -i IMAGES -o PREDICTIONS --prompts FILE
-    """
-
     references: Annotated[Path, "references"]
     """Folder of reference segmentations."""
     dataset_json: Annotated[Path, "-djfile FILE"]
@@ -37,7 +34,7 @@ class Options:
     threads: Threads = DEFAULT_THREADS
 
 
-@command("samunet_simulate_prompts", Options)
+@command("samunet_simulate_prompts", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.core.dataset import Case, files_with_ending, read_dataset_json
     from samunet.core.prompts import write_prompts

@@ -1,4 +1,11 @@
-"""samunet_train: train one fold of one configuration."""
+"""Train one fold of one configuration of a planned and preprocessed dataset, then predict and score its validation
+cases.
+
+Example: samunet_train 4 3d_adapter 0
+A short look on a CPU: samunet_train 4 3d_adapter 0 --epochs 10 --iterations 50 --batch_size 2
+Ctrl-C, SIGTERM or a file named stop in the fold's folder end it after the step, with everything saved; --c goes on.
+Next: samunet_predict -i IMAGES -o PREDICTIONS
+"""
 
 from __future__ import annotations
 
@@ -21,15 +28,6 @@ STOPPED = "Stopped, nothing is lost. The same command with --c, and without --ex
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Train one fold of one configuration of a planned and preprocessed dataset, then predict and score its validation
-    cases.
-
-    Example: samunet_train 4 3d_adapter 0
-    A short look on a CPU: samunet_train 4 3d_adapter 0 --epochs 10 --iterations 50 --batch_size 2
-    Ctrl-C, SIGTERM or a file named stop in the fold's folder end it after the step, with everything saved; --c goes on.
-    Next: samunet_predict -i IMAGES -o PREDICTIONS
-    """
-
     dataset: Annotated[str, "dataset_name_or_id"]
     """Dataset id or name, e.g. 4 or Dataset004_Hippocampus."""
     training: TrainOptions
@@ -54,7 +52,7 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     typed = list(sys.argv[1:] if argv is None else argv)
-    return command("samunet_train", Options)(lambda options: _command(options, typed))(typed)
+    return command("samunet_train", __doc__, Options)(lambda options: _command(options, typed))(typed)
 
 
 def _command(options: Options, typed: list[str]) -> int | None:

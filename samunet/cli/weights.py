@@ -1,4 +1,7 @@
-"""samunet_weights: list, download, import and verify SAM's official checkpoints."""
+"""List, download, import and verify SAM's official checkpoints. Only 'download' uses the network.
+
+Next: samunet_plan_and_preprocess -d DATASET -backbone vit_b
+"""
 
 from __future__ import annotations
 
@@ -64,12 +67,6 @@ class Verify:
     """See 'list' (default: all that are here)."""
 
 
-TEXT = """List, download, import and verify SAM's official checkpoints. Only 'download' uses the network.
-
-Next: samunet_plan_and_preprocess -d DATASET -backbone vit_b
-"""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     actions: Actions = {
@@ -78,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "import": (Import, _import),
         "verify": (Verify, _verify),
     }
-    return run_action("samunet_weights", TEXT, actions, argv)
+    return run_action("samunet_weights", __doc__, actions, argv)
 
 
 def _folders() -> Sequence[Path]:

@@ -45,7 +45,7 @@ def case(number):  # the first is written, the second takes long, as a step in C
 class Options:
     "No options."
 
-@command("samunet_some", Options)
+@command("samunet_some", None, Options)
 def main(_):
     each(case, range(20), threads=2, title="Cases")
 
@@ -88,7 +88,7 @@ def test_a_command_that_nohup_started_outlives_its_terminal(tmp_path):
 def test_a_full_disk_is_one_sentence_with_the_file_and_the_way_out(tmp_path, capsys):
     from samunet.core.codec import atomic_path
 
-    @command("samunet_some", Options)
+    @command("samunet_some", None, Options)
     def main(_):
         with atomic_path(tmp_path / "case.json"):
             raise OSError(errno.ENOSPC, "No space left on device")

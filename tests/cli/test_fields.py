@@ -52,11 +52,6 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Do something to files.
-
-    Next: look at them
-    """
-
     file: Annotated[Path, "FILE"]
     """The file."""
     more: Annotated[tuple[int, ...], "NUMBER"] = ()
@@ -157,15 +152,15 @@ def test_a_wrong_word_is_refused_with_what_is_expected(parse, capsys, words, mes
 
 
 def test_values_that_their_dataclass_refuses_end_a_command_with_its_sentence(capsys):
-    main = command("samunet_some", Options)(lambda options: 0)
+    main = command("samunet_some", None, Options)(lambda _: 0)
     assert main(["x", "-d", "4"]) == 0
     assert main(["x", "-d", "4", "-step_size", "0"]) == 2
     assert capsys.readouterr().err == "samunet_some: -step_size must be above 0; got 0.0.\n"
 
 
-def test_help_of_a_command_is_the_text_of_its_options(capsys):
+def test_help_begins_with_the_first_paragraph_and_ends_with_the_others(capsys):
     with pytest.raises(SystemExit):
-        command("samunet_some", Options)(lambda options: 0)(["--help"])
+        command("samunet_some", "Do something to files.\n\nNext: look at them\n", Options)(lambda _: 0)(["--help"])
     first, _, rest = capsys.readouterr().out.partition("Do something to files.")
     assert "usage: samunet_some" in first and rest.endswith(
         "\nNext: look at them\nExit codes: " + rest.split("codes: ")[1]
@@ -175,8 +170,8 @@ def test_help_of_a_command_is_the_text_of_its_options(capsys):
 def test_a_program_without_its_source_takes_options_all_the_same():
     code = (
         "from dataclasses import dataclass\nfrom samunet.cli.common import command\n"
-        "@dataclass\nclass Options:\n    'Do.'\n    lesions: bool = False\n    'Count.'\n"
-        "print(command('some', Options)(lambda options: int(options.lesions))(['--lesions']))"
+        "@dataclass\nclass Options:\n    lesions: bool = False\n    'Count.'\n"
+        "print(command('some', 'Do.', Options)(lambda options: int(options.lesions))(['--lesions']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
