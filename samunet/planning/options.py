@@ -44,4 +44,4 @@ class PlanOptions:
             known = ", ".join(typing.get_args(TrainedIn))
             raise ConfigError(f"A plan's precision is one of {known}; got '{self.precision}'.")
         if self.spacing is not None and min(self.spacing) <= 0:
-            raise ConfigError(f"A target spacing is three numbers above 0; got {self.spacing}.")
+            raise ConfigError(f"-overwrite_target_spacing needs three numbers above 0; got {list(self.spacing)}.")
