@@ -136,14 +136,15 @@ def compare(
 
     def score(job: tuple[Entry, str]) -> CaseScore:
         entry, case = job
-        options = {
-            "targets": targets,
-            "ignore": labels.ignore,
-            "reader": reader,
-            "measures": measures,
-            "expected": labels.expected_in_files,
-        }
-        return score_case(references[case], entry.files[case], **options)
+        return score_case(
+            references[case],
+            entry.files[case],
+            targets=targets,
+            ignore=labels.ignore,
+            reader=reader,
+            measures=measures,
+            expected=labels.expected_in_files,
+        )
 
     scores = each(score, list(itertools.product(entries, cases)), threads=threads, title="Scoring", quiet=quiet)
     count = len(cases)

@@ -126,7 +126,7 @@ def train(
     goes_on = ["--c"] if fold.is_dir() else []
     if finished:
         goes_on = ["--val"]
-    run_command([script("nnUNetv2_train"), *words, *goes_on], variables(workspace) | environment, log)
+    run_command([script("nnUNetv2_train"), *words, *goes_on], {**variables(workspace), **environment}, log)
 
 
 def write_trainer(folder: Path, base: str, *, epochs: int, minutes: float, threads: int) -> str:
@@ -194,13 +194,14 @@ def script(name: str) -> str:
 
 def _plans_name(planner: str) -> str:
     """Return the name that one of nnU-Net's planners gives its plans."""
+    import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-    root = Path(importlib.util.find_spec("nnunetv2").origin).parent / "experiment_planning"  # type: ignore[union-attr, arg-type]
-    found = recursive_find_python_class(str(root), planner, "nnunetv2.experiment_planning")
-    if found is None:
+    root = Path(nnunetv2.__path__[0]) / "experiment_planning"
+    planner_class = recursive_find_python_class(str(root), planner, "nnunetv2.experiment_planning")
+    if planner_class is None:
         raise ConfigError(
             f"nnU-Net has no planner '{planner}'; its own are ExperimentPlanner, nnUNetPlannerResEncM, "
             "nnUNetPlannerResEncL, ...XL."
         )
-    return str(inspect.signature(found.__init__).parameters["plans_name"].default)
+    return str(inspect.signature(planner_class.__init__).parameters["plans_name"].default)

@@ -6,6 +6,7 @@ samunet writes a file with such a trainer, see `samunet.comparison.nnunet`, and 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -16,7 +17,7 @@ from samunet.training.pace import Pace, training_clock, validation_steps
 CUDA = torch.device("cuda")
 
 
-class Timed(nnUNetTrainer):
+class Timed(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is not typed
     """Left of one of nnU-Net's trainers among the bases of a class, which gives the numbers."""
 
     epochs = 1000
@@ -27,7 +28,12 @@ class Timed(nnUNetTrainer):
     """Threads of a CPU; 0 leaves nnU-Net's choice."""
 
     def __init__(
-        self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = CUDA
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = CUDA,
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)  # nnU-Net reads the names of these from here
         self.num_epochs = self.epochs

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from samunet.core.codec import decode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json, training_cases
 from samunet.core.fingerprint import Fingerprint
-from samunet.core.workspace import FINGERPRINT_FILE, Workspace
+from samunet.core.workspace import FINGERPRINT_FILE as FINGERPRINT_FILE
+from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError
 from samunet.imageio import ImageReader, reader_for
 from samunet.planning.extract import describes, extract_fingerprint

@@ -25,11 +25,11 @@ from samunet.core.plan import (
     parse_configuration_name,
     save_plan,
 )
-from samunet.core.workspace import Workspace, dataset_id
+from samunet.core.workspace import FINGERPRINT_FILE, Workspace, dataset_id
 from samunet.errors import ConfigError, DatasetError, PlanningError
 from samunet.models.spec import NetworkSpec
 from samunet.ops.normalize import scheme_for
-from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, open_dataset
+from samunet.pipeline.datasets import RawDataset, open_dataset
 from samunet.planning.known import refuse_unknown_names
 from samunet.planning.planners.default import ConvolutionalPath, PlannedMethod, Target
 from samunet.planning.planners.default import plan as make_plan

@@ -233,26 +233,28 @@ def validate(
         weights_folders=workspace.weights_folders,
     )
     dataset = open_dataset(workspace, dataset_name)
-    chosen = [case for case in dataset.cases if case.identifier in set(identifiers)]
+    cases = [case for case in dataset.cases if case.identifier in set(identifiers)]
     target = folder / (VALIDATION_BEST if options.validate_best else VALIDATION)
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
     prompts = None
     if isinstance(predictor, PromptedPredictor):
-        prompts = prompts_for_validation(predictor, chosen, dataset)
+        prompts = prompts_for_validation(predictor, cases, dataset)
     files = FileOptions(save_probabilities=options.save_probabilities, prompts=prompts, ending=dataset.spec.file_ending)
-    if failures := predict_cases(predictor, chosen, target, files).failures:
+    if failures := predict_cases(predictor, cases, target, files).failures:
         raise DatasetError(
             f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}"
         )
     labels = dataset.spec.labels
 
     def score(case: Case) -> CaseScore:
+        if case.label is None:
+            raise DatasetError(f"Case '{case.identifier}' has no reference; add it to the dataset, or remove the case.")
         prediction = target / f"{case.identifier}{dataset.spec.file_ending}"
         return score_case(
             case.label, prediction, targets=targets_from_labels(labels), ignore=labels.ignore, reader=dataset.reader
         )
 
-    scored = each(score, chosen, threads=os.cpu_count() or 1, title="Scoring")
+    scored = each(score, cases, threads=os.cpu_count() or 1, title="Scoring")
     summary = summarize(scored, None if prompts is None else prompts.origin)
     write_summary(target / SUMMARY, summary)
     return summary
