@@ -721,6 +721,22 @@ MUTANTS = (
     ),
     # Networks.
     mutant(
+        "convolutions start as torch's do",
+        "variants/sam_unet/unet.py",
+        "nn.init.kaiming_normal_(layer.weight, a=0.01)",
+        "layer.reset_parameters()",
+        "variants/test_sam_unet.py",
+        "nnU-Net's convolutions start by Kaiming's rule; torch's own start is less than half as wide.",
+    ),
+    mutant(
+        "queries without a target weigh more",
+        "variants/masksam/matching.py",
+        "NO_OBJECT = 0.1",
+        "NO_OBJECT = 0.2",
+        "variants/test_masksam_matching.py",
+        "MaskSAM weighs a query that finds nothing with 0.1.",
+    ),
+    mutant(
         "pixels padded at the top left",
         "models/pixels.py",
         "F.pad(planes, (0, missing[1], 0, missing[0]))",
