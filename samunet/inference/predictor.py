@@ -28,7 +28,8 @@ from samunet.inference.accumulators import Place, accumulators, best_place
 from samunet.inference.passes import combine, flips_of, logits_from, passes
 from samunet.inference.sliding_window import sliding_window
 from samunet.inference.unlike import refuse_absurd_spacing, remarks_on_grid, remarks_on_intensities
-from samunet.machine.hardware import PRECISION_NAMES, autocast, choose_precision, is_out_of_memory
+from samunet.machine.hardware import autocast, choose_precision, is_out_of_memory
+from samunet.machine.precision import PRECISIONS
 from samunet.machine.progress import bar
 from samunet.models.segmenter import SlabSegmenter
 from samunet.ops.tiling import pad_to
@@ -38,7 +39,6 @@ from samunet.preprocessing.forward import preprocess
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-PRECISIONS = ("auto", *PRECISION_NAMES.values())
 
 
 @dataclass(frozen=True, kw_only=True)
