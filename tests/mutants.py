@@ -389,7 +389,7 @@ MUTANTS = (
     mutant(
         "the interval alone shows",
         "comparison/statistics.py",
-        "return difference.p < LEVEL and side != 0 and side == difference.rank_sign",
+        "return difference.p < SIGNIFICANCE and side != 0 and side == difference.rank_sign",
         "return side != 0 and side == difference.rank_sign",
         "comparison/test_statistics.py",
         "A difference is shown where interval and test agree.",

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 MATCHES = ("none", "epochs", "minutes")
 FEWEST_EPOCHS = 30
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-SETTINGS_FILE, LOGS = "settings.json", "logs"
+SETTINGS_FILE, LOGS_FOLDER = "settings.json", "logs"
 SUBSET_SEED = 12345  # nnU-Net's seed of splits
 
 
@@ -128,7 +128,7 @@ def run_against_nnunet(
     known = len(read_splits(workspace.preprocessed / raw.spec.name / SPLITS_FILE))
     if beyond := [fold for fold in settings.folds if int(fold) >= known]:
         raise ConfigError(f"{raw.spec.name} has the folds 0 to {known - 1} ({SPLITS_FILE}); got fold {beyond[0]}.")
-    log = output / LOGS / "nnunet_plan.txt"
+    log = output / LOGS_FOLDER / "nnunet_plan.txt"
     plans, configuration = nnunet.plan_and_preprocess(
         workspace, raw.spec.name, identifiers, settings.nnunet, log, threads=threads
     )
@@ -248,7 +248,7 @@ def _nnunets_side(
     def train(fold: str) -> None:
         words, log = (
             [dataset, configuration, fold, "-tr", trainer, "-p", plans, "-device", device.type],
-            output / LOGS / f"{trainer}_{fold}.txt",
+            output / LOGS_FOLDER / f"{trainer}_{fold}.txt",
         )
         nnunet.train(
             place, model / f"fold_{fold}", words, resume=not settings.minutes, environment=environment, log=log
@@ -278,7 +278,9 @@ def _our_side(place: Workspace, dataset: str, settings: Settings, plans: str, co
             goes_on = ["--val"]
         command = [sys.executable, "-m", "samunet.cli.train", dataset, configuration, fold, *words, *goes_on]
         nnunet.run_command(
-            command, nnunet.variables(place) | environment, output / LOGS / f"{plans}__{configuration}_{fold}.txt"
+            command,
+            nnunet.variables(place) | environment,
+            output / LOGS_FOLDER / f"{plans}__{configuration}_{fold}.txt",
         )
 
     return Side(model, train)

@@ -19,7 +19,7 @@ from samunet.core.workspace import Workspace, dataset_id, environment_of_command
 from samunet.errors import ConfigError, SamunetError
 from samunet.evaluation.summary import SUMMARY
 
-FINAL = "checkpoint_final.pth"
+FINISHED = "checkpoint_final.pth"
 TRAINER, PLANS = "nnUNetTrainer", "nnUNetPlans"  # its defaults
 TRAINERS_VARIABLE = "nnUNet_extTrainer"  # folders with further trainers
 CONFIGURATIONS = ("3d_fullres", "2d")  # the first that a plan has is trained
@@ -118,7 +118,7 @@ def train(
     Raises:
         SamunetError: the command failed.
     """
-    finished = (fold / FINAL).is_file()
+    finished = (fold / FINISHED).is_file()
     if (fold / VALIDATION / SUMMARY).is_file():
         return
     if fold.is_dir() and not (resume or finished):

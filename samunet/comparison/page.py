@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from samunet.comparison.compare import MEAN, METRICS, Comparison, Row, case_values
-from samunet.comparison.statistics import LEVEL, is_shown
+from samunet.comparison.statistics import SIGNIFICANCE, is_shown
 from samunet.core.codec import write_csv, write_json, write_text
 from samunet.core.cost import Cost
 from samunet.evaluation.page import render
@@ -119,7 +119,7 @@ def _cells(row: Row) -> dict[str, object]:
 
 
 def _shown(row: Row) -> bool:
-    return is_shown(row.difference) and row.p_holm < LEVEL
+    return is_shown(row.difference) and row.p_holm < SIGNIFICANCE
 
 
 def _number(value: float, digits: int, *, sign: bool = False) -> str:

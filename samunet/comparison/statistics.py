@@ -13,7 +13,7 @@ from scipy import stats
 RESAMPLES = 2000
 PERMUTATIONS = 9999
 BLOCK = 10**7  # numbers at a time
-LEVEL = 0.05
+SIGNIFICANCE = 0.05
 RESAMPLING_SEED = 1234
 
 
@@ -102,7 +102,7 @@ def rank_shares(scores: np.ndarray, patients: Sequence[str]) -> tuple[float, ...
 def is_shown(difference: PairedDifference) -> bool:
     """Tell whether a difference counts as shown: interval and test leave out 0, and both point to one side."""
     side = int(difference.low > 0) - int(difference.high < 0)
-    return difference.p < LEVEL and side != 0 and side == difference.rank_sign
+    return difference.p < SIGNIFICANCE and side != 0 and side == difference.rank_sign
 
 
 def _signed_rank_p(means: np.ndarray) -> float:

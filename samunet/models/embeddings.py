@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from samunet.core.codec import atomic_path
 
-NAME, CHECKSUM = "embedding", "sha256"
+TENSOR_NAME, CHECKSUM = "embedding", "sha256"
 EMBEDDING_FORMAT = b"1"  # raise it when the encoder gives other embeddings for the same weights
 
 
@@ -54,7 +54,7 @@ class EmbeddingCache:
             for index, embedding in zip(absent, encode(planes[absent].unsqueeze(1)).flatten(0, 1).cpu(), strict=True):
                 known[index] = embedding.contiguous()
                 with atomic_path(files[index]) as temporary:
-                    save_file({NAME: known[index]}, temporary, metadata={CHECKSUM: _sha256(known[index])})
+                    save_file({TENSOR_NAME: known[index]}, temporary, metadata={CHECKSUM: _sha256(known[index])})
         return (
             torch.stack([known[index] for index in range(len(files))]).to(pixels.device).unflatten(0, pixels.shape[:2])
         )
@@ -65,7 +65,7 @@ class EmbeddingCache:
             return None
         try:
             with safe_open(file, framework="pt") as stored:
-                embedding, checksum = stored.get_tensor(NAME), (stored.metadata() or {}).get(CHECKSUM)
+                embedding, checksum = stored.get_tensor(TENSOR_NAME), (stored.metadata() or {}).get(CHECKSUM)
         except (SafetensorError, OSError):
             return None
         if file not in self.checked and checksum != _sha256(embedding):

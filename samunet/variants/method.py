@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from samunet.models.segmenter import SlabSegmenter
 
 C = TypeVar("C")
-NAME = "METHOD"  # of a method in its module
+ATTRIBUTE = "METHOD"  # of a method in its module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +104,12 @@ def load_variant(name: str) -> Method[Any]:
     place = installed_methods().get(name)
     if place is not None:
         module, _, attribute = place.partition(":")
-        method = getattr(importlib.import_module(module), attribute or NAME, None)
+        method = getattr(importlib.import_module(module), attribute or ATTRIBUTE, None)
         if not isinstance(method, Method):
             raise ConfigError(
                 f"An installed package offers the method '{name}' as {place}, which gives no "
-                f"samunet.variants.method.Method with the name {attribute or NAME}. Update the package, or remove it."
+                f"samunet.variants.method.Method with the name {attribute or ATTRIBUTE}. Update the package, or remove "
+                "it."
             )
         return method
     refuse_unknown_variant(name)
