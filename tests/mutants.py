@@ -365,8 +365,8 @@ MUTANTS = (
     mutant(
         "Bonferroni for Holm",
         "comparison/statistics.py",
-        "(len(known) - rank) * value",
-        "len(known) * value",
+        "(len(ascending) - rank) * value",
+        "len(ascending) * value",
         "comparison/test_statistics.py",
         "Holm's steps fall.",
     ),
@@ -528,8 +528,8 @@ MUTANTS = (
     mutant(
         "the first class always",
         "data/sampling.py",
-        "chosen = present[random.integers(len(present))]",
-        "chosen = present[0]",
+        "voxels = present[random.integers(len(present))]",
+        "voxels = present[0]",
         "data/test_sampling.py parity/test_sampling_against_nnunet.py",
         "Foreground patches look for every class alike.",
     ),
@@ -690,7 +690,7 @@ MUTANTS = (
     mutant(
         "checksums are not compared",
         "checkpoints/file.py",
-        "or stored[: len(found)] != found:",
+        "or stored[: len(computed)] != computed:",
         "or False:",
         "checkpoints/test_checkpoint.py",
         "A bit that fell over on a disk must not predict.",

@@ -125,9 +125,9 @@ def run_against_nnunet(
     raw = open_dataset(workspace, dataset)
     identifiers = tuple(case.identifier for case in raw.cases)
     splits = {fold: fold_split(workspace, raw.spec, identifiers, fold) for fold in settings.folds}
-    known = len(read_splits(workspace.preprocessed / raw.spec.name / SPLITS_FILE))
-    if beyond := [fold for fold in settings.folds if int(fold) >= known]:
-        raise ConfigError(f"{raw.spec.name} has the folds 0 to {known - 1} ({SPLITS_FILE}); got fold {beyond[0]}.")
+    fold_count = len(read_splits(workspace.preprocessed / raw.spec.name / SPLITS_FILE))
+    if beyond := [fold for fold in settings.folds if int(fold) >= fold_count]:
+        raise ConfigError(f"{raw.spec.name} has the folds 0 to {fold_count - 1} ({SPLITS_FILE}); got fold {beyond[0]}.")
     log = output / LOGS_FOLDER / "nnunet_plan.txt"
     plans, configuration = nnunet.plan_and_preprocess(
         workspace, raw.spec.name, identifiers, settings.nnunet, log, threads=threads
@@ -181,9 +181,11 @@ def _refuse_other_settings(output: Path, settings: Settings) -> None:
         before, configurations=settings.configurations, nnunet=replace(before.nnunet, trainers=settings.nnunet.trainers)
     )
     if joined != settings:
-        known = encode(joined)
+        earlier = encode(joined)
         changed = ", ".join(
-            f"{name} {known[name]} (now {value})" for name, value in encode(settings).items() if value != known[name]
+            f"{name} {earlier[name]} (now {value})"
+            for name, value in encode(settings).items()
+            if value != earlier[name]
         )
         raise ConfigError(f"{output} holds a comparison with other settings: {changed}. Give another folder with -o.")
 
@@ -194,11 +196,11 @@ def _plan_and_preprocess(workspace: Workspace, raw: RawDataset, name: str, threa
     plans = plans or DEFAULT_PLANS_NAME
     if plans == DEFAULT_PLANS_NAME and not plan_path(workspace, raw.spec.name, plans).is_file():
         plan(workspace, raw, extract(workspace, raw, threads=threads, clean=False), PlanOptions())
-    chosen = resolve(workspace, open_plan(workspace, raw.spec.name, plans), configuration)
+    resolved = resolve(workspace, open_plan(workspace, raw.spec.name, plans), configuration)
     if not (
-        workspace.preprocessed / raw.spec.name / chosen.configuration(configuration).data_identifier / "dataset.json"
+        workspace.preprocessed / raw.spec.name / resolved.configuration(configuration).data_identifier / "dataset.json"
     ).is_file():
-        preprocess(workspace, raw, chosen, configuration, threads=threads)
+        preprocess(workspace, raw, resolved, configuration, threads=threads)
     return plans, configuration
 
 
@@ -239,8 +241,10 @@ def _nnunets_side(
         trainer = nnunet.write_trainer(
             trainers, base, epochs=epochs, minutes=settings.minutes, threads=_threads(device)
         )
-        known = environment_of_commands().get(nnunet.TRAINERS_VARIABLE)
-        environment[nnunet.TRAINERS_VARIABLE] = os.pathsep.join([str(trainers), *([known] if known else [])])
+        own_trainers = environment_of_commands().get(nnunet.TRAINERS_VARIABLE)
+        environment[nnunet.TRAINERS_VARIABLE] = os.pathsep.join(
+            [str(trainers), *([own_trainers] if own_trainers else [])]
+        )
     if settings.minutes and device.type == "cpu":
         environment["nnUNet_n_proc_DA"] = "0"  # augmentation in the training process, where its clock counts it
     model = model_folder(place, dataset, plans, configuration, trainer)
@@ -303,10 +307,10 @@ def _refuse_missed_minutes(fold: Path, settings: Settings) -> None:
     if not settings.minutes:
         return
     cost = read_cost(fold)
-    found = cost.minutes if cost else None
-    if found is None or abs(found / settings.minutes - 1) > LARGEST_ERROR:
+    minutes = cost.minutes if cost else None
+    if minutes is None or abs(minutes / settings.minutes - 1) > LARGEST_ERROR:
         raise ConfigError(
-            f"{fold} trained for {'an unknown time' if found is None else f'{found:.2f} minutes'} instead of "
+            f"{fold} trained for {'an unknown time' if minutes is None else f'{minutes:.2f} minutes'} instead of "
             f"{settings.minutes:g}, more than "
             f"{100 * LARGEST_ERROR:.0f} % off, so that the sides are not alike. Give more minutes, or remove the "
             "folder and run the command again."

@@ -54,7 +54,7 @@ def refuse_absent() -> None:
 
 
 def plan_and_preprocess(
-    workspace: Workspace, dataset: str, cases: Sequence[str], wanted: NNUNet, log: Path, *, threads: int
+    workspace: Workspace, dataset: str, cases: Sequence[str], asked: NNUNet, log: Path, *, threads: int
 ) -> tuple[str, str]:
     """Plan and preprocess a dataset with nnU-Net, where that is not done; returns the names of plan and configuration.
 
@@ -65,38 +65,39 @@ def plan_and_preprocess(
         ConfigError: nnU-Net has no such planner, or its plan no such configuration.
         SamunetError: a command failed.
     """
-    folder, plans = workspace.preprocessed / dataset, _plans_name(wanted.planner)
+    folder, plans = workspace.preprocessed / dataset, _plans_name(asked.planner)
     number, each = str(dataset_id(dataset)), str(threads)
     if not (folder / f"{plans}.json").is_file():
-        words = ["-d", number, "-pl", wanted.planner, "-npfp", each, "--no_pp"]
+        words = ["-d", number, "-pl", asked.planner, "-npfp", each, "--no_pp"]
         run_command([script("nnUNetv2_plan_and_preprocess"), *words], variables(workspace), log)
-    known = read_json(folder / f"{plans}.json")["configurations"]
-    chosen = wanted.configuration or next(name for name in CONFIGURATIONS if name in known)
-    if chosen not in known:
+    configurations = read_json(folder / f"{plans}.json")["configurations"]
+    configuration = asked.configuration or next(name for name in CONFIGURATIONS if name in configurations)
+    if configuration not in configurations:
         raise ConfigError(
-            f"nnU-Net's plan {plans} of {dataset} has no configuration '{chosen}'; it has {', '.join(known)}."
+            f"nnU-Net's plan {plans} of {dataset} has no configuration '{configuration}'; it has "
+            f"{', '.join(configurations)}."
         )
-    done = {path.stem for path in (folder / _data_identifier(known, chosen)).glob("*.pkl")}
+    done = {path.stem for path in (folder / _data_identifier(configurations, configuration)).glob("*.pkl")}
     if not done.issuperset(cases):
-        words = ["-d", number, "-plans_name", plans, "-c", chosen, "-np", each]
+        words = ["-d", number, "-plans_name", plans, "-c", configuration, "-np", each]
         run_command([script("nnUNetv2_preprocess"), *words], variables(workspace), log)
-    return plans, chosen
+    return plans, configuration
 
 
-def _data_identifier(known: Mapping[str, Mapping[str, Any]], name: str) -> str:
+def _data_identifier(configurations: Mapping[str, Mapping[str, Any]], name: str) -> str:
     """Return the folder of a configuration's cases, which it may inherit; raises ConfigError for one that needs
     another's predictions.
     """
-    entry = known[name]
+    entry = configurations[name]
     if entry.get("previous_stage"):
         raise ConfigError(
             f"nnU-Net's configuration '{name}' needs predictions of {entry['previous_stage']}; train it with nnU-Net's "
             "own commands."
         )
-    for _ in known:
+    for _ in configurations:
         if "data_identifier" in entry:
             break
-        entry = known.get(str(entry.get("inherits_from")), {})
+        entry = configurations.get(str(entry.get("inherits_from")), {})
     if "data_identifier" not in entry:
         raise ConfigError(
             f"nnU-Net's configuration '{name}' has no data_identifier of its own or inherited; plan anew with nnU-Net."

@@ -93,11 +93,11 @@ def most_telling_cases(comparison: Comparison, count: int = 6) -> tuple[str, ...
     table = comparison.case_means("dice")
     order = np.argsort(np.where(np.isnan(table), np.inf, table).min(axis=1))
     spread = np.argsort(-np.nan_to_num(table.max(axis=1) - table.min(axis=1)))
-    chosen = [comparison.cases[index] for index in order[: count // 2]]
+    telling = [comparison.cases[index] for index in order[: count // 2]]
     for index in spread:
-        if len(chosen) < min(count, len(comparison.cases)) and comparison.cases[index] not in chosen:
-            chosen.append(comparison.cases[index])
-    return tuple(chosen)
+        if len(telling) < min(count, len(comparison.cases)) and comparison.cases[index] not in telling:
+            telling.append(comparison.cases[index])
+    return tuple(telling)
 
 
 def _cells(row: Row) -> dict[str, object]:

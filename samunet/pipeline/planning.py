@@ -261,16 +261,16 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
         ) from None
     if fingerprint.planar and dimensions == 3:
         raise ConfigError(f"{saved.dataset} holds 2D images, so configuration '{name}' does not exist; use 2d_adapter.")
-    known = next(iter(saved.configurations.values()))
+    planned = next(iter(saved.configurations.values()))
     options = PlanOptions(
         plans_name=saved.plans_name,
         memory_gib=saved.memory_gib,
         precision=saved.precision,
         spacing=saved.asked_spacing,
         keep_orientation=saved.orientation is None,
-        backbone=known.backbone,
-        weights=known.weights,
-        sha256=known.weights_sha256,
+        backbone=planned.backbone,
+        weights=planned.weights,
+        sha256=planned.weights_sha256,
     )
     spec = read_dataset_json(workspace.raw / saved.dataset / "dataset.json")
     made = _plan(workspace, spec, fingerprint, options, (name,), saved.reader)

@@ -148,15 +148,15 @@ def train_seeds(
     model = model_folder(workspace, dataset_name, options.plans_name, options.configuration)
     dice: dict[str, list[float | None]] = {}
     for seed in range(first, first + count):
-        chosen = replace(options, variation="" if seed == first else f"_seed_{seed}", validate=True)
-        folder = model / f"fold_{options.fold}{chosen.variation}"
+        of_seed = replace(options, variation="" if seed == first else f"_seed_{seed}", validate=True)
+        folder = model / f"fold_{options.fold}{of_seed.variation}"
         scores = folder / (VALIDATION_BEST if options.validate_best else VALIDATION) / SUMMARY
         done = is_finished(folder) and not options.overwrite
         if done:
             all_settings = {**encode(TrainingConfig(**settings)), "seed": seed}
             settings_to_train(all_settings, load_checkpoint(folder / FINAL), folder, planned_batch=planned_batch)
         if not (done and scores.is_file()):
-            train(workspace, dataset_name, {**settings, "seed": seed}, replace(chosen, only_validate=done))
+            train(workspace, dataset_name, {**settings, "seed": seed}, replace(of_seed, only_validate=done))
         if not is_finished(folder):
             return None
         summary = read_summary(scores)
@@ -165,10 +165,10 @@ def train_seeds(
             dice.setdefault(name, []).append(None if math.isnan(metrics.dice) else metrics.dice)
     spread = {}
     for name, values in dice.items():
-        known = [value for value in values if value is not None]
-        if known:
-            deviation = statistics.stdev(known) if len(known) > 1 else None
-            spread[name] = Spread(mean=statistics.fmean(known), standard_deviation=deviation, each=tuple(values))
+        defined = [value for value in values if value is not None]
+        if defined:
+            deviation = statistics.stdev(defined) if len(defined) > 1 else None
+            spread[name] = Spread(mean=statistics.fmean(defined), standard_deviation=deviation, each=tuple(values))
             logger.info(
                 "Dice of %s over %d seeds: %.4f, standard deviation %.4f",
                 name,

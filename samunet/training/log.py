@@ -125,13 +125,13 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """Return the epochs of a log.jsonl; lines that are none, as of a process that was killed while it wrote, are left
     out.
     """
-    found = []
+    records = []
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         with suppress(ConfigError):
             record = parse_json(line, path.name)
             if isinstance(record, dict) and type(record.get("epoch")) is int:
-                found.append(record)
-    return found
+                records.append(record)
+    return records
 
 
 def _number(value: object) -> float:

@@ -79,10 +79,10 @@ class Method(Generic[C]):
         parts = {field.name: field.default for field in fields if dataclasses.is_dataclass(field.default)}
         of_parts = {name: {field.name for field in dataclasses.fields(part)} for name, part in parts.items()}
         own = {field.name for field in fields} - set(parts)
-        known = own.union(*of_parts.values())
+        names = own.union(*of_parts.values())
         for name in options:
-            if name not in known:
-                raise ConfigError(f"{where}: unknown key '{name}'.{did_you_mean(name, known)}")
+            if name not in names:
+                raise ConfigError(f"{where}: unknown key '{name}'.{did_you_mean(name, names)}")
         values: dict[str, Any] = {}
         for name, part in parts.items():
             given = {option: value for option, value in options.items() if option in of_parts[name]}
