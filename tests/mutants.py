@@ -483,6 +483,30 @@ MUTANTS = (
         "planning/test_topology.py",
         "Thick slices are halved once voxels are about cubes.",
     ),
+    mutant(
+        "features of half the bytes",
+        "variants/sam_unet/rules.py",
+        "FEATURE_BYTES, OVERHEAD_GIB = 8.5, 0.1",
+        "FEATURE_BYTES, OVERHEAD_GIB = 4.0, 0.1",
+        "pipeline/test_memory_estimate.py",
+        "Plans would not fit the memory that they are made for.",
+    ),
+    mutant(
+        "tokens that keep less",
+        "models/rules.py",
+        "per_token = 18 * backbone.width",
+        "per_token = 14 * backbone.width",
+        "pipeline/test_memory_estimate.py",
+        "An encoder's activations are most of what a method without convolutions needs.",
+    ),
+    mutant(
+        "fp32 as small as bf16",
+        "pipeline/estimating.py",
+        '"fp32": 1.45}',
+        '"fp32": 1.0}',
+        "pipeline/test_memory_estimate.py",
+        "Full precision needs half as much again.",
+    ),
     # To the network's grid and back.
     mutant(
         "2D resampled across slices",
@@ -799,7 +823,7 @@ def run(one: Mutant) -> bool:
         for part in COPIED:
             source = ROOT / part
             if source.is_dir():
-                shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("results"))
+                shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
             elif source.is_file():
                 shutil.copyfile(source, tree / part)
         target = tree / "samunet" / one.file
