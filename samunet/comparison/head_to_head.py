@@ -15,7 +15,7 @@ import torch
 
 from samunet.comparison import nnunet
 from samunet.comparison.compare import Comparison
-from samunet.comparison.run import compare_trained
+from samunet.comparison.from_folders import compare_trained
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.cost import read_cost
 from samunet.core.plan import DEFAULT_PLANS_NAME, parse_configuration_name
@@ -116,7 +116,7 @@ def run_against_nnunet(
     """
     nnunet.refuse_absent()
     for name in settings.configurations:
-        if load_variant(parse_configuration_name(name.rpartition("__")[2])[1]).prompted:
+        if load_variant(parse_configuration_name(_plans_and_configuration(name)[1])[1]).prompted:
             raise ConfigError(
                 f"{name} is shown where to look, nnU-Net is not; what they reach is not compared. Leave it out."
             )
@@ -190,10 +190,15 @@ def _refuse_other_settings(output: Path, settings: Settings) -> None:
         raise ConfigError(f"{output} holds a comparison with other settings: {changed}. Give another folder with -o.")
 
 
+def _plans_and_configuration(name: str) -> tuple[str, str]:
+    """Part a name of `Settings.configurations`."""
+    plans, _, configuration = name.rpartition("__")
+    return plans or DEFAULT_PLANS_NAME, configuration
+
+
 def _plan_and_preprocess(workspace: Workspace, raw: RawDataset, name: str, threads: int) -> tuple[str, str]:
     """Plan and preprocess with samunet, where that is not done; returns the names of plan and configuration."""
-    plans, _, configuration = name.rpartition("__")
-    plans = plans or DEFAULT_PLANS_NAME
+    plans, configuration = _plans_and_configuration(name)
     if plans == DEFAULT_PLANS_NAME and not plan_path(workspace, raw.spec.name, plans).is_file():
         plan(workspace, raw, extract(workspace, raw, threads=threads, clean=False), PlanOptions())
     resolved = resolve(workspace, open_plan(workspace, raw.spec.name, plans), configuration)

@@ -57,7 +57,7 @@ def write_comparison(
     page = folder / "report.html"
     html = render(
         "comparison",
-        "comparison.html.j2",
+        "comparison_page.html.j2",
         title=title,
         verdicts=comparison.verdicts(),
         methods=list(comparison.summaries),
