@@ -671,6 +671,14 @@ MUTANTS = (
         "Pretrained weights are not shaken at the first steps.",
     ),
     mutant(
+        "a training of minutes goes on at its first rate",
+        "training/schedule.py",
+        "clock, pace, epoch=epoch, compiled=config.compile)",
+        "clock, pace, compiled=config.compile)",
+        "training/test_schedule_and_config.py",
+        "A training that continues has the learning rate of its place, not of its start.",
+    ),
+    mutant(
         "no clipping",
         "training/trainer.py",
         "nn.utils.clip_grad_norm_(self.trained, config.gradient_clip or math.inf)",
