@@ -144,7 +144,7 @@ def main(options: Options) -> None:
 
 
 def _compared(options: Options) -> Comparison:
-    from samunet.comparison.run import compare_folders, compare_trained
+    from samunet.comparison.from_folders import compare_folders, compare_trained
     from samunet.core.dataset import read_dataset_json
     from samunet.core.workspace import workspace_from_environment
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from samunet.errors import ConfigError
-
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+from samunet.machine.precision import PRECISIONS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,10 @@ from .datasets import check as check
 from .datasets import extract as extract
 from .datasets import keep_up_splits as keep_up_splits
 from .datasets import open_dataset as open_dataset
+from .estimating import estimate_gib as estimate_gib
 from .inputs import cases_to_predict as cases_to_predict
 from .options import TrainOptions as TrainOptions
 from .planning import PlanOptions as PlanOptions
-from .planning import estimate_gib as estimate_gib
 from .planning import move_plan as move_plan
 from .planning import open_plan as open_plan
 from .planning import plan as plan
