@@ -25,7 +25,7 @@ from machine import processor_name
 from samunet import pipeline
 from samunet.core.batch import Batch
 from samunet.core.codec import write_json
-from samunet.core.plan import DEFAULT_PLANS_NAME
+from samunet.core.names import DEFAULT_PLANS_NAME
 from samunet.core.workspace import workspace_from_environment
 from samunet.machine.hardware import keep_freed_memory, use_fast_fp32_products
 from samunet.variants.network import build_network

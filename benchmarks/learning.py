@@ -26,7 +26,7 @@ from machine import processor_name
 from samunet.checkpoints.file import load_checkpoint
 from samunet.core.codec import read_json, write_json
 from samunet.core.dataset import training_cases
-from samunet.core.plan import DEFAULT_PLANS_NAME
+from samunet.core.names import DEFAULT_PLANS_NAME
 from samunet.core.results import model_folder
 from samunet.core.workspace import workspace_from_environment
 from samunet.evaluation.score import names_from_labels

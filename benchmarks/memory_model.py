@@ -21,8 +21,8 @@ from samunet import pipeline
 from samunet.core.codec import write_json
 from samunet.core.workspace import workspace_from_environment
 from samunet.machine.hardware import choose_precision
+from samunet.pipeline.estimating import TRAINED_IN, estimate_gib
 from samunet.pipeline.measuring import measure_step
-from samunet.pipeline.planning import TRAINED_IN, estimate_gib
 
 RESULTS = Path(__file__).parent / "results"
 CONFIGURATIONS = (

@@ -23,9 +23,10 @@ from head_to_head import BATCH_SIZE, MEETINGS, RESULTS, Meeting, figures, machin
 from study import code_hash
 
 from samunet import pipeline
-from samunet.comparison.run import compare_trained
+from samunet.comparison.from_folders import compare_trained
 from samunet.core.codec import read_json, write_json
-from samunet.core.plan import DEFAULT_PLANS_NAME, Plan, save_plan
+from samunet.core.names import DEFAULT_PLANS_NAME
+from samunet.core.plan import Plan, save_plan
 from samunet.core.results import model_folder
 from samunet.core.workspace import Workspace, workspace_from_environment
 

@@ -33,7 +33,7 @@ from samunet.core.workspace import FINGERPRINT_FILE, Workspace, workspace_from_e
 from samunet.errors import DatasetError, PlanningError
 from samunet.imageio import reader_for
 from samunet.models.spec import NetworkSpec
-from samunet.pipeline.planning import _method, estimate_gib
+from samunet.pipeline.estimating import estimate_gib, planned_method
 from samunet.planning.extract import FINGERPRINT_FORMAT
 from samunet.planning.planners.default import Target, smallest_class
 from samunet.planning.planners.default import plan as make_plan
@@ -239,7 +239,7 @@ def compare(kind: Kind, root: Path, number: int, known: dict[str, Any]) -> dict[
 def pretrained(kind: Kind, name: str, plan: Plan, spec: DatasetSpec, theirs: list[int]) -> dict[str, Any]:
     """Plan with the encoder of SAM's weights, as it is and as the planner may choose."""
     found: dict[str, Any] = {}
-    method = _method(name, spec, backbone_named("vit_b"), pretrained=True)
+    method = planned_method(name, spec, backbone_named("vit_b"), pretrained=True)
     target = Target(
         memory_gib=MEMORY_GIB, backbone="vit_b", backbone_reason="", plans_name=plan.plans_name, reader=plan.reader
     )

@@ -35,7 +35,8 @@ import samunet
 from samunet import pipeline
 from samunet.core.codec import encode, read_json, write_json
 from samunet.core.dataset import Case
-from samunet.core.plan import DEFAULT_PLANS_NAME, save_plan
+from samunet.core.names import DEFAULT_PLANS_NAME
+from samunet.core.plan import save_plan
 from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.evaluation.score import names_from_labels, score_case, targets_from_labels
 from samunet.evaluation.summary import summarize, target_key

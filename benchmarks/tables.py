@@ -14,7 +14,7 @@ import numpy as np
 from plan_page import plans_page
 from scipy import stats
 
-from samunet.comparison.run import short_names
+from samunet.comparison.from_folders import short_names
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

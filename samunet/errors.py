@@ -16,7 +16,6 @@ Each message is one or two sentences: the thing, what was expected, what came, w
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 MOST_FAULTS = 20  # that one message lists
@@ -78,6 +77,8 @@ class WeightsAbsentError(CheckpointError):
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return " Did you mean 'x'? Known: a, b, x." for an unknown name; no suggestion when nothing is near."""
+    import difflib  # here, as errors are rare
+
     names = sorted(candidates)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     suggestion = f" Did you mean '{near[0]}'?" if near else ""

@@ -365,8 +365,8 @@ MUTANTS = (
     mutant(
         "Bonferroni for Holm",
         "comparison/statistics.py",
-        "(len(known) - rank) * value",
-        "len(known) * value",
+        "(len(ascending) - rank) * value",
+        "len(ascending) * value",
         "comparison/test_statistics.py",
         "Holm's steps fall.",
     ),
@@ -389,7 +389,7 @@ MUTANTS = (
     mutant(
         "the interval alone shows",
         "comparison/statistics.py",
-        "return difference.p < LEVEL and side != 0 and side == difference.rank_sign",
+        "return difference.p < SIGNIFICANCE and side != 0 and side == difference.rank_sign",
         "return side != 0 and side == difference.rank_sign",
         "comparison/test_statistics.py",
         "A difference is shown where interval and test agree.",
@@ -483,6 +483,30 @@ MUTANTS = (
         "planning/test_topology.py",
         "Thick slices are halved once voxels are about cubes.",
     ),
+    mutant(
+        "features of half the bytes",
+        "variants/sam_unet/rules.py",
+        "FEATURE_BYTES, OVERHEAD_GIB = 8.5, 0.1",
+        "FEATURE_BYTES, OVERHEAD_GIB = 4.0, 0.1",
+        "pipeline/test_memory_estimate.py",
+        "Plans would not fit the memory that they are made for.",
+    ),
+    mutant(
+        "tokens that keep less",
+        "models/rules.py",
+        "per_token = 18 * backbone.width",
+        "per_token = 14 * backbone.width",
+        "pipeline/test_memory_estimate.py",
+        "An encoder's activations are most of what a method without convolutions needs.",
+    ),
+    mutant(
+        "fp32 as small as bf16",
+        "pipeline/estimating.py",
+        '"fp32": 1.45}',
+        '"fp32": 1.0}',
+        "pipeline/test_memory_estimate.py",
+        "Full precision needs half as much again.",
+    ),
     # To the network's grid and back.
     mutant(
         "2D resampled across slices",
@@ -528,8 +552,8 @@ MUTANTS = (
     mutant(
         "the first class always",
         "data/sampling.py",
-        "chosen = present[random.integers(len(present))]",
-        "chosen = present[0]",
+        "voxels = present[random.integers(len(present))]",
+        "voxels = present[0]",
         "data/test_sampling.py parity/test_sampling_against_nnunet.py",
         "Foreground patches look for every class alike.",
     ),
@@ -647,6 +671,14 @@ MUTANTS = (
         "Pretrained weights are not shaken at the first steps.",
     ),
     mutant(
+        "a training of minutes goes on at its first rate",
+        "training/schedule.py",
+        "clock, pace, epoch=epoch, compiled=config.compile)",
+        "clock, pace, compiled=config.compile)",
+        "training/test_schedule_and_config.py",
+        "A training that continues has the learning rate of its place, not of its start.",
+    ),
+    mutant(
         "no clipping",
         "training/trainer.py",
         "nn.utils.clip_grad_norm_(self.trained, config.gradient_clip or math.inf)",
@@ -690,7 +722,7 @@ MUTANTS = (
     mutant(
         "checksums are not compared",
         "checkpoints/file.py",
-        "or stored[: len(found)] != found:",
+        "or stored[: len(computed)] != computed:",
         "or False:",
         "checkpoints/test_checkpoint.py",
         "A bit that fell over on a disk must not predict.",
@@ -720,6 +752,22 @@ MUTANTS = (
         "Each file is the one that was packed.",
     ),
     # Networks.
+    mutant(
+        "convolutions start as torch's do",
+        "variants/sam_unet/unet.py",
+        "nn.init.kaiming_normal_(layer.weight, a=0.01)",
+        "layer.reset_parameters()",
+        "variants/test_sam_unet.py",
+        "nnU-Net's convolutions start by Kaiming's rule; torch's own start is less than half as wide.",
+    ),
+    mutant(
+        "queries without a target weigh more",
+        "variants/masksam/matching.py",
+        "NO_OBJECT = 0.1",
+        "NO_OBJECT = 0.2",
+        "variants/test_masksam_matching.py",
+        "MaskSAM weighs a query that finds nothing with 0.1.",
+    ),
     mutant(
         "pixels padded at the top left",
         "models/pixels.py",
@@ -783,7 +831,7 @@ def run(one: Mutant) -> bool:
         for part in COPIED:
             source = ROOT / part
             if source.is_dir():
-                shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("results"))
+                shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
             elif source.is_file():
                 shutil.copyfile(source, tree / part)
         target = tree / "samunet" / one.file

@@ -95,9 +95,9 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: Path
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape.
     """
-    wanted = trainable_state(model, pretrained=pretrained)
-    missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    misfits = [name for name in wanted if name in state and wanted[name].shape != state[name].shape]
+    own = trainable_state(model, pretrained=pretrained)
+    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    misfits = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing or unexpected or misfits:
         raise CheckpointError(
             f"Checkpoint {where} does not fit the plan: {len(missing)} tensors are missing {missing[:2]}, "
@@ -115,25 +115,25 @@ def load_fitting(model: nn.Module, state: Mapping[str, Tensor], where: Path, *, 
     Raises:
         CheckpointError: none fits.
     """
-    wanted = trainable_state(model, pretrained=pretrained)
-    fitting = {name: tensor for name, tensor in state.items() if name in wanted and wanted[name].shape == tensor.shape}
+    own = trainable_state(model, pretrained=pretrained)
+    fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
     if not fitting:
         raise CheckpointError(
             f"No weight of {where} fits this network; give a checkpoint of the same method and a like plan."
         )
     model.load_state_dict(fitting, strict=False)
-    resized = sorted(name for name in state if name in wanted and name not in fitting)
+    resized = sorted(name for name in state if name in own and name not in fitting)
     lists = {
         "of another shape": resized,
-        "absent there": sorted(set(wanted) - set(state)),
-        "not used": sorted(set(state) - set(wanted)),
+        "absent there": sorted(set(own) - set(state)),
+        "not used": sorted(set(state) - set(own)),
     }
     rest = "; ".join(
         f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for word, names in lists.items()
         if names
     )
-    return f"Started from {len(fitting)} of {len(wanted)} tensors of {where}{'; ' + rest if rest else ''}"
+    return f"Started from {len(fitting)} of {len(own)} tensors of {where}{'; ' + rest if rest else ''}"
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -213,8 +213,8 @@ def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
         )
     if CHECKSUMS in fields:  # checkpoints of earlier versions have none
         stored = fields.pop(CHECKSUMS)
-        found = _checksums(tensors, fields, with_optimizer=with_optimizer)
-        if not isinstance(stored, list) or len(stored) != 2 or stored[: len(found)] != found:
+        computed = _checksums(tensors, fields, with_optimizer=with_optimizer)
+        if not isinstance(stored, list) or len(stored) != 2 or stored[: len(computed)] != computed:
             raise CheckpointError(
                 f"Checkpoint {path} is not as it was written, by its checksum. Use another checkpoint, or train again."
             )

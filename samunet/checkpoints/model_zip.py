@@ -25,11 +25,11 @@ from samunet.checkpoints.file import check_frozen_weights, load_checkpoint
 from samunet.core.codec import atomic_path, decode, encode, file_sha256, parse_json, read_json
 from samunet.core.dataset import read_dataset_json
 from samunet.core.lock import held
-from samunet.core.names import LONGEST_FILE_NAME, fault_of_name
+from samunet.core.names import DEFAULT_TRAINER, LONGEST_FILE_NAME, fault_of_name
 from samunet.core.parts import naming, part_name
 from samunet.core.plan import PLANS_NAME, Plan, load_plan
 from samunet.core.ranges import Sha256, Within
-from samunet.core.results import DEFAULT_TRAINER, checkpoint_file, finished_folds
+from samunet.core.results import checkpoint_file, finished_folds
 from samunet.core.units import readable
 from samunet.core.workspace import Workspace, dataset_id
 from samunet.errors import CheckpointError, ConfigError, SamunetError
@@ -114,19 +114,19 @@ def export_model(
         WeightsAbsentError: the frozen weights are to be packed and are not on this machine.
     """
     name = checkpoint_file(checkpoint)
-    chosen = tuple(folds) if folds is not None else finished_folds(folder, name)
-    if not chosen:
+    packed_folds = tuple(folds) if folds is not None else finished_folds(folder, name)
+    if not packed_folds:
         raise CheckpointError(
             f"Model {folder} has no fold with {name}; train one first, or name another checkpoint with -chk."
         )
     plan = load_plan(folder / PLAN)
     configuration = plan.configuration(folder.name.rsplit("__", 1)[-1])
-    for fold in chosen:
+    for fold in packed_folds:
         path = folder / f"fold_{fold}" / name
         check_frozen_weights(load_checkpoint(path, with_optimizer=False).state, configuration, path)
     sources: dict[str, Path | bytes] = {}
     model = f"{folder.parent.name}/{folder.name}"
-    for fold in chosen:
+    for fold in packed_folds:
         kept = (name, *OF_FOLD)
         sources |= {
             f"{model}/fold_{fold}/{file}": folder / f"fold_{fold}" / file
@@ -146,7 +146,7 @@ def export_model(
                 f"{path} is not the file that the model stands on (SHA-256 {configuration.weights_sha256})."
             )
         sources[f"{WEIGHTS}/{weights}"] = path
-    sources[CARD] = _card(plan, model, chosen, license_text, weights).encode()
+    sources[CARD] = _card(plan, model, packed_folds, license_text, weights).encode()
     files = {path: _entry(source) for path, source in sorted(sources.items())}
     sha256 = configuration.weights_sha256
     manifest = Manifest(

@@ -45,7 +45,9 @@ def transfer(model: nn.Module, weights: Mapping[str, Tensor]) -> Transfer:
     wanted = model.state_dict()
     stages, source_stages = _stages(wanted), _stages(weights)
     found: dict[str, Tensor] = {}
-    loaded, adapted, used = [], [], set()
+    loaded: list[str] = []
+    adapted: list[str] = []
+    used: set[str] = set()
     for name, tensor in wanted.items():
         source = _source_name(name, stages, source_stages)
         if source not in weights:

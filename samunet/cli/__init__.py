@@ -1,1 +1,3 @@
-"""One module per command: parse, call the pipeline, print. Heavy imports happen inside, so --help is instant."""
+"""One module per command: its text is the help, its options are a dataclass, its main calls the pipeline and prints.
+Heavy imports happen inside, so --help is instant.
+"""

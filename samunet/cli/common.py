@@ -3,44 +3,105 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import inspect
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from samunet import __version__
-from samunet.core.parts import is_full, remove_open_parts
+from samunet.cli.fields import Options, add_options, options_from
+from samunet.core.names import DEFAULT_PLANS_NAME, DEFAULT_TRAINER
 from samunet.errors import SamunetError
 
 if TYPE_CHECKING:
     from samunet.core.workspace import Workspace
 
 DEFAULT_THREADS = min(8, os.cpu_count() or 1)  # nnU-Net's default is 8 processes
-DEFAULT_FOLDS = ["0", "1", "2", "3", "4"]
+DEFAULT_FOLDS = ("0", "1", "2", "3", "4")
 DEFAULT_TOLERANCE_MM = 2.0  # of the normalized surface Dice
-TOLERANCE_HELP = (
-    "of the normalized surface Dice, in mm, or in pixels where reference files tell no size of them (default: "
-    "%(default)s)"
-)
 INTERRUPTED = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
 if hasattr(signal, "SIGHUP"):
     INTERRUPTED[signal.SIGHUP] = "ended by SIGHUP"
+# Options that several commands have.
+Dataset = Annotated[str, "-d DATASET", "Dataset id or name."]
+Datasets = Annotated[tuple[str, ...], "-d DATASET", "Dataset ids or names, e.g. 4 or Dataset004_Hippocampus."]
+Device = Annotated[str | None, "-device NAME", "cuda, cuda:1, mps or cpu (default: the best one present)."]
+Folds = Annotated[tuple[str, ...], "-f FOLD", "Folds."]
+Quiet = Annotated[bool, "--no_pbar", "No progress bars."]
+Threads = Annotated[int, "-np N", "Cases at a time."]
+Tolerance = Annotated[
+    float,
+    "--nsd_tolerance MM",
+    "Of the normalized surface Dice, in mm, or in pixels where reference files tell no size of them.",
+]
+Main = Callable[..., int]
+Actions = Mapping[str, tuple[type[Any], Callable[[Any], int | None]]]
+"""Their options, and what they do, by name."""
 EXIT_CODES = "Exit codes: 0 done, 2 refused input, 3 some cases failed, 4 weights absent."
 
 
-def make_parser(name: str, summary: str, next_step: str = "") -> argparse.ArgumentParser:
-    """Return a parser whose help ends with what to do next and the exit codes."""
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which model is meant, but for its configuration."""
+
+    dataset: Dataset
+    plans: Annotated[str, "-p NAME"] = DEFAULT_PLANS_NAME
+    """Plan of the model."""
+    trainer: Annotated[str, "-tr NAME"] = DEFAULT_TRAINER
+    """Trainer of the model."""
+
+    def find(self, configuration: str) -> tuple[Workspace, str, Path]:
+        """Return the workspace, the dataset's name and the model's folder."""
+        from samunet.core.results import model_folder
+        from samunet.core.workspace import workspace_from_environment
+
+        workspace = workspace_from_environment()
+        dataset = workspace.dataset_name(self.dataset)
+        return workspace, dataset, model_folder(workspace, dataset, self.plans, configuration, self.trainer)
+
+
+def command(name: str, text: str | None, kind: type[Options]) -> Callable[[Callable[[Options], int | None]], Main]:
+    """Make a function of options the command of that name: one that parses words and returns the exit code.
+
+    The help begins with the first paragraph of the text, and ends with the others.
+    """
+
+    def decorate(function: Callable[[Options], int | None]) -> Main:
+        def main(argv: Sequence[str] | None = None) -> int:
+            parser = _parser(name, text)
+            _add_command(parser, kind, function)
+            return _run(parser, argv)
+
+        return main
+
+    return decorate
+
+
+def run_action(
+    name: str, text: str | None, actions: Actions, argv: Sequence[str] | None = None, *, metavar: str = "ACTION"
+) -> int:
+    """Run that one of several actions that the first word names; the text of its options is its help."""
+    parser = _parser(name, text)
+    choices = parser.add_subparsers(dest="action", required=True, metavar=metavar)
+    for word, (kind, function) in actions.items():
+        _add_command(choices.add_parser(word, help=" ".join((kind.__doc__ or "").split())), kind, function)
+    return _run(parser, argv)
+
+
+def _parser(name: str, text: str | None) -> argparse.ArgumentParser:
+    summary, _, more = inspect.cleandoc(text or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         prog=name,
         description=summary,
-        epilog=f"{next_step}\n{EXIT_CODES}".strip(),
+        epilog=f"{more}\n{EXIT_CODES}".strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -48,44 +109,29 @@ def make_parser(name: str, summary: str, next_step: str = "") -> argparse.Argume
     return parser
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say, with a configuration, which model is meant."""
-    from samunet.core.plan import DEFAULT_PLANS_NAME
-    from samunet.core.results import DEFAULT_TRAINER
-
-    parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
-    parser.add_argument(
-        "-p", default=DEFAULT_PLANS_NAME, metavar="NAME", help="plan of the model (default: %(default)s)"
-    )
-    parser.add_argument(
-        "-tr", default=DEFAULT_TRAINER, metavar="NAME", help="trainer of the model (default: %(default)s)"
-    )
+def _add_command(
+    parser: argparse.ArgumentParser, kind: type[Options], function: Callable[[Options], int | None]
+) -> None:
+    add_options(parser, kind)
+    parser.set_defaults(_call=lambda arguments: function(options_from(arguments, kind)))
 
 
-def model_meant(arguments: argparse.Namespace, configuration: str) -> tuple[Workspace, str, Path]:
-    """Return the workspace, the dataset's name and the model's folder that `add_model_options` tells."""
-    from samunet.core.results import model_folder
-    from samunet.core.workspace import workspace_from_environment
-
-    workspace = workspace_from_environment()
-    dataset = workspace.dataset_name(arguments.d)
-    return workspace, dataset, model_folder(workspace, dataset, arguments.p, configuration, arguments.tr)
-
-
-def run(
-    parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
-) -> int:
-    """Parse, run the command and return the exit code; deliberate errors become one line on stderr."""
+def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    """Parse, run and return the exit code; deliberate errors become one line on stderr."""
     arguments = parser.parse_args(argv)
+    import logging  # here, and other modules where they are needed, as --help is to be instant
+
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("samunet").setLevel(logging.INFO)
     try:
         with interruptions_raised():
-            return command(arguments) or 0
+            return arguments._call(arguments) or 0
     except SamunetError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
+        from samunet.core.parts import is_full
+
         if error.filename is None and error.errno is None:
             raise
         name = error.filename2 or error.filename  # what is copied comes first
@@ -94,6 +140,8 @@ def run(
         print(f"{parser.prog}: {where}{error.strerror}; {way_out} and run the command again.", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
+        from samunet.core.parts import remove_open_parts
+
         by = next((number for number in error.args if number in INTERRUPTED), signal.SIGINT)
         remove_open_parts()
         print(
@@ -134,6 +182,8 @@ def interruptions_raised() -> Iterator[None]:
 
 def _end(number: int) -> NoReturn:
     """End the process at once, but leave nothing unfinished."""
+    from samunet.core.parts import remove_open_parts
+
     remove_open_parts()
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # a pipe that nobody reads, or a signal in the middle of a line

@@ -1,16 +1,19 @@
-"""samunet_demo: the whole way from images to scored segmentations on a phantom dataset, in a few minutes on a CPU."""
+"""Make a small CT-like phantom dataset in nnU-Net's layout, then plan, train, predict and evaluate on it, and write a
+page of pictures. Needs no download and no GPU.
+
+Next: documentation/tutorials/first-segmentation.md does the same step by step.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, Device, command
 from samunet.core.workspace import PURPOSE
 
 if TYPE_CHECKING:
@@ -23,36 +26,25 @@ MEMORY_GIB = 0.6  # a small patch, so that many steps fit into minutes on two co
 SEED = 17
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_demo",
-        "Make a small CT-like phantom dataset in nnU-Net's layout, then plan, train, predict and evaluate on it, and "
-        "write a page of pictures.\n"
-        "Needs no download and no GPU.",
-        "Next: documentation/tutorials/first-segmentation.md does the same step by step.",
-    )
-    parser.add_argument(
-        "-o",
-        type=Path,
-        default=Path("samunet_demo"),
-        metavar="FOLDER",
-        help="where everything goes (default: ./%(default)s)",
-    )
-    parser.add_argument("--only_dataset", action="store_true", help="make the phantom dataset and stop")
-    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="epochs to train (default: %(default)s)")
-    parser.add_argument(
-        "--iterations", type=int, default=20, metavar="N", help="steps per epoch (default: %(default)s)"
-    )
-    parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
-    return run(parser, _command, argv)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    output: Annotated[Path, "-o FOLDER"] = Path("samunet_demo")
+    """Where everything goes."""
+    only_dataset: bool = False
+    """Make the phantom dataset and stop."""
+    epochs: Annotated[int, "--epochs N"] = 10
+    """Epochs to train."""
+    iterations: Annotated[int, "--iterations N"] = 20
+    """Steps per epoch."""
+    device: Device = None
 
 
-def _command(arguments: argparse.Namespace) -> None:
+@command("samunet_demo", __doc__, Options)
+def main(options: Options) -> None:
     from samunet.core.workspace import Workspace
     from samunet.phantom.dataset import write_phantom_dataset
 
-    root = arguments.o.resolve()
+    root = options.output.resolve()
     workspace = Workspace(
         raw_folder=root / "nnUNet_raw",
         preprocessed_folder=root / "nnUNet_preprocessed",
@@ -62,17 +54,17 @@ def _command(arguments: argparse.Namespace) -> None:
     _step(1, "A phantom dataset: CT-like abdomen, thick slices, five structures, 12 training and 4 test cases")
     dataset = write_phantom_dataset(workspace.raw, seed=SEED)
     print(f"  {dataset}")
-    if not arguments.only_dataset:
-        page, summary = _demonstrate(workspace, root, arguments)
+    if not options.only_dataset:
+        page, summary = _demonstrate(workspace, root, options)
         print(
             f"\nDone in {time.monotonic() - began:.0f} s: mean foreground Dice {summary.foreground_mean.dice:.3f} on "
             f"{len(summary.cases)} test cases."
         )
         print(f"Look at {page}")
-    print(_phantom_steps(root) if arguments.only_dataset else _own_data())
+    print(_phantom_steps(root) if options.only_dataset else _own_data())
 
 
-def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace) -> tuple[Path, Summary]:
+def _demonstrate(workspace: Workspace, root: Path, asked: Options) -> tuple[Path, Summary]:
     from samunet import pipeline
     from samunet.cli.planning import print_plan
     from samunet.inference.load import load_predictor
@@ -99,13 +91,13 @@ def _demonstrate(workspace: Workspace, root: Path, arguments: argparse.Namespace
         4, f"Training {CONFIGURATION}: a U-Net that receives the features of a SAM encoder; nothing is pretrained here"
     )
     options = pipeline.TrainOptions(
-        configuration=CONFIGURATION, fold="all", device=arguments.device, validate=False, overwrite=True
+        configuration=CONFIGURATION, fold="all", device=asked.device, validate=False, overwrite=True
     )
-    config = TrainingConfig(epochs=arguments.epochs, iterations=arguments.iterations, batch_size=2, seed=SEED)
+    config = TrainingConfig(epochs=asked.epochs, iterations=asked.iterations, batch_size=2, seed=SEED)
     fold = pipeline.train(workspace, dataset.spec.name, config, options)
     _step(5, "Prediction: sliding window over the test images, written on their own grids")
-    sliding = PredictionOptions(flips=False, tile_batch=pipeline.tile_batch(choose_device(arguments.device)))
-    predictor = load_predictor(fold.parent, folds=["all"], device=arguments.device, options=sliding)
+    sliding = PredictionOptions(flips=False, tile_batch=pipeline.tile_batch(choose_device(asked.device)))
+    predictor = load_predictor(fold.parent, folds=["all"], device=asked.device, options=sliding)
     predictions = root / "predictions"
     cases = pipeline.cases_to_predict(dataset.folder / "imagesTs", dataset.spec, predictions)
     pipeline.predict(predictor, cases, predictions)

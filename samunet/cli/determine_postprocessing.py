@@ -1,73 +1,70 @@
-"""samunet_determine_postprocessing: find out whether keeping only largest components helps."""
+"""Find out on predictions with references whether keeping only the largest component, of the foreground or of a class,
+raises Dice.
+
+Next: samunet_apply_postprocessing -i PREDICTIONS -o FOLDER -pp_file postprocessing.json
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, Threads, command
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_determine_postprocessing",
-        "Find out on predictions with references whether keeping only the largest component, of the foreground or of "
-        "a class, raises Dice.",
-        "Next: samunet_apply_postprocessing -i PREDICTIONS -o FOLDER -pp_file postprocessing.json",
-    )
-    parser.add_argument(
-        "-i", type=Path, required=True, metavar="FOLDER", help="predictions, for example a fold's validation folder"
-    )
-    parser.add_argument("-ref", type=Path, required=True, metavar="FOLDER", help="references of the same file names")
-    add_options(parser)
-    parser.add_argument(
-        "--remove_postprocessed", action="store_true", help="do not write the postprocessed predictions"
-    )
-    return run(parser, _determine, argv)
+if TYPE_CHECKING:
+    from samunet.core.dataset import DatasetSpec
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that both postprocessing commands take."""
-    parser.add_argument(
-        "-dataset_json",
-        type=Path,
-        metavar="FILE",
-        help="names labels and file ending (default: the one in or above -i)",
-    )
-    parser.add_argument(
-        "-plans_json", type=Path, metavar="FILE", help="accepted as nnU-Net's command takes it, and not needed"
-    )
-    parser.add_argument(
-        "-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases at a time (default: %(default)s)"
-    )
+@dataclass(frozen=True, kw_only=True)
+class Postprocessing:
+    """What both postprocessing commands take."""
+
+    predictions: Annotated[Path, "-i FOLDER"]
+    """Predictions, for example a fold's validation folder."""
+    dataset_json: Annotated[Path | None, "-dataset_json FILE"] = None
+    """Names labels and file ending (default: the one in or above -i)."""
+    plans_json: Annotated[Path | None, "-plans_json FILE"] = None
+    """Accepted as nnU-Net's command takes it, and not needed."""
+    threads: Threads = DEFAULT_THREADS
+
+    def dataset(self) -> DatasetSpec:
+        """Read the dataset.json that was given, or the one in the folder or up to three folders above it."""
+        from samunet.core.dataset import read_dataset_json
+        from samunet.errors import ConfigError
+
+        folders = (self.predictions, *list(self.predictions.resolve().parents)[:3])
+        for path in [self.dataset_json] if self.dataset_json else [folder / "dataset.json" for folder in folders]:
+            if path.is_file():
+                return read_dataset_json(path)
+        raise ConfigError(f"No dataset.json in or above {self.predictions}; give one with -dataset_json.")
 
 
-def dataset_json(folder: Path, given: Path | None) -> Path:
-    """Return the dataset.json that was given, or the one in a folder or up to three folders above it."""
-    from samunet.errors import ConfigError
-
-    candidates = (
-        [given] if given else [parent / "dataset.json" for parent in (folder, *list(folder.resolve().parents)[:3])]
-    )
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise ConfigError(f"No dataset.json in or above {folder}; give one with -dataset_json.")
+@dataclass(frozen=True, kw_only=True)
+class Options(Postprocessing):
+    references: Annotated[Path, "-ref FOLDER"]
+    """References of the same file names."""
+    apply: Annotated[bool, "--remove_postprocessed"] = True
+    """Write the postprocessed predictions too."""
 
 
-def _determine(arguments: argparse.Namespace) -> None:
+@command("samunet_determine_postprocessing", __doc__, Options)
+def main(options: Options) -> None:
     from samunet.core.codec import write_json
-    from samunet.core.dataset import files_with_ending, read_dataset_json
+    from samunet.core.dataset import files_with_ending
     from samunet.evaluation.postprocessing import POSTPROCESSING_FILE, apply_to_folder, determine, name_of
     from samunet.imageio import reader_of_segmentations
 
-    dataset = read_dataset_json(dataset_json(arguments.i, arguments.dataset_json))
-    reader, threads = reader_of_segmentations(arguments.i, dataset), arguments.np
-    references = files_with_ending(arguments.ref, dataset.file_ending)
+    dataset = options.dataset()
+    reader, threads = reader_of_segmentations(options.predictions, dataset), options.threads
+    references = files_with_ending(options.references, dataset.file_ending)
     found = determine(
-        references, arguments.i, labels=dataset.labels, file_ending=dataset.file_ending, reader=reader, threads=threads
+        references,
+        options.predictions,
+        labels=dataset.labels,
+        file_ending=dataset.file_ending,
+        reader=reader,
+        threads=threads,
     )
     for step in found.steps:
         print(
@@ -76,11 +73,11 @@ def _determine(arguments: argparse.Namespace) -> None:
         )
     if not found.steps:
         print(f"Nothing helps on these {found.cases} cases; the postprocessing is empty.")
-    write_json(arguments.i / POSTPROCESSING_FILE, found)
-    print(f"Wrote {arguments.i / POSTPROCESSING_FILE}")
-    if not arguments.remove_postprocessed:
-        target = arguments.i / "postprocessed"
+    write_json(options.predictions / POSTPROCESSING_FILE, found)
+    print(f"Wrote {options.predictions / POSTPROCESSING_FILE}")
+    if options.apply:
+        target = options.predictions / "postprocessed"
         names = apply_to_folder(
-            found, arguments.i, target, file_ending=dataset.file_ending, reader=reader, threads=threads
+            found, options.predictions, target, file_ending=dataset.file_ending, reader=reader, threads=threads
         )
         print(f"Wrote {len(names)} segmentations to {target}")

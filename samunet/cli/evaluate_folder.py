@@ -1,65 +1,62 @@
-"""samunet_evaluate_folder: score predictions with the labels of a dataset.json."""
+"""Score a folder of segmentations against references: overlap and surface distances per class or region.
+
+Next: open summary.json (nnU-Net's layout), which lists every case. If Dice is low, look first at the cases
+that have the lowest.
+"""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, TOLERANCE_HELP, make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, Threads, Tolerance, command
 
 if TYPE_CHECKING:
     from samunet.evaluation.score import Measures
     from samunet.evaluation.summary import Summary
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_evaluate_folder",
-        "Score a folder of segmentations against references: overlap and surface distances per class or region.",
-        "Next: open summary.json (nnU-Net's layout), which lists every case. If Dice is low, look first at the cases "
-        "that have the lowest.",
-    )
-    add_folders(parser)
-    parser.add_argument(
-        "-djfile", type=Path, required=True, metavar="FILE", help="dataset.json that names labels and file ending"
-    )
-    parser.add_argument(
-        "-pfile", type=Path, metavar="FILE", help="plans file; accepted as nnU-Net's command takes it, and not needed"
-    )
-    add_options(parser)
-    return run(parser, _evaluate, argv)
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What both evaluation commands take."""
+
+    references: Annotated[Path, "gt_folder"]
+    """Folder with reference segmentations."""
+    predictions: Annotated[Path, "pred_folder"]
+    """Folder with predicted segmentations of the same file names."""
+    output: Annotated[Path | None, "-o FILE"] = None
+    """File to write (default: pred_folder/summary.json)."""
+    threads: Threads = DEFAULT_THREADS
+    tolerance: Tolerance = DEFAULT_TOLERANCE_MM
+    surfaces: Annotated[bool, "--no_surfaces"] = True
+    """Measure NSD, HD95, HD, ASSD and volumes, which nnU-Net's command does not."""
+    lesions: bool = False
+    """Also the F1 score of finding connected components."""
+    csv: Annotated[Path | None, "--csv FILE"] = None
+    """Also write a row per case and class."""
+    chill: bool = False
+    """Score the cases that have both files instead of refusing."""
+
+    @property
+    def summary_file(self) -> Path:
+        return self.output or self.predictions / "summary.json"
+
+    def measures(self) -> Measures:
+        """Return what is asked for beside overlap."""
+        from samunet.evaluation.score import Measures
+
+        return Measures(tolerance=self.tolerance if self.surfaces else None, lesions=self.lesions)
 
 
-def add_folders(parser: argparse.ArgumentParser) -> None:
-    """Add the two folders that both evaluation commands take."""
-    parser.add_argument("gt_folder", type=Path, help="folder with reference segmentations")
-    parser.add_argument("pred_folder", type=Path, help="folder with predicted segmentations of the same file names")
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that both evaluation commands take."""
-    parser.add_argument("-o", type=Path, metavar="FILE", help="file to write (default: pred_folder/summary.json)")
-    parser.add_argument(
-        "-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases scored at a time (default: %(default)s)"
-    )
-    parser.add_argument("--nsd_tolerance", type=float, default=DEFAULT_TOLERANCE_MM, metavar="MM", help=TOLERANCE_HELP)
-    parser.add_argument(
-        "--no_surfaces", action="store_true", help="overlap only, as nnU-Net's command: no NSD, HD95, HD, ASSD, volumes"
-    )
-    parser.add_argument("--lesions", action="store_true", help="also the F1 score of finding connected components")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per case and class")
-    parser.add_argument("--chill", action="store_true", help="score the cases that have both files instead of refusing")
-
-
-def measures_of(arguments: argparse.Namespace) -> Measures:
-    """Return what the options ask for beside overlap."""
-    from samunet.evaluation.score import Measures
-
-    return Measures(tolerance=None if arguments.no_surfaces else arguments.nsd_tolerance, lesions=arguments.lesions)
+@dataclass(frozen=True, kw_only=True)
+class Options(Evaluation):
+    dataset_json: Annotated[Path, "-djfile FILE"]
+    """dataset.json that names labels and file ending."""
+    plans_json: Annotated[Path | None, "-pfile FILE"] = None
+    """Plans file; accepted as nnU-Net's command takes it, and not needed."""
 
 
 def write_and_print(summary: Summary, names: Mapping[str, str], path: Path, csv: Path | None = None) -> None:
@@ -110,24 +107,23 @@ def _number(value: float, width: int) -> str:
     return f"{'-':>{width}}" if math.isnan(value) else f"{value:{width}.4f}"
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+@command("samunet_evaluate_folder", __doc__, Options)
+def main(options: Options) -> None:
     from samunet.core.dataset import read_dataset_json
     from samunet.evaluation.score import evaluate_folder, names_from_labels, targets_from_labels
     from samunet.imageio import reader_of_segmentations
 
-    dataset = read_dataset_json(arguments.djfile)
+    dataset = read_dataset_json(options.dataset_json)
     summary = evaluate_folder(
-        arguments.gt_folder,
-        arguments.pred_folder,
+        options.references,
+        options.predictions,
         targets=targets_from_labels(dataset.labels),
         ignore=dataset.labels.ignore,
         file_ending=dataset.file_ending,
-        reader=reader_of_segmentations(arguments.pred_folder, dataset),
-        threads=arguments.np,
-        chill=arguments.chill,
-        measures=measures_of(arguments),
+        reader=reader_of_segmentations(options.predictions, dataset),
+        threads=options.threads,
+        chill=options.chill,
+        measures=options.measures(),
         expected=dataset.labels.expected_in_files,
     )
-    write_and_print(
-        summary, names_from_labels(dataset.labels), arguments.o or arguments.pred_folder / "summary.json", arguments.csv
-    )
+    write_and_print(summary, names_from_labels(dataset.labels), options.summary_file, options.csv)

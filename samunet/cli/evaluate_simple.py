@@ -1,53 +1,47 @@
-"""samunet_evaluate_simple: score predictions of given label values, without a dataset.json."""
+"""Score a folder of segmentations against references for the label values you name.
+
+Next: open summary.json (nnU-Net's layout), which lists every case; for regions and names use
+samunet_evaluate_folder.
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from samunet.cli.common import make_parser, run
-from samunet.cli.evaluate_folder import add_folders, add_options, measures_of, write_and_print
+from samunet.cli.common import command
+from samunet.cli.evaluate_folder import Evaluation, write_and_print
 from samunet.errors import DatasetError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_evaluate_simple",
-        "Score a folder of segmentations against references for the label values you name.",
-        (
-            "Next: open summary.json (nnU-Net's layout), which lists every case; for regions and names use "
-            "samunet_evaluate_folder."
-        ),
-    )
-    add_folders(parser)
-    parser.add_argument("-l", type=int, nargs="+", required=True, metavar="LABEL", help="label values to score")
-    parser.add_argument(
-        "-il", type=int, metavar="LABEL", help="ignore label: reference voxels of this value do not count"
-    )
-    add_options(parser)
-    return run(parser, _evaluate, argv)
+@dataclass(frozen=True, kw_only=True)
+class Options(Evaluation):
+    labels: Annotated[tuple[int, ...], "-l LABEL"]
+    """Label values to score."""
+    ignore: Annotated[int | None, "-il LABEL"] = None
+    """Ignore label: reference voxels of this value do not count."""
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+@command("samunet_evaluate_simple", __doc__, Options)
+def main(options: Options) -> None:
     from samunet.evaluation.score import evaluate_folder
     from samunet.imageio import reader_for
 
-    file_ending, example = _file_ending(arguments.gt_folder)
+    file_ending, example = _file_ending(options.references)
     summary = evaluate_folder(
-        arguments.gt_folder,
-        arguments.pred_folder,
-        targets=[(label,) for label in arguments.l],
-        ignore=arguments.il,
+        options.references,
+        options.predictions,
+        targets=[(label,) for label in options.labels],
+        ignore=options.ignore,
         file_ending=file_ending,
         reader=reader_for(file_ending, example=example),
-        threads=arguments.np,
-        chill=arguments.chill,
-        measures=measures_of(arguments),
+        threads=options.threads,
+        chill=options.chill,
+        measures=options.measures(),
     )
-    names = {str(label): f"label {label}" for label in arguments.l}
-    write_and_print(summary, names, arguments.o or arguments.pred_folder / "summary.json", arguments.csv)
+    names = {str(label): f"label {label}" for label in options.labels}
+    write_and_print(summary, names, options.summary_file, options.csv)
 
 
 def _file_ending(folder: Path) -> tuple[str, Path]:

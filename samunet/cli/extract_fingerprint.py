@@ -1,34 +1,32 @@
-"""samunet_extract_fingerprint: measure datasets."""
+"""Measure spacings, shapes, intensities and class sizes of a dataset of nnUNet_raw.
+
+Next: samunet_plan_experiment -d DATASET --explain
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from samunet.cli import planning
-from samunet.cli.common import make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, Threads, command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_extract_fingerprint",
-        "Measure spacings, shapes, intensities and class sizes of a dataset of nnUNet_raw.",
-        "Next: samunet_plan_experiment -d DATASET --explain",
-    )
-    planning.add_dataset(parser)
-    planning.add_fingerprint_options(parser, "-np")
-    planning.add_output_options(parser)
-    return run(parser, _command, argv)
+@dataclass(frozen=True, kw_only=True)
+class Options(planning.Common):
+    threads: Threads = DEFAULT_THREADS
+    measuring: planning.Measuring
 
 
-def _command(arguments: argparse.Namespace) -> None:
+@command("samunet_extract_fingerprint", __doc__, Options)
+def main(options: Options) -> None:
     from samunet import pipeline
     from samunet.core.workspace import workspace_from_environment
 
     workspace = workspace_from_environment()
-    for wanted in arguments.d:
-        dataset, _ = planning.open_and_measure(workspace, wanted, arguments)
+    for wanted in options.datasets:
+        dataset, _ = planning.open_and_measure(
+            workspace, wanted, options.measuring, threads=options.threads, quiet=options.quiet
+        )
         print(
             f"Measured {len(dataset.cases)} cases: "
             f"{workspace.preprocessed / dataset.spec.name / pipeline.FINGERPRINT_FILE}"

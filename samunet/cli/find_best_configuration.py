@@ -1,38 +1,35 @@
-"""samunet_find_best_configuration: choose among trained models, and mark the best for prediction."""
+"""Score trained models, and ensembles of two, on the validation cases of their folds; mark the best, which
+samunet_predict then takes.
+
+Next: the commands in inference_instructions.txt
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, make_parser, run
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_find_best_configuration",
-        (
-            "Score trained models, and ensembles of two, on the validation cases of their folds; mark the best, which "
-            "samunet_predict then takes."
-        ),
-        "Next: the commands in inference_instructions.txt",
-    )
-    parser.add_argument("dataset_name_or_id", help="dataset id or name")
-    parser.add_argument(
-        "-c", nargs="+", metavar="CONFIGURATION", help="configurations to consider (default: all that are trained)"
-    )
-    parser.add_argument("-p", nargs="+", metavar="NAME", help="plans to consider (default: all)")
-    parser.add_argument("-tr", nargs="+", metavar="NAME", help="trainers to consider (default: all of samunet's)")
-    parser.add_argument("-f", nargs="+", default=DEFAULT_FOLDS, metavar="FOLD", help="folds (default: 0 1 2 3 4)")
-    parser.add_argument("--disable_ensembling", action="store_true", help="single models only")
-    parser.add_argument(
-        "-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases at a time (default: %(default)s)"
-    )
-    return run(parser, _find, argv)
+from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, Folds, Threads, command
 
 
-def _find(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    dataset: Annotated[str, "dataset_name_or_id"]
+    """Dataset id or name."""
+    configurations: Annotated[tuple[str, ...] | None, "-c CONFIGURATION"] = None
+    """Configurations to consider (default: all that are trained)."""
+    plans: Annotated[tuple[str, ...] | None, "-p NAME"] = None
+    """Plans to consider (default: all)."""
+    trainers: Annotated[tuple[str, ...] | None, "-tr NAME"] = None
+    """Trainers to consider (default: all of samunet's)."""
+    folds: Folds = DEFAULT_FOLDS
+    ensembling: Annotated[bool, "--disable_ensembling"] = True
+    """Consider ensembles of two models."""
+    threads: Threads = DEFAULT_THREADS
+
+
+@command("samunet_find_best_configuration", __doc__, Options)
+def main(options: Options) -> None:
     from samunet.comparison.selection import find_best
     from samunet.core.lock import held
     from samunet.core.results import trained_models
@@ -40,8 +37,8 @@ def _find(arguments: argparse.Namespace) -> None:
     from samunet.errors import ConfigError
 
     workspace = workspace_from_environment()
-    dataset = workspace.dataset_name(arguments.dataset_name_or_id)
-    wanted = (arguments.tr, arguments.p, arguments.c)
+    dataset = workspace.dataset_name(options.dataset)
+    wanted = (options.trainers, options.plans, options.configurations)
     names = [folder.name for folder in trained_models(workspace) if folder.parent.name == dataset]
     models = [
         name
@@ -52,7 +49,7 @@ def _find(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"No trained model of {dataset} fits these options. Trained: {', '.join(names)}.")
     with held(workspace.results / dataset, name="find_best"):
         choice = find_best(
-            workspace, dataset, models, arguments.f, ensembling=not arguments.disable_ensembling, threads=arguments.np
+            workspace, dataset, models, options.folds, ensembling=options.ensembling, threads=options.threads
         )
     width = max(len(candidate.name) for candidate in choice.candidates)
     for candidate in choice.candidates:

@@ -1,35 +1,28 @@
-"""samunet_frames: write predictions of videos as frames."""
+"""Write predicted volumes of videos, brought in by 'samunet_import video', as one PNG per frame."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from samunet.cli.common import make_parser, run
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_frames",
-        "Write predicted volumes of videos, brought in by 'samunet_import video', as one PNG per frame.",
-    )
-    parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="predictions, one volume per clip")
-    parser.add_argument(
-        "--frames",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="frames that the volumes were made from, one folder per clip",
-    )
-    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder for the frames")
-    return run(parser, _command, argv)
+from samunet.cli.common import command
 
 
-def _command(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    predictions: Annotated[Path, "-i FOLDER"]
+    """Predictions, one volume per clip."""
+    frames: Annotated[Path, "--frames FOLDER"]
+    """Frames that the volumes were made from, one folder per clip."""
+    output: Annotated[Path, "-o FOLDER"]
+    """Folder for the frames."""
+
+
+@command("samunet_frames", __doc__, Options)
+def main(options: Options) -> None:
     from samunet.core.lock import held
     from samunet.importing.video import write_frames
 
-    with held(arguments.o):
-        print(f"Wrote {write_frames(arguments.i, arguments.frames, arguments.o)} frames to {arguments.o}")
+    with held(options.output):
+        print(f"Wrote {write_frames(options.predictions, options.frames, options.output)} frames to {options.output}")

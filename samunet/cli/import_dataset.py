@@ -1,106 +1,136 @@
-"""samunet_import: bring images and labels of other layouts into nnUNet_raw."""
+"""Copy images and labels into nnUNet_raw under nnU-Net's names. What is copied stays as it is.
+
+Next: samunet_check_dataset -d DATASET
+"""
 
 from __future__ import annotations
 
-import argparse
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, run_action
 
 if TYPE_CHECKING:
     from samunet.importing.dataset import FoundCase
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What every layout takes, but for the channels, which videos know themselves."""
+
+    name: Annotated[str, "-d NAME"]
+    """Name to give: DatasetXXX_Name."""
+    labels: Annotated[tuple[str, ...], "--labels NAME=VALUE"]
+    """Structures, e.g. liver=1 tumor=2."""
+    map_labels: Annotated[tuple[str, ...], "--map_labels OLD=NEW"] = ()
+    """Change label values in the copies, e.g. 255=1."""
+    copy_grid: bool = False
+    """Give the copies of labels the grid (origin, spacing, direction) of their image."""
+    orthonormalize: bool = False
+    """Turn NIfTI axes in the copies to the nearest that meet at right angles."""
+    threads: Threads = DEFAULT_THREADS
+    quiet: Quiet = False
+
+    def cases(self, scratch: Path) -> Sequence[FoundCase]:
+        """Find the cases; what has to be made of them first goes into a folder that is removed afterwards."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Layout):
+    """What every layout of images takes."""
+
+    channels: Annotated[tuple[str, ...], "--channels NAME"]
+    """In order; CT is normalized as CT, others as MR."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders(Images):
+    """One folder of images per channel and one of labels, matched by file name."""
+
+    images: Annotated[tuple[Path, ...], "-i FOLDER"]
+    """Images, one folder per channel in their order."""
+    label_folder: Annotated[Path, "-l FOLDER"]
+    """Labels; an image without one becomes a test case."""
+
+    def cases(self, scratch: Path) -> Sequence[FoundCase]:
+        from samunet.importing.layouts import from_folders
+
+        return from_folders(self.images, self.label_folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Images):
+    """A table with the columns case, image (or image_0, image_1, ...) and label."""
+
+    table: Annotated[Path, "-i FILE"]
+    """The table; paths are relative to it."""
+
+    def cases(self, scratch: Path) -> Sequence[FoundCase]:
+        from samunet.importing.layouts import from_table
+
+        return from_table(self.table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Datalist(Images):
+    """A MONAI datalist."""
+
+    datalist: Annotated[Path, "-i FILE"]
+    """The list."""
+    root: Annotated[Path | None, "--root FOLDER"] = None
+    """Folder the files are relative to (default: the list's own)."""
+
+    def cases(self, scratch: Path) -> Sequence[FoundCase]:
+        from samunet.importing.layouts import from_datalist
+
+        return from_datalist(self.datalist, self.root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bids(Images):
+    """A BIDS dataset with labels among its derivatives."""
+
+    folder: Annotated[Path, "-i FOLDER"]
+    """The dataset."""
+    suffixes: Annotated[tuple[str, ...], "--suffixes SUFFIX"]
+    """Of one image per channel, e.g. T1w FLAIR."""
+    label_suffix: Annotated[str, "--label_suffix SUFFIX"] = "dseg"
+    """Of the labels."""
+
+    def cases(self, scratch: Path) -> Sequence[FoundCase]:
+        from samunet.importing.layouts import from_bids
+
+        return from_bids(self.folder, self.suffixes, self.label_suffix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video(Layout):
+    """Folders of frames, one per clip, which become volumes of time, height and width."""
+
+    frames: Annotated[Path, "-i FOLDER"]
+    """Frames, one folder per clip, ordered by the numbers in their names."""
+    masks: Annotated[Path, "-l FOLDER"]
+    """Masks, one folder per clip, files named as the frames."""
+
+    def cases(self, scratch: Path) -> Sequence[FoundCase]:
+        from samunet.importing.video import stack_clips
+
+        return stack_clips(self.frames, self.masks, scratch)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_import",
-        "Copy images and labels into nnUNet_raw under nnU-Net's names. What is copied stays as it is.",
-        "Next: samunet_check_dataset -d DATASET",
-    )
-    layouts = parser.add_subparsers(dest="layout", required=True, metavar="LAYOUT")
-    folders = layouts.add_parser(
-        "folders", help="one folder of images per channel and one of labels, matched by file name"
-    )
-    folders.add_argument(
-        "-i",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FOLDER",
-        help="images, one folder per channel in their order",
-    )
-    folders.add_argument(
-        "-l", type=Path, required=True, metavar="FOLDER", help="labels; an image without one becomes a test case"
-    )
-    table = layouts.add_parser("csv", help="a table with the columns case, image (or image_0, image_1, ...) and label")
-    table.add_argument("-i", type=Path, required=True, metavar="FILE", help="the table; paths are relative to it")
-    datalist = layouts.add_parser("datalist", help="a MONAI datalist")
-    datalist.add_argument("-i", type=Path, required=True, metavar="FILE", help="the list")
-    datalist.add_argument(
-        "--root", type=Path, metavar="FOLDER", help="folder the files are relative to (default: the list's own)"
-    )
-    bids = layouts.add_parser("bids", help="a BIDS dataset with labels among its derivatives")
-    bids.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="the dataset")
-    bids.add_argument(
-        "--suffixes", nargs="+", required=True, metavar="SUFFIX", help="of one image per channel, e.g. T1w FLAIR"
-    )
-    bids.add_argument("--label_suffix", default="dseg", metavar="SUFFIX", help="of the labels (default: %(default)s)")
-    video = layouts.add_parser(
-        "video", help="folders of frames, one per clip, which become volumes of time, height and width"
-    )
-    video.add_argument(
-        "-i",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="frames, one folder per clip, ordered by the numbers in their names",
-    )
-    video.add_argument(
-        "-l", type=Path, required=True, metavar="FOLDER", help="masks, one folder per clip, files named as the frames"
-    )
-    for layout in (folders, table, datalist, bids, video):
-        layout.add_argument("-d", required=True, metavar="NAME", help="name to give: DatasetXXX_Name")
-        if layout is not video:
-            layout.add_argument(
-                "--channels",
-                nargs="+",
-                required=True,
-                metavar="NAME",
-                help="in order; CT is normalized as CT, others as MR",
-            )
-        layout.add_argument(
-            "--labels", nargs="+", required=True, metavar="NAME=VALUE", help="structures, e.g. liver=1 tumor=2"
-        )
-        layout.add_argument(
-            "--map_labels",
-            nargs="+",
-            default=[],
-            metavar="OLD=NEW",
-            help="change label values in the copies, e.g. 255=1",
-        )
-        layout.add_argument(
-            "--copy_grid",
-            action="store_true",
-            help="give the copies of labels the grid (origin, spacing, direction) of their image",
-        )
-        layout.add_argument(
-            "--orthonormalize",
-            action="store_true",
-            help="turn NIfTI axes in the copies to the nearest that meet at right angles",
-        )
-        layout.add_argument(
-            "-np", type=int, default=DEFAULT_THREADS, metavar="N", help="cases copied at a time (default: %(default)s)"
-        )
-        layout.add_argument("--no_pbar", action="store_true", help="no progress bar")
-    return run(parser, _command, argv)
+    layouts = {"folders": Folders, "csv": Table, "datalist": Datalist, "bids": Bids, "video": Video}
+    actions: Actions = {name: (layout, _import) for name, layout in layouts.items()}
+    return run_action("samunet_import", __doc__, actions, argv, metavar="LAYOUT")
 
 
-def _command(arguments: argparse.Namespace) -> None:
+def _import(options: Layout) -> None:
     from samunet.core.codec import read_json
     from samunet.core.workspace import workspace_from_environment
     from samunet.importing.dataset import REPORT, write_dataset
@@ -108,44 +138,28 @@ def _command(arguments: argparse.Namespace) -> None:
     from samunet.importing.video import CHANNELS
 
     raw = workspace_from_environment().raw
-    labels = {
-        "background": 0,
-        **dict(_pairs("--labels needs NAME=VALUE with a whole number", arguments.labels, r"(.+)=(\d+)", "liver=1")),
-    }
-    mapping = _pairs("--map_labels needs OLD=NEW with whole numbers", arguments.map_labels, r"(\d+)=(\d+)", "255=1")
+    labels = _pairs("--labels needs NAME=VALUE with a whole number", options.labels, r"(.+)=(\d+)", "liver=1")
+    mapping = _pairs("--map_labels needs OLD=NEW with whole numbers", options.map_labels, r"(\d+)=(\d+)", "255=1")
     repairs = Repairs(
         label_values={int(old): new for old, new in mapping},
-        orthonormalize=arguments.orthonormalize,
-        copy_grid=arguments.copy_grid,
+        orthonormalize=options.orthonormalize,
+        copy_grid=options.copy_grid,
     )
-    channels = CHANNELS if arguments.layout == "video" else arguments.channels
     with tempfile.TemporaryDirectory() as scratch:
-        cases = _cases(arguments, Path(scratch))
-        settings = {
-            "channels": channels,
-            "labels": labels,
-            "repairs": repairs,
-            "threads": arguments.np,
-            "quiet": arguments.no_pbar,
-        }
-        folder = write_dataset(raw, arguments.d, cases, **settings)
+        cases = options.cases(Path(scratch))
+        folder = write_dataset(
+            raw,
+            options.name,
+            cases,
+            channels=options.channels if isinstance(options, Images) else CHANNELS,
+            labels={"background": 0, **dict(labels)},
+            repairs=repairs,
+            threads=options.threads,
+            quiet=options.quiet,
+        )
     if repairs:
         print(f"Changed {len(read_json(folder / REPORT))} things in copies; {folder / REPORT} lists them")
     print(f"Wrote {len(cases)} cases, {sum(case.training for case in cases)} of them with a label, to {folder}")
-
-
-def _cases(arguments: argparse.Namespace, scratch: Path) -> list[FoundCase]:
-    from samunet.importing import layouts, video
-
-    if arguments.layout == "video":
-        return video.stack_clips(arguments.i, arguments.l, scratch)
-    if arguments.layout == "folders":
-        return layouts.from_folders(arguments.i, arguments.l)
-    if arguments.layout == "csv":
-        return layouts.from_table(arguments.i)
-    if arguments.layout == "datalist":
-        return layouts.from_datalist(arguments.i, arguments.root)
-    return layouts.from_bids(arguments.i, arguments.suffixes, arguments.label_suffix)
 
 
 def _pairs(flag: str, texts: Sequence[str], pattern: str, example: str) -> list[tuple[str, int]]:

@@ -1,28 +1,25 @@
-"""samunet_info: what is on this machine."""
+"""Show versions, folders, datasets, plans, trained models, SAM checkpoints and GPUs.
+
+Next: samunet_plan_and_preprocess -d DATASET
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from samunet.cli.common import make_parser, run
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_info",
-        "Show versions, folders, datasets, plans, trained models, SAM checkpoints and GPUs.",
-        "Next: samunet_plan_and_preprocess -d DATASET",
-    )
-    parser.add_argument(
-        "--ext_trainer", action="store_true", help="print only the folder of samunet's trainers for stock nnU-Net"
-    )
-    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
-    return run(parser, _show, argv)
+from samunet.cli.common import command
 
 
-def _show(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    ext_trainer: bool = False
+    """Print only the folder of samunet's trainers for stock nnU-Net."""
+    json: bool = False
+    """As JSON, for programs."""
+
+
+@command("samunet_info", __doc__, Options)
+def main(options: Options) -> None:
     import json
     from pathlib import Path
 
@@ -30,8 +27,8 @@ def _show(arguments: argparse.Namespace) -> None:
     from samunet.core.workspace import workspace_from_environment
     from samunet.pipeline.information import gather, lines
 
-    if arguments.ext_trainer:
+    if options.ext_trainer:
         print(Path(samunet.__file__).parent / "ext_trainer")
         return
     found = gather(workspace_from_environment())
-    print(json.dumps(found, indent=2) if arguments.json else "\n".join(lines(found)))
+    print(json.dumps(found, indent=2) if options.json else "\n".join(lines(found)))

@@ -1,40 +1,44 @@
-"""samunet_move_plans_between_datasets: use the plan of one dataset for another."""
+"""Save the plan of one dataset as a plan of another, for pretraining: all decisions and intensity statistics stay as
+they are.
+
+Next: samunet_preprocess -d TARGET -plans_name NAME
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-from samunet.cli.common import make_parser, run
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_move_plans_between_datasets",
-        "Save the plan of one dataset as a plan of another, for pretraining: all decisions and intensity statistics "
-        "stay as they are.",
-        "Next: samunet_preprocess -d TARGET -plans_name NAME",
-    )
-    parser.add_argument("-s", required=True, metavar="DATASET", help="id or name of the dataset that has the plan")
-    parser.add_argument("-t", required=True, metavar="DATASET", help="id or name of the dataset that gets it")
-    parser.add_argument("-sp", required=True, metavar="NAME", help="the plan")
-    parser.add_argument("-tp", metavar="NAME", help="its name there (default: the same)")
-    parser.add_argument(
-        "-c",
-        nargs="+",
-        default=[],
-        metavar="CONFIGURATION",
-        help="configurations to move besides those in the plan, e.g. 3d_ma_sam",
-    )
-    return run(parser, _command, argv)
+from samunet.cli.common import command
 
 
-def _command(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    source: Annotated[str, "-s DATASET"]
+    """Id or name of the dataset that has the plan."""
+    target: Annotated[str, "-t DATASET"]
+    """Id or name of the dataset that gets it."""
+    source_plans: Annotated[str, "-sp NAME"]
+    """The plan."""
+    target_plans: Annotated[str | None, "-tp NAME"] = None
+    """Its name there (default: the same)."""
+    configurations: Annotated[tuple[str, ...], "-c CONFIGURATION"] = ()
+    """Configurations to move besides those in the plan, e.g. 3d_ma_sam."""
+
+
+@command("samunet_move_plans_between_datasets", __doc__, Options)
+def main(options: Options) -> None:
     from samunet import pipeline
     from samunet.core.workspace import workspace_from_environment
 
     workspace = workspace_from_environment()
-    source, target = workspace.dataset_name(arguments.s), workspace.dataset_name(arguments.t)
-    names = {"source_plans": arguments.sp, "target_plans": arguments.tp or arguments.sp, "configurations": arguments.c}
-    print(f"Wrote {pipeline.move_plan(workspace, source, target, **names)}")
+    source, target = workspace.dataset_name(options.source), workspace.dataset_name(options.target)
+    path = pipeline.move_plan(
+        workspace,
+        source,
+        target,
+        source_plans=options.source_plans,
+        target_plans=options.target_plans or options.source_plans,
+        configurations=options.configurations,
+    )
+    print(f"Wrote {path}")

@@ -1,47 +1,53 @@
-"""samunet_plan_and_preprocess: measure, plan and preprocess datasets."""
+"""Measure a dataset of nnUNet_raw, decide spacing, slab depth, patch and encoder grid, and preprocess the training
+cases.
+
+Next: samunet_train DATASET 3d_adapter 0   (2d_adapter for 2D images)
+Why the plan is as it is: samunet_plan_experiment -d DATASET --explain
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 from samunet.cli import planning
-from samunet.cli.common import make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_plan_and_preprocess",
-        (
-            "Measure a dataset of nnUNet_raw, decide spacing, slab depth, patch and encoder grid, and preprocess the "
-            "training cases."
-        ),
-        "Next: samunet_train DATASET 3d_adapter 0   (2d_adapter for 2D images)\n"
-        "Why the plan is as it is: samunet_plan_experiment -d DATASET --explain",
-    )
-    planning.add_dataset(parser)
-    planning.add_fingerprint_options(parser, "-npfp")
-    parser.add_argument("--no_pp", action="store_true", help="stop after planning")
-    planning.add_plan_options(parser)
-    planning.add_preprocess_options(parser)
-    planning.add_output_options(parser, "also print the reason of every decision")
-    return run(parser, _command, argv)
+@dataclass(frozen=True, kw_only=True)
+class Options(planning.Common):
+    verbose: bool = False
+    """Also print the reason of every decision."""
+    threads: Annotated[int, "-npfp N"] = DEFAULT_THREADS
+    """Cases measured at a time."""
+    no_pp: bool = False
+    """Stop after planning."""
+    measuring: planning.Measuring
+    plan: planning.Planning
+    preprocessing: planning.Preprocessing
 
 
-def _command(arguments: argparse.Namespace) -> None:
+@command("samunet_plan_and_preprocess", __doc__, Options)
+def main(options: Options) -> None:
     from samunet import pipeline
     from samunet.core.lock import held
     from samunet.core.workspace import workspace_from_environment
 
-    options = planning.plan_options(arguments)
+    asked = options.plan.settled()
     workspace = workspace_from_environment()
     _ = workspace.raw, workspace.preprocessed  # complain before work begins
-    for wanted in arguments.d:
-        with held(workspace.preprocessed / workspace.dataset_name(wanted), name=options.plans_name):
-            dataset, fingerprint = planning.open_and_measure(workspace, wanted, arguments)
-            plan = pipeline.plan(workspace, dataset, fingerprint, options)
-            planning.print_plan(plan, explain=arguments.verbose)
+    for wanted in options.datasets:
+        with held(workspace.preprocessed / workspace.dataset_name(wanted), name=asked.plans_name):
+            dataset, fingerprint = planning.open_and_measure(
+                workspace,
+                wanted,
+                options.measuring,
+                threads=options.threads,
+                quiet=options.quiet,
+                add_new_cases=options.preprocessing.add_new_cases,
+            )
+            plan = pipeline.plan(workspace, dataset, fingerprint, asked)
+            planning.print_plan(plan, explain=options.verbose)
             planning.print_time_without_gpu(plan, dataset.spec)
-            if not arguments.no_pp:
-                planning.preprocess_configurations(workspace, dataset, plan, arguments)
+            if not options.no_pp:
+                planning.preprocess_configurations(workspace, dataset, plan, options.preprocessing, quiet=options.quiet)

@@ -1,79 +1,64 @@
-"""samunet_plan_experiment: plan from a fingerprint, and say why."""
+"""Decide spacing, slab depth, patch, encoder grid and backbone from a dataset's fingerprint; measures the dataset first
+if need be.
+
+Next: samunet_preprocess -d DATASET
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 from samunet.cli import planning
-from samunet.cli.common import DEFAULT_THREADS, make_parser, run
+from samunet.cli.common import DEFAULT_THREADS, Datasets, Device, command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_plan_experiment",
-        (
-            "Decide spacing, slab depth, patch, encoder grid and backbone from a dataset's fingerprint; measures the "
-            "dataset first if need be."
-        ),
-        "Next: samunet_preprocess -d DATASET",
-    )
-    planning.add_dataset(parser)
-    planning.add_plan_options(parser)
-    parser.add_argument(
-        "--explain",
-        action="store_true",
-        help="print the reason of every decision; without further options, of the plan that is there",
-    )
-    parser.add_argument(
-        "--measure",
-        action="store_true",
-        help="run a training step of every configuration; plan smaller where it needs more than -gpu_memory_target",
-    )
-    parser.add_argument(
-        "-c",
-        nargs="+",
-        default=[],
-        metavar="CONFIGURATION",
-        help="show these, e.g. 3d_ma_sam or 2d_samed, which a plan need not hold; without further options, of the "
-        "plan that is there",
-    )
-    parser.add_argument("-device", metavar="NAME", help="where to measure: cuda or cpu (default: the best one present)")
-    return run(parser, _command, argv)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    datasets: Datasets
+    explain: bool = False
+    """Print the reason of every decision; without further options, of the plan that is there."""
+    measure: bool = False
+    """Run a training step of every configuration; plan smaller where it needs more than -gpu_memory_target."""
+    configurations: Annotated[tuple[str, ...], "-c CONFIGURATION"] = ()
+    """Show these, e.g. 3d_ma_sam or 2d_samed, which a plan need not hold; without further options, of the plan that is
+    there."""
+    device: Device = None
+    """Where to measure: cuda or cpu (default: the best one present)."""
+    plan: planning.Planning
 
 
-def _command(arguments: argparse.Namespace) -> None:
+@command("samunet_plan_experiment", __doc__, Options)
+def main(options: Options) -> None:
     from samunet import pipeline
     from samunet.core.lock import held
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
     from samunet.machine.hardware import choose_device
 
-    if arguments.device is not None and not arguments.measure:
+    if options.device is not None and not options.measure:
         raise ConfigError("-device says where --measure runs a step; give both, or neither.")
-    if arguments.c and arguments.measure:
+    if options.configurations and options.measure:
         raise ConfigError(
             "--measure runs steps of the configurations that the plan holds; leave -c out, and show others afterwards."
         )
-    options = planning.plan_options(arguments)
+    asked = options.plan.settled()
     workspace = workspace_from_environment()
-    measure_on = choose_device(arguments.device) if arguments.measure else None
-    for wanted in arguments.d:
-        dataset = pipeline.open_dataset(workspace, wanted)
-        planning.keep_up_splits(workspace, dataset, arguments)
+    measure_on = choose_device(options.device) if options.measure else None
+    for wanted in options.datasets:
+        dataset = planning.open_dataset(workspace, wanted)
         fingerprint = pipeline.extract(workspace, dataset, threads=DEFAULT_THREADS, clean=False)
-        path = pipeline.plan_path(workspace, dataset.spec.name, options.plans_name)
-        plain = options == pipeline.PlanOptions(plans_name=options.plans_name) and not arguments.measure
-        only_show = (arguments.explain or arguments.c) and path.is_file() and plain
+        path = pipeline.plan_path(workspace, dataset.spec.name, asked.plans_name)
+        plain = asked == pipeline.PlanOptions(plans_name=asked.plans_name) and not options.measure
+        only_show = (options.explain or options.configurations) and path.is_file() and plain
         if only_show:
-            plan = pipeline.open_plan(workspace, dataset.spec.name, options.plans_name)
+            plan = pipeline.open_plan(workspace, dataset.spec.name, asked.plans_name)
         else:
-            with held(path.parent, name=options.plans_name):
-                plan = pipeline.plan(workspace, dataset, fingerprint, options, measure_on=measure_on)
-        for name in arguments.c:
+            with held(path.parent, name=asked.plans_name):
+                plan = pipeline.plan(workspace, dataset, fingerprint, asked, measure_on=measure_on)
+        for name in options.configurations:
             plan = pipeline.resolve(workspace, plan, name)
-        planning.print_plan(plan, explain=arguments.explain, names=arguments.c)
+        planning.print_plan(plan, explain=options.explain, names=options.configurations)
         if not only_show:
             planning.print_time_without_gpu(plan, dataset.spec)
         print(f"{'Read' if only_show else 'Wrote'} {path}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS
+from samunet.cli.common import DEFAULT_THREADS, Datasets, Quiet
+from samunet.planning.options import PlanOptions
 
 CPU_SECONDS_PER_GIB = (
     3.0  # of a step, on two cores: 2 to 4 in benchmarks/results/cpu_settings.json and variant_step_cpu.json
@@ -18,106 +20,10 @@ if TYPE_CHECKING:
     from samunet.core.fingerprint import Fingerprint
     from samunet.core.plan import Plan
     from samunet.core.workspace import Workspace
-    from samunet.pipeline import PlanOptions, RawDataset
+    from samunet.pipeline import RawDataset
 
 
-ADD_NEW_CASES = "--add_new_cases"
-
-
-def add_dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-d", nargs="+", required=True, metavar="DATASET", help="dataset ids or names, e.g. 4 or Dataset004_Hippocampus"
-    )
-
-
-def add_fingerprint_options(parser: argparse.ArgumentParser, threads_flag: str) -> None:
-    parser.add_argument(
-        threads_flag,
-        type=int,
-        default=DEFAULT_THREADS,
-        metavar="N",
-        dest="npfp",
-        help="cases measured at a time (default: %(default)s)",
-    )
-    parser.add_argument("-fpe", default="default", choices=["default"], help="fingerprint extractor")
-    parser.add_argument(
-        "--verify_dataset_integrity",
-        action="store_true",
-        help="read every case first and list everything that is wrong",
-    )
-    parser.add_argument("--clean", action="store_true", help="measure again even when a fingerprint exists")
-
-
-def add_plan_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-pl", default="default", choices=["default"], help="planner")
-    parser.add_argument(
-        "-gpu_memory_target",
-        type=_memory_target,
-        default=8.0,
-        metavar="GIB",
-        help="memory a training step may need in GiB, or auto: what suits the GPU or CPU of this machine "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "-precision",
-        default="mixed",
-        choices=["mixed", "fp32"],
-        help="what training will compute in: fp32 where the device has no 16-bit numbers",
-    )
-    parser.add_argument("-preprocessor_name", default="default", choices=["default"], help="preprocessor")
-    parser.add_argument(
-        "-overwrite_target_spacing",
-        type=float,
-        nargs=3,
-        metavar="MM",
-        help="spacing in mm instead of the rule's, in the files' axis order (z y x)",
-    )
-    parser.add_argument(
-        "--keep_orientation",
-        action="store_true",
-        help="leave the axes of all files as they are, also where cases differ in their order or direction",
-    )
-    parser.add_argument("-overwrite_plans_name", metavar="NAME", help="name of the plan (default: samunetPlans)")
-    parser.add_argument(
-        "-backbone",
-        default="auto",
-        metavar="NAME",
-        help="SAM encoder: auto, vit_tiny, vit_b, vit_l, vit_h, vit_nano (default: %(default)s)",
-    )
-    parser.add_argument(
-        "-weights",
-        metavar="FILE",
-        help="SAM checkpoint in the official layout, or the name of an official one (samunet_weights list)",
-    )
-    parser.add_argument("--sha256", metavar="HASH", help="hash of a checkpoint that is none of the official ones")
-
-
-def add_preprocess_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-c", nargs="+", metavar="CONFIGURATION", help="configurations to preprocess (default: all of the plan)"
-    )
-    parser.add_argument(
-        ADD_NEW_CASES,
-        action="store_true",
-        help="put cases that are in no fold of splits_final.json into folds, groups together",
-    )
-    parser.add_argument(
-        "-np",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="cases preprocessed at a time, one number or one per configuration",
-    )
-
-
-def add_output_options(
-    parser: argparse.ArgumentParser, verbose: str = "taken as nnU-Net's command takes it; changes nothing"
-) -> None:
-    parser.add_argument("--verbose", action="store_true", help=verbose)
-    parser.add_argument("--no_pbar", action="store_true", help="no progress bars")
-
-
-def _memory_target(text: str) -> float | None:
+def memory_target(text: str) -> float | None:
     """Read a number of GiB; None stands for auto. Raises argparse's error otherwise."""
     if text == "auto":
         return None
@@ -127,35 +33,62 @@ def _memory_target(text: str) -> float | None:
         raise argparse.ArgumentTypeError(f"expected a number of GiB above 0, or auto; got {text!r}") from None
 
 
-def plan_options(arguments: argparse.Namespace) -> PlanOptions:
-    from samunet.core.plan import DEFAULT_PLANS_NAME
-    from samunet.errors import ConfigError
-    from samunet.pipeline import PlanOptions
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What measuring and preprocessing share."""
 
-    spacing = arguments.overwrite_target_spacing
-    if spacing is not None and min(spacing) <= 0:
-        raise ConfigError(f"-overwrite_target_spacing needs three numbers above 0; got {spacing}.")
-    memory = arguments.gpu_memory_target
-    if memory is None:
-        from samunet.machine.hardware import memory_to_plan_for  # needs torch
-
-        memory, reason = memory_to_plan_for()
-        print(f"-gpu_memory_target auto: {reason}")
-    elif not 0 < memory < math.inf:
-        raise ConfigError(f"-gpu_memory_target must be above 0 GiB; got {memory}.")
-    return PlanOptions(
-        plans_name=arguments.overwrite_plans_name or DEFAULT_PLANS_NAME,
-        memory_gib=memory,
-        precision=arguments.precision,
-        spacing=tuple(spacing) if spacing else None,
-        keep_orientation=arguments.keep_orientation,
-        backbone=arguments.backbone,
-        weights=arguments.weights,
-        sha256=arguments.sha256,
-    )
+    datasets: Datasets
+    verbose: bool = False
+    """Taken as nnU-Net's command takes it; changes nothing."""
+    quiet: Quiet = False
 
 
-def threads_for(values: list[int] | None, index: int) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """Measuring."""
+
+    verify: Annotated[bool, "--verify_dataset_integrity"] = False
+    """Read every case first and list everything that is wrong."""
+    clean: bool = False
+    """Measure again even when a fingerprint exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning:
+    """Planning."""
+
+    memory: Annotated[float | None, "-gpu_memory_target GIB", memory_target] = PlanOptions.memory_gib
+    """Memory a training step may need in GiB, or auto: what suits the GPU or CPU of this machine."""
+    options: PlanOptions
+
+    def settled(self) -> PlanOptions:
+        """Return what is asked of a plan; says which memory "auto" comes to."""
+        from samunet.errors import ConfigError
+
+        memory = self.memory
+        if memory is None:
+            from samunet.machine.hardware import memory_to_plan_for  # needs torch
+
+            memory, reason = memory_to_plan_for()
+            print(f"-gpu_memory_target auto: {reason}")
+        elif not 0 < memory < math.inf:
+            raise ConfigError(f"-gpu_memory_target must be above 0 GiB; got {memory}.")
+        return replace(self.options, memory_gib=memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Preprocessing."""
+
+    configurations: Annotated[tuple[str, ...], "-c CONFIGURATION"] = ()
+    """Configurations to preprocess (default: all of the plan)."""
+    add_new_cases: bool = False
+    """Put cases that are in no fold of splits_final.json into folds, groups together."""
+    threads: Annotated[tuple[int, ...], "-np N"] = ()
+    """Cases preprocessed at a time, one number or one per configuration."""
+
+
+def threads_for(values: Sequence[int], index: int) -> int:
     """nnU-Net's -np: one number for all configurations, or one each."""
     if not values:
         return DEFAULT_THREADS
@@ -210,45 +143,41 @@ def print_time_without_gpu(plan: Plan, spec: DatasetSpec) -> None:
 
 
 def open_and_measure(
-    workspace: Workspace, wanted: str, arguments: argparse.Namespace
+    workspace: Workspace, wanted: str, measuring: Measuring, *, threads: int, quiet: bool, add_new_cases: bool = False
 ) -> tuple[RawDataset, Fingerprint]:
-    """Check a dataset where that is asked for, open it, and take its fingerprint, as the options of
-    add_fingerprint_options say.
-    """
+    """Check a dataset where that is asked for, open it, and take its fingerprint."""
     from samunet import pipeline
 
-    if arguments.verify_dataset_integrity:
-        report = pipeline.check(workspace, wanted, threads=arguments.npfp, quiet=arguments.no_pbar)
+    if measuring.verify:
+        report = pipeline.check(workspace, wanted, threads=threads, quiet=quiet)
         report.refuse_errors()
         print("\n".join(line for line in report.lines() if not line.startswith("ok")) or report.summary())
-    dataset = pipeline.open_dataset(workspace, wanted)
-    keep_up_splits(workspace, dataset, arguments)
-    return dataset, pipeline.extract(
-        workspace, dataset, threads=arguments.npfp, clean=arguments.clean, quiet=arguments.no_pbar
-    )
+    dataset = open_dataset(workspace, wanted, add_new_cases=add_new_cases)
+    return dataset, pipeline.extract(workspace, dataset, threads=threads, clean=measuring.clean, quiet=quiet)
 
 
-def keep_up_splits(workspace: Workspace, dataset: RawDataset, arguments: argparse.Namespace) -> None:
-    """Say which cases the dataset's splits file does not know, or put them in where --add_new_cases asks for it."""
+def open_dataset(workspace: Workspace, wanted: str, *, add_new_cases: bool = False) -> RawDataset:
+    """Open a dataset, and say which cases its splits file does not know, or put them in where that is asked for."""
     from samunet import pipeline
 
+    dataset = pipeline.open_dataset(workspace, wanted)
     cases = [case.identifier for case in dataset.cases]
-    pipeline.keep_up_splits(workspace, dataset.spec, cases, add=getattr(arguments, "add_new_cases", False))
+    pipeline.keep_up_splits(workspace, dataset.spec, cases, add=add_new_cases)
+    return dataset
 
 
 def preprocess_configurations(
-    workspace: Workspace, dataset: RawDataset, plan: Plan, arguments: argparse.Namespace
+    workspace: Workspace, dataset: RawDataset, plan: Plan, asked: Preprocessing, *, quiet: bool
 ) -> None:
     """Preprocess the configurations asked for with -c, or all; those that share their data are done once."""
     from samunet import pipeline
 
     done: set[str] = set()
-    for index, name in enumerate(arguments.c or plan.configurations):
+    for index, name in enumerate(asked.configurations or plan.configurations):
         plan = pipeline.resolve(workspace, plan, name)
         if (identifier := plan.configuration(name).data_identifier) in done:
             continue
         done.add(identifier)
-        folder = pipeline.preprocess(
-            workspace, dataset, plan, name, threads=threads_for(arguments.np, index), quiet=arguments.no_pbar
-        )
+        threads = threads_for(asked.threads, index)
+        folder = pipeline.preprocess(workspace, dataset, plan, name, threads=threads, quiet=quiet)
         print(f"Preprocessed {len(dataset.cases)} cases for {name} into {folder}")

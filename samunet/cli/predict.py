@@ -1,154 +1,92 @@
-"""samunet_predict: segment images with a trained model of the results folder."""
+"""Segment a folder of images, or one image, with a trained model. Needs no further option when only one model is
+trained.
+
+Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json
+"""
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import make_parser, parse_bytes, run
+from samunet.cli.common import Device, command, parse_bytes
 from samunet.core.units import counted
+from samunet.inference.options import PredictionOptions
 
 if TYPE_CHECKING:
     from samunet.core.workspace import Workspace
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = make_parser(
-        "samunet_predict",
-        "Segment a folder of images, or one image, with a trained model. Needs no further option when only one model "
-        "is trained.",
-        "Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json",
-    )
-    add_prediction_options(parser)
-    parser.add_argument("-d", metavar="DATASET", help="dataset id or name of the model")
-    parser.add_argument("-p", metavar="NAME", help="plan of the model")
-    parser.add_argument("-tr", metavar="NAME", help="trainer of the model")
-    parser.add_argument("-c", metavar="CONFIGURATION", help="configuration of the model")
-    parser.add_argument(
-        "-num_parts", type=int, default=1, metavar="N", help="share the cases among N commands (default: %(default)s)"
-    )
-    parser.add_argument(
-        "-part_id",
-        type=int,
-        default=0,
-        metavar="I",
-        help="which share this command takes, from 0 (default: %(default)s)",
-    )
-    return run(parser, _command, argv)
+@dataclass(frozen=True, kw_only=True)
+class Predicting:
+    """What both prediction commands take."""
+
+    images: Annotated[tuple[Path, ...], "-i INPUT"]
+    """Folder of images named <case>_0000<ending>, image files, or DICOM folders."""
+    output: Annotated[Path, "-o FOLDER"]
+    """Folder for the segmentations; for one image also a file to write."""
+    ending: Annotated[str | None, "--ending ENDING"] = None
+    """Of the segmentations, e.g. .nii.gz (default: the input's, for DICOM the training's)."""
+    series: Annotated[str | None, "--series WHICH"] = None
+    """Of DICOM folders with several series: number in the list, UID or description."""
+    prompts: Annotated[Path | None, "--prompts FILE"] = None
+    """Clicks and boxes, for models that segment what they show."""
+    folds: Annotated[tuple[str, ...] | None, "-f FOLD"] = None
+    """Folds whose logits are averaged (default: all finished ones)."""
+    checkpoint: Annotated[str, "-chk NAME"] = "checkpoint_final"
+    """Checkpoint, with or without ending."""
+    save_probabilities: bool = False
+    """Also write <case>.npz with the probabilities."""
+    preview: bool = False
+    """Also write previews/<case>.png, the slice with the most classes."""
+    statistics: bool = False
+    """Also write statistics.json and .csv: volume and mean intensity per class."""
+    report: Annotated[Path | None, "--report FILE"] = None
+    """Also write what was predicted, with what, and what failed, as JSON."""
+    skip_existing: Annotated[bool, "--continue_prediction --c"] = False
+    """Leave cases that are already predicted."""
+    readers: Annotated[int, "-npp N"] = 1
+    """Cases read and preprocessed ahead."""
+    writers: Annotated[int, "-nps N"] = 1
+    """Cases resampled and written at a time."""
+    max_ram: Annotated[int | None, "--max_ram SIZE", parse_bytes] = None
+    """Memory that predicting may take, such as 2G (default: what is free)."""
+    compile: bool = False
+    """Compile the network with torch.compile; worth it for many cases."""
+    device: Device = None
+    previous_stage: Annotated[str | None, "-prev_stage_predictions FOLDER"] = None
+    """Refused: samunet has no cascade."""
+    verbose: bool = False
+    """Accepted as nnU-Net's command takes it; nothing more is said."""
+    sliding: PredictionOptions
 
 
-def add_prediction_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that both prediction commands take."""
-    parser.add_argument(
-        "-i",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="INPUT",
-        help="folder of images named <case>_0000<ending>, image files, or DICOM folders",
-    )
-    parser.add_argument(
-        "-o",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder for the segmentations; for one image also a file to write",
-    )
-    parser.add_argument(
-        "--ending",
-        metavar="ENDING",
-        help="of the segmentations, e.g. .nii.gz (default: the input's, for DICOM the training's)",
-    )
-    parser.add_argument(
-        "--series", metavar="WHICH", help="of DICOM folders with several series: number in the list, UID or description"
-    )
-    parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="clicks and boxes, for models that segment what they show"
-    )
-    parser.add_argument(
-        "-f", nargs="+", metavar="FOLD", help="folds whose logits are averaged (default: all finished ones)"
-    )
-    parser.add_argument(
-        "-step_size",
-        type=float,
-        default=0.5,
-        metavar="SHARE",
-        help="distance between tiles as a share of the tile (default: %(default)s)",
-    )
-    parser.add_argument(
-        "-slab_step", type=int, metavar="SLICES", help="distance between slabs in slices (default: as -step_size)"
-    )
-    parser.add_argument(
-        "--slab_votes",
-        action="store_true",
-        help="mean probabilities of every slab that holds a slice, as MA-SAM's authors predict",
-    )
-    parser.add_argument(
-        "--disable_tta", action="store_true", help="no flips: several times faster, slightly less accurate"
-    )
-    parser.add_argument(
-        "--save_probabilities", action="store_true", help="also write <case>.npz with the probabilities"
-    )
-    parser.add_argument(
-        "--uncertainty", action="store_true", help="also write where folds and flips disagree, and a score per case"
-    )
-    parser.add_argument(
-        "--preview", action="store_true", help="also write previews/<case>.png, the slice with the most classes"
-    )
-    parser.add_argument(
-        "--statistics",
-        action="store_true",
-        help="also write statistics.json and .csv: volume and mean intensity per class",
-    )
-    parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="also write what was predicted, with what, and what failed, as JSON"
-    )
-    parser.add_argument(
-        "--continue_prediction", "--c", action="store_true", help="leave cases that are already predicted"
-    )
-    parser.add_argument(
-        "-chk",
-        default="checkpoint_final",
-        metavar="NAME",
-        help="checkpoint, with or without ending (default: %(default)s)",
-    )
-    parser.add_argument(
-        "-npp", type=int, default=1, metavar="N", help="cases read and preprocessed ahead (default: %(default)s)"
-    )
-    parser.add_argument(
-        "-nps", type=int, default=1, metavar="N", help="cases resampled and written at a time (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max_ram",
-        type=parse_bytes,
-        metavar="SIZE",
-        help="memory that predicting may take, such as 2G (default: what is free)",
-    )
-    parser.add_argument(
-        "--not_on_device", action="store_true", help="sum up logits in RAM, though the device has room for them"
-    )
-    parser.add_argument(
-        "--precision",
-        default="auto",
-        metavar="KIND",
-        help="auto, fp32, bf16 or fp16 (default: bf16 where the hardware multiplies in it)",
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the network with torch.compile; worth it for many cases"
-    )
-    parser.add_argument("-device", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: the best one present)")
-    parser.add_argument("-prev_stage_predictions", metavar="FOLDER", help="refused: samunet has no cascade")
-    parser.add_argument(
-        "--verbose", action="store_true", help="accepted as nnU-Net's command takes it; nothing more is said"
-    )
-    parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which trained model, where there are several."""
+
+    dataset: Annotated[str | None, "-d DATASET"] = None
+    """Dataset id or name of the model."""
+    plans: Annotated[str | None, "-p NAME"] = None
+    """Plan of the model."""
+    trainer: Annotated[str | None, "-tr NAME"] = None
+    """Trainer of the model."""
+    configuration: Annotated[str | None, "-c CONFIGURATION"] = None
+    """Configuration of the model."""
 
 
-def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts: int = 1, part_id: int = 0) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options(Predicting):
+    parts: Annotated[int, "-num_parts N"] = 1
+    """Share the cases among N commands."""
+    part: Annotated[int, "-part_id I"] = 0
+    """Which share this command takes, from 0."""
+    model: Choice
+
+
+def predict_with_model(options: Predicting, folder: Path, *, num_parts: int = 1, part_id: int = 0) -> int:
     """Load a model folder and predict; returns 3 when some cases failed."""
     from samunet import __version__, pipeline
     from samunet.core.codec import write_json
@@ -159,43 +97,30 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     from samunet.imageio import ENDINGS, known_ending
     from samunet.imageio.natural import JPEG
     from samunet.inference.load import load_predictor
-    from samunet.inference.predictor import PredictionOptions
     from samunet.machine.hardware import PRECISION_NAMES, choose_device, keep_freed_memory
 
-    if arguments.prev_stage_predictions is not None:
+    if options.previous_stage is not None:
         raise ConfigError(f"-prev_stage_predictions: {NO_LOW_RESOLUTION}")
     if num_parts < 1 or not 0 <= part_id < num_parts:
         raise ConfigError(f"-part_id must be from 0 to -num_parts - 1; got part {part_id} of {num_parts}.")
-    if arguments.ending is not None and (arguments.ending not in ENDINGS or arguments.ending in JPEG):
-        raise ConfigError(
-            f"--ending must be one of {', '.join(sorted({*ENDINGS} - {*JPEG}))}; got {arguments.ending!r}."
-        )
-    prompts = None if arguments.prompts is None else read_prompts(arguments.prompts)
+    if options.ending is not None and (options.ending not in ENDINGS or options.ending in JPEG):
+        raise ConfigError(f"--ending must be one of {', '.join(sorted({*ENDINGS} - {*JPEG}))}; got {options.ending!r}.")
+    prompts = None if options.prompts is None else read_prompts(options.prompts)
     keep_freed_memory()
-    options = PredictionOptions(
-        step_size=arguments.step_size,
-        slab_step=arguments.slab_step,
-        slab_votes=arguments.slab_votes,
-        flips=not arguments.disable_tta,
-        uncertainty=arguments.uncertainty,
-        precision=arguments.precision,
-        sums_on_device=not arguments.not_on_device,
-        tile_batch=pipeline.tile_batch(choose_device(arguments.device)),
-        quiet=arguments.disable_progress_bar,
-    )
+    sliding = replace(options.sliding, tile_batch=pipeline.tile_batch(choose_device(options.device)))
     predictor = load_predictor(
         folder,
-        folds=arguments.f,
-        checkpoint=arguments.chk,
-        device=arguments.device,
-        options=options,
+        folds=options.folds,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        options=sliding,
         weights_folders=workspace_from_environment().weights_folders,
-        compile=arguments.compile,
+        compile=options.compile,
     )
-    to_file = bool(known_ending(arguments.o)) and not arguments.o.is_dir()
+    to_file = bool(known_ending(options.output)) and not options.output.is_dir()
     # No image of -i lies there, so that none seems overwritten.
-    folder_of_cases = arguments.o.parent / arguments.o.stem if to_file else arguments.o
-    cases = pipeline.cases_to_predict(arguments.i, predictor.dataset, folder_of_cases, arguments.ending)[
+    folder_of_cases = options.output.parent / options.output.stem if to_file else options.output
+    cases = pipeline.cases_to_predict(options.images, predictor.dataset, folder_of_cases, options.ending)[
         part_id::num_parts
     ]
     precision = PRECISION_NAMES[predictor.precision]
@@ -206,36 +131,36 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
     )
     began = time.monotonic()
     files = pipeline.FileOptions(
-        save_probabilities=arguments.save_probabilities,
-        readers=arguments.npp,
-        writers=arguments.nps,
-        max_ram=arguments.max_ram,
-        ending=arguments.ending,
-        series=arguments.series,
-        quiet=arguments.disable_progress_bar,
+        save_probabilities=options.save_probabilities,
+        readers=options.readers,
+        writers=options.writers,
+        max_ram=options.max_ram,
+        ending=options.ending,
+        series=options.series,
+        quiet=sliding.quiet,
         prompts=prompts,
     )
     if to_file:
-        _refuse_folder_options(arguments)
-        outcome = pipeline.predict_to_file(predictor, cases, arguments.o, files)
+        _refuse_folder_options(options)
+        outcome = pipeline.predict_to_file(predictor, cases, options.output, files)
     else:
         outcome = pipeline.predict(
             predictor,
             cases,
-            arguments.o,
+            options.output,
             files,
-            skip_existing=arguments.continue_prediction,
-            previews=arguments.preview,
-            statistics=arguments.statistics,
+            skip_existing=options.skip_existing,
+            previews=options.preview,
+            statistics=options.statistics,
             share=f"part {part_id} of {num_parts}" if num_parts > 1 else None,
         )
-    if arguments.report:
+    if options.report:
         failed = {failure.identifier: failure.reason for failure in outcome.failures}
         report = {
             "samunet": __version__,
             "model": f"{folder.parent.name}/{folder.name}",
             "folds": predictor.folds,
-            "checkpoint": arguments.chk,
+            "checkpoint": options.checkpoint,
             "device": str(predictor.device),
             "precision": precision,
             "options": predictor.options,
@@ -245,44 +170,41 @@ def predict_with_model(arguments: argparse.Namespace, folder: Path, *, num_parts
                 for name in (case.identifier for case in cases)
             ],
         }
-        write_json(arguments.report, report)
+        write_json(options.report, report)
     if outcome.failures:
         names = ", ".join(failure.identifier for failure in outcome.failures)
         print(f"{len(outcome.failures)} of {len(cases)} cases failed: {names}")
         return 3
     done = (
         f"{counted(len(cases), 'segmentation')} are in"
-        if arguments.continue_prediction
+        if options.skip_existing
         else f"Wrote {counted(len(cases), 'segmentation')} to"
     )
-    print(f"{done} {arguments.o}")
+    print(f"{done} {options.output}")
     return 0
 
 
-def _refuse_folder_options(arguments: argparse.Namespace) -> None:
+def _refuse_folder_options(options: Predicting) -> None:
     from samunet.errors import ConfigError
 
-    given = {"--preview": arguments.preview, "--statistics": arguments.statistics, "--c": arguments.continue_prediction}
+    given = {"--preview": options.preview, "--statistics": options.statistics, "--c": options.skip_existing}
     if wanted := [flag for flag, asked in given.items() if asked]:
         raise ConfigError(
-            f"-o {arguments.o} is a file, and {', '.join(wanted)} writes or looks for more; give a folder."
+            f"-o {options.output} is a file, and {', '.join(wanted)} writes or looks for more; give a folder."
         )
 
 
-def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
+def choose_model(workspace: Workspace, wanted: Choice, checkpoint: str) -> Path:
     """Return the one trained model that the options leave; raises ConfigError that lists the candidates otherwise."""
     from samunet.core.results import best_models, checkpoint_file, trained_models
     from samunet.errors import CheckpointError, ConfigError
 
-    dataset = None if arguments.d is None else workspace.dataset_name(arguments.d)
-    models = trained_models(workspace, checkpoint_file(arguments.chk))
-    wanted = {"tr": arguments.tr, "p": arguments.p, "c": arguments.c}
+    dataset = None if wanted.dataset is None else workspace.dataset_name(wanted.dataset)
+    models = trained_models(workspace, checkpoint_file(checkpoint))
 
     def fits(folder: Path) -> bool:
-        parts = dict(zip(("tr", "p", "c"), folder.name.split("__"), strict=False))
-        return dataset in (None, folder.parent.name) and all(
-            value in (None, parts.get(key)) for key, value in wanted.items()
-        )
+        names = zip((wanted.trainer, wanted.plans, wanted.configuration), folder.name.split("__"), strict=False)
+        return dataset in (None, folder.parent.name) and all(asked in (None, name) for asked, name in names)
 
     chosen = [folder for folder in models if fits(folder)]
     if len(chosen) == 1:
@@ -300,13 +222,14 @@ def choose_model(workspace: Workspace, arguments: argparse.Namespace) -> Path:
     if models:
         raise CheckpointError(f"No trained model fits these options. Trained: {listing}")
     raise CheckpointError(
-        f"There is no finished training ({arguments.chk}) in {workspace.results}. Train first: samunet_train DATASET "
+        f"There is no finished training ({checkpoint}) in {workspace.results}. Train first: samunet_train DATASET "
         "3d_adapter 0"
     )
 
 
-def _command(arguments: argparse.Namespace) -> int:
+@command("samunet_predict", __doc__, Options)
+def main(options: Options) -> int:
     from samunet.core.workspace import workspace_from_environment
 
-    folder = choose_model(workspace_from_environment(), arguments)
-    return predict_with_model(arguments, folder, num_parts=arguments.num_parts, part_id=arguments.part_id)
+    folder = choose_model(workspace_from_environment(), options.model, options.checkpoint)
+    return predict_with_model(options, folder, num_parts=options.parts, part_id=options.part)

@@ -1,57 +1,58 @@
-"""samunet_pretrain: a promptable network from procedural scenes alone."""
+"""Pretrain a network that segments what prompts show on procedural scenes, and write its weights.
+
+No image of anybody is needed. Ctrl-C ends it after the step, with everything saved; --c goes on.
+Example: samunet_pretrain -o seed --minutes 60
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from samunet.cli.common import make_parser, run
-from samunet.cli.fields import add_fields, given_fields
+from samunet.cli.common import Device, command
 from samunet.pretraining.recipe import Recipe
 from samunet.training.config import RunConfig, TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    folder: Annotated[Path, "-o FOLDER"]
+    """Folder for logs, checkpoints and weights."""
+    resume: Annotated[bool, "--c"] = False
+    """Continue what is in the folder, with its settings."""
+    overwrite: bool = False
+    """Pretrain again what is finished."""
+    device: Device = None
+    recipe: Annotated[dict[str, Any], Recipe]
+    settings: Annotated[dict[str, Any], TrainingConfig]
+    run: Annotated[dict[str, Any], RunConfig]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     typed = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser(
-        "samunet_pretrain",
-        "Pretrain a network that segments what prompts show on procedural scenes, and write its weights: no image of "
-        "anybody is needed.",
-        "Example: samunet_pretrain -o seed --minutes 60\n"
-        "Ctrl-C ends it after the step, with everything saved; --c goes on.",
-    )
-    parser.add_argument("-o", required=True, type=Path, metavar="FOLDER", help="where logs, checkpoints and weights go")
-    parser.add_argument("--c", action="store_true", dest="resume", help="continue what is in the folder")
-    parser.add_argument("--overwrite", action="store_true", help="pretrain again what is finished")
-    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to start from; 2D ones fit in 3D")
-    parser.add_argument("-device", default=None, help="cpu, cuda or mps (default: what is there)")
-    add_fields(parser.add_argument_group("network and scenes"), Recipe)
-    add_fields(parser.add_argument_group("training"), TrainingConfig)
-    add_fields(parser.add_argument_group("this run"), RunConfig)
-    return run(parser, lambda arguments: _command(arguments, tuple(typed)), argv)
+    return command("samunet_pretrain", __doc__, Options)(lambda options: _command(options, typed))(typed)
 
 
-def _command(arguments: argparse.Namespace, typed: tuple[str, ...]) -> int:
+def _command(options: Options, typed: list[str]) -> None:
     from samunet.pipeline.pretraining import PretrainOptions, pretrain
 
     written = pretrain(
-        given_fields(TrainingConfig, arguments),
+        options.settings,
         PretrainOptions(
-            folder=arguments.o,
-            recipe=Recipe(**given_fields(Recipe, arguments)),
-            device=arguments.device,
-            resume=arguments.resume,
-            overwrite=arguments.overwrite,
-            start=arguments.start,
-            run=RunConfig(**given_fields(RunConfig, arguments)),
+            folder=options.folder,
+            recipe=Recipe(**options.recipe),
+            device=options.device,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            run=RunConfig(**options.run),
             command=("samunet_pretrain", *typed),
         ),
     )
-    print("Stopped, nothing is lost. The same command with --c goes on." if written is None else f"Wrote {written}")
-    return 0
+    print("Stopped, nothing is lost. The same command with --c goes on." if written is None else f"Done: {written}")
 
 
 if __name__ == "__main__":

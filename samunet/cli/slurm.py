@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samunet.cli.train import Options
 
 MARGIN_HOURS = 0.25  # before the time limit, for the last step and its checkpoint
 LIMIT_HOURS = 24.0
@@ -38,22 +41,22 @@ if grep -q "^Stopped, nothing is lost" {log}; then scontrol requeue "$SLURM_JOB_
 exit $code"""
 
 
-def script(arguments: argparse.Namespace, typed: Sequence[str]) -> str:
+def script(options: Options, typed: Sequence[str]) -> str:
     """Return a batch script for the command that was typed, without --slurm.
 
     The job stops itself before its time limit with everything saved, and puts itself back into the queue until the fold
     is finished.
     """
-    hours = getattr(arguments, "max_hours", 0.0) or LIMIT_HOURS - MARGIN_HOURS
+    hours = options.run.get("max_hours") or LIMIT_HOURS - MARGIN_HOURS
     words = [word for word in typed if word != "--c"] + (
-        [] if hasattr(arguments, "max_hours") else ["--max_hours", f"{hours:g}"]
+        [] if "max_hours" in options.run else ["--max_hours", f"{hours:g}"]
     )
-    name = f"{arguments.dataset_name_or_id}-{arguments.configuration}-{arguments.fold}"
+    name = f"{options.dataset}-{options.training.configuration}-{options.training.fold}"
     minutes = round((hours + MARGIN_HOURS) * 60)
     return SCRIPT.format(
         name=shlex.quote(name),
-        gpus=max(1, arguments.num_gpus),
-        cores=CORES_A_GPU * max(1, arguments.num_gpus),
+        gpus=max(1, options.gpus),
+        cores=CORES_A_GPU * max(1, options.gpus),
         limit=f"{minutes // 60:02d}:{minutes % 60:02d}:00",
         exports="\n".join(
             f"export {folder}={shlex.quote(os.environ.get(folder, f'/path/to/{folder}'))}" for folder in FOLDERS

@@ -136,14 +136,15 @@ def compare(
 
     def score(job: tuple[Entry, str]) -> CaseScore:
         entry, case = job
-        options = {
-            "targets": targets,
-            "ignore": labels.ignore,
-            "reader": reader,
-            "measures": measures,
-            "expected": labels.expected_in_files,
-        }
-        return score_case(references[case], entry.files[case], **options)
+        return score_case(
+            references[case],
+            entry.files[case],
+            targets=targets,
+            ignore=labels.ignore,
+            reader=reader,
+            measures=measures,
+            expected=labels.expected_in_files,
+        )
 
     scores = each(score, list(itertools.product(entries, cases)), threads=threads, title="Scoring", quiet=quiet)
     count = len(cases)
@@ -189,9 +190,9 @@ def _rows(
     for i, j in itertools.combinations(range(len(methods)), 2):
         pair = values[[i, j]]
         columns = [*np.moveaxis(pair, 2, 0), _mean(pair, axis=2)]
-        found = [paired_difference(first, second, patients) for first, second in columns]
-        adjusted = [*holm([difference.p for difference in found[:-1]]), found[-1].p]
-        for key, column, difference, p in zip([*keys, MEAN], columns, found, adjusted, strict=True):
+        differences = [paired_difference(first, second, patients) for first, second in columns]
+        adjusted = [*holm([difference.p for difference in differences[:-1]]), differences[-1].p]
+        for key, column, difference, p in zip([*keys, MEAN], columns, differences, adjusted, strict=True):
             first_mean, second_mean = _mean(column, axis=1)
             rows.append(
                 Row(
@@ -210,9 +211,9 @@ def _rows(
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
     """Mean of what is not NaN; NaN where nothing is."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=axis)
-    return np.where(count, np.where(known, values, 0).sum(axis=axis) / np.maximum(count, 1), np.nan)
+    present = ~np.isnan(values)
+    count = present.sum(axis=axis)
+    return np.where(count, np.where(present, values, 0).sum(axis=axis) / np.maximum(count, 1), np.nan)
 
 
 def _verdict(row: Row) -> str:

@@ -25,11 +25,11 @@ def curve_of(fold: Path) -> tuple[float, ...]:
         values = [record.get("mean_fg_dice") for record in read_records(own)]
         return tuple(float(value) if isinstance(value, (int, float)) else math.nan for value in values)
     logs = sorted(fold.glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime)
-    found: dict[int, float] = {}  # of an epoch that was run again after an interruption the last counts
+    dice_of_epoch: dict[int, float] = {}  # of an epoch that was run again after an interruption the last counts
     epoch = 0
     for line in (line for path in logs for line in path.read_text(encoding="utf-8", errors="replace").splitlines()):
         if match := EPOCH.search(line):
             epoch = int(match[1])
         elif match := PSEUDO_DICE.search(line):
-            found[epoch] = known_mean(map(float, TYPES.sub("", match[1]).split(",")))
-    return tuple(found[number] for number in sorted(found))
+            dice_of_epoch[epoch] = known_mean(map(float, TYPES.sub("", match[1]).split(",")))
+    return tuple(dice_of_epoch[number] for number in sorted(dice_of_epoch))

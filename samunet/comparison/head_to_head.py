@@ -15,10 +15,11 @@ import torch
 
 from samunet.comparison import nnunet
 from samunet.comparison.compare import Comparison
-from samunet.comparison.run import compare_trained
+from samunet.comparison.from_folders import compare_trained
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.cost import read_cost
-from samunet.core.plan import DEFAULT_PLANS_NAME, parse_configuration_name
+from samunet.core.names import DEFAULT_PLANS_NAME
+from samunet.core.plan import parse_configuration_name
 from samunet.core.results import VALIDATION, model_folder
 from samunet.core.workspace import Workspace, environment_of_commands
 from samunet.errors import ConfigError
@@ -26,8 +27,9 @@ from samunet.evaluation.summary import SUMMARY
 from samunet.machine.hardware import choose_device
 from samunet.machine.progress import pool_of
 from samunet.pipeline.datasets import RawDataset, extract, open_dataset
-from samunet.pipeline.planning import PlanOptions, open_plan, plan, plan_path, preprocess, resolve
+from samunet.pipeline.planning import open_plan, plan, plan_path, preprocess, resolve
 from samunet.pipeline.training import fold_split, is_finished
+from samunet.planning.options import PlanOptions
 from samunet.planning.splits import SPLITS_FILE, Split, read_splits
 from samunet.training.config import TrainingConfig
 from samunet.training.pace import LARGEST_ERROR
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 MATCHES = ("none", "epochs", "minutes")
 FEWEST_EPOCHS = 30
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-SETTINGS_FILE, LOGS = "settings.json", "logs"
+SETTINGS_FILE, LOGS_FOLDER = "settings.json", "logs"
 SUBSET_SEED = 12345  # nnU-Net's seed of splits
 
 
@@ -116,7 +118,7 @@ def run_against_nnunet(
     """
     nnunet.refuse_absent()
     for name in settings.configurations:
-        if load_variant(parse_configuration_name(name.rpartition("__")[2])[1]).prompted:
+        if load_variant(parse_configuration_name(_plans_and_configuration(name)[1])[1]).prompted:
             raise ConfigError(
                 f"{name} is shown where to look, nnU-Net is not; what they reach is not compared. Leave it out."
             )
@@ -125,10 +127,10 @@ def run_against_nnunet(
     raw = open_dataset(workspace, dataset)
     identifiers = tuple(case.identifier for case in raw.cases)
     splits = {fold: fold_split(workspace, raw.spec, identifiers, fold) for fold in settings.folds}
-    known = len(read_splits(workspace.preprocessed / raw.spec.name / SPLITS_FILE))
-    if beyond := [fold for fold in settings.folds if int(fold) >= known]:
-        raise ConfigError(f"{raw.spec.name} has the folds 0 to {known - 1} ({SPLITS_FILE}); got fold {beyond[0]}.")
-    log = output / LOGS / "nnunet_plan.txt"
+    fold_count = len(read_splits(workspace.preprocessed / raw.spec.name / SPLITS_FILE))
+    if beyond := [fold for fold in settings.folds if int(fold) >= fold_count]:
+        raise ConfigError(f"{raw.spec.name} has the folds 0 to {fold_count - 1} ({SPLITS_FILE}); got fold {beyond[0]}.")
+    log = output / LOGS_FOLDER / "nnunet_plan.txt"
     plans, configuration = nnunet.plan_and_preprocess(
         workspace, raw.spec.name, identifiers, settings.nnunet, log, threads=threads
     )
@@ -181,24 +183,31 @@ def _refuse_other_settings(output: Path, settings: Settings) -> None:
         before, configurations=settings.configurations, nnunet=replace(before.nnunet, trainers=settings.nnunet.trainers)
     )
     if joined != settings:
-        known = encode(joined)
+        earlier = encode(joined)
         changed = ", ".join(
-            f"{name} {known[name]} (now {value})" for name, value in encode(settings).items() if value != known[name]
+            f"{name} {earlier[name]} (now {value})"
+            for name, value in encode(settings).items()
+            if value != earlier[name]
         )
         raise ConfigError(f"{output} holds a comparison with other settings: {changed}. Give another folder with -o.")
 
 
+def _plans_and_configuration(name: str) -> tuple[str, str]:
+    """Part a name of `Settings.configurations`."""
+    plans, _, configuration = name.rpartition("__")
+    return plans or DEFAULT_PLANS_NAME, configuration
+
+
 def _plan_and_preprocess(workspace: Workspace, raw: RawDataset, name: str, threads: int) -> tuple[str, str]:
     """Plan and preprocess with samunet, where that is not done; returns the names of plan and configuration."""
-    plans, _, configuration = name.rpartition("__")
-    plans = plans or DEFAULT_PLANS_NAME
+    plans, configuration = _plans_and_configuration(name)
     if plans == DEFAULT_PLANS_NAME and not plan_path(workspace, raw.spec.name, plans).is_file():
         plan(workspace, raw, extract(workspace, raw, threads=threads, clean=False), PlanOptions())
-    chosen = resolve(workspace, open_plan(workspace, raw.spec.name, plans), configuration)
+    resolved = resolve(workspace, open_plan(workspace, raw.spec.name, plans), configuration)
     if not (
-        workspace.preprocessed / raw.spec.name / chosen.configuration(configuration).data_identifier / "dataset.json"
+        workspace.preprocessed / raw.spec.name / resolved.configuration(configuration).data_identifier / "dataset.json"
     ).is_file():
-        preprocess(workspace, raw, chosen, configuration, threads=threads)
+        preprocess(workspace, raw, resolved, configuration, threads=threads)
     return plans, configuration
 
 
@@ -239,8 +248,10 @@ def _nnunets_side(
         trainer = nnunet.write_trainer(
             trainers, base, epochs=epochs, minutes=settings.minutes, threads=_threads(device)
         )
-        known = environment_of_commands().get(nnunet.TRAINERS_VARIABLE)
-        environment[nnunet.TRAINERS_VARIABLE] = os.pathsep.join([str(trainers), *([known] if known else [])])
+        own_trainers = environment_of_commands().get(nnunet.TRAINERS_VARIABLE)
+        environment[nnunet.TRAINERS_VARIABLE] = os.pathsep.join(
+            [str(trainers), *([own_trainers] if own_trainers else [])]
+        )
     if settings.minutes and device.type == "cpu":
         environment["nnUNet_n_proc_DA"] = "0"  # augmentation in the training process, where its clock counts it
     model = model_folder(place, dataset, plans, configuration, trainer)
@@ -248,7 +259,7 @@ def _nnunets_side(
     def train(fold: str) -> None:
         words, log = (
             [dataset, configuration, fold, "-tr", trainer, "-p", plans, "-device", device.type],
-            output / LOGS / f"{trainer}_{fold}.txt",
+            output / LOGS_FOLDER / f"{trainer}_{fold}.txt",
         )
         nnunet.train(
             place, model / f"fold_{fold}", words, resume=not settings.minutes, environment=environment, log=log
@@ -278,7 +289,9 @@ def _our_side(place: Workspace, dataset: str, settings: Settings, plans: str, co
             goes_on = ["--val"]
         command = [sys.executable, "-m", "samunet.cli.train", dataset, configuration, fold, *words, *goes_on]
         nnunet.run_command(
-            command, nnunet.variables(place) | environment, output / LOGS / f"{plans}__{configuration}_{fold}.txt"
+            command,
+            nnunet.variables(place) | environment,
+            output / LOGS_FOLDER / f"{plans}__{configuration}_{fold}.txt",
         )
 
     return Side(model, train)
@@ -301,10 +314,10 @@ def _refuse_missed_minutes(fold: Path, settings: Settings) -> None:
     if not settings.minutes:
         return
     cost = read_cost(fold)
-    found = cost.minutes if cost else None
-    if found is None or abs(found / settings.minutes - 1) > LARGEST_ERROR:
+    minutes = cost.minutes if cost else None
+    if minutes is None or abs(minutes / settings.minutes - 1) > LARGEST_ERROR:
         raise ConfigError(
-            f"{fold} trained for {'an unknown time' if found is None else f'{found:.2f} minutes'} instead of "
+            f"{fold} trained for {'an unknown time' if minutes is None else f'{minutes:.2f} minutes'} instead of "
             f"{settings.minutes:g}, more than "
             f"{100 * LARGEST_ERROR:.0f} % off, so that the sides are not alike. Give more minutes, or remove the "
             "folder and run the command again."

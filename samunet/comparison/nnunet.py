@@ -19,7 +19,7 @@ from samunet.core.workspace import Workspace, dataset_id, environment_of_command
 from samunet.errors import ConfigError, SamunetError
 from samunet.evaluation.summary import SUMMARY
 
-FINAL = "checkpoint_final.pth"
+FINISHED = "checkpoint_final.pth"
 TRAINER, PLANS = "nnUNetTrainer", "nnUNetPlans"  # its defaults
 TRAINERS_VARIABLE = "nnUNet_extTrainer"  # folders with further trainers
 CONFIGURATIONS = ("3d_fullres", "2d")  # the first that a plan has is trained
@@ -54,7 +54,7 @@ def refuse_absent() -> None:
 
 
 def plan_and_preprocess(
-    workspace: Workspace, dataset: str, cases: Sequence[str], wanted: NNUNet, log: Path, *, threads: int
+    workspace: Workspace, dataset: str, cases: Sequence[str], asked: NNUNet, log: Path, *, threads: int
 ) -> tuple[str, str]:
     """Plan and preprocess a dataset with nnU-Net, where that is not done; returns the names of plan and configuration.
 
@@ -65,38 +65,39 @@ def plan_and_preprocess(
         ConfigError: nnU-Net has no such planner, or its plan no such configuration.
         SamunetError: a command failed.
     """
-    folder, plans = workspace.preprocessed / dataset, _plans_name(wanted.planner)
+    folder, plans = workspace.preprocessed / dataset, _plans_name(asked.planner)
     number, each = str(dataset_id(dataset)), str(threads)
     if not (folder / f"{plans}.json").is_file():
-        words = ["-d", number, "-pl", wanted.planner, "-npfp", each, "--no_pp"]
+        words = ["-d", number, "-pl", asked.planner, "-npfp", each, "--no_pp"]
         run_command([script("nnUNetv2_plan_and_preprocess"), *words], variables(workspace), log)
-    known = read_json(folder / f"{plans}.json")["configurations"]
-    chosen = wanted.configuration or next(name for name in CONFIGURATIONS if name in known)
-    if chosen not in known:
+    configurations = read_json(folder / f"{plans}.json")["configurations"]
+    configuration = asked.configuration or next(name for name in CONFIGURATIONS if name in configurations)
+    if configuration not in configurations:
         raise ConfigError(
-            f"nnU-Net's plan {plans} of {dataset} has no configuration '{chosen}'; it has {', '.join(known)}."
+            f"nnU-Net's plan {plans} of {dataset} has no configuration '{configuration}'; it has "
+            f"{', '.join(configurations)}."
         )
-    done = {path.stem for path in (folder / _data_identifier(known, chosen)).glob("*.pkl")}
+    done = {path.stem for path in (folder / _data_identifier(configurations, configuration)).glob("*.pkl")}
     if not done.issuperset(cases):
-        words = ["-d", number, "-plans_name", plans, "-c", chosen, "-np", each]
+        words = ["-d", number, "-plans_name", plans, "-c", configuration, "-np", each]
         run_command([script("nnUNetv2_preprocess"), *words], variables(workspace), log)
-    return plans, chosen
+    return plans, configuration
 
 
-def _data_identifier(known: Mapping[str, Mapping[str, Any]], name: str) -> str:
+def _data_identifier(configurations: Mapping[str, Mapping[str, Any]], name: str) -> str:
     """Return the folder of a configuration's cases, which it may inherit; raises ConfigError for one that needs
     another's predictions.
     """
-    entry = known[name]
+    entry = configurations[name]
     if entry.get("previous_stage"):
         raise ConfigError(
             f"nnU-Net's configuration '{name}' needs predictions of {entry['previous_stage']}; train it with nnU-Net's "
             "own commands."
         )
-    for _ in known:
+    for _ in configurations:
         if "data_identifier" in entry:
             break
-        entry = known.get(str(entry.get("inherits_from")), {})
+        entry = configurations.get(str(entry.get("inherits_from")), {})
     if "data_identifier" not in entry:
         raise ConfigError(
             f"nnU-Net's configuration '{name}' has no data_identifier of its own or inherited; plan anew with nnU-Net."
@@ -118,7 +119,7 @@ def train(
     Raises:
         SamunetError: the command failed.
     """
-    finished = (fold / FINAL).is_file()
+    finished = (fold / FINISHED).is_file()
     if (fold / VALIDATION / SUMMARY).is_file():
         return
     if fold.is_dir() and not (resume or finished):
@@ -126,7 +127,7 @@ def train(
     goes_on = ["--c"] if fold.is_dir() else []
     if finished:
         goes_on = ["--val"]
-    run_command([script("nnUNetv2_train"), *words, *goes_on], variables(workspace) | environment, log)
+    run_command([script("nnUNetv2_train"), *words, *goes_on], {**variables(workspace), **environment}, log)
 
 
 def write_trainer(folder: Path, base: str, *, epochs: int, minutes: float, threads: int) -> str:
@@ -194,13 +195,14 @@ def script(name: str) -> str:
 
 def _plans_name(planner: str) -> str:
     """Return the name that one of nnU-Net's planners gives its plans."""
+    import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-    root = Path(importlib.util.find_spec("nnunetv2").origin).parent / "experiment_planning"  # type: ignore[union-attr, arg-type]
-    found = recursive_find_python_class(str(root), planner, "nnunetv2.experiment_planning")
-    if found is None:
+    root = Path(nnunetv2.__path__[0]) / "experiment_planning"
+    planner_class = recursive_find_python_class(str(root), planner, "nnunetv2.experiment_planning")
+    if planner_class is None:
         raise ConfigError(
             f"nnU-Net has no planner '{planner}'; its own are ExperimentPlanner, nnUNetPlannerResEncM, "
             "nnUNetPlannerResEncL, ...XL."
         )
-    return str(inspect.signature(found.__init__).parameters["plans_name"].default)
+    return str(inspect.signature(planner_class.__init__).parameters["plans_name"].default)

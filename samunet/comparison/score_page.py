@@ -39,7 +39,7 @@ def write_report(
     targets = [target for target in summary.mean if target != BACKGROUND]
     html = render(
         "comparison",
-        "report.html.j2",
+        "score_page.html.j2",
         title=title,
         mean_dice=summary.foreground_mean.dice,
         num_cases=len(summary.cases),

@@ -86,14 +86,14 @@ def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, th
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
     for name, folder in sorted(origin.items()):
         beside = folder / f"{name.removesuffix(spec.file_ending)}.npz"
-        for file in (
+        for path in (
             *reader_of_segmentations(folder, spec).files(folder / name),
             *([beside] if beside.is_file() else []),
         ):
-            _copy(file, target / file.name)
-    for file in ("dataset.json", "plans.json"):
-        if (model / file).is_file():
-            _copy(model / file, target / file)
+            _copy(path, target / path.name)
+    for name in ("dataset.json", "plans.json"):
+        if (model / name).is_file():
+            _copy(model / name, target / name)
     carry_prompts(list(dict.fromkeys(origin.values())), target)
     return _score(references, target, spec, threads)
 
@@ -154,20 +154,28 @@ def find_best(
     candidates = sorted([*single, *both], key=lambda candidate: -candidate.dice)
     best = candidates[0]
     reader = reader_of_segmentations(best.folder, spec)
-    options = {"file_ending": spec.file_ending, "reader": reader, "threads": threads}
     predicted = files_with_ending(best.folder, spec.file_ending)
-    found = determine(
+    postprocessing = determine(
         {name: path for name, path in references.items() if name in predicted},
         best.folder,
         labels=spec.labels,
-        **options,
+        file_ending=spec.file_ending,
+        reader=reader,
+        threads=threads,
     )
-    write_json(best.folder / POSTPROCESSING_FILE, found)
-    apply_to_folder(found, best.folder, best.folder / "postprocessed", **options)
-    instructions = _instructions(dataset, best, folds, found)
+    write_json(best.folder / POSTPROCESSING_FILE, postprocessing)
+    apply_to_folder(
+        postprocessing,
+        best.folder,
+        best.folder / "postprocessed",
+        file_ending=spec.file_ending,
+        reader=reader,
+        threads=threads,
+    )
+    instructions = _instructions(dataset, best, folds, postprocessing)
     _mark(results, candidates, folds, dataset)
     write_text(results / INSTRUCTIONS_FILE, instructions)
-    return Choice(candidates=tuple(candidates), postprocessing=found, instructions=instructions)
+    return Choice(candidates=tuple(candidates), postprocessing=postprocessing, instructions=instructions)
 
 
 def references_of(raw: Path, spec: DatasetSpec) -> dict[str, Path]:
@@ -183,8 +191,14 @@ def _score(references: Mapping[str, Path], folder: Path, spec: DatasetSpec, thre
     reader = reader_of_segmentations(folder, spec)
 
     def score(name: str) -> CaseScore:
-        options = {"targets": targets_from_labels(spec.labels), "ignore": spec.labels.ignore, "reader": reader}
-        return score_case(references[name], folder / name, expected=spec.labels.expected_in_files, **options)
+        return score_case(
+            references[name],
+            folder / name,
+            targets=targets_from_labels(spec.labels),
+            ignore=spec.labels.ignore,
+            reader=reader,
+            expected=spec.labels.expected_in_files,
+        )
 
     names = sorted(files_with_ending(folder, spec.file_ending))
     summary = summarize(each(score, names, threads=threads, title="Scoring"), prompts_behind(folder))

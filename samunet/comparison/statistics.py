@@ -13,7 +13,7 @@ from scipy import stats
 RESAMPLES = 2000
 PERMUTATIONS = 9999
 BLOCK = 10**7  # numbers at a time
-LEVEL = 0.05
+SIGNIFICANCE = 0.05
 RESAMPLING_SEED = 1234
 
 
@@ -45,9 +45,9 @@ def paired_difference(first: np.ndarray, second: np.ndarray, patients: Sequence[
 
     Source: Efron (1987) for BCa intervals; Pratt (1959).
     """
-    known = ~(np.isnan(first) | np.isnan(second))
-    differences = (second - first)[known]
-    names = np.asarray(patients)[known]
+    in_both = ~(np.isnan(first) | np.isnan(second))
+    differences = (second - first)[in_both]
+    names = np.asarray(patients)[in_both]
     if not len(differences):
         return PairedDifference(cases=0, mean=math.nan, low=math.nan, high=math.nan, p=math.nan, rank_sign=0)
     _, group = np.unique(names, return_inverse=True)
@@ -68,10 +68,10 @@ def paired_difference(first: np.ndarray, second: np.ndarray, patients: Sequence[
 def holm(values: Sequence[float]) -> tuple[float, ...]:
     """Adjust p-values for testing several at once (Holm, 1979); NaN stays and does not count."""
     adjusted = [math.nan] * len(values)
-    known = sorted((value, index) for index, value in enumerate(values) if not math.isnan(value))
+    ascending = sorted((value, index) for index, value in enumerate(values) if not math.isnan(value))
     largest = 0.0
-    for rank, (value, index) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * value))
+    for rank, (value, index) in enumerate(ascending):
+        largest = max(largest, min(1.0, (len(ascending) - rank) * value))
         adjusted[index] = largest
     return tuple(adjusted)
 
@@ -86,11 +86,11 @@ def rank_shares(scores: np.ndarray, patients: Sequence[str]) -> tuple[float, ...
     Source: Wiesenfarth et al. (2021), "Methods and open-source toolkit for analyzing and visualizing challenge
     results".
     """
-    known = ~np.isnan(scores).any(axis=1)
-    scores = scores[known]
+    complete = ~np.isnan(scores).any(axis=1)
+    scores = scores[complete]
     if not len(scores):
         return (math.nan,) * scores.shape[1]
-    _, group = np.unique(np.asarray(patients)[known], return_inverse=True)
+    _, group = np.unique(np.asarray(patients)[complete], return_inverse=True)
     counts = np.bincount(group).astype(float)
     sums = np.stack([np.bincount(group, weights=column) for column in scores.T], axis=1)
     drawn = np.random.default_rng(RESAMPLING_SEED).integers(len(counts), size=(RESAMPLES, len(counts)))
@@ -102,7 +102,7 @@ def rank_shares(scores: np.ndarray, patients: Sequence[str]) -> tuple[float, ...
 def is_shown(difference: PairedDifference) -> bool:
     """Tell whether a difference counts as shown: interval and test leave out 0, and both point to one side."""
     side = int(difference.low > 0) - int(difference.high < 0)
-    return difference.p < LEVEL and side != 0 and side == difference.rank_sign
+    return difference.p < SIGNIFICANCE and side != 0 and side == difference.rank_sign
 
 
 def _signed_rank_p(means: np.ndarray) -> float:
@@ -128,7 +128,7 @@ def _interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # then the interval is NaN, which is said
-        found = stats.bootstrap(
+        interval = stats.bootstrap(
             (sums, counts),
             ratio,
             paired=True,
@@ -138,4 +138,4 @@ def _interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
             method="BCa",
             rng=np.random.default_rng(RESAMPLING_SEED),
         ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)

@@ -10,23 +10,23 @@ from samunet.core.codec import decode, read_json
 from samunet.core.ranges import Count, Within
 
 COST = "cost.json"
-Amount = Annotated[float, Within(0, 1e15)]
+Measured = Annotated[float, Within(0, 1e15)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """What a whole training took."""
 
-    minutes: Amount | None
+    minutes: Measured | None
     """Time from the first step to the end of the last epoch; None where the training was not told its minutes."""
-    wall_minutes: Amount
+    wall_minutes: Measured
     epochs: Count
     steps: Count
-    last_learning_rate: Amount
+    last_learning_rate: Measured
     """The learning rate of the last epoch's last step."""
-    memory_mib: Amount | None
+    memory_mib: Measured | None
     """The most RAM that the training process held; None where it is not told."""
-    device_memory_mib: Amount | None
+    device_memory_mib: Measured | None
     """The most memory of the GPU; None on a CPU."""
     device: str
     threads: Count

@@ -170,10 +170,14 @@ def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
     return by_name
 
 
+def files_by_stem(folder: Path, file_ending: str) -> dict[str, Path]:
+    """Map names without the ending to a folder's files that have it; raises as `files_with_ending`."""
+    return {name.removesuffix(file_ending): path for name, path in files_with_ending(folder, file_ending).items()}
+
+
 def group_channels(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
     """Map each case identifier to its channel files <case>_0000<ending>, ..., sorted; raises as `channels_by_case`."""
-    named = {name.removesuffix(file_ending): path for name, path in files_with_ending(folder, file_ending).items()}
-    return channels_by_case(named, folder, file_ending)
+    return channels_by_case(files_by_stem(folder, file_ending), folder, file_ending)
 
 
 def channels_by_case(named: Mapping[str, Path], folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:

@@ -6,6 +6,7 @@ import unicodedata
 
 from samunet.errors import DatasetError
 
+DEFAULT_TRAINER, DEFAULT_PLANS_NAME = "SAMTrainer", "samunetPlans"
 LONGEST_FILE_NAME = 255  # bytes, of most file systems
 MOST_BYTES = 200  # of a case's name, which endings such as _0000.nii.gz follow
 FORBIDDEN = '/\\:*?"<>|'  # separators, and what Windows allows in no name

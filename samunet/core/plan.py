@@ -16,7 +16,6 @@ from samunet.core.names import fault_of_name
 from samunet.core.ranges import Axis, Count, Form, OneOf, Orientation, Real, Sha256, Spacing, Voxels, Within
 from samunet.errors import ConfigError, did_you_mean
 
-DEFAULT_PLANS_NAME = "samunetPlans"
 SIZES_LATER_READ = ("NaturalImage2DIO", "Tiff3DIO")  # readers that once took 1 for every size
 ALIASES = {"adapter": "sam_unet", "adapter_prompted": "sam_unet_prompted"}
 # Never nnU-Net's, and never "__", which separates names in folders.

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samunet.core.codec import read_json
-from samunet.core.names import fault_of_name
+from samunet.core.names import DEFAULT_TRAINER, fault_of_name
 from samunet.core.ranges import Share
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError
 
-DEFAULT_TRAINER = "SAMTrainer"
 LATEST, BEST, FINAL = "checkpoint_latest.safetensors", "checkpoint_best.safetensors", "checkpoint_final.safetensors"
 # Folders of a fold: predictions by the final and by the best checkpoint.
 VALIDATION, VALIDATION_BEST = ("validation", "validation_best")

@@ -41,11 +41,8 @@ class PreprocessedDataset:
         self._record = lru_cache(maxsize=None)(lambda name: load_record(folder, name))
         self._locations = lru_cache(maxsize=None)(lambda name: load_locations(folder, name, self._record(name)))
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"folder": self.folder, "identifiers": self.identifiers, "checked": self._checked.share_memory_()}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[PreprocessedDataset], tuple[Path, tuple[str, ...], torch.Tensor]]:
+        return PreprocessedDataset, (self.folder, self.identifiers, self._checked.share_memory_())
 
     def shape(self, identifier: str) -> Shape:
         """(D, H, W) of a case."""

@@ -171,8 +171,13 @@ class _Numbers:
 
 
 def _collate(samples: list[Sample | DatasetError]) -> Sample | DatasetError:
-    broken = next((sample for sample in samples if isinstance(sample, DatasetError)), None)
-    return broken or (torch.stack([sample[0] for sample in samples]), torch.stack([sample[1] for sample in samples]))  # type: ignore[index]
+    patches: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, DatasetError):
+            return sample
+        patches.append(sample)
+    images, labels = zip(*patches, strict=True)
+    return torch.stack(images), torch.stack(labels)
 
 
 def _prepare_worker(_: int) -> None:

@@ -36,21 +36,21 @@ def choose_patch(
     Returns:
         Case identifier and (D, H, W) start, which may be negative.
     """
-    wanted = None
+    class_index = None
     if foreground and balanced and any(dataset.holders):
         held = [index for index, cases in enumerate(dataset.holders) if cases]
-        wanted = held[random.integers(len(held))]
-    among = dataset.identifiers if wanted is None else dataset.holders[wanted]
+        class_index = held[random.integers(len(held))]
+    among = dataset.identifiers if class_index is None else dataset.holders[class_index]
     identifier = among[random.integers(len(among))]
     shape = dataset.shape(identifier)
     locations = dataset.locations(identifier)
-    candidates = locations.classes if wanted is None else locations.classes[wanted : wanted + 1]
-    present = [found for found in candidates if len(found)] if foreground else []
+    candidates = locations.classes if class_index is None else locations.classes[class_index : class_index + 1]
+    present = [voxels for voxels in candidates if len(voxels)] if foreground else []
     if not present and locations.annotated is not None and len(locations.annotated):
         present = [locations.annotated]
     if present:
-        chosen = present[random.integers(len(present))]
-        voxel = chosen[random.integers(len(chosen))]
+        voxels = present[random.integers(len(present))]
+        voxel = voxels[random.integers(len(voxels))]
         shift = random.uniform(-JITTER, JITTER, 3) * np.array(patch_size)
         center = np.round(voxel + shift).astype(int)
         start = [_place(int(c), patch, size) for c, patch, size in zip(center, patch_size, shape, strict=True)]

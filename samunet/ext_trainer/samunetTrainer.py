@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from samunet.core.fingerprint import IntensityStatistics
 from samunet.core.geometry import shape3, triple
 from samunet.core.labels import Labels
-from samunet.core.plan import DEFAULT_PLANS_NAME, ChannelPlan, Configuration, Plan, Topology
+from samunet.core.names import DEFAULT_PLANS_NAME
+from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
 from samunet.errors import ConfigError
 from samunet.training.config import TrainingConfig
 from samunet.training.optimizer import make_optimizer

@@ -25,10 +25,11 @@ from samunet.errors import ConfigError, PredictionError, ShapeError
 from samunet.imageio import READERS, reader_of_image
 from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.accumulators import Place, accumulators, best_place
+from samunet.inference.options import PredictionOptions as PredictionOptions
 from samunet.inference.passes import combine, flips_of, logits_from, passes
 from samunet.inference.sliding_window import sliding_window
 from samunet.inference.unlike import refuse_absurd_spacing, remarks_on_grid, remarks_on_intensities
-from samunet.machine.hardware import PRECISION_NAMES, autocast, choose_precision, is_out_of_memory
+from samunet.machine.hardware import autocast, choose_precision, is_out_of_memory
 from samunet.machine.progress import bar
 from samunet.models.segmenter import SlabSegmenter
 from samunet.ops.tiling import pad_to
@@ -38,46 +39,6 @@ from samunet.preprocessing.forward import preprocess
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-PRECISIONS = ("auto", *PRECISION_NAMES.values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictionOptions:
-    """How the sliding window runs."""
-
-    step_size: float = 0.5
-    """Distance between tiles as a share of the tile."""
-    slab_step: int | None = None
-    """Distance between slabs in slices; None takes the share."""
-    slab_votes: bool = False
-    """Average the probabilities of all slabs that hold a slice, all alike (MA-SAM's way), instead of weighted
-    logits."""
-    flips: bool = True
-    """Average over the plan's mirror axes."""
-    uncertainty: bool = False
-    """Also tell where folds and flips disagree."""
-    sums_on_device: bool = True
-    """Sum up where the network runs while that leaves room, instead of in RAM."""
-    precision: str = "auto"
-    """fp32, bf16, fp16, or auto: see `samunet.machine.hardware.choose_precision`."""
-    tile_batch: int = 1
-    """Tiles in one forward pass; flipped copies count."""
-    quiet: bool = False
-    """No progress bars."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.step_size <= 1:
-            raise ConfigError(
-                f"The step size must be above 0 and at most 1; got {self.step_size}. nnU-Net's default is 0.5."
-            )
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"The precision is one of {', '.join(PRECISIONS)}; got '{self.precision}'.")
-        if self.slab_step is not None and self.slab_step < 1:
-            raise ConfigError(f"The slab step is a number of slices, 1 or more; got {self.slab_step}.")
-        if self.slab_votes and self.slab_step not in (None, 1):
-            raise ConfigError(
-                f"Slab votes move a slab by one slice at a time; got a slab step of {self.slab_step}, leave it out."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

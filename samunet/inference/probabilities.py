@@ -23,8 +23,8 @@ from samunet.core.units import readable
 from samunet.errors import DatasetError
 
 MEMBER = "probabilities.npy"
-LEVEL = 1  # of zlib; 6 takes twice as long and saves a quarter
-STEPS = np.float32(4096)  # from 0 to 1; float16 below 1/2 holds all of them, from there on every second one
+COMPRESSION_LEVEL = 1  # of zlib; 6 takes twice as long and saves a quarter
+PROBABILITY_STEPS = np.float32(4096)  # from 0 to 1; float16 below 1/2 holds all of them, from there on every second one
 BYTES = 2
 LITTLE = 1 << 30  # bytes on disk that are not worth a word
 NUMBERS_PER_SECOND = (
@@ -37,7 +37,7 @@ def write_probabilities(path: Path, planes: Iterable[np.ndarray], count: int) ->
     """Write `count` (D, H, W) arrays of probabilities in turn, rounded to multiples of 1/4096, whole or not at all."""
     with (
         atomic_path(path) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as archive,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION_LEVEL) as archive,
         archive.open(MEMBER, "w", force_zip64=True) as file,
     ):
         for channel, plane in enumerate(planes):
@@ -45,8 +45,8 @@ def write_probabilities(path: Path, planes: Iterable[np.ndarray], count: int) ->
                 header = {"descr": "<f2", "fortran_order": False, "shape": (count, *plane.shape)}
                 np.lib.format.write_array_header_1_0(file, header)
             for part in plane:
-                rounded = np.rint(part * STEPS)
-                rounded /= STEPS
+                rounded = np.rint(part * PROBABILITY_STEPS)
+                rounded /= PROBABILITY_STEPS
                 file.write(rounded.astype("<f2", order="C").data)
 
 

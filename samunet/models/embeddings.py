@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from samunet.core.codec import atomic_path
 
-NAME, CHECKSUM = "embedding", "sha256"
+TENSOR_NAME, CHECKSUM = "embedding", "sha256"
 EMBEDDING_FORMAT = b"1"  # raise it when the encoder gives other embeddings for the same weights
 
 
@@ -48,15 +48,21 @@ class EmbeddingCache:
         names = [hashlib.sha256(_bytes(plane)).hexdigest()[:32] for plane in planes]
         folder = self.folder / str(kind).removeprefix("torch.")
         files = [folder / name[:2] / f"{name}.safetensors" for name in names]
-        known = {index: embedding for index, file in enumerate(files) if (embedding := self._read(file)) is not None}
-        absent = [index for index in range(len(files)) if index not in known]
+        embeddings = {
+            index: embedding for index, file in enumerate(files) if (embedding := self._read(file)) is not None
+        }
+        absent = [index for index in range(len(files)) if index not in embeddings]
         if absent:
             for index, embedding in zip(absent, encode(planes[absent].unsqueeze(1)).flatten(0, 1).cpu(), strict=True):
-                known[index] = embedding.contiguous()
+                embeddings[index] = embedding.contiguous()
                 with atomic_path(files[index]) as temporary:
-                    save_file({NAME: known[index]}, temporary, metadata={CHECKSUM: _sha256(known[index])})
+                    save_file(
+                        {TENSOR_NAME: embeddings[index]}, temporary, metadata={CHECKSUM: _sha256(embeddings[index])}
+                    )
         return (
-            torch.stack([known[index] for index in range(len(files))]).to(pixels.device).unflatten(0, pixels.shape[:2])
+            torch.stack([embeddings[index] for index in range(len(files))])
+            .to(pixels.device)
+            .unflatten(0, pixels.shape[:2])
         )
 
     def _read(self, file: Path) -> Tensor | None:
@@ -65,7 +71,7 @@ class EmbeddingCache:
             return None
         try:
             with safe_open(file, framework="pt") as stored:
-                embedding, checksum = stored.get_tensor(NAME), (stored.metadata() or {}).get(CHECKSUM)
+                embedding, checksum = stored.get_tensor(TENSOR_NAME), (stored.metadata() or {}).get(CHECKSUM)
         except (SafetensorError, OSError):
             return None
         if file not in self.checked and checksum != _sha256(embedding):

@@ -15,7 +15,7 @@ from torch import Tensor
 from samunet.core.prompts import BOX, INSIDE, OUTSIDE, SHOWS
 from samunet.models.rules import MODES
 
-KINDS = {OUTSIDE: 0, INSIDE: 1}
+KIND_OF_CLICK = {OUTSIDE: 0, INSIDE: 1}
 FIRST_CORNER, LAST_CORNER = 2, 3
 """Indices of SAM's point embeddings."""
 NO_POINT = 4  # what SAM adds to clicks without a box
@@ -111,7 +111,7 @@ def read_map(drawn: Tensor, scale: float, encoder_size: tuple[int, int]) -> tupl
     kinds = torch.full((len(pairs), most + 2), NOTHING, device=drawn.device)
     places[clicks[:, 0], rank] = clicks[:, [2, 1]].float()
     bits = planes[clicks[:, 0], clicks[:, 1], clicks[:, 2]]
-    kinds[clicks[:, 0], rank] = torch.where((bits & INSIDE) > 0, KINDS[INSIDE], KINDS[OUTSIDE])
+    kinds[clicks[:, 0], rank] = torch.where((bits & INSIDE) > 0, KIND_OF_CLICK[INSIDE], KIND_OF_CLICK[OUTSIDE])
     boxed = planes & BOX > 0
     for axis, column in ((1, 0), (2, 1)):
         first, stop = extent(boxed.any(axis))

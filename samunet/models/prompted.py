@@ -93,6 +93,8 @@ class PromptedSAM(AdaptedSAM, PromptedSegmenter):
         simulation: of prompts in training.
     """
 
+    head: PromptedMasks
+
     def __init__(
         self,
         sam: Sam,

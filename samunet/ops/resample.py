@@ -24,7 +24,7 @@ NEW_AT_A_TIME = (
     64  # new voxels at a time; splines reach about a dozen voxels, so the matrix of a long line is mostly zeros
 )
 NEGLIGIBLE = 1e-8  # weights; their sum stays below the rounding of float32
-POINTS = 1 << 18  # voxels weighed at a time
+VOXELS_AT_A_TIME = 1 << 18  # voxels weighed at a time
 TIE = 1e-5  # shares of a voxel that differ by less are equal but for rounding
 
 
@@ -221,8 +221,8 @@ def _resize_label(array: np.ndarray, shape: Shape) -> np.ndarray:
         highest = lines[axis].extreme(highest, axis, np.maximum)
     result = lowest.astype(array.dtype)
     mixed = np.flatnonzero(lowest != highest)
-    for first in range(0, len(mixed), POINTS):
-        part = mixed[first : first + POINTS]
+    for first in range(0, len(mixed), VOXELS_AT_A_TIME):
+        part = mixed[first : first + VOXELS_AT_A_TIME]
         result.ravel()[part] = _elect(small, lines, np.unravel_index(part, shape))
     return result
 

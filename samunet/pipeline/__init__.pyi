@@ -4,9 +4,10 @@ from .datasets import check as check
 from .datasets import extract as extract
 from .datasets import keep_up_splits as keep_up_splits
 from .datasets import open_dataset as open_dataset
+from .estimating import estimate_gib as estimate_gib
 from .inputs import cases_to_predict as cases_to_predict
+from .options import TrainOptions as TrainOptions
 from .planning import PlanOptions as PlanOptions
-from .planning import estimate_gib as estimate_gib
 from .planning import move_plan as move_plan
 from .planning import open_plan as open_plan
 from .planning import plan as plan
@@ -17,7 +18,6 @@ from .predicting import FileOptions as FileOptions
 from .predicting import predict as predict
 from .predicting import predict_to_file as predict_to_file
 from .predicting import tile_batch as tile_batch
-from .run import TrainOptions as TrainOptions
 from .training import check_other_folds as check_other_folds
 from .training import fold_split as fold_split
 from .training import is_finished as is_finished

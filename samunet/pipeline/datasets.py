@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from samunet.core.codec import decode, read_json, write_json
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json, training_cases
 from samunet.core.fingerprint import Fingerprint
-from samunet.core.workspace import FINGERPRINT_FILE, Workspace
+from samunet.core.workspace import FINGERPRINT_FILE as FINGERPRINT_FILE
+from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError
 from samunet.imageio import ImageReader, reader_for
 from samunet.planning.extract import describes, extract_fingerprint
@@ -33,9 +34,9 @@ class RawDataset:
     reader: ImageReader
 
 
-def open_dataset(workspace: Workspace, wanted: str | int) -> RawDataset:
+def open_dataset(workspace: Workspace, id_or_name: str | int) -> RawDataset:
     """Find a raw dataset by id or name and read its description; raises DatasetError when something is missing."""
-    name = workspace.dataset_name(wanted)
+    name = workspace.dataset_name(id_or_name)
     folder = workspace.raw / name
     spec = read_dataset_json(folder / "dataset.json")
     cases = training_cases(folder, spec)
@@ -59,10 +60,10 @@ def keep_up_splits(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]
         add: put them in, groups kept together; see `add_new_cases`.
     """
     folder = workspace.preprocessed / spec.name
-    found = add_new_cases(folder, cases, groups_of(workspace, spec, cases)) if add else new_cases(folder, cases)
-    if not found:
+    in_no_fold = add_new_cases(folder, cases, groups_of(workspace, spec, cases)) if add else new_cases(folder, cases)
+    if not in_no_fold:
         return
-    what = f"{len(found)} {'case' if len(found) == 1 else 'cases'}, first '{found[0]}'"
+    what = f"{len(in_no_fold)} {'case' if len(in_no_fold) == 1 else 'cases'}, first '{in_no_fold[0]}'"
     if add:
         logger.info(
             "Put %s, into the folds of %s. Folds that are trained already have not seen them.",
@@ -79,11 +80,11 @@ def keep_up_splits(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]
         )
 
 
-def check(workspace: Workspace, wanted: str | int, *, threads: int, quiet: bool = False) -> CheckReport:
+def check(workspace: Workspace, id_or_name: str | int, *, threads: int, quiet: bool = False) -> CheckReport:
     """Find everything that is wrong with a raw dataset, before anything of it is used."""
     from samunet.checking.run import check_dataset  # draws with matplotlib, which takes a while to load
 
-    return check_dataset(workspace.raw / workspace.dataset_name(wanted), threads=threads, quiet=quiet)
+    return check_dataset(workspace.raw / workspace.dataset_name(id_or_name), threads=threads, quiet=quiet)
 
 
 def extract(
@@ -94,9 +95,9 @@ def extract(
     if (
         path.is_file()
         and not clean
-        and (known := _kept_fingerprint(path, dataset, threads=threads, quiet=quiet)) is not None
+        and (kept := _kept_fingerprint(path, dataset, threads=threads, quiet=quiet)) is not None
     ):
-        return known
+        return kept
     fingerprint = extract_fingerprint(dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet)
     write_json(path, fingerprint)
     return fingerprint
@@ -105,12 +106,12 @@ def extract(
 def _kept_fingerprint(path: Path, dataset: RawDataset, *, threads: int, quiet: bool) -> Fingerprint | None:
     """Return a saved fingerprint if it has today's form and is of the very same files."""
     try:
-        known = decode(Fingerprint, read_json(path), path.name)
+        fingerprint = decode(Fingerprint, read_json(path), path.name)
     except ConfigError:
         logger.info("%s does not fit this version of samunet; measuring the dataset again.", path)
         return None
-    if not describes(known, dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet):
+    if not describes(fingerprint, dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet):
         logger.info("The dataset has changed since %s was made; measuring again.", path)
         return None
     logger.info("Using the fingerprint %s (--clean measures again).", path)
-    return known
+    return fingerprint

@@ -27,8 +27,9 @@ from samunet.checkpoints.file import (
 from samunet.core.codec import atomic_path, write_json
 from samunet.core.dataset import read_dataset_json
 from samunet.core.labels import Labels
+from samunet.core.names import DEFAULT_TRAINER
 from samunet.core.plan import Configuration, Plan, load_plan, save_plan
-from samunet.core.results import DEFAULT_TRAINER, FINAL, model_folder
+from samunet.core.results import FINAL, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
 from samunet.models.sam_with_sites import AdaptedSAM

@@ -50,26 +50,26 @@ def gather(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def lines(found: dict[str, Any]) -> Sequence[str]:
+def lines(facts: dict[str, Any]) -> Sequence[str]:
     """Return what `gather` found as lines for people."""
-    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
-    gpus = "; ".join(found["gpus"]) or "none seen"
-    text = [f"samunet {found['samunet']}, Python {found['python']}, {found['system']}", f"packages: {packages}"]
-    text += [f"CPUs: {found['cpus']}; NVIDIA GPUs: {gpus}", f"methods: {', '.join(found['methods'])}"]
-    text += [f"{name}: {path or 'not set'}" for name, path in found["folders"].items()]
-    text.append("datasets:" if found["datasets"] else "datasets: none")
-    for name, parts in found["datasets"].items():
+    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items() if version)
+    gpus = "; ".join(facts["gpus"]) or "none seen"
+    text = [f"samunet {facts['samunet']}, Python {facts['python']}, {facts['system']}", f"packages: {packages}"]
+    text += [f"CPUs: {facts['cpus']}; NVIDIA GPUs: {gpus}", f"methods: {', '.join(facts['methods'])}"]
+    text += [f"{name}: {path or 'not set'}" for name, path in facts["folders"].items()]
+    text.append("datasets:" if facts["datasets"] else "datasets: none")
+    for name, parts in facts["datasets"].items():
         text.append(
             f"  {name}: {'raw' if parts['raw'] else 'no raw data'}; plans: {', '.join(parts['plans']) or 'none'}"
         )
-    text.append("trained models:" if found["models"] else "trained models: none")
-    for model in found["models"]:
+    text.append("trained models:" if facts["models"] else "trained models: none")
+    for model in facts["models"]:
         text.append(
             f"  {model['dataset']}/{model['name']}: folds "
             f"{', '.join(model['folds'])}{'; marked as best' if model['best'] else ''}"
         )
     text.append("SAM checkpoints:")
-    text += [f"  {name}: {path or 'not here'}" for name, path in found["checkpoints"].items()]
+    text += [f"  {name}: {path or 'not here'}" for name, path in facts["checkpoints"].items()]
     return text
 
 
@@ -112,29 +112,29 @@ def _gpus() -> list[str]:
 
 def _datasets(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """Return by name whether raw data are there, and the names of samunet's plans."""
-    found: dict[str, dict[str, Any]] = {}
+    datasets: dict[str, dict[str, Any]] = {}
     for folder in (workspace.raw_folder, workspace.preprocessed_folder):
         for path in sorted(folder.glob("Dataset*_*")) if folder is not None else ():
-            found.setdefault(path.name, {"raw": False, "plans": []})
+            datasets.setdefault(path.name, {"raw": False, "plans": []})
             if folder == workspace.raw_folder:
-                found[path.name]["raw"] = (path / "dataset.json").is_file()
+                datasets[path.name]["raw"] = (path / "dataset.json").is_file()
             if folder == workspace.preprocessed_folder:
-                found[path.name]["plans"] = sorted(
+                datasets[path.name]["plans"] = sorted(
                     plan.stem for plan in path.glob("samunet*.json") if plan.name != FINGERPRINT_FILE
                 )
-    return dict(sorted(found.items()))
+    return dict(sorted(datasets.items()))
 
 
 def _models(workspace: Workspace) -> list[dict[str, Any]]:
     if workspace.results_folder is None:
         return []
-    found = []
+    models = []
     for folder in trained_models(workspace):
         try:
             best = folder in best_models(workspace, folder.parent.name)
         except ConfigError:  # a file that marks nothing
             best = False
-        found.append(
+        models.append(
             {"dataset": folder.parent.name, "name": folder.name, "folds": list(finished_folds(folder)), "best": best}
         )
-    return found
+    return models

@@ -37,24 +37,24 @@ def cases_to_predict(
         DatasetError: an input is absent or holds no image, a name is none of a case, two cases are the same, or an
             image would be overwritten.
     """
-    found: dict[str, Case] = {}
+    cases: dict[str, Case] = {}
     for source in [sources] if isinstance(sources, Path) else sources:
         for case in _cases_of(source, spec, folder):
             check_case_name(case.identifier, source)
-            if found.setdefault(case.identifier, case) != case:
+            if cases.setdefault(case.identifier, case) != case:
                 message = (
-                    f"Two inputs are case '{case.identifier}': {found[case.identifier].images[0]} and "
+                    f"Two inputs are case '{case.identifier}': {cases[case.identifier].images[0]} and "
                     f"{case.images[0]}; rename one."
                 )
                 raise DatasetError(message)
-    for case in found.values():
+    for case in cases.values():
         target = folder / f"{case.identifier}{ending or output_ending(case.images[0], spec.file_ending)}"
         if target.resolve() in {path.resolve() for path in case.images}:
             raise DatasetError(
                 f"The segmentation of '{case.identifier}' would overwrite its image {target}; give another output "
                 "folder."
             )
-    return tuple(found.values())
+    return tuple(cases.values())
 
 
 def _cases_of(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Case, ...]:
@@ -113,9 +113,9 @@ def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     numbered = {path for path in images if CHANNEL_FILE.fullmatch(_stem(path))}
     own = {path for path in images if known_ending(path) == spec.file_ending}
     # Where channels are numbered, other names are faults in the model's own format, and other things in others.
-    chosen = [path for path in images if not numbered or path in numbered or path in own]
-    left = [in_utf8(path.name) for path in files if path not in chosen and path.suffix.lower() not in BESIDE]
-    if chosen and left:
+    taken = [path for path in images if not numbered or path in numbered or path in own]
+    left = [in_utf8(path.name) for path in files if path not in taken and path.suffix.lower() not in BESIDE]
+    if taken and left:
         reason = "no reader knows their ending, or their names lack _0000"
         logger.info(
             "%s: not taken for images: %s (%s).",
@@ -124,11 +124,11 @@ def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
             reason,
         )
     named: dict[str, Path] = {}
-    for path in chosen:
+    for path in taken:
         other = named.setdefault(_stem(path), path)
         if other != path:
             raise DatasetError(f"{other} and {path.name} would be one image; rename or remove one of them.")
-    if numbered or (named and len(spec.channels) > 1 and not _holds_all_channels(chosen[0], spec)):
+    if numbered or (named and len(spec.channels) > 1 and not _holds_all_channels(taken[0], spec)):
         return channels_by_case(named, source, spec.file_ending)
     return {name: (path,) for name, path in named.items()}
 
@@ -167,18 +167,18 @@ def _series_in(source: Path) -> dict[str, tuple[Path, ...]]:
         for folder in folders
         if not any(path.is_relative_to(folder) for path in series) and not any(map(known_ending, folder.iterdir()))
     ]
-    found = sorted({*series, *empty})
-    return {"_".join(path.relative_to(source).parts) or source.resolve().name: (path,) for path in found}
+    case_folders = sorted({*series, *empty})
+    return {"_".join(path.relative_to(source).parts) or source.resolve().name: (path,) for path in case_folders}
 
 
 def _where(source: Path) -> str:
     """Say which folders below hold images, the nearest first."""
-    found = [
+    with_images = [
         Path(parent).relative_to(source)
         for parent, _, names in os.walk(source)
         if any(known_ending(Path(name)) for name in names)
     ]
-    nearest = sorted((path for path in found if path.parts), key=lambda path: (len(path.parts), path))
+    nearest = sorted((path for path in with_images if path.parts), key=lambda path: (len(path.parts), path))
     if not nearest:
         return ""
     more = ", ..." if len(nearest) > MOST_NAMES else ""

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from samunet.core.codec import decode, read_json
 from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.fingerprint import Fingerprint
-from samunet.core.geometry import Shape, Triple
 from samunet.core.labels import left_right_pairs
 from samunet.core.plan import (
-    DEFAULT_PLANS_NAME,
     MOVE_PLANS,
-    Configuration,
     Plan,
-    Topology,
     check_plans_name,
     load_plan,
     parse_configuration_name,
     save_plan,
 )
-from samunet.core.workspace import Workspace, dataset_id
+from samunet.core.workspace import FINGERPRINT_FILE, Workspace, dataset_id
 from samunet.errors import ConfigError, DatasetError, PlanningError
-from samunet.models.spec import NetworkSpec
-from samunet.ops.normalize import scheme_for
-from samunet.pipeline.datasets import FINGERPRINT_FILE, RawDataset, open_dataset
+from samunet.pipeline.datasets import RawDataset, open_dataset
+from samunet.pipeline.estimating import TRAINED_IN, estimate_gib, planned_method
 from samunet.planning.known import refuse_unknown_names
-from samunet.planning.planners.default import ConvolutionalPath, PlannedMethod, Target
+from samunet.planning.options import PlanOptions as PlanOptions
+from samunet.planning.planners.default import Target
 from samunet.planning.planners.default import plan as make_plan
 from samunet.preprocessing.run import preprocess_dataset
 from samunet.sam.backbones import Backbone, backbone_named
@@ -45,38 +41,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIGURATIONS = ("3d_adapter", "2d_adapter")
 EMBEDDED_BACKBONE, OFFICIAL_BACKBONE = "vit_tiny", "vit_b"  # what -backbone auto chooses between
-# Memory of a training step, of that in mixed precision; see benchmarks/memory_model.py.
-MEMORY_FACTORS = {"mixed": 1.0, "fp32": 1.45}
 MOST_MEASUREMENTS = 4
-TRAINED_IN = {"mixed": "auto", "fp32": "fp32"}  # a training's own names
-WHERE_IT_RAN_OUT = (
-    0.75  # share of the estimate to plan for next, when a step ran out of memory and nobody knows by how much
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanOptions:
-    """What a user may ask of a plan."""
-
-    plans_name: str = DEFAULT_PLANS_NAME
-    memory_gib: float = 8.0
-    """Memory of the GPU to plan for."""
-    precision: str = "mixed"
-    """One of MEMORY_FACTORS."""
-    spacing: Triple | None = None
-    """mm, in the files' axis order; overrides the rule."""
-    keep_orientation: bool = False
-    """Leave the axes of all files as they are, also where cases differ."""
-    backbone: str = "auto"
-    weights: str | None = None
-    """SAM checkpoint in the official layout: a path, or the name of an official one."""
-    sha256: str | None = None
-    """SHA-256 of a checkpoint that is none of the official ones."""
-
-    def __post_init__(self) -> None:
-        check_plans_name(self.plans_name)
-        if self.precision not in MEMORY_FACTORS:
-            raise ConfigError(f"A plan's precision is one of {', '.join(MEMORY_FACTORS)}; got '{self.precision}'.")
+# Share of the estimate to plan for next, when a step ran out of memory and nobody knows by how much.
+WHERE_IT_RAN_OUT = 0.75
 
 
 def plan(
@@ -261,16 +228,16 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
         ) from None
     if fingerprint.planar and dimensions == 3:
         raise ConfigError(f"{saved.dataset} holds 2D images, so configuration '{name}' does not exist; use 2d_adapter.")
-    known = next(iter(saved.configurations.values()))
+    planned = next(iter(saved.configurations.values()))
     options = PlanOptions(
         plans_name=saved.plans_name,
         memory_gib=saved.memory_gib,
-        precision=saved.precision,
+        precision="fp32" if saved.precision == "fp32" else "mixed",
         spacing=saved.asked_spacing,
         keep_orientation=saved.orientation is None,
-        backbone=known.backbone,
-        weights=known.weights,
-        sha256=known.weights_sha256,
+        backbone=planned.backbone,
+        weights=planned.weights,
+        sha256=planned.weights_sha256,
     )
     spec = read_dataset_json(workspace.raw / saved.dataset / "dataset.json")
     made = _plan(workspace, spec, fingerprint, options, (name,), saved.reader)
@@ -298,18 +265,6 @@ def preprocess(
         folder, dataset.spec, dataset.cases, plan, configuration, dataset.reader, threads=threads, quiet=quiet
     )
     return folder
-
-
-def estimate_gib(configuration: Configuration, spec: DatasetSpec, precision: str = "mixed") -> float:
-    """Return the planner's estimate of the memory of one training step in GiB."""
-    name, backbone = f"{configuration.dimensions}d_{configuration.variant}", backbone_named(configuration.backbone)
-    weights = configuration.weights is not None
-    method = _method(
-        name, spec, backbone, pretrained=weights, precision=precision, options=configuration.variant_options
-    )
-    return method.cost(
-        configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size
-    )
 
 
 def _refuse_other_dataset(plan: Plan, dataset: str, where: str) -> None:
@@ -349,7 +304,7 @@ def _plan(
         reader=reader,
     )
     methods = {
-        name: _method(name, spec, backbone, pretrained=weights is not None, precision=options.precision)
+        name: planned_method(name, spec, backbone, pretrained=weights is not None, precision=options.precision)
         for name in names
     }
     return make_plan(fingerprint, spec, target, methods)
@@ -381,53 +336,3 @@ def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Bac
         else ""
     )
     return backbone, weights, sha256, f"{backbone.name} with the pretrained weights {weights.name}{choice}"
-
-
-def _method(
-    name: str,
-    spec: DatasetSpec,
-    backbone: Backbone,
-    *,
-    pretrained: bool,
-    precision: str = "mixed",
-    options: Mapping[str, Any] = {},
-) -> PlannedMethod:
-    dimensions, variant_name = parse_configuration_name(name)
-    variant = load_variant(variant_name)
-    where = f"configuration option variant_options of {variant_name}"
-    config = variant.read(options, where)
-    schemes = tuple(scheme_for(channel) for channel in spec.channels)
-
-    def spec_of(topology: Topology, patch: Shape, scale: float) -> NetworkSpec:
-        return NetworkSpec(
-            schemes=schemes,
-            labels=spec.labels,
-            spacing=(1.0, 1.0, 1.0),
-            patch_size=patch,
-            encoder_scale=scale,
-            topology=topology,
-            pretrained=pretrained,
-        )
-
-    def cost(topology: Topology, patch: Shape, scale: float, batch: int, config: Any = config) -> float:
-        return MEMORY_FACTORS[precision] * variant.cost(spec_of(topology, patch, scale), backbone, batch, config)
-
-    convolutions, path = None, variant.convolutions
-    if path is not None:
-        alone, operations = variant.read({**options, **path.without_encoder}, where), path.operations
-        convolutions = ConvolutionalPath(
-            cost=lambda topology, patch, batch: cost(topology, patch, 1.0, batch, alone),
-            work=lambda topology, patch, scale: operations(spec_of(topology, patch, scale), backbone, config),
-        )
-    sparing = None
-    if path is not None and not options:
-        sparing = _method(name, spec, backbone, pretrained=pretrained, precision=precision, options=path.sparing)
-    return PlannedMethod(
-        variant=variant_name,
-        dimensions=dimensions,
-        preferred=variant.preferred,
-        cost=cost,
-        convolutions=convolutions,
-        options=options,
-        sparing=sparing,
-    )

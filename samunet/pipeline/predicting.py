@@ -24,7 +24,8 @@ from samunet.core.units import readable
 from samunet.errors import ConfigError, DatasetError, SamunetError
 from samunet.imageio import known_ending, output_ending, reader_of_image, writer_for
 from samunet.inference.extras import UNCERTAINTY, Extras
-from samunet.inference.files import FileOptions, Outcome, predict_cases
+from samunet.inference.files import FileOptions as FileOptions
+from samunet.inference.files import Outcome, predict_cases
 from samunet.inference.predictor import Predictor
 from samunet.inference.prompted_predictor import refuse_unfitting_prompts
 
@@ -61,13 +62,13 @@ def predict(
     with held(folder, share=share):
         _check_prompts(options.prompts, predictor, cases, folder)
         options = _within_memory(options, predictor)
-        wanted = [case for case in cases if not (skip_existing and _is_done(folder, case, predictor, options))]
-        if len(wanted) < len(cases):
-            logger.info("%d of %d cases are already predicted.", len(cases) - len(wanted), len(cases))
+        to_predict = [case for case in cases if not (skip_existing and _is_done(folder, case, predictor, options))]
+        if len(to_predict) < len(cases):
+            logger.info("%d of %d cases are already predicted.", len(cases) - len(to_predict), len(cases))
         write_json(folder / "dataset.json", _description(cases, predictor, options))
         save_plan(folder / "plans.json", predictor.plan)
         extras = Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics)
-        return predict_cases(predictor, wanted, folder, options, extras)
+        return predict_cases(predictor, to_predict, folder, options, extras)
 
 
 def predict_to_file(predictor: Predictor, cases: Sequence[Case], file: Path, options: FileOptions) -> Outcome:

@@ -51,8 +51,6 @@ class PretrainOptions:
     resume: bool = False
     overwrite: bool = False
     """A pretraining from the beginning may replace a finished one."""
-    start: Path | None = None
-    """Weights of another pretraining to start from, as far as they fit; a 2D one's fit in 3D."""
     run: RunConfig = RunConfig()
     rank: int = 0
     processes: int = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from samunet.checkpoints.file import Checkpoint, check_frozen_weights, load_chec
 from samunet.core.codec import decode, encode, write_json
 from samunet.core.dataset import DatasetSpec
 from samunet.core.parts import is_part, remove_part
-from samunet.core.plan import DEFAULT_PLANS_NAME, Plan, changed_for_training, load_plan, save_plan
+from samunet.core.plan import Plan, changed_for_training, load_plan, save_plan
 from samunet.core.results import BEST, FINAL, LATEST
 from samunet.core.workspace import Workspace
 from samunet.data.augmentation import Augmentation
@@ -31,8 +31,9 @@ from samunet.machine.hardware import (
     use_fast_fp32_products,
 )
 from samunet.models.segmenter import PromptedSegmenter, SlabSegmenter
+from samunet.pipeline.options import TrainOptions
 from samunet.planning.splits import Split
-from samunet.training.config import RunConfig, TrainingConfig
+from samunet.training.config import TrainingConfig
 from samunet.training.log import RECORDS, TEXT, TrainingLog
 from samunet.training.optimizer import make_optimizer
 from samunet.training.processes import Processes
@@ -46,38 +47,6 @@ from samunet.variants.network import build_network
 logger = logging.getLogger(__name__)
 
 FREE = ("workers", "compile")  # settings on which the weights do not depend but for rounding
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Which training, and what to do around it."""
-
-    configuration: str
-    fold: str
-    plans_name: str = DEFAULT_PLANS_NAME
-    device: str | None = None
-    resume: bool = False
-    extend: int = 0
-    """Epochs to add to a training that is continued."""
-    overwrite: bool = False
-    """A training from the beginning may replace a finished one, whose model stays until the new one is there."""
-    pretrained: Path | None = None
-    """A checkpoint of samunet whose weights training starts from, as far as they fit."""
-    variation: str = ""
-    """Added to the name of the fold's folder, so that a fold can be trained more than once."""
-    only_validate: bool = False
-    validate_best: bool = False
-    """Validate checkpoint_best instead of checkpoint_final."""
-    save_checkpoints: bool = True
-    validate: bool = True
-    """Predict and score the validation cases at the end; needs checkpoints."""
-    save_probabilities: bool = False
-    run: RunConfig = RunConfig()
-    rank: int = 0
-    """Number of this process, where several train one model."""
-    processes: int = 1
-    command: tuple[str, ...] = ()
-    """What the user typed, for debug.json."""
 
 
 def settle(

@@ -89,9 +89,10 @@ def prompts_from_references(
                 )
         return CasePrompts(structures=structures)
 
-    found = each(of_case, cases, threads=threads, title="Making prompts", quiet=True)
+    prompts_of_cases = each(of_case, cases, threads=threads, title="Making prompts", quiet=True)
     return PromptFile(
-        cases={case.identifier: prompts for case, prompts in zip(cases, found, strict=True)}, origin=clicking.origin
+        cases={case.identifier: prompts for case, prompts in zip(cases, prompts_of_cases, strict=True)},
+        origin=clicking.origin,
     )
 
 
@@ -125,9 +126,9 @@ def _clicks(mask: np.ndarray, clicking: Clicking, random: np.random.Generator) -
     for place in np.flatnonzero(planes.any((1, 2))):
         plane = np.ascontiguousarray(planes[place])
         inside = np.argwhere(plane)
-        chosen = [np.unravel_index(np.argmax(edt.edt(plane, black_border=True)), plane.shape)]
-        chosen += list(inside[random.choice(len(inside), min(clicking.points - 1, len(inside)), replace=False)])
-        points += [tuple(float(x) for x in np.insert(voxel, clicking.axis, place)[::-1]) for voxel in chosen]
+        clicked = [np.unravel_index(np.argmax(edt.edt(plane, black_border=True)), plane.shape)]
+        clicked += list(inside[random.choice(len(inside), min(clicking.points - 1, len(inside)), replace=False)])
+        points += [tuple(float(x) for x in np.insert(voxel, clicking.axis, place)[::-1]) for voxel in clicked]
     return StructurePrompts(points=tuple(points))
 
 

@@ -29,8 +29,9 @@ from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.machine.hardware import choose_device
 from samunet.machine.progress import each
 from samunet.pipeline.datasets import groups_of, keep_up_splits, open_dataset
+from samunet.pipeline.options import TrainOptions
 from samunet.pipeline.planning import open_plan, resolve
-from samunet.pipeline.run import TrainOptions, build_trainer, settings_to_train, settle
+from samunet.pipeline.run import build_trainer, settings_to_train, settle
 from samunet.pipeline.simulated_prompts import prompts_for_validation
 from samunet.planning.splits import Split, split_for_fold
 from samunet.preprocessing.run import check_made_by
@@ -148,15 +149,15 @@ def train_seeds(
     model = model_folder(workspace, dataset_name, options.plans_name, options.configuration)
     dice: dict[str, list[float | None]] = {}
     for seed in range(first, first + count):
-        chosen = replace(options, variation="" if seed == first else f"_seed_{seed}", validate=True)
-        folder = model / f"fold_{options.fold}{chosen.variation}"
+        of_seed = replace(options, variation="" if seed == first else f"_seed_{seed}", validate=True)
+        folder = model / f"fold_{options.fold}{of_seed.variation}"
         scores = folder / (VALIDATION_BEST if options.validate_best else VALIDATION) / SUMMARY
         done = is_finished(folder) and not options.overwrite
         if done:
             all_settings = {**encode(TrainingConfig(**settings)), "seed": seed}
             settings_to_train(all_settings, load_checkpoint(folder / FINAL), folder, planned_batch=planned_batch)
         if not (done and scores.is_file()):
-            train(workspace, dataset_name, {**settings, "seed": seed}, replace(chosen, only_validate=done))
+            train(workspace, dataset_name, {**settings, "seed": seed}, replace(of_seed, only_validate=done))
         if not is_finished(folder):
             return None
         summary = read_summary(scores)
@@ -165,10 +166,10 @@ def train_seeds(
             dice.setdefault(name, []).append(None if math.isnan(metrics.dice) else metrics.dice)
     spread = {}
     for name, values in dice.items():
-        known = [value for value in values if value is not None]
-        if known:
-            deviation = statistics.stdev(known) if len(known) > 1 else None
-            spread[name] = Spread(mean=statistics.fmean(known), standard_deviation=deviation, each=tuple(values))
+        defined = [value for value in values if value is not None]
+        if defined:
+            deviation = statistics.stdev(defined) if len(defined) > 1 else None
+            spread[name] = Spread(mean=statistics.fmean(defined), standard_deviation=deviation, each=tuple(values))
             logger.info(
                 "Dice of %s over %d seeds: %.4f, standard deviation %.4f",
                 name,
@@ -233,26 +234,28 @@ def validate(
         weights_folders=workspace.weights_folders,
     )
     dataset = open_dataset(workspace, dataset_name)
-    chosen = [case for case in dataset.cases if case.identifier in set(identifiers)]
+    cases = [case for case in dataset.cases if case.identifier in set(identifiers)]
     target = folder / (VALIDATION_BEST if options.validate_best else VALIDATION)
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
     prompts = None
     if isinstance(predictor, PromptedPredictor):
-        prompts = prompts_for_validation(predictor, chosen, dataset)
+        prompts = prompts_for_validation(predictor, cases, dataset)
     files = FileOptions(save_probabilities=options.save_probabilities, prompts=prompts, ending=dataset.spec.file_ending)
-    if failures := predict_cases(predictor, chosen, target, files).failures:
+    if failures := predict_cases(predictor, cases, target, files).failures:
         raise DatasetError(
             f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}"
         )
     labels = dataset.spec.labels
 
     def score(case: Case) -> CaseScore:
+        if case.label is None:
+            raise DatasetError(f"Case '{case.identifier}' has no reference; add it to the dataset, or remove the case.")
         prediction = target / f"{case.identifier}{dataset.spec.file_ending}"
         return score_case(
             case.label, prediction, targets=targets_from_labels(labels), ignore=labels.ignore, reader=dataset.reader
         )
 
-    scored = each(score, chosen, threads=os.cpu_count() or 1, title="Scoring")
+    scored = each(score, cases, threads=os.cpu_count() or 1, title="Scoring")
     summary = summarize(scored, None if prompts is None else prompts.origin)
     write_summary(target / SUMMARY, summary)
     return summary

@@ -82,30 +82,32 @@ def find_checkpoint(checkpoint: OfficialCheckpoint, folders: Sequence[Path]) -> 
     return next((folder / checkpoint.file for folder in folders if (folder / checkpoint.file).is_file()), None)
 
 
-def find_weights(wanted: str, folders: Sequence[Path]) -> Path:
+def find_weights(path_or_name: str, folders: Sequence[Path]) -> Path:
     """Turn a path or the name of an official checkpoint, from a user or a plan, into an existing file's absolute path.
 
     Args:
-        wanted: a path, or a name of `CHECKPOINTS`.
+        path_or_name: a path, or a name of `CHECKPOINTS`.
         folders: where a file of that name is looked for when the path does not exist, in this order.
 
     Raises:
         WeightsAbsentError: there is no such file.
     """
-    path = Path(os.path.expanduser(wanted))  # Path's own raises where there is no such user
-    known = _official(path.name)
-    name = known.file if known else path.name
+    path = Path(os.path.expanduser(path_or_name))  # Path's own raises where there is no such user
+    official = _official(path.name)
+    name = official.file if official else path.name
     for candidate in (path, *(folder / name for folder in folders)):
         if candidate.is_file():
             return candidate.resolve()
     looked = f"looked for {name} in {', '.join(map(str, folders))}" if folders else "no folder of checkpoints is known"
-    if known is None:
+    if official is None:
         names = ", ".join(checkpoint.name for checkpoint in CHECKPOINTS)
         raise WeightsAbsentError(
-            f"Weights file {wanted} does not exist ({looked}). Put it there, or give another path or one of {names}."
+            f"Weights file {path_or_name} does not exist ({looked}). Put it there, or give another path or "
+            f"one of {names}."
         )
     raise WeightsAbsentError(
-        f"Checkpoint {known.name} is not on this machine ({looked}). Get it with: samunet_weights download {known.name}"
+        f"Checkpoint {official.name} is not on this machine ({looked}). Get it with: samunet_weights download "
+        f"{official.name}"
     )
 
 
@@ -118,7 +120,7 @@ def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path]
     Raises:
         CheckpointError: the file has another hash, or there is none to compare with.
     """
-    found = file_sha256(path)
+    sha256 = file_sha256(path)
     official = next((checkpoint for checkpoint in CHECKPOINTS if path.name == checkpoint.file), None)
     recorded = (
         recorded_sha256(path)
@@ -126,17 +128,17 @@ def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path]
         else None
     )
     expected = (official.sha256 if official is not None else None) or given or recorded
-    if expected is not None and expected.lower() != found:
+    if expected is not None and expected.lower() != sha256:
         raise CheckpointError(
-            f"Weights file {path} has SHA-256 {found}, expected {expected}. It is damaged or another file; get it "
+            f"Weights file {path} has SHA-256 {sha256}, expected {expected}. It is damaged or another file; get it "
             "again."
         )
-    if expected is None and found not in {checkpoint.sha256 for checkpoint in CHECKPOINTS}:
+    if expected is None and sha256 not in {checkpoint.sha256 for checkpoint in CHECKPOINTS}:
         raise CheckpointError(
-            f"Weights file {path} is none of SAM's official checkpoints (SHA-256 {found}). If you trust it, say so by "
-            f"giving its hash: --sha256 {found}"
+            f"Weights file {path} is none of SAM's official checkpoints (SHA-256 {sha256}). If you trust it, say so by "
+            f"giving its hash: --sha256 {sha256}"
         )
-    return found
+    return sha256
 
 
 def refuse_foreign(name: str, sha256: str | None) -> None:
@@ -147,10 +149,10 @@ def refuse_foreign(name: str, sha256: str | None) -> None:
             f"'{name}' is the name of a record of hashes, which {name.removesuffix(RECORD_ENDING)} would be trusted by."
         )
     if official is not None and (official.sha256 is None or official.sha256 != sha256):
-        known = f"has the published SHA-256 {official.sha256}" if official.sha256 else "has no published hash"
+        published = f"has the published SHA-256 {official.sha256}" if official.sha256 else "has no published hash"
         raise CheckpointError(
-            f"A file '{name}' with SHA-256 {sha256} is not taken from others: {official.name} {known}. Bring it with "
-            "samunet_weights."
+            f"A file '{name}' with SHA-256 {sha256} is not taken from others: {official.name} {published}. Bring it "
+            "with samunet_weights."
         )
 
 

@@ -64,22 +64,22 @@ def _download(
         raise WeightsAbsentError(
             f"{checkpoint.name} cannot be downloaded ({_reason(error)}). {by_hand(checkpoint, target)}"
         ) from None
-    found = file_sha256(part)
-    if expected is not None and found != expected:
+    sha256 = file_sha256(part)
+    if expected is not None and sha256 != expected:
         part.unlink()
         raise CheckpointError(
-            f"What came from {checkpoint.url} has SHA-256 {found}, expected {expected}; it was removed. Try again, or "
+            f"What came from {checkpoint.url} has SHA-256 {sha256}, expected {expected}; it was removed. Try again, or "
             "from another network."
         )
-    if expected is None and not accept(found):
+    if expected is None and not accept(sha256):
         raise CheckpointError(
-            f"No SHA-256 of {checkpoint.name} is published, and {found} of the file that came was not accepted. If you "
-            f"trust it: samunet_weights download {checkpoint.name} --sha256 {found}"
+            f"No SHA-256 of {checkpoint.name} is published, and {sha256} of the file that came was not accepted. If "
+            f"you trust it: samunet_weights download {checkpoint.name} --sha256 {sha256}"
         )
     if checkpoint.sha256 is None:
-        record_sha256(target, found)
+        record_sha256(target, sha256)
     os.replace(part, target)
-    return found
+    return sha256
 
 
 def by_hand(checkpoint: OfficialCheckpoint, target: Path) -> str:

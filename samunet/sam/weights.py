@@ -57,15 +57,15 @@ def load_weights(sam: Sam, backbone: Backbone, path: Path) -> LoadReport:
     """
     stored = read_tensors(path)
     _check_backbone(stored, backbone, path)
-    wanted = sam.state_dict()
-    fitted = {name: _fit(name, tensor, wanted[name].shape) for name, tensor in stored.items() if name in wanted}
-    misfitting = tuple(name for name, tensor in fitted.items() if tensor.shape != wanted[name].shape)
+    own = sam.state_dict()
+    fitted = {name: _fit(name, tensor, own[name].shape) for name, tensor in stored.items() if name in own}
+    misfitting = tuple(name for name, tensor in fitted.items() if tensor.shape != own[name].shape)
     resized = tuple(name for name in fitted if fitted[name] is not stored[name])
     report = LoadReport(
         loaded=tuple(name for name in fitted if name not in {*resized, *misfitting}),
         resized=resized,
-        missing=tuple(sorted(set(wanted) - set(stored))),
-        unexpected=tuple(sorted(set(stored) - set(wanted))),
+        missing=tuple(sorted(set(own) - set(stored))),
+        unexpected=tuple(sorted(set(stored) - set(own))),
         misfitting=misfitting,
     )
     if report.missing or report.unexpected or report.misfitting:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from samunet.core.codec import encode
 from samunet.core.ranges import OneOf, Within, check_ranges
 from samunet.errors import ConfigError, did_you_mean
+from samunet.machine.precision import PRECISIONS
 
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 AUGMENTATIONS = ("default", "none")
 AtLeastOne = Annotated[int, Within(1)]
 NotNegative = Annotated[int, Within(0)]
@@ -17,7 +17,7 @@ Amount = Annotated[float, Within(0)]
 Rate = Annotated[float, Within(0, above=True)]
 Fraction = Annotated[float, Within(0, 1, below=True)]
 WITHOUT_EFFECT = ("workers",)  # settings on which not a bit of a training depends
-LOGS = ("tensorboard", "mlflow", "wandb")
+LOG_PROGRAMS = ("tensorboard", "mlflow", "wandb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +108,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_ranges(self, "Training setting")
         for name in self.logs:
-            if name not in LOGS:
-                raise ConfigError(f"There is no log '{name}'.{did_you_mean(name, LOGS)}")
+            if name not in LOG_PROGRAMS:
+                raise ConfigError(f"There is no log '{name}'.{did_you_mean(name, LOG_PROGRAMS)}")
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -128,7 +128,8 @@ def deciding_settings(config: TrainingConfig, precision: str) -> dict[str, Any]:
     }
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+Preset = Literal["ma_sam"]
+PRESETS: dict[Preset, dict[str, Any]] = {
     "ma_sam": {
         "epochs": 400,
         "stop_epoch": 300,

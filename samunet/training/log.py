@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from samunet.core.codec import atomic_path, parse_json, write_text
 from samunet.errors import ConfigError
+from samunet.machine.progress import readable_seconds
 from samunet.training.sinks import Sink
 
 logger = logging.getLogger(__name__)
@@ -125,13 +126,41 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """Return the epochs of a log.jsonl; lines that are none, as of a process that was killed while it wrote, are left
     out.
     """
-    found = []
+    records = []
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         with suppress(ConfigError):
             record = parse_json(line, path.name)
             if isinstance(record, dict) and type(record.get("epoch")) is int:
-                found.append(record)
-    return found
+                records.append(record)
+    return records
+
+
+def epoch_line(
+    epoch: str,
+    values: Mapping[str, float],
+    of_class: Mapping[str, float],
+    *,
+    seconds: float,
+    waited: float,
+    left: float | None,
+) -> str:
+    """Return a line on an epoch for people.
+
+    Args:
+        epoch: its number, and of how many.
+        values: what is logged of it.
+        of_class: Dice of each class or region.
+        seconds: that it took.
+        waited: seconds of them, for data.
+        left: seconds to the end of the training, where they are known.
+    """
+    return (
+        f"epoch {epoch}: training loss {values['train_loss']:.4f}, validation loss "
+        f"{values['val_loss']:.4f}, Dice {values['mean_fg_dice']:.3f} "
+        f"({', '.join(f'{name} {dice:.3f}' for name, dice in of_class.items())}), "
+        f"{seconds:.1f} s, {100 * waited / seconds:.0f} % waiting for data"
+        + (f", {readable_seconds(left)} left" if left is not None else "")
+    )
 
 
 def _number(value: object) -> float:

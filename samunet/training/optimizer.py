@@ -1,4 +1,4 @@
-"""The optimizer of every training."""
+"""The optimizer of every training, and the learning rates of its parameter groups."""
 
 from __future__ import annotations
 
@@ -27,3 +27,17 @@ def make_optimizer(model: SlabSegmenter, config: TrainingConfig) -> torch.optim.
                     }
                 )
     return torch.optim.AdamW(groups, fused=True)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Give every group its peak rate times a factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def rates_of(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return the learning rates as logs name them, the largest of each part."""
+    return {
+        "learning_rate" if group["part"] == "head" else f"{group['part']}_learning_rate": group["lr"]
+        for group in sorted(optimizer.param_groups, key=lambda group: group["lr"])
+    }

@@ -37,6 +37,7 @@ class Pace:
         epochs: among which they are divided.
         clock: seconds, see `training_clock`.
         saved: `state` of a training that goes on.
+        epoch: in which it goes on.
         compiled: the first step compiles the network and tells nothing.
     """
 
@@ -49,9 +50,11 @@ class Pace:
         clock: Callable[[], float],
         saved: dict[str, Any] | None = None,
         *,
+        epoch: int = 0,
         compiled: bool = False,
     ) -> None:
         self.budget, self.epochs, self.clock, self.compiled = 60 * minutes, epochs, clock, compiled
+        self.epoch = epoch
         saved = saved or {"seconds": 0.0, "first_step": 0, "steps": FIRST_STEPS, "began": 0.0}
         self.before: float = saved["seconds"]
         self.began: float = saved["began"]
@@ -123,7 +126,7 @@ class Pace:
                 "give more minutes, fewer epochs or a smaller batch."
             )
         self.first_step += self.steps
-        self.steps, self.began = max(1, round(share / each)), now
+        self.steps, self.began, self.epoch = max(1, round(share / each)), now, epoch
 
     @property
     def seconds_left(self) -> float:

@@ -17,6 +17,10 @@ class Schedule(Protocol):
     """Divides a training into epochs of steps, and says when it will end."""
 
     @property
+    def epoch(self) -> int:
+        """The epoch that runs, from 0."""
+
+    @property
     def first_step(self) -> int:
         """The first step of the epoch that runs."""
 
@@ -107,11 +111,20 @@ class FixedEpochs:
 
 def schedule_of(config: TrainingConfig, device: torch.device, saved: CheckpointState | None) -> Schedule:
     """Return the schedule of a training, which goes on where `saved` was."""
+    step, epoch = (saved.step, saved.epoch) if saved is not None else (0, 0)
     if config.minutes:
         clock, pace = training_clock(device), saved.pace if saved is not None else None
-        return Pace(config.minutes, config.last_epoch, clock, pace, compiled=config.compile)
-    step, epoch = (saved.step, saved.epoch) if saved is not None else (0, 0)
+        return Pace(config.minutes, config.last_epoch, clock, pace, epoch=epoch, compiled=config.compile)
     return FixedEpochs(config, device.type, step=step, epoch=epoch)
+
+
+def factor_at(step: int, schedule: Schedule, config: TrainingConfig) -> float:
+    """Return the factor on the peak learning rates for a step of the epoch that runs.
+
+    All epochs are taken to have as many steps as this one: only the share of the training that is over matters.
+    """
+    position = schedule.epoch * schedule.steps + step - schedule.first_step
+    return rate_factor(position, config.epochs * schedule.steps, warmup=config.warmup, power=config.decay_power)
 
 
 def rate_factor(step: int, steps: int, *, warmup: float, power: float) -> float:

@@ -81,9 +81,9 @@ class WeightsAndBiases(Sink):
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
         wandb = importlib.import_module(self.module)
         identifier = folder / WANDB_ID
-        known = identifier.read_text(encoding="utf-8").strip() if identifier.is_file() else None
+        earlier_id = identifier.read_text(encoding="utf-8").strip() if identifier.is_file() else None
         self.run = wandb.init(
-            project="samunet", name=name, dir=str(folder), config=dict(settings), id=known, resume="allow"
+            project="samunet", name=name, dir=str(folder), config=dict(settings), id=earlier_id, resume="allow"
         )
         identifier.write_text(f"{self.run.id}\n", encoding="utf-8")
 

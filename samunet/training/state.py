@@ -16,7 +16,7 @@ from samunet.checkpoints.file import (
     optimizer_state,
     trainable_state,
 )
-from samunet.core.results import DEFAULT_TRAINER
+from samunet.core.names import DEFAULT_TRAINER
 from samunet.models.segmenter import SlabSegmenter
 from samunet.training.average import WeightAverage
 from samunet.training.log import TrainingLog

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 FILE = "stop"  # in the fold's folder
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 
 class StopRequest:
@@ -24,7 +26,7 @@ class StopRequest:
         self.file = folder / FILE
         self.until = time.monotonic() + 3600 * max_hours if max_hours else None
         self.signal: str | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
@@ -34,7 +36,7 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def reason(self) -> str | None:
         """Return why the training is to end, or None."""

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import NoReturn
 
 import torch
 from torch import nn
 
-from samunet.checkpoints.file import save_checkpoint, save_tensors
 from samunet.core.batch import Batch
-from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST
+from samunet.core.results import BEST, LATEST
 from samunet.data.loader import naming_dead_workers
-from samunet.errors import CheckpointError, SamunetError
 from samunet.machine.hardware import autocast
-from samunet.machine.progress import bar, readable_seconds
+from samunet.machine.progress import bar
 from samunet.models.segmenter import SlabSegmenter
 from samunet.training.accumulate import backward, split
-from samunet.training.log import DICE, TrainingLog
+from samunet.training.log import DICE, TrainingLog, epoch_line
+from samunet.training.not_finite import refuse_not_finite
+from samunet.training.optimizer import rates_of, set_rates
 from samunet.training.pace import validation_steps
 from samunet.training.processes import Processes
 from samunet.training.run import Run, Sources
-from samunet.training.schedule import rate_factor, schedule_of
-from samunet.training.state import TrainingState, generators_of_all
+from samunet.training.saving import Saver
+from samunet.training.schedule import factor_at, schedule_of
+from samunet.training.state import TrainingState
 from samunet.training.stopping import StopRequest
 from samunet.training.validation import (
     epochs_without_better,
@@ -70,9 +69,10 @@ class SAMTrainer:
         self.schedule = schedule_of(run.config, run.device, run.resume.state if run.resume is not None else None)
         if run.resume is not None:
             self.state.take_up(run.resume, processes.rank)
-            self._set_rates(max(0, self.state.step - 1))  # what the log says of an epoch killed after its last step
+            # What the log says of an epoch that was killed after its last step.
+            set_rates(optimizer, factor_at(max(0, self.state.step - 1), self.schedule, run.config))
         self.taken_up_at = self.state.step
-        self.saved_at = time.monotonic()
+        self.saver = Saver(run, processes)
 
     def train(self) -> bool:
         """Train to the last epoch; returns False when asked to stop before, with everything saved."""
@@ -99,13 +99,7 @@ class SAMTrainer:
 
     def finish(self) -> None:
         """Write checkpoint_final, which takes the place of what a finished training before left in the folder."""
-        if not self.run.saves:
-            return
-        self._save(FINAL)
-        if self.processes.first and (self.run.folder / LATEST).is_file():
-            for name in (VALIDATION, VALIDATION_BEST):  # by the model that was here before
-                shutil.rmtree(self.run.folder / name, ignore_errors=True)
-            (self.run.folder / LATEST).unlink()
+        self.saver.finish(self.state, self.log, self.schedule)
 
     def _train_epoch(self, batches: Iterator[Batch]) -> float | None:
         """Run the rest of the epoch; returns the seconds spent waiting for data, None when asked to stop."""
@@ -123,7 +117,7 @@ class SAMTrainer:
             if forecast is not None:
                 self.log.line(forecast)
             if stop or save:
-                self._save(LATEST)
+                self.saver.save(LATEST, state, self.log, schedule)
             if stop:
                 of = f" of {schedule.total}" if schedule.total is not None else ""
                 reason = self.stopping.reason() or "another process"
@@ -134,7 +128,7 @@ class SAMTrainer:
     def _step(self, batch: Batch) -> tuple[float, bool, bool]:
         """Return the loss of the whole batch, and whether to stop and to save, as all processes agree."""
         config, optimizer, scaler = self.run.config, self.state.optimizer, self.state.scaler
-        self._set_rates(self.state.step)
+        set_rates(optimizer, factor_at(self.state.step, self.schedule, config))
         optimizer.zero_grad(set_to_none=True)
         several = self.processes.count > 1
         loss = backward(
@@ -145,34 +139,17 @@ class SAMTrainer:
             reduce=self.processes.sum if several else None,
             samples=config.batch_size if several else None,
         )
-        asked_to_stop, due = self.stopping.reason() is not None, self.processes.first and self._save_is_due()
+        asked_to_stop, due = self.stopping.reason() is not None, self.saver.is_due(self.state.step + 1)
         numbers = [float(loss), float(asked_to_stop), float(due)]
         total, stop, save = self.processes.sum_gradients(self.trained, numbers)
         scaler.unscale_(optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.trained, config.gradient_clip or math.inf))
-        if not math.isfinite(total) or not (math.isfinite(norm) or scaler.is_enabled()):
-            self._refuse_not_finite(total, norm, batch)
+        refuse_not_finite(total, norm, batch, state=self.state, sources=self.sources, processes=self.processes)
         scaler.step(optimizer)  # which skips a step whose gradient is not finite, and lowers its scale
         scaler.update()
         if self.state.average is not None:
             self.state.average.update(self.state.step)
         return total, stop > 0, save > 0
-
-    def _set_rates(self, step: int) -> None:
-        """Give the optimizer the learning rates of a step of the epoch that runs."""
-        count = self.schedule.steps  # all epochs are taken to have as many; only the share that is over matters
-        position = self.state.epoch * count + step - self.schedule.first_step
-        config = self.run.config
-        factor = rate_factor(position, config.epochs * count, warmup=config.warmup, power=config.decay_power)
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-
-    def _save_is_due(self) -> bool:
-        """Tell whether checkpoint_latest is to be saved after the step that runs."""
-        control = self.run.control
-        late = 0 < 60 * control.save_every_minutes <= time.monotonic() - self.saved_at
-        counted = control.save_every_steps > 0 and (self.state.step + 1) % control.save_every_steps == 0
-        return self.run.saves and (late or counted)
 
     def _validate(self) -> tuple[float, list[float]]:
         """Return the mean loss and the Dice of each foreground class or region over all validation patches together."""
@@ -189,9 +166,10 @@ class SAMTrainer:
 
     def _finish_epoch(self, val_loss: float, dice: list[float], began: float, waited: float) -> None:
         state, log, schedule = self.state, self.log, self.schedule
-        train_loss, mean = state.epoch_loss / schedule.steps, mean_of_present(dice)
+        mean = mean_of_present(dice)
         deciding = smoothed(mean, log.values.get("ema_fg_dice", []))
-        values = {"train_loss": train_loss, "val_loss": val_loss, "mean_fg_dice": mean, "ema_fg_dice": deciding}
+        values = {"train_loss": state.epoch_loss / schedule.steps, "val_loss": val_loss}
+        values |= {"mean_fg_dice": mean, "ema_fg_dice": deciding}
         if self.sources.whole is not None:
             with state.averaged():
                 whole = self.sources.whole() if self.processes.first else 0.0
@@ -200,47 +178,14 @@ class SAMTrainer:
         of_class = {name: value for (name, _), value in zip(self.run.spec.labels.foreground, dice, strict=True)}
         if len(of_class) > 1:
             values |= {f"{DICE}{name}": value for name, value in of_class.items()}
-        for group in sorted(state.optimizer.param_groups, key=lambda group: group["lr"]):
-            name = "learning_rate" if group["part"] == "head" else f"{group['part']}_learning_rate"
-            values[name] = group["lr"]
+        values |= rates_of(state.optimizer)
         state.epoch, state.epoch_loss = state.epoch + 1, 0.0
         schedule.begin_epoch(state.epoch)
         seconds = time.monotonic() - began
         log.epoch(values, {"seconds": seconds, "waiting_seconds": waited})
         left = schedule.seconds_left if state.epoch < self.run.config.last_epoch else None
-        log.line(
-            f"epoch {state.epoch}/{self.run.config.epochs}: training loss {train_loss:.4f}, validation loss "
-            f"{val_loss:.4f}, Dice {mean:.3f} "
-            f"({', '.join(f'{name} {value:.3f}' for name, value in of_class.items())}), "
-            f"{seconds:.1f} s, {100 * waited / seconds:.0f} % waiting for data"
-            + (f", {readable_seconds(left)} left" if left is not None else "")
-        )
+        number = f"{state.epoch}/{self.run.config.epochs}"
+        log.line(epoch_line(number, values, of_class, seconds=seconds, waited=waited, left=left))
         better, state.best_dice = deciding > state.best_dice, max(state.best_dice, deciding)
         for checkpoint in (BEST, LATEST) if better else (LATEST,):
-            self._save(checkpoint)
-
-    def _refuse_not_finite(self, loss: float, norm: float, batch: Batch) -> NoReturn:
-        """End at a loss or gradient that is not a number, before it reaches a weight, and keep the batch."""
-        what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient's norm became {norm}"
-        step, folder = self.state.step, self.run.folder
-        process = f"_process_{self.processes.rank}" if self.processes.count > 1 else ""
-        path = folder / f"not_finite_step_{step}{process}.safetensors"
-        try:
-            save_tensors(path, {"image": batch.image, "label": batch.label})
-            left = f"; its batch is in {path}"
-        except CheckpointError:
-            left = ""
-        raise SamunetError(
-            f"The training {what} in step {step} (epoch {self.state.epoch + 1}), on cases "
-            f"{', '.join(self.sources.cases(step))}{left}. "
-            f"Lower --learning_rate or use --precision fp32; checkpoints in {folder} are from before."
-        )
-
-    def _save(self, name: str) -> None:
-        """Write a checkpoint; all processes call it, since each has generators of its own."""
-        if not self.run.saves:
-            return
-        random = generators_of_all(self.processes, self.run.device)
-        if self.processes.first:
-            save_checkpoint(self.run.folder / name, self.state.checkpoint(self.log, self.schedule, random))
-            self.saved_at = time.monotonic()
+            self.saver.save(checkpoint, state, log, schedule)

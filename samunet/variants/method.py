@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from samunet.models.segmenter import SlabSegmenter
 
 C = TypeVar("C")
-NAME = "METHOD"  # of a method in its module
+ATTRIBUTE = "METHOD"  # of a method in its module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +79,10 @@ class Method(Generic[C]):
         parts = {field.name: field.default for field in fields if dataclasses.is_dataclass(field.default)}
         of_parts = {name: {field.name for field in dataclasses.fields(part)} for name, part in parts.items()}
         own = {field.name for field in fields} - set(parts)
-        known = own.union(*of_parts.values())
+        names = own.union(*of_parts.values())
         for name in options:
-            if name not in known:
-                raise ConfigError(f"{where}: unknown key '{name}'.{did_you_mean(name, known)}")
+            if name not in names:
+                raise ConfigError(f"{where}: unknown key '{name}'.{did_you_mean(name, names)}")
         values: dict[str, Any] = {}
         for name, part in parts.items():
             given = {option: value for option, value in options.items() if option in of_parts[name]}
@@ -104,11 +104,12 @@ def load_variant(name: str) -> Method[Any]:
     place = installed_methods().get(name)
     if place is not None:
         module, _, attribute = place.partition(":")
-        method = getattr(importlib.import_module(module), attribute or NAME, None)
+        method = getattr(importlib.import_module(module), attribute or ATTRIBUTE, None)
         if not isinstance(method, Method):
             raise ConfigError(
                 f"An installed package offers the method '{name}' as {place}, which gives no "
-                f"samunet.variants.method.Method with the name {attribute or NAME}. Update the package, or remove it."
+                f"samunet.variants.method.Method with the name {attribute or ATTRIBUTE}. Update the package, or remove "
+                "it."
             )
         return method
     refuse_unknown_variant(name)

@@ -107,7 +107,7 @@ def test_a_model_that_cannot_be_replaced_stays(packed, elsewhere, monkeypatch):
     assert (folder / "plans.json").read_bytes() == before
 
 
-def rewritten(packed, target, *, change=None, add=None, drop=None, manifest=None):
+def rewritten(packed, target, *, change=None, add=None, drop=None, kind=None, manifest=None):
     """Copy a zip with something wrong in it."""
     with zipfile.ZipFile(packed) as source, zipfile.ZipFile(target, "w") as archive:
         for info in source.infolist():
@@ -116,18 +116,14 @@ def rewritten(packed, target, *, change=None, add=None, drop=None, manifest=None
                 continue
             if change and info.filename.endswith(change):
                 content = bytes([content[0] ^ 1]) + content[1:]
+            if kind and info.filename.endswith("plans.json"):
+                info.external_attr = (kind | 0o777) << 16
             if manifest and info.filename == MANIFEST:
                 content = json.dumps(manifest(json.loads(content))).encode()
             archive.writestr(info, content)
         if add:
             archive.writestr(*add)
     return target
-
-
-def link() -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo("Dataset901_Tiny/link")
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return info
 
 
 def renamed(raw: dict, old: str, new: str) -> dict:
@@ -147,6 +143,8 @@ def renamed(raw: dict, old: str, new: str) -> dict:
         ({"add": ("../../evil.txt", b"x")}, "the path '../../evil.txt', which leads elsewhere"),
         ({"add": ("/etc/evil.txt", b"x")}, "the path '/etc/evil.txt', which leads elsewhere"),
         ({"add": ("a\\..\\evil.txt", b"x")}, "which leads elsewhere"),
+        ({"kind": stat.S_IFLNK}, "holds a link or a device, .*plans.json; a model holds plain files only"),
+        ({"kind": stat.S_IFCHR}, "holds a link or a device, .*plans.json"),
         ({"drop": MANIFEST}, "is not a model of samunet; it has no samunet_model.json"),
         ({"manifest": lambda raw: {**raw, "format": 9}}, "has format 9; this version of samunet reads format 1"),
         ({"manifest": lambda raw: {**raw, "model": "../outside"}}, "the path '../outside', which leads elsewhere"),
@@ -166,17 +164,19 @@ def test_what_was_tampered_with_is_refused_and_nothing_is_written(packed, elsewh
     assert not (tmp_path / "evil.txt").exists() and not (tmp_path / "outside").exists()
 
 
-def test_links_bombs_and_broken_files_are_refused(packed, elsewhere, tmp_path):
-    name = "Dataset901_Tiny/link"
-    entry = {"sha256": "0" * 64, "size": 11}
-    linked = rewritten(
+def test_a_file_that_belongs_to_no_model_is_refused_though_the_manifest_lists_it(packed, elsewhere, tmp_path):
+    name, entry = "Dataset901_Tiny/link", {"sha256": "0" * 64, "size": 11}
+    listed = rewritten(
         packed,
         tmp_path / "a.zip",
-        add=(link(), b"/etc/passwd"),
+        add=(name, b"/etc/passwd"),
         manifest=lambda raw: {**raw, "files": {**raw["files"], name: entry}},
     )
-    with pytest.raises(CheckpointError, match="belongs to no model|holds a link or a device"):
-        install_model(linked, elsewhere, overwrite=False)
+    with pytest.raises(CheckpointError, match="link, which belongs to no model"):
+        install_model(listed, elsewhere, overwrite=False)
+
+
+def test_bombs_and_broken_files_are_refused(packed, elsewhere, tmp_path):
     whole = packed.read_bytes()
     with zipfile.ZipFile(packed) as archive:
         places = [

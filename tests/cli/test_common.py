@@ -6,8 +6,17 @@ import errno
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
+
+from samunet.cli.common import command
+
+
+@dataclass(frozen=True)
+class Options:
+    """No options."""
+
 
 LISTENING = """
 import signal  # tests may have been started in the background, where both are ignored
@@ -16,8 +25,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 """
 COMMAND = """
 import sys, time
+from dataclasses import dataclass
 from pathlib import Path
-from samunet.cli.common import make_parser, run
+from samunet.cli.common import command
 from samunet.core.codec import atomic_path, write_text
 from samunet.machine.progress import each
 
@@ -31,7 +41,15 @@ def case(number):  # the first is written, the second takes long, as a step in C
         print("writing", flush=True)
         time.sleep(600)
 
-sys.exit(run(make_parser("samunet_some", ""), lambda _: each(case, range(20), threads=2, title="Cases"), []))
+@dataclass
+class Options:
+    "No options."
+
+@command("samunet_some", None, Options)
+def main(_):
+    each(case, range(20), threads=2, title="Cases")
+
+sys.exit(main([]))
 """
 
 
@@ -68,14 +86,14 @@ def test_a_command_that_nohup_started_outlives_its_terminal(tmp_path):
 
 
 def test_a_full_disk_is_one_sentence_with_the_file_and_the_way_out(tmp_path, capsys):
-    from samunet.cli.common import make_parser, run
     from samunet.core.codec import atomic_path
 
-    def command(_):
+    @command("samunet_some", None, Options)
+    def main(_):
         with atomic_path(tmp_path / "case.json"):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    assert run(make_parser("samunet_some", ""), command, []) == 2
+    assert main([]) == 2
     assert (
         capsys.readouterr().err
         == f"samunet_some: {tmp_path}/case.json: No space left on device; make space and run the command again.\n"

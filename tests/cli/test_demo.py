@@ -9,7 +9,7 @@ import shutil
 
 from tiny import write_tiny_dataset
 
-from samunet.cli import check_dataset, demo, import_dataset
+from samunet.cli import check_dataset, common, demo, import_dataset
 
 
 def lines(text):
@@ -36,5 +36,5 @@ def test_its_other_lines_are_taken_by_their_commands(tmp_path, monkeypatch):
         module = importlib.import_module(
             f"samunet.cli.{name.removeprefix('samunet_').replace('import', 'import_dataset')}"
         )
-        monkeypatch.setattr(module, "run", lambda parser, _, argv: parser.parse_args(argv))
+        monkeypatch.setattr(common, "_run", lambda parser, argv: parser.parse_args(argv))
         assert module.main(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,10 +11,11 @@ import torch
 
 from samunet import pipeline
 from samunet.cli import plan_experiment, planning
-from samunet.cli.common import make_parser
+from samunet.cli.fields import add_options, options_from
 from samunet.core.dataset import read_dataset_json
 from samunet.machine import hardware
 from samunet.pipeline import information
+from samunet.planning.options import PlanOptions
 
 
 @pytest.fixture
@@ -56,10 +58,11 @@ def test_too_little_memory_names_the_flag_also_where_the_patch_becomes_too_small
     assert "Raise -gpu_memory_target" in capsys.readouterr().err
 
 
-def options(*words: str) -> pipeline.PlanOptions:
-    parser = make_parser("samunet_plan_experiment", "")
-    planning.add_plan_options(parser)
-    return planning.plan_options(parser.parse_args(words))
+def options(*words: str) -> PlanOptions:
+    """What the planning commands make of words."""
+    parser = argparse.ArgumentParser(prog="samunet_plan_experiment")
+    add_options(parser, planning.Planning)
+    return options_from(parser.parse_args(words), planning.Planning).settled()
 
 
 def test_auto_plans_for_a_cpu_where_there_is_no_gpu(monkeypatch, capsys):

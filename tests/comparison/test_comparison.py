@@ -14,8 +14,8 @@ from tiny import write_tiny_dataset
 
 from samunet.cli import compare as command
 from samunet.comparison.compare import case_values
-from samunet.comparison.page import most_telling_cases
-from samunet.comparison.run import compare_folders, short_names
+from samunet.comparison.comparison_page import most_telling_cases
+from samunet.comparison.from_folders import compare_folders, short_names
 from samunet.core.dataset import read_dataset_json
 
 LABELS = {"background": 0, "body_part": 1, "core": 2}

@@ -163,10 +163,11 @@ def test_missing_cases_are_counted_and_the_first_is_named(cases):
 
 def test_a_dataset_crosses_process_borders_without_its_caches(cases):
     cases.locations("full"), cases.shape("full")
-    state = cases.__getstate__()
+    kind, parts = cases.__reduce__()
+    assert kind is PreprocessedDataset and parts == (cases.folder, cases.identifiers, cases._checked)
     other = copy.copy(cases)  # goes the way of pickle
-    assert state == {"folder": cases.folder, "identifiers": cases.identifiers, "checked": cases._checked}
-    assert state.keys() == other.__getstate__().keys() and other.shape("full") == SHAPE
+    assert other._checked is cases._checked and other.shape("full") == SHAPE
+    assert other._record.cache_info().currsize == 1 and not other._locations.cache_info().currsize
     np.testing.assert_array_equal(other.locations("full").classes[0], cases.locations("full").classes[0])
 
 

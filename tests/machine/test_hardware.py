@@ -7,6 +7,7 @@ import torch
 
 from samunet.core import memory
 from samunet.machine import hardware
+from samunet.machine.precision import PRECISIONS
 
 
 def test_fast_products_have_the_digits_of_fp32_where_the_check_says_so():
@@ -71,3 +72,9 @@ def test_a_cpu_has_the_name_that_linux_gives_it(monkeypatch):
     assert hardware.device_name(torch.device("cpu")) == "Some CPU 9000"
     monkeypatch.setattr(hardware, "_cpu_information", lambda: "")
     assert hardware.device_name(torch.device("cpu")) == "cpu" and hardware.device_name(torch.device("mps")) == "mps"
+
+
+def test_every_precision_that_may_be_asked_for_is_one_of_torch():
+    """Save for auto, which is whatever the machine is good at."""
+    names = [hardware.PRECISION_NAMES[hardware.choose_precision(name, torch.device("cpu"))] for name in PRECISIONS[1:]]
+    assert names == list(PRECISIONS[1:]) and PRECISIONS[0] == "auto"

@@ -74,7 +74,24 @@ def train(workspace, name, *, configuration="2d_frozen", fold="all", **settings)
     return load_checkpoint(pipeline.train(workspace, name, config, chosen) / "checkpoint_final.safetensors").model
 
 
-def test_training_without_augmentation_keeps_each_slice_once_and_learns_the_same(frozen, monkeypatch):
+@pytest.fixture
+def slice_by_slice(monkeypatch):
+    """Encode one slice at a time, in memory of its own.
+
+    The last digits of a product may depend on what else is in the batch and where it lies, and the slices that are not
+    kept yet make other batches. Where a gradient is zero but for rounding, as that of keys' biases is, AdamW makes
+    whole steps of such digits.
+    """
+    encode = prompt_free.PromptFreeSAM.encode
+
+    def encode_each(network, pixels):
+        planes = [encode(network, plane[None, None].clone()) for plane in pixels.flatten(0, 1)]
+        return torch.cat(planes).contiguous().flatten(0, 1).unflatten(0, pixels.shape[:2])
+
+    monkeypatch.setattr(prompt_free.PromptFreeSAM, "encode", encode_each)
+
+
+def test_training_without_augmentation_keeps_each_slice_once_and_learns_the_same(frozen, slice_by_slice, monkeypatch):
     workspace, name, folder = frozen
     kept = folder.with_name(f"{folder.name}_embeddings")
     train(workspace, name)
@@ -92,9 +109,8 @@ def test_training_without_augmentation_keeps_each_slice_once_and_learns_the_same
     damaged.write_bytes(b"cut off")  # as by a full disk
     train(workspace, name, augmentation="none")
     assert damaged.stat().st_size == size
-    assert all(
-        torch.equal(first[key], again[key]) and torch.allclose(first[key], computed[key], atol=1e-5) for key in first
-    )
+    assert first.keys() == computed.keys() == again.keys()
+    assert all(torch.equal(first[key], again[key]) and torch.equal(first[key], computed[key]) for key in first)
 
 
 def test_an_encoder_that_trains_keeps_nothing(frozen):

@@ -68,7 +68,7 @@ def test_a_plan_that_needs_too_much_is_planned_smaller(planned, monkeypatch):
     asked = {"backbone": "vit_nano", "weights": str(weights), "sha256": file_sha256(weights)}
 
     def estimate(plan, name):
-        return planning.estimate_gib(plan.configuration(name), dataset.spec)
+        return pipeline.estimate_gib(plan.configuration(name), dataset.spec)
 
     generous = pipeline.plan(workspace, dataset, fingerprint, pipeline.PlanOptions(**asked))
     need = estimate(generous, "3d_adapter")

@@ -12,7 +12,7 @@ import pytest
 from samunet.core.dataset import DatasetSpec
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.labels import parse_labels
-from samunet.pipeline.planning import _method
+from samunet.pipeline.estimating import planned_method
 from samunet.planning.extract import FINGERPRINT_FORMAT
 from samunet.planning.planners.default import Target, plan
 from samunet.sam.backbones import backbone_named
@@ -86,7 +86,7 @@ def target(backbone: str) -> Target:
 def test_the_default_sees_at_least_what_nnunet_sees(row):
     kind, name = row["kind"], row["ours"]["configuration"]
     spec, aim = spec_of(kind), target(STORED["backbone"])
-    method = _method(name, spec, backbone_named(STORED["backbone"]), pretrained=False)
+    method = planned_method(name, spec, backbone_named(STORED["backbone"]), pretrained=False)
     made = plan(fingerprint_of(kind), spec, aim, {name: method})
     configuration = made.configuration(name)
     assert math.prod(configuration.patch_size) >= 0.7 * math.prod(row["nnunet"]["patch"])
@@ -99,7 +99,7 @@ def test_the_default_sees_at_least_what_nnunet_sees(row):
 @pytest.mark.parametrize("row", STORED["rows"], ids=lambda row: row["name"].split(":")[0].replace(" ", "_"))
 def test_with_sams_weights_too_and_activations_are_computed_twice_only_where_the_patch_needs_it(row):
     spec, name, aim = spec_of(row["kind"]), row["ours"]["configuration"], target("vit_b")
-    method = _method(name, spec, backbone_named("vit_b"), pretrained=True)
+    method = planned_method(name, spec, backbone_named("vit_b"), pretrained=True)
     made = plan(fingerprint_of(row["kind"]), spec, aim, {name: method})
     configuration = made.configuration(name)
     assert math.prod(configuration.patch_size) >= 0.6 * math.prod(row["nnunet"]["patch"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from samunet.checkpoints.file import CHECKPOINT_FORMAT, CheckpointState
 from samunet.errors import ConfigError
 from samunet.training.config import TrainingConfig
 from samunet.training.pace import validation_steps
-from samunet.training.schedule import rate_factor
+from samunet.training.schedule import factor_at, rate_factor, schedule_of
 
 
 def test_the_rate_rises_linearly_then_falls_to_zero():
@@ -20,6 +22,32 @@ def test_the_rate_rises_linearly_then_falls_to_zero():
 
 def test_no_warm_up_starts_at_the_peak():
     assert rate_factor(0, 10, warmup=0, power=0.9) == 1
+
+
+@pytest.mark.parametrize("minutes", [0.0, 5.0])
+def test_a_training_goes_on_at_the_rate_of_its_place_whatever_steps_its_epochs_have(minutes):
+    """By hand: half of the fourth of ten epochs is over, so 35 % of the training; no warm-up, power 1."""
+    config = TrainingConfig(epochs=10, iterations=20, minutes=minutes, warmup=0.0, decay_power=1.0)
+    first_step, steps = (70, 40) if minutes else (60, 20)
+    saved = CheckpointState(
+        format=CHECKPOINT_FORMAT,
+        configuration="3d_adapter",
+        trainer="SAMTrainer",
+        step=first_step + steps // 2,
+        epoch=3,
+        epoch_loss=1.0,
+        best_dice=0.5,
+        weights_sha256=None,
+        scaler={},
+        training={},
+        precision="fp32",
+        history={},
+        pace={"seconds": 90.0, "first_step": first_step, "steps": steps, "began": 80.0},
+    )
+    schedule = schedule_of(config, torch.device("cpu"), saved)
+    assert factor_at(saved.step, schedule, config) == pytest.approx(0.65)
+    schedule.begin_epoch(4)
+    assert factor_at(first_step + steps, schedule, config) == pytest.approx(0.6)  # the first step of the fifth
 
 
 @pytest.mark.parametrize(

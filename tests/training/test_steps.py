@@ -16,9 +16,9 @@ from samunet.machine.hardware import choose_device
 from samunet.models.segmenter import ParameterGroup
 from samunet.pipeline.run import build_trainer, settle
 from samunet.preprocessing.storage import stored_cases
-from samunet.training.optimizer import make_optimizer
+from samunet.training.optimizer import make_optimizer, set_rates
 from samunet.training.processes import Processes
-from samunet.training.schedule import rate_factor
+from samunet.training.schedule import factor_at, rate_factor
 from samunet.training.stopping import StopRequest
 from samunet.training.trainer import SAMTrainer
 
@@ -97,7 +97,7 @@ def test_every_group_has_its_own_rate(project, tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(trainer.model, "parameter_groups", lambda: groups)
     trainer.state.optimizer = make_optimizer(trainer.model, trainer.run.config)
-    trainer._set_rates(4)
+    set_rates(trainer.state.optimizer, factor_at(4, trainer.schedule, trainer.run.config))
     factor = rate_factor(4, 6, warmup=0.05, power=0.9)
     assert 0 < factor < 1
     found = [group["lr"] for group in trainer.state.optimizer.param_groups]

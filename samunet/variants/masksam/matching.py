@@ -70,18 +70,18 @@ def _sums(said: Said, targets: Tensor, known: Tensor, weights: SetWeights) -> di
     target_boxes = tight_boxes((targets * known.unsqueeze(1) > 0).movedim(1, 2).flatten(0, 1))
     with torch.no_grad():
         places = _points(flat[3], weights.points)
-        masks, auxiliary, wanted = (
+        masks, auxiliary, target_values = (
             part.gather(-1, places.unsqueeze(1).expand(-1, part.shape[1], -1)) for part in flat[:3]
         )
         counted = flat[3].gather(-1, places)
-        of_masks = weights.masks * _pairwise(masks, wanted, counted)
-        of_masks = of_masks + weights.auxiliary * _pairwise(auxiliary, wanted, counted)
+        of_masks = weights.masks * _pairwise(masks, target_values, counted)
+        of_masks = of_masks + weights.auxiliary * _pairwise(auxiliary, target_values, counted)
         costs = _costs(of_masks, boxes, target_boxes, classes, weights)
         slices, query, target = _assign(costs, present, depth if weights.match == "volume" else 1)
-    wanted = torch.full((size * depth, queries), classes.shape[-1] - 1, device=classes.device)
-    wanted[slices, query] = target
-    share = torch.where(wanted == classes.shape[-1] - 1, NO_OBJECT, 1.0) * seen.unsqueeze(1)
-    entropy = F.cross_entropy(classes.flatten(0, 1), wanted.flatten(), reduction="none").view_as(share)
+    true_class = torch.full((size * depth, queries), classes.shape[-1] - 1, device=classes.device)
+    true_class[slices, query] = target
+    share = torch.where(true_class == classes.shape[-1] - 1, NO_OBJECT, 1.0) * seen.unsqueeze(1)
+    entropy = F.cross_entropy(classes.flatten(0, 1), true_class.flatten(), reduction="none").view_as(share)
     mask = _mask_loss(flat[0][slices, query], flat[2][slices, target], flat[3][slices], weights.points)
     auxiliary = _mask_loss(flat[1][slices, query], flat[2][slices, target], flat[3][slices], weights.points)
     box, wanted_box = boxes[slices, query], target_boxes[slices, target]

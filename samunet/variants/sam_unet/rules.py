@@ -79,9 +79,11 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
             "encoder, which needs 8 voxels per side. Raise -gpu_memory_target; where the images are so small, give a "
             "finer spacing with -overwrite_target_spacing."
         )
-    wanted = max((pitch for pitch in pitches if pitch <= WIDEST_TOKEN * smallest_class_voxels), default=pitches[0])
+    wanted_pitch = max(
+        (pitch for pitch in pitches if pitch <= WIDEST_TOKEN * smallest_class_voxels), default=pitches[0]
+    )
     choices = []
-    for pitch in (pitch for pitch in pitches if pitch >= wanted):
+    for pitch in (pitch for pitch in pitches if pitch >= wanted_pitch):
         grid = [-(-side // pitch) for side in patch_size[1:]]
         reason = (
             f"a token covers {pitch} x {pitch} voxels, {pitch / smallest_class_voxels:.1f} times as wide as the "
@@ -190,8 +192,8 @@ def token_source(spec: NetworkSpec, config: Config) -> str:
 
 def adapter_width(width: int, spec: NetworkSpec, config: Config) -> int:
     """Return the bottleneck of the 3D adapters on tokens of `width`; 0 without adapters."""
-    wanted = spec.pretrained if config.depth_adapters == "auto" else config.depth_adapters == "yes"
-    return max(1, round(config.adapter_ratio * width)) if wanted else 0
+    has_adapters = spec.pretrained if config.depth_adapters == "auto" else config.depth_adapters == "yes"
+    return max(1, round(config.adapter_ratio * width)) if has_adapters else 0
 
 
 def _cumulative(topology: Topology) -> list[Shape]:

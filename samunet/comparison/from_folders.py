@@ -15,16 +15,16 @@ import scipy
 
 from samunet import __version__
 from samunet.comparison.compare import Comparison, Entry, compare
+from samunet.comparison.comparison_page import Training, most_telling_cases, write_comparison
 from samunet.comparison.curves import curve_of
 from samunet.comparison.nnunet import PLANS, TRAINER
-from samunet.comparison.page import Training, most_telling_cases, write_comparison
 from samunet.core.codec import decode, file_sha256, read_json
 from samunet.core.cost import read_cost
-from samunet.core.dataset import Case, DatasetSpec, files_with_ending, group_channels, read_dataset_json, training_cases
+from samunet.core.dataset import Case, DatasetSpec, files_by_stem, group_channels, read_dataset_json, training_cases
 from samunet.core.labels import Labels
-from samunet.core.plan import DEFAULT_PLANS_NAME
+from samunet.core.names import DEFAULT_PLANS_NAME, DEFAULT_TRAINER
 from samunet.core.prompts import prompts_behind
-from samunet.core.results import DEFAULT_TRAINER, Seeds
+from samunet.core.results import Seeds
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.picture import CasePicture, draw_case
@@ -55,23 +55,16 @@ def compare_folders(
     """
     entries = []
     for name, folder in folders.items():
-        files = {
-            name.removesuffix(spec.file_ending): file
-            for name, file in files_with_ending(folder, spec.file_ending).items()
-        }
+        files = files_by_stem(folder, spec.file_ending)
         _refuse_other_labels(folder / "dataset.json", name, spec.labels)
         entries.append(Entry(name=name, files=files, prompts=prompts_behind(folder)))
-    wanted = {
-        name.removesuffix(spec.file_ending): file
-        for name, file in files_with_ending(references, spec.file_ending).items()
-    }
-    found = group_channels(images, spec.file_ending) if images is not None else {}
+    files_of_case = group_channels(images, spec.file_ending) if images is not None else {}
     return _compare(
         entries,
-        wanted,
+        files_by_stem(references, spec.file_ending),
         spec,
         output,
-        images={case: paths[0] for case, paths in found.items()},
+        images={case: paths[0] for case, paths in files_of_case.items()},
         tolerance=tolerance,
         threads=threads,
     )
@@ -101,11 +94,11 @@ def compare_trained(
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
     folder = workspace.results / dataset
-    chosen = models or sorted(
+    names = models or sorted(
         (path.name for path in folder.glob("*__*__*") if _validated(path, spec, folds)), key=_nnunets_first
     )
     entries, first_folds = [], None
-    for name, shown in zip(chosen, short_names(chosen), strict=True):
+    for name, shown in zip(names, short_names(names), strict=True):
         predicted = _validated(folder / name, spec, folds)
         if not predicted:
             raise DatasetError(
@@ -118,19 +111,19 @@ def compare_trained(
         moved = sorted(case for case in of_case.keys() & first_folds.keys() if of_case[case] != first_folds[case])
         if moved:
             raise DatasetError(
-                f"{name} and {chosen[0]} have other splits: '{moved[0]}' is in {of_case[moved[0]]} and "
+                f"{name} and {names[0]} have other splits: '{moved[0]}' is in {of_case[moved[0]]} and "
                 f"{first_folds[moved[0]]}."
             )
         files = {case: path for case, (_, path) in predicted.items()}
         entries.append(Entry(name=shown, files=files, prompts=prompts_behind(next(iter(files.values())).parent)))
     cases = {case.identifier: case for case in training_cases(raw, spec)}
     shared = [case for case in first_folds or {} if case in cases]
-    wanted = {case: path for case in shared if (path := cases[case].label) is not None}
+    references = {case: path for case in shared if (path := cases[case].label) is not None}
     images = {case: cases[case].images[0] for case in shared}
-    about = [folder / name for name in chosen]
+    about = [folder / name for name in names]
     return _compare(
         entries,
-        wanted,
+        references,
         spec,
         output,
         images=images,
@@ -194,19 +187,18 @@ def _validated(model: Path, spec: DatasetSpec, folds: Sequence[str]) -> dict[str
     """Return fold and file of every validation prediction of a model; folds by number, of seeds and other variations
     none.
     """
-    found: dict[str, tuple[str, Path]] = {}
+    predicted: dict[str, tuple[str, Path]] = {}
     for folder in sorted(model.glob("fold_*/validation")):
         fold = folder.parent.name.removeprefix("fold_")
         if fold in folds or (not folds and fold.isdecimal()):
-            for name in files_with_ending(folder, spec.file_ending):
-                case = name.removesuffix(spec.file_ending)
-                if case in found:
+            for case, file in files_by_stem(folder, spec.file_ending).items():
+                if case in predicted:
                     raise DatasetError(
-                        f"Model {model} predicted '{case}' in {found[case][0]} and {folder.parent.name}; their splits "
-                        "overlap."
+                        f"Model {model} predicted '{case}' in {predicted[case][0]} and {folder.parent.name}; their "
+                        "splits overlap."
                     )
-                found[case] = (folder.parent.name, folder / name)
-    return found
+                predicted[case] = (folder.parent.name, file)
+    return predicted
 
 
 def short_names(models: Sequence[str]) -> tuple[str, ...]:
@@ -291,8 +283,8 @@ def _how_trained(model: Path) -> str:
     if (model / "plans.json").is_file():
         said += f"; hash of its plans.json {file_sha256(model / 'plans.json')[:16]}"
     for path in sorted(model.glob("fold_*_seeds.json")):
-        found = decode(Seeds, read_json(path), str(path))
-        if (dice := found.dice.get("foreground_mean")) is not None and dice.standard_deviation is not None:
+        seeds = decode(Seeds, read_json(path), str(path))
+        if (dice := seeds.dice.get("foreground_mean")) is not None and dice.standard_deviation is not None:
             spread = f"Dice {dice.mean:.4f}, standard deviation {dice.standard_deviation:.4f}"
-            said += f"; fold {path.stem.split('_')[1]} with {len(found.seeds)} seeds: {spread}"
+            said += f"; fold {path.stem.split('_')[1]} with {len(seeds.seeds)} seeds: {spread}"
     return f"{said}."

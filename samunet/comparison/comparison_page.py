@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from samunet.comparison.compare import MEAN, METRICS, Comparison, Row, case_values
-from samunet.comparison.statistics import LEVEL, is_shown
+from samunet.comparison.statistics import SIGNIFICANCE, is_shown
 from samunet.core.codec import write_csv, write_json, write_text
 from samunet.core.cost import Cost
 from samunet.evaluation.page import render
@@ -57,7 +57,7 @@ def write_comparison(
     page = folder / "report.html"
     html = render(
         "comparison",
-        "comparison.html.j2",
+        "comparison_page.html.j2",
         title=title,
         verdicts=comparison.verdicts(),
         methods=list(comparison.summaries),
@@ -93,11 +93,11 @@ def most_telling_cases(comparison: Comparison, count: int = 6) -> tuple[str, ...
     table = comparison.case_means("dice")
     order = np.argsort(np.where(np.isnan(table), np.inf, table).min(axis=1))
     spread = np.argsort(-np.nan_to_num(table.max(axis=1) - table.min(axis=1)))
-    chosen = [comparison.cases[index] for index in order[: count // 2]]
+    telling = [comparison.cases[index] for index in order[: count // 2]]
     for index in spread:
-        if len(chosen) < min(count, len(comparison.cases)) and comparison.cases[index] not in chosen:
-            chosen.append(comparison.cases[index])
-    return tuple(chosen)
+        if len(telling) < min(count, len(comparison.cases)) and comparison.cases[index] not in telling:
+            telling.append(comparison.cases[index])
+    return tuple(telling)
 
 
 def _cells(row: Row) -> dict[str, object]:
@@ -119,7 +119,7 @@ def _cells(row: Row) -> dict[str, object]:
 
 
 def _shown(row: Row) -> bool:
-    return is_shown(row.difference) and row.p_holm < LEVEL
+    return is_shown(row.difference) and row.p_holm < SIGNIFICANCE
 
 
 def _number(value: float, digits: int, *, sign: bool = False) -> str:
