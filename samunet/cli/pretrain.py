@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from samunet.cli.common import Device, command
-from samunet.pretraining.recipe import Recipe
-from samunet.training.config import RunConfig, TrainingConfig
+from samunet.pretraining.recipe import Learning, Recipe
+from samunet.training.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class Options:
     overwrite: bool = False
     """Pretrain again what is finished."""
     device: Device = None
-    recipe: Annotated[dict[str, Any], Recipe]
-    settings: Annotated[dict[str, Any], TrainingConfig]
+    recipe: Recipe
+    learning: Learning
     run: Annotated[dict[str, Any], RunConfig]
 
 
@@ -41,10 +41,10 @@ def _command(options: Options, typed: list[str]) -> None:
     from samunet.pipeline.pretraining import PretrainOptions, pretrain
 
     written = pretrain(
-        options.settings,
         PretrainOptions(
             folder=options.folder,
-            recipe=Recipe(**options.recipe),
+            recipe=options.recipe,
+            learning=options.learning,
             device=options.device,
             resume=options.resume,
             overwrite=options.overwrite,

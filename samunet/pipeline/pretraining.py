@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,7 +23,7 @@ from samunet.models.segmenter import SlabSegmenter
 from samunet.pipeline.run import assemble, prepare, refuse_trained, resumable, settings_to_train
 from samunet.planning.splits import Split
 from samunet.pretraining.network import PretrainingNetwork
-from samunet.pretraining.recipe import Recipe
+from samunet.pretraining.recipe import Learning, Recipe
 from samunet.pretraining.source import SceneSource
 from samunet.training.config import RunConfig
 from samunet.training.processes import joined
@@ -47,6 +45,7 @@ class PretrainOptions:
 
     folder: Path
     recipe: Recipe = Recipe()
+    learning: Learning = Learning()
     device: str | None = None
     resume: bool = False
     overwrite: bool = False
@@ -57,24 +56,21 @@ class PretrainOptions:
     command: tuple[str, ...] = ()
 
 
-def pretrain(settings: Mapping[str, Any], options: PretrainOptions) -> Path | None:
+def pretrain(options: PretrainOptions) -> Path | None:
     """Pretrain a network on scenes; returns the file of its weights, or None where it was asked to stop.
-
-    Args:
-        settings: those of `TrainingConfig` that differ from the defaults.
 
     Raises:
         ConfigError: the folder holds a finished pretraining, and is neither to go on nor to be replaced.
         InUseError: another command pretrains there.
     """
     if options.rank > 0:
-        return _pretrain(settings, options)
+        return _pretrain(options)
     with held(options.folder):
-        return _pretrain(settings, options)
+        return _pretrain(options)
 
 
-def _pretrain(settings: Mapping[str, Any], options: PretrainOptions) -> Path | None:
-    run = _settle(settings, options)
+def _pretrain(options: PretrainOptions) -> Path | None:
+    run = _settle(options)
     with (
         joined(options.rank, options.processes, run.device) as processes,
         StopRequest(run.folder, options.run.max_hours) as stopping,
@@ -93,14 +89,16 @@ def _pretrain(settings: Mapping[str, Any], options: PretrainOptions) -> Path | N
     return write_seed(run.folder, options.recipe) if finished and options.rank == 0 else None
 
 
-def _settle(settings: Mapping[str, Any], options: PretrainOptions) -> Run:
+def _settle(options: PretrainOptions) -> Run:
     folder = options.folder / "fold_all"
     resume = resumable(folder) if options.resume else None
     if resume is None:
         refuse_trained(folder, overwrite=options.overwrite)
     device, plan = choose_device(options.device), plan_of(options.recipe)
     name = next(iter(plan.configurations))
-    config = settings_to_train(settings, resume, folder, planned_batch=plan.configuration(name).batch_size)
+    config = settings_to_train(
+        encode(options.learning), resume, folder, planned_batch=plan.configuration(name).batch_size
+    )
     raw = {"channel_names": {"0": "scene"}, "labels": {"background": 0, "object": 1}, "file_ending": ".nii.gz"}
     spec = DatasetSpec(
         name=plan.dataset,

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samunet.core.batch import Batch
-from samunet.models import annotator
 from samunet.models.convolution import Convolution
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter
 from samunet.pretraining.source import REFERENCE, TARGET
+from samunet.variants.sam_unet_prompted import annotator
 from samunet.variants.sam_unet_prompted.network import PromptedSAMUNet, mask_sums
 
 NOISIEST = 0.5  # standard deviation of the noise that is added, in the image's

@@ -39,3 +39,30 @@ class Recipe:
     def shape(self) -> Shape:
         """(D, H, W) voxels of a scene."""
         return (1 if self.dimensions == 2 else self.depth, self.side, self.side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """How it is learned; what is not here is as in samunet_train."""
+
+    minutes: Annotated[float, Within(0)] = 60.0
+    """Minutes in all; with one thread of a CPU they are processor time. 0 makes epochs of `iterations` steps."""
+    epochs: Annotated[int, Within(1)] = 60
+    """Parts of the pretraining after which it is validated; the learning rate reaches zero at the last one."""
+    iterations: Annotated[int, Within(1)] = 250
+    """Steps per epoch where minutes is 0."""
+    batch_size: Annotated[int, Within(0)] = 0
+    """Scenes per step; 0 takes 8 slices or 2 slabs."""
+    learning_rate: Annotated[float, Within(0, above=True)] = 1e-3
+    """Peak."""
+    ema: Annotated[float, Within(0, 1, below=True)] = 0.995
+    """Decay of a moving average of the weights, which are the result; 0 for none."""
+    seed: Annotated[int, Within(0, 2**63 - 1)] = 0
+    """Seed of scenes, weights and prompts."""
+    workers: Annotated[int, Within(-1)] = -1
+    """Processes that draw scenes ahead; -1 chooses, 0 draws them in the pretraining process."""
+    precision: str = "auto"
+    """"auto": bf16 where the hardware has it, else fp16 on CUDA, else fp32."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "Pretraining setting")

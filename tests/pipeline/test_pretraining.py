@@ -9,28 +9,28 @@ import pytest
 from samunet.cli.pretrain import main
 from samunet.errors import ConfigError
 from samunet.pipeline.pretraining import CARD, SEED_WEIGHTS, PretrainOptions, plan_of, pretrain
-from samunet.pretraining.recipe import Recipe
+from samunet.pretraining.recipe import Learning, Recipe
 from samunet.sam.weights import read_tensors
 from samunet.training.config import RunConfig
 
 SMALL = Recipe(side=32, width=4, stages=3)
-SETTINGS = {"epochs": 2, "iterations": 3, "batch_size": 2, "workers": 0, "precision": "fp32"}
+LEARNING = Learning(minutes=0.0, epochs=2, iterations=3, batch_size=2, workers=0, precision="fp32")
 
 
 def test_a_pretraining_that_was_stopped_goes_on_to_the_same_bytes(tmp_path):
-    whole = pretrain(SETTINGS, PretrainOptions(folder=tmp_path / "whole", recipe=SMALL, device="cpu"))
+    whole = pretrain(PretrainOptions(learning=LEARNING, folder=tmp_path / "whole", recipe=SMALL, device="cpu"))
     stopped = tmp_path / "stopped"
     short = RunConfig(max_hours=1e-9)
-    assert pretrain(SETTINGS, PretrainOptions(folder=stopped, recipe=SMALL, device="cpu", run=short)) is None
-    on = pretrain(SETTINGS, PretrainOptions(folder=stopped, recipe=SMALL, device="cpu", resume=True))
+    assert pretrain(PretrainOptions(learning=LEARNING, folder=stopped, recipe=SMALL, device="cpu", run=short)) is None
+    on = pretrain(PretrainOptions(learning=LEARNING, folder=stopped, recipe=SMALL, device="cpu", resume=True))
     assert on.read_bytes() == whole.read_bytes()
     assert (stopped / CARD).read_bytes() == (tmp_path / "whole" / CARD).read_bytes()
     with pytest.raises(ConfigError, match="is trained"):
-        pretrain(SETTINGS, PretrainOptions(folder=stopped, recipe=SMALL, device="cpu"))
+        pretrain(PretrainOptions(learning=LEARNING, folder=stopped, recipe=SMALL, device="cpu"))
 
 
 def test_the_command_writes_half_precision_weights_and_says_what_they_are(tmp_path, capsys):
-    words = ["--side", "32", "--width", "4", "--stages", "3", "--epochs", "1", "--iterations", "2"]
+    words = ["--side", "32", "--width", "4", "--stages", "3", "--minutes", "0", "--epochs", "1", "--iterations", "2"]
     words += ["--batch_size", "2", "--workers", "0", "-device", "cpu"]
     assert main(["-o", str(tmp_path), "--precision", "fp32", *words]) == 0
     assert str(tmp_path / SEED_WEIGHTS) in capsys.readouterr().out

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from samunet.core.batch import Batch
 from samunet.core.prompts import SHOWS
-from samunet.models import annotator
 from samunet.models.convolution import Convolution
 from samunet.models.losses import known_voxels, region_targets
 from samunet.models.segmenter import ABSENT, PromptedSegmenter
 from samunet.models.spec import NetworkSpec
 from samunet.variants.sam_unet.network import EncodedImage, ImageEncoder
 from samunet.variants.sam_unet.unet import Decoder, Encoder
-from samunet.variants.sam_unet_prompted import Config
+from samunet.variants.sam_unet_prompted import annotator
 from samunet.variants.sam_unet_prompted.joining import PromptStem, PromptTokenHead, Quality, likeness, prototype
+from samunet.variants.sam_unet_prompted.rules import Config
 
 ENTROPY, QUALITY = 4.0, 0.2  # weights beside the Dice loss's 1
 TOGETHER = 4  # structures decoded at a time where no gradient is wanted

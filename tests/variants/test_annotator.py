@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
-from samunet.models import annotator
+from samunet.variants.sam_unet_prompted import annotator
 
 
 def structures(depth=3):
