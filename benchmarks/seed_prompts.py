@@ -264,9 +264,16 @@ def main() -> None:
             print(
                 dataset[:10], f"{method:28s}", {key: round(float(np.mean([row[key] for row in of])), 3) for key in keys}
             )
+    card = json.loads((arguments.seed / CARD).read_text(encoding="utf-8"))
     write_json(
         arguments.out,
-        {"machine": {"cpu": processor_name()}, "seconds": round(time.monotonic() - began), "rows": table},
+        {
+            "machine": {"cpu": processor_name()},
+            "network": {"recipe": card["recipe"], "minutes": card["training"]["minutes"], "steps": card["steps"]},
+            "cases": arguments.cases,
+            "seconds": round(time.monotonic() - began),
+            "rows": table,
+        },
     )
 
 
