@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import edt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,6 +34,7 @@ from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
 from samunet.core.workspace import workspace_from_environment
 from samunet.imageio import reader_for
 from samunet.pipeline.pretraining import CARD, SEED_WEIGHTS, plan_of
+from samunet.pipeline.simulated_prompts import middle_of
 from samunet.pretraining.recipe import Recipe
 from samunet.sam.weights import read_tensors
 from samunet.variants.network import build_network
@@ -129,11 +129,9 @@ class Network:
 
 
 def middle(mask: np.ndarray) -> tuple[int, int]:
-    """Return the pixel farthest from the border of the largest component."""
-    components, count = ndimage.label(mask)
-    largest = components == 1 + int(np.bincount(components.ravel())[1:].argmax()) if count > 1 else mask
-    y, x = np.unravel_index(int(edt.edt(np.ascontiguousarray(largest), black_border=True).argmax()), mask.shape)
-    return int(y), int(x)
+    """Return where a person would click at the largest piece of a (H, W) mask."""
+    _, y, x = middle_of(mask[None])
+    return y, x
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from plan_page import plans_page
-from prompt_page import prompt_page
 from scipy import stats
 
 from samunet.comparison.from_folders import short_names
@@ -35,7 +34,6 @@ MEMORY, PROBABILITIES = RESULTS / "prediction_memory.json", RESULTS / "probabili
 METHODS = RESULTS / "variant_step_cpu.json"
 HEAD_TO_HEAD, ATTEMPTS = RESULTS / "head_to_head.json", RESULTS / "study_ma_sam_attempts.json"
 COMPARED = RESULTS / "methods.json"
-PROMPTS = RESULTS / "seed_prompts.json"
 MEETINGS = {
     "hippocampus": "Hippocampus MR",
     "hippocampus_10_cases": "Hippocampus MR",
@@ -841,8 +839,6 @@ def pages() -> dict[str, str]:
         )
     if COMPARED.is_file():
         texts["documentation/results/methods.md"] = methods_page(json.loads(COMPARED.read_text()))
-    if PROMPTS.is_file():
-        texts["documentation/results/prompts.md"] = prompt_page(json.loads(PROMPTS.read_text()))
     if TRAINER:
         texts["documentation/results/trainer.md"] = trainer_page(
             [json.loads(path.read_text()) for path in TRAINER],

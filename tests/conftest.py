@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import locale
-import logging
 import os
 from pathlib import Path
 
@@ -41,12 +40,3 @@ def environment(project, monkeypatch) -> None:
 def trained(project) -> Path:
     """The fold folder of a short training of the tiny dataset."""
     return project.train()
-
-
-@pytest.fixture(autouse=True)
-def no_log_to_a_closed_stream():
-    """Commands log to the standard output of their test, which is closed after it."""
-    yield
-    root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
-        root.removeHandler(handler)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from samunet.checkpoints.transfer import transfer
 from samunet.core.codec import atomic_path, decode, encode, parse_json
 from samunet.core.plan import Configuration
 from samunet.core.ranges import Count, OneOf, Sha256, Within
@@ -109,31 +110,18 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: Path
 
 
 def load_fitting(model: nn.Module, state: Mapping[str, Tensor], where: Path, *, pretrained: bool) -> str:
-    """Fill a model with those weights of another training that fit by name and shape, and return a sentence on what was
-    done.
+    """Fill a model with those weights of another training that fit, see `samunet.checkpoints.transfer`, and return a
+    sentence on what was done.
 
     Raises:
         CheckpointError: none fits.
     """
-    own = trainable_state(model, pretrained=pretrained)
-    fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
-    if not fitting:
+    done = transfer(model, state, into=trainable_state(model, pretrained=pretrained))
+    if not done.loaded and not done.adapted:
         raise CheckpointError(
             f"No weight of {where} fits this network; give a checkpoint of the same method and a like plan."
         )
-    model.load_state_dict(fitting, strict=False)
-    resized = sorted(name for name in state if name in own and name not in fitting)
-    lists = {
-        "of another shape": resized,
-        "absent there": sorted(set(own) - set(state)),
-        "not used": sorted(set(state) - set(own)),
-    }
-    rest = "; ".join(
-        f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for word, names in lists.items()
-        if names
-    )
-    return f"Started from {len(fitting)} of {len(own)} tensors of {where}{'; ' + rest if rest else ''}"
+    return f"Started from weights of {where}: {done}"
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

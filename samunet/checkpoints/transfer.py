@@ -8,7 +8,7 @@ channels share what one had. Weights of other widths are left: their channels me
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -34,15 +34,30 @@ class Transfer:
     """Of the weights, that the network has no place for."""
 
     def __str__(self) -> str:
-        return (
-            f"{len(self.loaded)} tensors loaded, {len(self.adapted)} adapted, {len(self.fresh)} fresh, "
-            f"{len(self.unused)} not used"
-        )
+        fresh, unused = set(self.fresh), set(self.unused)
+        lists = {
+            "adapted": self.adapted,
+            "of another shape": sorted(fresh & unused),
+            "absent there": sorted(fresh - unused),
+            "not used": sorted(unused - fresh),
+        }
+        taken = len(self.loaded) + len(self.adapted)
+        parts = [f"{taken} of {taken + len(fresh)} tensors"]
+        parts += [
+            f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for word, names in lists.items()
+            if names
+        ]
+        return "; ".join(parts)
 
 
-def transfer(model: nn.Module, weights: Mapping[str, Tensor]) -> Transfer:
-    """Fill a network with what fits of another's weights; see the module docstring."""
-    wanted = model.state_dict()
+def transfer(model: nn.Module, weights: Mapping[str, Tensor], into: Collection[str] | None = None) -> Transfer:
+    """Fill a network with what fits of another's weights; see the module docstring.
+
+    Args:
+        into: names of the tensors that may be filled; None for all.
+    """
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if into is None or name in into}
     stages, source_stages = _stages(wanted), _stages(weights)
     found: dict[str, Tensor] = {}
     loaded: list[str] = []

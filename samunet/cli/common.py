@@ -119,12 +119,8 @@ def _add_command(
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Parse, run and return the exit code; deliberate errors become one line on stderr."""
     arguments = parser.parse_args(argv)
-    import logging  # here, and other modules where they are needed, as --help is to be instant
-
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("samunet").setLevel(logging.INFO)
     try:
-        with interruptions_raised():
+        with _logs_on_output(), interruptions_raised():
             return arguments._call(arguments) or 0
     except SamunetError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -151,6 +147,22 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
             _end(by)  # Python would wait for a case that a thread still works on, and write it
         return 128 + by
+
+
+@contextmanager
+def _logs_on_output() -> Iterator[None]:
+    """Within this context messages go to the standard output, and nowhere else; who calls a command gets their own
+    handlers back.
+    """
+    import logging  # here, and other modules where they are needed, as --help is to be instant
+
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, [logging.StreamHandler(sys.stdout)]
+    logging.getLogger("samunet").setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.handlers = before
 
 
 @contextmanager

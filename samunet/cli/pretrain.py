@@ -26,9 +26,9 @@ class Options:
     overwrite: bool = False
     """Pretrain again what is finished."""
     device: Device = None
-    recipe: Recipe
-    learning: Learning
-    run: Annotated[dict[str, Any], RunConfig]
+    recipe: Annotated[dict[str, Any], Recipe]
+    learning: Annotated[dict[str, Any], Learning]
+    run: RunConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def _command(options: Options, typed: list[str]) -> None:
             device=options.device,
             resume=options.resume,
             overwrite=options.overwrite,
-            run=RunConfig(**options.run),
+            run=options.run,
             command=("samunet_pretrain", *typed),
         ),
     )

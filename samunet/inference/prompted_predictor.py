@@ -78,27 +78,29 @@ class PromptedPredictor(Predictor):
         if prompts is None:
             raise ConfigError(NO_PROMPTS)
         drawn = prompt_map(prompts, self.dataset.labels, case.history)
-        scores = self._scores_of(np.concatenate([case.image, drawn]), folder)
-        tile = self.configuration.patch_size
-        beyond = any(size > side for size, side in zip(drawn.shape[1:], tile, strict=True))
-        return self._grown(case.image, drawn, scores, folder) if self.networks[0].whole_object and beyond else scores
+        return self._scores_with(case.image, drawn, folder)
 
-    def _grown(self, image: np.ndarray, drawn: np.ndarray, scores: Scores, folder: Path | None) -> Scores:
-        """Show tiles without a prompt what their neighbors found, until it changes little: objects reach beyond tiles.
+    def _scores_with(self, image: np.ndarray, drawn: np.ndarray, folder: Path | None) -> Scores:
+        """Return the scores of an image and its prompts.
+
+        Objects reach beyond tiles: where the networks take a prompt for all slices, tiles without one are shown what
+        their neighbors found, until it changes little.
 
         Args:
             image: (C, D, H, W) on the network's grid.
             drawn: (R, D, H, W) uint8 prompt map.
-            scores: of the prompts alone.
         """
-        before = np.zeros(drawn.shape, bool)
-        for _ in range(MOST_PASSES - 1):
-            answered = scores.logits[-self.map_planes :].numpy() > 0
+        both, answered = np.concatenate([image, drawn]), np.zeros(drawn.shape, bool)
+        scores = self._scores_of(both, folder)
+        tile = self.configuration.patch_size
+        beyond = any(size > side for size, side in zip(drawn.shape[1:], tile, strict=True))
+        for _ in range(MOST_PASSES - 1 if beyond and self.networks[0].whole_object else 0):
+            before, answered = answered, scores.logits[-len(drawn) :].numpy() > 0
             if np.count_nonzero(answered ^ before) <= SETTLED * np.count_nonzero(answered):
                 break
-            before = answered
-            shown = drawn | answered * np.uint8(MASK)
-            scores = self._scores_of(np.concatenate([image, shown]), folder)
+            both[len(image) :] = drawn | answered * np.uint8(MASK)
+            del scores  # memory is estimated for one set of them
+            scores = self._scores_of(both, folder)
         return scores
 
     def predict(

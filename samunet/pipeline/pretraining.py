@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 import samunet
-from samunet.checkpoints.file import load_checkpoint, save_tensors
-from samunet.core.codec import encode, write_json
+from samunet.checkpoints.file import Checkpoint, load_checkpoint, save_tensors
+from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.dataset import DatasetSpec
 from samunet.core.fingerprint import IntensityStatistics
+from samunet.core.geometry import triple
 from samunet.core.labels import parse_labels
 from samunet.core.lock import held
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
 from samunet.core.results import FINAL
 from samunet.data.loader import batches
+from samunet.errors import CheckpointError
 from samunet.machine.hardware import choose_device, choose_precision, choose_workers
-from samunet.models.segmenter import SlabSegmenter
 from samunet.pipeline.run import assemble, prepare, refuse_trained, resumable, settings_to_train
 from samunet.planning.splits import Split
 from samunet.pretraining.network import PretrainingNetwork
 from samunet.pretraining.recipe import Learning, Recipe
-from samunet.pretraining.source import SceneSource
+from samunet.pretraining.source import TARGET, SceneSource
 from samunet.training.config import RunConfig
-from samunet.training.processes import joined
+from samunet.training.processes import Processes
 from samunet.training.run import Run, Sources
 from samunet.training.stopping import StopRequest
 from samunet.variants.network import build_network
+from samunet.variants.sam_unet_prompted.network import PromptedSAMUNet
 
-logger = logging.getLogger(__name__)
-
-SEED_WEIGHTS, CARD = "seed.safetensors", "seed.json"
+SEED_WEIGHTS, CARD, RECIPE = "seed.safetensors", "seed.json", "recipe.json"
 NOTHING_SEEN = IntensityStatistics(
     mean=0.0, median=0.0, std=1.0, minimum=-4.0, maximum=4.0, percentile_00_5=-3.0, percentile_99_5=3.0
 )
@@ -44,70 +45,80 @@ class PretrainOptions:
     """Where a pretraining goes, and what to do around it."""
 
     folder: Path
-    recipe: Recipe = Recipe()
-    learning: Learning = Learning()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `Recipe` that were given; the others have their defaults, or their values where it goes on."""
+    learning: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `Learning`, likewise."""
     device: str | None = None
     resume: bool = False
     overwrite: bool = False
     """A pretraining from the beginning may replace a finished one."""
     run: RunConfig = RunConfig()
-    rank: int = 0
-    processes: int = 1
     command: tuple[str, ...] = ()
+    """What the user typed, for debug.json."""
 
 
 def pretrain(options: PretrainOptions) -> Path | None:
     """Pretrain a network on scenes; returns the file of its weights, or None where it was asked to stop.
 
     Raises:
-        ConfigError: the folder holds a finished pretraining, and is neither to go on nor to be replaced.
+        ConfigError: the folder holds a finished pretraining, and is neither to go on nor to be replaced; or the recipe
+            contradicts itself.
+        CheckpointError: the pretraining to go on with has another recipe or other settings.
         InUseError: another command pretrains there.
     """
-    if options.rank > 0:
-        return _pretrain(options)
     with held(options.folder):
-        return _pretrain(options)
+        folder = options.folder / "fold_all"
+        resume = resumable(folder) if options.resume else None
+        recipe = _recipe(options, resume)
+        run = _settle(options, recipe, resume, folder)
+        with StopRequest(folder, options.run.max_hours) as stopping:
+            prepare(run)
+            network = build_network(run.plan, run.configuration, run.spec.labels)
+            features = run.configuration.topology.widths[0]
+            model = PretrainingNetwork(cast(PromptedSAMUNet, network), features, auxiliary=recipe.auxiliary)
+            write_json(options.folder / RECIPE, recipe)
+            trainer = assemble(run, model.to(run.device), _sources(run, recipe), Processes(), stopping)
+            try:
+                finished = trainer.train()
+                if finished:
+                    trainer.finish()
+            finally:
+                trainer.log.close()
+        return write_seed(folder, recipe) if finished else None
 
 
-def _pretrain(options: PretrainOptions) -> Path | None:
-    run = _settle(options)
-    with (
-        joined(options.rank, options.processes, run.device) as processes,
-        StopRequest(run.folder, options.run.max_hours) as stopping,
-    ):
-        prepare(run)
-        model = _network(run, options).to(run.device)
-        trainer = assemble(
-            run, model, _sources(run, options.recipe, processes.items(run.config.batch_size)), processes, stopping
-        )
-        try:
-            finished = trainer.train()
-            if finished:
-                trainer.finish()
-        finally:
-            trainer.log.close()
-    return write_seed(run.folder, options.recipe) if finished and options.rank == 0 else None
+def _recipe(options: PretrainOptions, resume: Checkpoint | None) -> Recipe:
+    """Return what was asked for, or what a pretraining goes on with."""
+    if resume is None:
+        return Recipe(**options.recipe)
+    before = decode(Recipe, read_json(options.folder / RECIPE), RECIPE)
+    for name, value in options.recipe.items():
+        if getattr(before, name) != value:
+            raise CheckpointError(
+                f"{options.folder} was pretrained with {name} {getattr(before, name)} (now {value}). Continue with the "
+                "same, or start again without --c."
+            )
+    return before
 
 
-def _settle(options: PretrainOptions) -> Run:
-    folder = options.folder / "fold_all"
-    resume = resumable(folder) if options.resume else None
+def _settle(options: PretrainOptions, recipe: Recipe, resume: Checkpoint | None, folder: Path) -> Run:
     if resume is None:
         refuse_trained(folder, overwrite=options.overwrite)
-    device, plan = choose_device(options.device), plan_of(options.recipe)
+    device, plan = choose_device(options.device), plan_of(recipe)
     name = next(iter(plan.configurations))
-    config = settings_to_train(
-        encode(options.learning), resume, folder, planned_batch=plan.configuration(name).batch_size
-    )
-    raw = {"channel_names": {"0": "scene"}, "labels": {"background": 0, "object": 1}, "file_ending": ".nii.gz"}
+    settings = encode(Learning(**options.learning)) if resume is None else options.learning
+    config = settings_to_train(settings, resume, folder, planned_batch=plan.configuration(name).batch_size)
+    labels = {"background": 0, "object": TARGET}
+    raw = {"channel_names": {"0": "scene"}, "labels": labels, "numTraining": 0, "file_ending": ".nii.gz"}
     spec = DatasetSpec(
         name=plan.dataset,
         channels=("scene",),
-        labels=parse_labels(raw["labels"]),  # type: ignore[arg-type]
+        labels=parse_labels(labels),
         file_ending=".nii.gz",
         num_training=0,
         reader=None,
-        raw=raw | {"numTraining": 0},
+        raw=raw,
     )
     return Run(
         plan=plan,
@@ -129,7 +140,7 @@ def _settle(options: PretrainOptions) -> Run:
 def plan_of(recipe: Recipe) -> Plan:
     """Return the plan of the network that a recipe pretrains."""
     flat = recipe.dimensions == 2
-    # Slices are thick where a slab's voxels are; they meet early and are pooled late.
+    # Slices of a slab are up to several times as thick as its pixels: they are pooled last.
     strides = tuple(
         (1, 1, 1) if not stage else (1, 2, 2) if flat or stage < recipe.stages - 2 else (2, 2, 2)
         for stage in range(recipe.stages)
@@ -141,7 +152,7 @@ def plan_of(recipe: Recipe) -> Plan:
         dimensions=recipe.dimensions,
         data_identifier="scenes",
         spacing=(1.0, 1.0, 1.0),
-        median_shape=tuple(float(size) for size in recipe.shape),  # type: ignore[arg-type]
+        median_shape=triple(recipe.shape),
         patch_size=recipe.shape,
         batch_size=8 if flat else 2,
         backbone=recipe.backbone or "vit_nano",
@@ -171,13 +182,7 @@ def plan_of(recipe: Recipe) -> Plan:
     )
 
 
-def _network(run: Run, options: PretrainOptions) -> SlabSegmenter:
-    network = build_network(run.plan, run.configuration, run.spec.labels)
-    model = PretrainingNetwork(network, run.configuration.topology.widths[0], auxiliary=options.recipe.auxiliary)  # type: ignore[arg-type]
-    return model
-
-
-def _sources(run: Run, recipe: Recipe, items: range) -> Sources:
+def _sources(run: Run, recipe: Recipe) -> Sources:
     training, validation = (
         SceneSource(shape=recipe.shape, batch_size=run.config.batch_size, seed=run.config.seed + offset)
         for offset in (0, 1 << 32)
@@ -185,17 +190,17 @@ def _sources(run: Run, recipe: Recipe, items: range) -> Sources:
     workers = choose_workers(run.config.workers, run.device)
     return Sources(
         training=lambda first, steps: batches(
-            training, first_step=first, steps=steps, workers=workers, pin_memory=run.device.type == "cuda", items=items
+            training, first_step=first, steps=steps, workers=workers, pin_memory=run.device.type == "cuda"
         ),
-        validation=lambda first, steps: batches(validation, first_step=first, steps=steps, workers=0, items=items),
-        cases=lambda step: [f"scene {step * run.config.batch_size + item}" for item in items],
+        validation=lambda first, steps: batches(validation, first_step=first, steps=steps, workers=0),
+        cases=lambda step: [f"scene {step * run.config.batch_size + item}" for item in range(run.config.batch_size)],
     )
 
 
 def write_seed(folder: Path, recipe: Recipe) -> Path:
     """Write the weights of a finished pretraining as fp16, and a card that says what they are; returns their path."""
     checkpoint = load_checkpoint(folder / FINAL)
-    prefix = "network."
+    prefix = "network."  # of PretrainingNetwork
     weights = {
         name.removeprefix(prefix): tensor.to(torch.float16) if tensor.is_floating_point() else tensor
         for name, tensor in checkpoint.weights.items()

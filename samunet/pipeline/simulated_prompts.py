@@ -124,9 +124,8 @@ def _clicks(mask: np.ndarray, clicking: Clicking, random: np.random.Generator) -
     points = []
     planes = np.moveaxis(mask, clicking.axis, 0)
     for place in np.flatnonzero(planes.any((1, 2))):
-        plane = np.ascontiguousarray(planes[place])
-        inside = np.argwhere(plane)
-        clicked = [np.unravel_index(np.argmax(edt.edt(plane, black_border=True)), plane.shape)]
+        inside = np.argwhere(planes[place])
+        clicked = [np.array(_deepest(planes[place]))]
         clicked += list(inside[random.choice(len(inside), min(clicking.points - 1, len(inside)), replace=False)])
         points += [tuple(float(x) for x in np.insert(voxel, clicking.axis, place)[::-1]) for voxel in clicked]
     return StructurePrompts(points=tuple(points))
@@ -138,6 +137,9 @@ def middle_of(mask: np.ndarray, axis: int = 0) -> tuple[int, ...]:
     """
     planes = np.moveaxis(largest_component(mask), axis, 0)
     place = int(planes.sum((1, 2)).argmax())
-    inside = edt.edt(np.ascontiguousarray(planes[place]), black_border=True)
-    voxel = np.insert(np.unravel_index(int(inside.argmax()), inside.shape), axis, place)
-    return tuple(int(index) for index in voxel)
+    return tuple(int(index) for index in np.insert(_deepest(planes[place]), axis, place))
+
+
+def _deepest(plane: np.ndarray) -> tuple[np.intp, ...]:
+    """Return the pixel of a (H, W) mask that is farthest from its border."""
+    return np.unravel_index(np.argmax(edt.edt(np.ascontiguousarray(plane), black_border=True)), plane.shape)

@@ -6,7 +6,6 @@ Axes: B batch (one structure each), D H W voxels.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from samunet.core.batch import Batch
@@ -14,7 +13,7 @@ from samunet.models.convolution import Convolution
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter
 from samunet.pretraining.source import REFERENCE, TARGET
 from samunet.variants.sam_unet_prompted import annotator
-from samunet.variants.sam_unet_prompted.network import PromptedSAMUNet, mask_sums
+from samunet.variants.sam_unet_prompted.network import PromptedSAMUNet
 
 NOISIEST = 0.5  # standard deviation of the noise that is added, in the image's
 REFERENCES, ALONE = 0.5, 0.5  # share of scenes with a reference in which it is shown, and of these without a prompt
@@ -48,15 +47,15 @@ class PretrainingNetwork(SlabSegmenter):
         noise = NOISIEST * torch.rand(count, 1, 1, 1, 1, device=device) * torch.randn_like(batch.image)
         encoded, sample = network.encode_image(batch.image + noise), torch.arange(count, device=device)
         example, known = label == REFERENCE, torch.ones_like(label, dtype=torch.bool)
-        shown = example.flatten(1).any(1) & (torch.rand(count, device=device) < REFERENCES)
+        shown = example.flatten(1).any(1) & (torch.rand(count, device=device) < REFERENCES) & network.takes_references
         alone = shown & (torch.rand(count, device=device) < ALONE)
         # Nothing but a reference's likeness tells its family from the rest, and no member from another.
         target = torch.where(alone[:, None, None, None], label > 0, label == TARGET)
-        reference = network.reference_of(encoded, example, sample) * shown[:, None]
+        reference = network.reference_of(encoded, example) * shown[:, None] if network.takes_references else None
         drawn = annotator.first_prompts(target) * ~alone[:, None, None, None]
-        drawn = network.shown_and_corrected(encoded, target, known, sample, reference.detach(), drawn)
+        drawn = network.corrected(drawn, encoded, target, known, sample, reference)
         masks = network.masks(encoded, drawn, sample, reference)
-        sums = mask_sums(masks, target, known)
+        sums = network.sums_of(masks, target, known)
         if self.extra is not None:
             distance, clean = self.extra(masks.features).float().unbind(1)
             away = (distance.tanh() - clipped_distance(target)).abs().mean((1, 2, 3)).sum()
@@ -66,7 +65,7 @@ class PretrainingNetwork(SlabSegmenter):
     def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         terms = self.network.terms(sums)
         if self.extra is not None:
-            count = sums["structures"].clamp_min(1)
+            count = sums["structures"]
             terms |= {
                 "distance": DISTANCE * sums["distance"] / count,
                 "denoising": DENOISING * sums["denoising"] / count,
@@ -83,16 +82,7 @@ class PretrainingNetwork(SlabSegmenter):
 
 
 def clipped_distance(mask: Tensor) -> Tensor:
-    """Return the distance from the border in the plane, positive inside, as a share of FARTHEST: (B, D, H, W) in
-    [-1, 1].
-
-    It counts steps to any of eight neighbors.
+    """Return the distance from the border in the plane, in steps to any of eight neighbors, positive inside, as a share
+    of FARTHEST: (B, D, H, W) in [-1, 1].
     """
-    planes = mask.float().flatten(0, 1)[:, None]
-    both = torch.cat([planes, 1 - planes])
-    left, layers = both, both.clone()
-    for _ in range(FARTHEST - 1):
-        left = -F.max_pool2d(-left, 3, 1, 1)
-        layers = layers + left
-    inside, outside = layers.chunk(2)
-    return ((inside - outside) / FARTHEST)[:, 0].unflatten(0, mask.shape[:2])
+    return (annotator.layers(mask, FARTHEST) - annotator.layers(~mask, FARTHEST)) / FARTHEST

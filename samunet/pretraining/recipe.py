@@ -7,6 +7,7 @@ from typing import Annotated
 
 from samunet.core.geometry import Shape
 from samunet.core.ranges import Within, check_ranges
+from samunet.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_ranges(self, "Pretraining option")
+        if self.tokens and not self.backbone:
+            raise ConfigError("--tokens needs SAM's decoder and so its encoder; give --backbone too, e.g. vit_tiny.")
+        parts = 2 ** (self.stages - 1)
+        if self.side % parts or (self.dimensions == 3 and self.depth % 4):
+            raise ConfigError(
+                f"--side must be a multiple of {parts} for {self.stages} stages, and --depth one of 4; got {self.side} "
+                f"and {self.depth}."
+            )
 
     @property
     def shape(self) -> Shape:

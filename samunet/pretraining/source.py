@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +30,11 @@ class SceneSource(SampleSource):
     def __getitem__(self, number: int) -> Sample:
         """Return image (1, D, H, W) float32 of mean 0 and deviation 1, and label (D, H, W) int16."""
         rng = np.random.default_rng([self.seed, number, 1])
-        attempt = 0
-        while True:
-            scene = make_scene(self.seed, number + attempt * NUMBERS, self.shape)
+        for index in itertools.count(number, NUMBERS):
+            scene = make_scene(self.seed, index, self.shape)
             label = choose_object(scene, rng)
             if label is not None:
                 break
-            attempt += 1
         weights = rng.dirichlet(np.ones(len(scene.image))).astype(np.float32)
         image = np.tensordot(weights, scene.image, 1)  # colors become one gray, as one channel sees them
         image = (image - image.mean()) / (image.std() + np.float32(1e-6))

@@ -7,26 +7,47 @@ import json
 import pytest
 
 from samunet.cli.pretrain import main
-from samunet.errors import ConfigError
+from samunet.errors import CheckpointError, ConfigError
 from samunet.pipeline.pretraining import CARD, SEED_WEIGHTS, PretrainOptions, plan_of, pretrain
-from samunet.pretraining.recipe import Learning, Recipe
+from samunet.pretraining.recipe import Recipe
 from samunet.sam.weights import read_tensors
 from samunet.training.config import RunConfig
 
-SMALL = Recipe(side=32, width=4, stages=3)
-LEARNING = Learning(minutes=0.0, epochs=2, iterations=3, batch_size=2, workers=0, precision="fp32")
+SMALL = {"side": 32, "width": 4, "stages": 3}
+LEARNING = {"minutes": 0.0, "epochs": 2, "iterations": 3, "batch_size": 2, "workers": 0, "precision": "fp32"}
 
 
-def test_a_pretraining_that_was_stopped_goes_on_to_the_same_bytes(tmp_path):
-    whole = pretrain(PretrainOptions(learning=LEARNING, folder=tmp_path / "whole", recipe=SMALL, device="cpu"))
-    stopped = tmp_path / "stopped"
-    short = RunConfig(max_hours=1e-9)
-    assert pretrain(PretrainOptions(learning=LEARNING, folder=stopped, recipe=SMALL, device="cpu", run=short)) is None
-    on = pretrain(PretrainOptions(learning=LEARNING, folder=stopped, recipe=SMALL, device="cpu", resume=True))
+def options(folder, **changes) -> PretrainOptions:
+    return PretrainOptions(**{"folder": folder, "recipe": SMALL, "learning": LEARNING, "device": "cpu"} | changes)
+
+
+def test_a_pretraining_that_was_stopped_goes_on_with_its_settings_to_the_same_bytes(tmp_path):
+    whole, stopped = pretrain(options(tmp_path / "whole")), tmp_path / "stopped"
+    assert pretrain(options(stopped, run=RunConfig(max_hours=1e-9))) is None
+    with pytest.raises(CheckpointError, match=r"pretrained with side 32 \(now 64\)"):
+        pretrain(options(stopped, recipe={"side": 64}, resume=True))
+    with pytest.raises(CheckpointError, match=r"learning_rate 0.001 \(now 0.1\)"):
+        pretrain(options(stopped, recipe={}, learning={"learning_rate": 0.1}, resume=True))
+    on = pretrain(options(stopped, recipe={}, learning={}, resume=True))
     assert on.read_bytes() == whole.read_bytes()
     assert (stopped / CARD).read_bytes() == (tmp_path / "whole" / CARD).read_bytes()
     with pytest.raises(ConfigError, match="is trained"):
-        pretrain(PretrainOptions(learning=LEARNING, folder=stopped, recipe=SMALL, device="cpu"))
+        pretrain(options(stopped))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tokens": True}, "needs SAM's decoder"),
+        ({"side": 100}, "must be a multiple of 16"),
+        ({"dimensions": 3, "depth": 6}, "one of 4"),
+        ({"backbone": "vit_smal"}, "no backbone"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused_before_anything_is_written(given, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        pretrain(options(tmp_path, recipe=given))
+    assert not (tmp_path / "fold_all").exists()
 
 
 def test_the_command_writes_half_precision_weights_and_says_what_they_are(tmp_path, capsys):

@@ -48,13 +48,10 @@ def test_every_task_has_a_term_and_every_weight_a_gradient():
     assert set(model(auxiliary=False).loss(batch())) == {"bce", "dice", "quality"}
 
 
-def test_half_the_sums_of_two_halves_are_those_of_the_whole():
-    """Losses are means over samples, so that a batch may be split."""
-    net = model().eval()
-    whole = batch(4)
-    with torch.no_grad():
-        counts = [
-            float(net.sums(Batch(image=whole.image[part], label=whole.label[part]))["structures"])
-            for part in (slice(0, 2), slice(2, 4))
-        ]
-    assert net.mean_over_samples and counts == [2.0, 2.0]
+def test_without_maps_no_reference_is_shown():
+    recipe = Recipe(side=32, width=4, stages=4, backbone="vit_nano", tokens=True, maps=False)
+    plan = plan_of(recipe)
+    labels = parse_labels({"background": 0, "object": 1})
+    network = build_network(plan, plan.configuration("2d_sam_unet_prompted"), labels)
+    assert not network.takes_references
+    assert all(term.isfinite() for term in PretrainingNetwork(network, 4).train().loss(batch()).values())

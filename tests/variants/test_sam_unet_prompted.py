@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 from samunet.variants import sam_unet_prompted
 from samunet.variants.sam_unet_prompted.joining import likeness, prototype, thinned
+from samunet.variants.sam_unet_prompted.network import Masks
 
 PATCH = (4, 32, 48)
 SPEC = NetworkSpec(
@@ -92,21 +94,56 @@ def test_what_is_kept_of_an_image_is_all_that_a_click_needs(monkeypatch):
     assert torch.equal(net.answers(encoded, drawn(), torch.Size(PATCH)), expected)
 
 
-def test_a_step_learns_from_one_structure_of_each_sample_and_ignores_what_is_not_annotated():
-    spec = dataclasses.replace(SPEC, labels=parse_labels({"background": 0, "a": 1, "ignore": 2}))
-    net = network(spec=spec).train()
+def test_a_step_learns_from_one_structure_of_each_sample_that_has_one():
+    net = network().train()
     label = torch.zeros(2, *PATCH, dtype=torch.int16)
     label[0, :, 4:12, 8:30] = 1
     sums = net.sums(Batch(image=image(2), label=label))
-    assert float(sums["structures"]) == 1
+    assert float(sums["structures"]) == 1 and float(sums["voxels.0"]) == math.prod(PATCH)
     assert all(value.isfinite() for value in net.terms(sums).values())
-    other = label.clone()
-    other[0, :, 20:] = 2
-    torch.manual_seed(3)
-    one = net.sums(Batch(image=image(2), label=other))
-    changed = image(2)
-    torch.manual_seed(3)
-    assert torch.equal(one["bce"], net.sums(Batch(image=changed, label=other))["bce"])
+
+
+def answers_of(count: int, generator: torch.Generator):
+    """Random masks, what was asked for, and where it is annotated."""
+    levels = [torch.randn(count, 1, 4, side, side, generator=generator, requires_grad=True) for side in (16, 8)]
+    features = torch.randn(count, 4, 4, 16, 16, generator=generator)
+    target = torch.rand(count, 4, 16, 16, generator=generator) < 0.3
+    known = torch.rand(count, 4, 16, 16, generator=generator) < 0.8
+    return Masks(levels, features), target, known
+
+
+def test_the_loss_is_that_of_the_formula_and_voxels_without_annotation_do_not_count():
+    net = network().train()
+    masks, target, known = answers_of(3, torch.Generator().manual_seed(0))
+    everywhere = torch.ones_like(known)
+    one = Masks(masks.levels[:1], masks.features)
+    terms = net.terms(net.sums_of(one, target, everywhere))
+    logits, wanted = masks.levels[0][:, 0].detach(), target.float()
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted)
+    chance = logits.sigmoid()
+    both, either = (chance * wanted).flatten(1).sum(1), (chance + wanted).flatten(1).sum(1)
+    assert torch.allclose(terms["bce"], 4 * entropy) and torch.allclose(terms["dice"], (1 - 2 * both / either).mean())
+    iou = ((logits > 0) & target).flatten(1).sum(1) / ((logits > 0) | target).flatten(1).sum(1)
+    expected = net.quality(masks.features, masks.levels[0].detach()).sigmoid()
+    assert torch.allclose(terms["quality"], 0.2 * (expected - iou).square().mean())
+    sum(net.terms(net.sums_of(masks, target, known)).values()).backward()
+    assert not masks.levels[0].grad[:, 0][~known].any() and masks.levels[0].grad[:, 0][known].all()
+    assert masks.levels[1].grad.any()
+
+
+def test_sums_of_parts_give_the_loss_of_the_whole_also_where_a_part_has_no_structure():
+    net = network().train()
+    masks, target, known = answers_of(3, torch.Generator().manual_seed(1))
+    whole = net.terms(net.sums_of(masks, target, known))
+    parts = [
+        net.sums_of(Masks([level[part] for level in masks.levels], masks.features[part]), target[part], known[part])
+        for part in (slice(0, 1), slice(1, 3))
+    ]
+    nothing = net.sums(Batch(image=image(1), label=torch.zeros(1, *PATCH, dtype=torch.int16)))
+    levels = len(net.outputs)
+    assert {name for name in nothing if name.startswith("dices")} == {f"dices.{level}" for level in range(levels)}
+    added = {name: parts[0][name] + parts[1][name] + nothing.get(name, 0) for name in parts[0]}
+    assert all(torch.allclose(value, whole[name]) for name, value in net.terms(added).items())
 
 
 def test_a_batch_without_a_structure_gives_no_loss_and_still_a_gradient():

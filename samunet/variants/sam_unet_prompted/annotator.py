@@ -11,10 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samunet.core.prompts import INSIDE, MASK, OUTSIDE
-from samunet.models.prompt_tokens import simulated_boxes
+from samunet.models.prompt_tokens import clicks_in, simulated_boxes
 
-KINDS = ("click", "scribble", "box", "part")
-SHARES = (0.45, 0.2, 0.2, 0.15)  # of first prompts; the last is a mask that ends at a plane, as at a tile's border
 SCRIBBLES = 0.2  # share of corrections that are scribbles, the others are clicks
 THICKEST = 6  # voxels from the border beyond which all are equally far
 BOX_OVERLAP = 0.75  # least IoU of a box with the tight one, in the plane
@@ -24,10 +22,10 @@ LONGEST_SCRIBBLE = 0.25  # share of the plane's sides on either side of where it
 
 def first_prompts(target: Tensor) -> Tensor:
     """Draw one prompt of a random kind for each structure: (N, D, H, W) bool, none of them empty, to a uint8 map."""
-    kinds = torch.multinomial(torch.tensor(SHARES), len(target), replacement=True).to(target.device)
+    shares = {clicks: 0.45, scribbles: 0.2, boxes: 0.2, parts: 0.15}  # a part is what a neighboring tile would show
+    kinds = torch.multinomial(torch.tensor(list(shares.values())), len(target), replacement=True).to(target.device)
     drawn = torch.zeros_like(target, dtype=torch.uint8)
-    makers = (clicks, scribbles, boxes, parts)
-    for kind, make in enumerate(makers):
+    for kind, make in enumerate(shares):
         asked = (kinds == kind).nonzero()[:, 0]
         if len(asked):
             drawn[asked] = make(target[asked])
@@ -88,19 +86,26 @@ def parts(target: Tensor) -> Tensor:
 
 def chosen_voxel(mask: Tensor) -> Tensor:
     """Return masks of one random voxel of each (N, D, H, W) mask; none where it is empty."""
-    flat = mask.flatten(1)
-    chance = torch.rand(flat.shape, device=mask.device).masked_fill(~flat, -1)
-    best, index = chance.max(1, keepdim=True)
-    return torch.zeros_like(flat).scatter_(1, index, best >= 0).view(mask.shape)
+    return clicks_in(mask.flatten(1, 2), 1).view(mask.shape).bool()
+
+
+def layers(mask: Tensor, most: int) -> Tensor:
+    """Count how many steps to any of eight neighbors lead out of (N, D, H, W) bool masks within the plane.
+
+    Returns:
+        (N, D, H, W) float32: 0 outside, 1 at the border, `most` far from it; what lies beyond the plane is no border.
+    """
+    left = counted = mask.float().flatten(0, 1)[:, None]
+    for _ in range(most - 1):
+        left = -F.max_pool2d(-left, 3, 1, 1)
+        counted = counted + left
+    return counted[:, 0].unflatten(0, mask.shape[:2])
 
 
 def _thick(mask: Tensor) -> Tensor:
     """Keep of each mask what is at least half as far from its border in the plane as anything of it."""
-    layers, left = mask.to(torch.uint8), mask.float().flatten(0, 1)[:, None]
-    for _ in range(THICKEST - 1):
-        left = -F.max_pool2d(-F.pad(left, (1, 1, 1, 1)), 3, 1)
-        layers = layers + left[:, 0].unflatten(0, mask.shape[:2]).to(torch.uint8)
-    return mask & (2 * layers >= layers.flatten(1).amax(1)[:, None, None, None])
+    steps = layers(mask, THICKEST)
+    return mask & (2 * steps >= steps.flatten(1).amax(1)[:, None, None, None])
 
 
 def _curve(place: Tensor, within: Tensor) -> Tensor:

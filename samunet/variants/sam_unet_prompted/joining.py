@@ -15,6 +15,7 @@ from samunet.core.plan import Topology
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
 from samunet.models.convolution import Convolution
 from samunet.models.prompt_tokens import embed, read_map
+from samunet.sam.backbones import TOKEN_PIXELS
 from samunet.sam.decoder import decode, without_mask
 
 BITS = (INSIDE, OUTSIDE, BOX, MASK)
@@ -70,7 +71,7 @@ class PromptTokenHead(nn.Module):
     Slices without prompts get nothing. The last layer starts at zero, so the head adds nothing at first.
 
     Args:
-        sam: gives transformer, prompt embeddings and the iou token.
+        sam: gives the two-way transformer and the embeddings of prompts.
         features: F.
         scale: encoder pixels per voxel.
     """
@@ -97,7 +98,7 @@ class PromptTokenHead(nn.Module):
         Returns:
             (N, 1, D, H, W).
         """
-        depth, size = drawn.shape[1], (16 * embedding.shape[3], 16 * embedding.shape[4])
+        depth, size = drawn.shape[1], (TOKEN_PIXELS * embedding.shape[3], TOKEN_PIXELS * embedding.shape[4])
         pairs, prompts = read_map(thinned(drawn)[:, None], self.scale, size)
         sample, _, place = pairs.unbind(1)
         added = features.new_zeros(len(drawn), depth, *features.shape[3:])
@@ -132,8 +133,8 @@ class Quality(nn.Module):
         """(N, F, D, H, W) features and (N, 1, D, H, W) logits to (N,) logits of the IoU; masks get no gradient."""
         chance = logits.detach().sigmoid()
         inside = (features * chance).mean((2, 3, 4)) / chance.mean((2, 3, 4)).clamp_min(1e-6)
-        everything: Tensor = self.layers(torch.cat([inside, features.mean((2, 3, 4))], dim=1))
-        return everything[:, 0]
+        expected: Tensor = self.layers(torch.cat([inside, features.mean((2, 3, 4))], dim=1))
+        return expected[:, 0]
 
 
 def thinned(drawn: Tensor, most: int = MOST_POINTS) -> Tensor:

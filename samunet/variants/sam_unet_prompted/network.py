@@ -5,17 +5,19 @@ Axes: B batch, R foreground classes or regions, N structures shown, D H W voxels
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from samunet.core.batch import Batch
+from samunet.core.labels import Labels
 from samunet.core.prompts import SHOWS
+from samunet.errors import ConfigError
 from samunet.models.convolution import Convolution
-from samunet.models.losses import known_voxels, region_targets
+from samunet.models.losses import deep_supervision_sums, deep_supervision_terms, known_voxels, region_targets
 from samunet.models.segmenter import ABSENT, PromptedSegmenter
 from samunet.models.spec import NetworkSpec
 from samunet.variants.sam_unet.network import EncodedImage, ImageEncoder
@@ -25,6 +27,9 @@ from samunet.variants.sam_unet_prompted.joining import PromptStem, PromptTokenHe
 from samunet.variants.sam_unet_prompted.rules import Config
 
 ENTROPY, QUALITY = 4.0, 0.2  # weights beside the Dice loss's 1
+UNKNOWN = 2  # label of what is not annotated
+# One structure as a region: a sigmoid, and no background.
+STRUCTURE = Labels(values=(("background", (0,)), ("structure", (1,))), ignore=UNKNOWN, regions_order=(1,))
 TOGETHER = 4  # structures decoded at a time where no gradient is wanted
 
 
@@ -33,8 +38,6 @@ class Masks(NamedTuple):
 
     levels: list[Tensor]
     """(N, 1, D, H, W) logits of every supervised level, full resolution first; one level in prediction."""
-    quality: Tensor
-    """(N,) logits of the IoU that the network expects of the first level."""
     features: Tensor
     """(N, F, D, H, W) of the last level of the decoder."""
 
@@ -44,7 +47,6 @@ class PromptedSAMUNet(ImageEncoder, PromptedSegmenter):
 
     prompts = "mixed"
     whole_object = True
-    mean_over_samples = True
 
     def __init__(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class PromptedSAMUNet(ImageEncoder, PromptedSegmenter):
     def forward(self, image: Tensor, drawn: Tensor | None = None) -> Tensor:
         return self.answers(self.encode_image(image), drawn, image.shape[2:])
 
-    def answers(self, encoded: EncodedImage, drawn: Tensor | None, shape: torch.Size) -> Tensor:
+    def answers(self, encoded: EncodedImage, drawn: Tensor | None, shape: Sequence[int]) -> Tensor:
         """Return (B, K, D, H, W) logits for encoded images and a (B, R, D, H, W) prompt map; see `forward`."""
         batch, structures = encoded.stages[0].shape[0], len(self.labels.foreground)
         if drawn is None:
@@ -90,22 +92,30 @@ class PromptedSAMUNet(ImageEncoder, PromptedSegmenter):
             sample: (N,) the image of each.
             reference: (N, F) prototypes of `reference_of`, zeros for structures without one; None without any.
         """
-        stages = [stage[sample] for stage in encoded.stages]
+        stages = [_chosen(stage, sample) for stage in encoded.stages]
         if self.stem is not None:
             alike = None if reference is None else likeness(stages[self.stem.likeness_stage], reference)
             stages = self.stem(drawn, stages, alike)
         decoded = self.decoder(stages)
         levels = [output(level) for output, level in zip(self.outputs, decoded, strict=False)]
         if self.tokens is not None and encoded.embedding is not None:
-            levels[0] = levels[0] + self.tokens(encoded.embedding[sample], drawn, decoded[0])
-        return Masks(
-            levels if self.training else levels[:1], self.quality(decoded[0].float(), levels[0].float()), decoded[0]
-        )
+            levels[0] = levels[0] + self.tokens(_chosen(encoded.embedding, sample), drawn, decoded[0])
+        return Masks(levels if self.training else levels[:1], decoded[0])
 
-    def reference_of(self, encoded: EncodedImage, mask: Tensor, sample: Tensor) -> Tensor:
-        """Return (N, F) prototypes of what (N, D, H, W) masks show in the images `sample` of (N,)."""
-        stage = self.stem.likeness_stage if self.stem is not None else 0
-        return prototype(encoded.stages[stage][sample].float(), mask)
+    @property
+    def takes_references(self) -> bool:
+        """Whether another object's features may show what is sought."""
+        return self.stem is not None
+
+    def reference_of(self, encoded: EncodedImage, mask: Tensor) -> Tensor:
+        """Return (B, F) prototypes of what (B, D, H, W) masks show in encoded images.
+
+        Raises:
+            ConfigError: the network was built without maps.
+        """
+        if self.stem is None:
+            raise ConfigError("sam_unet_prompted: without maps nothing is compared with a reference.")
+        return prototype(encoded.stages[self.stem.likeness_stage].float(), mask)
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         encoded, known = self.encode_image(batch.image), known_voxels(batch.label, self.labels)
@@ -114,39 +124,54 @@ class PromptedSAMUNet(ImageEncoder, PromptedSegmenter):
         sample = present.any(1).nonzero()[:, 0]
         if not len(sample):
             zero = 0 * encoded.stages[-1].mean()
-            return {"bce": zero, "dice": zero, "quality": zero, "structures": zero}
+            levels = range(len(self.outputs) if self.training else 1)
+            names = [f"{name}.{level}" for level in levels for name in ("entropy", "voxels", "dice", "dices")]
+            return dict.fromkeys((*names, "quality", "structures"), zero)
         structure = torch.multinomial(present[sample].float(), 1)[:, 0]
         target, known = targets[sample, structure], known[sample]
-        drawn = self.shown_and_corrected(encoded, target, known, sample)
-        return mask_sums(self.masks(encoded, drawn, sample), target, known)
+        drawn = self.corrected(annotator.first_prompts(target), encoded, target, known, sample)
+        return self.sums_of(self.masks(encoded, drawn, sample), target, known)
+
+    def sums_of(self, masks: Masks, target: Tensor, known: Tensor) -> dict[str, Tensor]:
+        """Return the sums over N structures that `terms` needs.
+
+        Args:
+            masks: answers.
+            target, known: (N, D, H, W) bool.
+        """
+        label = torch.where(known, target.to(torch.int16), UNKNOWN)
+        sums = deep_supervision_sums(masks.levels, label, STRUCTURE, batch_dice=False)
+        answer = (masks.levels[0][:, 0] > 0) & known
+        both, either = ((part & known).flatten(1).sum(1) for part in (answer & target, answer | target))
+        expected = self.quality(masks.features.float(), masks.levels[0].float()).sigmoid()
+        error = (expected - both / either.clamp_min(1)).square().sum()
+        return sums | {"quality": error, "structures": error.new_tensor(float(len(target)))}
 
     def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        count = sums["structures"].clamp_min(1)
-        return {
-            "bce": ENTROPY * sums["bce"] / count,
-            "dice": sums["dice"] / count,
-            "quality": QUALITY * sums["quality"] / count,
-        }
+        if not sums["structures"]:  # nothing to learn, and no mean
+            return {"bce": sums["entropy.0"]}
+        levels = {name: value for name, value in sums.items() if "." in name}
+        terms = deep_supervision_terms(levels, STRUCTURE)
+        quality = QUALITY * sums["quality"] / sums["structures"]
+        return {"bce": ENTROPY * terms["bce"], "dice": terms["dice"], "quality": quality}
 
     @torch.no_grad()
-    def shown_and_corrected(
+    def corrected(
         self,
+        drawn: Tensor,
         encoded: EncodedImage,
         target: Tensor,
         known: Tensor,
         sample: Tensor,
         reference: Tensor | None = None,
-        drawn: Tensor | None = None,
     ) -> Tensor:
-        """Draw the prompts of a training step: a first one, and corrections of a random number of answers.
+        """Add the corrections of a training step to first prompts: of a random number of answers.
 
         Args:
+            drawn: (N, D, H, W) uint8 prompt map.
             target, known: (N, D, H, W) bool.
-            sample: (N,).
-            reference: see `masks`.
-            drawn: the first prompts, where they are made already.
+            encoded, sample, reference: see `masks`.
         """
-        drawn = annotator.first_prompts(target) if drawn is None else drawn
         for _ in range(int(torch.randint(self.rounds, ()))):
             answer = self.masks(encoded, drawn, sample, reference).levels[0][:, 0] > 0
             drawn = annotator.corrected(drawn, answer, target, known)
@@ -159,34 +184,7 @@ class PromptedSAMUNet(ImageEncoder, PromptedSegmenter):
         return self.answers(self.encode_image(batch.image), drawn, batch.label.shape[1:])
 
 
-def mask_sums(masks: Masks, target: Tensor, known: Tensor) -> dict[str, Tensor]:
-    """Return sums over structures: cross-entropy, Dice loss and squared error of the expected IoU, and their number.
-
-    Args:
-        target, known: (N, D, H, W) bool.
-    """
-    entropy, dice = [], []
-    total = sum(0.5**level for level in range(len(masks.levels)))
-    for level, logits in enumerate(masks.levels):
-        logits, shape = logits[:, 0].float(), logits.shape[2:]
-        wanted, counted = (
-            (F.interpolate(part[:, None].float(), size=shape, mode="nearest-exact") if level else part[:, None].float())
-            for part in (target, known)
-        )
-        wanted, counted = wanted[:, 0], counted[:, 0]
-        share, axes = 0.5**level / total, (1, 2, 3)
-        voxels = counted.sum(axes).clamp_min(1)
-        error = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * counted
-        entropy.append(share * (error.sum(axes) / voxels).sum())
-        chance, wanted = logits.sigmoid() * counted, wanted * counted
-        both, either = (chance * wanted).sum(axes), chance.sum(axes) + wanted.sum(axes)
-        dice.append(share * (1 - (2 * both + 1) / (either + 1)).sum())
-    answer = (masks.levels[0][:, 0] > 0) & known
-    both, either = ((part & known).flatten(1).sum(1) for part in (answer & target, answer | target))
-    quality = (masks.quality.float().sigmoid() - both / either.clamp_min(1)).square().sum()
-    return {
-        "bce": torch.stack(entropy).sum(),
-        "dice": torch.stack(dice).sum(),
-        "quality": quality,
-        "structures": quality.new_tensor(float(len(target))),
-    }
+def _chosen(features: Tensor, sample: Tensor) -> Tensor:
+    """Return the features of the images `sample`; themselves, not a copy, where each image is asked for once."""
+    everyone = torch.arange(len(features), device=sample.device)
+    return features if torch.equal(sample, everyone) else features[sample]
