@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import subprocess
 import sys
@@ -98,3 +99,14 @@ def test_a_full_disk_is_one_sentence_with_the_file_and_the_way_out(tmp_path, cap
         capsys.readouterr().err
         == f"samunet_some: {tmp_path}/case.json: No space left on device; make space and run the command again.\n"
     )
+
+
+def test_a_command_says_what_is_logged_and_leaves_its_callers_handlers_alone(capsys, caplog):
+    before = list(logging.getLogger().handlers)
+
+    def speak(_: Options) -> None:
+        logging.getLogger("samunet.anything").info("The case is read.")
+
+    assert command("samunet_speak", "Speak.", Options)(speak)([]) == 0
+    assert capsys.readouterr().out == "The case is read.\n"
+    assert logging.getLogger().handlers == before and not caplog.records
