@@ -170,6 +170,29 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     _write(path, _on_cpu(tensors), None)
 
 
+def _read(path: Path, *, with_optimizer: bool) -> tuple[str | None, dict[str, Tensor]]:
+    """Return the header and the tensors of one file.
+
+    Safetensors opens it twice, and a training that goes on may put the next one in its place between the two.
+    """
+    while True:
+        try:
+            before = path.stat()
+            with safe_open(path, framework="pt", device="cpu") as file:
+                header = (file.metadata() or {}).get(HEADER_KEY)
+                names = [name for name in file.keys() if with_optimizer or name.startswith(PREDICTS)]  # noqa: SIM118 - not a dict
+                tensors = {name: file.get_tensor(name) for name in names}
+            after = path.stat()
+        except FileNotFoundError:
+            raise CheckpointError(f"Checkpoint {path} does not exist.") from None
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"Checkpoint {path} cannot be read ({error}); it is damaged. Use another checkpoint, or train again."
+            ) from None
+        if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
+            return header, tensors
+
+
 def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
     """Read a checkpoint to the CPU.
 
@@ -179,17 +202,7 @@ def load_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
     Raises:
         CheckpointError: the file is absent, damaged (which a checksum tells too), or not a samunet checkpoint.
     """
-    if not path.is_file():
-        raise CheckpointError(f"Checkpoint {path} does not exist.")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = (file.metadata() or {}).get(HEADER_KEY)
-            names = [name for name in file.keys() if with_optimizer or name.startswith(PREDICTS)]  # noqa: SIM118 - not a dict
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"Checkpoint {path} cannot be read ({error}); it is damaged. Use another checkpoint, or train again."
-        ) from None
+    header, tensors = _read(path, with_optimizer=with_optimizer)
     if header is None:
         raise CheckpointError(f"File {path} is not a samunet checkpoint; its header lacks the key '{HEADER_KEY}'.")
     fields = parse_json(header, f"The header of checkpoint {path}")

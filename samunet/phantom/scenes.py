@@ -26,6 +26,8 @@ SMALLEST = 8  # voxels of an object that stays in the list
 MOST_OBJECTS = 24
 GROUPS = {1: (3, 9), 3: (5, 16)}  # in a slice, and in a slab, where most of them lie above or below each other
 THICKEST = 5.0  # slices to pixels
+LARGEST = 0.45  # radius of a body, as a share of the plane
+COARSEST = 4.0  # pixels that were one, where an image was enlarged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +152,10 @@ class _Canvas:
         """Draw a family: one that is there already with a probability, else a new one."""
         if self.looks and rng.random() < known:
             return int(rng.choice(list(self.looks)))
-        number = len(self.looks) + 1
-        self.looks[number] = (float(rng.uniform(-1.5, 1.5)), float(rng.choice([0.03, 0.1, 0.3])))
+        number, value = len(self.looks) + 1, rng.uniform(-1.5, 1.5)
+        if self.looks and rng.random() < 0.3:  # hard to tell from another one
+            value = self.looks[int(rng.choice(list(self.looks)))][0] + rng.uniform(-0.4, 0.4)
+        self.looks[number] = (float(value), float(rng.choice([0.03, 0.1, 0.3])))
         return number
 
     def finish(self, rng: np.random.Generator) -> Scene:
@@ -220,7 +224,7 @@ def _place(rng: np.random.Generator, canvas: _Canvas) -> np.ndarray:
 
 def _any_body(rng: np.random.Generator, canvas: _Canvas) -> Body:
     center, flat = _place(rng, canvas), canvas.shape[0] == 1
-    radius = float(np.exp(rng.uniform(math.log(0.03), math.log(0.25))))
+    radius = float(np.exp(rng.uniform(math.log(0.03), math.log(LARGEST))))
     kind = rng.choice(["star", "tube", "sheet"], p=[0.7, 0.2, 0.1])
     if kind == "tube":
         return tube(rng, center, rng.uniform(0.2, 0.8), rng.uniform(0.012, 0.05), flat=flat)
@@ -252,7 +256,20 @@ def _seen(rng: np.random.Generator, canvas: _Canvas) -> np.ndarray:
     image = image[None] if channels == 1 else _colored(rng, image)
     noise = np.float32(rng.uniform(0, 0.4) * image.std()) * rng.standard_normal(image.shape, np.float32)
     image = image + noise
+    if rng.random() < 0.4:
+        image = _enlarged(image, float(np.exp(rng.uniform(math.log(1.3), math.log(COARSEST)))))
     return ((image - image.mean()) / (image.std() + np.float32(1e-6))).astype(np.float32)
+
+
+def _enlarged(image: np.ndarray, factor: float) -> np.ndarray:
+    """Return a (C, D, H, W) image as if it had been taken with pixels so many times as wide, and enlarged."""
+    for axis in (2, 3):
+        size = image.shape[axis]
+        count = max(2, round(size / factor))
+        weights = _spline(size, count)  # smooth from pixel to pixel, both ways
+        coarse = np.tensordot(weights.T / weights.sum(0)[:, None], image, axes=(1, axis))
+        image = np.moveaxis(np.tensordot(weights, coarse, axes=(1, 0)), 0, axis)
+    return image
 
 
 def _colored(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

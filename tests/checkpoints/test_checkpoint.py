@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +73,22 @@ def test_a_checkpoint_comes_back_and_equal_ones_are_equal_files(saved, tmp_path)
     )
     save_checkpoint(tmp_path / "again.safetensors", load_checkpoint(path))
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(saved, tmp_path, monkeypatch):
+    path, checkpoint = saved
+    following = replace(checkpoint, state=replace(STATE, step=4), model={"plain": torch.ones(1)})
+    save_checkpoint(tmp_path / "next", following)
+    opened = []
+
+    def and_replaced(*arguments, **options):
+        opened.append(safe_open(*arguments, **options))
+        if len(opened) == 1:
+            os.replace(tmp_path / "next", path)
+        return opened[-1]
+
+    monkeypatch.setattr("samunet.checkpoints.file.safe_open", and_replaced)
+    assert alike(load_checkpoint(path), following) and len(opened) == 2
 
 
 @pytest.mark.parametrize("with_optimizer", [True, False])
