@@ -1,9 +1,10 @@
 """What a network pretrained on procedural scenes makes of clicks and boxes on real images that it never saw.
 
-    nnUNet_raw=... python benchmarks/seed_prompts.py --seed FOLDER [--cases 20] [--side 128]
+    nnUNet_raw=... python benchmarks/seed_prompts.py --seed FOLDER [--cases 20] [--sides 64 128 256]
 
 Whole slices: of each case and structure the slice that shows most of it, of 2D images some components. They are
-brought to --side voxels along the longer side, and scored on their own grid. Clicks: the first in the middle of the
+brought to each of --sides pixels along the longer side; the answer counts of which the network expects the highest IoU.
+All are scored on their own grid. Clicks: the first in the middle of the
 structure or anywhere in it, each further one in the middle of the largest error; a box is tight. Beside it, with the
 same prompts: region growing and the random walker of scikit-image, an ellipse in the box, and the network before
 pretraining. Of region growing's tolerances the best on average counts, which helps it. Writes
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from samunet.pipeline.simulated_prompts import middle_of
 from samunet.pretraining.recipe import Recipe
 from samunet.sam.weights import read_tensors
 from samunet.variants.network import build_network
+from samunet.variants.sam_unet.network import EncodedImage
 
 RESULTS = Path(__file__).parent / "results"
 LEAST_PIXELS = 12  # of a structure in a slice
@@ -86,12 +88,15 @@ def normal(image: np.ndarray) -> np.ndarray:
 
 
 class Network:
-    """A promptable network on whole slices of any size."""
+    """A promptable network on whole slices of any size, brought to one or several sizes.
 
-    def __init__(self, folder: Path, side: int, *, trained: bool) -> None:
+    Of several the answer counts of which the network itself expects the highest IoU.
+    """
+
+    def __init__(self, folder: Path, sides: Sequence[int], *, trained: bool) -> None:
         recipe = Recipe(**json.loads((folder / CARD).read_text(encoding="utf-8"))["recipe"])
-        self.side = side
-        plan = plan_of(Recipe(**{**recipe.__dict__, "side": side}))
+        self.sides = sides
+        plan = plan_of(recipe)
         torch.manual_seed(0)
         self.net = build_network(
             plan, next(iter(plan.configurations.values())), parse_labels({"background": 0, "object": 1})
@@ -101,31 +106,46 @@ class Network:
         self.net.eval()
 
     def encode(self, image: np.ndarray) -> None:
-        height, width = image.shape
-        self.scale = self.side / max(image.shape)
-        self.size = [max(1, round(height * self.scale)), max(1, round(width * self.scale))]
-        plane = torch.from_numpy(image)[None, None]
-        plane = F.interpolate(plane, size=self.size, mode="bilinear", antialias=self.scale < 1, align_corners=False)
-        plane = (plane - plane.mean()) / (plane.std() + 1e-6)
-        plane = F.pad(plane, (0, self.side - self.size[1], 0, self.side - self.size[0]))
-        with torch.no_grad():
-            self.encoded = self.net.encode_image(plane[:, :, None])
-        self.shape = image.shape
+        self.shape, self.seen = image.shape, []
+        for side in self.sides:
+            size = [max(1, round(length * side / max(image.shape))) for length in image.shape]
+            plane = torch.from_numpy(image)[None, None]
+            smaller = side < max(image.shape)
+            plane = F.interpolate(plane, size=size, mode="bilinear", antialias=smaller, align_corners=False)
+            plane = (plane - plane.mean()) / (plane.std() + 1e-6)
+            plane = F.pad(plane, (0, side - size[1], 0, side - size[0]))
+            with torch.no_grad():
+                self.seen.append((side, size, self.net.encode_image(plane[:, :, None])))
 
     def answer(
         self, clicks: list[tuple[int, int, bool]], box: np.ndarray | None, before: np.ndarray | None
     ) -> np.ndarray:
-        drawn = torch.zeros(1, 1, self.side, self.side, dtype=torch.uint8)
+        answers = [self._answer(*seen, clicks, box, before) for seen in self.seen]
+        return max(answers, key=lambda answer: answer[0])[1]
+
+    @torch.no_grad()
+    def _answer(
+        self,
+        side: int,
+        size: list[int],
+        encoded: EncodedImage,
+        clicks: list[tuple[int, int, bool]],
+        box: np.ndarray | None,
+        before: np.ndarray | None,
+    ) -> tuple[float, np.ndarray]:
+        scale = side / max(self.shape)
+        drawn = torch.zeros(1, 1, side, side, dtype=torch.uint8)
         for y, x, inside in clicks:
-            drawn[0, 0, int((y + 0.5) * self.scale), int((x + 0.5) * self.scale)] |= INSIDE if inside else OUTSIDE
+            drawn[0, 0, int((y + 0.5) * scale), int((x + 0.5) * scale)] |= INSIDE if inside else OUTSIDE
         for mask, bit in ((box, BOX), (before, MASK)):
             if mask is not None:
-                small = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=self.size, mode="area")
-                drawn[0, 0, : self.size[0], : self.size[1]] |= (small[0, 0] >= 0.5).to(torch.uint8) * bit
-        with torch.no_grad():
-            logits = self.net.masks(self.encoded, drawn, torch.zeros(1, dtype=torch.long)).levels[0][:, :, 0]
-        logits = logits[..., : self.size[0], : self.size[1]]
-        return (F.interpolate(logits, size=self.shape, mode="bilinear", align_corners=False)[0, 0] > 0).numpy()
+                small = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=size, mode="area")
+                drawn[0, 0, : size[0], : size[1]] |= (small[0, 0] >= 0.5).to(torch.uint8) * bit
+        masks = self.net.masks(encoded, drawn, torch.zeros(1, dtype=torch.long))
+        expected = self.net.quality(masks.features, masks.levels[0])
+        logits = masks.levels[0][:, :, 0, : size[0], : size[1]]
+        mask = F.interpolate(logits, size=self.shape, mode="bilinear", align_corners=False)[0, 0] > 0
+        return float(expected), mask.numpy()
 
 
 def middle(mask: np.ndarray) -> tuple[int, int]:
@@ -197,71 +217,79 @@ def walking(image: np.ndarray) -> Answer:
     return answer
 
 
+def measure(task: Task, network: Network) -> dict[str, float]:
+    """Return the Dice of one network with a box, and after clicks from two starts."""
+    network.encode(task.image)
+    scores = {"box": dice(network.answer([], boxed(task.target), None), task.target)}
+    return scores | started(network.answer, task)
+
+
+def started(answer: Answer, task: Task) -> dict[str, float]:
+    """Return the Dice after CLICKS clicks, of which the first is in the middle, or anywhere."""
+    rng = np.random.default_rng(len(task.case) + int(task.target.sum()))
+    places = np.argwhere(task.target)
+    y, x = (int(value) for value in places[rng.integers(len(places))])
+    return {
+        f"{start} {count}": value
+        for start, first in (("middle", middle(task.target)), ("anywhere", (y, x)))
+        for count, value in zip(CLICKS, clicked(answer, task.target, first), strict=True)
+    }
+
+
+def boxed(target: np.ndarray) -> np.ndarray:
+    box = np.zeros(target.shape, bool)
+    box[box_of(target)] = True
+    return box
+
+
+def classical(task: Task) -> Iterator[tuple[str, dict[str, float]]]:
+    for tolerance in TOLERANCES:
+        yield f"region growing, {tolerance}", started(growing(task.image, tolerance), task)
+    yield "random walker", started(walking(task.image), task)
+    yield "ellipse in the box", {"box": dice(ellipse(task.target), task.target)}
+
+
+def judged(datasets: Sequence[int], cases: int) -> list[Task]:
+    """Return the tasks of datasets below nnUNet_raw."""
+    raw = workspace_from_environment().raw
+    folders = [folder for number in datasets for folder in sorted(raw.glob(f"Dataset{number:03d}_*"))]
+    return [task for folder in folders for task in tasks(folder, cases)]
+
+
+def table_of(scored: Iterable[tuple[Task, str, dict[str, float]]]) -> list[dict[str, object]]:
+    """Return mean scores, a row for each dataset, structure and method."""
+    rows: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    for task, method, scores in scored:
+        rows.setdefault((task.dataset, task.structure, method), []).append(scores)
+    return [
+        {"dataset": dataset, "structure": structure, "method": method, "n": len(scores)}
+        | {key: round(float(np.mean([score[key] for score in scores])), 3) for key in scores[0]}
+        for (dataset, structure, method), scores in rows.items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=Path, required=True, help="folder of samunet_pretrain")
     parser.add_argument("--cases", type=int, default=20)
-    parser.add_argument("--side", type=int, nargs="+", default=[128])
-    parser.add_argument("--datasets", nargs="+", default=["4", "35", "45"])
+    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--datasets", type=int, nargs="+", default=[4, 35, 45])
     parser.add_argument("--no_classical", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "seed_prompts.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    raw = workspace_from_environment().raw
-    every = [
-        task
-        for number in arguments.datasets
-        for folder in sorted(raw.glob(f"Dataset{int(number):03d}_*"))
-        for task in tasks(folder, arguments.cases)
-    ]
-    rows: dict[tuple[str, str, str], list[dict[str, float]]] = {}
-
-    def add(task: Task, method: str, scores: dict[str, float]) -> None:
-        rows.setdefault((task.dataset, task.structure, method), []).append(scores)
-
-    networks = {
-        f"{name}, {side} voxels": Network(arguments.seed, side, trained=name == "seed")
-        for side in arguments.side
-        for name in ("seed", *(() if arguments.no_classical else ("untrained",)))
-    }
-    began = time.monotonic()
-    for task in every:
-        rng = np.random.default_rng(len(task.case) + int(task.target.sum()))
-        places = np.argwhere(task.target)
-        anywhere = tuple(int(value) for value in places[rng.integers(len(places))])
-        starts = {"middle": middle(task.target), "anywhere": anywhere}
-        box = np.zeros(task.target.shape, bool)
-        box[box_of(task.target)] = True
-        for name, network in networks.items():
-            network.encode(task.image)
-            scores = {"box": dice(network.answer([], box, None), task.target)}
-            for start, first in starts.items():
-                values = clicked(network.answer, task.target, first)
-                scores |= {f"{start} {count}": value for count, value in zip(CLICKS, values, strict=True)}
-            add(task, name, scores)
-        if arguments.no_classical:
-            continue
-        answers: dict[str, Answer] = {f"region growing, {t}": growing(task.image, t) for t in TOLERANCES}
-        answers["random walker"] = walking(task.image)
-        for name, answer in answers.items():
-            scores = {}
-            for start, first in starts.items():
-                values = clicked(answer, task.target, first)
-                scores |= {f"{start} {count}": value for count, value in zip(CLICKS, values, strict=True)}
-            add(task, name, scores)
-        add(task, "ellipse in the box", {"box": dice(ellipse(task.target), task.target)})
-    table = []
-    for (dataset, structure, method), scores in rows.items():
-        means = {key: round(float(np.mean([score[key] for score in scores])), 3) for key in scores[0]}
-        table.append({"dataset": dataset, "structure": structure, "method": method, "n": len(scores), **means})
-        print(table[-1], flush=True)
-    for dataset in sorted({row["dataset"] for row in table}):
-        for method in dict.fromkeys(row["method"] for row in table):
-            of = [row for row in table if row["dataset"] == dataset and row["method"] == method]
-            keys = [key for key in of[0] if key not in ("dataset", "structure", "method", "n")]
-            print(
-                dataset[:10], f"{method:28s}", {key: round(float(np.mean([row[key] for row in of])), 3) for key in keys}
-            )
+    networks = {"seed": Network(arguments.seed, arguments.sides, trained=True)}
+    if len(arguments.sides) > 1:
+        networks |= {f"seed, {side} pixels": Network(arguments.seed, [side], trained=True) for side in arguments.sides}
+    networks["untrained"] = Network(arguments.seed, arguments.sides, trained=False)
+    scored, began = [], time.monotonic()
+    for task in judged(arguments.datasets, arguments.cases):
+        scored += [(task, name, measure(task, network)) for name, network in networks.items()]
+        if not arguments.no_classical:
+            scored += [(task, name, scores) for name, scores in classical(task)]
+    table = table_of(scored)
+    for row in table:
+        print(row)
     card = json.loads((arguments.seed / CARD).read_text(encoding="utf-8"))
     write_json(
         arguments.out,
@@ -269,6 +297,7 @@ def main() -> None:
             "machine": {"cpu": processor_name()},
             "network": {"recipe": card["recipe"], "minutes": card["training"]["minutes"], "steps": card["steps"]},
             "cases": arguments.cases,
+            "sides": arguments.sides,
             "seconds": round(time.monotonic() - began),
             "rows": table,
         },

@@ -2,16 +2,16 @@
 
 What fits by name and shape is loaded. A kernel without depth becomes the middle of one with depth, and the other way
 round, so that a slice alone gives what it gave; of kernels as large as their stride the mean is spread. Several image
-channels share what one had. Weights of other widths are left: their channels mean nothing to each other.
+channels share what one had. A wider network takes channels over as its first ones, which do not look at its others at
+first, so that it gives what the narrower one gave; narrower networks are left as they began.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +19,10 @@ STAGE = re.compile(r"convolutions\.stages\.(\d+)\.")
 UPWARD = re.compile(r"(decoder\.(?:upward|levels)\.)(\d+)(\..*)")
 RISING = "decoder.upward."
 FIRST = "convolutions.stages.0.0.weight"
+JOINED = re.compile(r"decoder\.levels\.\d+\.0\.weight|quality\.layers\.0\.weight")
+"""Layers that see two sets of channels, one after the other."""
+NARROW = re.compile(r"(convolutions|decoder|outputs|quality|stem\.joins)\.")
+"""What has a U-Net's widths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,7 @@ class Transfer:
 
     loaded: tuple[str, ...]
     adapted: tuple[str, ...]
-    """Loaded with another kernel, stride, number of image channels, or table of positions."""
+    """Loaded with another kernel, stride, width, number of image channels, or table of positions."""
     fresh: tuple[str, ...]
     """As the network began."""
     unused: tuple[str, ...]
@@ -68,7 +72,7 @@ def transfer(model: nn.Module, weights: Mapping[str, Tensor], into: Collection[s
         if source not in weights:
             continue
         given = weights[source].to(tensor.dtype)
-        fitted = given if given.shape == tensor.shape else _adapted(name, given, tensor.shape)
+        fitted = given if given.shape == tensor.shape else _adapted(name, given, tensor)
         if fitted is not None:
             found[name] = fitted
             used.add(source)
@@ -92,31 +96,47 @@ def _source_name(name: str, stages: int, source_stages: int) -> str:
     return f"{match[1]}{int(match[2]) + source_stages - stages}{match[3]}" if match else name
 
 
-def _adapted(name: str, given: Tensor, shape: torch.Size) -> Tensor | None:
-    """Bring a tensor to another shape; None where that cannot be done."""
-    if name.endswith("pos_embed") and given.ndim == len(shape) == 4 and given.shape[-1] == shape[-1]:
+def _adapted(name: str, given: Tensor, began: Tensor) -> Tensor | None:
+    """Bring a tensor to the shape of one as it began; None where that cannot be done."""
+    shape = began.shape
+    if given.ndim != began.ndim:
+        return None
+    if name.endswith("pos_embed") and given.ndim == 4 and given.shape[-1] == shape[-1]:
         grid = F.interpolate(given.movedim(-1, 1), size=list(shape[1:3]), mode="bilinear", align_corners=False)
         return grid.movedim(1, -1)
-    if "rel_pos" in name and given.ndim == len(shape) == 2 and given.shape[1] == shape[1]:
+    if "rel_pos" in name and given.ndim == 2 and given.shape[1] == shape[1]:
         return F.interpolate(given.T[None], size=shape[0], mode="linear", align_corners=False)[0].T
-    if given.ndim != 5 or len(shape) != 5:
-        return None
     if name == FIRST and given.shape[1] == 1:
         given = given.expand(-1, shape[1], -1, -1, -1) / shape[1]
-    if given.shape[:2] != shape[:2]:
+    if given.ndim == 5:
+        given = _spread(given, shape) if name.startswith(RISING) else _centered(given, shape)
+    return given if given.shape == shape else _widened(name, given, began)
+
+
+def _widened(name: str, given: Tensor, began: Tensor) -> Tensor | None:
+    """Put a tensor's channels before those of a wider one, which they do not look at."""
+    if not NARROW.match(name) or any(have > want for have, want in zip(given.shape[:2], began.shape[:2], strict=True)):
         return None
-    if name.startswith(RISING):
-        return _spread(given, shape)
-    return _centered(given, shape)
+    wide = began.clone()
+    if given.ndim == 1:
+        wide[: len(given)] = given
+        return wide
+    if name.startswith(RISING):  # (inputs, outputs, ...), unlike others
+        given, wide = given.transpose(0, 1), wide.transpose(0, 1)
+    own = wide[: len(given)].zero_()
+    sets = 2 if JOINED.fullmatch(name) else 1
+    for part, place in zip(given.chunk(sets, 1), own.chunk(sets, 1), strict=True):
+        place[:, : part.shape[1]] = part
+    return wide.transpose(0, 1) if name.startswith(RISING) else wide
 
 
-def _spread(kernel: Tensor, shape: torch.Size) -> Tensor:
+def _spread(kernel: Tensor, shape: Sequence[int]) -> Tensor:
     """Average along axes that become shorter, and repeat along those that become longer."""
     pooled = F.adaptive_avg_pool3d(kernel, [min(a, b) for a, b in zip(kernel.shape[2:], shape[2:], strict=True)])  # type: ignore[arg-type]
     return F.interpolate(pooled, size=list(shape[2:]), mode="nearest")
 
 
-def _centered(kernel: Tensor, shape: torch.Size) -> Tensor:
+def _centered(kernel: Tensor, shape: Sequence[int]) -> Tensor:
     """Cut the middle of a kernel along axes that become shorter, and put zeros around along those that grow."""
     for axis in (2, 3, 4):
         less = kernel.shape[axis] - shape[axis]

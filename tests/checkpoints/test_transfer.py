@@ -10,6 +10,7 @@ import torch
 from samunet.checkpoints.transfer import transfer
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
+from samunet.core.prompts import INSIDE
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
@@ -88,9 +89,30 @@ def test_several_channels_share_the_weights_of_one():
     assert torch.allclose(source(image), target(image.expand(-1, 3, -1, -1, -1)), atol=1e-4)
 
 
-def test_other_widths_are_left_as_they_began():
-    wide = dataclasses.replace(FLAT, widths=(4, 8, 16))
-    source, target = made(0, sam_path=False), made(1, sam_path=False, spec=dataclasses.replace(SPEC, topology=wide))
+@torch.no_grad()
+@pytest.mark.parametrize("widths", [(4, 8, 16), (6, 10, 20)])
+def test_a_wider_network_gives_what_the_narrower_one_gave(widths):
+    wide = dataclasses.replace(SPEC, topology=dataclasses.replace(FLAT, widths=widths))
+    source, target = made(0, sam_path=False), made(1, sam_path=False, spec=wide)
+    before = target.state_dict()["convolutions.stages.2.0.0.weight"].clone()
+    report = transfer(target, source.state_dict())
+    assert not report.fresh and not report.unused and "convolutions.stages.2.0.0.weight" in report.adapted
+    after = target.state_dict()["convolutions.stages.2.0.0.weight"]
+    assert torch.equal(after[12:], before[12:]) and not after[:12, 8:].any()
+    image = torch.randn(2, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    drawn = torch.zeros(2, 1, 1, 32, 32, dtype=torch.uint8)
+    drawn[:, :, :, 9, 9] = INSIDE
+    assert torch.allclose(source(image, drawn), target(image, drawn), atol=1e-5)
+    answers = [net.masks(net.encode_image(image), drawn[:, 0], torch.arange(2)) for net in (source, target)]
+    expected = [
+        net.quality(answer.features, answer.levels[0]) for net, answer in zip((source, target), answers, strict=True)
+    ]
+    assert torch.allclose(*expected, atol=1e-5)
+
+
+def test_a_narrower_network_is_left_as_it_began():
+    thin = dataclasses.replace(FLAT, widths=(4, 8, 8))
+    source, target = made(0, sam_path=False), made(1, sam_path=False, spec=dataclasses.replace(SPEC, topology=thin))
     before = target.state_dict()["convolutions.stages.2.0.0.weight"].clone()
     report = transfer(target, source.state_dict())
     assert "convolutions.stages.2.0.0.weight" in report.fresh and "convolutions.stages.1.0.0.weight" in report.loaded
