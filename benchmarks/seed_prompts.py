@@ -1,6 +1,6 @@
 """What a network pretrained on procedural scenes makes of clicks and boxes on real images that it never saw.
 
-    nnUNet_raw=... python benchmarks/seed_prompts.py --seed FOLDER [--cases 20] [--sides 64 128 256]
+    nnUNet_raw=... python benchmarks/seed_prompts.py [--seed FILE] [--cases 20] [--sides 64 128 256]
 
 Whole slices: of each case and structure the slice that shows most of it, of 2D images some components. They are
 brought to each of --sides pixels along the longer side; the answer counts of which the network expects the highest IoU.
@@ -14,7 +14,6 @@ benchmarks/results/seed_prompts.json.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from machine import processor_name
 from scipy import ndimage
 from skimage.segmentation import flood, random_walker
 
+from samunet.checkpoints.seeds import Seed, load_seed, shipped_seed
 from samunet.checkpoints.transfer import transfer
 from samunet.core.codec import write_json
 from samunet.core.dataset import read_dataset_json, training_cases
@@ -34,10 +34,9 @@ from samunet.core.labels import parse_labels
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
 from samunet.core.workspace import workspace_from_environment
 from samunet.imageio import reader_for
-from samunet.pipeline.pretraining import CARD, SEED_WEIGHTS, plan_of
+from samunet.pipeline.pretraining import plan_of
 from samunet.pipeline.simulated_prompts import middle_of
 from samunet.pretraining.recipe import Recipe
-from samunet.sam.weights import read_tensors
 from samunet.variants.network import build_network
 from samunet.variants.sam_unet.network import EncodedImage
 
@@ -93,8 +92,8 @@ class Network:
     Of several the answer counts of which the network itself expects the highest IoU.
     """
 
-    def __init__(self, folder: Path, sides: Sequence[int], *, trained: bool) -> None:
-        recipe = Recipe(**json.loads((folder / CARD).read_text(encoding="utf-8"))["recipe"])
+    def __init__(self, seed: Seed, sides: Sequence[int], *, trained: bool) -> None:
+        recipe = Recipe(**seed.card["recipe"])
         self.sides = sides
         plan = plan_of(recipe)
         torch.manual_seed(0)
@@ -102,7 +101,7 @@ class Network:
             plan, next(iter(plan.configurations.values())), parse_labels({"background": 0, "object": 1})
         )
         if trained:
-            print(transfer(self.net, read_tensors(folder / SEED_WEIGHTS)), flush=True)
+            transfer(self.net, seed.weights)
         self.net.eval()
 
     def encode(self, image: np.ndarray) -> None:
@@ -270,7 +269,7 @@ def table_of(scored: Iterable[tuple[Task, str, dict[str, float]]]) -> list[dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=Path, required=True, help="folder of samunet_pretrain")
+    parser.add_argument("--seed", type=Path, default=shipped_seed(2), help="of samunet_pretrain")
     parser.add_argument("--cases", type=int, default=20)
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--datasets", type=int, nargs="+", default=[4, 35, 45])
@@ -278,10 +277,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "seed_prompts.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    networks = {"seed": Network(arguments.seed, arguments.sides, trained=True)}
+    seed = load_seed(arguments.seed)
+    networks = {"seed": Network(seed, arguments.sides, trained=True)}
     if len(arguments.sides) > 1:
-        networks |= {f"seed, {side} pixels": Network(arguments.seed, [side], trained=True) for side in arguments.sides}
-    networks["untrained"] = Network(arguments.seed, arguments.sides, trained=False)
+        networks |= {f"seed, {side} pixels": Network(seed, [side], trained=True) for side in arguments.sides}
+    networks["untrained"] = Network(seed, arguments.sides, trained=False)
     scored, began = [], time.monotonic()
     for task in judged(arguments.datasets, arguments.cases):
         scored += [(task, name, measure(task, network)) for name, network in networks.items()]
@@ -290,12 +290,11 @@ def main() -> None:
     table = table_of(scored)
     for row in table:
         print(row)
-    card = json.loads((arguments.seed / CARD).read_text(encoding="utf-8"))
     write_json(
         arguments.out,
         {
             "machine": {"cpu": processor_name()},
-            "network": {"recipe": card["recipe"], "minutes": card["training"]["minutes"], "steps": card["steps"]},
+            "network": dict(seed.card),
             "cases": arguments.cases,
             "sides": arguments.sides,
             "seconds": round(time.monotonic() - began),

@@ -10,7 +10,6 @@ benchmarks/results/seed_study.json. It is no benchmark of speed; other work may 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -21,9 +20,10 @@ from machine import processor_name
 from seed_prompts import Network, judged, measure, table_of
 
 from samunet.checkpoints.file import load_checkpoint
+from samunet.checkpoints.seeds import load_seed
 from samunet.core.codec import write_json
 from samunet.core.results import FINAL
-from samunet.pipeline.pretraining import CARD
+from samunet.pipeline.pretraining import SEED_WEIGHTS
 
 RESULTS = Path(__file__).parent / "results"
 ROWS: dict[str, list[str]] = {
@@ -53,13 +53,12 @@ def main() -> None:
     rows = []
     for name, flags in ROWS.items():
         folder = arguments.work / name.replace(", ", "_").replace(" ", "_")
-        if not (folder / CARD).exists():
+        if not (folder / SEED_WEIGHTS).exists():
             pretrained(folder, flags, arguments.minutes)
         state = load_checkpoint(folder / "fold_all" / FINAL, with_optimizer=False).state
-        steps = json.loads((folder / CARD).read_text(encoding="utf-8"))["steps"]
-        network = Network(folder, SIDES, trained=True)
+        network = Network(load_seed(folder / SEED_WEIGHTS), SIDES, trained=True)
         table = table_of((task, name, measure(task, network)) for task in judged([4, 35, 45], arguments.cases))
-        rows.append({"row": name, "steps": steps, "scenes": state.history["mean_fg_dice"][-1], "real": table})
+        rows.append({"row": name, "steps": state.step, "scenes": state.history["mean_fg_dice"][-1], "real": table})
         print(rows[-1], flush=True)
         write_json(
             RESULTS / "seed_study.json",

@@ -148,10 +148,21 @@ def _checksums(tensors: Mapping[str, Tensor], fields: Mapping[str, Any], *, with
     predicts = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     rest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest = predicts if name.startswith(PREDICTS) else rest
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        _add(predicts if name.startswith(PREDICTS) else rest, name, tensor)
     return [predicts.hexdigest(), *([rest.hexdigest()] if with_optimizer else [])]
+
+
+def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+    digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, kinds, shapes and values of tensors on the CPU."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        _add(digest, name, tensor)
+    return digest.hexdigest()
 
 
 def _write(path: Path, whole: Mapping[str, Tensor], metadata: dict[str, str] | None) -> None:
@@ -165,9 +176,12 @@ def _write(path: Path, whole: Mapping[str, Tensor], metadata: dict[str, str] | N
         ) from None
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to a safetensors file, whole or not at all; raises CheckpointError as `save_checkpoint` does."""
-    _write(path, _on_cpu(tensors), None)
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:
+    """Write tensors and JSON values to a safetensors file, whole or not at all; raises CheckpointError as
+    `save_checkpoint` does.
+    """
+    metadata = {key: json.dumps(value, sort_keys=True) for key, value in (header or {}).items()}
+    _write(path, _on_cpu(tensors), metadata or None)
 
 
 def _read(path: Path, *, with_optimizer: bool) -> tuple[str | None, dict[str, Tensor]]:

@@ -25,6 +25,8 @@ class Options:
     """Continue what is in the folder, with its settings."""
     overwrite: bool = False
     """Pretrain again what is finished."""
+    start: Annotated[Path | None, "-pretrained_weights FILE"] = None
+    """Start from another seed, as far as it fits; "seed" for the one that comes with samunet."""
     device: Device = None
     recipe: Annotated[dict[str, Any], Recipe]
     learning: Annotated[dict[str, Any], Learning]
@@ -46,6 +48,7 @@ def _command(options: Options, typed: list[str]) -> None:
             recipe=options.recipe,
             learning=options.learning,
             device=options.device,
+            start=options.start,
             resume=options.resume,
             overwrite=options.overwrite,
             run=options.run,

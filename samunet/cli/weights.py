@@ -1,4 +1,4 @@
-"""List, download, import and verify SAM's official checkpoints. Only 'download' uses the network.
+"""List, download, import and verify SAM's official checkpoints, and samunet's own. Only 'download' uses the network.
 
 Next: samunet_plan_and_preprocess -d DATASET -backbone vit_b
 """
@@ -6,8 +6,9 @@ Next: samunet_plan_and_preprocess -d DATASET -backbone vit_b
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,7 @@ def _folders() -> Sequence[Path]:
 
 
 def _list(_: Listing) -> None:
+    from samunet.checkpoints.seeds import shipped_seeds
     from samunet.sam.checkpoints import CHECKPOINTS, find_checkpoint
 
     folders = _folders()
@@ -95,6 +97,8 @@ def _list(_: Listing) -> None:
             f"{where or 'not here: ' + checkpoint.url}"
         )
     print(f"Looked in: {', '.join(map(str, folders))}")
+    for path in shipped_seeds():
+        print(f"{path.stem:<13} samunet's own, from procedural scenes  {readable(path.stat().st_size):>8}  {path}")
 
 
 def _download(options: Download) -> None:
@@ -179,35 +183,50 @@ def _recognized(options: Import, found: str) -> OfficialCheckpoint:
 
 def _verify(options: Verify) -> None:
     from samunet.errors import CheckpointError, SamunetError
+
+    checks = _checks(options.names)
+    if not checks:
+        folders = ", ".join(map(str, _folders()))
+        print(f"No checkpoint lies in {folders}. Get one with: samunet_weights download sam_vit_b")
+    bad = []
+    for name, check in checks.items():
+        try:
+            whole = check()
+        except SamunetError as error:
+            bad.append(name)
+            print(f"{name}: {error}")
+        else:
+            print(f"{name}: whole, {whole}")
+    if bad:
+        raise CheckpointError(
+            f"{len(bad)} of {len(checks)} checkpoints cannot be used: {', '.join(bad)}. Remove the files and get them "
+            "again."
+        )
+
+
+def _checks(names: Sequence[str]) -> dict[str, Callable[[], str]]:
+    """Return what reads each of these files, or all that are here, again; it says where the file is, with its hash."""
+    from samunet.checkpoints.seeds import load_seed, shipped_seeds
     from samunet.sam.backbones import backbone_named
     from samunet.sam.checkpoints import CHECKPOINTS, checkpoint_named, find_checkpoint, find_weights, trusted_sha256
     from samunet.sam.weights import check_weights
 
-    folders = _folders()
-    if options.names:
-        wanted = [
-            (checkpoint, find_weights(checkpoint.name, folders)) for checkpoint in map(checkpoint_named, options.names)
-        ]
-    else:
-        wanted = [
-            (checkpoint, path)
-            for checkpoint in CHECKPOINTS
-            if (path := find_checkpoint(checkpoint, folders)) is not None
-        ]
-    if not wanted:
-        print(f"No checkpoint lies in {', '.join(map(str, folders))}. Get one with: samunet_weights download sam_vit_b")
-    bad = []
-    for checkpoint, path in wanted:
-        try:
-            sha256 = trusted_sha256(path, folders=folders)
-            check_weights(backbone_named(checkpoint.backbone), path)
-        except SamunetError as error:
-            bad.append(checkpoint.name)
-            print(f"{checkpoint.name}: {error}")
-        else:
-            print(f"{checkpoint.name}: whole, {path}, SHA-256 {sha256}")
-    if bad:
-        raise CheckpointError(
-            f"{len(bad)} of {len(wanted)} checkpoints cannot be used: {', '.join(bad)}. Remove the files and get them "
-            "again."
-        )
+    folders, seeds = _folders(), {path.stem: path for path in shipped_seeds()}
+
+    def of_seed(path: Path) -> str:
+        return f"{path}, {load_seed(path).card['contains']}"
+
+    def official(checkpoint: OfficialCheckpoint, path: Path) -> str:
+        sha256 = trusted_sha256(path, folders=folders)
+        check_weights(backbone_named(checkpoint.backbone), path)
+        return f"{path}, SHA-256 {sha256}"
+
+    checks: dict[str, Callable[[], str]] = {
+        name: partial(of_seed, path) for name, path in seeds.items() if name in names or not names
+    }
+    wanted = [checkpoint_named(name) for name in names if name not in seeds] if names else CHECKPOINTS
+    for checkpoint in wanted:
+        path = find_weights(checkpoint.name, folders) if names else find_checkpoint(checkpoint, folders)
+        if path is not None:
+            checks[checkpoint.name] = partial(official, checkpoint, path)
+    return checks

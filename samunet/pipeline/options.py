@@ -32,7 +32,8 @@ class TrainOptions:
     overwrite: bool = False
     """Train a finished fold again; its model stays until the new one is there."""
     pretrained: Annotated[Path | None, "-pretrained_weights FILE"] = None
-    """Start from the weights of another training of samunet, as far as they fit."""
+    """Start from the weights of another training, or of samunet_pretrain, as far as they fit; "seed" for those that
+    come with samunet."""
     variation: Annotated[str, ""] = ""
     """Added to the name of the fold's folder, so that a fold can be trained more than once."""
     only_validate: Annotated[bool, "--val"] = False

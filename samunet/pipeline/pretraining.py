@@ -10,7 +10,8 @@ from typing import Any, cast
 import torch
 
 import samunet
-from samunet.checkpoints.file import Checkpoint, load_checkpoint, save_tensors
+from samunet.checkpoints.file import Checkpoint, load_checkpoint
+from samunet.checkpoints.seeds import save_seed
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.dataset import DatasetSpec
 from samunet.core.fingerprint import IntensityStatistics
@@ -22,7 +23,14 @@ from samunet.core.results import FINAL
 from samunet.data.loader import batches
 from samunet.errors import CheckpointError
 from samunet.machine.hardware import choose_device, choose_precision, choose_workers
-from samunet.pipeline.run import assemble, prepare, refuse_trained, resumable, settings_to_train
+from samunet.pipeline.run import (
+    assemble,
+    prepare,
+    refuse_trained,
+    resumable,
+    settings_to_train,
+    start_from_seed,
+)
 from samunet.planning.splits import Split
 from samunet.pretraining.network import PretrainingNetwork
 from samunet.pretraining.recipe import Learning, Recipe
@@ -53,6 +61,8 @@ class PretrainOptions:
     resume: bool = False
     overwrite: bool = False
     """A pretraining from the beginning may replace a finished one."""
+    start: Path | None = None
+    """Seed to start from; the one that comes with samunet is "seed"."""
     run: RunConfig = RunConfig()
     command: tuple[str, ...] = ()
     """What the user typed, for debug.json."""
@@ -77,8 +87,13 @@ def pretrain(options: PretrainOptions) -> Path | None:
             network = build_network(run.plan, run.configuration, run.spec.labels)
             features = run.configuration.topology.widths[0]
             model = PretrainingNetwork(cast(PromptedSAMUNet, network), features, auxiliary=recipe.auxiliary)
+            started = None
+            if options.start is not None and resume is None:
+                started = start_from_seed(network, options.start, recipe.dimensions)
             write_json(options.folder / RECIPE, recipe)
             trainer = assemble(run, model.to(run.device), _sources(run, recipe), Processes(), stopping)
+            if started:
+                trainer.log.line(started)
             try:
                 finished = trainer.train()
                 if finished:
@@ -206,16 +221,14 @@ def write_seed(folder: Path, recipe: Recipe) -> Path:
         for name, tensor in checkpoint.weights.items()
         if name.startswith(prefix)
     }
+    card = {
+        "recipe": encode(recipe),
+        "training": checkpoint.state.training,
+        "steps": checkpoint.state.step,
+        "samunet": samunet.__version__,
+        "contains": "weights learned from procedural scenes; no image of any patient",
+    }
     path = folder.parent / SEED_WEIGHTS
-    save_tensors(path, weights)
-    write_json(
-        folder.parent / CARD,
-        {
-            "recipe": encode(recipe),
-            "training": checkpoint.state.training,
-            "steps": checkpoint.state.step,
-            "samunet": samunet.__version__,
-            "contains": "weights learned from procedural scenes; no image of any patient",
-        },
-    )
+    save_seed(path, weights, card)
+    write_json(folder.parent / CARD, card)
     return path

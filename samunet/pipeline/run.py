@@ -13,6 +13,7 @@ import torch
 
 import samunet
 from samunet.checkpoints.file import Checkpoint, check_frozen_weights, load_checkpoint, load_fitting
+from samunet.checkpoints.seeds import SHIPPED, is_seed, load_seed, shipped_seed
 from samunet.core.codec import decode, encode, write_json
 from samunet.core.dataset import DatasetSpec
 from samunet.core.parts import is_part, remove_part
@@ -261,14 +262,23 @@ def assemble(
 
 
 def _start_from(model: SlabSegmenter, run: Run, source: Path) -> str:
-    """Fill a new model with another checkpoint's weights, and say which."""
+    """Fill a new model with a seed's or another checkpoint's weights, and say which."""
+    pretrained = run.configuration.weights is not None
+    if source == SHIPPED or is_seed(source):
+        return start_from_seed(model, source, run.configuration.dimensions, pretrained=pretrained)
     other = load_checkpoint(source, with_optimizer=False)
     if other.state.weights_sha256 != run.weights_sha256:
         raise CheckpointError(
             f"{source} was trained on pretrained weights with SHA-256 {other.state.weights_sha256}, the plan names "
             f"{run.weights_sha256}; its adapters would sit on another encoder. Plan with the same weights."
         )
-    return load_fitting(model, other.weights, source, pretrained=run.configuration.weights is not None)
+    return load_fitting(model, other.weights, source, pretrained=pretrained)
+
+
+def start_from_seed(model: SlabSegmenter, source: Path, dimensions: int, *, pretrained: bool = False) -> str:
+    """Fill a new model with what fits of a seed, and say what; of samunet's own where `source` is the word for it."""
+    seed = load_seed(shipped_seed(dimensions) if source == SHIPPED else source)
+    return load_fitting(model, seed.weights, seed.path, pretrained=pretrained)
 
 
 def _sources(model: SlabSegmenter, run: Run, items: range) -> Sources:

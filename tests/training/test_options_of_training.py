@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import types
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +251,11 @@ def test_training_starts_from_what_fits_of_other_weights(project, trained, tmp_p
     assert torch.equal(network.state_dict()["convolutions.stages.0.0.weight"], stored["convolutions.stages.0.0.weight"])
     with pytest.raises(CheckpointError, match="No weight of .* fits this network"):
         load_fitting(nn.Linear(2, 2), stored, trained / FINAL, pretrained=False)
+
+
+def test_training_starts_from_the_seed_that_comes_with_samunet(project, tmp_path):
+    fold = project.train(results=tmp_path, config=SHORT, validate=False, pretrained=Path("seed"))
+    assert re.search(r"Started from weights of \S+seed_.d.safetensors: \d+ of", (fold / "training_log.txt").read_text())
 
 
 def test_several_seeds_report_mean_and_spread(project, trained, tmp_path):
