@@ -129,8 +129,9 @@ def reader_of_image(path: Path, name: str | None, series: str | None = None) -> 
     return reader_for(ending or path.suffix, example=path if ending in TIFF else None)
 
 
-def writer_for(ending: str, name: str, *, planar: bool) -> ImageReader:
-    """Choose a segmentation's writer: the planned reader where it knows the ending, else TIFF's by the dimensions.
+def writer_for(ending: str, name: str | None, *, planar: bool) -> ImageReader:
+    """Choose a segmentation's writer: the planned reader, if any, where it knows the ending, else TIFF's by the
+    dimensions.
 
     Raises:
         DatasetError: no reader knows the ending.

@@ -60,15 +60,19 @@ def write(segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
     program then sees image and segmentation at one place, also where programs differ in what they make of a header.
     """
     check_segmentation(segmentation, geometry, path)
+    write_nifti(path, header_of(geometry), segmentation[0] if geometry.planar else segmentation)
+
+
+def header_of(geometry: Geometry) -> nibabel.Nifti1Header:
+    """Return a header with the place of a grid: that of the NIfTI file it came from, or one in millimetres."""
     if geometry.nifti_header is not None:
         raw = base64.b64decode(geometry.nifti_header)
-        header = HEADERS[len(raw)](raw, check=False)
-    else:
-        header = nibabel.Nifti1Header()
-        header.set_xyzt_units("mm")
-        header.set_sform(affine_of(geometry), code=1)
-        header.set_qform(affine_of(geometry), code=1)
-    write_nifti(path, header, segmentation[0] if geometry.planar else segmentation)
+        return HEADERS[len(raw)](raw, check=False)
+    header = nibabel.Nifti1Header()
+    header.set_xyzt_units("mm")
+    header.set_sform(affine_of(geometry), code=1)
+    header.set_qform(affine_of(geometry), code=1)
+    return header
 
 
 def affine_of(geometry: Geometry) -> np.ndarray:

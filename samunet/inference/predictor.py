@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from samunet.core.dataset import DatasetSpec
-from samunet.core.geometry import Geometry
 from samunet.core.history import Box
 from samunet.core.memory import peak_mib, start_peak
 from samunet.core.plan import Configuration, Plan
@@ -27,6 +26,7 @@ from samunet.imageio.objects import ImageLike, as_volume
 from samunet.inference.accumulators import Place, accumulators, best_place
 from samunet.inference.options import PredictionOptions as PredictionOptions
 from samunet.inference.passes import combine, flips_of, logits_from, passes
+from samunet.inference.prediction import Prediction as Prediction
 from samunet.inference.sliding_window import sliding_window
 from samunet.inference.unlike import refuse_absurd_spacing, remarks_on_grid, remarks_on_intensities
 from samunet.machine.hardware import autocast, choose_precision, is_out_of_memory
@@ -39,19 +39,6 @@ from samunet.preprocessing.forward import preprocess
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What a predictor returns, on the grid of the image."""
-
-    segmentation: np.ndarray
-    """(D, H, W) label values, uint8 or uint16."""
-    geometry: Geometry
-    probabilities: np.ndarray | None = None
-    """(K, D, H, W) float32, when asked for."""
-    uncertainty: np.ndarray | None = None
-    """(D, H, W) float32 in [0, 1], with the option of that name; see `samunet.inference.passes.combine`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +178,8 @@ class Predictor:
         """Segment one image; calls from several threads do not disturb each other.
 
         Args:
-            image: a volume; a file, DICOM folder or list of channel files; a nibabel or SimpleITK image; or
-                (array, spacing).
+            image: a volume; a file, DICOM folder or list of channel files; a nibabel or SimpleITK image; (array,
+                spacing) or (tensor, spacing); or a MetaTensor. Results have their axes in the image's order.
             probabilities: return them too.
         """
         return self._predict(image, self.scores, probabilities=probabilities)
@@ -205,7 +192,7 @@ class Predictor:
         self, image: ImageLike, scores_of: Callable[[PreprocessedCase], Scores], *, probabilities: bool
     ) -> Prediction:
         """Segment one image by the scores that `scores_of` gives for it on the network's grid."""
-        first = image[0] if isinstance(image, Sequence) and not isinstance(image, str) else image
+        first = image[0] if isinstance(image, (list, tuple)) and image else image
         reader = reader_of_image(Path(first), self.plan.reader) if isinstance(first, (str, Path)) else READERS[0]
         volume = as_volume(image, reader)
         if len(volume.array) != len(self.plan.channels):
@@ -219,11 +206,13 @@ class Predictor:
         uncertainty = None
         if scores.disagreement is not None:
             uncertainty = resize_to_input_grid(scores.disagreement, case.history)
-        return Prediction(
-            segmentation=segmentation_from_logits(scores.logits, case.history, labels),
-            geometry=volume.geometry,
-            probabilities=probabilities_from_logits(scores.logits, case.history, labels) if probabilities else None,
-            uncertainty=uncertainty,
+        return Prediction.of(
+            image,
+            volume.geometry,
+            segmentation_from_logits(scores.logits, case.history, labels),
+            probabilities_from_logits(scores.logits, case.history, labels) if probabilities else None,
+            uncertainty,
+            tuple((name, values[0]) for name, values in labels.values if values != (0,)),
         )
 
     def _example(self, count: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""What `import samunet` offers: the work from a dataset to scores, a function a step."""
