@@ -40,3 +40,9 @@ def environment(project, monkeypatch) -> None:
 def trained(project) -> Path:
     """The fold folder of a short training of the tiny dataset."""
     return project.train()
+
+
+@pytest.fixture
+def images(project) -> Path:
+    """The folder of the tiny dataset's test images."""
+    return project.workspace.raw / project.dataset / "imagesTr"

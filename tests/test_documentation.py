@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from samunet.core.plugins import variant_names
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
@@ -57,6 +59,15 @@ def test_every_name_and_file_of_the_package_exists(page):
     for module, names in re.findall(r"^from (samunet[\w.]*) import (\([^)]*\)|.+)$", text, flags=re.MULTILINE):
         for name in re.findall(r"\w+", names.split("#")[0]):
             resolve(f"{module}.{name}")
+
+
+def test_every_method_has_a_page_that_the_index_links_twice():
+    index = (ROOT / "documentation/README.md").read_text(encoding="utf-8")
+    pages = sorted(path.stem for path in (ROOT / "documentation/methods").iterdir())
+    for name in variant_names():
+        assert name in pages or name.removesuffix("_prompted") in pages, name
+    for page in pages:
+        assert index.count(f"(methods/{page}.md)") == 2, page
 
 
 def test_tables_are_what_the_results_give():

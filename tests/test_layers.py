@@ -30,6 +30,7 @@ ROWS = (
     ("training", "inference"),
     ("pipeline",),
     ("comparison", "ext_trainer"),
+    ("api",),
     ("cli",),
 )
 ROW_OF = {room: index for index, row in enumerate(ROWS) for room in row}

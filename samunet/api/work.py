@@ -144,6 +144,9 @@ def load(
         device: "cuda", "mps" or "cpu"; None takes the best one present.
         options: fields of `samunet.inference.options.PredictionOptions`, such as flips=False or quiet=True.
 
+    Returns:
+        What segments images: `predict(image)` one, `predict_many(images)` as many as are asked for.
+
     Raises:
         CheckpointError: the folder holds no such model.
         WeightsAbsentError: the model needs SAM's weights, which are not on this machine.

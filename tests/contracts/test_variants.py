@@ -1,4 +1,4 @@
-"""What every adaptation method owes: the six points of documentation/reference/variants.md."""
+"""What every adaptation method owes: the points of documentation/reference/variants.md."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def topology_for(patch) -> Topology:
 
 def padded_spec_for(name: str, **settings) -> NetworkSpec:
     """A spec with PADDED, or the nearest that a U-Net with a stage of the token's pitch can halve."""
-    if not name.startswith("sam_unet"):
+    if load_variant(name).convolutions is None:
         return spec_for(PADDED, **settings)
     strides, kernels = ((1, 1, 1), (1, 2, 1), (1, 2, 2)), ((1, 3, 3),) * 3
     topology = Topology(strides=strides, kernels=kernels, widths=(4, 8, 12))
@@ -132,7 +132,7 @@ def test_a_plane_that_the_encoder_pads_takes_a_step_and_gives_the_logits_of_the_
 def test_pixels_of_a_padded_plane_are_the_interpolated_image_at_its_top_left(name):
     spec = padded_spec_for(name, pretrained=True)
     network, image = network_for(name, spec).eval(), batch_for(spec).image
-    pixels = network.sam.tokens if name.startswith("sam_unet") else network.pixels
+    pixels = network.pixels if load_variant(name).convolutions is None else network.sam.tokens
     depth, height, width = spec.patch_size
     with torch.no_grad():
         given = pixels(image)
@@ -154,7 +154,7 @@ def test_what_sam_says_of_a_padded_plane_falls_on_its_voxels(name):
     spec = padded_spec_for(name, pretrained=True)
     network = network_for(name, spec).eval()
     depth, height, width = spec.patch_size
-    if name.startswith("sam_unet"):
+    if load_variant(name).convolutions is not None:
         features = torch.randn(1, 12, depth, 10, 12, generator=torch.Generator().manual_seed(6))
         image = batch_for(spec, 1).image
         with torch.no_grad():
@@ -209,7 +209,7 @@ def test_regions_get_one_channel_each_and_ignored_voxels_do_not_count(name):
 @PRETRAINED
 @pytest.mark.parametrize("source", ["patches", "features"])
 def test_batch_elements_do_not_see_each_other_and_slices_do(name, pretrained, source):
-    options = {"token_source": source} if name.startswith("sam_unet") else {}
+    options = {"token_source": source} if load_variant(name).convolutions is not None else {}
     spec = spec_for(pretrained=pretrained)
     network = network_for(name, spec, perturbed=True, **options).eval()
     image = batch_for(spec).image

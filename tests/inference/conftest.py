@@ -1,8 +1,6 @@
-"""A predictor of the tiny dataset's model, without flips, and images for it."""
+"""A predictor of the tiny dataset's model, without flips."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +11,3 @@ from samunet.inference.predictor import PredictionOptions, Predictor
 @pytest.fixture(scope="module")
 def predictor(trained) -> Predictor:
     return load_predictor(trained.parent, device="cpu", options=PredictionOptions(flips=False, quiet=True))
-
-
-@pytest.fixture
-def images(project) -> Path:
-    return project.workspace.raw / project.dataset / "imagesTr"

@@ -137,7 +137,8 @@ def test_every_kind_of_image_gives_the_same_segmentation(predictor, images):
     }
     for name, image in kinds.items():
         found = predictor.predict(image)
-        np.testing.assert_array_equal(found.segmentation, expected.segmentation, err_msg=name)
+        np.testing.assert_array_equal(found.zyx, expected.segmentation, err_msg=name)
+        np.testing.assert_array_equal(found.segmentation, found.zyx.T if name == "nibabel" else found.zyx)
         if name != "array and spacing":
             assert found.geometry.corner_distance_mm(expected.geometry) < 1e-4, name
     many = predictor.predict_many([volume, paths], probabilities=True)

@@ -65,9 +65,14 @@ class ImageEncoder(SlabSegmenter):
             if self.sam is not None and index == self.stage:
                 embedding, injected = self.sam(image, features)
             if self.sam is not None and 0 <= index - self.stage < len(self.gates):
-                features = features + self.gates[index - self.stage](_resize(injected, features.shape[2:]))
+                features = self.inject(self.gates[index - self.stage], features, _resize(injected, features.shape[2:]))
             stages.append(features)
         return EncodedImage(stages, embedding)
+
+    def inject(self, gate: nn.Module, features: Tensor, injected: Tensor) -> Tensor:
+        """Join (B, F, D', h, w) features of SAM's path with those of a stage on the same grid."""
+        joined: Tensor = features + gate(injected)
+        return joined
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         return groups_around(self, self.sam.backbone if self.sam is not None else None)

@@ -50,14 +50,12 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.token_source not in TOKEN_SOURCES:
-            raise ConfigError(
-                f"sam_unet: token_source must be one of {', '.join(TOKEN_SOURCES)}; got '{self.token_source}'."
-            )
+            raise ConfigError(f"token_source must be one of {', '.join(TOKEN_SOURCES)}; got '{self.token_source}'.")
         if self.injection not in INJECTIONS:
-            raise ConfigError(f"sam_unet: injection must be one of {', '.join(INJECTIONS)}; got '{self.injection}'.")
+            raise ConfigError(f"injection must be one of {', '.join(INJECTIONS)}; got '{self.injection}'.")
         if self.depth_adapters not in DEPTH_ADAPTERS:
             raise ConfigError(
-                f"sam_unet: depth_adapters must be one of {', '.join(DEPTH_ADAPTERS)}; got '{self.depth_adapters}'."
+                f"depth_adapters must be one of {', '.join(DEPTH_ADAPTERS)}; got '{self.depth_adapters}'."
             )
 
 
@@ -214,6 +212,6 @@ def injection_stage(spec: NetworkSpec) -> int:
         if _pitch(stride) == pitch:
             return index
     raise ConfigError(
-        f"sam_unet: encoder_scale {spec.encoder_scale} gives tokens {pitch} voxels apart, but no U-Net stage has that "
+        f"An encoder_scale of {spec.encoder_scale} gives tokens {pitch} voxels apart, but no U-Net stage has that "
         f"in-plane stride; the stages have {[total[1:] for total in _cumulative(spec.topology)]}."
     )
