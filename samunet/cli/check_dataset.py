@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Datasets, Quiet, Threads, command
+from samunet.cli.common import DEFAULT_THREADS, Datasets, Quiet, Threads, command, print_next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,4 +46,6 @@ def main(options: Options) -> int:
         if options.html:
             write_page(options.html, report)
         code = max(code, 2 if report.errors else 0)
+        if not report.errors:
+            print_next("samunet_plan_and_preprocess", "-d", wanted)
     return code

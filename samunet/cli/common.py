@@ -6,11 +6,13 @@ import argparse
 import inspect
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -45,6 +47,7 @@ Tolerance = Annotated[
 Main = Callable[..., int]
 Actions = Mapping[str, tuple[type[Any], Callable[[Any], int | None]]]
 """Their options, and what they do, by name."""
+_parses: ContextVar[bool] = ContextVar("parses", default=True)  # not where only a parser is asked for
 EXIT_CODES = "Exit codes: 0 done, 2 refused input, 3 some cases failed, 4 weights absent."
 
 
@@ -96,6 +99,26 @@ def run_action(
     return _run(parser, argv)
 
 
+class _OnlyParser(Exception):
+    """Carries a command's parser from where it would begin to parse."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+def parser_of(main: Main) -> argparse.ArgumentParser:
+    """Return the parser that a command's main makes; nothing is parsed, and nothing run."""
+    token = _parses.set(False)
+    try:
+        main([])
+    except _OnlyParser as asked:
+        return asked.parser
+    finally:
+        _parses.reset(token)
+    raise AssertionError("This main is no command's.")
+
+
 def _parser(name: str, text: str | None) -> argparse.ArgumentParser:
     summary, _, more = inspect.cleandoc(text or "").partition("\n\n")
     parser = argparse.ArgumentParser(
@@ -118,6 +141,8 @@ def _add_command(
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Parse, run and return the exit code; deliberate errors become one line on stderr."""
+    if not _parses.get():
+        raise _OnlyParser(parser)
     arguments = parser.parse_args(argv)
     try:
         with _logs_on_output(), interruptions_raised():
@@ -201,6 +226,11 @@ def _end(number: int) -> NoReturn:
         with suppress(Exception):  # a pipe that nobody reads, or a signal in the middle of a line
             stream.flush()
     os._exit(128 + number)
+
+
+def print_next(*words: str | Path) -> None:
+    """Say which command comes next, with the user's own ids and folders; capital words are for the user to fill in."""
+    print(f"Next: {shlex.join(map(str, words))}")
 
 
 def parse_bytes(text: str) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Quiet, Threads, command
+from samunet.cli.common import DEFAULT_THREADS, Quiet, Threads, command, print_next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +37,4 @@ def main(options: Options) -> None:
         raw, name, cases, channels=channels, labels=labels, threads=options.threads, quiet=options.quiet
     )
     print(f"Wrote {len(cases)} cases to {folder}")
+    print_next("samunet_check_dataset", "-d", folder.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from samunet.cli import planning
-from samunet.cli.common import DEFAULT_THREADS, Threads, command
+from samunet.cli.common import DEFAULT_THREADS, Threads, command, print_next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,3 +31,4 @@ def main(options: Options) -> None:
             f"Measured {len(dataset.cases)} cases: "
             f"{workspace.preprocessed / dataset.spec.name / pipeline.FINGERPRINT_FILE}"
         )
+        print_next("samunet_plan_experiment", "-d", wanted, "--explain")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, run_action
+from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, print_next, run_action
 
 if TYPE_CHECKING:
     from samunet.importing.dataset import FoundCase
@@ -160,6 +160,7 @@ def _import(options: Layout) -> None:
     if repairs:
         print(f"Changed {len(read_json(folder / REPORT))} things in copies; {folder / REPORT} lists them")
     print(f"Wrote {len(cases)} cases, {sum(case.training for case in cases)} of them with a label, to {folder}")
+    print_next("samunet_check_dataset", "-d", folder.name)
 
 
 def _pairs(flag: str, texts: Sequence[str], pattern: str, example: str) -> list[tuple[str, int]]:

@@ -51,3 +51,4 @@ def main(options: Options) -> None:
             planning.print_time_without_gpu(plan, dataset.spec)
             if not options.no_pp:
                 planning.preprocess_configurations(workspace, dataset, plan, options.preprocessing, quiet=options.quiet)
+        planning.print_training(dataset, plan, options.preprocessing, preprocessed=not options.no_pp)

@@ -62,3 +62,5 @@ def main(options: Options) -> None:
         if not only_show:
             planning.print_time_without_gpu(plan, dataset.spec)
         print(f"{'Read' if only_show else 'Wrote'} {path}")
+        if not only_show:
+            planning.print_training(dataset, plan, planning.Preprocessing(), preprocessed=False)

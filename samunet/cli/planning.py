@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Datasets, Quiet
+from samunet.cli.common import DEFAULT_THREADS, Datasets, Quiet, print_next
 from samunet.planning.options import PlanOptions
 
 CPU_SECONDS_PER_GIB = (
@@ -164,6 +164,19 @@ def open_dataset(workspace: Workspace, wanted: str, *, add_new_cases: bool = Fal
     cases = [case.identifier for case in dataset.cases]
     pipeline.keep_up_splits(workspace, dataset.spec, cases, add=add_new_cases)
     return dataset
+
+
+def print_training(dataset: RawDataset, plan: Plan, asked: Preprocessing, *, preprocessed: bool = True) -> None:
+    """Say how the first of the configurations is trained, or first preprocessed."""
+    from samunet.core.names import DEFAULT_PLANS_NAME
+    from samunet.core.workspace import dataset_id
+
+    number, name = str(dataset_id(dataset.spec.name)), next(iter(asked.configurations or plan.configurations))
+    default = plan.plans_name == DEFAULT_PLANS_NAME
+    if preprocessed:
+        print_next("samunet_train", number, name, "0", *(() if default else ("-p", plan.plans_name)))
+    else:
+        print_next("samunet_preprocess", "-d", number, *(() if default else ("-plans_name", plan.plans_name)))
 
 
 def preprocess_configurations(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import Device, command, parse_bytes
+from samunet.cli.common import Device, command, parse_bytes, print_next
 from samunet.core.units import counted
 from samunet.inference.options import PredictionOptions
 
@@ -181,6 +181,9 @@ def predict_with_model(options: Predicting, folder: Path, *, num_parts: int = 1,
         else f"Wrote {counted(len(cases), 'segmentation')} to"
     )
     print(f"{done} {options.output}")
+    if not to_file:
+        description = options.output / "dataset.json"
+        print_next("samunet_evaluate_folder", "REFERENCES", options.output, "-djfile", description)
     return 0
 
 

@@ -30,3 +30,4 @@ def main(options: Options) -> None:
         dataset = planning.open_dataset(workspace, wanted, add_new_cases=options.preprocessing.add_new_cases)
         plan = pipeline.open_plan(workspace, dataset.spec.name, options.plans_name)
         planning.preprocess_configurations(workspace, dataset, plan, options.preprocessing, quiet=options.quiet)
+        planning.print_training(dataset, plan, options.preprocessing)

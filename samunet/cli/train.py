@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from samunet.cli.common import command
+from samunet.cli.common import command, print_next
 from samunet.cli.fields import parse_assignment
 from samunet.core.names import DEFAULT_TRAINER
 from samunet.pipeline.options import TrainOptions
@@ -144,6 +144,9 @@ def _train(asked: Options, typed: list[str]) -> None:
     if rank == 0:
         finished = not training.save_checkpoints or pipeline.is_finished(folder)
         print(f"Done: {folder}" if finished else STOPPED)
+        if finished:
+            model = ("-d", str(asked.dataset), "-c", training.configuration)
+            print_next("samunet_predict", *model, "-i", "IMAGES", "-o", "PREDICTIONS")
 
 
 def _device_of_process(local_rank: int, wanted: str | None) -> str:

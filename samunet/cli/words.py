@@ -1,0 +1,68 @@
+"""The words of the command samunet, in the order of the work, and the modules they stand for."""
+
+from __future__ import annotations
+
+from samunet.errors import ConfigError, did_you_mean
+
+MAP: dict[str, dict[str, str]] = {
+    "Look at it first": {
+        "demo": "the whole work on a phantom dataset, in five minutes",
+        "info": "what a configuration trains, on which device, with which memory",
+    },
+    "Bring data in": {
+        "import": "images and labels of other layouts into nnU-Net's",
+        "convert_MSD_dataset": "a dataset of the Medical Segmentation Decathlon",
+        "check_dataset": "everything that is wrong with the files, and what to do about it",
+        "plot_overlay_pngs": "pictures of images with their labels",
+    },
+    "Plan": {
+        "plan_and_preprocess": "measure, decide spacing, patch and encoder grid, preprocess",
+        "extract_fingerprint": "only measure",
+        "plan_experiment": "only plan; --explain says why",
+        "preprocess": "only preprocess",
+        "move_plans_between_datasets": "use one dataset's plan for another",
+        "weights": "SAM's checkpoints and samunet's own",
+    },
+    "Train": {
+        "train": "train a fold, and go on after an interruption",
+        "pretrain": "pretrain on procedural scenes, without any image",
+        "find_best_configuration": "choose among trained models by their validation cases",
+        "accumulate_crossval_results": "the scores of all folds together",
+        "determine_postprocessing": "find out whether removing small pieces helps",
+        "report": "a page on a trained model",
+    },
+    "Predict": {
+        "predict": "segment images with the trained model",
+        "predict_from_modelfolder": "the same with a model by its folder",
+        "simulate_prompts": "clicks and boxes from references",
+        "ensemble": "average the probabilities of several predictions",
+        "apply_postprocessing": "apply what determine_postprocessing found",
+        "frames": "predictions of videos as frames",
+    },
+    "Score": {
+        "evaluate_folder": "Dice, surface distances and more of a folder of predictions",
+        "evaluate_simple": "the same, with labels by their numbers",
+        "compare": "which of several models is better, by how much; nnU-Net beside",
+    },
+    "Share": {
+        "export_model_to_zip": "a trained model as one file",
+        "install_pretrained_model_from_zip": "such a file on another machine",
+        "ma_sam": "read checkpoints of MA-SAM's authors",
+        "med_sa": "read checkpoints of Medical SAM Adapter's authors",
+    },
+}
+"""The words in the order of the work."""
+MODULES = {"import": "import_dataset", "convert_MSD_dataset": "convert_msd_dataset"}
+COMPLETION = "completion"
+
+
+def words() -> tuple[str, ...]:
+    """Return all words, in the order of the work."""
+    return tuple(word for part in MAP.values() for word in part)
+
+
+def module_of(word: str) -> str:
+    """Return the module of a word's command; raises ConfigError that names the nearest one where there is none."""
+    if word not in words():
+        raise ConfigError(f"There is no command '{word}'.{did_you_mean(word, words())} All: samunet --help")
+    return f"samunet.cli.{MODULES.get(word, word)}"
