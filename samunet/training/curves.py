@@ -56,7 +56,7 @@ def draw_training(
     classes = [name.removeprefix(DICE) for name in values if name.startswith(DICE)]
     if len(classes) <= MOST_CLASSES:
         for name, color in _with_others(classes, colors).items():
-            plot(dice, DICE + name, name, color=as_hex(color), linewidth=1.4, path_effects=RIM)
+            plot(dice, DICE + name, name, color=as_hex(color), linewidth=1.8, path_effects=RIM)
     if len(classes) != 1:
         plot(dice, "mean_fg_dice", "mean", color=SOFT, linewidth=1)
     plot(dice, "ema_fg_dice", "mean, smoothed", color=INK, linewidth=2)
