@@ -12,7 +12,6 @@ from samunet.core.codec import write_text
 from samunet.core.dataset import Case
 from samunet.evaluation.page import render
 from samunet.evaluation.picture import CasePicture, draw_case
-from samunet.evaluation.score import names_from_labels
 from samunet.imageio import ImageReader
 
 PICTURED_CASES = 6
@@ -22,10 +21,10 @@ def write_page(path: Path, report: CheckReport) -> None:
     """Write the page, whole or not at all; it needs no other file."""
     pictures, unreadable = [], []
     if report.spec is not None and report.reader is not None:
-        names = names_from_labels(report.spec.labels)
-        names[str(max(report.spec.labels.expected_in_files) + 1)] = "unexpected value"
+        labels = report.spec.labels
+        names = labels.names_of_values | {max(labels.expected_in_files) + 1: "unexpected value"}
         for case in worst_cases(report, PICTURED_CASES):
-            picture = _picture(case, report.reader, names, report.spec.labels.expected_in_files)
+            picture = _picture(case, report.reader, names, labels.expected_in_files)
             if picture is None:
                 unreadable.append(case.identifier)
             else:
@@ -46,7 +45,7 @@ def write_page(path: Path, report: CheckReport) -> None:
 
 
 def _picture(
-    case: Case, reader: ImageReader, names: dict[str, str], expected_values: Sequence[int]
+    case: Case, reader: ImageReader, names: dict[int, str], expected_values: Sequence[int]
 ) -> CasePicture | None:
     """Draw the first channel with the label on it, as far as both can be read; None where the image cannot."""
     try:
@@ -64,4 +63,4 @@ def _picture(
             if not expected.all():
                 overlays["unexpected values"] = np.where(expected, 0, other)  # first, so it chooses the slice
             overlays["label"] = np.where(expected, label, other)
-    return draw_case(case.identifier, volume.array[0], overlays, volume.geometry.spacing, names)
+    return draw_case(case.identifier, volume.array[0], overlays, volume.geometry, names)

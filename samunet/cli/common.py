@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 DEFAULT_THREADS = min(8, os.cpu_count() or 1)  # nnU-Net's default is 8 processes
 DEFAULT_FOLDS = ("0", "1", "2", "3", "4")
-DEFAULT_TOLERANCE_MM = 2.0  # of the normalized surface Dice
 INTERRUPTED = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
 if hasattr(signal, "SIGHUP"):
     INTERRUPTED[signal.SIGHUP] = "ended by SIGHUP"

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from samunet.cli.common import (
     DEFAULT_FOLDS,
     DEFAULT_THREADS,
-    DEFAULT_TOLERANCE_MM,
     Device,
     Folds,
     Threads,
     Tolerance,
     command,
 )
+from samunet.core.names import DEFAULT_TOLERANCE_MM
 
 if TYPE_CHECKING:
     from samunet.comparison.compare import Comparison

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from samunet.cli.common import DEFAULT_THREADS, Device, command
+from samunet.core.names import DEFAULT_TOLERANCE_MM
 from samunet.core.workspace import PURPOSE
 
 if TYPE_CHECKING:
@@ -104,13 +105,13 @@ def _demonstrate(workspace: Workspace, root: Path, asked: Options) -> tuple[Path
     _step(6, "Evaluation: Dice of every structure of every test case")
     summary = _evaluate(dataset, predictions)
     page = root / "report.html"
-    _write_page(page, dataset, predictions, summary, fold / "progress.png", plan.reasons, _own_data())
+    _write_page(page, dataset, predictions, summary, fold, plan.reasons, _own_data())
     return page, summary
 
 
 def _evaluate(dataset: RawDataset, predictions: Path) -> Summary:
     from samunet.cli.evaluate_folder import write_and_print
-    from samunet.evaluation.score import evaluate_folder, names_from_labels, targets_from_labels
+    from samunet.evaluation.score import Measures, evaluate_folder, names_from_labels, targets_from_labels
 
     labels = dataset.spec.labels
     summary = evaluate_folder(
@@ -121,6 +122,7 @@ def _evaluate(dataset: RawDataset, predictions: Path) -> Summary:
         file_ending=dataset.spec.file_ending,
         reader=dataset.reader,
         threads=os.cpu_count() or 1,
+        measures=Measures(tolerance=DEFAULT_TOLERANCE_MM),
     )
     write_and_print(summary, names_from_labels(labels), predictions / "summary.json")
     return summary
@@ -131,32 +133,32 @@ def _write_page(
     dataset: RawDataset,
     predictions: Path,
     summary: Summary,
-    curve: Path,
+    fold: Path,
     reasons: dict[str, str],
     commands: str,
 ) -> None:
-    from samunet.comparison.score_page import write_report
+    from samunet.comparison.score_page import case_name, worst_first, write_report
     from samunet.core.dataset import group_channels
     from samunet.evaluation.picture import draw_case
-    from samunet.evaluation.score import names_from_labels
 
-    names = names_from_labels(dataset.spec.labels)
-    pictures = []
-    for identifier, files in group_channels(dataset.folder / "imagesTs", dataset.spec.file_ending).items():
-        volume = dataset.reader.read_image(files)
-        file_name = f"{identifier}{dataset.spec.file_ending}"
+    labels = dataset.spec.labels
+    images, pictures = group_channels(dataset.folder / "imagesTs", dataset.spec.file_ending), []
+    for score in worst_first(summary.cases):
+        identifier = case_name(score, dataset.spec.file_ending)
+        volume = dataset.reader.read_image(images[identifier])
         reference, prediction = (
-            dataset.reader.read_label(folder / file_name)[0] for folder in (dataset.folder / "labelsTs", predictions)
+            dataset.reader.read_label(folder / score.name)[0] for folder in (dataset.folder / "labelsTs", predictions)
         )
         overlays = {"reference": reference, "prediction": prediction}
-        pictures.append(draw_case(identifier, volume.array[0], overlays, volume.geometry.spacing, names))
+        pictures.append(draw_case(identifier, volume.array[0], overlays, volume.geometry, labels.names_of_values))
     write_report(
         page,
         title="samunet demo: phantom abdomen",
         summary=summary,
-        class_names=names,
+        labels=labels,
+        file_ending=dataset.spec.file_ending,
         pictures=pictures,
-        curve=curve,
+        curves={"Fold all": (fold / "progress.png").read_bytes()},
         sections={
             "Why the plan is as it is": [f"{decision}: {reason}" for decision, reason in reasons.items()],
             "Next, your own images": [

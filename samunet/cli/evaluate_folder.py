@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, DEFAULT_TOLERANCE_MM, Threads, Tolerance, command
+from samunet.cli.common import DEFAULT_THREADS, Threads, Tolerance, command
+from samunet.core.names import DEFAULT_TOLERANCE_MM
 
 if TYPE_CHECKING:
     from samunet.evaluation.score import Measures

@@ -16,12 +16,15 @@ from samunet.comparison.compare import MEAN, METRICS, Comparison, Row, case_valu
 from samunet.comparison.statistics import SIGNIFICANCE, is_shown
 from samunet.core.codec import write_csv, write_json, write_text
 from samunet.core.cost import Cost
-from samunet.evaluation.page import render
+from samunet.core.labels import Labels
+from samunet.evaluation.colors import as_hex, class_colors, spare_color
+from samunet.evaluation.page import render, score_text
 from samunet.evaluation.picture import CasePicture
 from samunet.evaluation.summary import MORE_KEYS, target_key
 
 POINT, SHOWN, LINE = "#0b6e99", "#b3470a", "#9aa4ad"
 DPI = 110
+STROKES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))  # of folds
 DIGITS = {"dice": 3, "nsd": 3, "hd95": 2}
 
 
@@ -42,6 +45,7 @@ def write_comparison(
     comparison: Comparison,
     *,
     title: str,
+    labels: Labels,
     sections: Mapping[str, Sequence[str]],
     pictures: Sequence[CasePicture] = (),
     trainings: Sequence[Training] = (),
@@ -49,6 +53,7 @@ def write_comparison(
     """Write report.html, comparison.json, cases.csv, table.tex and challenger.csv into a folder; returns the page.
 
     Args:
+        labels: of the dataset, whose classes have their colors on the page.
         sections: heading to paragraphs: who was compared and how.
         pictures: of the worst and the most different cases.
         trainings: of the methods, where they are known.
@@ -72,13 +77,16 @@ def write_comparison(
         differences=_difference_plot(comparison),
         scatter=_scatter_plot(comparison) if len(comparison.summaries) == 2 else None,
         case_rows=[
-            (case, values.tolist())
-            for case, values in zip(comparison.cases, comparison.case_means("dice"), strict=True)
+            (case, [score_text(value) for value in values])
+            for case, values in sorted(
+                zip(comparison.cases, comparison.case_means("dice").tolist(), strict=True), key=_lowest
+            )
         ],
+        colors={name: as_hex(color) for name, color in class_colors(labels).items()},
         pictures=pictures,
         sections=sections,
         trainings=[training for training in trainings if training.cost],
-        curves=_curves_plot(trainings) if any(training.curve for training in trainings) else None,
+        curves=_curves_plot(trainings, labels) if any(training.curve for training in trainings) else None,
     )
     write_text(page, html)
     write_json(folder / "comparison.json", _document(comparison) | {"trainings": trainings})
@@ -98,6 +106,11 @@ def most_telling_cases(comparison: Comparison, count: int = 6) -> tuple[str, ...
         if len(telling) < min(count, len(comparison.cases)) and comparison.cases[index] not in telling:
             telling.append(comparison.cases[index])
     return tuple(telling)
+
+
+def _lowest(row: tuple[str, list[float]]) -> float:
+    """Return the lowest known mean Dice of a case, by which cases are ordered; those without any come last."""
+    return min((value for value in row[1] if not math.isnan(value)), default=math.inf)
 
 
 def _cells(row: Row) -> dict[str, object]:
@@ -179,30 +192,38 @@ def _scatter_plot(comparison: Comparison) -> bytes:
     return _png(figure)
 
 
-def _curves_plot(trainings: Sequence[Training]) -> bytes:
-    """Draw the Dice of validation patches over the training, a line per fold, a color per method."""
+def _curves_plot(trainings: Sequence[Training], labels: Labels) -> bytes:
+    """Draw the Dice of validation patches over the training, a stroke per fold, a color no class has per method."""
     figure = Figure(figsize=(8.5, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    methods = list(dict.fromkeys(training.method for training in trainings))
-    timed = all(training.cost for training in trainings if training.curve)
+    trainings = [training for training in trainings if training.curve]
+    methods, folds = (
+        list(dict.fromkeys(getattr(training, name) for training in trainings)) for name in ("method", "fold")
+    )
+    timed = all(training.cost for training in trainings)
     for training in trainings:
         whole = (training.cost.minutes or training.cost.wall_minutes) if timed and training.cost else 100
         over = np.arange(1, len(training.curve) + 1) / max(1, len(training.curve)) * whole
-        number = methods.index(training.method)
-        first = next(other for other in trainings if other.method == training.method) is training
-        axes.plot(over, training.curve, color=f"C{number}", label=training.method if first else None, linewidth=1.5)
+        color = as_hex(spare_color(labels, methods.index(training.method)))
+        stroke = STROKES[folds.index(training.fold) % len(STROKES)]
+        label = f"{training.method}, fold {training.fold}"
+        axes.plot(over, training.curve, color=color, label=label, linestyle=stroke, linewidth=1.5)
+        if training.curve and not math.isnan(training.curve[-1]):
+            axes.annotate(f" {training.fold}", (over[-1], training.curve[-1]), color=color, fontsize=8, va="center")
     axes.set(
         xlabel="minutes of training" if timed else "% of training", ylabel="Dice of validation patches", ylim=(0, 1)
     )
-    axes.legend(fontsize="small", loc="lower right")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))
     axes.grid(alpha=0.3)
     return _png(figure)
 
 
 def _png(figure: Figure) -> bytes:
     for axes in figure.axes:
-        for text in (axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels()):
+        legend = axes.get_legend()
+        of_legend = legend.get_texts() if legend is not None else []
+        for text in (axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels(), *of_legend):
             text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()

@@ -28,7 +28,6 @@ from samunet.core.results import Seeds
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.picture import CasePicture, draw_case
-from samunet.evaluation.score import names_from_labels
 from samunet.imageio import ImageReader, reader_of_segmentations
 from samunet.machine.progress import each
 from samunet.planning.splits import groups_from
@@ -176,6 +175,7 @@ def _compare(
         output,
         comparison,
         title=f"Comparison on {spec.name}",
+        labels=spec.labels,
         sections=sections,
         pictures=pictures,
         trainings=trainings,
@@ -234,7 +234,7 @@ def _picture(
     volume = reader.read_image([image])
     overlays = {"reference": reader.read_label(reference)[0]}
     overlays |= {entry.name: reader.read_label(entry.files[case])[0] for entry in entries}
-    return draw_case(case, volume.array[0], overlays, volume.geometry.spacing, names_from_labels(labels))
+    return draw_case(case, volume.array[0], overlays, volume.geometry, labels.names_of_values)
 
 
 def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from samunet.comparison.score_page import write_report
+from samunet.comparison.score_page import case_name, worst_first, write_report
 from samunet.core.codec import atomic_path
 from samunet.core.dataset import Case, read_dataset_json, training_cases
+from samunet.core.labels import Labels
 from samunet.core.lock import held
 from samunet.core.plan import load_plan
 from samunet.core.prompts import prompts_behind
 from samunet.core.results import VALIDATION, finished_folds
-from samunet.core.values import known_mean
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
+from samunet.evaluation.colors import class_colors
 from samunet.evaluation.picture import CasePicture, draw_case
-from samunet.evaluation.score import names_from_labels
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import read_case
 from samunet.machine.progress import each
+from samunet.training.curves import draw_records
+from samunet.training.log import RECORDS, read_records
 
 MOST_PICTURES = 8
 ALL_IS_TRAINING = (
@@ -31,7 +33,7 @@ ALL_IS_TRAINING = (
 
 def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Path, *, threads: int) -> Summary:
     """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst ones, the learning
-    curve, the plan.
+    curve of every fold, the plan.
 
     Args:
         model: folder `<Trainer>__<plans>__<configuration>`.
@@ -48,13 +50,16 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
             f"{model} holds no validation scores (fold_*/validation/summary.json); train a fold, or validate it with "
             "--val."
         )
+    of_fold = {fold: read_summary(fold / VALIDATION / SUMMARY) for fold in folds}
     scores = [  # the summary names files as they lay when it was written
         replace(case, prediction_file=str(fold / VALIDATION / case.name))
         for fold in folds
-        for case in read_summary(fold / VALIDATION / SUMMARY).cases
+        for case in of_fold[fold].cases
     ]
     origins = dict.fromkeys(origin for fold in folds if (origin := prompts_behind(fold / VALIDATION)) is not None)
-    summary = summarize(scores, "; ".join(origins) or None)
+    tolerances = {of_one.tolerance for of_one in of_fold.values()}
+    tolerance = tolerances.pop() if len(tolerances) == 1 else None
+    summary = summarize(scores, "; ".join(origins) or None, tolerance=tolerance)
     plan = load_plan(model / "plans.json")
     configuration = model.name.split("__")[2]
     reader, cases = (
@@ -63,27 +68,20 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
     )
     shown = [
         score
-        for score in scores
-        if _identifier(score, spec.file_ending) in cases and Path(score.prediction_file).is_file()
+        for score in worst_first(scores)
+        if case_name(score, spec.file_ending) in cases and Path(score.prediction_file).is_file()
     ]
 
-    def dice(score: CaseScore) -> float:
-        mean = known_mean(metrics.dice for metrics in score.metrics.values())
-        return 1.0 if math.isnan(mean) else mean  # nothing to find and nothing found
-
-    worst = sorted(shown, key=dice)[:MOST_PICTURES]
-    names = names_from_labels(spec.labels)
-
     def draw(score: CaseScore) -> CasePicture:
-        case = cases[_identifier(score, spec.file_ending)]
+        case = cases[case_name(score, spec.file_ending)]
         volume, label = read_case(case, spec, reader)
         prediction, _ = reader.read_label(Path(score.prediction_file))
         return draw_case(
             case.identifier,
             volume.array[0],
             {"reference": label, "prediction": prediction},
-            volume.geometry.spacing,
-            names,
+            volume.geometry,
+            spec.labels.names_of_values,
         )
 
     reasons = [
@@ -91,15 +89,15 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
         for decision, reason in plan.reasons.items()
         if ": " not in decision or decision.startswith(configuration)
     ]
-    curve = folds[0] / "progress.png"
     numbers = ", ".join(fold.name.removeprefix("fold_") for fold in folds)
     write_report(
         output,
         title=f"{configuration} on {dataset}, {'fold' if len(folds) == 1 else 'folds'} {numbers}",
         summary=summary,
-        class_names=names,
-        pictures=each(draw, worst, threads=threads, title="Drawing"),
-        curve=curve if curve.is_file() else None,
+        labels=spec.labels,
+        file_ending=spec.file_ending,
+        pictures=each(draw, shown[:MOST_PICTURES], threads=threads, title="Drawing"),
+        curves=_curves(folds, spec.labels),
         sections=(
             {"Prompts": [f"These scores are of predictions with prompts; {summary.prompts}."]}
             if summary.prompts
@@ -124,7 +122,7 @@ def draw_training_cases(
     """
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
-    cases, names = training_cases(raw, spec), names_from_labels(spec.labels)
+    cases = training_cases(raw, spec)
     if not 0 <= channel < len(spec.channels):
         raise ConfigError(
             f"{dataset} has the channels 0 to {len(spec.channels) - 1} ({', '.join(spec.channels)}); got {channel}."
@@ -134,7 +132,11 @@ def draw_training_cases(
     def draw(case: Case) -> None:
         volume, label = read_case(case, spec, reader)
         picture = draw_case(
-            case.identifier, volume.array[channel], {"reference": label}, volume.geometry.spacing, names
+            case.identifier,
+            volume.array[channel],
+            {"reference": label},
+            volume.geometry,
+            spec.labels.names_of_values,
         )
         with atomic_path(output / f"{case.identifier}.png") as path:
             path.write_bytes(picture.png)
@@ -144,5 +146,12 @@ def draw_training_cases(
     return tuple(case.identifier for case in cases)
 
 
-def _identifier(score: CaseScore, file_ending: str) -> str:
-    return score.name.removesuffix(file_ending)
+def _curves(folds: Sequence[Path], labels: Labels) -> dict[str, bytes]:
+    """Return the learning curve of each fold that has a log, as PNG."""
+    curves = {}
+    for fold in folds:
+        title = fold.name.replace("fold_", "Fold ")
+        png = draw_records(read_records(fold / RECORDS), class_colors(labels), title=title)
+        if png is not None:
+            curves[title] = png
+    return curves

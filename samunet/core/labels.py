@@ -56,6 +56,13 @@ class Labels:
         """(name, label values) of what each output channel but background's is for."""
         return self.foreground if self.has_regions else tuple(sorted(self.foreground, key=lambda named: named[1]))
 
+    @cached_property
+    def names_of_values(self) -> dict[int, str]:
+        """Name of every value in a label file but background's: that of the smallest class or region which holds it."""
+        ordered = sorted(self.foreground, key=lambda named: -len(named[1]))
+        names = {value: name for name, values in ordered for value in values if value}
+        return dict(sorted(names.items())) | ({} if self.ignore is None else {self.ignore: IGNORE_NAME})
+
     @property
     def outputs(self) -> int:
         """Number of network output channels."""

@@ -7,6 +7,7 @@ import unicodedata
 from samunet.errors import DatasetError
 
 DEFAULT_TRAINER, DEFAULT_PLANS_NAME = "SAMTrainer", "samunetPlans"
+DEFAULT_TOLERANCE_MM = 2.0  # of the normalized surface Dice; pixels where files tell no size
 LONGEST_FILE_NAME = 255  # bytes, of most file systems
 MOST_BYTES = 200  # of a case's name, which endings such as _0000.nii.gz follow
 FORBIDDEN = '/\\:*?"<>|'  # separators, and what Windows allows in no name

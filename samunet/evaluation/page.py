@@ -20,13 +20,14 @@ def render(package: str, template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["score"] = _score
+    environment.filters["score"] = score_text
     environment.filters["data_uri"] = _data_uri
     return environment.get_template(template).render(**values)
 
 
-def _score(value: float) -> str:
-    return "\N{EN DASH}" if math.isnan(value) else f"{value:.3f}"
+def score_text(value: float | None, digits: int = 3) -> str:
+    """Return a number as tables show it, a dash where it is undefined or was not measured."""
+    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _data_uri(png: bytes) -> str:

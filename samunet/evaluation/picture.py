@@ -11,16 +11,19 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
-from samunet.core.geometry import Triple
+from samunet.core.geometry import Geometry
 from samunet.errors import ShapeError
-from samunet.evaluation.colors import label_color
+from samunet.evaluation.colors import as_hex, label_color
+from samunet.evaluation.plane import plane_of
 
 WINDOW_PERCENTILES = (1.0, 99.5)  # ours: a few bright or dark pixels do not set the grey window
 WINDOW_MARGIN = 0.1  # ours: part of the slice around the structures that sets it, so that the air about a body does not
 BACKDROP, INK = "#14181c", "#e8eaed"  # dark in both color schemes, as viewers for medical images are
 PANEL_INCH = 3.4
+RIMS = ((0.03, 0.5), (0.97, 0.5), (0.5, 0.96), (0.5, 0.04))  # left, right, top and bottom, as shares of a panel
 DPI = 110
 
 
@@ -30,7 +33,7 @@ class CasePicture:
 
     identifier: str
     caption: str
-    """Which slice is shown and what lies in it; also read out by screen readers."""
+    """Which slice is shown, which side is where and what lies in it; also read out by screen readers."""
     png: bytes
 
 
@@ -38,74 +41,94 @@ def draw_case(
     identifier: str,
     image: np.ndarray,
     overlays: Mapping[str, np.ndarray],
-    spacing: Triple,
-    class_names: Mapping[str, str],
+    geometry: Geometry,
+    names: Mapping[int, str],
 ) -> CasePicture:
     """Draw the slice of a case that holds the most classes: the image, and a panel for every segmentation on it.
 
-    Slices are taken across the axis with the thickest voxels, where pixels are finest, and shown as the file stores
-    them. The first segmentation that holds anything chooses the slice.
+    The slice is hung as radiologists do, with the patient's sides as letters at its rims, however the file stores it
+    (see `samunet.evaluation.plane`). The first segmentation that holds anything chooses the slice.
 
     Args:
         image: (D, H, W), any numeric type; one channel.
         overlays: title to (D, H, W) integers, 0 is background.
-        spacing: mm, (D, H, W).
-        class_names: label value as text ("1") to its name; other keys are ignored, unnamed values are called "label 7".
+        geometry: the grid that all of them are on.
+        names: label value to the name of its class; values without one are called "label 7".
 
     Raises:
-        ShapeError: the arrays do not share one (D, H, W) shape.
+        ShapeError: the arrays are not on that (D, H, W) grid.
     """
     shapes = [array.shape for array in (image, *overlays.values())]
-    if image.ndim != 3 or len(set(shapes)) > 1:
+    if {geometry.shape, *shapes} != {geometry.shape}:
         raise ShapeError(
-            f"Case '{identifier}': image, {' and '.join(overlays)} must share one (D, H, W) shape; got "
-            f"{', '.join(map(str, shapes))}."
+            f"Case '{identifier}': image, {' and '.join(overlays)} must have the (D, H, W) shape {geometry.shape} of "
+            f"their grid; got {', '.join(map(str, shapes))}."
         )
-    axis = 0 if image.shape[0] == 1 else int(np.argmax(spacing))
-    stack, *layers = (np.moveaxis(array, axis, 0) for array in (image, *overlays.values()))
+    plane = plane_of(geometry)
+    stack, *layers = (plane.stack(array) for array in (image, *overlays.values()))
     index = _informative_slice(next((layer for layer in layers if layer.any()), np.zeros(stack.shape, np.uint8)))
-    grey, planes = stack[index], [layer[index] for layer in layers]
-    height_mm, width_mm = (size for i, size in enumerate(spacing) if i != axis)
-    aspect = height_mm / width_mm
-    shown = sorted({int(value) for plane in planes for value in np.unique(plane)} - {0})
-    names = [class_names.get(str(value), f"label {value}") for value in shown]
+    planes = {title: layer[index] for title, layer in zip(overlays, layers, strict=True)}
+    shown = sorted({int(value) for layer in planes.values() for value in np.unique(layer)} - {0})
+    legend = {value: names.get(value, f"label {value}") for value in shown}
+    _, height, width = (geometry.spacing[axis] for axis in plane.order)
+    where, what = plane.describe(index, len(stack)), ", ".join(legend.values()) or "no structure"
+    return CasePicture(
+        identifier=identifier,
+        caption=f"{where}; it shows {what}." if where else f"It shows {what}.",
+        png=_draw(stack[index], planes, legend, aspect=height / width, letters=plane.letters),
+    )
 
+
+def _draw(
+    grey: np.ndarray,
+    planes: Mapping[str, np.ndarray],
+    legend: Mapping[int, str],
+    *,
+    aspect: float,
+    letters: tuple[str, str, str, str] | None,
+) -> bytes:
+    """Return panels side by side as PNG: the slice (H, W), and each segmentation on it, with a legend below.
+
+    Args:
+        planes: title to (H, W) label values.
+        legend: name of every value that occurs.
+        aspect: height of a pixel over its width.
+        letters: sides of the patient at the left, right, top and bottom, where they are known.
+    """
     panels = 1 + len(planes)
     panel_height = float(np.clip(PANEL_INCH * aspect * grey.shape[0] / grey.shape[1], 1.0, 2 * PANEL_INCH))
-    legend_height = 0.26 * math.ceil(len(shown) / 5) + 0.1
+    legend_height = 0.26 * math.ceil(len(legend) / 5) + 0.1
     total = panel_height + 0.4 + legend_height
     figure = Figure(figsize=(panels * PANEL_INCH, total), facecolor=BACKDROP)
     FigureCanvasAgg(figure)
-    labeled = np.any([plane > 0 for plane in planes], axis=0) if planes else np.zeros(grey.shape, bool)
+    labeled = np.any([plane > 0 for plane in planes.values()], axis=0) if planes else np.zeros(grey.shape, bool)
     low, high = _grey_window(grey, labeled)
-    for column, (title, overlay) in enumerate((("image", None), *zip(overlays, planes, strict=True))):
+    for column, (title, overlay) in enumerate({"image": None, **planes}.items()):
         axes = figure.add_axes(
             (column / panels + 0.004, legend_height / total, 1 / panels - 0.008, panel_height / total)
         )
         axes.imshow(grey, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
         if overlay is not None:
-            axes.imshow(_tint(overlay, shown), aspect=aspect, interpolation="nearest")
-        axes.set_title(title, color=INK, fontsize=11)
+            axes.imshow(_tint(overlay, list(legend)), aspect=aspect, interpolation="nearest")
+        axes.set_title(title, color=INK, fontsize=11, parse_math=False)
         axes.axis("off")
-    if shown:
-        patches = [
-            Patch(color=(np.array(label_color(value)) / 255).tolist(), label=name)
-            for value, name in zip(shown, names, strict=True)
-        ]
-        legend = figure.legend(
-            handles=patches, loc="lower center", ncols=min(len(shown), 5), frameon=False, labelcolor=INK, fontsize=10
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
+        for letter, (x, y) in zip(letters or (), RIMS, strict=False):
+            text = axes.text(x, y, letter, color=INK, fontsize=10, ha="center", va="center", transform=axes.transAxes)
+            text.set_path_effects([withStroke(linewidth=2.5, foreground=BACKDROP)])
+    if legend:
+        _draw_legend(figure, legend)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor=BACKDROP)
-    what = ", ".join(names) or "no structure"
-    return CasePicture(
-        identifier=identifier,
-        caption=f"Slice {index + 1} of {len(stack)} across the {'DHW'[axis]} axis, as stored in the file; "
-        f"it shows {what}.",
-        png=buffer.getvalue(),
+    return buffer.getvalue()
+
+
+def _draw_legend(figure: Figure, names: Mapping[int, str]) -> None:
+    patches = [Patch(color=as_hex(label_color(value)), label=name) for value, name in names.items()]
+    legend = figure.legend(
+        handles=patches, loc="lower center", ncols=min(len(names), 5), frameon=False, labelcolor=INK, fontsize=10
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
 
 
 def _informative_slice(labels: np.ndarray) -> int:

@@ -159,7 +159,9 @@ def evaluate_folder(
     score = partial(score_case, targets=targets, ignore=ignore, reader=reader, measures=measures, expected=expected)
     with pool_of(threads) as pool:
         scores = list(pool.map(lambda name: score(references[name], predictions[name]), names))
-    return summarize(scores, prompts_behind(prediction_folder))
+    return summarize(
+        scores, prompts_behind(prediction_folder), tolerance=None if measures is None else measures.tolerance
+    )
 
 
 def _measure(

@@ -45,6 +45,7 @@ MORE_KEYS = {
 """What nnU-Net's file does not have and its reader passes over; written where it was measured."""
 SHARES = ("Dice", "IoU", "NSD", "detection_F1")
 MEAN_ROUNDING = 1e-6  # of means
+TOLERANCE_KEY = "nsd_tolerance"  # of NSD, in the unit of distances
 UNIT_KEY, LENGTH_UNITS = "distance_unit", ("mm", "pixels", "voxels")  # what distances count, written where it is not mm
 PROMPTS_KEY = "prompts"  # likewise, of predictions that were made with them
 
@@ -108,6 +109,8 @@ class Summary:
     """Source of the prompts that the predictions were made with; None where there were none."""
     unit: str = "mm"
     """Unit of distances: "mm", "pixels" or "voxels"; "mm and pixels" where cases differ."""
+    tolerance: float | None = None
+    """Of NSD, in that unit; None where it was not measured, or nobody wrote it down."""
 
     def dice(self, target: Target) -> tuple[float, ...]:
         """Return the Dice of every case that has one for this target; cases with NaN are left out."""
@@ -119,7 +122,7 @@ class Summary:
         return tuple(name for name in MORE_KEYS if getattr(self.foreground_mean, name) is not None)
 
 
-def summarize(cases: Sequence[CaseScore], prompts: str | None = None) -> Summary:
+def summarize(cases: Sequence[CaseScore], prompts: str | None = None, *, tolerance: float | None = None) -> Summary:
     """Average the scores of cases; NaN is skipped everywhere.
 
     A target that is absent from all references and predictions does not count in `foreground_mean`. nnU-Net lets such
@@ -127,6 +130,7 @@ def summarize(cases: Sequence[CaseScore], prompts: str | None = None) -> Summary
 
     Args:
         prompts: from where the prompts behind the predictions are, if there were any.
+        tolerance: that NSD was measured with, in the cases' unit.
 
     Raises:
         DatasetError: there is no case, or cases differ in their targets.
@@ -143,7 +147,14 @@ def summarize(cases: Sequence[CaseScore], prompts: str | None = None) -> Summary
     unit = " and ".join(sorted({case.unit for case in cases}))
     mean = {target: _mean([case.metrics[target] for case in cases]) for target in targets}
     foreground = [metrics for target, metrics in mean.items() if target != BACKGROUND]
-    return Summary(cases=tuple(cases), mean=mean, foreground_mean=_mean(foreground), prompts=prompts, unit=unit)
+    return Summary(
+        cases=tuple(cases),
+        mean=mean,
+        foreground_mean=_mean(foreground),
+        prompts=prompts,
+        unit=unit,
+        tolerance=tolerance,
+    )
 
 
 def write_summary(path: Path, summary: Summary) -> None:
@@ -163,6 +174,7 @@ def write_summary(path: Path, summary: Summary) -> None:
         }
         | ({} if summary.prompts is None else {PROMPTS_KEY: summary.prompts})
         | ({} if summary.unit == "mm" else {UNIT_KEY: summary.unit})
+        | ({} if summary.tolerance is None else {TOLERANCE_KEY: summary.tolerance})
     )
     write_text(path, json.dumps(raw, indent=4, sort_keys=True) + "\n")
 
@@ -196,6 +208,7 @@ def read_summary(path: Path) -> Summary:
                     reference_file=case["reference_file"],
                     prediction_file=case["prediction_file"],
                     metrics=_targets_from_json(case["metrics"]),
+                    unit=raw.get(UNIT_KEY, "mm"),
                 )
                 for case in raw["metric_per_case"]
             ),
@@ -203,9 +216,12 @@ def read_summary(path: Path) -> Summary:
             foreground_mean=_from_json(raw["foreground_mean"]),
             prompts=raw.get(PROMPTS_KEY),
             unit=raw.get(UNIT_KEY, "mm"),
+            tolerance=raw.get(TOLERANCE_KEY),
         )
         if set(summary.unit.split(" and ")) - set(LENGTH_UNITS):
             raise ValueError(f"{UNIT_KEY} is {summary.unit[:60]!r}, none of {', '.join(LENGTH_UNITS)}")
+        if not isinstance(summary.tolerance, int | float | None) or isinstance(summary.tolerance, bool):
+            raise ValueError(f"{TOLERANCE_KEY} is {brief(summary.tolerance)}, not a number")
         if not isinstance(summary.prompts, str | None):
             raise ValueError(f"{PROMPTS_KEY} is {summary.prompts!r}, not text")
         for case in summary.cases:

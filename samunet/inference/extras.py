@@ -15,7 +15,6 @@ from samunet.core.labels import Labels
 from samunet.core.names import fault_of_name
 from samunet.core.volume import Volume
 from samunet.evaluation.colors import label_color
-from samunet.evaluation.score import names_from_labels
 
 PREVIEWS, STATISTICS, UNCERTAINTY, COLORS = "previews", "statistics", "uncertainty", "colors.ctbl"
 
@@ -52,9 +51,8 @@ class Extras:
         if self.previews:
             from samunet.evaluation.picture import draw_case  # matplotlib takes a while to load
 
-            names = names_from_labels(self.labels)
             picture = draw_case(
-                identifier, volume.array[0], {"prediction": segmentation}, volume.geometry.spacing, names
+                identifier, volume.array[0], {"prediction": segmentation}, volume.geometry, self.labels.names_of_values
             )
             with atomic_path(self.folder / PREVIEWS / f"{identifier}.png") as path:
                 path.write_bytes(picture.png)
@@ -137,9 +135,8 @@ def per_mille(uncertainty: np.ndarray) -> np.ndarray:
 def color_table(labels: Labels) -> str:
     """Return a color table of 3D Slicer, a line per label value; the colors are those of samunet's pictures."""
     lines = ["# 3D Slicer color table; label value, name, red, green, blue, opacity", "0 background 0 0 0 0"]
-    for name, values in labels.values:
-        for value in values:
-            if value and (len(values) == 1 or not any(other == (value,) for _, other in labels.values)):
-                red, green, blue = label_color(value)
-                lines.append(f"{value} {name.replace(' ', '_')} {red} {green} {blue} 255")
-    return "\n".join(dict.fromkeys(lines)) + "\n"
+    for value in labels.all_values:
+        if value:
+            red, green, blue = label_color(value)
+            lines.append(f"{value} {labels.names_of_values[value].replace(' ', '_')} {red} {green} {blue} 255")
+    return "\n".join(lines) + "\n"

@@ -24,6 +24,7 @@ from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
 from samunet.data.loader import PatchSource, batches
 from samunet.errors import CheckpointError, ConfigError
+from samunet.evaluation.colors import class_colors
 from samunet.inference.whole import mean_dice
 from samunet.machine.hardware import (
     choose_precision,
@@ -245,7 +246,8 @@ def assemble(
     sinks = _prepare_folder(run, processes) if processes.first else []
     processes.wait()
     history = run.resume.state.history if run.resume is not None else None
-    log = TrainingLog(run.folder, history, sinks=sinks, active=processes.first)
+    colors = class_colors(run.spec.labels)
+    log = TrainingLog(run.folder, history, sinks=sinks, colors=colors, active=processes.first)
     if config.compile:
         model.sums, model.loss = torch.compile(model.sums), torch.compile(model.loss)  # type: ignore[method-assign]
     trainer = SAMTrainer(

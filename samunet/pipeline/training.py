@@ -17,11 +17,12 @@ from samunet.core.codec import encode, write_json
 from samunet.core.cost import COST
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.lock import held, reading
+from samunet.core.names import DEFAULT_TOLERANCE_MM
 from samunet.core.plan import Plan, changed_for_training, load_plan
 from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST, Seeds, Spread, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, DatasetError
-from samunet.evaluation.score import score_case, targets_from_labels
+from samunet.evaluation.score import Measures, score_case, targets_from_labels
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize, target_key, write_summary
 from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.load import load_predictor
@@ -252,10 +253,15 @@ def validate(
             raise DatasetError(f"Case '{case.identifier}' has no reference; add it to the dataset, or remove the case.")
         prediction = target / f"{case.identifier}{dataset.spec.file_ending}"
         return score_case(
-            case.label, prediction, targets=targets_from_labels(labels), ignore=labels.ignore, reader=dataset.reader
+            case.label,
+            prediction,
+            targets=targets_from_labels(labels),
+            ignore=labels.ignore,
+            reader=dataset.reader,
+            measures=Measures(tolerance=DEFAULT_TOLERANCE_MM),
         )
 
     scored = each(score, cases, threads=os.cpu_count() or 1, title="Scoring")
-    summary = summarize(scored, None if prompts is None else prompts.origin)
+    summary = summarize(scored, None if prompts is None else prompts.origin, tolerance=DEFAULT_TOLERANCE_MM)
     write_summary(target / SUMMARY, summary)
     return summary

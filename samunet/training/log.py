@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
@@ -11,23 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from samunet.core.codec import atomic_path, parse_json, write_text
 from samunet.errors import ConfigError
+from samunet.evaluation.colors import Color
 from samunet.machine.progress import readable_seconds
+from samunet.training.curves import Values, draw_training
 from samunet.training.sinks import Sink
 
 logger = logging.getLogger(__name__)
 
 TEXT, RECORDS, PICTURE = "training_log.txt", "log.jsonl", "progress.png"
-DICE = "dice/"  # and the class name
-MOST_CLASSES = 10  # lines of single classes that can be told apart in the picture
-
-Values = dict[str, list[float]]
 
 
 class TrainingLog:
@@ -37,6 +29,7 @@ class TrainingLog:
         folder: the fold's folder.
         history: values of earlier epochs when a training continues; what log.jsonl holds beyond them is dropped.
         sinks: other logs.
+        colors: of the classes and regions in the picture, by name, see `samunet.evaluation.colors.class_colors`.
         active: False writes nothing, for all processes but the first.
     """
 
@@ -46,9 +39,10 @@ class TrainingLog:
         history: Mapping[str, Sequence[float | None]] | None = None,
         *,
         sinks: Sequence[Sink] = (),
+        colors: Mapping[str, Color] | None = None,
         active: bool = True,
     ) -> None:
-        self.folder, self.sinks, self.active = folder, list(sinks), active
+        self.folder, self.sinks, self.colors, self.active = folder, list(sinks), colors or {}, active
         self.values: Values = {
             name: [math.nan if value is None else value for value in values] for name, values in (history or {}).items()
         }
@@ -94,7 +88,7 @@ class TrainingLog:
         with open(self.folder / RECORDS, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         with atomic_path(self.folder / PICTURE) as path:
-            path.write_bytes(draw(self.values, self.times))
+            path.write_bytes(draw_training(self.values, self.times, self.colors))
         for sink in tuple(self.sinks):
             try:
                 sink.write(
@@ -165,41 +159,3 @@ def epoch_line(
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else math.nan
-
-
-def draw(values: Values, times: Values) -> bytes:
-    """Draw losses, Dice, learning rates and times over the epochs; returns a PNG."""
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, dice, rates, clock = figure.subplots(2, 2, sharex=True).ravel()
-    epochs = range(1, len(values["train_loss"]) + 1)
-    marker = "." if len(epochs) < 30 else ""
-
-    def plot(axes: Axes, name: str, label: str, **style: Any) -> None:
-        series = values.get(name) or times.get(name, [])
-        axes.plot(list(epochs)[-len(series) :] if series else [], series, label=label, marker=marker, **style)
-
-    plot(losses, "train_loss", "training")
-    plot(losses, "val_loss", "validation")
-    losses.set(ylabel="loss")
-    classes = [name for name in values if name.startswith(DICE)]
-    for name in classes if 1 < len(classes) <= MOST_CLASSES else ():
-        plot(dice, name, name.removeprefix(DICE), alpha=0.6, linewidth=1)
-    plot(dice, "mean_fg_dice", "mean", color="0.5", linewidth=1)
-    plot(dice, "ema_fg_dice", "mean, smoothed", color="black", linewidth=2)
-    plot(dice, "whole_dice", "whole cases", color="tab:red", linewidth=2)
-    dice.set(ylabel="Dice of validation patches", ylim=(0, 1))
-    plot(rates, "learning_rate", "adapters, heads, convolutions")
-    plot(rates, "backbone_learning_rate", "SAM's own weights")
-    rates.set(ylabel="learning rate", xlabel="epoch")
-    plot(clock, "seconds", "whole epoch")
-    plot(clock, "waiting_seconds", "of it waiting for data")
-    clock.set(ylabel="seconds", xlabel="epoch", ylim=(0, None))
-    for axes in (losses, dice, rates, clock):
-        axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        drawn = [line for line in axes.lines if len(line.get_xdata())]
-        axes.legend(handles=drawn, fontsize="small")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()

@@ -17,7 +17,8 @@ from samunet.machine.hardware import autocast
 from samunet.machine.progress import bar
 from samunet.models.segmenter import SlabSegmenter
 from samunet.training.accumulate import backward, split
-from samunet.training.log import DICE, TrainingLog, epoch_line
+from samunet.training.curves import DICE
+from samunet.training.log import TrainingLog, epoch_line
 from samunet.training.not_finite import refuse_not_finite
 from samunet.training.optimizer import rates_of, set_rates
 from samunet.training.pace import validation_steps

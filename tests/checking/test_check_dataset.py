@@ -18,6 +18,7 @@ from samunet.checking import run as checking_run
 from samunet.checking.across import join_label_values
 from samunet.checking.case import CheckedCase
 from samunet.checking.findings import KINDS, Finding
+from samunet.checking.page import write_page
 from samunet.checking.run import check_dataset
 from samunet.cli import check_dataset as command
 from samunet.core import memory
@@ -577,3 +578,12 @@ def test_masks_of_0_and_255_are_one_finding_with_one_remedy():
     ) and "2 label files, the first of case 'a', hold the values [255]" in one.message
     assert "--map_labels 255=1" in one.message
     assert [finding.case for finding in join_label_values([case("a", (255,)), case("b", (7,))], (0, 1))] == ["a", "b"]
+
+
+def test_the_page_colors_severity_beside_its_word(tmp_path):
+    folder = write_tiny_dataset(tmp_path, size=(4, 24, 24), cases=2)
+    (folder / "labelsTr/tiny_000.nii.gz").unlink()
+    write_page(tmp_path / "page.html", check(folder))
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert 'class="headline error"' in text and '<span class="badge error">error</span>' in text
+    assert ".error { color: var(--error); }" in text

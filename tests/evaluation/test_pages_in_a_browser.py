@@ -77,6 +77,11 @@ def look(page: Path, folder: Path) -> tuple[str, int, int]:
     )
 
 
+def test_on_a_phone_every_cell_says_its_column(page):
+    text = page.read_text(encoding="utf-8")
+    assert "@media (max-width: 44rem)" in text and text.count("<td ") == text.count('<td role="cell" data-label="') > 0
+
+
 def test_a_folder_that_is_called_validation_makes_no_cross_validation(page):
     assert "hash of the split" not in page.read_text(
         encoding="utf-8"

@@ -28,7 +28,8 @@ from samunet.inference.whole import mean_dice
 from samunet.training import trainer as trainer_module
 from samunet.training.average import WeightAverage
 from samunet.training.config import PRESETS, RunConfig, TrainingConfig
-from samunet.training.log import TrainingLog, draw
+from samunet.training.curves import draw_training
+from samunet.training.log import TrainingLog
 from samunet.training.optimizer import make_optimizer
 from samunet.training.schedule import rate_factor
 from samunet.training.trainer import SAMTrainer
@@ -77,7 +78,7 @@ def test_one_epoch_and_many_classes_can_be_drawn():
         "learning_rate": [1e-3],
     }
     values |= {f"dice/{index}": [0.1] for index in range(30)}
-    assert draw(values, {}).startswith(b"\x89PNG")
+    assert draw_training(values, {}, {}).startswith(b"\x89PNG")
 
 
 def test_the_average_of_weights_is_the_written_out_one():
