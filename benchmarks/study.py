@@ -72,6 +72,10 @@ class Row:
     """Training settings."""
     fold: str = "0"
     seed: int = 0
+    train_cases: int = 0
+    """Cases of the fold's training half that are used, the first ones; 0 for all."""
+    pretrained: str | None = None
+    """Weights to start from."""
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -116,6 +120,20 @@ STUDIES = {
             ("warm-up over 30 % of the steps", FOUR | {"warmup": 0.3}, {}),
         )
     ),
+    "seed_transfer": tuple(
+        Row(name=name, minutes=2.5, memory_gib=1.0, pretrained=pretrained, options=options, seed=seed, **data)
+        for data in (
+            {"dataset": 4, "train_cases": 5},
+            {"dataset": 45, "train_cases": 10, "configuration": "2d_adapter"},
+        )
+        for seed in (0, 1)
+        for name, pretrained, options in (
+            ("default", None, {}),
+            ("default, from the seed", "seed", {}),
+            ("no SAM path", None, {"sam_path": False}),
+            ("no SAM path, from the seed", "seed", {"sam_path": False}),
+        )
+    ),
     "sam_unet_try": rows_of(HIPPOCAMPUS, 0.2, "default", NNUNET),
 }
 
@@ -142,9 +160,7 @@ def main(studies: dict[str, tuple[Row, ...]] = STUDIES, description: str | None 
     code, lock = code_hash(), Lock()
     wanted = [row for row in rows if arguments.datasets is None or row.dataset in arguments.datasets]
     wanted = [row for row in wanted if arguments.names is None or row.name in arguments.names]
-    for row in {
-        (row.dataset, row.memory_gib, row.spacing, row.configuration, row.name == NNUNET): row for row in wanted
-    }.values():
+    for row in {(place(row, work), row.configuration, row.name == NNUNET): row for row in wanted}.values():
         prepare(row, work)
 
     def finish(row: Row) -> None:
@@ -157,7 +173,7 @@ def main(studies: dict[str, tuple[Row, ...]] = STUDIES, description: str | None 
         result = {"key": key, "code": code, **json.loads(done.stdout.splitlines()[-1])}
         with lock:
             known[:] = [
-                old for old in known if old["row"]["name"] != row.name or old["row"]["dataset"] != row.dataset
+                old for old in known if any(old["row"].get(key) != value for key, value in identity(row).items())
             ] + [result]
             write_json(
                 target,
@@ -187,9 +203,16 @@ def key_of(row: Row, code: str) -> str:
     return hashlib.sha256(json.dumps([asdict(row), code], sort_keys=True).encode()).hexdigest()[:16]
 
 
+def identity(row: Row) -> dict[str, Any]:
+    """Return what tells a row from the others of its study."""
+    return {key: getattr(row, key) for key in ("name", "dataset", "seed", "train_cases")}
+
+
 def place(row: Row, work: Path) -> Workspace:
     """One workspace a plan, so that jobs side by side never write one file."""
-    name = hashlib.sha256(json.dumps([row.dataset, row.memory_gib, row.spacing]).encode()).hexdigest()[:8]
+    name = hashlib.sha256(json.dumps([row.dataset, row.memory_gib, row.spacing, row.train_cases]).encode()).hexdigest()[
+        :8
+    ]
     return Workspace(
         raw_folder=workspace_from_environment().raw,
         preprocessed_folder=work / name,
@@ -216,6 +239,11 @@ def prepare(row: Row, work: Path) -> None:
     )
     plan = pipeline.resolve(workspace, plan, row.configuration)
     pipeline.preprocess(workspace, dataset, plan, row.configuration, threads=2, quiet=True)
+    if row.train_cases:
+        every = tuple(case.identifier for case in dataset.cases)
+        split = pipeline.fold_split(workspace, dataset.spec, every, row.fold)
+        splits = [{"train": sorted(split.train)[: row.train_cases], "val": sorted(split.val)}]
+        write_json(workspace.preprocessed / dataset.spec.name / "splits_final.json", splits)
     if row.name == NNUNET:
         validation_cases(row, workspace, dataset)  # makes the split, where there is none yet
         split_file, batch_size = (
@@ -294,7 +322,13 @@ def train_and_predict(
     )
     workspace = replace(shared, results_folder=work / own)
     options = pipeline.TrainOptions(
-        configuration=row.configuration, fold=row.fold, plans_name=own, device="cpu", validate=False, overwrite=True
+        configuration=row.configuration,
+        fold=row.fold,
+        plans_name=own,
+        device="cpu",
+        validate=False,
+        overwrite=True,
+        pretrained=None if row.pretrained is None else Path(row.pretrained),
     )
     settings = {"seed": row.seed, "workers": 0, **row.training}
 

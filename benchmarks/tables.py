@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import seed_page
 from plan_page import plans_page
 from scipy import stats
 
@@ -855,6 +856,8 @@ def pages() -> dict[str, str]:
         texts[decides] = within(
             (ROOT / decides).read_text(), "planning", planning_table(json.loads(PLANNING.read_text()))
         )
+    if seed_page.PROMPTS.is_file():
+        texts["documentation/results/seed.md"] = seed_page.seed_page()
     return texts
 
 
