@@ -24,7 +24,7 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
         "Operations are an estimate of one sample's step, in 10⁹ multiply-adds. Made by `benchmarks/plans.py`; this "
         "page is written by",
         "`benchmarks/tables.py`.\n",
-        _row(
+        table_row(
             "data",
             "median shape",
             "smallest",
@@ -43,7 +43,7 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
         patches = (f"{_times(plan['patch'])}, {plan['batch']}" for plan in (theirs, ours))
         shape, smallest = _times(row["median_shape"]), f"{row['smallest_voxels']:.1f}"
         sections.append(
-            _row(
+            table_row(
                 row["name"],
                 shape,
                 smallest,
@@ -61,7 +61,7 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
         "as planned. Where the",
         "encoder would leave the patch less than 60 % of what the convolutions alone get, the plan computes its "
         "activations twice (checkpointing).\n",
-        _row("data", "activations kept: patch", "share", "as planned: patch, batch", "share", "checkpointing"),
+        table_row("data", "activations kept: patch", "share", "as planned: patch, batch", "share", "checkpointing"),
         "|---" * 6 + "|",
     ]
     for row in plans["rows"]:
@@ -69,14 +69,14 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
         shown = f"{_times(planned['patch'])}, {planned['batch']}"
         shares = (f"{form['ratio_mm3']:.2f}" for form in (kept, planned))
         twice = "yes" if planned["options"] else "no"
-        sections.append(_row(row["name"], _times(kept["patch"]), next(shares), shown, next(shares), twice))
+        sections.append(table_row(row["name"], _times(kept["patch"]), next(shares), shown, next(shares), twice))
     others = list(dict.fromkeys(name for row in plans["rows"] for name in row["others"]))
     sections += [
         "\n## Methods without a convolutional path\n",
         "They see the image through tokens only: the finest grid that fits comes first, up to the 512 encoder pixels "
         "of the publications, and",
         "coarser grids come before the plane is cut. Patch, and encoder pixels per voxel.\n",
-        _row("data", *others),
+        table_row("data", *others),
         "|---" * (len(others) + 1) + "|",
     ]
     for row in plans["rows"]:
@@ -85,7 +85,7 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
             "-" if cell is None else cell.get("error") or f"{_times(cell['patch'])}, {cell['encoder_scale']:g}"
             for cell in cells
         ]
-        sections.append(_row(row["name"], *texts))
+        sections.append(table_row(row["name"], *texts))
     reasons = next(row["ours"]["reasons"] for row in plans["rows"] if "specks" in row["name"])
     sections += [
         "\n## What a plan says of itself\n",
@@ -108,14 +108,16 @@ def _steps(steps: dict[str, Any]) -> list[str]:
         "beside it. Multiples are those of the step with the coarsest pitch. Without is the convolutional path alone. "
         "Made by",
         "`benchmarks/grid_step.py`.\n",
-        _row("patch", "encoder", "without, s", "pitch", "s", "estimated", "measured", "estimated / measured"),
+        table_row("patch", "encoder", "without, s", "pitch", "s", "estimated", "measured", "estimated / measured"),
         "|---" * 8 + "|",
     ]
     for row in steps["rows"]:
         for step in row["steps"]:
             encoder = row["encoder"] + (", frozen" if row["pretrained"] else "")
             numbers = (f"{step[key]:.2f}" for key in ("seconds", "estimated", "measured", "estimated_over_measured"))
-            lines.append(_row(_times(row["patch"]), encoder, f"{row['seconds_without']:.2f}", step["pitch"], *numbers))
+            lines.append(
+                table_row(_times(row["patch"]), encoder, f"{row['seconds_without']:.2f}", step["pitch"], *numbers)
+            )
     return lines
 
 
@@ -129,7 +131,9 @@ def _study(study: dict[str, Any]) -> list[str]:
         f"for 2 GiB, trained for equal CPU minutes on one thread each ({study['machine']['cpu']}), one seed, fold 0 "
         "of 20 cases held out. Made by",
         "`benchmarks/planning_study.py rules`.\n",
-        _row("phantom", "rule", "patch", "token pitch", "CPU minutes", "steps", "s per step", "Dice", "Dice by class"),
+        table_row(
+            "phantom", "rule", "patch", "token pitch", "CPU minutes", "steps", "s per step", "Dice", "Dice by class"
+        ),
         "|---" * 9 + "|",
     ]
     for result in sorted(study["rows"], key=lambda result: (result["row"]["dataset"], result["row"]["name"])):
@@ -138,7 +142,7 @@ def _study(study: dict[str, Any]) -> list[str]:
         classes = ", ".join(f"{name} {dice:.3f}" for name, dice in result["dice_by_class"].items())
         pace = (f"{result['cpu_minutes']:.1f}", result["steps"], f"{result['seconds_a_step']:.2f}")
         plan = (_times(configuration["patch_size"]), f"{16 / configuration['encoder_scale']:g}")
-        lines.append(_row(phantom, row["name"], *plan, *pace, f"{result['dice']:.4f}", classes))
+        lines.append(table_row(phantom, row["name"], *plan, *pace, f"{result['dice']:.4f}", classes))
     return lines
 
 
@@ -146,5 +150,6 @@ def _times(shape: list[float]) -> str:
     return " x ".join(f"{size:g}" for size in shape)
 
 
-def _row(*cells: object) -> str:
+def table_row(*cells: object) -> str:
+    """Return a line of a table."""
     return f"| {' | '.join(map(str, cells))} |"

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plan_page import table_row
+
+from samunet.comparison.statistics import paired_difference
 
 RESULTS = Path(__file__).parent / "results"
 PROMPTS, STUDY, TRANSFER = (RESULTS / f"{name}.json" for name in ("seed_prompts", "seed_study", "study_seed_transfer"))
@@ -19,10 +22,6 @@ COLUMNS = {
     "anywhere 5": "5 clicks",
     "box": "box",
 }
-
-
-def row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 def seed_page() -> str:
@@ -53,13 +52,12 @@ def prompts_section(result: dict[str, Any]) -> list[str]:
         f"{network['training']['minutes']:g} minutes of one CPU core, {network['steps']} steps. Dice on whole slices,",
         f"the one of each case that shows most of a structure, {result['cases']} cases per dataset (of nuclei up to 5",
         f"per image), seen at {', '.join(map(str, result['sides']))} pixels along the longer side. The row `seed`",
-        "takes at every click the size of which the network itself expects the highest IoU, which is worse than the",
-        "fixed 128.",
+        "takes at every click the size of which the network itself expects the highest IoU.",
         "Further clicks lie in the middle of the largest error. All methods are shown the same prompts; of region",
         "growing's tolerances the best on average counts. Made by `benchmarks/seed_prompts.py`.",
         "",
-        row("dataset", "structure", "method", *COLUMNS.values()),
-        row(*["---"] * (3 + len(COLUMNS))),
+        table_row("dataset", "structure", "method", *COLUMNS.values()),
+        table_row(*["---"] * (3 + len(COLUMNS))),
     ]
     for dataset in dict.fromkeys(entry["dataset"] for entry in result["rows"]):
         rows = [entry for entry in result["rows"] if entry["dataset"] == dataset]
@@ -69,7 +67,7 @@ def prompts_section(result: dict[str, Any]) -> list[str]:
                 method = "region growing" if entry["method"] == growing else entry["method"]
                 if entry["structure"] == structure and not method.startswith("region growing,"):
                     numbers = (f"{entry[key]:.2f}" if key in entry else "" for key in COLUMNS)
-                    lines.append(row(dataset, structure, method, *numbers))
+                    lines.append(table_row(dataset, structure, method, *numbers))
     return [*lines, ""]
 
 
@@ -93,8 +91,10 @@ def study_section(study: dict[str, Any]) -> list[str]:
     ]
     datasets = list(dict.fromkeys(entry["dataset"] for entry in study["rows"][0]["real"]))
     lines += [
-        row("network", "steps", "scenes", *(f"{name[7:10]}, {kind}" for name in datasets for kind in ("click", "box"))),
-        row(*["---"] * (3 + 2 * len(datasets))),
+        table_row(
+            "network", "steps", "scenes", *(f"{name[7:10]}, {kind}" for name in datasets for kind in ("click", "box"))
+        ),
+        table_row(*["---"] * (3 + 2 * len(datasets))),
     ]
     for entry in study["rows"]:
         means = (
@@ -102,7 +102,7 @@ def study_section(study: dict[str, Any]) -> list[str]:
             for dataset in datasets
             for key in ("middle 1", "box")
         )
-        lines.append(row(entry["row"], entry["steps"], f"{entry['scenes']:.3f}", *means))
+        lines.append(table_row(entry["row"], entry["steps"], f"{entry['scenes']:.3f}", *means))
     return [*lines, ""]
 
 
@@ -112,14 +112,13 @@ def transfer_section(study: dict[str, Any]) -> list[str]:
         "",
         "Trainings of equal minutes on few cases, started as always and from the seed (`-pretrained_weights seed`);",
         "Dice of the fold's validation cases. The interval is of the paired difference over cases, by bootstrap, of",
-        "the mean of each case over seeds. With the usual learning rate it costs more than it brings: trainings do not",
-        "start from it unless that is asked for.",
+        "the mean of each case over seeds. Trainings start from the seed only where that is asked for.",
         "Made by `benchmarks/study.py seed_transfer`.",
         "",
-        row(
+        table_row(
             "dataset", "training cases", "network", "minutes", "seeds", "as always", "from the seed", "difference, 95 %"
         ),
-        row(*["---"] * 8),
+        table_row(*["---"] * 8),
     ]
     groups: dict[tuple[int, int, str], list[dict[str, Any]]] = {}
     for entry in study["rows"]:
@@ -134,14 +133,8 @@ def transfer_section(study: dict[str, Any]) -> list[str]:
             continue
         always, seeded = ([e for e in arm if e["row"]["seed"] in seeds] for arm in arms)
         means = [np.mean([list(e["dice_by_case"].values()) for e in arm], axis=0) for arm in (always, seeded)]
-        low, high = interval(means[1] - means[0])
+        found = paired_difference(*means, list(always[0]["dice_by_case"]))
         numbers = [f"{np.mean([e['dice'] for e in arm]):.3f}" for arm in (always, seeded)]
-        gain = f"{(means[1] - means[0]).mean():+.3f} [{low:+.3f}, {high:+.3f}]"
-        lines.append(row(dataset, cases, name, f"{entries[0]['row']['minutes']:g}", len(seeds), *numbers, gain))
+        gain = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        lines.append(table_row(dataset, cases, name, f"{entries[0]['row']['minutes']:g}", len(seeds), *numbers, gain))
     return [*lines, ""]
-
-
-def interval(differences: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a mean."""
-    drawn = np.random.default_rng(0).choice(differences, (10000, len(differences))).mean(1)
-    return float(np.percentile(drawn, 2.5)), float(np.percentile(drawn, 97.5))

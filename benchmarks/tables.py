@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import seed_page
-from plan_page import plans_page
+from plan_page import plans_page, table_row
 from scipy import stats
 
 from samunet.comparison.from_folders import short_names
@@ -163,13 +163,13 @@ def study_page(studies: list[dict]) -> str:
         named = {result["row"]["name"]: result for result in rows}
         sections += [
             f"\n## Dataset{dataset:03d}, {minutes:g} minutes\n",
-            _row("row", "CPU minutes", "steps", "Dice", "minus default", "minus control"),
+            table_row("row", "CPU minutes", "steps", "Dice", "minus default", "minus control"),
             "|---" * 6 + "|",
         ]
         for result in sorted(rows, key=lambda result: -result["dice"]):
             against = [_difference(result, named.get(name)) for name in ("default", CONTROL)]
             sections.append(
-                _row(
+                table_row(
                     result["row"]["name"],
                     f"{result['cpu_minutes']:.1f}",
                     result["steps"],
@@ -206,7 +206,7 @@ def encoder_page(encoder: dict, step: dict) -> str:
             "`benchmarks/tables.py`.\n"
         ),
         "## Against the segment_anything package\n",
-        _row(
+        table_row(
             "backbone",
             "pixels",
             "pass",
@@ -226,7 +226,7 @@ def encoder_page(encoder: dict, step: dict) -> str:
         memory = row["peak_mib"]
         megabytes = memory["segment_anything"], memory["ours"], memory.get("ours_checkpointed", "-")
         sections.append(
-            _row(
+            table_row(
                 row["backbone"],
                 row["side"],
                 row["mode"],
@@ -240,26 +240,24 @@ def encoder_page(encoder: dict, step: dict) -> str:
         )
     sections += [
         "\n## Forms of relative attention, ms\n",
-        _row("size", "pass", "bias", "chunked", "folded"),
+        table_row("size", "pass", "bias", "chunked", "folded"),
         "|---" * 5 + "|",
     ]
-    sections += [_row(*row.values()) for row in encoder["attention_ms"]]
+    sections += [table_row(*row.values()) for row in encoder["attention_ms"]]
     sections += [
         "\n## Linear layers on 1024 tokens without a gradient, ms\n",
-        _row("inputs", "outputs", "torch's", "ours"),
+        table_row("inputs", "outputs", "torch's", "ours"),
         "|---" * 4 + "|",
     ]
-    sections += [_row(*row.values()) for row in encoder["linear_ms"]]
+    sections += [table_row(*row.values()) for row in encoder["linear_ms"]]
     sections.append(
         f"\n## One MA-SAM training step on a slab of {depth} x {height} x {width}, {step['classes']} classes\n"
     )
-    sections += [_row("backbone", "s", "MiB", "checkpointed, s", "checkpointed, MiB"), "|---" * 5 + "|"]
-    sections += [_row(row["backbone"], *row["eager"].values(), *row["checkpointing"].values()) for row in step["steps"]]
+    sections += [table_row("backbone", "s", "MiB", "checkpointed, s", "checkpointed, MiB"), "|---" * 5 + "|"]
+    sections += [
+        table_row(row["backbone"], *row["eager"].values(), *row["checkpointing"].values()) for row in step["steps"]
+    ]
     return "\n".join(sections) + "\n"
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 def planning_table(study: dict) -> str:
@@ -276,13 +274,13 @@ def planning_table(study: dict) -> str:
         )
         sections += [
             f"Dataset{dataset:03d}, patch {patch}, spacing {spacing} mm:\n",
-            _row("choice", "CPU minutes", "steps", "s per step", "Dice", "minus the plan's"),
+            table_row("choice", "CPU minutes", "steps", "s per step", "Dice", "minus the plan's"),
             "|---" * 6 + "|",
         ]
         for result in rows:
             name = result["row"]["name"] + (" (the plan's)" if result is own else "")
             cost = f"{result['cpu_minutes']:.1f}", result["steps"], f"{result['seconds_a_step']:.2f}"
-            sections.append(_row(name, *cost, f"{result['dice']:.4f}", _difference(result, own)))
+            sections.append(table_row(name, *cost, f"{result['dice']:.4f}", _difference(result, own)))
         sections.append("")
     return "\n".join(sections).strip()
 
@@ -304,7 +302,7 @@ def preprocessing_page(results: list[dict]) -> str:
         "all processes of a command",
         "together. Made by `benchmarks/preprocess.py`; this page is written by `benchmarks/tables.py`.\n",
         "## Resampling\n",
-        _row(
+        table_row(
             "dataset",
             "images, nnU-Net s",
             "ours s",
@@ -327,17 +325,17 @@ def preprocessing_page(results: list[dict]) -> str:
         ]
         equal = f"{result['resampling']['equal_label_voxels']:.6%}"
         difference = f"{result['resampling']['largest_image_difference']:.1e}"
-        sections.append(_row(result["dataset"], *cells, f"{faster['together']}x", difference, equal))
+        sections.append(table_row(result["dataset"], *cells, f"{faster['together']}x", difference, equal))
     sections += [
         "\n## The whole command\n",
-        _row("dataset", "cases", "nnU-Net s", "ours s", "faster", "nnU-Net MiB", "ours MiB", "ratio"),
+        table_row("dataset", "cases", "nnU-Net s", "ours s", "faster", "nnU-Net MiB", "ours MiB", "ratio"),
         "|---" * 8 + "|",
     ]
     for result in results:
         whole = result["whole"]
         sides = [whole[side][key] for key in ("seconds", "peak_mib") for side in ("nnunet", "ours")]
         sections.append(
-            _row(
+            table_row(
                 result["dataset"], result["cases"], *sides[:2], f"{whole['faster']}x", *sides[2:], whole["memory_ratio"]
             )
         )
@@ -360,12 +358,12 @@ def _before_and_after() -> list[str]:
         "ratio "
         "of the pairs. Many small",
         "cases show what is done once per file. Made by `benchmarks/before_after.py`.\n",
-        _row("dataset", "command", "before s", "today s", "ratio"),
+        table_row("dataset", "command", "before s", "today s", "ratio"),
         "|---" * 5 + "|",
     ]
     for row in result["rows"]:
         seconds = (f"{row[f'{side}_cpu_seconds']:.1f}" for side in ("before", "after"))
-        sections.append(_row(row["dataset"], row["task"], *seconds, f"{row['cpu_ratio']:.2f}"))
+        sections.append(table_row(row["dataset"], row["task"], *seconds, f"{row['cpu_ratio']:.2f}"))
     return sections
 
 
@@ -386,7 +384,7 @@ def trainer_page(results: list[dict], methods: dict | None) -> str:
         'run through the loader with one worker, the first epoch apart, in which the worker starts. "Data" is what the '
         "trainer waits there. Made by",
         "`benchmarks/trainer.py`; this page is written by `benchmarks/tables.py`.\n",
-        _row(
+        table_row(
             "dataset",
             "patch",
             *(f"{part}, s" for part in parts),
@@ -401,7 +399,7 @@ def trainer_page(results: list[dict], methods: dict | None) -> str:
         seconds = [f"{result['seconds_a_step'][part]:.3f}" for part in parts]
         totals = [f"{result[name]:.3f}" for name in ("plain_loop_seconds_a_step", "trainer_seconds_a_step")]
         shares = [f"{result['trainer_adds_percent_by_median']:.1f} %", f"{result['loader']['waiting_percent']:.1f} %"]
-        sections.append(_row(result["dataset"], " x ".join(map(str, result["patch"])), *seconds, *totals, *shares))
+        sections.append(table_row(result["dataset"], " x ".join(map(str, result["patch"])), *seconds, *totals, *shares))
     if methods is not None:
         slab, where = " x ".join(map(str, methods["slab"])), methods["machine"]
         sections += [
@@ -413,10 +411,10 @@ def trainer_page(results: list[dict], methods: dict | None) -> str:
                 "three clicks one after the other."
             ),
             "Memory is the growth of a fresh process's peak. Made by `benchmarks/variant_step.py`.\n",
-            _row("method", "seconds", "MiB", "weights that train, million"),
+            table_row("method", "seconds", "MiB", "weights that train, million"),
             "|---" * 4 + "|",
             *(
-                _row(name, f"{row['seconds']:.1f}", row["peak_mib"], f"{row['trained'] / 1e6:.1f}")
+                table_row(name, f"{row['seconds']:.1f}", row["peak_mib"], f"{row['trained'] / 1e6:.1f}")
                 for name, row in methods["steps"].items()
             ),
         ]
@@ -440,7 +438,7 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
             "everywhere. Made by"
         ),
         "`benchmarks/export.py`.\n",
-        _row("case", "nnU-Net s", "ours s", "faster", "nnU-Net MiB", "ours MiB", "equal voxels"),
+        table_row("case", "nnU-Net s", "ours s", "faster", "nnU-Net MiB", "ours MiB", "equal voxels"),
         "|---" * 7 + "|",
     ]
     for name, row in export["export"].items():
@@ -449,17 +447,17 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
             for key, digits in (("seconds", 2), ("peak_mib", 1))
         )
         sections.append(
-            _row(name, *seconds, f"{row['ratio']['seconds']}x", *memory, f"{row['share_of_equal_voxels']:.5%}")
+            table_row(name, *seconds, f"{row['ratio']['seconds']}x", *memory, f"{row['share_of_equal_voxels']:.5%}")
         )
     sections += [
         (
             "\nA whole prediction of the case of 105 classes under `--max_ram`, with a network that costs next to "
             "nothing:\n"
         ),
-        _row("limit MiB", "scores", "growth of the peak MiB", "without pages of files MiB", "seconds"),
+        table_row("limit MiB", "scores", "growth of the peak MiB", "without pages of files MiB", "seconds"),
         "|---" * 5 + "|",
         *(
-            _row(
+            table_row(
                 f"{row['limit_mib']:.0f}",
                 row["scores"],
                 row["growth_mib"],
@@ -473,7 +471,7 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
             "Both predictors on the same files with the same cheap network, from the call to the last file. Made by "
             "`benchmarks/predict_overhead.py`.\n"
         ),
-        _row(
+        table_row(
             "dataset",
             "cases",
             "nnU-Net s",
@@ -487,7 +485,7 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
     for row in overhead:
         seconds = [f"{row['seconds'][side]:.2f}" for side in ("nnunet", "nnunet, no workers", "ours")]
         sections.append(
-            _row(
+            table_row(
                 row["dataset"],
                 row["cases"],
                 *seconds,
@@ -512,10 +510,12 @@ def prediction_page(export: dict, overhead: list[dict], stride: dict) -> str:
         patch = " x ".join(map(str, model["patch"]))
         sections += [
             f"### {name}, patch {patch}, {model['cases']} cases\n",
-            _row("setting", "Dice", "passes", "seconds"),
+            table_row("setting", "Dice", "passes", "seconds"),
             "|---" * 4 + "|",
         ]
-        sections += [_row(row["setting"], f"{row['dice']:.4f}", row["passes"], row["seconds"]) for row in model["rows"]]
+        sections += [
+            table_row(row["setting"], f"{row['dice']:.4f}", row["passes"], row["seconds"]) for row in model["rows"]
+        ]
         sections.append(f"\nThe cheapest within 0.001 of stride 1: {model['cheapest_as_good_as_stride_1']}.\n")
     return "\n".join(sections).rstrip() + "\n"
 
@@ -531,13 +531,13 @@ def _memory_of_prediction() -> list[str]:
         "of the process's peak, with that of the process in which ITK reads, in the last row without pages of files. "
         "MiB. Made by",
         "`benchmarks/prediction_memory.py`.\n",
-        _row("kind", "file", "estimate", "allowed", "taken", "share of allowed"),
+        table_row("kind", "file", "estimate", "allowed", "taken", "share of allowed"),
         "|---" * 6 + "|",
     ]
     for name, row in result["kinds"].items():
         shown = "refused by name" if row["refused"] else row["estimate"]
         sections.append(
-            _row(name, row["file"], shown, row["allowed"], row["taken"], f"{row['taken'] / row['allowed']:.2f}")
+            table_row(name, row["file"], shown, row["allowed"], row["taken"], f"{row['taken'] / row['allowed']:.2f}")
         )
     return sections
 
@@ -555,7 +555,7 @@ def _stored_probabilities() -> list[str]:
             "as likely everywhere, files are largest. Other programs used the processor meanwhile. Made by "
             "`benchmarks/probabilities.py`.\n"
         ),
-        _row("numbers", "slices", "processor seconds", "MiB", "growth of the peak MiB"),
+        table_row("numbers", "slices", "processor seconds", "MiB", "growth of the peak MiB"),
         "|---" * 5 + "|",
     ]
     stored = "float16, multiples of 1/4096"
@@ -566,7 +566,7 @@ def _stored_probabilities() -> list[str]:
         "ours, noise": f"{stored}, of noise",
     }.items():
         row = result[step]
-        sections.append(_row(name, row["slices"], row["cpu_seconds"], row["mib"], row["peak_mib"]))
+        sections.append(table_row(name, row["slices"], row["cpu_seconds"], row["mib"], row["peak_mib"]))
     one, two = changed["one"], changed["ensemble"]
     sections += [
         f"\nOf {changed['voxels']} voxels {one['changed']} get another label from the stored numbers of one file than "
@@ -632,13 +632,13 @@ def attempts_section(study: dict | None) -> list[str]:
             "minutes of processor time, without"
         ),
         "flips. Made by `benchmarks/study.py ma_sam_attempts`.\n",
-        _row("attempt", "Dice", "by class", "steps", "CPU minutes"),
+        table_row("attempt", "Dice", "by class", "steps", "CPU minutes"),
         "|---" * 5 + "|",
     ]
     for result in study["rows"]:
         classes = ", ".join(f"{name} {dice:.3f}" for name, dice in result["dice_by_class"].items())
         sections.append(
-            _row(
+            table_row(
                 result["row"]["name"], f"{result['dice']:.3f}", classes, result["steps"], f"{result['cpu_minutes']:.2f}"
             )
         )
@@ -692,7 +692,7 @@ def hostile_page(hostile: dict, process: dict) -> str:
             "files, and with 10,000 per format"
         ),
         "in the slow tier. This page is written by `benchmarks/tables.py`.\n",
-        _row(
+        table_row(
             "format",
             "tried",
             "refused by name",
@@ -704,7 +704,9 @@ def hostile_page(hostile: dict, process: dict) -> str:
     ]
     for name, row in hostile["formats"].items():
         sections.append(
-            _row(name, row["tried"], row["refused"] + row["contained"], row["contained"], row["equal"], row["alone"])
+            table_row(
+                name, row["tried"], row["refused"] + row["contained"], row["contained"], row["equal"], row["alone"]
+            )
         )
     by_hand = ", ".join(f"{count} {ending}" for ending, count in hostile["made_by_hand"].items())
     sections += [
@@ -737,13 +739,13 @@ def hostile_page(hostile: dict, process: dict) -> str:
         f"The start of the process, once per reading thread and run, took {process['start_ms'] / 1000:.1f} s of the "
         "clock under that load. Made by",
         "`benchmarks/reader_process.py`.\n",
-        _row("voxels of the image", "format", "here, ms", "overhead, ms"),
+        table_row("voxels of the image", "format", "here, ms", "overhead, ms"),
         "|---" * 4 + "|",
     ]
     for row in process["rows"]:
         shape = " x ".join(map(str, row["shape"]))
         sections.append(
-            _row(shape, row["format"], f"{row['here_processor_ms']:.1f}", f"{row['overhead_processor_ms']:.1f}")
+            table_row(shape, row["format"], f"{row['here_processor_ms']:.1f}", f"{row['overhead_processor_ms']:.1f}")
         )
     return "\n".join(sections) + "\n"
 
@@ -767,7 +769,7 @@ def trained_rows(meeting: dict) -> list[str]:
     dice, surface, distance = (_means(meeting["rows"], metric) for metric in ("dice", "nsd", "hd95"))
     entries = dict(zip(short_names(list(meeting["configurations"])), meeting["configurations"].values(), strict=True))
     rows = [
-        _row(
+        table_row(
             "model",
             "Dice",
             "NSD",
@@ -792,7 +794,7 @@ def trained_rows(meeting: dict) -> list[str]:
             f"{entry['encoder_scale']:g}" if "encoder_scale" in entry else "-",
         ]
         pace = [cost["steps"], f"{60 * cost['minutes'] / cost['steps']:.2f}", f"{cost['minutes']:.2f}"]
-        rows.append(_row(method, *scores, *plan, *pace, f"{cost['memory_mib'] / 1024:.1f}"))
+        rows.append(table_row(method, *scores, *plan, *pace, f"{cost['memory_mib'] / 1024:.1f}"))
     return rows
 
 

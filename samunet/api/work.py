@@ -10,18 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samunet.core.names import DEFAULT_PLANS_NAME
+from samunet.core.names import DEFAULT_PLANS_NAME, DEFAULT_TOLERANCE_MM
 from samunet.core.results import FINAL
 from samunet.core.workspace import Workspace, workspace_from_environment
 
 if TYPE_CHECKING:
     from samunet.comparison.compare import Comparison
-    from samunet.core.dataset import DatasetSpec
     from samunet.core.plan import Plan
     from samunet.evaluation.summary import Summary
     from samunet.inference.predictor import Predictor
 
-TOLERANCE_MM = 2.0
 THREADS = 2
 
 
@@ -205,7 +203,7 @@ def evaluate(
     predictions: Path | str,
     *,
     dataset_json: Path | str | None = None,
-    tolerance: float | None = TOLERANCE_MM,
+    tolerance: float | None = DEFAULT_TOLERANCE_MM,
     lesions: bool = False,
     threads: int = THREADS,
 ) -> Summary:
@@ -222,11 +220,12 @@ def evaluate(
     Raises:
         DatasetError: a case lacks one of its files, or the two do not lie on one grid.
     """
+    from samunet.core.dataset import read_dataset_json
     from samunet.evaluation.score import Measures, evaluate_folder, targets_from_labels
     from samunet.imageio import reader_of_segmentations
 
     folder = Path(predictions)
-    dataset = _description(dataset_json or folder / "dataset.json")
+    dataset = read_dataset_json(Path(dataset_json or folder / "dataset.json"))
     return evaluate_folder(
         Path(references),
         folder,
@@ -247,7 +246,7 @@ def compare(
     *,
     dataset_json: Path | str | None = None,
     images: Path | str | None = None,
-    tolerance: float = TOLERANCE_MM,
+    tolerance: float = DEFAULT_TOLERANCE_MM,
     threads: int = THREADS,
 ) -> Comparison:
     """Compare folders of segmentations of the same cases, with paired intervals, and write a page of them.
@@ -267,12 +266,13 @@ def compare(
         ConfigError: fewer than two folders are given.
     """
     from samunet.comparison.from_folders import compare_folders
+    from samunet.core.dataset import read_dataset_json
     from samunet.errors import ConfigError
 
     folders = {name: Path(folder) for name, folder in predictions.items()}
     if len(folders) < 2:
         raise ConfigError(f"A comparison needs two folders of predictions at least; got {len(folders)}.")
-    spec = _description(dataset_json or next(iter(folders.values())) / "dataset.json")
+    spec = read_dataset_json(Path(dataset_json or next(iter(folders.values())) / "dataset.json"))
     pictures = None if images is None else Path(images)
     return compare_folders(
         Path(references), folders, spec, Path(output), images=pictures, tolerance=tolerance, threads=threads
@@ -300,9 +300,3 @@ def _options(kind: type[Any], given: Mapping[str, Any]) -> Any:
         if name not in known:
             raise ConfigError(f"There is no option '{name}' here.{did_you_mean(name, known)}")
     return kind(**given)
-
-
-def _description(path: Path | str) -> DatasetSpec:
-    from samunet.core.dataset import read_dataset_json
-
-    return read_dataset_json(Path(path))

@@ -136,7 +136,6 @@ def writer_for(ending: str, name: str | None, *, planar: bool) -> ImageReader:
     Raises:
         DatasetError: no reader knows the ending.
     """
-    planned = reader_for(ending, name)
-    if name is not None and ending in planned.endings:
+    if name is not None and ending in (planned := reader_for(ending, name)).endings:
         return planned
     return reader_for(ending, Tiff3DIO.name if ending in TIFF and not planar else None)

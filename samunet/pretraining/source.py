@@ -50,15 +50,12 @@ def choose_object(scene: Scene, rng: np.random.Generator) -> np.ndarray | None:
     before what does not.
     """
     masks = {number: scene.mask(number) for number in range(1, len(scene.parents) + 1)}
-    fit = [
-        number
-        for number, mask in masks.items()
-        if LEAST_VOXELS <= np.count_nonzero(mask) <= LARGEST_SHARE * scene.parts.size
-    ]
+    sizes = {number: int(np.count_nonzero(mask)) for number, mask in masks.items()}
+    fit = [number for number, size in sizes.items() if LEAST_VOXELS <= size <= LARGEST_SHARE * scene.parts.size]
     if not fit:
         return None
-    sizes = np.sqrt([np.count_nonzero(masks[number]) for number in fit])
-    drawn = [int(number) for number in rng.choice(fit, len(fit), replace=False, p=sizes / sizes.sum())]
+    weights = np.sqrt([sizes[number] for number in fit])
+    drawn = [int(number) for number in rng.choice(fit, len(fit), replace=False, p=weights / weights.sum())]
     target = next((number for number in drawn if _visible(scene.image, masks[number])), drawn[0])
     family = scene.families[target - 1]
     others = [

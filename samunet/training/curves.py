@@ -87,14 +87,15 @@ def draw_records(records: Sequence[Mapping[str, Any]], colors: Mapping[str, Colo
         title: likewise.
     """
     named = dict.fromkeys(name for record in records for name in record if name != "epoch")
-    series = {name: [_number(record.get(name)) for record in records] for name in named}
+    series = {name: [number_or_nan(record.get(name)) for record in records] for name in named}
     if not any(map(math.isfinite, series.get("train_loss", []))):
         return None
     values = {name: numbers for name, numbers in series.items() if name not in TIMES}
     return draw_training(values, {name: series[name] for name in TIMES if name in series}, colors, title=title)
 
 
-def _number(value: object) -> float:
+def number_or_nan(value: object) -> float:
+    """Return what a record holds as a number; NaN where it holds none."""
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 

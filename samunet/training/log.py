@@ -14,7 +14,7 @@ from samunet.core.codec import atomic_path, parse_json, write_text
 from samunet.errors import ConfigError
 from samunet.evaluation.colors import Color
 from samunet.machine.progress import readable_seconds
-from samunet.training.curves import Values, draw_training
+from samunet.training.curves import Values, draw_training, number_or_nan
 from samunet.training.sinks import Sink
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class TrainingLog:
             write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         for record in kept:
             for name in ("seconds", "waiting_seconds"):
-                self.times.setdefault(name, []).append(_number(record.get(name)))
+                self.times.setdefault(name, []).append(number_or_nan(record.get(name)))
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -155,7 +155,3 @@ def epoch_line(
         f"{seconds:.1f} s, {100 * waited / seconds:.0f} % waiting for data"
         + (f", {readable_seconds(left)} left" if left is not None else "")
     )
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
