@@ -184,7 +184,7 @@ Check the files; plan and preprocess for this machine; train one fold (2d_adapte
   samunet_train 42 {CONFIGURATION} 0
   samunet_predict -d 42 -i NEW_IMAGES -o PREDICTIONS
 Score them, where you have references.
-  samunet_evaluate_folder NEW_LABELS PREDICTIONS -djfile PREDICTIONS/dataset.json"""
+  samunet_evaluate_folder NEW_LABELS PREDICTIONS"""
 
 
 def _phantom_steps(root: Path) -> str:

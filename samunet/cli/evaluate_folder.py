@@ -54,8 +54,8 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Evaluation):
-    dataset_json: Annotated[Path, "-djfile FILE"]
-    """dataset.json that names labels and file ending."""
+    dataset_json: Annotated[Path | None, "-djfile FILE"] = None
+    """dataset.json that names labels and file ending (default: pred_folder/dataset.json)."""
     plans_json: Annotated[Path | None, "-pfile FILE"] = None
     """Plans file; accepted as nnU-Net's command takes it, and not needed."""
 
@@ -114,7 +114,7 @@ def main(options: Options) -> None:
     from samunet.evaluation.score import evaluate_folder, names_from_labels, targets_from_labels
     from samunet.imageio import reader_of_segmentations
 
-    dataset = read_dataset_json(options.dataset_json)
+    dataset = read_dataset_json(options.dataset_json or options.predictions / "dataset.json")
     summary = evaluate_folder(
         options.references,
         options.predictions,

@@ -1,7 +1,7 @@
 """Segment a folder of images, or one image, with a trained model. Needs no further option when only one model is
 trained.
 
-Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json
+Next: samunet_evaluate_folder REFERENCES PREDICTIONS
 """
 
 from __future__ import annotations
@@ -182,8 +182,7 @@ def predict_with_model(options: Predicting, folder: Path, *, num_parts: int = 1,
     )
     print(f"{done} {options.output}")
     if not to_file:
-        description = options.output / "dataset.json"
-        print_next("samunet_evaluate_folder", "REFERENCES", options.output, "-djfile", description)
+        print_next("samunet_evaluate_folder", "REFERENCES", options.output)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Segment a folder of images, or one image, with a model folder <Trainer>__<plans>__<configuration>; needs no
 environment variables.
 
-Next: samunet_evaluate_folder REFERENCES PREDICTIONS -djfile PREDICTIONS/dataset.json
+Next: samunet_evaluate_folder REFERENCES PREDICTIONS
 """
 
 from __future__ import annotations

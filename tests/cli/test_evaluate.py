@@ -46,6 +46,15 @@ def test_a_table_is_printed_and_the_summary_lies_beside_the_predictions(dataset,
     assert set(read_summary(path).mean) == {(1, 2), (2,)}
 
 
+def test_the_dataset_json_beside_the_predictions_is_read_when_none_is_named(dataset, capsys):
+    folders = [str(dataset / "labelsTr"), str(dataset.parent / "out")]
+    assert evaluate_folder.main(folders) == 2
+    assert f"{dataset.parent / 'out' / 'dataset.json'} does not exist" in capsys.readouterr().err
+    shutil.copy(dataset / "dataset.json", dataset.parent / "out")
+    assert evaluate_folder.main(folders) == 0
+    assert set(read_summary(dataset.parent / "out" / "summary.json").mean) == {(1, 2), (2,)}
+
+
 def test_surfaces_lesions_and_a_table_are_written_when_asked_for(dataset, capsys):
     table = dataset.parent / "scores.csv"
     assert folder_command(dataset, "--lesions", "--nsd_tolerance", 1, "--csv", table) == 0
