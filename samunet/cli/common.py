@@ -232,6 +232,13 @@ def print_next(*words: str | Path) -> None:
     print(f"Next: {shlex.join(map(str, words))}")
 
 
+def agrees(yes: bool, question: str) -> bool:
+    """Tell whether the user agrees: by --yes, or by an answer on a terminal; without either not."""
+    if yes or not sys.stdin.isatty():
+        return yes
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 def parse_bytes(text: str) -> int:
     """Read an amount of memory: a number with K, M, G or T for powers of 1024, or of bytes; raises argparse's error
     otherwise.

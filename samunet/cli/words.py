@@ -10,7 +10,7 @@ MAP: dict[str, dict[str, str]] = {
         "info": "what a configuration trains, on which device, with which memory",
     },
     "Bring data in": {
-        "import": "images and labels of other layouts into nnU-Net's",
+        "import": "any folder of images and labels into nnU-Net's layout",
         "convert_MSD_dataset": "a dataset of the Medical Segmentation Decathlon",
         "check_dataset": "everything that is wrong with the files, and what to do about it",
         "plot_overlay_pngs": "pictures of images with their labels",

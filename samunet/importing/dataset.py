@@ -84,7 +84,7 @@ def write_dataset(
     target = raw_folder / name
     _refuse_taken(target)
     parse_labels(labels)
-    ending = _common_ending(cases)
+    ending = common_ending(cases)
     training = [case for case in cases if case.training]
     if not training:
         raise DatasetError(
@@ -175,7 +175,8 @@ def ending_of(path: Path) -> str:
     return output_ending(path, "")
 
 
-def _common_ending(cases: Sequence[FoundCase]) -> str:
+def common_ending(cases: Sequence[FoundCase]) -> str:
+    """Return the one ending of all copies; raises DatasetError where files are absent or have several."""
     files = [path for case in cases for path in (*case.images, *([case.label] if case.label else []))]
     missing = [path for path in files if not path.exists()]
     if missing:
