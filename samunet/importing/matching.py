@@ -112,7 +112,8 @@ def match_files(folder: Path) -> Matches:
         first = next(file.path for file in files if file.label)
         raise DatasetError(
             f"No image in {folder} belongs to a label by its name, e.g. to {first.relative_to(folder)}; name them "
-            "alike, or list them in a table: samunet_import csv --help"
+            "alike, unite masks of one structure each in one file a case, or list them in a table: samunet_import csv "
+            "--help"
         )
     return _assembled(folder, files, best)
 
@@ -247,8 +248,12 @@ def _files(folder: Path) -> Iterator[_File]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+    seen = set()  # links to folders are followed, but not in a circle
+    for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != FOREIGN)
+        if os.path.realpath(root) in seen:
+            folders[:] = names = []
+        seen.add(os.path.realpath(root))
         files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
         images = [path for path in files if ending_of(path)]
         if not images and files and Path(root) != folder and is_dicom(files[0]):

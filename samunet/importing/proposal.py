@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samunet.core.labels import BACKGROUND_NAME
+from samunet.core.labels import BACKGROUND_NAME, parse_labels
 from samunet.core.names import is_name, words_in
 from samunet.core.units import counted
 from samunet.core.workspace import Workspace
@@ -48,12 +48,24 @@ class Proposal:
     channels: tuple[str, ...]
     labels: Mapping[str, int]
     """Names and values in the copies, background left out."""
+    values: tuple[int, ...]
+    """Those that the label files hold."""
     label_values: Mapping[int, int]
     """Value in a label file to the one in its copy, where they differ."""
     reasons: Mapping[str, str]
     """Why channels and labels are what they are."""
     left_out: Mapping[str, tuple[Path, ...]]
     """Files that become nothing, by the reason."""
+
+    def __post_init__(self) -> None:
+        parse_labels({BACKGROUND_NAME: 0, **self.labels})
+        copied = {self.label_values.get(value, value) for value in self.values}
+        unnamed = sorted(copied - {0, *self.labels.values()})
+        if unnamed:
+            raise ConfigError(
+                f"The copies of the label files would hold {', '.join(map(str, unnamed))}, which no label names; name "
+                f"every value (--labels A=1 B=2), or give several one (--map_labels {unnamed[0]}=1)."
+            )
 
     def lines(self) -> list[str]:
         """Return the proposal as lines for people."""
@@ -92,7 +104,8 @@ def propose(folder: Path, workspace: Workspace, *, threads: int, quiet: bool = F
             read or do not hold label values.
     """
     if not folder.is_dir():
-        raise DatasetError(f"Folder {folder} does not exist; give one that holds images and labels.")
+        fault = "is no folder" if folder.exists() else "does not exist"
+        raise DatasetError(f"{folder} {fault}; give a folder that holds images and labels.")
     folder = folder.resolve()
     if workspace.raw_folder is not None and folder.parent == workspace.raw_folder.resolve():
         raise ConfigError(f"{folder} is in nnUNet_raw already; look at it: samunet_check_dataset -d {folder.name}")
@@ -101,7 +114,8 @@ def propose(folder: Path, workspace: Workspace, *, threads: int, quiet: bool = F
     cases = matches.cases
     paths = [case.label for case in cases if case.label is not None]
     found = each(_values_of, paths, threads=threads, title="Reading labels", quiet=quiet)
-    labels, label_values, label_reason = _labels(sorted(set[int]().union(*found)), named_labels, matches.structure)
+    values = tuple(sorted(set[int]().union(*found)))
+    labels, label_values, label_reason = _labels(values, named_labels, matches.structure)
     if len(named_channels) == count:
         channels, channel_reason = named_channels, "as dataset.json names them"
     else:
@@ -113,6 +127,7 @@ def propose(folder: Path, workspace: Workspace, *, threads: int, quiet: bool = F
         ending=common_ending(cases),
         channels=channels,
         labels=labels,
+        values=values,
         label_values=label_values,
         reasons={"channels": channel_reason, "labels": label_reason},
         left_out=matches.left_out,

@@ -141,6 +141,24 @@ def test_nothing_is_copied_before_the_user_agrees(source, raw, tmp_path, capsys,
     assert import_dataset.main([str(raw / "Dataset005_MyOrgans")]) == 2
     assert "is in nnUNet_raw already" in capsys.readouterr().err
     assert import_dataset.main(["nowhere"]) == 2 and "nowhere does not exist" in capsys.readouterr().err
+    assert import_dataset.main([__file__]) == 2 and "is no folder" in capsys.readouterr().err
+
+
+def test_values_that_no_label_names_are_not_copied(source, raw, tmp_path, capsys):
+    words = [str(lay(source, tmp_path / "mine", "images/{case}", "labels/{case}")), "--no_pbar", "--yes"]
+    assert import_dataset.main([*words, "--labels", "organ=1"]) == 2 and list(raw.iterdir()) == []
+    assert "would hold 2, which no label names" in capsys.readouterr().err
+    assert import_dataset.main([*words, "--labels", "organ=1", "--map_labels", "2=1"]) == 0
+
+
+def test_links_to_folders_are_followed_once(source, tmp_path):
+    files = lay(source, tmp_path / "files", "images/{case}", "labels/{case}")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for part in ("images", "labels"):
+        (folder / part).symlink_to(files / part)
+    (files / "images/again").symlink_to(folder)
+    assert [case.identifier for case in look(folder).cases] == list(NAMES)
 
 
 def test_the_number_is_the_folders_own_where_it_is_free_and_the_next_from_11_else(source, raw, tmp_path):
