@@ -49,7 +49,7 @@ def model_card(
     scores = {fold: read_summary(folder / f"fold_{fold}" / SCORES) for fold in scored}
     rows = {**_facts(plan, spec, folder, folds or finished_folds(folder)), "samunet": version}
     if license_text is not None:
-        rows["licence"] = license_text
+        rows["license"] = license_text
     name = folder.name.rsplit("__", 1)[-1]
     return "\n".join(
         [

@@ -75,7 +75,7 @@ def test_the_zip_has_a_card_scores_and_no_path_of_the_machine(trained, packed, t
         "| images | 0000 channel0, 0001 channel1 |",
         "| training set | 6 cases, 2 epochs of 3 steps |",
         "| folds | 0 |",
-        "| licence | CC BY 4.0 |",
+        "| license | CC BY 4.0 |",
         "| value | name | fold 0, 2 cases |",
     ):
         assert line in card.splitlines()
@@ -228,7 +228,7 @@ def test_the_commands_pack_and_install(project, trained, tmp_path, monkeypatch, 
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "there"))
     assert install_pretrained_model_from_zip.main([str(tmp_path / "m.zip")]) == 0
     capsys.readouterr()
-    assert info.main(["--model", MODEL]) == 0 and "| licence | MIT |" in capsys.readouterr().out
+    assert info.main(["--model", MODEL]) == 0 and "| license | MIT |" in capsys.readouterr().out
     assert info.main(["--model", "Dataset901_Tiny"]) == 2
     assert f"no trained model 'Dataset901_Tiny'. Known: {MODEL}." in capsys.readouterr().err
     assert (
@@ -336,7 +336,7 @@ def test_a_card_is_made_again_and_names_in_it_do_nothing(packed, elsewhere, tmp_
     assert card.startswith("# Dataset901_Tiny, 3d_adapter\n")
     assert all(line.isprintable() for line in card.splitlines())
     assert "best model" not in card and "# Safe" not in card.splitlines() and "<script" not in card.replace("\\<", "")
-    assert r"\[2Jliver \| \[x\](http://evil)" in card and r"| licence | MIT \# Safe |" in card
+    assert r"\[2Jliver \| \[x\](http://evil)" in card and r"| license | MIT \# Safe |" in card
     (folder / "model_card.md").write_text("\x1b[2Jnew\nline")
     assert info.main(["--model", str(folder)]) == 0
     assert capsys.readouterr().out == "[2Jnew\nline\n"

@@ -33,7 +33,7 @@ def test_everything_is_listed(environment, project, trained, capsys):
     )
     assert info.main(["--model", f"{project.dataset}/{trained.parent.name}"]) == 0
     text = capsys.readouterr().out
-    assert "| 1 | large | " in text and "| folds | 0 |" in text and "licence" not in text
+    assert "| 1 | large | " in text and "| folds | 0 |" in text and "license" not in text
 
 
 def test_nothing_set_is_no_error(monkeypatch, capsys):

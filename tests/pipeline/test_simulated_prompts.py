@@ -271,7 +271,7 @@ def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(prompted, projec
     assert accumulate_crossval_results.main(["-d", project.dataset, "-c", NAME, "-f", "0"]) == 0
     joined = model_folder(project.workspace, project.dataset, "samunetPlans", NAME) / "crossval_results_folds_0"
     assert prompts_behind(joined) == prompts_behind(folder) == read_summary(joined / SUMMARY).prompts
-    assert report.main(["-d", project.dataset, NAME, "-o", str(tmp_path / "page.html")]) == 0
+    assert report.main([project.dataset, NAME, "-o", str(tmp_path / "page.html")]) == 0
     assert "predictions with prompts; reference: 1 click" in (tmp_path / "page.html").read_text()
 
 
