@@ -7,7 +7,7 @@ from samunet.errors import ConfigError, did_you_mean
 MAP: dict[str, dict[str, str]] = {
     "Look at it first": {
         "demo": "the whole work on a phantom dataset, in five minutes",
-        "info": "what a configuration trains, on which device, with which memory",
+        "info": "versions, folders, datasets, trained models and their cards, GPUs",
     },
     "Bring data in": {
         "import": "any folder of images and labels into nnU-Net's layout",
