@@ -90,7 +90,7 @@ def _facts(plan: Plan, spec: DatasetSpec, folder: Path, folds: Sequence[str]) ->
     return {
         "images": ", ".join(f"{index:04d} {channel}" for index, channel in enumerate(spec.channels)),
         "files": f"{spec.file_ending}, read by {plan.reader}",
-        "resampled": plan.grid_text(name),
+        "grid": plan.grid_text(name),
         "method": f"{method}. {source}",
         "encoder": f"{configuration.backbone}, {weights}",
         "training set": f"{training}{settings}",

@@ -1,6 +1,7 @@
 """Copy images and labels into nnUNet_raw under nnU-Net's names. What is copied stays as it is.
 
 samunet_import FOLDER looks at any folder, proposes a dataset, and asks; a folder that is named as a layout is ./NAME.
+samunet_import FOLDER --help and samunet_import LAYOUT --help show the options.
 Next: samunet_check_dataset -d DATASET
 """
 
