@@ -165,10 +165,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _propose(options: AnyFolder) -> None:
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
+    from samunet.importing.dataset import refuse_taken
     from samunet.importing.proposal import propose
 
     workspace = workspace_from_environment()
     raw = workspace.raw  # where it is not set, that is said before all labels are read
+    if options.name is not None:
+        refuse_taken(raw / options.name)
     proposal = propose(options.folder, workspace, threads=options.threads, quiet=options.quiet)
     proposal = replace(
         proposal,
@@ -180,6 +183,8 @@ def _propose(options: AnyFolder) -> None:
     print("\n".join(proposal.lines()))
     names = [f"{name}={value}" for name, value in proposal.labels.items()]
     words = [str(options.folder), "-d", proposal.name, "--channels", *proposal.channels, "--labels", *names]
+    if options.map_labels:
+        words += ["--map_labels", *options.map_labels]
     print(f"Other names: samunet_import {shlex.join(words)}")
     if not agrees(options.yes, f"Copy {counted(len(proposal.cases), 'case')} to {raw}?"):
         raise ConfigError("Nothing was copied; add --yes to copy, or correct the names in the line above.")

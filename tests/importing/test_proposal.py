@@ -149,6 +149,10 @@ def test_values_that_no_label_names_are_not_copied(source, raw, tmp_path, capsys
     assert import_dataset.main([*words, "--labels", "organ=1"]) == 2 and list(raw.iterdir()) == []
     assert "would hold 2, which no label names" in capsys.readouterr().err
     assert import_dataset.main([*words, "--labels", "organ=1", "--map_labels", "2=1"]) == 0
+    assert " --labels organ=1 --map_labels 2=1\n" in capsys.readouterr().out
+    assert import_dataset.main([*words, "-d", "Organs"]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and "'Organs' is no name of a dataset" in error
 
 
 def test_links_to_folders_are_followed_once(source, tmp_path):
