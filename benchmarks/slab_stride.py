@@ -29,8 +29,9 @@ from samunet.core.codec import write_json
 from samunet.core.geometry import shape3
 from samunet.evaluation.score import score_case, targets_from_labels
 from samunet.evaluation.summary import summarize
-from samunet.inference.files import FileOptions, predict_cases
+from samunet.inference.files import predict_cases
 from samunet.inference.load import load_predictor
+from samunet.inference.options import FileOptions
 from samunet.inference.predictor import PredictionOptions
 from samunet.machine.hardware import PRECISION_NAMES, choose_precision, keep_freed_memory
 

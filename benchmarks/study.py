@@ -40,8 +40,9 @@ from samunet.core.plan import save_plan
 from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.evaluation.score import names_from_labels, score_case, targets_from_labels
 from samunet.evaluation.summary import summarize, target_key
-from samunet.inference.files import FileOptions, predict_cases
+from samunet.inference.files import predict_cases
 from samunet.inference.load import load_predictor
+from samunet.inference.options import FileOptions
 from samunet.inference.predictor import PredictionOptions
 from samunet.machine.hardware import keep_freed_memory
 from samunet.training.config import TrainingConfig

@@ -80,6 +80,7 @@ METHODS_READING = """
   others run; on the hippocampus the plan stays the same.
 """
 HOSTILE, PROCESS = RESULTS / "hostile_files.json", RESULTS / "reader_process.json"
+STARTUP = RESULTS / "startup.json"
 PREPROCESSING = sorted(RESULTS.glob("preprocess_*.json"))
 TITLES = {
     "hippocampus": "Hippocampus MR (Medical Segmentation Decathlon), 3D",
@@ -814,6 +815,17 @@ def within(text: str, name: str, content: str) -> str:
     return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end)[1]}"
 
 
+def startup_line(result: dict) -> str:
+    """How long help takes, of the median and of the slowest command, and importing the package."""
+    times = {name: of_one["cpu_s"] for name, of_one in result["help"].items()}
+    slowest = max(times, key=times.__getitem__)
+    return (
+        f"`--help` of a command takes {np.median([*times.values()]):.2f} s of processor time, of the slowest "
+        f"(`{slowest}`) {times[slowest]:.2f} s, and `import samunet` {1000 * result['import']['cpu_s']:.0f} ms "
+        f"({result['machine']['cpu']}; medians of {result['runs']} runs, made by `benchmarks/startup.py`)."
+    )
+
+
 def pages() -> dict[str, str]:
     """Return the text of every page of documentation/results/ for which there are results, by its path."""
     texts = {
@@ -858,6 +870,10 @@ def pages() -> dict[str, str]:
         texts[decides] = within(
             (ROOT / decides).read_text(), "planning", planning_table(json.loads(PLANNING.read_text()))
         )
+    if STARTUP.is_file():
+        commands = "documentation/reference/commands.md"
+        line = startup_line(json.loads(STARTUP.read_text()))
+        texts[commands] = within((ROOT / commands).read_text(), "startup", line)
     if seed_page.PROMPTS.is_file():
         texts["documentation/results/seed.md"] = seed_page.seed_page()
     return texts

@@ -729,7 +729,7 @@ MUTANTS = (
     ),
     mutant(
         "paths that lead elsewhere",
-        "checkpoints/model_zip.py",
+        "checkpoints/zip_manifest.py",
         'if not parts[0] or ".." in parts or',
         "if not parts[0] or",
         "checkpoints/test_model_zip.py",
@@ -737,7 +737,7 @@ MUTANTS = (
     ),
     mutant(
         "links in a zip",
-        "checkpoints/model_zip.py",
+        "checkpoints/zip_manifest.py",
         "if stat.S_IFMT(mode) not in (0, stat.S_IFREG):",
         "if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFLNK):",
         "checkpoints/test_model_zip.py",
@@ -745,7 +745,7 @@ MUTANTS = (
     ),
     mutant(
         "unpacked without a look",
-        "checkpoints/model_zip.py",
+        "checkpoints/zip_manifest.py",
         "    if file_sha256(target) != entry.sha256:",
         "    if target.stat().st_size != entry.size:",
         "checkpoints/test_model_zip.py",

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, Folds, Model, Threads, command
+from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, Dataset, Folds, Model, Threads, command
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Model):
+    dataset: Dataset
     configuration: Annotated[str, "-c CONFIGURATION"]
     """Configuration of the model."""
     folds: Folds = DEFAULT_FOLDS
@@ -30,7 +31,7 @@ def main(options: Options) -> None:
     from samunet.errors import ConfigError
     from samunet.evaluation.summary import SUMMARY
 
-    workspace, dataset, model = options.find(options.configuration)
+    workspace, dataset, model = options.find(options.dataset, options.configuration)
     target = options.output or crossval_folder(model, options.folds)
     if options.output is not None and target.is_dir() and not all(map(is_part, target.iterdir())):
         raise ConfigError(f"{target} holds files already; give a new folder with -o.")

@@ -52,21 +52,20 @@ EXIT_CODES = "Exit codes: 0 done, 2 refused input, 3 some cases failed, 4 weight
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which model is meant, but for its configuration."""
+    """Which model of a dataset and configuration is meant."""
 
-    dataset: Dataset
     plans: Annotated[str, "-p NAME"] = DEFAULT_PLANS_NAME
     """Plan of the model."""
     trainer: Annotated[str, "-tr NAME"] = DEFAULT_TRAINER
     """Trainer of the model."""
 
-    def find(self, configuration: str) -> tuple[Workspace, str, Path]:
-        """Return the workspace, the dataset's name and the model's folder."""
+    def find(self, wanted: str, configuration: str) -> tuple[Workspace, str, Path]:
+        """Return the workspace, the name of the dataset that an id or name means, and the model's folder."""
         from samunet.core.results import model_folder
         from samunet.core.workspace import workspace_from_environment
 
         workspace = workspace_from_environment()
-        dataset = workspace.dataset_name(self.dataset)
+        dataset = workspace.dataset_name(wanted)
         return workspace, dataset, model_folder(workspace, dataset, self.plans, configuration, self.trainer)
 
 
@@ -230,6 +229,13 @@ def _end(number: int) -> NoReturn:
 def print_next(*words: str | Path) -> None:
     """Say which command comes next, with the user's own ids and folders; capital words are for the user to fill in."""
     print(f"Next: {shlex.join(map(str, words))}")
+
+
+def agrees(yes: bool, question: str) -> bool:
+    """Tell whether the user agrees: by --yes, or by an answer on a terminal; without either not."""
+    if yes or not sys.stdin.isatty():
+        return yes
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 def parse_bytes(text: str) -> int:

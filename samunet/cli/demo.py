@@ -174,17 +174,10 @@ def _own_data() -> str:
 Next, your own images:
 Name the folders to work in. Those that you have set for nnU-Net stay.
 {variables}
-Copy images and labels into nnU-Net's layout, here from two folders whose files have equal names;
-samunet_import --help has other ways.
-Put your own folders, name, channels and structures into this line. A dataset in nnU-Net's layout needs none of it.
-  samunet_import folders -i IMAGES -l LABELS -d Dataset042_Mine --channels CT --labels liver=1 tumor=2
-Check the files; plan and preprocess for this machine; train one fold (2d_adapter for 2D images); segment other images.
-  samunet_check_dataset -d 42
-  samunet_plan_and_preprocess -d 42 -gpu_memory_target auto
-  samunet_train 42 {CONFIGURATION} 0
-  samunet_predict -d 42 -i NEW_IMAGES -o PREDICTIONS
-Score them, where you have references.
-  samunet_evaluate_folder NEW_LABELS PREDICTIONS"""
+Put in your folder of images and labels: the command shows which dataset it would become, and asks. Each command then
+ends with the next one, from the check of the files to training (3d_adapter, or 2d_adapter for 2D images), predictions
+and scores. samunet --help is a map of all. A dataset in nnU-Net's layout needs no import.
+  samunet_import FOLDER"""
 
 
 def _phantom_steps(root: Path) -> str:

@@ -1,31 +1,34 @@
 """Copy images and labels into nnUNet_raw under nnU-Net's names. What is copied stays as it is.
 
+samunet_import FOLDER looks at any folder, proposes a dataset, and asks; a folder that is named as a layout is ./NAME.
+samunet_import FOLDER --help and samunet_import LAYOUT --help show the options.
 Next: samunet_check_dataset -d DATASET
 """
 
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, print_next, run_action
+from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, agrees, print_next, run_action
+from samunet.core.units import counted
 
 if TYPE_CHECKING:
     from samunet.importing.dataset import FoundCase
 
+ANY = "any"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What every layout takes, but for the channels, which videos know themselves."""
+class Copying:
+    """How files are copied."""
 
-    name: Annotated[str, "-d NAME"]
-    """Name to give: DatasetXXX_Name."""
-    labels: Annotated[tuple[str, ...], "--labels NAME=VALUE"]
-    """Structures, e.g. liver=1 tumor=2."""
     map_labels: Annotated[tuple[str, ...], "--map_labels OLD=NEW"] = ()
     """Change label values in the copies, e.g. 255=1."""
     copy_grid: bool = False
@@ -34,6 +37,32 @@ class Layout:
     """Turn NIfTI axes in the copies to the nearest that meet at right angles."""
     threads: Threads = DEFAULT_THREADS
     quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyFolder(Copying):
+    """Any folder of images and labels; shows what it would become, and asks."""
+
+    folder: Annotated[Path, "FOLDER"]
+    """Folder that holds images and labels, in any folders below it."""
+    name: Annotated[str | None, "-d NAME"] = None
+    """Name to give: DatasetXXX_Name (default: after the folder, with a free number)."""
+    channels: Annotated[tuple[str, ...], "--channels NAME"] = ()
+    """In order; CT is normalized as CT, others as MR (default: what is proposed)."""
+    labels: Annotated[tuple[str, ...], "--labels NAME=VALUE"] = ()
+    """Structures with their values in the copies (default: what is proposed)."""
+    yes: bool = False
+    """Copy without asking."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout(Copying):
+    """What every layout takes, but for the channels, which videos know themselves."""
+
+    name: Annotated[str, "-d NAME"]
+    """Name to give: DatasetXXX_Name."""
+    labels: Annotated[tuple[str, ...], "--labels NAME=VALUE"]
+    """Structures, e.g. liver=1 tumor=2."""
 
     def cases(self, scratch: Path) -> Sequence[FoundCase]:
         """Find the cases; what has to be made of them first goes into a folder that is removed afterwards."""
@@ -125,42 +154,94 @@ class Video(Layout):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
     layouts = {"folders": Folders, "csv": Table, "datalist": Datalist, "bids": Bids, "video": Video}
-    actions: Actions = {name: (layout, _import) for name, layout in layouts.items()}
-    return run_action("samunet_import", __doc__, actions, argv, metavar="LAYOUT")
+    actions: Actions = {ANY: (AnyFolder, _propose), **{name: (layout, _import) for name, layout in layouts.items()}}
+    if words and not words[0].startswith("-") and words[0] not in actions:
+        words.insert(0, ANY)
+    return run_action("samunet_import", __doc__, actions, words, metavar="FOLDER | LAYOUT")
+
+
+def _propose(options: AnyFolder) -> None:
+    from samunet.core.workspace import workspace_from_environment
+    from samunet.errors import ConfigError
+    from samunet.importing.dataset import refuse_taken
+    from samunet.importing.proposal import propose
+
+    workspace = workspace_from_environment()
+    raw = workspace.raw  # where it is not set, that is said before all labels are read
+    if options.name is not None:
+        refuse_taken(raw / options.name)
+    proposal = propose(options.folder, workspace, threads=options.threads, quiet=options.quiet)
+    proposal = replace(
+        proposal,
+        name=options.name or proposal.name,
+        channels=options.channels or proposal.channels,
+        labels=dict(_labels(options.labels)) or proposal.labels,
+        label_values=dict(_values(options.map_labels)) or proposal.label_values,
+    )
+    print("\n".join(proposal.lines()))
+    names = [f"{name}={value}" for name, value in proposal.labels.items()]
+    words = [str(options.folder), "-d", proposal.name, "--channels", *proposal.channels, "--labels", *names]
+    if options.map_labels:
+        words += ["--map_labels", *options.map_labels]
+    print(f"Other names: samunet_import {shlex.join(words)}")
+    if not agrees(options.yes, f"Copy {counted(len(proposal.cases), 'case')} to {raw}?"):
+        raise ConfigError("Nothing was copied; add --yes to copy, or correct the names in the line above.")
+    _write(
+        options, proposal.cases, proposal.name, proposal.channels, proposal.labels, label_values=proposal.label_values
+    )
 
 
 def _import(options: Layout) -> None:
+    from samunet.importing.video import CHANNELS
+
+    labels, values = dict(_labels(options.labels)), dict(_values(options.map_labels))
+    with tempfile.TemporaryDirectory() as scratch:
+        cases = options.cases(Path(scratch))
+        channels = options.channels if isinstance(options, Images) else CHANNELS
+        _write(options, cases, options.name, channels, labels, label_values=values)
+
+
+def _write(
+    options: Copying,
+    cases: Sequence[FoundCase],
+    name: str,
+    channels: Sequence[str],
+    labels: Mapping[str, int],
+    *,
+    label_values: Mapping[int, int],
+) -> None:
     from samunet.core.codec import read_json
     from samunet.core.workspace import workspace_from_environment
     from samunet.importing.dataset import REPORT, write_dataset
     from samunet.importing.repair import Repairs
-    from samunet.importing.video import CHANNELS
 
-    raw = workspace_from_environment().raw
-    labels = _pairs("--labels needs NAME=VALUE with a whole number", options.labels, r"(.+)=(\d+)", "liver=1")
-    mapping = _pairs("--map_labels needs OLD=NEW with whole numbers", options.map_labels, r"(\d+)=(\d+)", "255=1")
-    repairs = Repairs(
-        label_values={int(old): new for old, new in mapping},
-        orthonormalize=options.orthonormalize,
-        copy_grid=options.copy_grid,
+    repairs = Repairs(label_values=label_values, orthonormalize=options.orthonormalize, copy_grid=options.copy_grid)
+    folder = write_dataset(
+        workspace_from_environment().raw,
+        name,
+        cases,
+        channels=channels,
+        labels={"background": 0, **labels},
+        repairs=repairs,
+        threads=options.threads,
+        quiet=options.quiet,
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        cases = options.cases(Path(scratch))
-        folder = write_dataset(
-            raw,
-            options.name,
-            cases,
-            channels=options.channels if isinstance(options, Images) else CHANNELS,
-            labels={"background": 0, **dict(labels)},
-            repairs=repairs,
-            threads=options.threads,
-            quiet=options.quiet,
-        )
     if repairs:
-        print(f"Changed {len(read_json(folder / REPORT))} things in copies; {folder / REPORT} lists them")
-    print(f"Wrote {len(cases)} cases, {sum(case.training for case in cases)} of them with a label, to {folder}")
+        print(f"Made {counted(len(read_json(folder / REPORT)), 'change')} in copies; {folder / REPORT} lists them")
+    training = sum(case.training for case in cases)
+    print(f"Wrote {counted(len(cases), 'case')}, {training} of them with a label, to {folder}")
     print_next("samunet_check_dataset", "-d", folder.name)
+
+
+def _labels(texts: Sequence[str]) -> list[tuple[str, int]]:
+    return _pairs("--labels needs NAME=VALUE with a whole number", texts, r"(.+)=(\d+)", "liver=1")
+
+
+def _values(texts: Sequence[str]) -> list[tuple[int, int]]:
+    pairs = _pairs("--map_labels needs OLD=NEW with whole numbers", texts, r"(\d+)=(\d+)", "255=1")
+    return [(int(old), new) for old, new in pairs]
 
 
 def _pairs(flag: str, texts: Sequence[str], pattern: str, example: str) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Show versions, folders, datasets, plans, trained models, SAM checkpoints and GPUs.
+"""Show versions, folders, datasets, plans, trained models, SAM checkpoints and GPUs; with --model the card of a model.
 
 Next: samunet_plan_and_preprocess -d DATASET
 """
@@ -6,14 +6,21 @@ Next: samunet_plan_and_preprocess -d DATASET
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from samunet.cli.common import command
+
+if TYPE_CHECKING:
+    from samunet.core.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     ext_trainer: bool = False
     """Print only the folder of samunet's trainers for stock nnU-Net."""
+    model: Annotated[str | None, "--model MODEL"] = None
+    """Show the card of this model only: labels, channels, spacing, scores. A name as listed, or a folder."""
     json: bool = False
     """As JSON, for programs."""
 
@@ -21,7 +28,6 @@ class Options:
 @command("samunet_info", __doc__, Options)
 def main(options: Options) -> None:
     import json
-    from pathlib import Path
 
     import samunet
     from samunet.core.workspace import workspace_from_environment
@@ -30,5 +36,26 @@ def main(options: Options) -> None:
     if options.ext_trainer:
         print(Path(samunet.__file__).parent / "ext_trainer")
         return
+    if options.model is not None:
+        print(_card(workspace_from_environment(), options.model))
+        return
     found = gather(workspace_from_environment())
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines(found)))
+
+
+def _card(workspace: Workspace, name: str) -> str:
+    """Return the card that came with a model, or make one."""
+    from samunet.checkpoints.model_card import CARD, model_card
+    from samunet.core.results import trained_models
+    from samunet.errors import ConfigError, did_you_mean
+
+    models = {}
+    if workspace.results_folder is not None:
+        models = {f"{folder.parent.name}/{folder.name}": folder for folder in trained_models(workspace)}
+    folder = models.get(name, Path(name))
+    if not (folder / "plans.json").is_file():
+        raise ConfigError(f"There is no trained model '{name}'.{did_you_mean(name, models)}")
+    if (folder / CARD).is_file():
+        lines = (folder / CARD).read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join("".join(one for one in line if one.isprintable()) for line in lines)
+    return model_card(folder.resolve())

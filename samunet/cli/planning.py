@@ -103,14 +103,7 @@ def print_plan(plan: Plan, *, explain: bool, names: Sequence[str] = ()) -> None:
     shown = names or list(plan.configurations)
     for name in shown:
         configuration = plan.configuration(name)
-        # Pictures have no thickness.
-        flat = 1 if configuration.dimensions == 2 and plan.reader == "NaturalImage2DIO" else 0
-        patch = " x ".join(map(str, configuration.patch_size))
-        spacing = " x ".join(f"{value:.3g}" for value in configuration.spacing[flat:])
-        size = f" at {spacing} mm"
-        if plan.in_voxels:
-            size = "" if configuration.spacing == (1, 1, 1) else f" at {spacing} of the files' voxels"
-        print(f"  {name}: patch {patch} voxels{size}, batch {configuration.batch_size}, {configuration.backbone}")
+        print(f"  {name}: {plan.grid_text(name)}, batch {configuration.batch_size}, {configuration.backbone}")
     if explain:
         reasons = {
             decision: reason

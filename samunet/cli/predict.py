@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from samunet.cli.common import Device, command, parse_bytes, print_next
 from samunet.core.units import counted
-from samunet.inference.options import PredictionOptions
+from samunet.inference.options import FileOptions, PredictionOptions
 
 if TYPE_CHECKING:
     from samunet.core.workspace import Workspace
@@ -47,9 +47,9 @@ class Predicting:
     """Also write what was predicted, with what, and what failed, as JSON."""
     skip_existing: Annotated[bool, "--continue_prediction --c"] = False
     """Leave cases that are already predicted."""
-    readers: Annotated[int, "-npp N"] = 1
+    readers: Annotated[int, "-npp N"] = FileOptions.readers
     """Cases read and preprocessed ahead."""
-    writers: Annotated[int, "-nps N"] = 1
+    writers: Annotated[int, "-nps N"] = FileOptions.writers
     """Cases resampled and written at a time."""
     max_ram: Annotated[int | None, "--max_ram SIZE", parse_bytes] = None
     """Memory that predicting may take, such as 2G (default: what is free)."""
@@ -130,7 +130,7 @@ def predict_with_model(options: Predicting, folder: Path, *, num_parts: int = 1,
         f"{', '.join(predictor.folds)}, {counted(len(cases), 'case')}, {where}"
     )
     began = time.monotonic()
-    files = pipeline.FileOptions(
+    files = FileOptions(
         save_probabilities=options.save_probabilities,
         readers=options.readers,
         writers=options.writers,

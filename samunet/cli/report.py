@@ -1,11 +1,14 @@
 """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst, the learning curve,
 the plan.
 
+Example: samunet_report 4 3d_adapter
 Next: open the page.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +18,8 @@ from samunet.cli.common import DEFAULT_THREADS, Model, Threads, command
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Model):
+    dataset: Annotated[str, "dataset_name_or_id"]
+    """Dataset id or name, e.g. 4 or Dataset004_Hippocampus."""
     configuration: Annotated[str, "configuration"]
     """Configuration of the model, e.g. 3d_adapter."""
     output: Annotated[Path | None, "-o FILE"] = None
@@ -23,11 +28,19 @@ class Options(Model):
     """Pictures drawn at a time."""
 
 
-@command("samunet_report", __doc__, Options)
-def main(options: Options) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "-d" in words[:-1]:  # samunet_report -d DATASET CONFIGURATION, as it was once
+        at = words.index("-d")
+        words = [words[at + 1], *words[:at], *words[at + 2 :]]
+    return command("samunet_report", __doc__, Options)(_report)(words)
+
+
+def _report(options: Options) -> None:
     from samunet.comparison.report import report_on_model
 
-    workspace, dataset, model = options.find(options.configuration)
+    workspace, dataset, model = options.find(options.dataset, options.configuration)
     output = options.output or model / "report.html"
     summary = report_on_model(workspace, dataset, model, output, threads=options.threads)
     print(

@@ -5,12 +5,13 @@ Next: samunet_predict -i IMAGES -o PREDICTIONS --prompts FILE
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from samunet.cli.common import DEFAULT_THREADS, Threads, command
 from samunet.core.units import counted
+from samunet.pipeline.options import Clicking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,18 +22,9 @@ class Options:
     """dataset.json that names the labels."""
     output: Annotated[Path, "-o FILE"]
     """File to write."""
-    points: Annotated[int | None, "--points N"] = None
-    """Clicks inside a structure in each slice (default: 1)."""
-    whole: bool = False
-    """Click at structures as a whole, not at each of their slices, for models such as 3d_adapter_prompted."""
     box: bool = False
-    """One 3D box per structure instead."""
-    relaxation: Annotated[int, "--relaxation VOXELS"] = 0
-    """Make boxes larger on every side."""
-    axis: Annotated[int, "-axis AXIS"] = 0
-    """File axis along which slices follow: 0 is z, 1 y, 2 x."""
-    seed: Annotated[int, "-seed N"] = 1234
-    """Of the clicks after the first."""
+    """One 3D box per structure instead of clicks."""
+    clicking: Clicking
     threads: Threads = DEFAULT_THREADS
 
 
@@ -42,16 +34,18 @@ def main(options: Options) -> None:
     from samunet.core.prompts import write_prompts
     from samunet.errors import ConfigError, DatasetError
     from samunet.imageio import reader_of_segmentations
-    from samunet.pipeline.simulated_prompts import Clicking, prompts_from_references
+    from samunet.pipeline.simulated_prompts import prompts_from_references
 
-    if options.box and options.points is not None:
-        raise ConfigError("Give --points or --box, not both.")
-    points = 0 if options.box else 1 if options.points is None else options.points
-    if points < 1 and not options.box:
-        raise ConfigError(f"--points must be 1 or more; got {points}. For boxes give --box.")
-    if options.whole and options.box:
-        raise ConfigError("A box shows a structure as a whole already; leave --whole out.")
-    if options.relaxation and not options.box:
+    clicking = options.clicking
+    if options.box:
+        if clicking.points != Clicking.points:
+            raise ConfigError("Give --points or --box, not both.")
+        if clicking.whole:
+            raise ConfigError("A box shows a structure as a whole already; leave --whole out.")
+        clicking = replace(clicking, points=0)
+    elif clicking.points < 1:
+        raise ConfigError(f"--points must be 1 or more; got {clicking.points}. For boxes give --box.")
+    elif clicking.relaxation:
         raise ConfigError("--relaxation makes boxes larger; give --box too.")
     spec = read_dataset_json(options.dataset_json)
     found = files_with_ending(options.references, spec.file_ending)
@@ -60,9 +54,6 @@ def main(options: Options) -> None:
     cases = [
         Case(identifier=name.removesuffix(spec.file_ending), images=(), label=file) for name, file in found.items()
     ]
-    clicking = Clicking(
-        points=points, whole=options.whole, relaxation=options.relaxation, axis=options.axis, seed=options.seed
-    )
     prompts = prompts_from_references(
         cases, spec, reader_of_segmentations(options.references, spec), clicking, threads=options.threads
     )

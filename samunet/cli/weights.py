@@ -5,14 +5,13 @@ Next: samunet_plan_and_preprocess -d DATASET -backbone vit_b
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import Actions, Quiet, run_action
+from samunet.cli.common import Actions, Quiet, agrees, run_action
 from samunet.core.units import readable
 
 if TYPE_CHECKING:
@@ -35,10 +34,7 @@ class Trust:
 
     def accepts(self, found: str) -> bool:
         """Tell whether a file with a hash that nobody publishes may be used; asks where somebody can answer."""
-        if self.yes or not sys.stdin.isatty():
-            return self.yes
-        question = f"Nobody publishes a SHA-256 of this file; the one here has {found}. Use it? [y/N] "
-        return input(question).strip().lower() in ("y", "yes")
+        return agrees(self.yes, f"Nobody publishes a SHA-256 of this file; the one here has {found}. Use it?")
 
 
 @dataclass(frozen=True, kw_only=True)

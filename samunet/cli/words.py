@@ -7,10 +7,10 @@ from samunet.errors import ConfigError, did_you_mean
 MAP: dict[str, dict[str, str]] = {
     "Look at it first": {
         "demo": "the whole work on a phantom dataset, in five minutes",
-        "info": "what a configuration trains, on which device, with which memory",
+        "info": "versions, folders, datasets, trained models and their cards, GPUs",
     },
     "Bring data in": {
-        "import": "images and labels of other layouts into nnU-Net's",
+        "import": "any folder of images and labels into nnU-Net's layout",
         "convert_MSD_dataset": "a dataset of the Medical Segmentation Decathlon",
         "check_dataset": "everything that is wrong with the files, and what to do about it",
         "plot_overlay_pngs": "pictures of images with their labels",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from samunet.core.names import brief, is_name
+from samunet.core.names import brief, is_name, words_in
 from samunet.errors import DatasetError
 
 IGNORE_NAME = "ignore"  # nnU-Net's reserved key
@@ -152,7 +151,7 @@ def left_right_pairs(labels: Labels) -> tuple[tuple[Named, Named], ...]:
     """Return the (left, right) pairs of the foreground: names that differ only in the side, as kidney_left."""
     pairs: dict[tuple[str, ...], dict[str, Named]] = {}
     for name, values in labels.foreground:
-        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W_A-Za-z\d]+", name)]
+        words = [word.lower() for word in words_in(name)]
         sides = [SIDE_WORDS[word] for word in words if word in SIDE_WORDS]
         if len(sides) == 1:
             pairs.setdefault(tuple("" if word in SIDE_WORDS else word for word in words), {})[sides[0]] = (name, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from samunet.errors import DatasetError
@@ -48,6 +49,11 @@ def is_name(value: object) -> bool:
     return (
         isinstance(value, str) and 0 < len(value.strip()) <= 200 and value.splitlines() == [value] and "\0" not in value
     )
+
+
+def words_in(text: str) -> list[str]:
+    """Return the words and numbers of a name: T2, leftKidney and case_01 give T 2, left Kidney and case 01."""
+    return re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W_A-Za-z\d]+", text)
 
 
 def brief(value: object) -> str:

@@ -197,6 +197,17 @@ class Plan:
         )
         return all(spacing == (1, 1, 1) for spacing in spacings)
 
+    def grid_text(self, name: str) -> str:
+        """Return a configuration's patch and spacing, (D, H, W), as people read them."""
+        configuration = self.configuration(name)
+        # Pictures have no thickness.
+        flat = 1 if configuration.dimensions == 2 and self.reader == "NaturalImage2DIO" else 0
+        spacing = " x ".join(f"{value:.3g}" for value in configuration.spacing[flat:])
+        size = f" at {spacing} mm"
+        if self.in_voxels:
+            size = "" if configuration.spacing == (1, 1, 1) else f" at {spacing} of the files' voxels"
+        return f"patch {' x '.join(map(str, configuration.patch_size))} voxels{size}"
+
     def spacing_of(self, geometry: Geometry) -> Triple:
         """Return a file's spacing (D, H, W), in its own axis order, in mm; 1 where the plan is in voxels."""
         return (1.0, 1.0, 1.0) if self.in_voxels else geometry.spacing

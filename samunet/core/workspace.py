@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -74,6 +75,11 @@ class Workspace:
             else " Set the environment variable nnUNet_raw to the folder that holds your DatasetXXX_Name folders."
         )
         raise DatasetError(f"Dataset '{text}' is not in {searched}{form}.{hint}{unset}")
+
+    def free_id(self, first: int) -> int:
+        """Return the lowest id from `first` on that no dataset has."""
+        taken = {dataset_id(name) for name in self._dataset_names()}
+        return next(number for number in itertools.count(first) if number not in taken)
 
     def _folders(self) -> list[Path]:
         return [

@@ -82,9 +82,9 @@ def write_dataset(
         InUseError: another command writes this dataset.
     """
     target = raw_folder / name
-    _refuse_taken(target)
+    refuse_taken(target)
     parse_labels(labels)
-    ending = _common_ending(cases)
+    ending = common_ending(cases)
     training = [case for case in cases if case.training]
     if not training:
         raise DatasetError(
@@ -98,7 +98,7 @@ def write_dataset(
             f"{name}: {len(repeated)} identifiers stand for several cases, first '{repeated[0]}'; rename the files."
         )
     with held(raw_folder, name=name):
-        _refuse_taken(target)  # by a command that has ended since
+        refuse_taken(target)  # by a command that has ended since
         partial = raw_folder / parts.part_name()
         parts.begin_part(partial)
         try:
@@ -143,7 +143,8 @@ def _repair(folder: Path, ending: str, repairs: Repairs, *, threads: int, quiet:
     ]
 
 
-def _refuse_taken(target: Path) -> None:
+def refuse_taken(target: Path) -> None:
+    """Refuse to write a dataset's folder whose name is none of a dataset, or whose number is taken."""
     match = DATASET_NAME.fullmatch(target.name)
     if match is None:
         raise ConfigError(
@@ -175,7 +176,8 @@ def ending_of(path: Path) -> str:
     return output_ending(path, "")
 
 
-def _common_ending(cases: Sequence[FoundCase]) -> str:
+def common_ending(cases: Sequence[FoundCase]) -> str:
+    """Return the one ending of all copies; raises DatasetError where files are absent or have several."""
     files = [path for case in cases for path in (*case.images, *([case.label] if case.label else []))]
     missing = [path for path in files if not path.exists()]
     if missing:

@@ -33,14 +33,12 @@ def from_msd(folder: Path) -> tuple[str, list[FoundCase], list[str], dict[str, i
     match = MSD_NAME.fullmatch(folder.resolve().name)
     if match is None:
         raise DatasetError(f"{folder} is not named TaskXX_Name, as tasks of the Medical Segmentation Decathlon are.")
-    raw = read_json(folder / "dataset.json")
-    channels, meaning = (raw.get(key) if isinstance(raw, dict) else None for key in ("modality", "labels"))
-    if not _counts(channels) or not _counts(meaning):
+    channels, labels = described(folder / "dataset.json", ("modality",))
+    if not channels:
         raise DatasetError(
             f"{folder / 'dataset.json'} is none of the Medical Segmentation Decathlon: 'modality' and 'labels' must "
             'map "0", "1", ... to names.'
         )
-    labels = {str(name): int(value) for value, name in meaning.items()}
     images = _by_stem(folder / "imagesTr")
     cases = [
         FoundCase(identifier=name, images=(image,), label=folder / "labelsTr" / image.name)
@@ -54,9 +52,34 @@ def from_msd(folder: Path) -> tuple[str, list[FoundCase], list[str], dict[str, i
     return (
         f"Dataset{int(match[1]):03d}_{match[2].replace('_', '')}",
         cases,
-        [str(channels[str(index)]) for index in range(len(channels))],
+        list(channels),
         labels,
     )
+
+
+def described(
+    path: Path, keys: Sequence[str] = ("channel_names", "modality")
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the channels and labels that a dataset.json of the Decathlon or nnU-Net names; () and {} without both.
+
+    Args:
+        keys: of which one maps "0", "1", ... to the names of channels.
+
+    Raises:
+        DatasetError: labels are regions.
+    """
+    raw = read_json(path) if path.is_file() else None
+    if not isinstance(raw, dict):
+        return (), {}
+    channels, meaning = next((raw[key] for key in keys if key in raw), None), raw.get("labels")
+    if isinstance(meaning, dict) and any(isinstance(value, list) for value in meaning.values()):
+        raise DatasetError(f"{path} names regions, as nnU-Net does; copy its folder to nnUNet_raw as it is.")
+    if isinstance(meaning, dict) and not _counts(meaning):
+        meaning = {str(value): name for name, value in meaning.items()}
+    if not _counts(channels) or not _counts(meaning):
+        return (), {}
+    labels = {str(name): int(value) for value, name in meaning.items()}
+    return tuple(str(channels[str(index)]) for index in range(len(channels))), labels
 
 
 def _counts(mapping: object) -> TypeGuard[dict[str, Any]]:

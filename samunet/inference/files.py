@@ -28,6 +28,7 @@ from samunet.imageio import ImageReader, output_ending, reader_of_image, writer_
 from samunet.imageio.case import CaseSize, peek_case, read_image
 from samunet.inference.budget import Budget, Need, describe, estimate
 from samunet.inference.extras import UNCERTAINTY, Extras, per_mille
+from samunet.inference.options import FileOptions
 from samunet.inference.predictor import Predictor, Scores
 from samunet.inference.probabilities import forecast, write_probabilities
 from samunet.inference.prompted_predictor import PromptedPredictor, refuse_unfitting_prompts
@@ -60,32 +61,6 @@ class Outcome:
     """Those that could not be; the segmentations of all others are written."""
     remarks: dict[str, tuple[str, ...]]
     """What of each case that was read is unlike the training cases; see `Predictor.remarks`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileOptions:
-    """How files are read, kept and written."""
-
-    save_probabilities: bool = False
-    """Also write `<case>.npz`."""
-    readers: int = 1
-    """Threads that read and preprocess ahead."""
-    writers: int = 1
-    """Threads that resample back and write."""
-    max_ram: int | None = None
-    """Bytes that the cases in work may take together; a case that needs more is refused."""
-    available: int | None = None
-    """Bytes by which work is arranged when there is no such limit; None arranges nothing."""
-    free: int | None = None
-    """Bytes beyond which a case is refused when there is no such limit; None refuses nothing."""
-    ending: str | None = None
-    """Ending of the segmentations, with its dot; None for that of each input."""
-    series: str | None = None
-    """Which one of a folder of several DICOM series is meant: number, UID or description."""
-    quiet: bool = False
-    """No progress bar."""
-    prompts: PromptFile | None = None
-    """For a model that segments what they show."""
 
 
 def predict_cases(

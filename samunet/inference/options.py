@@ -6,10 +6,13 @@ Annotations say how a field is written there, see `samunet.cli.fields`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from samunet.errors import ConfigError
 from samunet.machine.precision import PRECISIONS
+
+if TYPE_CHECKING:
+    from samunet.core.prompts import PromptFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +52,29 @@ class PredictionOptions:
             raise ConfigError(
                 f"Slab votes move a slab by one slice at a time; got a slab step of {self.slab_step}, leave it out."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """How files are read, kept and written."""
+
+    save_probabilities: bool = False
+    """Also write `<case>.npz`."""
+    readers: int = 1
+    """Threads that read and preprocess ahead."""
+    writers: int = 1
+    """Threads that resample back and write."""
+    max_ram: int | None = None
+    """Bytes that the cases in work may take together; a case that needs more is refused."""
+    available: int | None = None
+    """Bytes by which work is arranged when there is no such limit; None arranges nothing."""
+    free: int | None = None
+    """Bytes beyond which a case is refused when there is no such limit; None refuses nothing."""
+    ending: str | None = None
+    """Ending of the segmentations, with its dot; None for that of each input."""
+    series: str | None = None
+    """Which one of a folder of several DICOM series is meant: number, UID or description."""
+    quiet: bool = False
+    """No progress bar."""
+    prompts: PromptFile | None = None
+    """For a model that segments what they show."""

@@ -62,7 +62,8 @@ def lines(facts: dict[str, Any]) -> Sequence[str]:
         text.append(
             f"  {name}: {'raw' if parts['raw'] else 'no raw data'}; plans: {', '.join(parts['plans']) or 'none'}"
         )
-    text.append("trained models:" if facts["models"] else "trained models: none")
+    hint = " (labels, channels, scores of one: samunet_info --model NAME)"
+    text.append(f"trained models{hint}:" if facts["models"] else "trained models: none")
     for model in facts["models"]:
         text.append(
             f"  {model['dataset']}/{model['name']}: folds "

@@ -1,4 +1,4 @@
-"""What may be asked of a training; free of torch, so that the command line can show it at once.
+"""What may be asked of a training and of simulated prompts; free of torch, so that the command line shows it at once.
 
 Annotations say how a field is written there, see `samunet.cli.fields`.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from samunet.core.names import DEFAULT_PLANS_NAME
+from samunet.errors import ConfigError
 from samunet.training.config import RunConfig
 
 
@@ -52,3 +53,41 @@ class TrainOptions:
     processes: Annotated[int, ""] = 1
     command: Annotated[tuple[str, ...], ""] = ()
     """What the user typed, for debug.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clicking:
+    """How a simulated user shows structures.
+
+    0 points stand for one box per structure.
+    """
+
+    points: Annotated[int, "--points N"] = 1
+    """Clicks inside a structure in each slice where it is: the first farthest from its border, the others
+    anywhere."""
+    whole: bool = False
+    """Click at structures as a whole, as 3d_adapter_prompted wants it, not at each of their slices: the first time in
+    the middle of the largest piece in the slice that shows most of it, then anywhere."""
+    relaxation: Annotated[int, "--relaxation VOXELS"] = 0
+    """Voxels by which a box is larger on every side."""
+    axis: Annotated[int, "-axis AXIS"] = 0
+    """Axis of the file's array, (D, H, W), along which the slices of the clicks follow each other: for NIfTI 0 is z."""
+    seed: Annotated[int, "-seed N"] = 1234
+    """Of the clicks after the first."""
+
+    def __post_init__(self) -> None:
+        if self.points < 0 or self.relaxation < 0 or self.axis not in (0, 1, 2):
+            raise ConfigError(
+                f"points and relaxation must be 0 or more, the axis 0, 1 or 2; got {self.points}, {self.relaxation} "
+                f"and {self.axis}."
+            )
+
+    @property
+    def origin(self) -> str:
+        """What these prompts are, in words."""
+        if not self.points:
+            return "reference: one 3D box per structure" + (
+                f", larger by {self.relaxation} voxels on every side" if self.relaxation else ""
+            )
+        where = "per structure" if self.whole else "per structure and slice"
+        return f"reference: {self.points} click{'s' if self.points > 1 else ''} {where}"

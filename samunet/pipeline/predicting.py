@@ -24,8 +24,8 @@ from samunet.core.units import readable
 from samunet.errors import ConfigError, DatasetError, SamunetError
 from samunet.imageio import known_ending, output_ending, reader_of_image, writer_for
 from samunet.inference.extras import UNCERTAINTY, Extras
-from samunet.inference.files import FileOptions as FileOptions
 from samunet.inference.files import Outcome, predict_cases
+from samunet.inference.options import FileOptions as FileOptions
 from samunet.inference.predictor import Predictor
 from samunet.inference.prompted_predictor import refuse_unfitting_prompts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import edt
 import numpy as np
@@ -11,47 +11,14 @@ import numpy as np
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.plan import Plan
 from samunet.core.prompts import CasePrompts, PromptFile, StructurePrompts
-from samunet.errors import ConfigError, DatasetError
+from samunet.errors import DatasetError
 from samunet.imageio import ImageReader
 from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.machine.progress import each
 from samunet.ops.components import largest_component
 from samunet.ops.crop import bounding_box
 from samunet.pipeline.datasets import RawDataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clicking:
-    """How a simulated user shows structures."""
-
-    points: int = 1
-    """Clicks inside a structure in each slice where it is: the first farthest from its border, the others anywhere; 0
-    for a box."""
-    whole: bool = False
-    """Click at structures as a whole, not at each of their slices: the first time in the middle of the largest piece
-    in the slice that shows most of it, then anywhere."""
-    relaxation: int = 0
-    """Voxels by which a box is larger on every side."""
-    axis: int = 0
-    """Axis of the file's array, (D, H, W), along which the slices of the clicks follow each other."""
-    seed: int = 1234
-
-    def __post_init__(self) -> None:
-        if self.points < 0 or self.relaxation < 0 or self.axis not in (0, 1, 2):
-            raise ConfigError(
-                f"points and relaxation must be 0 or more, the axis 0, 1 or 2; got {self.points}, {self.relaxation} "
-                f"and {self.axis}."
-            )
-
-    @property
-    def origin(self) -> str:
-        """What these prompts are, in words."""
-        if not self.points:
-            return "reference: one 3D box per structure" + (
-                f", larger by {self.relaxation} voxels on every side" if self.relaxation else ""
-            )
-        where = "per structure" if self.whole else "per structure and slice"
-        return f"reference: {self.points} click{'s' if self.points > 1 else ''} {where}"
+from samunet.pipeline.options import Clicking
 
 
 def prompts_from_references(

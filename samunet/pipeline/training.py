@@ -24,8 +24,9 @@ from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, DatasetError
 from samunet.evaluation.score import Measures, score_case, targets_from_labels
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize, target_key, write_summary
-from samunet.inference.files import FileOptions, predict_cases
+from samunet.inference.files import predict_cases
 from samunet.inference.load import load_predictor
+from samunet.inference.options import FileOptions
 from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.machine.hardware import choose_device
 from samunet.machine.progress import each

@@ -1,13 +1,15 @@
-"""What is pretrained on which scenes; nothing here needs torch."""
+"""What is pretrained on which scenes; nothing here needs torch or numpy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from samunet.core.geometry import Shape
 from samunet.core.ranges import Within, check_ranges
 from samunet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from samunet.core.geometry import Shape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,13 @@ import zipfile
 import numpy as np
 import pytest
 
-from samunet.checkpoints.model_zip import MANIFEST, export_model, install_model
-from samunet.cli import export_model_to_zip, install_pretrained_model_from_zip
+from samunet.checkpoints.model_zip import export_model, install_model
+from samunet.checkpoints.zip_manifest import MANIFEST
+from samunet.cli import export_model_to_zip, info, install_pretrained_model_from_zip
+from samunet.core.plan import load_plan
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
+from samunet.evaluation.summary import read_summary
 from samunet.inference.load import load_predictor
 from samunet.inference.predictor import PredictionOptions
 
@@ -67,7 +70,22 @@ def test_the_zip_has_a_card_scores_and_no_path_of_the_machine(trained, packed, t
         text = b"".join(archive.read(name) for name in names if not name.endswith((".png", ".safetensors")))
         card = archive.read("MODEL_CARD.md").decode()
     assert names[0] == MANIFEST and any(name.endswith("fold_0/validation/summary.json") for name in names)
-    assert "Licence: CC BY 4.0" in card and str(trained.parents[3]).encode() not in text
+    for line in (
+        "# Dataset901_Tiny, 3d_adapter",
+        "| images | 0000 channel0, 0001 channel1 |",
+        "| training set | 6 cases, 2 epochs of 3 steps |",
+        "| folds | 0 |",
+        "| license | CC BY 4.0 |",
+        "| value | name | fold 0, 2 cases |",
+    ):
+        assert line in card.splitlines()
+    plan = load_plan(trained.parent / "plans.json")
+    spacing = " x ".join(f"{value:.3g}" for value in plan.configuration("3d_adapter").spacing)
+    assert f" voxels at {spacing} mm |" in card and "| method | sam_unet. samunet's own." in card
+    scores = read_summary(trained / "validation/summary.json")
+    for value, name in enumerate(("large", "middle", "small"), 1):
+        assert f"| {value} | {name} | {scores.mean[(value,)].dice:.3f} |" in card.splitlines()
+    assert f"| | mean | {scores.foreground_mean.dice:.3f} |" in card and str(trained.parents[3]).encode() not in text
     again = tmp_path / "again.zip"
     export_model(
         trained.parent,
@@ -209,6 +227,10 @@ def test_the_commands_pack_and_install(project, trained, tmp_path, monkeypatch, 
     assert "Dataset901_Tiny/SAMTrainer__samunetPlans__3d_adapter" in capsys.readouterr().out
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "there"))
     assert install_pretrained_model_from_zip.main([str(tmp_path / "m.zip")]) == 0
+    capsys.readouterr()
+    assert info.main(["--model", MODEL]) == 0 and "| license | MIT |" in capsys.readouterr().out
+    assert info.main(["--model", "Dataset901_Tiny"]) == 2
+    assert f"no trained model 'Dataset901_Tiny'. Known: {MODEL}." in capsys.readouterr().err
     assert (
         install_pretrained_model_from_zip.main([str(tmp_path / "m.zip")]) == 2
         and "--overwrite" in capsys.readouterr().err
@@ -292,6 +314,32 @@ def refuses(zip_file, workspace, message):
 )
 def test_names_in_a_zip_lead_nowhere_else(packed, elsewhere, tmp_path, replaced, message):
     refuses(with_files(packed, tmp_path / "x.zip", replaced=replaced), elsewhere, message)
+
+
+def test_a_card_is_made_again_and_names_in_it_do_nothing(packed, elsewhere, tmp_path, capsys):
+    with zipfile.ZipFile(packed) as archive:
+        description = json.loads(archive.read(f"{MODEL}/dataset.json"))
+    description["labels"] = {
+        "background": 0,
+        "\x1b[2Jliver | [x](http://evil)": 1,
+        "<script>alert(1)</script>\u202e": 2,
+        "n" * 180: 3,
+    }
+    changed = {
+        "MODEL_CARD.md": b"# The best model\n\x1b]0;owned\x07",
+        f"{MODEL}/dataset.json": json.dumps(description).encode(),
+        f"{MODEL}/fold_0/config.json": b"[1]",
+    }
+    listed = with_files(packed, tmp_path / "x.zip", changed=changed, license="MIT\n# Safe\x07", samunet="9\x1b[2J")
+    folder = install_model(listed, elsewhere, overwrite=False)
+    card = (folder / "model_card.md").read_text(encoding="utf-8")
+    assert card.startswith("# Dataset901_Tiny, 3d_adapter\n")
+    assert all(line.isprintable() for line in card.splitlines())
+    assert "best model" not in card and "# Safe" not in card.splitlines() and "<script" not in card.replace("\\<", "")
+    assert r"\[2Jliver \| \[x\](http://evil)" in card and r"| license | MIT \# Safe |" in card
+    (folder / "model_card.md").write_text("\x1b[2Jnew\nline")
+    assert info.main(["--model", str(folder)]) == 0
+    assert capsys.readouterr().out == "[2Jnew\nline\n"
 
 
 def test_a_name_that_ends_early_or_is_no_text_and_a_packing_of_another_kind_are_refused(packed, elsewhere, tmp_path):

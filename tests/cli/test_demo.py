@@ -1,4 +1,4 @@
-"""What the demo says at its end can be copied, and leads from two folders to a dataset that passes the check."""
+"""What the demo says at its end can be copied, and leads from a folder to a dataset that passes the check."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ def lines(text):
 
 def test_its_last_lines_import_and_check_files_of_ones_own(tmp_path, monkeypatch, capsys):
     source = write_tiny_dataset(tmp_path / "source", cases=2)
-    (tmp_path / "IMAGES").mkdir()
-    for image in (source / "imagesTr").iterdir():
-        shutil.copy(image, tmp_path / "IMAGES" / image.name.replace("_0000", ""))
-    shutil.copytree(source / "labelsTr", tmp_path / "LABELS")
+    shutil.copytree(source / "imagesTr", tmp_path / "FOLDER/images")
+    shutil.copytree(source / "labelsTr", tmp_path / "FOLDER/labels")
     monkeypatch.chdir(tmp_path)
     for name, folder in re.findall(r'export (\w+)="\${\w+:-\$HOME/(.*)}"', demo._own_data()):
         monkeypatch.setenv(name, str(tmp_path / "home" / folder))
-    first, second, *_ = lines(demo._own_data())
-    assert (first[0], second[0]) == ("samunet_import", "samunet_check_dataset")
-    assert import_dataset.main(first[1:]) == check_dataset.main(second[1:]) == 0
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    ((command, *words),) = lines(demo._own_data())
+    assert command == demo._own_data().split()[-2] == "samunet_import" and import_dataset.main(words) == 0
+    check, *words = re.search(r"^Next: (.*)$", capsys.readouterr().out, re.MULTILINE)[1].split()
+    assert check == "samunet_check_dataset" and check_dataset.main(words) == 0
     assert "0 errors" in capsys.readouterr().out
 
 

@@ -31,6 +31,9 @@ def test_everything_is_listed(environment, project, trained, capsys):
     assert (
         f"  {project.dataset}: raw; plans: " in text and f"  {project.dataset}/{trained.parent.name}: folds 0" in text
     )
+    assert info.main(["--model", f"{project.dataset}/{trained.parent.name}"]) == 0
+    text = capsys.readouterr().out
+    assert "| 1 | large | " in text and "| folds | 0 |" in text and "license" not in text
 
 
 def test_nothing_set_is_no_error(monkeypatch, capsys):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from samunet.cli import compare, predict, simulate_prompts
+from samunet.cli import compare, predict
 from samunet.cli.fields import add_options, options_from
 from samunet.comparison.head_to_head import Settings
 from samunet.core.results import checkpoint_file
 from samunet.inference.load import FINAL
-from samunet.pipeline import FileOptions
-from samunet.pipeline.simulated_prompts import Clicking
+from samunet.inference.options import FileOptions
 
 
 def parsed(kind, *words):
@@ -21,14 +20,8 @@ def parsed(kind, *words):
 
 def test_prediction_reads_and_writes_as_from_python():
     options, files = parsed(predict.Predicting, "-i", "images", "-o", "folder"), FileOptions()
-    assert (options.readers, options.writers, options.max_ram) == (files.readers, files.writers, files.max_ram)
-    assert options.save_probabilities == files.save_probabilities and checkpoint_file(options.checkpoint) == FINAL
-
-
-def test_simulated_prompts_are_those_of_python():
-    options, clicking = parsed(simulate_prompts.Options, "references", "-djfile", "file", "-o", "file"), Clicking()
-    assert (options.relaxation, options.axis, options.seed) == (clicking.relaxation, clicking.axis, clicking.seed)
-    assert clicking.points == 1 and options.points is None
+    assert (options.max_ram, options.save_probabilities) == (files.max_ram, files.save_probabilities)
+    assert checkpoint_file(options.checkpoint) == FINAL
 
 
 def test_comparing_trains_as_from_python():

@@ -52,12 +52,13 @@ def test_a_page_names_nothing_outside_itself(page):
     assert all(match.startswith("data:") for match in re.findall(r'\b(?:src|href|srcset|action)="([^"]*)"', text))
 
 
-def look(page: Path, folder: Path) -> tuple[str, int, int]:
+def look(page: Path, folder: Path, *flags: str) -> tuple[str, int, int]:
     """Open a page without network; returns the document, and how many requests and console messages it made."""
     log = folder / "net.json"
     words = [
         BROWSER,
         *FLAGS,
+        *flags,
         "--host-resolver-rules=MAP * ~NOTFOUND",
         "--enable-logging=stderr",
         f"--log-net-log={log}",
@@ -92,6 +93,19 @@ def test_a_folder_that_is_called_validation_makes_no_cross_validation(page):
 def test_a_browser_asks_for_nothing_and_has_nothing_to_say(page, tmp_path):
     document, requests, messages = look(page, tmp_path)
     assert "Every case" in document and (requests, messages) == (0, 0)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+def test_no_long_word_makes_a_page_wider_than_its_window(page, tmp_path):
+    tell = (
+        "<script>{ const of = document.documentElement; document.body.id = [of.clientWidth, of.scrollWidth] }</script>"
+    )
+    text = re.sub("(<h[1-3]>|<p>)", r"\1" + "Dataset035_ProstateNCIISBI" * 9, page.read_text(encoding="utf-8"))
+    wide = tmp_path / "wide.html"
+    wide.write_text(text.replace("</body>", f"{tell}</body>"))
+    document, _, _ = look(wide, tmp_path, "--window-size=390,844")
+    found = re.search(r'<body id="(\d+),(\d+)"', document)
+    assert found and found[1] == found[2] and int(found[1]) < 700
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")

@@ -142,6 +142,14 @@ def test_series_are_imported_beside_their_labels(tmp_path, monkeypatch):
     assert import_dataset.main([*command, "--channels", "CT", "--labels", "bright=1"]) == 0
     made = READER.read_image([tmp_path / "raw/Dataset080_Dicom/imagesTr/p.2_0000.nii.gz"])
     np.testing.assert_array_equal(made.array[0], sitk.GetArrayFromImage(oblique()))
+    (tmp_path / "raw/Dataset080_Dicom").rename(tmp_path / "by names")
+    (tmp_path / "mine").mkdir()
+    for part in ("images", "labels"):
+        (tmp_path / part).rename(tmp_path / "mine" / part)
+    assert import_dataset.main([str(tmp_path / "mine"), "-d", "Dataset081_Any", "--yes", "--no_pbar"]) == 0
+    for path in (tmp_path / "by names").glob("*/*.nii.gz"):
+        name = f"{path.parent.name}/{path.name.replace('p.', 'p_')}"
+        assert (tmp_path / "raw/Dataset081_Any" / name).read_bytes() == path.read_bytes()
 
 
 def test_folders_of_series_are_cases_to_predict(tmp_path):

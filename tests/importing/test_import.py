@@ -426,7 +426,7 @@ def test_repairs_happen_only_when_asked_for_and_are_reported(source, raw, capsys
     folder = raw / "Dataset075_Repaired"
     assert (
         check_dataset(folder, threads=1, quiet=True).findings == ()
-        and "Changed 4 things in copies" in capsys.readouterr().out
+        and "Made 4 changes in copies" in capsys.readouterr().out
     )
     report = json.loads((folder / "repairs.json").read_text())
     assert report[-2] == {

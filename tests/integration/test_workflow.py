@@ -45,7 +45,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
 
 def test_the_demo_writes_a_page_and_scores(tmp_path):
     output = shell("samunet_demo -o demo --epochs 1 --iterations 2 -device cpu", tmp_path)
-    assert "[6] Evaluation" in output and "samunet_import folders" in output
+    assert "[6] Evaluation" in output and output.endswith("samunet_import FOLDER\n")
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("data:image/png") == 5  # four cases and the learning curve
     summary = json.loads((tmp_path / "demo" / "predictions" / "summary.json").read_text())

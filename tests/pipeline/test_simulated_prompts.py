@@ -37,7 +37,8 @@ from samunet.inference.load import load_predictor
 from samunet.inference.predictor import PredictionOptions
 from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.models.segmenter import ABSENT, PromptedSegmenter
-from samunet.pipeline.simulated_prompts import Clicking, middle_of, prompts_from_references
+from samunet.pipeline.options import Clicking
+from samunet.pipeline.simulated_prompts import middle_of, prompts_from_references
 from samunet.preprocessing.prompt_map import prompt_map
 
 NAME = "3d_med_sa_prompted"
@@ -271,7 +272,7 @@ def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(prompted, projec
     assert accumulate_crossval_results.main(["-d", project.dataset, "-c", NAME, "-f", "0"]) == 0
     joined = model_folder(project.workspace, project.dataset, "samunetPlans", NAME) / "crossval_results_folds_0"
     assert prompts_behind(joined) == prompts_behind(folder) == read_summary(joined / SUMMARY).prompts
-    assert report.main(["-d", project.dataset, NAME, "-o", str(tmp_path / "page.html")]) == 0
+    assert report.main([project.dataset, NAME, "-o", str(tmp_path / "page.html")]) == 0
     assert "predictions with prompts; reference: 1 click" in (tmp_path / "page.html").read_text()
 
 
@@ -299,6 +300,8 @@ def test_whole_cases_in_training_are_refused(project, environment, capsys):
     ("words", "message"),
     [
         (["--points", "0"], "--points must be 1 or more"),
+        (["--points", "2", "--box"], "--points or --box, not both"),
+        (["--whole", "--box"], "leave --whole out"),
         (["--relaxation", "2"], "give --box too"),
         (["-axis", "5"], "the axis 0, 1 or 2"),
     ],

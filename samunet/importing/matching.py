@@ -1,0 +1,285 @@
+"""Images and their labels found among any files, by words in the names of folders and files.
+
+A file is a label where a word such as mask or seg says so. Its other words name the case; an image belongs to it where
+its words are the same, but for some in a row, which name the channel: p1_mask and p1_T2, T2/p1 and masks/p1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samunet.core.names import words_in
+from samunet.errors import MOST_NAMES, DatasetError
+from samunet.imageio.dicom import is_dicom
+from samunet.importing.dataset import SERIES_ENDING, FoundCase, ending_of, identifier_of
+
+# Words that tell labels and images from each other.
+LABEL = re.compile("segm?(entations?)?|masks?|labels?|lbl|gt|ground|(ground)?truth|annotations?|manual|rois?|dseg")
+IMAGE = re.compile("images?|imgs?|imaging|im|scans?|vol(umes?)?|raw|orig(inal)?|inputs?|pictures?|dicom|dcm")
+SEPARATORS = "_-. "
+FOREIGN = "__MACOSX"  # what a Mac leaves in zip files
+
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The words of a file as those of its case and some in a row that say something else."""
+
+    case: Words
+    """In lower case."""
+    rest: str
+    rest_words: range
+    """Which words they are, of all that the file's folders and name have."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """An image file, or a folder with the files of a DICOM series."""
+
+    path: Path
+    label: bool
+    folders: tuple[Words, ...]
+    """Words of each part of the names of its folders between separators, without those that tell images from labels."""
+    name: tuple[Words, ...]
+    """Likewise of its own name."""
+
+    def readings(self, own: bool) -> Iterator[_Reading]:
+        """Give all of them: first with all words as the case's, then with few others, those at the end first.
+
+        Args:
+            own: by the words of the name alone, without those of folders.
+        """
+        skipped = sum(map(len, self.folders)) if own else 0
+        words = [word for part in (*self.folders, *self.name) for word in part][skipped:]
+        for length in range(max(1, len(words))):
+            for start in range(len(words) - length, -1, -1) if length else [len(words)]:
+                case = tuple(word.lower() for word in words[:start] + words[start + length :])
+                rest = range(skipped + start, skipped + start + length)
+                yield _Reading(case, "".join(words[start : start + length]), rest)
+
+    def case_name(self, rest: range, own: bool) -> str:
+        """Return its name without some of its words, and without its folders where own."""
+        numbered, names = itertools.count(), []
+        for part in (*self.folders, *self.name):
+            names.append("".join(word for word, number in zip(part, numbered, strict=False) if number not in rest))
+        return "_".join(filter(None, names[len(self.folders) if own else 0 :]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matches:
+    """Cases with labels and without, and what became of the other files."""
+
+    cases: tuple[FoundCase, ...]
+    channels: tuple[str, ...]
+    """What names say of each channel: a word, a number, or nothing."""
+    structure: str
+    """What all label files name beside the case, as "liver" of p1_liver_mask; may be empty."""
+    left_out: Mapping[str, tuple[Path, ...]]
+    """Files that become nothing, by the reason."""
+
+
+def match_files(folder: Path) -> Matches:
+    """Find cases among all files below a folder.
+
+    Raises:
+        DatasetError: there is no image, no label or no pair of them, or a case has several labels.
+    """
+    files = list(_files(folder))
+    if not files:
+        raise DatasetError(f"{folder} holds no image that a reader knows; give the folder of images and labels.")
+    if not any(file.label for file in files):
+        raise DatasetError(
+            f"{folder} holds {len(files)} images and nothing that looks like a label, by a folder such as labels or an "
+            "ending such as _seg or _mask; rename the labels, or name the folders: samunet_import folders --help"
+        )
+    of_labels = sorted({_ending(file.path) for file in files if file.label})
+    alike = [[file for file in files if _ending(file.path) == ending] for ending in of_labels]
+    tried = [_match(part, own) for part in alike for own in (False, True)]
+    best = max(tried, key=_Groups.quality)
+    if len(best.images) < sum(file.label for file in files):  # p1_liver_mask beside p1_T2
+        tried += [
+            _match(part, own, extra) for part in alike for own in (False, True) for extra in _said_by_all(part, own)
+        ]
+        best = max(tried, key=_Groups.quality)
+    if not best.images:
+        first = next(file.path for file in files if file.label)
+        raise DatasetError(
+            f"No image in {folder} belongs to a label by its name, e.g. to {first.relative_to(folder)}; name them "
+            "alike, unite masks of one structure each in one file a case, or list them in a table: samunet_import csv "
+            "--help"
+        )
+    return _assembled(folder, files, best)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Which files belong together."""
+
+    labels: dict[Words, list[tuple[_File, _Reading]]]
+    """By case."""
+    images: dict[Words, dict[str, _File]]
+    """Of cases with a label, by the rest of their words in lower case."""
+    alone: list[_File]
+    """Images without a label."""
+    spelled: dict[str, str]
+    """Those rests as they are spelled."""
+    own: bool
+    """By the words of names alone, without those of folders."""
+
+    def quality(self) -> tuple[int, int, int]:
+        """Return how well this explains the files: by cases with labels, images without, words that are no case's."""
+        return len(self.images), -len(self.alone), -sum(map(bool, self.spelled))
+
+
+def _said_by_all(files: Sequence[_File], own: bool) -> set[str]:
+    """Return the words in a row that every label has."""
+    rests = [{reading.rest for reading in file.readings(own)} for file in files if file.label]
+    return set[str].intersection(*rests) - {""}
+
+
+def _match(files: Sequence[_File], own: bool, extra: str | None = None) -> _Groups:
+    """Give images to labels; extra: what all labels say beside the case, where that is known."""
+    names = {next(file.readings(own)).case for file in files if not file.label}
+    groups = _Groups(defaultdict(list), defaultdict(dict), [], {}, own)
+    for file in files:
+        whole = next(file.readings(own))
+        if file.label and whole.case:
+            # p1_liver_mask beside p1: what the label says more is its structure.
+            fits = (reading for reading in file.readings(own) if extra == reading.rest or reading.case in names)
+            reading = next(fits, whole)
+            groups.labels[reading.case].append((file, reading))
+    for file in files:
+        if not file.label:
+            fitting = next((reading for reading in file.readings(own) if reading.case in groups.labels), None)
+            if fitting is None or groups.images[fitting.case].setdefault(fitting.rest.lower(), file) is not file:
+                groups.alone.append(file)
+            else:
+                groups.spelled.setdefault(fitting.rest.lower(), fitting.rest)
+    return groups
+
+
+def _assembled(folder: Path, files: Sequence[_File], groups: _Groups) -> Matches:
+    labels = {case: groups.labels[case] for case in groups.images}
+    twice = [sorted(file.path for file, _ in found) for found in labels.values() if len(found) > 1]
+    if twice:
+        raise DatasetError(
+            f"{len(twice)} cases of {folder} have several label files, first "
+            f"{', '.join(str(path.relative_to(folder)) for path in twice[0])}; one file with a value for each "
+            "structure is needed. Unite them, or move the others away."
+        )
+    channels = _channels(folder, groups)
+    found: list[tuple[list[_File], _File, range, _File | None]] = []
+    lacking: list[Path] = []
+    for case, images in groups.images.items():
+        wanted = [images.get(name) for name in channels] if channels else list(images.values())
+        there, (label, reading) = [file for file in wanted if file is not None], labels[case][0]
+        if len(there) < len(wanted):
+            lacking += [file.path for file in (*images.values(), label)]
+        else:
+            found.append((there, label, reading.rest_words, label))
+    tests: dict[Words, dict[str, tuple[_File, range]]] = defaultdict(dict)
+    for file in groups.alone:
+        for reading in file.readings(groups.own):
+            if reading.rest.lower() in (channels or ("",)):
+                tests[reading.case].setdefault(reading.rest.lower(), (file, reading.rest_words))
+                break
+    for by_channel in tests.values():
+        if set(by_channel) == set(channels or ("",)):
+            there = [by_channel[name][0] for name in channels or ("",)]
+            found.append((there, *next(iter(by_channel.values())), None))
+    used = {file.path for images, named, _, _ in found for file in (*images, named)}
+    rest = [file.path for file in files if file.path not in used and file.path not in lacking]
+    reasons = {"whose case lacks a channel": lacking, "that belong to no label or channel": rest}
+    structures = {reading.rest for readings in labels.values() for _, reading in readings}
+    return Matches(
+        cases=tuple(_named(found)),
+        channels=tuple(groups.spelled[name] for name in channels) or ("",),
+        structure=structures.pop() if len(structures) == 1 else "",
+        left_out={reason: tuple(paths) for reason, paths in reasons.items() if paths},
+    )
+
+
+def _channels(folder: Path, groups: _Groups) -> tuple[str, ...]:
+    """Return the rests of words that half of the cases have, in order; () where each case has one of its own."""
+    names = Counter(name for images in groups.images.values() for name in images)
+    if len(names) == len(groups.images) == names.total() > 1:
+        return ()
+    common = [name for name in names if 2 * names[name] >= len(groups.images)]
+    if not any(set(common) <= set(images) for images in groups.images.values() if common):
+        raise DatasetError(
+            f"The images in {folder} beside one label have no names in common with those beside others, of which most "
+            f"are {', '.join(repr(name) for name, _ in names.most_common(MOST_NAMES))}; list them in a table: "
+            "samunet_import csv --help"
+        )
+    return tuple(sorted(common, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
+
+
+def _named(found: Sequence[tuple[list[_File], _File, range, _File | None]]) -> Iterator[FoundCase]:
+    """Name cases by their labels, or their images without the channel; by folders too where names alone are equal."""
+    for own in (True, False):
+        names = [file.case_name(rest, own) for _, file, rest, _ in found]
+        if len({name.casefold() for name in names}) == len(names) and all(names):
+            break
+    for name, (images, _, _, label) in sorted(zip(names, found, strict=True), key=lambda pair: pair[0]):
+        paths = tuple(image.path for image in images)
+        name = f"case_{name}" if name.isdecimal() else name  # 0001_0000 would read as two channels
+        yield FoundCase(identifier=identifier_of(name), images=paths, label=None if label is None else label.path)
+
+
+def _files(folder: Path) -> Iterator[_File]:
+    """List image files and folders of DICOM series below a folder, labels told from images."""
+    found = list(_walk(folder))
+    above = [[_role(words_in(part)) for part in reversed(path.relative_to(folder).parts[:-1])] for path in found]
+    by_folder = [next(filter(None, roles), "") for roles in above]
+    sure = {"label", "image"} <= set(by_folder)  # then an image may be called frame_label_3
+    for path, nearest in zip(found, by_folder, strict=True):
+        relative = path.relative_to(folder)
+        stem = path.name if path.is_dir() else relative.name[: len(path.name) - len(_spelled_ending(path))]
+        label = nearest == "label" or (not (sure and nearest) and _role(words_in(stem)) == "label")
+        folders = tuple(part for name in relative.parent.parts for part in _parts(name))
+        yield _File(path, label, folders, _parts(stem))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen = set()  # links to folders are followed, but not in a circle
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != FOREIGN)
+        if os.path.realpath(root) in seen:
+            folders[:] = names = []
+        seen.add(os.path.realpath(root))
+        files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
+        images = [path for path in files if ending_of(path)]
+        if not images and files and Path(root) != folder and is_dicom(files[0]):
+            yield Path(root)
+        yield from images
+
+
+def _parts(name: str) -> tuple[Words, ...]:
+    for separator in SEPARATORS[1:]:
+        name = name.replace(separator, SEPARATORS[0])
+    return tuple(
+        tuple(word for word in words_in(part) if not _role([word])) for part in name.split(SEPARATORS[0]) if part
+    )
+
+
+def _role(words: Sequence[str]) -> str:
+    for role, pattern in (("label", LABEL), ("image", IMAGE)):
+        if any(pattern.fullmatch(word.lower()) for word in words):
+            return role
+    return ""
+
+
+def _ending(path: Path) -> str:
+    return SERIES_ENDING if path.is_dir() else ending_of(path)
+
+
+def _spelled_ending(path: Path) -> str:
+    """Return the ending that a file has; `ending_of` gives that of its copy."""
+    return ending_of(path) if path.name.lower().endswith(ending_of(path)) else path.suffix
