@@ -257,14 +257,6 @@ MUTANTS = (
         "nnU-Net weighs the rims of tiles with an eighth of the side.",
     ),
     mutant(
-        "padded at the end only",
-        "ops/tiling.py",
-        "below = [total // 2 for total in missing]",
-        "below = [0 for total in missing]",
-        "ops/test_resample_and_tiling.py inference/test_predictor.py",
-        "A small image lies in the middle of its tile, as in training.",
-    ),
-    mutant(
         "weights counted as one",
         "inference/sliding_window.py",
         "weight[depth, height, width] += importance",
@@ -324,8 +316,8 @@ MUTANTS = (
     mutant(
         "components by faces",
         "ops/components.py",
-        "ndimage.label(mask, np.ones((3,) * mask.ndim, bool))",
-        "ndimage.label(mask)",
+        "CORNERS: Final = 26",
+        "CORNERS: Final = 6",
         "ops/test_components.py",
         "Voxels that share a corner are one component, as in nnU-Net.",
     ),
