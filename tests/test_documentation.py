@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import itertools
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,8 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     ROOT / "SECURITY.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "AGENTS.md",
     *sorted((ROOT / "documentation").rglob("*.md")),
 ]
 
@@ -187,3 +190,30 @@ def test_no_file_names_a_place_of_one_machine():
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".json", ".cff", ".j2"} and path.is_file():
             assert str(ROOT.parent) + "/" not in path.read_text(encoding="utf-8"), name
+
+
+def checks() -> list[str]:
+    """What .ci/run runs once everything is installed; not that nnU-Net can be imported."""
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").split("export PATH")[1].splitlines()[1:]
+    return [line for line in lines if line and not line.startswith("python -c")]
+
+
+def test_git_checks_what_ci_checks():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"entry: (.+)", hooks) == checks()
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "AGENTS.md"])
+def test_commands_for_developers_are_those_of_ci_or_name_what_exists(page):
+    text, project = ((ROOT / name).read_text(encoding="utf-8") for name in (page, "pyproject.toml"))
+    lines = "\n".join(re.findall(r"^```bash\n(.+?)```", text, flags=re.MULTILINE | re.DOTALL)).splitlines()
+    assert {line for line in checks() if "--check" not in line} <= set(lines)
+    programs = {*commands(), "python", "python3", "source", "ruff"}
+    for line in {*lines, *re.findall(r"`(python [^`]+)`", text)} - set(checks()):
+        program, *words = shlex.split(line)
+        assert program.removeprefix(".venv/bin/") in programs, line
+        for word in words:
+            assert "/" not in word or word.startswith(".venv") or (ROOT / word).exists(), line
+            assert all(f"\n{extra} = [" in project for extra in re.findall(r"\w+", word)) or "[" not in word, line
+        for marker in re.findall(r"-m (?!pytest|pip|venv)(\w+)", line):
+            assert f'"{marker}: ' in project, line
