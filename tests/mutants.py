@@ -26,7 +26,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 KILLED = Path(tempfile.gettempdir()) / "samunet_mutants_killed.txt"
 SECONDS = 900  # of the tests of one mutant; one that never ends is noticed too
-COPIED = ("samunet", "tests", "documentation", "benchmarks", "pyproject.toml", "README.md", "CHANGELOG.md", ".ci")
+COPIED = (
+    "samunet",
+    "tests",
+    "documentation",
+    "benchmarks",
+    "pyproject.toml",
+    "README.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    ".ci",
+)
 FAILED = 1  # pytest's exit code where tests ran and one failed
 
 
