@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import itertools
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -43,25 +44,16 @@ def test_every_link_leads_to_a_file(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def resolve(name):
-    """Import what a dotted name stands for: a module, or something in one."""
-    found = importlib.import_module(name.split(".")[0])
-    for part in name.split(".")[1:]:
-        if not hasattr(found, part):
-            importlib.import_module(f"{found.__name__}.{part}")
-        found = getattr(found, part)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_name_and_file_of_the_package_exists(page):
     text = re.sub(r".*my_method.*", "", page.read_text(encoding="utf-8"))
     for file in re.findall(r"\b(?:samunet|tests|benchmarks)/[\w/]+\.(?:py|json|md)\b", text):
         assert (ROOT / file).is_file(), f"{page.name} names {file}"
     for name in set(re.findall(r"\bsamunet(?:\.[A-Za-z_]\w*)+", text)) - {"samunet.egg", "samunet.git"}:
-        resolve(name)
+        pkgutil.resolve_name(name)
     for module, names in re.findall(r"^from (samunet[\w.]*) import (\([^)]*\)|.+)$", text, flags=re.MULTILINE):
         for name in re.findall(r"\w+", names.split("#")[0]):
-            resolve(f"{module}.{name}")
+            pkgutil.resolve_name(f"{module}.{name}")
 
 
 def test_every_method_has_a_page_that_the_index_links_twice():
