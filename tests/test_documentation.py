@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import samunet
 from samunet.core.plugins import variant_names
 
 ROOT = Path(__file__).parents[1]
@@ -28,11 +29,11 @@ PAGES = [
 ]
 
 
-def tables():
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+def script(path: str):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")  # it imports its neighbors
+        patch.syspath_prepend((ROOT / path).parent)  # it imports its neighbors
         spec.loader.exec_module(module)
     return module
 
@@ -66,7 +67,7 @@ def test_every_method_has_a_page_that_the_index_links_twice():
 
 
 def test_tables_are_what_the_results_give():
-    texts = tables().pages()
+    texts = script("benchmarks/tables.py").pages()
     assert texts == {name: (ROOT / name).read_text(encoding="utf-8") for name in texts}
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "documentation/results").iterdir()} <= set(texts)
 
@@ -209,3 +210,14 @@ def test_commands_for_developers_are_those_of_ci_or_name_what_exists(page):
             assert all(f"\n{extra} = [" in project for extra in re.findall(r"\w+", word.partition("[")[2])), line
         for marker in re.findall(r"-m (?!pytest|pip|venv)(\w+)", line):
             assert f'"{marker}: ' in project, line
+
+
+def test_the_site_shows_every_public_name_and_draws_every_equation():
+    pytest.importorskip("mkdocs")
+    site = script("documentation/site.py")
+    assert sorted(re.findall(r"heading: samunet\.(\w+)", site._api())) == sorted(samunet.__all__)
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    drawn = [site._equations(found) for text in texts for found in site.EQUATIONS.finditer(text)]
+    assert len(drawn) == sum(text.count("```math") for text in texts) > 0
+    for equation in drawn:
+        assert "<math" in equation and not re.search(r"\\|&amp;|&#x00026;", equation), equation
