@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 from pathlib import Path
@@ -40,10 +41,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie elsewhere, and that of the public names."""
+    """Add the pages that lie elsewhere, that of the public names, and notebooks as pages."""
     for path, uri in OUTSIDE.items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
     files.append(File.generated(config, API, content=_api()))
+    for path in FOLDER.glob("examples/*.ipynb"):
+        files.append(File.generated(config, f"examples/{path.stem}.md", content=_notebook(path)))
     return files
 
 
@@ -58,7 +61,22 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
             return text
         return f"[{text}]({os.path.relpath(uri, Path(page.file.src_uri).parent)}{anchor or ''})"
 
-    return re.sub(r"\[([^]\n]+)\]\((?!http)([^)#\s]+)(#[^)\s]+)?\)", link, EQUATIONS.sub(_equations, markdown))
+    return re.sub(r"\[([^]\n]+)\]\((?!http|data:)([^)#\s]+)(#[^)\s]+)?\)", link, EQUATIONS.sub(_equations, markdown))
+
+
+def _notebook(path: Path) -> str:
+    """A notebook as a page: text, code, and what it printed and drew."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if png := data.get("image/png"):
+                parts.append(f"![Output of the cell above](data:image/png;base64,{''.join(png).strip()})")
+            else:
+                parts.append(f"```text\n{''.join(output.get('text') or data['text/plain']).strip()}\n```")
+    return "\n\n".join(parts)
 
 
 def _map() -> str:
@@ -68,7 +86,9 @@ def _map() -> str:
 def _uri(path: Path) -> str | None:
     """Where a file lies in the site, if it does."""
     path = path.resolve()
-    return path.relative_to(FOLDER).as_posix() if path.is_relative_to(FOLDER) else OUTSIDE.get(path)
+    if not path.is_relative_to(FOLDER):
+        return OUTSIDE.get(path)
+    return (path.with_suffix(".md") if path.suffix == ".ipynb" else path).relative_to(FOLDER).as_posix()
 
 
 def _equations(found: re.Match[str]) -> str:

@@ -221,3 +221,13 @@ def test_the_site_shows_every_public_name_and_draws_every_equation():
     assert len(drawn) == sum(text.count("```math") for text in texts) > 0
     for equation in drawn:
         assert "<math" in equation and not re.search(r"\\|&(?!#)|&#x00026;", equation), equation
+
+
+@pytest.mark.slow  # trains a moment
+def test_the_notebook_runs():
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(ROOT / "documentation" / "examples" / "from_dataset_to_scores.ipynb", as_version=4)
+    steps = next(cell for cell in notebook.cells if cell.source.startswith("epochs, iterations = "))
+    steps.source = "epochs, iterations = 1, 1"
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    assert len(re.findall(r"Dice \d\.\d{3}, NSD \d\.\d{3}", notebook.cells[-2].outputs[0].text)) == 5
