@@ -22,7 +22,7 @@ def main(demo: Path) -> None:
     """Write the picture."""
     raw, predictions = demo / "nnUNet_raw" / "Dataset017_PhantomAbdomen", demo / "predictions"
     dataset = read_dataset_json(raw / "dataset.json")
-    reader = reader_of_segmentations(dataset.file_ending)
+    reader = reader_of_segmentations(predictions, dataset)
     cases = worst_first(samunet.evaluate(raw / "labelsTs", predictions, tolerance=None).cases)
     name = case_name(cases[len(cases) // 2], dataset.file_ending)
     volume = reader.read_image([raw / "imagesTs" / f"{name}_0000.nii.gz"])
