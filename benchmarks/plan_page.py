@@ -99,6 +99,17 @@ def plans_page(plans: dict[str, Any], steps: dict[str, Any] | None, study: dict[
     return "\n".join(sections) + "\n"
 
 
+def memory_table(plans: dict[str, Any], names: tuple[str, ...]) -> str:
+    """What a training step of some plans needs."""
+    rows = [table_row("data", "median shape", "patch, batch", "estimated need, GiB"), "|---" * 4 + "|"]
+    for name in names:
+        row = next(row for row in plans["rows"] if row["name"].startswith(name))
+        ours = row["ours"]
+        patch = f"{_times(ours['patch'])}, {ours['batch']}"
+        rows.append(table_row(row["name"], _times(row["median_shape"]), patch, f"{ours['gib']:.1f}"))
+    return "\n".join(rows)
+
+
 def _steps(steps: dict[str, Any]) -> list[str]:
     machine = steps["machine"]
     lines = [

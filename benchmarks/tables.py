@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import seed_page
-from plan_page import plans_page, table_row
+from plan_page import memory_table, plans_page, table_row
 from scipy import stats
 
 from samunet.comparison.from_folders import short_names
@@ -32,6 +32,7 @@ EXPORT, STRIDE, OVERHEAD = (
     sorted(RESULTS.glob("predict_overhead_*.json")),
 )
 MEMORY, PROBABILITIES = RESULTS / "prediction_memory.json", RESULTS / "probabilities.json"
+IN_README = ("Dataset004", "ACDC", "Dataset035", "BraTS", "AMOS", "Dataset045", "Nuclei, whole")
 METHODS = RESULTS / "variant_step_cpu.json"
 HEAD_TO_HEAD, ATTEMPTS = RESULTS / "head_to_head.json", RESULTS / "study_ma_sam_attempts.json"
 COMPARED = RESULTS / "methods.json"
@@ -179,6 +180,20 @@ def study_page(studies: list[dict]) -> str:
                 )
             )
     return "\n".join(sections) + "\n"
+
+
+def sam_table(studies: list[dict]) -> str:
+    """Today's default without pretrained weights against the same network without SAM, in the longest trainings."""
+    rows = ["| dataset | with SAM | without | difference |", "|---|---|---|---|"]
+    results = [row for study in studies for row in study["rows"]]
+    longest = max(result["row"]["minutes"] for result in results)
+    named = {(r["row"]["dataset"], r["row"]["name"]): r for r in results if r["row"]["minutes"] == longest}
+    for number, title in ((4, "hippocampus"), (35, "prostate")):
+        ours, control = named[number, "no depth adapters"], named[number, CONTROL]
+        cases = f"{len(ours['dice_by_case'])} cases"
+        shown = f"{TITLES[title]}; {cases}", f"{ours['dice']:.3f}", f"{control['dice']:.3f}"
+        rows.append(table_row(*shown, _difference(ours, control)))
+    return "\n".join(rows)
 
 
 def _difference(result: dict, other: dict | None) -> str:
@@ -828,12 +843,14 @@ def startup_line(result: dict) -> str:
 
 def pages() -> dict[str, str]:
     """Return the text of every page of documentation/results/ for which there are results, by its path."""
+    readme = within((ROOT / "README.md").read_text(), "learning", table(load()))
+    studies = [json.loads(study.read_text()) for study in STUDIES]
+    readme = within(readme, "sam", sam_table(studies))
     texts = {
         "documentation/results/learning.md": page(load()),
-        "README.md": within((ROOT / "README.md").read_text(), "learning", table(load())),
+        "documentation/results/sam_unet.md": study_page(studies),
+        "README.md": within(readme, "memory", memory_table(json.loads(PLANS.read_text()), IN_README)),
     }
-    if studies := [json.loads(study.read_text()) for study in STUDIES if study.is_file()]:
-        texts["documentation/results/sam_unet.md"] = study_page(studies)
     if ENCODER.is_file() and STEP.is_file():
         texts["documentation/results/encoder.md"] = encoder_page(
             json.loads(ENCODER.read_text()), json.loads(STEP.read_text())

@@ -7,12 +7,15 @@ import importlib
 import importlib.metadata
 import importlib.util
 import itertools
+import pkgutil
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
+import samunet
 from samunet.core.plugins import variant_names
 
 ROOT = Path(__file__).parents[1]
@@ -20,15 +23,17 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     ROOT / "SECURITY.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "AGENTS.md",
     *sorted((ROOT / "documentation").rglob("*.md")),
 ]
 
 
-def tables():
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+def script(path: str):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")  # it imports its neighbors
+        patch.syspath_prepend((ROOT / path).parent)  # it imports its neighbors
         spec.loader.exec_module(module)
     return module
 
@@ -40,25 +45,16 @@ def test_every_link_leads_to_a_file(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def resolve(name):
-    """Import what a dotted name stands for: a module, or something in one."""
-    found = importlib.import_module(name.split(".")[0])
-    for part in name.split(".")[1:]:
-        if not hasattr(found, part):
-            importlib.import_module(f"{found.__name__}.{part}")
-        found = getattr(found, part)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_name_and_file_of_the_package_exists(page):
     text = re.sub(r".*my_method.*", "", page.read_text(encoding="utf-8"))
     for file in re.findall(r"\b(?:samunet|tests|benchmarks)/[\w/]+\.(?:py|json|md)\b", text):
         assert (ROOT / file).is_file(), f"{page.name} names {file}"
     for name in set(re.findall(r"\bsamunet(?:\.[A-Za-z_]\w*)+", text)) - {"samunet.egg", "samunet.git"}:
-        resolve(name)
+        pkgutil.resolve_name(name)
     for module, names in re.findall(r"^from (samunet[\w.]*) import (\([^)]*\)|.+)$", text, flags=re.MULTILINE):
         for name in re.findall(r"\w+", names.split("#")[0]):
-            resolve(f"{module}.{name}")
+            pkgutil.resolve_name(f"{module}.{name}")
 
 
 def test_every_method_has_a_page_that_the_index_links_twice():
@@ -71,7 +67,7 @@ def test_every_method_has_a_page_that_the_index_links_twice():
 
 
 def test_tables_are_what_the_results_give():
-    texts = tables().pages()
+    texts = script("benchmarks/tables.py").pages()
     assert texts == {name: (ROOT / name).read_text(encoding="utf-8") for name in texts}
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "documentation/results").iterdir()} <= set(texts)
 
@@ -187,3 +183,52 @@ def test_no_file_names_a_place_of_one_machine():
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".json", ".cff", ".j2"} and path.is_file():
             assert str(ROOT.parent) + "/" not in path.read_text(encoding="utf-8"), name
+
+
+def checks() -> list[str]:
+    """What .ci/run runs once everything is installed; not that nnU-Net can be imported."""
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").split("export PATH")[1].splitlines()[1:]
+    return [line for line in lines if line and not line.startswith("python -c")]
+
+
+def test_git_checks_what_ci_checks():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"entry: (.+)", hooks) == checks()
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "AGENTS.md"])
+def test_commands_for_developers_are_those_of_ci_or_name_what_exists(page):
+    text, project = ((ROOT / name).read_text(encoding="utf-8") for name in (page, "pyproject.toml"))
+    lines = "".join(re.findall(r"^```bash\n(.+?)```", text, flags=re.MULTILINE | re.DOTALL)).splitlines()
+    assert {line for line in checks() if "--check" not in line} <= set(lines)
+    programs = {*commands(), "python", "python3", "source", "ruff"}
+    for line in {*lines, *re.findall(r"`(python [^`]+)`", text)} - set(checks()):
+        program, *words = shlex.split(line)
+        assert program.removeprefix(".venv/bin/") in programs, line
+        for word in words:
+            assert "/" not in word or word.startswith(".venv") or (ROOT / word).exists(), line
+            assert all(f"\n{extra} = [" in project for extra in re.findall(r"\w+", word.partition("[")[2])), line
+        for marker in re.findall(r"-m (?!pytest|pip|venv)(\w+)", line):
+            assert f'"{marker}: ' in project, line
+
+
+def test_the_site_shows_every_public_name_and_draws_every_equation():
+    pytest.importorskip("mkdocs")
+    site = script("documentation/site.py")
+    assert sorted(re.findall(r"heading: samunet\.(\w+)", site._api())) == sorted(samunet.__all__)
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    drawn = [site._equations(found) for text in texts for found in site.EQUATIONS.finditer(text)]
+    assert len(drawn) == sum(text.count("```math") for text in texts) > 0
+    for equation in drawn:
+        assert "<math" in equation and not re.search(r"\\|&(?!#)|&#x00026;", equation), equation
+
+
+@pytest.mark.slow  # trains a moment
+def test_the_notebook_runs():
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(ROOT / "documentation" / "examples" / "from_dataset_to_scores.ipynb", as_version=4)
+    steps = next(cell for cell in notebook.cells if cell.source.startswith("epochs, iterations = "))
+    steps.source = "epochs, iterations = 1, 1"
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    printed = "".join(output.text for output in notebook.cells[-2].outputs)
+    assert len(re.findall(r"Dice \d\.\d{3}, NSD \d\.\d{3}", printed)) == 5

@@ -12,10 +12,10 @@ from typing import cast
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
 from samunet.core.dataset import DatasetSpec
-from samunet.core.history import Box
 from samunet.core.memory import peak_mib, start_peak
 from samunet.core.plan import Configuration, Plan
 from samunet.core.preprocessed import PreprocessedCase
@@ -32,7 +32,6 @@ from samunet.inference.unlike import refuse_absurd_spacing, remarks_on_grid, rem
 from samunet.machine.hardware import autocast, choose_precision, is_out_of_memory
 from samunet.machine.progress import bar
 from samunet.models.segmenter import SlabSegmenter
-from samunet.ops.tiling import pad_to
 from samunet.preprocessing.backward import probabilities_from_logits, resize_to_input_grid, segmentation_from_logits
 from samunet.preprocessing.forward import preprocess
 
@@ -118,8 +117,7 @@ class Predictor:
     def _scores_of(self, image: np.ndarray, folder: Path | None) -> Scores:
         """Return the scores of (C, D, H, W) on the network's grid; see `scores`."""
         padded, inside = self._padded(image)
-        depth, height, width = (slice(first, last) for first, last in inside)
-        total = self._finished(self._sum_within_memory(padded, folder).cpu()[:, depth, height, width])
+        total = self._finished(self._sum_within_memory(padded, folder).cpu()[inside])
         if not all(torch.isfinite(plane.sum()) for plane in total):
             raise PredictionError(
                 "The network gave values that are not finite; its weights are damaged, "
@@ -219,13 +217,13 @@ class Predictor:
         """Return `count` tiles to measure the networks on."""
         return torch.ones(count, len(self.plan.channels), *self.configuration.patch_size)
 
-    def _padded(self, image: np.ndarray) -> tuple[np.ndarray, Box]:
+    def _padded(self, image: np.ndarray) -> tuple[np.ndarray, tuple[slice, ...]]:
         """Pad to a tile at least; for slab votes repeat the end slices first, so that slabs are centered on them."""
         half = self.extra_slices // 2
         if half:
             image = np.pad(image, [(0, 0), (half, half), (0, 0), (0, 0)], mode="edge")
-        padded, ((first, last), height, width) = pad_to(image, self.configuration.patch_size)
-        return padded, ((first + half, last - half), height, width)
+        padded, (_, depth, *plane) = pad_nd_image(image, self.configuration.patch_size, return_slicer=True)
+        return padded, (slice(None), slice(depth.start + half, depth.stop - half), *plane)
 
     def _try_to_sum_up(self, image: np.ndarray, shape: tuple[int, ...], place: Place, batch: int) -> Tensor | None:
         """Return the scores of the padded image, or None when memory ran out."""

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
 from samunet.core.geometry import Shape
@@ -17,9 +18,7 @@ from samunet.data.dataset import PreprocessedDataset
 from samunet.inference.sliding_window import sliding_window
 from samunet.machine.hardware import autocast
 from samunet.models.segmenter import SlabSegmenter
-from samunet.ops.crop import crop
 from samunet.ops.overlap import overlap
-from samunet.ops.tiling import pad_to
 from samunet.preprocessing.backward import label_values
 
 STEP = 0.5  # of tiles, as in prediction
@@ -46,7 +45,7 @@ def mean_dice(
     scores: list[list[float]] = [[] for _ in labels.foreground]
     for name in cases.identifiers:
         image, label = cases.cut(name, (0, 0, 0), cases.shape(name))
-        padded, inside = pad_to(image, patch_size)
+        padded, inside = pad_nd_image(image, patch_size, return_slicer=True)
         logits = sliding_window(
             run,
             torch.from_numpy(padded),
@@ -56,7 +55,7 @@ def mean_dice(
             tile_batch=1,
             device=device,
         )
-        segmentation = label_values(crop(logits.numpy(), inside), labels, above=0)
+        segmentation = label_values(logits.numpy(), labels, above=0)[inside[1:]]
         reference = np.where(label == OUTSIDE_NONZERO, 0, label)
         for (_, values), of_class in zip(labels.foreground, scores, strict=True):
             of_class.append(overlap(reference, segmentation, values, labels.ignore).dice)

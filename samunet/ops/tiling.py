@@ -9,7 +9,6 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from samunet.core.geometry import Shape, Triple
-from samunet.core.history import Box
 from samunet.errors import ShapeError
 
 
@@ -59,22 +58,6 @@ def gaussian_importance(tile: Shape, sigma_scale: float = 1 / 8) -> np.ndarray:
     importance = (weights / weights.max()).astype(np.float32)
     importance[importance == 0] = importance[importance > 0].min()
     return importance
-
-
-def pad_to(array: np.ndarray, shape: Shape) -> tuple[np.ndarray, Box]:
-    """Pad (C, D, H, W) with zeros on both sides, one more above when uneven, to at least `shape`.
-
-    Returns:
-        The padded array (the input itself when it is large enough) and the box of the original in it.
-    """
-    missing = [max(0, least - size) for least, size in zip(shape, array.shape[-3:], strict=True)]
-    below = [total // 2 for total in missing]
-    depth, height, width = ((start, start + size) for start, size in zip(below, array.shape[-3:], strict=True))
-    box = (depth, height, width)
-    if not any(missing):
-        return array, box
-    sides = [(start, total - start) for start, total in zip(below, missing, strict=True)]
-    return np.pad(array, [(0, 0)] * (array.ndim - 3) + sides), box
 
 
 def _gaussian_line(length: int, sigma_scale: float) -> np.ndarray:

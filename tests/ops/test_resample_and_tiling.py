@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.transform import resize
 
-from samunet.core.history import Box
 from samunet.errors import ShapeError
-from samunet.ops.crop import crop
 from samunet.ops.resample import nearest_indices, resample_image, resample_label, target_shape, thick_axis
-from samunet.ops.tiling import gaussian_importance, pad_to, tile_origins, tile_starts
+from samunet.ops.tiling import gaussian_importance, tile_origins, tile_starts
 
 SHAPES = st.tuples(*[st.integers(1, 7)] * 3)
 AXES = st.sampled_from([None, 0, 1, 2])
@@ -149,22 +147,6 @@ def test_importance_over_one_slice_is_that_of_the_plane():
 
 def test_a_narrow_gaussian_leaves_no_zero():
     assert gaussian_importance((1, 64, 64), sigma_scale=1 / 100).min() > 0
-
-
-@given(SHAPES, SHAPES)
-def test_padding_centers_the_image_in_zeros(shape, wanted):
-    image = np.ones((2, *shape), np.float32)
-    padded, box = pad_to(image, wanted)
-    assert padded.shape[1:] == tuple(max(pair) for pair in zip(shape, wanted, strict=True))
-    np.testing.assert_array_equal(crop(padded, box), image)
-    assert padded.sum() == image.size
-    for (start, stop), size in zip(box, padded.shape[1:], strict=True):
-        assert 0 <= (size - stop) - start <= 1  # the odd voxel goes above
-
-
-def test_padding_returns_a_box_of_plain_numbers():
-    expected: Box = ((1, 3), (0, 2), (0, 5))
-    assert pad_to(np.zeros((1, 2, 2, 5)), (5, 2, 4))[1] == expected
 
 
 @pytest.mark.parametrize("order", [1, 3])

@@ -11,13 +11,12 @@ from samunet.core.plan import ChannelPlan
 from samunet.ops.crop import bounding_box, crop, nonzero_mask
 from samunet.ops.normalize import SCHEMES, normalize, scheme_for
 from samunet.ops.resample import resample_image, resample_label, target_shape, thick_axis
-from samunet.ops.tiling import gaussian_importance, pad_to, tile_starts
+from samunet.ops.tiling import gaussian_importance, tile_starts
 
 pytest.importorskip("nnunetv2")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # imports of nnU-Net's dependencies warn about their own deprecations
     import torch
-    from acvl_utils.cropping_and_padding.padding import pad_nd_image
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
     from nnunetv2.preprocessing.normalization import default_normalization_schemes as theirs
@@ -155,12 +154,3 @@ def test_tile_starts_are_nnunets():
 def test_importance_is_nnunets(tile):
     expected = compute_gaussian(tile, 1 / 8, 1, torch.float32, torch.device("cpu")).numpy()
     np.testing.assert_allclose(gaussian_importance(tile), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("wanted", [(5, 9, 8), (4, 4, 4), (8, 6, 11)])
-def test_padding_is_nnunets(wanted):
-    image = np.random.default_rng(0).random((2, 4, 7, 6))
-    expected, slices = pad_nd_image(image, wanted, "constant", {"constant_values": 0}, True)
-    padded, box = pad_to(image, wanted)
-    np.testing.assert_array_equal(padded, expected)
-    assert box == tuple((part.start, part.stop) for part in slices[1:])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 
-import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
 from samunet.evaluation.colors import label_color
 from samunet.training.curves import draw_records, draw_training
 
 
 def colors_in(png: bytes) -> set[tuple[int, int, int]]:
-    return set(map(tuple, np.unique(iio.imread(io.BytesIO(png))[..., :3].reshape(-1, 3), axis=0).tolist()))
+    return set(map(tuple, np.unique(np.asarray(Image.open(io.BytesIO(png)))[..., :3].reshape(-1, 3), axis=0).tolist()))
 
 
 VALUES = {"train_loss": [1.0, 0.5], "dice/liver": [0.2, 0.4], "dice/tumor": [0.1, 0.8], "mean_fg_dice": [0.15, 0.6]}
