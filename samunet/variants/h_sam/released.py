@@ -10,19 +10,14 @@ from torch import Tensor
 from samunet.errors import CheckpointError
 from samunet.variants.h_sam.network import HSAM
 
-NAMES = (
-    (r"w_([ab])_(\d+)", lambda found: _lora(found[1], int(found[2]))),
-    (r"mask_decoder2\.transformer2\.(.+)", r"head.second.transformer.\1"),
-    (r"mask_decoder2\.output_hypernetworks_mlps2\.(.+)", r"head.second.output_hypernetworks_mlps.\1"),
-    (r"mask_decoder2\.(.+)", r"head.second.\1"),
-    (r"((?:mask_decoder|prompt_encoder)\..+)", r"head.\1"),
-)
+SECOND = {"transformer2.": "transformer.", "output_hypernetworks_mlps2.": "output_hypernetworks_mlps."}
 WITHOUT_EFFECT = re.compile(
-    r"prompt_encoder2\.|mask_decoder2\.(self_attn2?|norm[12]|mlp|med_sel|iou_prediction_head)\."
+    r"prompt_encoder2\.|prompt_encoder\.point_embeddings\.([4-9]|\d\d)\."
+    r"|mask_decoder2\.(self_attn2?|norm[12]|mlp|med_sel|iou_prediction_head)\."
     r"|mask_decoder2\.transformer2\.layers\.\d+\.cross_attn_\w+\.norm[123]\."
 )
-"""The first prompt encoder again, what leads to a gate that is always one, norms that nothing calls, a quality that
-nothing reads."""
+"""The first prompt encoder again, points that nobody sets, what leads to a gate that is always one and to a quality
+that nobody reads, norms that nothing calls."""
 
 
 def load_released(network: HSAM, stored: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -38,25 +33,28 @@ def load_released(network: HSAM, stored: Mapping[str, Tensor]) -> tuple[str, ...
     Raises:
         CheckpointError: a tensor is missing, left over or of another shape.
     """
-    own, taken = network.state_dict(), {}
+    own = network.state_dict()
     idle = tuple(name for name in stored if WITHOUT_EFFECT.match(name))
-    for name in stored.keys() - set(idle):
-        ours = next((re.sub(old, new, name) for old, new in NAMES if re.fullmatch(old, name)), name)
-        if ours not in own or own[ours].shape != stored[name].shape:
-            raise CheckpointError(
-                f"Tensor '{name}' {tuple(stored[name].shape)} of the authors' file has no place in this network. Build it "
-                'with the gate "released", the rank and the number of classes of the file.'
-            )
-        taken[ours] = stored[name]
-    missing = [name for name in own if name.startswith(("head.", "sites.")) and name not in taken]
-    if missing:
+    taken = {_our_name(name): tensor for name, tensor in stored.items() if not WITHOUT_EFFECT.match(name)}
+    wanted = {name: own[name].shape for name in own if name.startswith(("head.", "sites."))}
+    given = {name: tensor.shape for name, tensor in taken.items()}
+    if wanted != given:
+        names = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
         raise CheckpointError(
-            f"The authors' file lacks {len(missing)} tensors, '{missing[0]}' among them; it is damaged."
+            f"{len(names)} tensors of the authors' file and of this network differ, '{names[0]}' among them. Build the "
+            'network with the gate "released", the rank and the number of classes of the file.'
         )
     network.load_state_dict(own | taken)
     return idle
 
 
-def _lora(matrix: str, number: int) -> str:
-    """Return the name of A or B of the update with that number: q of block 0, v of block 0, q of block 1, ..."""
-    return f"sites.{number // 2}.{('query', 'value')[number % 2]}.{'ab'.index(matrix)}.weight"
+def _our_name(theirs: str) -> str:
+    """Return where a tensor belongs; "w_a_003" is A of v in block 1, after those of q and v in block 0."""
+    if update := re.fullmatch(r"w_([ab])_(\d+)", theirs):
+        number = int(update[2])
+        return f"sites.{number // 2}.{('query', 'value')[number % 2]}.{'ab'.index(update[1])}.weight"
+    if theirs.startswith("mask_decoder2."):
+        return re.sub(
+            "|".join(SECOND), lambda found: SECOND[found[0]], f"head.second.{theirs.removeprefix('mask_decoder2.')}"
+        )
+    return f"head.{theirs}"
