@@ -54,8 +54,16 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
     """Estimate the memory of one mixed-precision training step in GiB."""
-    options = {"upsampling": 16, "checkpointing": config.checkpointing, "decoder_runs": 2, "hq": config.hq}
-    return step_gib(spec, backbone, batch_size, adapter_width=config.rank, **options)
+    return step_gib(
+        spec,
+        backbone,
+        batch_size,
+        adapter_width=config.rank,
+        upsampling=16,
+        checkpointing=config.checkpointing,
+        decoder_runs=2,
+        hq=config.hq,
+    )
 
 
 METHOD = Method(

@@ -154,6 +154,7 @@ class ClassGate(nn.Module):
             for _ in range(2)
         )
         self.exit = nn.LayerNorm(width)
+        nn.init.zeros_(self.exit.weight)  # every place starts with the same gate
         self.shift = nn.Parameter(torch.tensor(GATE_START))
 
     def forward(self, planes: Tensor, prior: Tensor, deviations: Tensor | None) -> Tensor:
