@@ -5,14 +5,11 @@ Slices are segmented one by one. See documentation/methods/h_sam.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from samunet.core.ranges import Within
-from samunet.errors import ConfigError
-from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
+from samunet.models.rules import WITHOUT_PROMPTS, preferred
 from samunet.models.spec import NetworkSpec
-from samunet.sam.backbones import Backbone
+from samunet.variants.h_sam.rules import Config, cost
 from samunet.variants.method import Method
 
 if TYPE_CHECKING:
@@ -20,50 +17,12 @@ if TYPE_CHECKING:
 
     from samunet.models.segmenter import SlabSegmenter
 
-CHOICES = {"gate": ("sigmoid", "released"), "output": ("mean", "second")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(EncoderOptions):
-    """Options of this method; the defaults are the authors' where their code does what they write."""
-
-    rank: Annotated[int, Within(1, 4096)] = 5
-    """Rank of LoRA on q and v."""
-    gate: str = "sigmoid"
-    """What strengthens the embedding for the second decoder: "sigmoid", attention among classes that can learn;
-    "released", the doubling that the authors' code comes to."""
-    output: str = "mean"
-    """What predicts: the "mean" of both decoders' logits, or the "second" alone."""
-    embedding_noise: Annotated[float, Within(0, 10)] = 0.2
-    """Deviation of the noise on the second decoder's embedding in training, as a share of the embedding's range."""
-    class_noise: Annotated[float, Within(0, 10)] = 0.35
-    """Deviation of the noise on the rarest class within the gate in training; it falls to 0 for the most frequent."""
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"h_sam: {name} must be one of {', '.join(choices)}; got '{getattr(self, name)}'.")
-
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
     from samunet.variants.h_sam.network import HSAM
 
     return HSAM(sam, spec, config)
-
-
-def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
-    """Estimate the memory of one mixed-precision training step in GiB."""
-    return step_gib(
-        spec,
-        backbone,
-        batch_size,
-        adapter_width=config.rank,
-        upsampling=16,
-        checkpointing=config.checkpointing,
-        decoder_runs=2,
-        hq=config.hq,
-    )
 
 
 METHOD = Method(

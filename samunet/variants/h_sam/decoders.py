@@ -18,7 +18,7 @@ from samunet.core.labels import Labels
 from samunet.models.heads import ClassTokenMasks
 from samunet.sam.decoder import TOKEN_TO_IMAGE, DecoderSites, decode, read_masks, without_mask
 from samunet.sam.hq import twice
-from samunet.variants.h_sam import Config
+from samunet.variants.h_sam.rules import Config
 
 DROPOUT = 0.2  # of what the second decoder's tokens read from the image; the authors'
 FLOOR = 1e-3  # of a class's chance at a place, or the second decoder could not find what the first one misses

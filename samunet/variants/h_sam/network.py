@@ -12,8 +12,8 @@ from samunet.core.batch import Batch
 from samunet.models.losses import nearest, output_targets, slab_terms
 from samunet.models.prompt_free import PromptFreeSAM
 from samunet.models.spec import NetworkSpec
-from samunet.variants.h_sam import Config
 from samunet.variants.h_sam.decoders import HierarchicalMasks
+from samunet.variants.h_sam.rules import Config
 from samunet.variants.samed.lora import LoRASites
 
 ENTROPY_SHARE = 0.1  # the authors'
