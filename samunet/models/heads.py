@@ -21,7 +21,6 @@ from samunet.sam.decoder import Decoded, DecoderSites, decode, mask_weights, own
 from samunet.sam.hq import FusedFeature, parts_of, twice
 
 UPSAMPLINGS = (4, 16)
-FOURFOLD = {4: 5, 16: 6}  # layers of the upsampling until it has SAM's features, four times as fine as the tokens
 
 
 def class_token_decoder(sam: Sam, outputs: int, upsampling: int) -> MaskDecoder:
@@ -147,7 +146,7 @@ def upsample(decoder: MaskDecoder, places: Tensor) -> tuple[Tensor, Tensor]:
     With an upsampling of 4 they are the same.
     """
     layers = decoder.output_upscaling
-    until = FOURFOLD[4 if len(layers) == FOURFOLD[4] else 16]
+    until = 5 if len(layers) == 5 else 6  # SAM's, or with MA-SAM's norm between the last two of them
     upsampled = layers[:until](places)
     return upsampled, layers[until:](upsampled)
 
