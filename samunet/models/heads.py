@@ -7,7 +7,6 @@ et al., MA-SAM, Medical Image Analysis 2024. Axes: N slices, C decoder width, h 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 
 from samunet.errors import ConfigError
-from samunet.sam.decoder import Decoded, DecoderSites, decode, mask_weights, own_tokens, read_masks, without_mask
+from samunet.sam.decoder import DecoderSites, decode, mask_weights, own_tokens, read_masks, without_mask
 from samunet.sam.hq import FusedFeature, parts_of, twice
 
 UPSAMPLINGS = (4, 16)
@@ -62,16 +61,6 @@ def class_token_decoder(sam: Sam, outputs: int, upsampling: int) -> MaskDecoder:
     return decoder
 
 
-class Stage(NamedTuple):
-    """What a class-token decoder gives."""
-
-    decoded: Decoded
-    upsampled: Tensor
-    """(N, C/8, 4h, 4w) features."""
-    logits: Tensor
-    """(N, K, f*h, f*w), f the upsampling."""
-
-
 class ClassTokenMasks(nn.Module):
     """SAM's prompt encoder and a class-token decoder as a head; SAM's no-mask embedding is the only prompt.
 
@@ -99,10 +88,10 @@ class ClassTokenMasks(nn.Module):
 
     def forward(self, embedding: Tensor, fine: Tensor | None = None) -> Tensor:
         """(N, C, h, w) embeddings, and with `hq` the fused feature's `of_image`, to (N, K, f*h, f*w) logits."""
-        return self.stage(embedding, fine).logits
+        return self.stage(embedding, fine)[0]
 
-    def stage(self, embedding: Tensor, fine: Tensor | None) -> Stage:
-        """Return the logits with what they were read from."""
+    def stage(self, embedding: Tensor, fine: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the logits, and the decoder's (N, C/8, 4h, 4w) features."""
         decoder, prompts = self.mask_decoder, self.prompt_encoder
         decoded = decode(
             decoder.transformer,
@@ -118,7 +107,7 @@ class ClassTokenMasks(nn.Module):
         logits = read_masks(finest, torch.stack([mask_weights(decoder, decoded, mask) for mask in masks], 1))
         if self.hq is not None and fine is not None:
             logits = with_correction(logits, self.hq.masks(decoded.tokens[:, 1:], upsampled, fine))
-        return Stage(decoded, upsampled, logits)
+        return logits, upsampled
 
 
 class Corrections(FusedFeature):

@@ -49,15 +49,15 @@ class HierarchicalMasks(ClassTokenMasks):
             fine: see `ClassTokenMasks`.
             deviations: (N, K) of noise on the gate's classes, for training.
         """
-        first = self.stage(embedding, fine)
-        small = F.interpolate(first.logits, size=embedding.shape[2:], mode="bilinear", align_corners=False)
+        logits, upsampled = self.stage(embedding, fine)
+        small = F.interpolate(logits, size=embedding.shape[2:], mode="bilinear", align_corners=False)
         prior = small.sigmoid() if self.regions else small.softmax(1)
         if self.training and self.embedding_noise > 0:
             spread = embedding.amax((1, 2, 3), keepdim=True) - embedding.amin((1, 2, 3), keepdim=True)
             embedding = embedding + self.embedding_noise * spread * torch.randn_like(embedding)
         planes = embedding + without_mask(self.prompt_encoder)
         encoding = self.prompt_encoder.pe_layer
-        return first.logits, self.second(planes, prior.flatten(2), first.upsampled, encoding, deviations)
+        return logits, self.second(planes, prior.flatten(2), upsampled, encoding, deviations)
 
 
 class SecondDecoder(nn.Module):
