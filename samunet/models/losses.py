@@ -157,16 +157,18 @@ def slab_sums(logits: Tensor, label: Tensor, labels: Labels) -> dict[str, Tensor
     }
 
 
-def slab_terms(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+def slab_terms(sums: dict[str, Tensor], *, entropy_share: float = ENTROPY_SHARE) -> dict[str, Tensor]:
     """Return 0.2 cross-entropy and 0.8 Dice loss from the sums of a whole batch, the objective of SAMed and MA-SAM.
+
+    `entropy_share` gives another share than 0.2.
 
     Dice is taken over the batch with squared denominators, and averaged over all K channels, background included. A
     class that is absent from the batch pushes its probability down, so small batches train another objective.
     """
     dice = (2 * sums["overlap"] + SMOOTH) / (sums["predicted"] + sums["reference"] + SMOOTH)
     return {
-        "ce": ENTROPY_SHARE * sums["entropy"] / sums["voxels"].clamp_min(1),
-        "dice": (1 - ENTROPY_SHARE) * (1 - dice.mean()),
+        "ce": entropy_share * sums["entropy"] / sums["voxels"].clamp_min(1),
+        "dice": (1 - entropy_share) * (1 - dice.mean()),
     }
 
 

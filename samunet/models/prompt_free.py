@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samunet.core.batch import Batch
 from samunet.models.embeddings import EmbeddingCache
-from samunet.models.losses import nearest, slab_sums
+from samunet.models.losses import nearest
 from samunet.models.sam_with_sites import AdaptedSAM
 from samunet.models.spec import NetworkSpec
 from samunet.sam.encoder import Sites
@@ -49,14 +49,16 @@ class PromptFreeSAM(AdaptedSAM):
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         logits, plane = self._planes(batch.image), batch.label.shape[2:]
         if not self.low_resolution_loss:
-            return slab_sums(self.fit(logits, batch.label.shape[1:]), batch.label, self.labels)
+            return self.compare(self.fit(logits, batch.label.shape[1:]), batch.label)
         # Labels go to the resolution of the logits, on the part of the padded plane that the image covers.
         logits = self._cut(logits, plane)
-        return slab_sums(logits, nearest(batch.label, logits.shape[2:]), self.labels)
+        return self.compare(logits, nearest(batch.label, logits.shape[2:]))
 
     def keep_embeddings(self, folder: Path) -> bool:
         if self.pixels.pixel_range == "unit" and self.slab_depth > 1:
             return False  # a slice's pixels depend on the slab that it lies in
+        if self.hq is not None:
+            return False  # embeddings alone are kept
         parts = (self.pixels, self.image_encoder, self.sites)
         if any(parameter.requires_grad for part in parts for parameter in part.parameters()):
             return False
@@ -66,8 +68,8 @@ class PromptFreeSAM(AdaptedSAM):
     def _planes(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) to (B, K, D, f*h, f*w) logits of the padded encoder plane."""
         pixels = self.pixels(image)
-        embedding = self.encode(pixels) if self.embeddings is None else self.embeddings.embed(pixels, self.encode)
-        return slicewise(self.head, embedding).movedim(2, 1)
+        given = self.embed(pixels) if self.embeddings is None else (self.embeddings.embed(pixels, self.encode),)
+        return slicewise(self.head, *given).movedim(2, 1)
 
     def _cut(self, logits: Tensor, plane: Sequence[int]) -> Tensor:
         """Take the padding of the encoder's plane away; `plane` is the patch's (H, W) in voxels."""
@@ -78,6 +80,6 @@ class PromptFreeSAM(AdaptedSAM):
         return logits[..., : used[0], : used[1]]
 
 
-def slicewise(layer: Callable[[Tensor], Tensor], slab: Tensor) -> Tensor:
-    """Apply a layer for (N, ...) planes to every slice of a (B, D, ...) slab; returns (B, D, ...)."""
-    return layer(slab.flatten(0, 1)).unflatten(0, (slab.shape[0], slab.shape[1]))
+def slicewise(layer: Callable[..., Tensor], *slabs: Tensor) -> Tensor:
+    """Apply a layer for (N, ...) planes to every slice of (B, D, ...) slabs; returns (B, D, ...)."""
+    return layer(*(slab.flatten(0, 1) for slab in slabs)).unflatten(0, slabs[0].shape[:2])

@@ -14,7 +14,8 @@ from segment_anything.modeling import MaskDecoder, Sam
 from torch import Tensor, nn
 
 from samunet.core.batch import Batch
-from samunet.models.losses import known_voxels, region_targets, slab_sums
+from samunet.models.heads import upsample, with_correction
+from samunet.models.losses import known_voxels, region_targets
 from samunet.models.prompt_tokens import (
     PromptTokens,
     corrected,
@@ -28,8 +29,9 @@ from samunet.models.rules import PromptSimulation
 from samunet.models.sam_with_sites import AdaptedSAM
 from samunet.models.segmenter import ABSENT, PromptedSegmenter
 from samunet.models.spec import NetworkSpec
-from samunet.sam.decoder import DecoderSites, decode, mask_weights, masks_from, own_tokens, without_mask
+from samunet.sam.decoder import DecoderSites, decode, mask_weights, own_tokens, read_masks, without_mask
 from samunet.sam.encoder import Sites
+from samunet.sam.hq import parts_of
 
 TOGETHER = 64  # pairs that the decoder takes at a time where no gradient is wanted
 
@@ -45,27 +47,48 @@ class PromptedMasks(nn.Module):
             tokens, elsewhere and the structure, whose masks' difference counts: its softmax is that of a class-token
             decoder for one class.
         sites: see `samunet.sam.decoder.decode`.
+        hq: HQ-SAM's decoder: its token follows the decoder's own, and its mask joins theirs.
     """
 
-    def __init__(self, sam: Sam, decoder: MaskDecoder, sites: Sequence[DecoderSites] | None = None) -> None:
+    def __init__(
+        self, sam: Sam, decoder: MaskDecoder, sites: Sequence[DecoderSites] | None = None, *, hq: bool = False
+    ) -> None:
         super().__init__()
+        self.hq = parts_of(sam) if hq else None
         self.prompt_encoder, self.mask_decoder = sam.prompt_encoder, decoder
         self.sites = None if sites is None else nn.ModuleList(sites)
         self.difference = decoder.num_mask_tokens == 2
 
-    def forward(self, embedding: Tensor, prompts: PromptTokens | None) -> Tensor:
-        """(N, C, h, w) embeddings of the pairs' slices to (N, f*h, f*w) logits; None answers as SAM without prompts."""
+    def forward(self, embedding: Tensor, prompts: PromptTokens | None, fine: Tensor | None = None) -> Tensor:
+        """Answer for pairs.
+
+        Args:
+            embedding: (N, C, h, w) of the pairs' slices.
+            prompts: of the pairs; None answers as SAM without prompts.
+            fine: with `hq`, the fused feature's `of_image` of these slices.
+
+        Returns:
+            (N, f*h, f*w) logits.
+        """
+        masks, correction = self.answers(embedding, prompts, fine)
+        return masks if correction is None else with_correction(masks[:, None], correction[:, None])[:, 0]
+
+    def answers(
+        self, embedding: Tensor, prompts: PromptTokens | None, fine: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the decoder's (N, f*h, f*w) logits and those of HQ-SAM's token, (N, 4h, 4w), or None."""
         decoder, encoder = self.mask_decoder, self.prompt_encoder
         given = shown = mean = None
         if prompts is not None:
             shown = prompts.kinds >= 0
             given = self.embed(prompts)
             mean = given.sum(1, keepdim=True) / shown.sum(1)[:, None, None]
+        own = own_tokens(decoder)
         decoded = decode(
             decoder.transformer,
             encoder.pe_layer,
             embedding,
-            own_tokens(decoder),
+            own if self.hq is None else torch.cat((own, self.hq.hf_token.weight)),
             dense=without_mask(encoder),
             prompts=given,
             shown=shown,
@@ -75,7 +98,11 @@ class PromptedMasks(nn.Module):
         weights = mask_weights(decoder, decoded, 0)
         if self.difference:
             weights = mask_weights(decoder, decoded, 1) - weights
-        return masks_from(decoder, decoded, weights)
+        upsampled, finest = upsample(decoder, decoded.places)
+        masks = read_masks(finest, weights)
+        if self.hq is None or fine is None:
+            return masks, None
+        return masks, read_masks(self.hq(upsampled, fine), self.hq.hf_mlp(decoded.tokens[:, len(own)]))
 
     def embed(self, prompts: PromptTokens) -> Tensor:
         """Return the prompts' (N, P, C) embeddings, SAM's."""
@@ -109,18 +136,18 @@ class PromptedSAM(AdaptedSAM, PromptedSegmenter):
         self.order = [self.labels.foreground.index(named) for named in self.labels.channels]
 
     def forward(self, image: Tensor, drawn: Tensor | None = None) -> Tensor:
-        return self._with_background(self._masks(self.encode(self.pixels(image)), drawn, image.shape[2:]))
+        return self._with_background(self._masks(self.embed(self.pixels(image)), drawn, image.shape[2:]))
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
-        return slab_sums(self.answer(batch), batch.label, self.labels)
+        return self.compare(self.answer(batch), batch.label)
 
     def answer(self, batch: Batch) -> Tensor:
-        embedding = self.encode(self.pixels(batch.image))
-        drawn = self.simulate(batch.label, embedding)
-        return self._with_background(self._masks(embedding, drawn, batch.label.shape[1:]))
+        embedded = self.embed(self.pixels(batch.image))
+        drawn = self.simulate(batch.label, embedded)
+        return self._with_background(self._masks(embedded, drawn, batch.label.shape[1:]))
 
     @torch.no_grad()
-    def simulate(self, label: Tensor, embedding: Tensor) -> Tensor:
+    def simulate(self, label: Tensor, embedded: tuple[Tensor, ...]) -> Tensor:
         """Draw a (B, R, D, H, W) uint8 prompt map for (B, D, H, W) labels, as the settings say, at random."""
         target = region_targets(label, self.labels)[:, self.order].bool()
         known, settings = known_voxels(label, self.labels), self.simulation
@@ -129,24 +156,25 @@ class PromptedSAM(AdaptedSAM, PromptedSegmenter):
             return simulated_boxes(target, overlap=settings.box_overlap, relaxation=settings.box_relaxation)
         drawn = simulated_clicks(target, settings.points if mode == "points" else 1)
         for _ in range(settings.rounds - 1 if mode == "iterative" else 0):
-            drawn = corrected(drawn, self._masks(embedding, drawn, label.shape[1:]), target, known)
+            drawn = corrected(drawn, self._masks(embedded, drawn, label.shape[1:]), target, known)
         torch.clear_autocast_cache()  # some versions of torch would give the step casts of weights without gradient
         return drawn
 
-    def _masks(self, embedding: Tensor, drawn: Tensor | None, shape: Sequence[int]) -> Tensor:
-        """(B, D, C, h, w) embedding and a prompt map to (B, R, D, H, W) logits of the patch."""
-        batch, depth = embedding.shape[:2]
-        structures = len(self.labels.foreground)
+    def _masks(self, embedded: tuple[Tensor, ...], drawn: Tensor | None, shape: Sequence[int]) -> Tensor:
+        """What `embed` gives and a prompt map to (B, R, D, H, W) logits of the patch."""
+        (batch, depth), structures = embedded[0].shape[:2], len(self.labels.foreground)
         if drawn is None:
-            masks = self.head(embedding.flatten(0, 1), None).unflatten(0, (batch, 1, depth))
+            embedding, *fine = (given.flatten(0, 1) for given in embedded)
+            masks = self.head(embedding, None, *fine).unflatten(0, (batch, 1, depth))
             return self.fit(masks, shape).expand(-1, structures, -1, -1, -1)
         pairs, prompts = read_map(drawn, self.scale, self.pixels.encoder_size)
         sample, structure, place = pairs.unbind(1)
-        nothing = embedding.new_full((batch, structures, depth, *shape[1:]), ABSENT)
-        logits = nothing + 0 * embedding.mean()  # a gradient, where nothing is shown
+        nothing = embedded[0].new_full((batch, structures, depth, *shape[1:]), ABSENT)
+        logits = nothing + 0 * embedded[-1].mean()  # a gradient, where nothing is shown
         together = max(1, len(pairs)) if torch.is_grad_enabled() else TOGETHER
         for part in (slice(first, first + together) for first in range(0, len(pairs), together)):
-            masks = self.head(embedding[sample[part], place[part]], PromptTokens(*(tokens[part] for tokens in prompts)))
+            embedding, *fine = (given[sample[part], place[part]] for given in embedded)
+            masks = self.head(embedding, PromptTokens(*(tokens[part] for tokens in prompts)), *fine)
             masks = self.fit(masks[None, None], (len(masks), *shape[1:]))[0, 0]
             logits = logits.index_put((sample[part], structure[part], place[part]), masks.to(logits.dtype))
         return logits

@@ -32,17 +32,24 @@ WITH_PROMPTS = {
     "head.prompt_encoder.mask_downscaling": "there is no mask prompt",
 }
 """Parameters of a prompted head that no loss reaches, or not in every step, and why."""
+ONE_MASK = {
+    f"head.mask_decoder.output_hypernetworks_mlps.{index}": "one mask is asked for, SAM's first" for index in (1, 2, 3)
+}
+"""The same of SAM's own decoder."""
 MODES = ("points", "iterative", "box", "mixed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions:
-    """How an adapted encoder is fed and run."""
+    """How an adapted encoder is fed, run and read."""
 
     pixel_range: str = "sam"
     """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]."""
     checkpointing: bool = False
     """Run each block again in the backward pass instead of keeping its activations."""
+    hq: bool = False
+    """HQ-SAM: correct masks by one read from early, late and upsampled features; the loss is taken at the points that
+    are least decided."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +114,14 @@ def step_gib(
     checkpointing: bool = False,
     encoder_learns: bool = True,
     decoder_runs: int = 1,
+    hq: bool = False,
 ) -> float:
     """Estimate the memory of one mixed-precision training step in GiB.
 
     A token needs about 18 embeddings per block for its own layers, 8 adapter widths, and its row of relative positions;
     the decoder about 3 feature maps of each resolution, and 20 embeddings per token for each run over a slice beyond
-    the first; logits and label sums about 6 maps of the patch per class.
+    the first; HQ-SAM's fused feature as much as three upsamplings by 4; logits and label sums about 6 maps of the
+    patch per class.
     """
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     slices = batch_size * spec.patch_size[0]
@@ -121,6 +130,8 @@ def step_gib(
     tokens = slices * height * width * blocks * per_token * 4
     maps = sum((4**level) * backbone.decoder_width / 2**level for level in range(1, 5 if upsampling == 16 else 3))
     decoder = slices * height * width * (decoder_runs * 3 * maps + (decoder_runs - 1) * 20 * backbone.decoder_width) * 4
+    if hq:
+        decoder += slices * height * width * 3 * 18 * backbone.decoder_width * 4
     outputs = 6 * slices * spec.labels.outputs * spec.patch_size[1] * spec.patch_size[2] * 4
     weights: float = 12 * backbone.depth * backbone.width**2
     weights *= FROZEN_BYTES if spec.pretrained or not encoder_learns else 16

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from samunet.models.losses import slab_terms
+from samunet.models.losses import slab_sums, slab_terms
 from samunet.models.pixels import SAMPixels
+from samunet.models.point_loss import at_points
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import encoder_size
-from samunet.sam.encoder import Sites, embed_patches, encode, merge_updates
+from samunet.sam.encoder import Sites, embed_patches, encode, ends_of_quarters, merge_updates
+from samunet.sam.hq import FusedFeature
 
 
 class AdaptedSAM(SlabSegmenter):
@@ -28,7 +30,8 @@ class AdaptedSAM(SlabSegmenter):
         sam: for the token grid of `spec`.
         spec: data and plan.
         sites: one per block, or None for SAM's plain blocks.
-        head: of the subclass.
+        head: of the subclass; where its `hq` is a `FusedFeature`, it gets that of every slice too, and the loss is
+            taken at points.
         pixel_range: see `SAMPixels`.
         train_encoder: None trains it when its weights are random.
         layer_decay: see `groups_around`.
@@ -57,6 +60,12 @@ class AdaptedSAM(SlabSegmenter):
         self.sites = nn.ModuleList(sites if sites is not None else [Sites() for _ in self.image_encoder.blocks])
         self.head = head
 
+    @property
+    def hq(self) -> FusedFeature | None:
+        """HQ-SAM's fused feature, where the head has one."""
+        given = getattr(self.head, "hq", None)
+        return given if isinstance(given, FusedFeature) else None
+
     def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         return slab_terms(sums)
 
@@ -68,8 +77,23 @@ class AdaptedSAM(SlabSegmenter):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, D, 3, H, W) pixels to (B, D, C, h, w) embeddings."""
+        return self.embed(pixels)[0]
+
+    def embed(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(B, D, 3, H, W) pixels to what the head takes: embeddings, and with HQ the (B, D, C/8, 4h, 4w) fine part."""
         tokens = embed_patches(self.image_encoder, pixels)
-        return encode(self.image_encoder, tokens, self.sites, checkpointing=self.checkpointing).neck
+        taps = ends_of_quarters(self.image_encoder)[: 0 if self.hq is None else 1]
+        neck, early = encode(self.image_encoder, tokens, self.sites, taps, checkpointing=self.checkpointing)
+        if self.hq is None:
+            return (neck,)
+        fine = self.hq.of_image(neck.flatten(0, 1), early[0].flatten(0, 1))
+        return neck, fine.unflatten(0, neck.shape[:2])
+
+    def compare(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Return the loss's sums of (B, K, D, H, W) logits and (B, D, H, W) labels; with HQ those at points."""
+        if self.hq is not None:
+            logits, label = at_points(logits, label, self.labels)
+        return slab_sums(logits, label, self.labels)
 
     def fit(self, logits: Tensor, shape: Sequence[int]) -> Tensor:
         """(B, K, D, f*h, f*w) logits of the padded encoder plane to the patch's (B, K, D, H, W)."""

@@ -31,6 +31,8 @@ class SlabSegmenter(nn.Module):
 
     mean_over_samples = False
     """True where the loss of a batch is the mean of its samples' losses: its parts need not know of each other."""
+    progress = 0.0
+    """Share of the training that was over when the epoch began, which training sets, for a loss that changes."""
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) normalized image to (B, K, D, H, W) logits, K = labels.outputs."""

@@ -26,8 +26,8 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 class DecoderSites(nn.Module):
     """What is attached to one layer of the two-way transformer; this base attaches nothing.
 
-    The order in a layer is: tokens attend to themselves, tokens to the image, the MLP of the tokens, the image to the
-    tokens. A residual and a norm follow each.
+    The order in a layer is: tokens attend to themselves, tokens to the image (or these two the other way round), the
+    MLP of the tokens, the image to the tokens. A residual and a norm follow each.
     """
 
     def among_tokens(self, layer: TwoWayAttentionBlock, queries: Tensor, tokens: Tensor, attend: Attend) -> Tensor:
@@ -113,6 +113,8 @@ def decode(
     shown: Tensor | None = None,
     mean: Tensor | None = None,
     guide: Tensor | None = None,
+    prior: Tensor | None = None,
+    cross_first: bool = False,
     sites: Iterable[DecoderSites] | nn.ModuleList | None = None,
 ) -> Decoded:
     """Let tokens and the places of a plane attend to each other, as SAM's mask decoder does before it reads masks.
@@ -129,6 +131,9 @@ def decode(
         mean: (N, 1, C) added to the tokens in what sites hear as prompts.
         guide: (N, S + P, L) false where a token must not look, or a number that is added to the logits of its
             attention to the places, in every layer.
+        prior: (N, S + P, L) what the weights between tokens and places are multiplied by in the layers, in both
+            directions, after their softmax (H-SAM); the attention after the layers is without.
+        cross_first: let tokens attend to the image before they attend to themselves (Mask2Former, H-SAM).
         sites: one entry for each layer, and a last one for the attention after the layers; None attaches nothing.
 
     Numerically the package's own forward pass when the sites attach nothing.
@@ -143,29 +148,32 @@ def decode(
             present = torch.cat((shown.new_ones(tokens.shape[:2]), shown), dim=1)[:, None, None]
         tokens = torch.cat((tokens, prompts.to(tokens.dtype)), dim=1)
     heard = tokens if mean is None else tokens + mean
-    told = _Told(heard, present, None if guide is None else guide.unsqueeze(1))
+    guide, prior = (None if given is None else given.unsqueeze(1) for given in (guide, prior))
+    told = _Told(heard, present, guide, prior, cross_first)
     *attached, last = [DecoderSites()] * (len(transformer.layers) + 1) if sites is None else sites
     queries, image, places = tokens, planes.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
     for layer, site in zip(transformer.layers, cast("list[DecoderSites]", attached), strict=True):
         queries, image = _run_layer(layer, queries, image, tokens, places, site, told)
     attention, site = transformer.final_attn_token_to_image, cast(DecoderSites, last)
+    told = told._replace(prior=None)
     attended = _attend(attention, queries + tokens, image + places, image, TOKEN_TO_IMAGE, site, told)
     queries = transformer.norm_final_attn(queries + attended)
     return Decoded(queries, image.transpose(1, 2).unflatten(2, planes.shape[2:]))
 
 
-def masks_from(decoder: MaskDecoder, decoded: Decoded, weights: Tensor, fused: Tensor | None = None) -> Tensor:
+def masks_from(decoder: MaskDecoder, decoded: Decoded, weights: Tensor) -> Tensor:
     """Return (N, f*h, f*w) or (N, K, f*h, f*w) logits of masks, f the decoder's upsampling.
 
     Args:
         decoder: gives the upsampling.
         decoded: of `decode`.
         weights: (N, c) or (N, K, c) over the c upsampled features, from `mask_weights`.
-        fused: (N, c, f*h, f*w) features that join the upsampled ones.
     """
-    features = decoder.output_upscaling(decoded.places)
-    if fused is not None:
-        features = features + fused
+    return read_masks(decoder.output_upscaling(decoded.places), weights)
+
+
+def read_masks(features: Tensor, weights: Tensor) -> Tensor:
+    """Sum (N, c, H, W) features by (N, c) or (N, K, c) weights to (N, H, W) or (N, K, H, W) logits."""
     return torch.einsum("n...c,nchw->n...hw", weights, features)
 
 
@@ -183,6 +191,10 @@ class _Told(NamedTuple):
     """(N, 1, 1, T) false where a token only fills up."""
     guide: Tensor | None = None
     """(N, 1, T, L) where tokens look."""
+    prior: Tensor | None = None
+    """(N, 1, T, L) factors on the weights between tokens and places."""
+    cross_first: bool = False
+    """The order of a layer."""
 
 
 def _run_layer(
@@ -197,10 +209,13 @@ def _run_layer(
     def among(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return _attend(layer.self_attn, query, key, value, SELF, sites, told)
 
-    queries = layer.norm1(sites.among_tokens(layer, queries, tokens, among))
     to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-    attended = _attend(to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites, told)
-    queries = layer.norm2(queries + attended)
+    for crosses in (told.cross_first, not told.cross_first):
+        if crosses:
+            attended = _attend(to_image, queries + tokens, image + places, image, TOKEN_TO_IMAGE, sites, told)
+            queries = layer.norm2(queries + attended)
+        else:
+            queries = layer.norm1(sites.among_tokens(layer, queries, tokens, among))
     queries = layer.norm3(queries + _add(layer.mlp(queries), sites.beside_mlp(queries)))
     image = image + _attend(to_tokens, image + places, queries + tokens, queries, IMAGE_TO_TOKEN, sites, told)
     return queries, layer.norm4(image)
@@ -216,7 +231,14 @@ def _attend(
         for projected, update in zip(projections, updates, strict=True)
     )
     mask = told.guide if name == TOKEN_TO_IMAGE else told.present
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    if told.prior is None or name == SELF:
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    else:
+        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else logits + mask
+        factors = told.prior if name == TOKEN_TO_IMAGE else told.prior.transpose(-1, -2)
+        mixed = (logits.softmax(-1) * factors).to(value.dtype) @ value
     attended = attention.out_proj(mixed.transpose(1, 2).flatten(2))
     return _add(attended, sites.beside_attention(name, attended, told.heard))
 

@@ -16,6 +16,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from samunet.errors import CheckpointError, WeightsAbsentError
+from samunet.sam import hq
 from samunet.sam.backbones import BACKBONES, Backbone
 
 
@@ -51,12 +52,15 @@ class LoadReport:
 def load_weights(sam: Sam, backbone: Backbone, path: Path) -> LoadReport:
     """Fill a SAM with the weights of a file in the official layout (.pth, or .safetensors with the same names).
 
+    What HQ-SAM's checkpoints have beyond SAM's goes to `samunet.sam.hq`.
+
     Raises:
         WeightsAbsentError: the file does not exist.
         CheckpointError: the file is damaged, is another backbone's, or has missing or unexpected tensors.
     """
     stored = read_tensors(path)
     _check_backbone(stored, backbone, path)
+    stored = hq.take_in(sam, stored)
     own = sam.state_dict()
     fitted = {name: _fit(name, tensor, own[name].shape) for name, tensor in stored.items() if name in own}
     misfitting = tuple(name for name, tensor in fitted.items() if tensor.shape != own[name].shape)

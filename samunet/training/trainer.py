@@ -105,6 +105,7 @@ class SAMTrainer:
     def _train_epoch(self, batches: Iterator[Batch]) -> float | None:
         """Run the rest of the epoch; returns the seconds spent waiting for data, None when asked to stop."""
         self.model.train()
+        self.model.progress = self.schedule.epoch / self.run.config.epochs
         state, schedule, waited = self.state, self.schedule, 0.0
         left = range(schedule.first_step + schedule.steps - state.step)
         for _ in bar(left, title=f"Epoch {state.epoch + 1}", quiet=not self.processes.first):

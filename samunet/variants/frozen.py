@@ -35,12 +35,17 @@ class Config:
     """Upsampling of the class-token decoder: 16, progressive (MA-SAM's); 4 as in SAM."""
     pixel_range: str = "sam"
     """"sam": intensities with the mean and deviation of SAM's pretraining; "unit": every slab in [0, 1]."""
+    hq: bool = False
+    """HQ-SAM: correct the class tokens' masks by one read from early, late and upsampled features; the loss is taken at
+    the points that are least decided."""
     random_encoder: bool = False
     """Accept an encoder without pretrained weights, as a control; it stays frozen too."""
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
             raise ConfigError(f"frozen: head must be one of {', '.join(HEADS)}; got '{self.head}'.")
+        if self.hq and self.head != "class_tokens":
+            raise ConfigError(f"frozen: hq corrects the masks of class tokens; the head is '{self.head}'.")
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
@@ -60,7 +65,7 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     width, outputs = sam.mask_decoder.transformer_dim, spec.labels.outputs
     head: nn.Module
     if config.head == "class_tokens":
-        head = ClassTokenMasks(sam, outputs, config.upsampling)
+        head = ClassTokenMasks(sam, outputs, config.upsampling, hq=config.hq)
     elif config.head == "cnn":
         head = convolutional_head(width, outputs)
     else:
@@ -73,7 +78,9 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
     """Estimate the memory of one mixed-precision training step in GiB; the encoder's activations are not kept."""
     upsampling = config.upsampling if config.head == "class_tokens" else 4
-    return step_gib(spec, backbone, batch_size, adapter_width=0, upsampling=upsampling, encoder_learns=False)
+    return step_gib(
+        spec, backbone, batch_size, adapter_width=0, upsampling=upsampling, encoder_learns=False, hq=config.hq
+    )
 
 
 METHOD = Method(

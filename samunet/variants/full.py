@@ -44,7 +44,7 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
         sam,
         spec,
         None,
-        head=ClassTokenMasks(sam, spec.labels.outputs, config.upsampling),
+        head=ClassTokenMasks(sam, spec.labels.outputs, config.upsampling, hq=config.hq),
         pixel_range=config.pixel_range,
         train_encoder=True,
         layer_decay=config.layer_decay,
@@ -57,7 +57,13 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
     # Gradients and both moments of what is frozen elsewhere.
     trained = 12 * backbone.depth * backbone.width**2 * 12 / 2**30 if spec.pretrained else 0.0
     return trained + step_gib(
-        spec, backbone, batch_size, adapter_width=0, upsampling=config.upsampling, checkpointing=config.checkpointing
+        spec,
+        backbone,
+        batch_size,
+        adapter_width=0,
+        upsampling=config.upsampling,
+        checkpointing=config.checkpointing,
+        hq=config.hq,
     )
 
 

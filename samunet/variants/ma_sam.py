@@ -61,7 +61,7 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     from samunet.models.heads import ClassTokenMasks
     from samunet.models.prompt_free import PromptFreeSAM
 
-    head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling)
+    head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling, hq=config.hq)
     return PromptFreeSAM(
         sam, spec, adapters(sam, config), head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing
     )
@@ -96,6 +96,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
         adapter_width=config.adapter_width,
         upsampling=config.upsampling,
         checkpointing=config.checkpointing,
+        hq=config.hq,
     )
 
 

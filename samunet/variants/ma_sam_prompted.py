@@ -38,7 +38,7 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 
     network = config.network
     sites = ma_sam.adapters(sam, network)
-    head = PromptedMasks(sam, class_token_decoder(sam, 2, network.upsampling))
+    head = PromptedMasks(sam, class_token_decoder(sam, 2, network.upsampling), hq=network.hq)
     return PromptedSAM(
         sam,
         spec,
@@ -60,6 +60,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
         upsampling=config.network.upsampling,
         checkpointing=config.network.checkpointing,
         decoder_runs=len(spec.labels.foreground),
+        hq=config.network.hq,
     )
 
 

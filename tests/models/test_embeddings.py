@@ -82,13 +82,13 @@ def slice_by_slice(monkeypatch):
     kept yet make other batches. Where a gradient is zero but for rounding, as that of keys' biases is, AdamW makes
     whole steps of such digits.
     """
-    encode = prompt_free.PromptFreeSAM.encode
+    embed = prompt_free.PromptFreeSAM.embed
 
-    def encode_each(network, pixels):
-        planes = [encode(network, plane[None, None].clone()) for plane in pixels.flatten(0, 1)]
-        return torch.cat(planes).contiguous().flatten(0, 1).unflatten(0, pixels.shape[:2])
+    def embed_each(network, pixels):
+        planes = [embed(network, plane[None, None].clone())[0] for plane in pixels.flatten(0, 1)]
+        return (torch.cat(planes).contiguous().flatten(0, 1).unflatten(0, pixels.shape[:2]),)
 
-    monkeypatch.setattr(prompt_free.PromptFreeSAM, "encode", encode_each)
+    monkeypatch.setattr(prompt_free.PromptFreeSAM, "embed", embed_each)
 
 
 def test_training_without_augmentation_keeps_each_slice_once_and_learns_the_same(frozen, slice_by_slice, monkeypatch):

@@ -192,12 +192,45 @@ def test_what_is_added_along_depth_joins_the_positions_of_a_slice(sam):
     assert torch.allclose(given.places.flatten(2).transpose(1, 2), places, atol=1e-5)
 
 
+def weighted(attention, query, key, value, factors):
+    """An attention written out for each head, whose weights are multiplied after their softmax."""
+    query, key, value = attention.q_proj(query), attention.k_proj(key), attention.v_proj(value)
+    width = query.shape[-1] // attention.num_heads
+    heads = []
+    for head in range(attention.num_heads):
+        q, k, v = (part[..., head * width : (head + 1) * width] for part in (query, key, value))
+        heads.append(((q @ k.transpose(1, 2) / width**0.5).softmax(-1) * factors) @ v)
+    return attention.out_proj(torch.cat(heads, dim=-1))
+
+
 @torch.no_grad()
-def test_fused_features_join_the_upsampled_ones(sam):
-    decoder, given = sam.mask_decoder, decoded(sam, torch.randn(2, 64, 4, 6))
-    weights, fused = mask_weights(decoder, given, 0), torch.randn(2, 8, 16, 24)
-    difference = masks_from(decoder, given, weights, fused) - masks_from(decoder, given, weights)
-    assert torch.allclose(difference, torch.einsum("nc,nchw->nhw", weights, fused), atol=1e-4)
+def test_tokens_may_attend_to_the_image_first_and_a_prior_multiplies_the_weights_of_the_layers(setup):
+    transformer, encoding, planes, tokens = setup
+    prior = torch.rand(2, 5, 24)
+    given = run(*setup, prior=prior, cross_first=True)
+    image, places = (part.flatten(2).transpose(1, 2) for part in (planes, dense_positions(encoding, (4, 6))))
+    x = tokens
+    for layer in transformer.layers:
+        to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+        x = layer.norm2(x + weighted(to_image, x + tokens, image + places, image, prior))
+        if layer.skip_first_layer_pe:
+            x = layer.norm1(layer.self_attn(q=x, k=x, v=x))
+        else:
+            x = layer.norm1(x + layer.self_attn(q=x + tokens, k=x + tokens, v=x))
+        x = layer.norm3(x + layer.mlp(x))
+        image = layer.norm4(image + weighted(to_tokens, image + places, x + tokens, x, prior.transpose(1, 2)))
+    last = transformer.final_attn_token_to_image
+    x = transformer.norm_final_attn(x + last(q=x + tokens, k=image + places, v=image))
+    assert torch.allclose(given[0], x, atol=2e-5) and torch.allclose(given[1], image, atol=2e-5)
+
+
+@torch.no_grad()
+def test_a_prior_of_ones_changes_nothing_and_keeps_what_a_guide_hides(sam):
+    embedding, ones = torch.randn(2, 64, 4, 6), torch.ones(2, 5, 24)
+    hidden = torch.rand(2, 5, 24) > 0.3
+    for guide in (None, hidden, torch.zeros(2, 5, 24).masked_fill(~hidden, -1e9)):
+        one, two = decoded(sam, embedding, guide=guide), decoded(sam, embedding, guide=guide, prior=ones)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, two, strict=True))
 
 
 def test_sites_hear_the_tokens_and_what_is_told_beside(sam):

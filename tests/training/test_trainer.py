@@ -11,6 +11,7 @@ import torch
 
 from samunet.checkpoints.file import load_checkpoint
 from samunet.errors import CheckpointError, ConfigError, DatasetError
+from samunet.models.segmenter import SlabSegmenter
 from samunet.training.config import RunConfig
 from samunet.training.trainer import SAMTrainer
 
@@ -167,3 +168,12 @@ def test_2d_trains_too(project, tmp_path):
     fold = project.train(results=tmp_path, configuration="2d_adapter")
     values = weights_of(fold).state.history["train_loss"]
     assert all(value is not None and math.isfinite(value) for value in values)
+
+
+def test_the_network_is_told_in_every_epoch_how_much_of_the_training_is_over(project, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        SlabSegmenter, "progress", property(lambda network: 0.0, lambda network, share: told.append(share))
+    )
+    project.train(results=tmp_path, validate=False)
+    assert told == [0.0, 0.5]

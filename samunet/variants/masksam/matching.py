@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from samunet.models.point_loss import mask_loss
 from samunet.models.prompt_tokens import extent
 
 NO_OBJECT = 0.1  # weight of a query without a target in the cross-entropy
-FOCUS = 0.75  # share of the points where the logits are nearest to zero
 WORST = 1e4  # stands for a cost that is no number, so that the step ends where losses are checked
 CANDIDATES = 2  # points drawn for each that is kept
 
@@ -82,8 +82,10 @@ def _sums(said: Said, targets: Tensor, known: Tensor, weights: SetWeights) -> di
     true_class[slices, query] = target
     share = torch.where(true_class == classes.shape[-1] - 1, NO_OBJECT, 1.0) * seen.unsqueeze(1)
     entropy = F.cross_entropy(classes.flatten(0, 1), true_class.flatten(), reduction="none").view_as(share)
-    mask = _mask_loss(flat[0][slices, query], flat[2][slices, target], flat[3][slices], weights.points)
-    auxiliary = _mask_loss(flat[1][slices, query], flat[2][slices, target], flat[3][slices], weights.points)
+    mask, auxiliary = (
+        mask_loss(part[slices, query], flat[2][slices, target], flat[3][slices], weights.points, CANDIDATES)
+        for part in flat[:2]
+    )
     box, wanted_box = boxes[slices, query], target_boxes[slices, target]
     return {
         "class": (entropy * share).sum(),
@@ -177,22 +179,3 @@ def _assign(costs: Tensor, present: Tensor, depth: int) -> tuple[Tensor, Tensor,
             matches += [(slab * depth + place, query, target) for place in places]
     slices, queries, targets = torch.tensor(sorted(matches), dtype=torch.long, device=costs.device).reshape(-1, 3).T
     return slices, queries, targets
-
-
-def _mask_loss(logits: Tensor, targets: Tensor, known: Tensor, count: int) -> Tensor:
-    """Return cross-entropy and Dice loss of matched masks, (M, P) each to (M,).
-
-    Where there are more than `count` pixels, it is taken on those that are least decided, and some others.
-    """
-    if logits.shape[-1] > count:
-        with torch.no_grad():
-            drawn = torch.randint(logits.shape[-1], (len(logits), CANDIDATES * count), device=logits.device)
-            undecided = logits.gather(1, drawn).abs().topk(round(FOCUS * count), dim=1, largest=False).indices
-            rest = torch.randint(logits.shape[-1], (len(logits), count - undecided.shape[1]), device=logits.device)
-            places = torch.cat((drawn.gather(1, undecided), rest), dim=1)
-        logits, targets, known = (part.gather(1, places) for part in (logits, targets, known))
-    entropy = (F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * known).sum(1)
-    entropy = entropy / known.sum(1).clamp_min(1)
-    chances, targets = logits.sigmoid() * known, targets * known
-    dice = 1 - (2 * (chances * targets).sum(1) + 1) / (chances.sum(1) + targets.sum(1) + 1)
-    return entropy + dice

@@ -77,7 +77,7 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     from samunet.models.prompt_free import PromptFreeSAM
 
     sites, decoder = adapters_for(sam, spec, config)
-    head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling, decoder)
+    head = ClassTokenMasks(sam, spec.labels.outputs, config.upsampling, decoder, hq=config.hq)
     return PromptFreeSAM(
         sam, spec, sites, head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing
     )
@@ -117,6 +117,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
         adapter_width=adapters_width(backbone, config),
         upsampling=config.upsampling,
         checkpointing=config.checkpointing,
+        hq=config.hq,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samunet.errors import ConfigError
-from samunet.models.rules import WITH_PROMPTS, PromptSimulation, preferred, step_gib
+from samunet.models.rules import ONE_MASK, WITH_PROMPTS, PromptSimulation, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants import med_sa
@@ -37,6 +37,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.compat not in ("paper", "official"):
             raise ConfigError(f"med_sa_prompted: compat must be paper or official; got '{self.compat}'.")
+        if self.compat == "official" and self.adapters.hq:
+            raise ConfigError("med_sa_prompted: the authors' network has no hq; leave it out, or take compat paper.")
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
@@ -52,7 +54,7 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
         pixel_range = "unit"
     else:
         sites, decoder = med_sa.adapters_for(sam, spec, options)
-        head = PromptedMasks(sam, sam.mask_decoder, decoder)
+        head = PromptedMasks(sam, sam.mask_decoder, decoder, hq=options.hq)
     return PromptedSAM(
         sam,
         spec,
@@ -74,6 +76,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
         upsampling=4,
         checkpointing=config.adapters.checkpointing,
         decoder_runs=len(spec.labels.foreground),
+        hq=config.adapters.hq,
     )
 
 
@@ -81,11 +84,7 @@ METHOD = Method(
     source=med_sa.METHOD.source,
     starts_as="sam",
     slices_meet=True,
-    without_gradient=WITH_PROMPTS
-    | {
-        f"head.mask_decoder.output_hypernetworks_mlps.{index}": "one mask is asked for, SAM's first"
-        for index in (1, 2, 3)
-    },
+    without_gradient=WITH_PROMPTS | ONE_MASK,
     config=Config,
     build=build,
     preferred=preferred,

@@ -52,7 +52,7 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
         sam,
         spec,
         [LoRASites(width, config.rank) for _ in sam.image_encoder.blocks],
-        head=ClassTokenMasks(sam, spec.labels.outputs, 4, decoder_sites),
+        head=ClassTokenMasks(sam, spec.labels.outputs, 4, decoder_sites, hq=config.hq),
         pixel_range=config.pixel_range,
         low_resolution_loss=config.low_resolution_loss,
         checkpointing=config.checkpointing,
@@ -62,7 +62,13 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
     """Estimate the memory of one mixed-precision training step in GiB."""
     return step_gib(
-        spec, backbone, batch_size, adapter_width=config.rank, upsampling=4, checkpointing=config.checkpointing
+        spec,
+        backbone,
+        batch_size,
+        adapter_width=config.rank,
+        upsampling=4,
+        checkpointing=config.checkpointing,
+        hq=config.hq,
     )
 
 
