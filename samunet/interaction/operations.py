@@ -1,0 +1,121 @@
+"""What operations make of labels; nothing here keeps anything, and nothing that is given is changed.
+
+Axes: D H W voxels. `planes` are those across an axis by their indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from samunet.core.prompts import BOX, MASK, SHOWS
+from samunet.errors import ConfigError
+from samunet.interaction.shapes import between
+from samunet.interaction.slices import Answer
+
+LEAST_AREA, MOST_AREA, LEAST_QUALITY = 0.5, 2.0, 0.5
+"""Ours: from plane to plane an object's area changes by less; an answer of which the model expects less is none."""
+Planes = dict[int, np.ndarray]
+
+
+def answered(
+    ours: np.ndarray, drawn: np.ndarray, before: np.ndarray | None, ask: Callable[[np.ndarray], Answer]
+) -> Answer:
+    """Ask a model about an object that is partly there.
+
+    Pieces that a prompt touches are made anew, with them as an earlier mask; the others stay.
+
+    Args:
+        ours: (D, H, W) bool, what is accepted of the object, in a plane or volume.
+        drawn: (D, H, W) uint8 map of prompts.
+        before: what the model answered to fewer prompts; None before its first answer.
+        ask: gives the answer to a map of prompts.
+    """
+    pieces, _ = ndimage.label(ours)
+    redone = np.isin(pieces, np.unique(pieces[drawn > 0])) & ours
+    kept = ours & ~redone
+    earlier = redone if before is None else before & ~kept
+    shown = drawn | earlier * np.uint8(MASK)
+    answer = ask(shown) if (shown & SHOWS).any() else Answer(np.zeros_like(ours), None)
+    return answer._replace(mask=answer.mask.reshape(ours.shape) | kept)
+
+
+def replaced(labels: np.ndarray, mask: np.ndarray, value: int) -> np.ndarray:
+    """Return labels in which a mask is the object, in place of what it was."""
+    new = np.where(labels == value, 0, labels)
+    new[mask] = value
+    return new.astype(labels.dtype)
+
+
+def interpolated(labels: np.ndarray, value: int, axis: int, spacing: Sequence[float]) -> Planes:
+    """Return the planes that are empty of an object between two that show it, filled by signed distances in mm.
+
+    Args:
+        spacing: within planes, in mm.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    planes, new = np.moveaxis(labels, axis, 0), {}
+    there = np.flatnonzero((planes == value).any((1, 2))).tolist()
+    for first, last in zip(there[:-1], there[1:], strict=True):
+        if last > first + 1:
+            shares = [(index - first) / (last - first) for index in range(first + 1, last)]
+            for index, mask in enumerate(
+                between(planes[first] == value, planes[last] == value, shares, spacing), first + 1
+            ):
+                new[index] = np.where(mask & (planes[index] == 0), value, planes[index])
+    if not new:
+        raise ConfigError(f"Object {value} leaves no plane empty between two others across axis {axis}.")
+    return new
+
+
+def propagated(
+    labels: np.ndarray,
+    value: int,
+    axis: int,
+    index: int,
+    step: int,
+    most: int,
+    ask: Callable[[int, np.ndarray], Answer],
+) -> tuple[Planes, str]:
+    """Carry an object from plane to plane, until what the model makes of it collapses.
+
+    Args:
+        index: of the plane that shows it.
+        step: 1 or -1.
+        most: planes.
+        ask: gives the answer for a plane to a (H, W) map of prompts.
+
+    Returns:
+        The new planes, and why there are no more of them.
+
+    Raises:
+        ConfigError: the plane does not show the object.
+    """
+    planes = np.moveaxis(labels, axis, 0)
+    new: Planes = {}
+    mask = planes[index] == value if 0 <= index < len(planes) else np.zeros((1, 1), bool)
+    if not mask.any() or step not in (1, -1):
+        raise ConfigError(
+            f"An object is carried by steps of 1 or -1 from a plane that shows it; got a step of {step} from plane "
+            f"{index}, which shows {mask.sum()} pixels of it."
+        )
+    while len(new) < most:
+        index, area = index + step, int(mask.sum())
+        if not 0 <= index < len(planes):
+            return new, "the image ends"
+        if (planes[index] == value).any():
+            return new, f"plane {index} shows it already"
+        drawn = mask.astype(np.uint8) * np.uint8(MASK)
+        drawn[ndimage.find_objects(mask.view(np.uint8))[0]] |= BOX
+        answer = ask(index, drawn)
+        mask = answer.mask & (planes[index] == 0)
+        if not LEAST_AREA <= mask.sum() / area <= MOST_AREA:
+            return new, f"in plane {index} the area goes from {area} to {mask.sum()} pixels"
+        if answer.quality is not None and answer.quality < LEAST_QUALITY:
+            return new, f"in plane {index} the model expects an IoU of {answer.quality:.2f}"
+        new[index] = np.where(mask, value, planes[index])
+    return new, "it was asked for no more"
