@@ -69,12 +69,12 @@ class Journal:
         lines = self._read()
         self.start = decode(Start, next(lines, None), f"{path}, line 1")
         self._steps = lines
+        self._file = path.open("ab", buffering=0)
 
     def steps(self) -> Iterator[Step]:
         """Read the steps that were taken before, and cut off what a killed process left unfinished."""
         for number, line in enumerate(self._steps, 2):
             yield decode(Step, line, f"{self.path}, line {number}")
-        self._file = self.path.open("ab", buffering=0)
 
     def append(self, step: Step) -> None:
         """Write a step, and return once it is on the disk; where that fails, nothing of it stays."""

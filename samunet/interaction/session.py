@@ -104,6 +104,7 @@ class Session:
             labels = np.zeros(volume.geometry.shape, np.uint8) if start is None else start
             file = file_sha256(output) if output.is_file() else None
             self._journal = Journal(path, partial(begin, self.image, file, labels, objects))
+            stack.callback(self._journal.close)
             self._replay()
             self._closing = stack.pop_all()
 
@@ -115,7 +116,6 @@ class Session:
 
     def close(self) -> None:
         """End the session; what is accepted and what is a draft are found again when it is opened."""
-        self._journal.close()
         self._closing.close()
 
     def _replay(self) -> None:
