@@ -30,7 +30,7 @@ ROWS = (
     ("training", "inference"),
     ("pipeline",),
     ("comparison", "ext_trainer", "interaction"),
-    ("api",),
+    ("api", "serving"),
     ("cli",),
 )
 ROW_OF = {room: index for index, row in enumerate(ROWS) for room in row} | {"__main__": len(ROWS)}

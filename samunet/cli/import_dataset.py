@@ -5,14 +5,13 @@ Next: samunet_check_dataset -d DATASET
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, print_next, run_action
+from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, pairs, print_next, run_action
 
 if TYPE_CHECKING:
     from samunet.importing.dataset import FoundCase
@@ -138,8 +137,8 @@ def _import(options: Layout) -> None:
     from samunet.importing.video import CHANNELS
 
     raw = workspace_from_environment().raw
-    labels = _pairs("--labels needs NAME=VALUE with a whole number", options.labels, r"(.+)=(\d+)", "liver=1")
-    mapping = _pairs("--map_labels needs OLD=NEW with whole numbers", options.map_labels, r"(\d+)=(\d+)", "255=1")
+    labels = pairs("--labels needs NAME=VALUE with a whole number", options.labels, r"(.+)=(\d+)", "liver=1")
+    mapping = pairs("--map_labels needs OLD=NEW with whole numbers", options.map_labels, r"(\d+)=(\d+)", "255=1")
     repairs = Repairs(
         label_values={int(old): new for old, new in mapping},
         orthonormalize=options.orthonormalize,
@@ -161,13 +160,3 @@ def _import(options: Layout) -> None:
         print(f"Changed {len(read_json(folder / REPORT))} things in copies; {folder / REPORT} lists them")
     print(f"Wrote {len(cases)} cases, {sum(case.training for case in cases)} of them with a label, to {folder}")
     print_next("samunet_check_dataset", "-d", folder.name)
-
-
-def _pairs(flag: str, texts: Sequence[str], pattern: str, example: str) -> list[tuple[str, int]]:
-    """Split NAME=NUMBER texts that fit the pattern."""
-    from samunet.errors import ConfigError
-
-    matches = [re.fullmatch(pattern, text) for text in texts]
-    if None in matches:
-        raise ConfigError(f"{flag}, e.g. {example}; got '{texts[matches.index(None)]}'.")
-    return [(match[1], int(match[2])) for match in matches if match]

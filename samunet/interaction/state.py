@@ -24,7 +24,7 @@ Voxel = tuple[int, int, int]
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First and one past the last index of each axis."""
 KINDS = ("point", "box", "scribble", "lasso")
-DTYPES = ("bool", "uint8", "uint16")
+DTYPES = ("bool", "uint8", "uint16", "int16", "float32")
 FAST = 1  # of zlib's levels
 
 
