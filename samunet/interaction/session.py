@@ -327,7 +327,8 @@ class Session:
         with self._lock:
             self._check(value, axis, ())
             taken, ask = self.accept(), partial(self._ask_plane, axis)
-            new, why = propagated(self.state.labels, value, axis, index, step, most, ask)
+            image = self.volume.array.mean(0) if len(self.volume.array) > 1 else self.volume.array[0]
+            new, why = propagated(self.state.labels, image, value, axis, index, step, most, ask)
             done = self._take_planes("propagate", axis, new) if new else Change()
             return self._joined(taken, done, note=f"{len(new)} planes; {why}")
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from samunet.core.geometry import Geometry
+from samunet.core.prompts import BOX, INSIDE
 from samunet.errors import ConfigError, DatasetError, InUseError, ShapeError
 from samunet.imageio import reader_of_image
 from samunet.interaction import session as session_module
@@ -135,14 +136,13 @@ def test_between_two_discs_apart_there_is_an_oblique_tube(tmp_path):
 
 
 class Shrinking(Discs):
-    """Answers an earlier mask less its rim, and expects less each time."""
+    """Answers a box less its rim."""
 
     def answer(self, features, drawn, spacing):
-        if not (drawn & 4).any():
-            return super().answer(features, drawn, spacing)
-        rows, columns = np.nonzero(drawn & 8)
+        rows, columns = np.nonzero(drawn & BOX)
         mask = np.zeros(drawn.shape, bool)
         mask[rows.min() + 1 : rows.max(), columns.min() + 1 : columns.max()] = True
+        assert (drawn & INSIDE > 0).sum() == 1 and drawn[19, 19] == BOX | INSIDE  # of equal places the first
         return Answer(mask, 1.0)
 
 
@@ -160,6 +160,16 @@ def test_propagation_ends_where_the_area_collapses(tmp_path):
         assert session.propagate(4, value=1, step=1).note == "0 planes; plane 5 shows it already"
         with pytest.raises(ConfigError, match="shows 0 pixels"):
             session.propagate(0, value=1)
+
+
+def test_propagation_ends_where_the_object_is_no_longer_as_bright(tmp_path):
+    image = volume(SPHERE)
+    image.array[0, 13:] += 1.5
+    start = np.zeros(SPHERE.shape, np.uint8)
+    start[10, 10:30, 10:30] = 1
+    with Session(image, Shrinking(), tmp_path / "x.nii.gz", start=start) as session:
+        note = "2 planes; in plane 13 it is not as bright as where it came from"
+        assert session.propagate(10, value=1).note == note
 
 
 def test_undoing_everything_gives_the_bytes_of_the_beginning(tmp_path):
