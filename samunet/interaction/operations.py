@@ -14,6 +14,7 @@ from samunet.core.prompts import BOX, INSIDE, MASK, SHOWS
 from samunet.errors import ConfigError
 from samunet.interaction.shapes import between
 from samunet.interaction.slices import Answer
+from samunet.interaction.state import Box, box_at, extent, slices
 from samunet.pipeline.simulated_prompts import middle_of
 
 LEAST_AREA, MOST_AREA, LEAST_QUALITY, FARTHEST = 0.5, 2.0, 0.5, 1.0
@@ -51,6 +52,19 @@ def replaced(labels: np.ndarray, mask: np.ndarray, value: int) -> np.ndarray:
     new = np.where(labels == value, 0, labels)
     new[mask] = value
     return new.astype(labels.dtype)
+
+
+def changed(labels: np.ndarray, axis: int, planes: Planes) -> tuple[Box, np.ndarray]:
+    """Return the box in which some planes differ from the labels, and what it holds once they are in them."""
+    first, last = min(planes), max(planes)
+    span = np.moveaxis(labels, axis, 0)[first : last + 1].copy()
+    for index, plane in planes.items():
+        span[index - first] = plane
+    new = np.moveaxis(span, 0, axis)
+    corner = [first if side == axis else 0 for side in range(3)]
+    box = extent(new != labels[slices(box_at(corner, new.shape))])
+    part = new[slices(box)]
+    return box_at([start + at for (start, _), at in zip(box, corner, strict=True)], part.shape), part
 
 
 def interpolated(labels: np.ndarray, value: int, axis: int, spacing: Sequence[float]) -> Planes:

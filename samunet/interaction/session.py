@@ -25,8 +25,8 @@ from samunet.errors import ConfigError, DatasetError, ShapeError
 from samunet.imageio import known_ending, writer_for
 from samunet.interaction.embeddings import Embeddings, image_sha256, plane_of, plane_spacing
 from samunet.interaction.journal import Journal, begin
-from samunet.interaction.operations import answered, interpolated, propagated, replaced
-from samunet.interaction.shapes import in_plane, stroke
+from samunet.interaction.operations import answered, changed, interpolated, propagated, replaced
+from samunet.interaction.shapes import check_voxels, in_plane, stroke
 from samunet.interaction.slices import Answer, PlaneModel
 from samunet.interaction.state import (
     KINDS,
@@ -38,10 +38,10 @@ from samunet.interaction.state import (
     Step,
     Thing,
     Voxel,
-    box_at,
     extent,
     hull,
     new_thing,
+    plane_box,
     slices,
 )
 from samunet.interaction.volumes import VolumeModel
@@ -224,8 +224,7 @@ class Session:
     def accept(self) -> Change:
         """Make the draft part of the labels; without one nothing happens."""
         with self._lock:
-            draft = self.state.draft
-            if draft is None:
+            if (draft := self.state.draft) is None:
                 return Change()
             box = None if draft.mask is None else draft.mask.box
             return self._take("accept", box=box, labels=None if box is None else self.state.shown(box))
@@ -238,8 +237,7 @@ class Session:
     def _answered(self, draft: Draft, over: bool) -> Draft:
         """Ask the model about a draft."""
         shape = self.volume.geometry.shape
-        whole = box_at((0, 0, 0), shape)
-        region = whole if draft.index is None else _plane_box(whole, draft.axis, draft.index)
+        region = plane_box(shape, draft.axis, draft.index)
         drawn = np.zeros(shape, np.uint8)
         for prompt in draft.prompts:
             prompt.draw(drawn)
@@ -361,29 +359,16 @@ class Session:
     def _check(self, value: int, axis: int, points: Sequence[Voxel]) -> None:
         """Refuse an object, an axis or voxels that are not there."""
         self._object(value)
-        shape = self.volume.geometry.shape
         if axis not in (0, 1, 2) or len(points) > MOST_POINTS:
             raise ConfigError(
                 f"An axis is 0, 1 or 2, and a line has {MOST_POINTS} points at most; got axis {axis} and {len(points)}."
             )
-        for point in points:
-            if len(point) != 3 or not all(0 <= place < size for place, size in zip(point, shape, strict=True)):
-                raise ConfigError(
-                    f"A voxel [x, y, z] lies in the image of {' x '.join(map(str, shape[::-1]))} voxels; got "
-                    f"{list(point)[::-1]}."
-                )
+        check_voxels(points, self.volume.geometry.shape)
 
     def _take_planes(self, op: str, axis: int, planes: dict[int, np.ndarray]) -> Change:
         """Put new planes into the labels."""
-        first, last = min(planes), max(planes)
-        span = np.moveaxis(self.state.labels, axis, 0)[first : last + 1].copy()
-        for index, plane in planes.items():
-            span[index - first] = plane
-        corner = [first if side == axis else 0 for side in range(3)]
-        new = np.moveaxis(span, 0, axis)
-        box = extent(new != self.state.labels[slices(box_at(corner, new.shape))])
-        inner = box_at([start + at for (start, _), at in zip(box, corner, strict=True)], new[slices(box)].shape)
-        return self._take(op, box=inner, labels=new[slices(box)])
+        box, labels = changed(self.state.labels, axis, planes)
+        return self._take(op, box=box, labels=labels)
 
     def _take(
         self,
@@ -413,8 +398,3 @@ class Session:
         """Return what several changes made together."""
         box = hull(change.labels.box for change in changes if change.labels is not None)
         return replace(self._change(box), note=note)
-
-
-def _plane_box(whole: Box, axis: int, index: int) -> Box:
-    d, h, w = ((index, index + 1) if side == axis else ends for side, ends in enumerate(whole))
-    return d, h, w

@@ -15,6 +15,16 @@ from samunet.errors import ConfigError
 Pixel = tuple[int, int]
 
 
+def check_voxels(points: Sequence[Sequence[int]], shape: Sequence[int]) -> None:
+    """Refuse (d, h, w) points outside an image of a (D, H, W) shape, in the words of people: x y z."""
+    for point in points:
+        if len(point) != 3 or not all(0 <= place < size for place, size in zip(point, shape, strict=True)):
+            raise ConfigError(
+                f"A voxel [x, y, z] lies in the image of {' x '.join(map(str, shape[::-1]))} voxels; got "
+                f"{list(point)[::-1]}."
+            )
+
+
 def in_plane(points: Sequence[tuple[int, int, int]], axis: int | None = None) -> tuple[int, int, list[Pixel]]:
     """Return axis and index of the plane in which (d, h, w) points lie, and their places there.
 

@@ -222,6 +222,12 @@ def box_at(corner: Sequence[int], shape: Sequence[int]) -> Box:
     return d, h, w
 
 
+def plane_box(shape: Sequence[int], axis: int, index: int | None) -> Box:
+    """Return the box of a plane across an axis, or without an index of the whole volume."""
+    d, h, w = ((index, index + 1) if side == axis and index is not None else (0, n) for side, n in enumerate(shape))
+    return d, h, w
+
+
 def hull(boxes: Iterable[Box | None]) -> Box | None:
     """Return the smallest box around boxes; None where there are none."""
     there = np.array([box for box in boxes if box is not None])
