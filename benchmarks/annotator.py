@@ -1,6 +1,6 @@
 """A scripted annotator, over HTTP: clicks in the largest error, and how long a click takes.
 
-    nnUNet_raw=... python benchmarks/annotator.py [--cases 10] [--datasets 4 35]
+    nnUNet_raw=... python benchmarks/annotator.py [--cases 5] [--datasets 4 35]
 
 samunet_serve runs on one core with the seed that comes with samunet; images are sent, labels come back. Each structure
 is annotated in three ways, from nothing, in axial planes, each click in the middle of the largest error:
@@ -9,8 +9,8 @@ carry on      1 click a round, in the plane with the most wrong voxels; then the
 fill          5 planes from the first that shows it to the last, 1 click a round in each; then those between are filled
 fill, boxes   the same with a tight box in place of each plane's first click
 
-Seconds are those of the server and the script, not a person's. Latency is that of clicks in a plane of 256 x 256 pixels
-that is encoded, each in a draft of its own. Writes benchmarks/results/annotator.json.
+Seconds are processor time of the server, not a person's. Latency is that of clicks in a plane of 256 x 256 pixels
+that is encoded, each in a draft of its own, by the clock. Writes benchmarks/results/annotator.json.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ WAYS: dict[str, Callable[[Annotation, np.ndarray, int], Iterator[None]]] = {
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[Ask]:
-    """Run samunet_serve on one core."""
+def server(folder: Path) -> Iterator[tuple[Ask, Callable[[], float]]]:
+    """Run samunet_serve on one core; gives what asks it, and what tells its processor time in seconds."""
     process = subprocess.Popen(
         [sys.executable, "-m", "samunet", "serve", "-o", folder],
         stdout=subprocess.PIPE,
@@ -135,7 +135,11 @@ def server(folder: Path) -> Iterator[Ask]:
             with urllib.request.urlopen(urllib.request.Request(address + verb, data, headers)) as answer:
                 return json.load(answer)
 
-        yield ask
+        def spent() -> float:
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+        yield ask, spent
     finally:
         process.terminate()
         process.wait()
@@ -145,7 +149,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
-def annotated(ask: Ask, folder: Path, count: int) -> Iterator[dict[str, Any]]:
+def annotated(ask: Ask, spent: Callable[[], float], folder: Path, count: int) -> Iterator[dict[str, Any]]:
     """Annotate cases of a dataset in all ways; yields a row a case and structure."""
     spec = read_dataset_json(folder / "dataset.json")
     cases = training_cases(folder, spec)
@@ -157,12 +161,11 @@ def annotated(ask: Ask, folder: Path, count: int) -> Iterator[dict[str, Any]]:
             target = np.isin(label, values)
             if target.any():
                 annotation = Annotation(ask, f"{case.identifier}_{structure}_{way}", volume)
-                began, scores, seconds = time.monotonic(), [], 0.0
+                began, scores = spent(), []
                 for _ in WAYS[way](annotation, target, 1):
-                    seconds = time.monotonic() - began
                     scores.append(round(dice(annotation.labels == 1, target), 4))
                 names = {"dataset": folder.name, "case": case.identifier, "structure": structure, "way": way}
-                yield names | {"dice": scores, "seconds": round(seconds, 2)}
+                yield names | {"dice": scores, "seconds": round(spent() - began, 2)}
 
 
 def latency(ask: Ask) -> list[float]:
@@ -196,16 +199,16 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=10)
+    parser.add_argument("--cases", type=int, default=5)
     parser.add_argument("--datasets", type=int, nargs="+", default=[4, 35])
     parser.add_argument("--out", type=Path, default=RESULTS / "annotator.json")
     arguments = parser.parse_args()
     raw = workspace_from_environment().raw
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as ask:
+    with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as (ask, spent):
         first, *others = latency(ask)
         for number in arguments.datasets:
-            for row in annotated(ask, next(raw.glob(f"Dataset{number:03d}_*")), arguments.cases):
+            for row in annotated(ask, spent, next(raw.glob(f"Dataset{number:03d}_*")), arguments.cases):
                 print(row, flush=True)
                 rows.append(row)
     result = {

@@ -30,7 +30,7 @@ class Options:
     output: Annotated[Path | None, "-o LABEL"] = None
     """Label file to write; with -d a folder (default: the dataset's labelsTr)."""
     dataset: Annotated[str | None, "-d DATASET"] = None
-    """Dataset id or name: its cases one after the other, those without a label first."""
+    """Dataset id or name: its cases one after the other, beginning with the first that has no label."""
     test: bool = False
     """With -d, the cases of imagesTs, into labelsTs."""
     predictions: Annotated[Path | None, "--predictions FOLDER"] = None
@@ -81,17 +81,18 @@ def _image(options: Options) -> tuple[list[Work], list[Thing], Path]:
 
 
 def _dataset(options: Options, dataset: str) -> tuple[list[Work], list[Thing], Path]:
-    from samunet import pipeline
-    from samunet.core.dataset import group_channels
+    from samunet.core.dataset import group_channels, read_dataset_json
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError, DatasetError
     from samunet.serving.desk import Work
 
     if options.labels:
         raise ConfigError("--labels is for -i IMAGE; dataset.json names those of a dataset.")
-    raw = pipeline.open_dataset(workspace_from_environment(), dataset)
-    images, labels = (raw.folder / f"{kind}{'Ts' if options.test else 'Tr'}" for kind in ("images", "labels"))
-    works, ending = [], raw.spec.file_ending
+    workspace = workspace_from_environment()
+    folder = workspace.raw / workspace.dataset_name(dataset)
+    spec = read_dataset_json(folder / "dataset.json")
+    images, labels = (folder / f"{kind}{'Ts' if options.test else 'Tr'}" for kind in ("images", "labels"))
+    works, ending = [], spec.file_ending
     for name, files in group_channels(images, ending).items():
         output = (options.output or labels) / f"{name}{ending}"
         begins = (output, *([options.predictions / output.name] if options.predictions else []))
@@ -99,7 +100,7 @@ def _dataset(options: Options, dataset: str) -> tuple[list[Work], list[Thing], P
         works.append(Work(name=name, images=files, output=output, start=start))
     if not works:
         raise DatasetError(f"Folder {images} holds no image named <case>_0000{ending}; put the images there.")
-    return works, _things(raw.spec.labels.names_of_values), raw.folder / TABLE
+    return works, _things(spec.labels.names_of_values), folder / TABLE
 
 
 def _things(names: Mapping[int, str]) -> list[Thing]:
@@ -107,4 +108,4 @@ def _things(names: Mapping[int, str]) -> list[Thing]:
 
     from samunet.interaction.state import new_thing
 
-    return [replace(new_thing(value), name=name) for value, name in names.items()]
+    return [replace(new_thing(value), name=name) for value, name in sorted(names.items())]

@@ -20,10 +20,10 @@ from samunet.serving.desk import Desk, Work
 pytest.importorskip("fastapi", reason="the extra annotate is not installed")
 pytest.importorskip("httpx2", reason="the client of FastAPI's tests is not installed")
 
-from fastapi.testclient import TestClient  # noqa: E402
+from fastapi.testclient import TestClient
 
-from samunet.serving.app import READ, WRITE, make_app  # noqa: E402
-from samunet.serving.guard import Guard  # noqa: E402
+from samunet.serving.app import READ, WRITE, make_app
+from samunet.serving.guard import Guard
 
 TOKEN, PORT = "token-of-a-test", 8000
 ADDRESS = f"http://127.0.0.1:{PORT}"
