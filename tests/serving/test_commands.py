@@ -145,7 +145,8 @@ def test_embeddings_are_made_once_told_before_and_taken(run, model, dataset, ima
         desk.session.add_prompt("point", [(2, 5, 6)], value=1)
         assert model.encoded == made
 
-    run("-i", image, "-o", tmp_path / "case.nii.gz", "--cache", tmp_path / "cache", meanwhile=encodes_nothing)
+    words = ("-i", image, "-o", tmp_path / "case.nii.gz", "--labels", "small=1", "--cache", tmp_path / "cache")
+    run(*words, meanwhile=encodes_nothing)
 
 
 def test_embeddings_are_refused_where_they_cannot_be(model, image, tmp_path, monkeypatch, capsys):
