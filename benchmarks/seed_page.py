@@ -93,8 +93,8 @@ def annotator_section(result: dict[str, Any]) -> list[str]:
         "structure from nothing, in axial planes, 5 rounds of clicks in the middle of the largest error. *Carry on*: a",
         "round is one click in the plane with the most wrong voxels, from which the object is carried on both ways.",
         "*Fill*: a round is one click in each of 5 planes, and those between are filled; with *boxes* a tight box in",
-        "place of each first click. Mean Dice of the whole volume after each round, and processor seconds of the server",
-        "for a structure, all rounds together. A person's time and eye are not measured. Made by",
+        "place of each first click. Mean Dice of the whole volume after each round, and seconds of the server's",
+        "processor for a structure, all rounds together. A person's time and eye are not measured. Made by",
         "`benchmarks/annotator.py`.",
         "",
         table_row("dataset", "structure", "way", *(f"round {number}" for number in range(1, 6)), "seconds"),
@@ -107,7 +107,8 @@ def annotator_section(result: dict[str, Any]) -> list[str]:
         *lines,
         "",
         f"From a click to its mask it takes {click['median']:.0f} ms (median of clicks in an encoded plane of",
-        f"256 x 256 pixels, over HTTP, one core); a first click, which encodes the plane, {click['with encoding']:.0f} ms.",
+        "256 x 256 pixels, over HTTP, one core); a first click, which encodes the plane, takes",
+        f"{click['with encoding']:.0f} ms.",
         "",
     ]
 

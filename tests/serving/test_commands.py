@@ -6,8 +6,7 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ import pytest
 from annotating import Discs
 from tiny import write_tiny_dataset
 
-from samunet.cli import annotate, embed
+from samunet.cli import annotate, embed, serve
 from samunet.imageio import reader_of_image
 from samunet.interaction.volumes import VolumeModel
 
@@ -135,7 +134,7 @@ def test_what_does_not_go_together_is_refused(words, reason, model, dataset, ima
 
 
 def test_embeddings_are_made_once_told_before_and_taken(run, model, dataset, image, tmp_path, capsys):
-    words = ["-i", str(dataset / "imagesTr"), "-o", str(tmp_path / "cache"), "--quiet"]
+    words = ["-i", str(dataset / "imagesTr"), "-o", str(tmp_path / "cache"), "--no_pbar"]
     assert embed.main(words) == 0
     assert re.search(r"\(1 of 3\): \d+ planes, .* at most", capsys.readouterr().out)
     made = model.encoded
@@ -161,26 +160,39 @@ def test_embeddings_are_refused_where_they_cannot_be(model, image, tmp_path, mon
     assert embed.main(words) == 2 and "only planes are encoded" in capsys.readouterr().err
 
 
-def test_the_lines_for_3d_slicer_annotate_over_http_and_ctrl_c_ends_the_server(tmp_path):
-    """The page's lines run against samunet_serve with the seed, on a bright ball of 8 voxels in noise."""
+def test_the_lines_for_3d_slicer_annotate_over_http_and_ctrl_c_ends_the_server(tmp_path, monkeypatch, capsys):
+    """The page's lines run against samunet_serve with the seed, on a bright ball in noise; then comes Ctrl-C."""
     pytest.importorskip("fastapi", reason="the extra annotate is not installed")
-    words = [sys.executable, "-m", "samunet", "serve", "-o", str(tmp_path), "-device", "cpu"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    try:
-        (address,) = re.findall(r"Listening at (http://127\.0\.0\.1:\d+/\S{32}/)", process.stdout.readline())
-        z, y, x = np.ogrid[:5, :64, :64]
-        ball = (4 * (z - 2)) ** 2 + (y - 30) ** 2 + (x - 40) ** 2 <= 64
-        image = (ball * 100 + np.random.default_rng(0).normal(scale=10, size=ball.shape)).astype(np.float32)
-        known = {"address": address, "image": image, "spacing": [1, 1, 4], "origin": [0, 0, 0], "name": "ball"}
-        known |= {"direction": np.eye(3).tolist(), "point": [40, 30, 2]}
-        (code,) = re.findall(r"```python\n(# Tested.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-        assert code.count("\n") <= 21
-        exec(compile(code, PAGE.name, "exec"), known)
-    finally:
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
+    from samunet.serving import run
+
+    z, y, x = np.ogrid[:5, :64, :64]
+    ball = (4 * (z - 2)) ** 2 + (y - 30) ** 2 + (x - 40) ** 2 <= 100
+    image = (ball * 100 + np.random.default_rng(0).normal(scale=10, size=ball.shape)).astype(np.float32)
+    known = {"image": image, "spacing": [1, 1, 4], "origin": [0, 0, 0], "name": "ball", "point": [40, 30, 2]}
+    known["direction"] = np.eye(3).tolist()
+    (code,) = re.findall(r"```python\n(# Tested.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert code.count("\n") <= 22, "the page promises few lines"
+
+    def client(address):
+        try:
+            known["address"] = address
+            exec(compile(code, PAGE.name, "exec"), known)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    def serve_and_ask(desk, port, started, serve=run.serve):
+        def then(address):
+            started(address)
+            threading.Thread(target=client, args=(address,)).start()
+
+        serve(desk, port, then)
+
+    monkeypatch.setattr(run, "serve", serve_and_ask)
+    assert serve.main(["-o", str(tmp_path), "-device", "cpu"]) == 0
+    assert re.fullmatch(
+        r"Listening at http://127\.0\.0\.1:\d+/\S{32}/\nLabels .* found again\n", capsys.readouterr().out
+    )
     found = known["labels"][2] == 1
     assert 2 * (found & ball[2]).sum() / (found.sum() + ball[2].sum()) > 0.85
     written = reader_of_image(tmp_path / "ball.nii.gz", None).read_label(tmp_path / "ball.nii.gz")[0]
     assert np.array_equal(written, known["labels"])
-    assert process.returncode == 0 and "what was not is found again" in output

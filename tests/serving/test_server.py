@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 from annotating import Discs
+from hypothesis import HealthCheck, given, settings
 from tiny import write_tiny_dataset
 
 from samunet.imageio import reader_of_image
@@ -307,3 +308,22 @@ def test_a_disk_that_is_full_is_told(ask, client, desk, monkeypatch):
     monkeypatch.setattr(desk.session, "save", lambda: full("labels"))
     answer = client.post("save")
     assert answer.status_code == 400 and "labels.nii.gz: No space left on device" in answer.json()["error"]
+
+
+@pytest.mark.slow
+def test_no_request_that_fits_the_description_breaks_the_server(ask, client):
+    """Bodies that schemathesis draws from the description: each is answered, or refused with a sentence."""
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    schema = schemathesis.openapi.from_dict(client.get("openapi.json").json())
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def fuzz(case):
+            body = {"json": case.body} if isinstance(case.body, dict) else {}
+            answer = client.request(case.method, case.path.lstrip("/"), **body)
+            assert answer.status_code in (200, 400, 422), (case.path, case.body, answer.text)
+            assert answer.status_code == 200 or answer.json()["error"]
+
+        fuzz()
