@@ -45,11 +45,9 @@ def phantom(tmp_path):
 def address(phantom, tmp_path):
     pytest.importorskip("fastapi", reason="the extra annotate is not installed")
     words = ["annotate", "-i", str(phantom), "-o", str(tmp_path / "case.nii.gz"), "--labels", "ball=1", "--no_browser"]
-    process = subprocess.Popen([sys.executable, "-m", "samunet", *words], stdout=subprocess.PIPE, text=True)
-    (found,) = re.findall(r"http\S+", process.stdout.readline())
-    yield found
-    process.terminate()
-    process.wait()
+    with subprocess.Popen([sys.executable, "-m", "samunet", *words], stdout=subprocess.PIPE, text=True) as process:
+        yield re.search(r"http\S+", process.stdout.readline())[0]
+        process.terminate()
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ def test_a_ball_is_clicked_seen_corrected_taken_back_saved_and_found_again(addre
     page, requests, faults = browser.new_page(viewport={"width": 1280, "height": 720}), [], []
     page.set_default_timeout(WAIT)
     page.on("request", lambda request: requests.append(request.url))
-    page.on("pageerror", faults.append)
+    page.on("pageerror", lambda error: faults.append(error))
     page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
 
     def settled(action=lambda: None):
