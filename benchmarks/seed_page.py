@@ -86,6 +86,7 @@ def best_growing(rows: Sequence[dict[str, Any]]) -> str:
 
 def annotator_section(result: dict[str, Any]) -> list[str]:
     click = result["click_ms"]
+    used, others = click["processor of a click and its discarding"], click["programs that wanted the processor"]
     lines = [
         "## Annotating volumes",
         "",
@@ -106,9 +107,9 @@ def annotator_section(result: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"From a click to its mask it takes {click['median']:.0f} ms (median of clicks in an encoded plane of",
-        "256 x 256 pixels, over HTTP, one core); a first click, which encodes the plane, takes",
-        f"{click['with encoding']:.0f} ms.",
+        f"A click in an encoded plane of 256 x 256 pixels takes {used:.0f} ms of one core, over HTTP, with its discarding.",
+        f"By the clock its mask came after {click['median']:.0f} ms (median), and after {click['with encoding']:.0f} ms where",
+        f"the plane was to be encoded first, while {others:.0f} programs wanted the machine's two cores.",
         "",
     ]
 
