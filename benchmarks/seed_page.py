@@ -107,9 +107,10 @@ def annotator_section(result: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"A click in an encoded plane of 256 x 256 pixels takes {used:.0f} ms of one core, over HTTP, with its discarding.",
-        f"By the clock its mask came after {click['median']:.0f} ms (median), and after {click['with encoding']:.0f} ms where",
-        f"the plane was to be encoded first, while {others:.0f} programs wanted the machine's two cores.",
+        f"A click in an encoded plane of 256 x 256 pixels takes {used:.0f} ms of one core, over HTTP, with its",
+        f"discarding. By the clock its mask came after {click['median']:.0f} ms (median), and after",
+        f"{click['with encoding']:.0f} ms where the plane was to be encoded first, while {others:.0f} programs wanted the",
+        "machine's two cores.",
         "",
     ]
 
