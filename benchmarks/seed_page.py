@@ -109,8 +109,8 @@ def annotator_section(result: dict[str, Any]) -> list[str]:
         "",
         f"A click in an encoded plane of 256 x 256 pixels takes {used:.0f} ms of one core, over HTTP, with its",
         f"discarding. By the clock its mask came after {click['median']:.0f} ms (median), and after",
-        f"{click['with encoding']:.0f} ms where the plane was to be encoded first, while {others:.0f} programs wanted the",
-        "machine's two cores.",
+        f"{click['with encoding']:.0f} ms where the plane was to be encoded first, while {others:.0f} programs wanted",
+        "the machine's two cores.",
         "",
     ]
 
