@@ -173,10 +173,9 @@ def test_embedding_that_was_stopped_leaves_no_header(tmp_path):
 
 @pytest.fixture(scope="module")
 def prompted(project, tmp_path_factory):
-    """A fold of the default model with prompts, barely trained."""
-    return project.train(
-        results=tmp_path_factory.mktemp("prompted"), configuration="3d_adapter_prompted", validate=False
-    ).parent
+    """A fold of the default model with prompts, of one step."""
+    options = {"results": tmp_path_factory.mktemp("prompted"), "configuration": "3d_adapter_prompted"}
+    return project.train(**options, config={"epochs": 1, "iterations": 1}, validate=False).parent
 
 
 def test_a_trained_model_segments_a_whole_object_from_one_click(prompted, project, images, tmp_path, monkeypatch):

@@ -74,8 +74,8 @@ def test_a_ball_is_clicked_seen_corrected_taken_back_saved_and_found_again(addre
         page.wait_for_timeout(500)
 
     def color(voxel):
-        """Mean color of 5 x 5 pixels where a voxel lies, as it is seen."""
-        x, y = (round(place) for place in page.evaluate(ON_SCREEN, voxel))
+        """Mean color of 5 x 5 pixels near a voxel, as it is seen, off the mark that a click leaves."""
+        x, y = (round(place) + 15 for place in page.evaluate(ON_SCREEN, voxel))
         picture = imread(io.BytesIO(page.screenshot()))[..., :3].astype(float)
         return picture[y - 2 : y + 3, x - 2 : x + 3].mean((0, 1))
 
