@@ -13,7 +13,9 @@ from plan_page import table_row
 from samunet.comparison.statistics import paired_difference
 
 RESULTS = Path(__file__).parent / "results"
-PROMPTS, STUDY, TRANSFER = (RESULTS / f"{name}.json" for name in ("seed_prompts", "seed_study", "study_seed_transfer"))
+PROMPTS, STUDY, TRANSFER, ANNOTATOR = (
+    RESULTS / f"{name}.json" for name in ("seed_prompts", "seed_study", "study_seed_transfer", "annotator")
+)
 COLUMNS = {
     "middle 1": "1 click, middle",
     "middle 3": "3 clicks",
@@ -37,6 +39,8 @@ def seed_page() -> str:
     ]
     if PROMPTS.is_file():
         lines += prompts_section(json.loads(PROMPTS.read_text(encoding="utf-8")))
+    if ANNOTATOR.is_file():
+        lines += annotator_section(json.loads(ANNOTATOR.read_text(encoding="utf-8")))
     if STUDY.is_file():
         lines += study_section(json.loads(STUDY.read_text(encoding="utf-8")))
     if TRANSFER.is_file():
@@ -78,6 +82,37 @@ def best_growing(rows: Sequence[dict[str, Any]]) -> str:
         if entry["method"].startswith("region growing"):
             scores.setdefault(entry["method"], []).extend(entry[key] for key in COLUMNS if key in entry)
     return max(scores, key=lambda name: float(np.mean(scores[name])), default="")
+
+
+def annotator_section(result: dict[str, Any]) -> list[str]:
+    click = result["click_ms"]
+    used, others = click["processor of a click and its discarding"], click["programs that wanted the processor"]
+    lines = [
+        "## Annotating volumes",
+        "",
+        f"A script in a person's place, over HTTP (`samunet_serve`): {result['cases']} cases per dataset, each",
+        "structure from nothing, in axial planes, 5 rounds of clicks in the middle of the largest error. *Carry on*: a",
+        "round is one click in the plane with the most wrong voxels, from which the object is carried on both ways.",
+        "*Fill*: a round is one click in each of 5 planes, and those between are filled; with *boxes* a tight box in",
+        "place of each first click. Mean Dice of the whole volume after each round, and seconds of the server's",
+        "processor for a structure, all rounds together. A person's time and eye are not measured. Made by",
+        "`benchmarks/annotator.py`.",
+        "",
+        table_row("dataset", "structure", "way", *(f"round {number}" for number in range(1, 6)), "seconds"),
+        table_row(*["---"] * 9),
+    ]
+    for entry in result["means"]:
+        names = (entry[key] for key in ("dataset", "structure", "way"))
+        lines.append(table_row(*names, *(f"{dice:.2f}" for dice in entry["dice"]), f"{entry['seconds']:.1f}"))
+    return [
+        *lines,
+        "",
+        f"A click in an encoded plane of 256 x 256 pixels takes {used:.0f} ms of one core, over HTTP, with its",
+        f"discarding. By the clock its mask came after {click['median']:.0f} ms (median), and after",
+        f"{click['with encoding']:.0f} ms where the plane was to be encoded first, while {others:.0f} programs wanted",
+        "the machine's two cores.",
+        "",
+    ]
 
 
 def study_section(study: dict[str, Any]) -> list[str]:

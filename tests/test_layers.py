@@ -30,8 +30,8 @@ ROWS = (
     ("checkpoints", "pretraining"),
     ("training", "inference"),
     ("pipeline",),
-    ("comparison", "ext_trainer"),
-    ("api",),
+    ("comparison", "ext_trainer", "interaction"),
+    ("api", "serving"),
     ("cli",),
 )
 ROW_OF = {room: index for index, row in enumerate(ROWS) for room in row} | {"__main__": len(ROWS)}

@@ -238,6 +238,16 @@ def agrees(yes: bool, question: str) -> bool:
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
+def pairs(flag: str, texts: Sequence[str], pattern: str, example: str) -> list[tuple[str, int]]:
+    """Split NAME=NUMBER texts that fit a pattern; raises ConfigError for others."""
+    from samunet.errors import ConfigError
+
+    matches = [re.fullmatch(pattern, text) for text in texts]
+    if None in matches:
+        raise ConfigError(f"{flag}, e.g. {example}; got '{texts[matches.index(None)]}'.")
+    return [(match[1], int(match[2])) for match in matches if match]
+
+
 def parse_bytes(text: str) -> int:
     """Read an amount of memory: a number with K, M, G or T for powers of 1024, or of bytes; raises argparse's error
     otherwise.

@@ -7,7 +7,6 @@ Next: samunet_check_dataset -d DATASET
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, agrees, print_next, run_action
+from samunet.cli.common import DEFAULT_THREADS, Actions, Quiet, Threads, agrees, pairs, print_next, run_action
 from samunet.core.units import counted
 
 if TYPE_CHECKING:
@@ -236,19 +235,9 @@ def _write(
 
 
 def _labels(texts: Sequence[str]) -> list[tuple[str, int]]:
-    return _pairs("--labels needs NAME=VALUE with a whole number", texts, r"(.+)=(\d+)", "liver=1")
+    return pairs("--labels needs NAME=VALUE with a whole number", texts, r"(.+)=(\d+)", "liver=1")
 
 
 def _values(texts: Sequence[str]) -> list[tuple[int, int]]:
-    pairs = _pairs("--map_labels needs OLD=NEW with whole numbers", texts, r"(\d+)=(\d+)", "255=1")
-    return [(int(old), new) for old, new in pairs]
-
-
-def _pairs(flag: str, texts: Sequence[str], pattern: str, example: str) -> list[tuple[str, int]]:
-    """Split NAME=NUMBER texts that fit the pattern."""
-    from samunet.errors import ConfigError
-
-    matches = [re.fullmatch(pattern, text) for text in texts]
-    if None in matches:
-        raise ConfigError(f"{flag}, e.g. {example}; got '{texts[matches.index(None)]}'.")
-    return [(match[1], int(match[2])) for match in matches if match]
+    mapping = pairs("--map_labels needs OLD=NEW with whole numbers", texts, r"(\d+)=(\d+)", "255=1")
+    return [(int(old), new) for old, new in mapping]

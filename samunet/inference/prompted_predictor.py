@@ -78,9 +78,9 @@ class PromptedPredictor(Predictor):
         if prompts is None:
             raise ConfigError(NO_PROMPTS)
         drawn = prompt_map(prompts, self.dataset.labels, case.history)
-        return self._scores_with(case.image, drawn, folder)
+        return self.scores_with(case.image, drawn, folder)
 
-    def _scores_with(self, image: np.ndarray, drawn: np.ndarray, folder: Path | None) -> Scores:
+    def scores_with(self, image: np.ndarray, drawn: np.ndarray, folder: Path | None) -> Scores:
         """Return the scores of an image and its prompts.
 
         Objects reach beyond tiles: where the networks take a prompt for all slices, tiles without one are shown what

@@ -446,7 +446,7 @@ def test_a_prompt_in_one_slice_shows_an_object_beyond_its_tile(project):
     drawn[0, depth // 2, 5, 2] = INSIDE
     alone = predictor._scores_of(np.concatenate([image, drawn]), None)
     assert (alone.logits[1] > 0).any(dim=(0, 1)).sum() < 3 * width
-    grown = predictor._scores_with(image, drawn, None)
+    grown = predictor.scores_with(image, drawn, None)
     assert torch.equal(grown.logits[1] > 0, torch.from_numpy(image[0] > 0))
     assert (grown.logits[2] == ABSENT).all()
 

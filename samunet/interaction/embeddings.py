@@ -1,0 +1,148 @@
+"""What a model sees in the planes of a volume, in memory and on disk; bound to the image and the model by their hashes.
+
+A folder of embeddings holds embeddings.json, and for each axis and feature map one file axis<A>_<name>.b2nd of
+(planes, ...) float16, a chunk for each plane.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import torch
+
+from samunet.core.codec import decode, encode, read_json, write_json
+from samunet.core.volume import Volume
+from samunet.errors import CheckpointError
+from samunet.interaction.slices import Features, PlaneModel
+
+HEADER = "embeddings.json"
+IN_MEMORY = 48  # planes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What embeddings are of, and made with."""
+
+    image: str
+    model: str
+    axes: tuple[int, ...]
+    maps: tuple[str, ...]
+
+
+def image_sha256(volume: Volume) -> str:
+    """Return the SHA-256 of a volume's voxels and grid."""
+    grid = volume.geometry
+    digest = hashlib.sha256(repr((volume.array.shape, grid.spacing, grid.origin, grid.direction)).encode())
+    digest.update(np.ascontiguousarray(volume.array).data)
+    return digest.hexdigest()
+
+
+def plane_of(array: np.ndarray, axis: int, index: int) -> np.ndarray:
+    """Return a view of one plane of an array whose last axes are (D, H, W)."""
+    return np.moveaxis(array, array.ndim - 3 + axis, 0)[index]
+
+
+def plane_spacing(volume: Volume, axis: int) -> tuple[float, float]:
+    """Return the spacing within planes across an axis, in mm."""
+    first, second = (step for side, step in enumerate(volume.geometry.spacing) if side != axis)
+    return first, second
+
+
+class Embeddings:
+    """Features of a volume's planes: the last ones in memory, all that were made beforehand in a folder.
+
+    Args:
+        image: SHA-256 of the volume.
+        folder: of embeddings; None without one, or where it is still to be filled.
+
+    Raises:
+        CheckpointError: the folder is of another image or model.
+    """
+
+    def __init__(self, volume: Volume, model: PlaneModel, image: str, folder: Path | None = None) -> None:
+        self.volume, self.model, self.image, self.folder = volume, model, image, folder
+        self._recent: OrderedDict[tuple[int, int], Features] = OrderedDict()
+        self._files: dict[tuple[int, str], blosc2.NDArray] = {}
+        self._maps: tuple[str, ...] = ()
+        self._lock = threading.Lock()
+        if folder is not None and (folder / HEADER).is_file():
+            self._open(folder)
+
+    def of(self, axis: int, index: int) -> Features:
+        """Return the features of a plane, as half precision holds them."""
+        with self._lock:
+            place = axis, index
+            if place not in self._recent:
+                self._recent[place] = self._read(*place) or self._make(*place)
+                if len(self._recent) > IN_MEMORY:
+                    self._recent.popitem(last=False)
+            self._recent.move_to_end(place)
+            return self._recent[place]
+
+    def missing(self, axes: Sequence[int]) -> tuple[int, ...]:
+        """Return those of some axes whose planes are not in the folder."""
+        return tuple(axis for axis in axes if (axis, next(iter(self._maps), "")) not in self._files)
+
+    def size(self, axes: Sequence[int]) -> int:
+        """Return how many bytes the embeddings of all planes across some axes are, before compression."""
+        count = self.volume.geometry.shape
+        return sum(2 * count[axis] * sum(math.prod(part.shape) for part in self.of(axis, 0).values()) for axis in axes)
+
+    def fill(self, axes: Sequence[int], progress: Callable[[int, int], bool] = lambda done, of: True) -> None:
+        """Encode all planes across some axes into the folder.
+
+        Args:
+            progress: told after each plane how many are done, of how many; False ends the work.
+        """
+        if self.folder is None:
+            raise CheckpointError("Embeddings are kept in a folder; name one.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shape, done = self.volume.geometry.shape, 0
+        for axis in axes:
+            maps: dict[str, blosc2.NDArray] = {}
+            for index in range(shape[axis]):
+                for name, part in self.of(axis, index).items():
+                    if name not in maps:
+                        path, form = self.folder / f"axis{axis}_{name}.b2nd", tuple(part.shape)
+                        maps[name] = blosc2.empty(
+                            (shape[axis], *form), np.float16, urlpath=str(path), mode="w", chunks=(1, *form)
+                        )
+                    maps[name][index] = part.numpy()
+                done += 1
+                if not progress(done, sum(shape[each] for each in axes)):
+                    return
+        header = Header(image=self.image, model=self.model.sha256, axes=tuple(axes), maps=tuple(maps))
+        write_json(self.folder / HEADER, encode(header))
+        self._open(self.folder)
+
+    def _make(self, axis: int, index: int) -> Features:
+        plane = np.ascontiguousarray(plane_of(self.volume.array, axis, index))
+        features = self.model.encode(plane, plane_spacing(self.volume, axis))
+        return {name: part.to("cpu", torch.float16) for name, part in features.items()}
+
+    def _open(self, folder: Path) -> None:
+        header = decode(Header, read_json(folder / HEADER), str(folder / HEADER))
+        for what, ours, theirs in (("image", self.image, header.image), ("model", self.model.sha256, header.model)):
+            if ours != theirs:
+                raise CheckpointError(
+                    f"The embeddings in {folder} are of another {what} (SHA-256 {theirs[:12]}, here {ours[:12]}). "
+                    "Name another folder, or make them again with samunet_embed."
+                )
+        self._maps = header.maps
+        for axis in header.axes:
+            for name in header.maps:
+                path = folder / f"axis{axis}_{name}.b2nd"
+                self._files[axis, name] = blosc2.open(str(path), mode="r")
+
+    def _read(self, axis: int, index: int) -> Features | None:
+        if self.missing((axis,)):
+            return None
+        return {name: torch.from_numpy(self._files[axis, name][index : index + 1][0]) for name in self._maps}

@@ -1,0 +1,1 @@
+"""Annotation over HTTP on this machine: the page, and the verbs for programs."""

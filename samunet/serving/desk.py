@@ -1,0 +1,184 @@
+"""Cases to annotate, one of them open at a time."""
+
+from __future__ import annotations
+
+import csv
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from samunet.core.codec import write_csv
+from samunet.core.dataset import CHANNEL_FILE
+from samunet.core.names import check_case_name
+from samunet.core.volume import Volume
+from samunet.errors import ConfigError, DatasetError, did_you_mean
+from samunet.imageio import known_ending, reader_of_image
+from samunet.interaction.session import Session
+from samunet.interaction.slices import PlaneModel
+from samunet.interaction.state import Thing
+from samunet.interaction.volumes import VolumeModel
+
+IDLE_S = 60.0  # longer between two steps counts as a pause of so long
+COUNTED = {
+    "clicks": ("point",),
+    "boxes": ("box",),
+    "scribbles and lassos": ("scribble", "lasso"),
+    "strokes": ("paint", "erase"),
+    "planes carried on": ("propagate", "interpolate"),
+    "undone": ("undo",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A case to annotate."""
+
+    name: str
+    images: tuple[Path, ...]
+    """One file for each channel."""
+    output: Path
+    start: Path | None = None
+    """Label file to begin with."""
+
+
+class Desk:
+    """What a server annotates.
+
+    Args:
+        works: cases that may be opened by their names.
+        model: for all of them.
+        objects: what is annotated.
+        cache: folder of embeddings, one folder a case; missing ones are made while people work.
+        folder: where labels of images go that programs send; None takes none.
+        table: CSV file of what each case took; None for none.
+    """
+
+    def __init__(
+        self,
+        works: Sequence[Work],
+        model: PlaneModel | VolumeModel,
+        *,
+        objects: Sequence[Thing] = (),
+        cache: Path | None = None,
+        folder: Path | None = None,
+        table: Path | None = None,
+    ) -> None:
+        self.works = {work.name: work for work in works}
+        self.model, self.objects, self.cache, self.folder, self.table = model, objects, cache, folder, table
+        self.case, self.encoded = "", (0, 0)
+        self._session: Session | None = None
+        self._filling: threading.Thread | None = None
+        self._ending = threading.Event()
+        self.lock = threading.RLock()
+
+    @property
+    def session(self) -> Session:
+        """The open session; raises ConfigError where there is none."""
+        if self._session is None:
+            raise ConfigError("No image is open; set one first.")
+        return self._session
+
+    def open(self, name: str) -> None:
+        """Open a case, in place of the one that is open.
+
+        Raises:
+            ConfigError: there is no such case.
+            DatasetError, InUseError: as reading its files and `Session` do.
+        """
+        if name not in self.works:
+            raise ConfigError(f"There is no case {name!r:.80}.{did_you_mean(name, self.works)}")
+        work = self.works[name]
+        volume = reader_of_image(work.images[0], None).read_image(work.images)
+        start = None if work.start is None else reader_of_image(work.start, None).read_label(work.start)[0]
+        self._begin(name, volume, work.output, start)
+
+    def open_array(self, name: str, volume: Volume) -> None:
+        """Open an image that a program sent; raises ConfigError where such images are not taken."""
+        if self.folder is None:
+            raise ConfigError("This server annotates the images that it was started with; open one by its name.")
+        check_case_name(name, self.folder)
+        self._begin(name, volume, self.folder / f"{name}.nii.gz", None)
+
+    def _begin(self, name: str, volume: Volume, output: Path, start: np.ndarray | None) -> None:
+        with self.lock:
+            self.close()
+            cache = None if self.cache is None else self.cache / name
+            self._session = Session(volume, self.model, output, start=start, objects=self.objects, embeddings=cache)
+            self.case, looks = name, self._session.looks
+            if cache is not None and looks is not None and (axes := looks.missing((0,))):
+                self._ending.clear()
+                self._filling = threading.Thread(target=looks.fill, args=(axes, self._tell), daemon=True)
+                self._filling.start()
+
+    def _tell(self, done: int, of: int) -> bool:
+        self.encoded = done, of
+        return not self._ending.is_set()
+
+    def save(self) -> Path:
+        """Write the labels, and what the case took into the table."""
+        with self.lock:
+            path, session = self.session.save(), self.session
+            if self.table is not None:
+                row = {"case": self.case, **effort(session)}
+                before = []
+                if self.table.is_file():
+                    with self.table.open(newline="", encoding="utf-8") as file:
+                        before = [line for line in csv.DictReader(file) if line["case"] != self.case]
+                rows = sorted([str(line.get(key, "")) for key in row] for line in [*before, row])
+                write_csv(self.table, list(row), rows)
+            return path
+
+    def close(self) -> None:
+        """End the open session, where there is one."""
+        with self.lock:
+            if self._filling is not None:
+                self._ending.set()
+                self._filling.join()
+            if self._session is not None:
+                self._session.close()
+            self._session, self._filling, self.case, self.encoded = None, None, "", (0, 0)
+
+
+def case_name(image: Path) -> str:
+    """Return the name of an image's case: that of its file, without ending and channel."""
+    stem = image.name[: len(image.name) - len(known_ending(image))]
+    match = CHANNEL_FILE.fullmatch(stem)
+    return match["case"] if match else stem
+
+
+def cases_in(inputs: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
+    """Map the names of cases to their images, one file for each channel.
+
+    Args:
+        inputs: image files, or folders of them.
+
+    Raises:
+        DatasetError: there is no image, or a path is none.
+    """
+    cases: dict[str, list[Path]] = {}
+    for path in inputs:
+        files = sorted(path.iterdir()) if path.is_dir() and known_ending(path) == "" else [path]
+        for file in files:
+            if known_ending(file) and file.is_file():
+                cases.setdefault(case_name(file), []).append(file)
+            elif not path.is_dir():
+                raise DatasetError(f"{path} is no image file and no folder of images; correct the path.")
+    if not cases:
+        raise DatasetError(f"No image is in {', '.join(map(str, inputs))}; name files, or a folder that holds some.")
+    return {name: tuple(files) for name, files in cases.items()}
+
+
+def effort(session: Session) -> dict[str, float]:
+    """Count what an annotation took, and how near to its beginning it ended."""
+    times = np.array([at for _, at in session.steps])
+    operations = [op for op, _ in session.steps]
+    row: dict[str, float] = {name: sum(operations.count(op) for op in ops) for name, ops in COUNTED.items()}
+    row["seconds"] = round(float(np.minimum(np.diff(times), IDLE_S).sum())) if len(times) else 0
+    start, end = session.start, session.labels()
+    pairs = [(start == thing.value, end == thing.value) for thing in session.state.objects]
+    dices = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs if a.any() or b.any()]
+    row["Dice of the beginning and the end"] = round(float(np.mean(dices)), 4) if dices else 1.0
+    return row

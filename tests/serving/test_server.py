@@ -1,0 +1,329 @@
+"""Every verb of the server, who may speak with it, and what it says to what it cannot do."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+from annotating import Discs
+from hypothesis import HealthCheck, given, settings
+from tiny import write_tiny_dataset
+
+from samunet.imageio import reader_of_image
+from samunet.interaction.state import Block, new_thing
+from samunet.serving.desk import Desk, Work
+
+pytest.importorskip("fastapi", reason="the extra annotate is not installed")
+pytest.importorskip("httpx2", reason="the client of FastAPI's tests is not installed")
+
+from fastapi.testclient import TestClient
+
+from samunet.serving.app import READ, WRITE, make_app
+from samunet.serving.guard import Guard
+
+TOKEN, PORT = "token-of-a-test", 8000
+ADDRESS = f"http://127.0.0.1:{PORT}"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A desk of two cases and a client of its server; making one takes half a second."""
+    folder = tmp_path_factory.mktemp("served")
+    images = sorted((write_tiny_dataset(folder, cases=2) / "imagesTr").iterdir())
+    names = [image.name.replace("_0000.nii.gz", "") for image in images]
+    works = [
+        Work(name=name, images=(image,), output=folder / "labels" / f"{name}.nii.gz")
+        for name, image in zip(names, images, strict=True)
+    ]
+    desk = Desk(works, Discs(), objects=[new_thing(1), new_thing(2)], folder=folder / "sent", table=folder / "took.csv")
+    app = Guard(make_app(desk), TOKEN, PORT, largest=200_000)
+    return desk, TestClient(app, base_url=f"{ADDRESS}/{TOKEN}", raise_server_exceptions=False)
+
+
+@pytest.fixture
+def desk(served):
+    desk, _ = served
+    yield desk
+    desk.close()
+    for folder in (desk.folder, next(iter(desk.works.values())).output.parent):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def client(served, desk):
+    return served[1]
+
+
+@pytest.fixture
+def ask(client, desk):
+    """Call a verb that must succeed, on the first case."""
+
+    def ask(verb, **body):
+        answer = client.get(verb) if verb in READ else client.post(verb, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    ask("set_image", name=next(iter(desk.works)))
+    return ask
+
+
+def labels(ask):
+    block = ask("target_buffer")
+    return Block(box=block["box"], dtype=block["dtype"], data=block["data"]).array()
+
+
+def sent(array):
+    block = Block.of(array)
+    return {"box": block.box, "dtype": block.dtype, "data": block.data}
+
+
+def test_a_click_answers_with_the_labels_around_it(ask):
+    answer = ask("add_point_interaction", coordinates=[9, 8, 2], object=2)
+    assert labels(ask)[2, 8, 9] == 2 and (labels(ask) > 0).sum() == 13  # pixels within 2 of one
+    block = answer["labels"]
+    changed = Block(box=block["box"], dtype=block["dtype"], data=block["data"]).array()
+    assert block["box"] == [[2, 3], [6, 11], [7, 12]] and (changed == 2).sum() == 13
+    assert answer["state"]["draft"] == {
+        "object": 2,
+        "quality": 0.9,
+        "prompts": [{"kind": "point", "include": True, "points": [[9, 8, 2]]}],
+    }
+
+
+@pytest.mark.parametrize(
+    "verb, body, inside",
+    [
+        ("add_bbox_interaction", {"bbox": [[4, 8], [5, 7], [3, 4]]}, (3, 5, 4)),
+        ("add_lasso_interaction", {"points": [[4, 5, 3], [9, 5, 3], [9, 9, 3], [4, 9, 3]]}, (3, 7, 6)),
+        ("add_scribble_interaction", {"points": [[4, 5, 3], [9, 5, 3]]}, (3, 5, 7)),
+        ("paint", {"points": [[4, 5, 3], [9, 5, 3]], "radius": 1.0}, (3, 5, 7)),
+    ],
+)
+def test_boxes_lassos_scribbles_and_brushes_show_an_object(ask, verb, body, inside):
+    ask(verb, **body)
+    assert labels(ask)[inside] == 1
+
+
+def test_what_is_not_of_the_object_is_taken_off(ask):
+    ask("add_point_interaction", coordinates=[9, 8, 2])
+    ask("add_point_interaction", coordinates=[10, 8, 2], include_interaction=False)
+    assert labels(ask)[2, 8, 9] == 0
+
+
+def test_prompts_may_wait_for_predict(ask):
+    assert ask("add_point_interaction", coordinates=[9, 8, 2], run_prediction=False)["labels"] is None
+    ask("predict")
+    assert labels(ask)[2, 8, 9] == 1
+
+
+def test_a_draft_is_accepted_or_discarded(ask):
+    ask("add_point_interaction", coordinates=[9, 8, 2])
+    assert ask("discard")["state"]["draft"] is None and not labels(ask).any()
+    ask("add_point_interaction", coordinates=[9, 8, 2])
+    assert ask("accept")["state"]["draft"] is None and labels(ask).any()
+
+
+def test_undo_and_redo_go_back_and_forth(ask):
+    ask("paint", points=[[9, 8, 2]], radius=0)
+    assert not ask("undo")["state"]["undo"] and not labels(ask).any()
+    assert not ask("redo")["state"]["redo"] and labels(ask).sum() == 1
+    ask("paint", points=[[9, 8, 2]], radius=0, erase=True)
+    assert not labels(ask).any()
+
+
+def test_an_initial_segmentation_is_set_and_reset(ask):
+    mask = np.zeros(labels(ask).shape, bool)
+    mask[1:3, 4:9, 5:7] = True
+    ask("add_initial_seg_interaction", initial_seg=sent(mask), object=2)
+    assert np.array_equal(labels(ask) == 2, mask)
+    ask("reset_interactions", object=2)
+    assert not labels(ask).any()
+
+
+def test_planes_between_are_filled_and_the_next_ones_carried_on(ask):
+    for z in (0, 2):
+        ask("paint", points=[[9, 8, z]], radius=3)
+    assert "1 planes" in ask("interpolate")["note"] and labels(ask)[1, 8, 9] == 1
+    assert "planes" in ask("propagate", index=2)["note"]
+
+
+def test_objects_are_added_and_named(ask):
+    assert ask("name_object", name="cyst")["object"] == 3
+    objects = ask("name_object", object=3, name="tumor")["state"]["objects"]
+    assert [thing["name"] for thing in objects] == ["object 1", "object 2", "tumor"]
+
+
+def test_saving_writes_the_labels_and_what_the_case_took(ask, desk):
+    ask("add_point_interaction", coordinates=[9, 8, 2])
+    answer = ask("save")
+    work = desk.works[desk.case]
+    written = reader_of_image(work.output, None).read_label(work.output)[0]
+    assert answer["state"]["saved"] and np.array_equal(written, labels(ask)) and written.any()
+    assert np.allclose(nibabel.load(work.output).affine, nibabel.load(work.images[0]).affine)
+    with desk.table.open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["case"] == desk.case and row["clicks"] == "1"
+
+
+def test_another_case_is_opened_and_the_first_found_again_as_it_was_left(ask, desk):
+    first, second = desk.works
+    ask("add_point_interaction", coordinates=[9, 8, 2])
+    assert ask("set_image", name=second)["draft"] is None
+    assert ask("set_image", name=first)["draft"]["prompts"] and labels(ask).any()
+
+
+def test_a_program_sends_an_image_with_its_grid(ask, desk):
+    image = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(4, 5, 6)
+    state = ask("set_image", name="mine", array=sent(image), spacing=[0.5, 1, 3], origin=[1, 2, 3])
+    assert (state["shape"], state["spacing"]) == ([6, 5, 4], [0.5, 1, 3])
+    ask("add_point_interaction", coordinates=[5, 4, 3])
+    ask("save")
+    file = nibabel.load(desk.folder / "mine.nii.gz")
+    assert file.get_fdata()[5, 4, 3] == 1
+    assert np.allclose(file.affine, [[-0.5, 0, 0, -1], [0, -1, 0, -2], [0, 0, 3, 3], [0, 0, 0, 1]])  # RAS
+
+
+def test_state_tells_the_grid_and_progress_what_is_encoded(ask, desk):
+    state = ask("state")
+    grid = desk.session.volume.geometry
+    assert (state["shape"], state["orientation"]) == (list(grid.shape[::-1]), "LPS")
+    assert [case["name"] for case in state["cases"]] == list(desk.works)
+    assert ask("progress") == {"done": 0, "of": 0}
+
+
+def test_the_page_gets_the_image_and_its_own_files(ask, client, desk):
+    image = nibabel.Nifti1Image.from_bytes(client.get("image.nii").content)
+    file = nibabel.load(desk.works[desk.case].images[0])
+    assert np.allclose(image.get_fdata(), file.get_fdata()) and np.allclose(image.affine, file.affine)
+    page = client.get("")
+    assert "<canvas" in page.text and "default-src 'none'" in page.headers["content-security-policy"]
+    assert all(client.get(name).status_code == 200 for name in ("annotate.js", "annotate.css", "niivue.js"))
+
+
+def test_every_verb_is_described(client):
+    paths = client.get("openapi.json").json()["paths"]
+    assert set(paths) == {f"/{verb}" for verb in (*READ, *WRITE)}
+    assert all(one["summary"] and one["description"] for path in paths.values() for one in path.values())
+
+
+@pytest.mark.parametrize(
+    "url, headers, reason",
+    [
+        (f"{ADDRESS}/", {}, "lacks the token"),
+        (f"{ADDRESS}/wrong/state", {}, "lacks the token"),
+        (f"{ADDRESS}/{TOKEN}x/state", {}, "lacks the token"),
+        (f"{ADDRESS}/{TOKEN}/state", {"host": "elsewhere.org"}, "127.0.0.1 or localhost"),
+        (f"{ADDRESS}/{TOKEN}/state", {"host": "127.0.0.1:1"}, "127.0.0.1 or localhost"),
+        (f"{ADDRESS}/{TOKEN}/state", {"origin": "https://elsewhere.org"}, "elsewhere.org may not"),
+        (f"{ADDRESS}/{TOKEN}/state", {"origin": "null"}, "null may not"),
+    ],
+)
+def test_strangers_are_turned_away(client, url, headers, reason):
+    answer = client.get(url, headers=headers)
+    assert answer.status_code == 403 and reason in answer.json()["error"]
+    assert TOKEN not in answer.text
+
+
+def test_the_page_itself_is_let_in(client):
+    for host in (f"127.0.0.1:{PORT}", f"localhost:{PORT}"):
+        assert client.get("state", headers={"host": host, "origin": f"http://{host}"}).status_code == 200
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_request_that_is_too_large_is_refused(client, told):
+    body = b" " * 200_001
+    answer = client.post("accept", content=body if told else iter([body[:100_000], body[100_000:]]))
+    assert answer.status_code == 413 and "200000 bytes" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "verb, body, status, reason",
+    [
+        ("add_point_interaction", {"coordinates": [99, 0, 0]}, 400, r"lies in the image of \d+ x \d+ x \d+ voxels"),
+        ("add_point_interaction", {"coordinates": [1, 1]}, 400, "lies in the image"),
+        ("add_point_interaction", {"coordinates": [1, 1, 10**30]}, 400, "lies in the image"),
+        ("add_point_interaction", {"coordinates": [1, 1, 1], "axis": 3}, 400, "axis is 0, 1 or 2"),
+        ("add_point_interaction", {"coordinates": [1, 1, 1], "object": 9}, 400, "no object 9"),
+        ("add_point_interaction", {"coordinates": "here"}, 422, "coordinates: .*list"),
+        ("add_point_interaction", {"coordinates": [1, 1, 1], "object_": 1}, 422, "object_"),
+        ("add_point_interaction", {}, 422, "coordinates: Field required"),
+        ("add_bbox_interaction", {"bbox": [[5, 5], [1, 2], [1, 2]]}, 400, "first and one past the last"),
+        ("add_lasso_interaction", {"points": [[1, 1, 1], [2, 2, 2]]}, 400, "in one plane"),
+        ("add_scribble_interaction", {"points": []}, 400, "in one plane"),
+        ("paint", {"points": [[1, 1, 1]], "radius": -1}, 400, "0 mm or more"),
+        ("predict", {}, 400, "no draft"),
+        ("interpolate", {}, 400, "no plane empty"),
+        ("propagate", {"index": 1}, 400, "from a plane that shows it"),
+        ("undo", {}, 400, "nothing to undo"),
+        ("redo", {}, 400, "nothing to redo"),
+        ("name_object", {"name": ""}, 400, "1 to 200 characters"),
+        ("set_image", {"name": "../secret"}, 400, "no case"),
+        ("set_image", {"name": "../x", "array": sent(np.zeros((2, 3, 4), np.uint8))}, 400, "case"),
+        ("set_image", {"name": "x", "array": {"box": [[0, 2**40]] * 3, "dtype": "uint8", "data": ""}}, 400, "voxels"),
+        ("set_image", {"name": "x", "array": {"box": [[0, 2]] * 3, "dtype": "uint8", "data": "AAAA"}}, 400, "8 bytes"),
+        ("set_image", {"name": "x", "array": {"box": [[0, 1]] * 3, "dtype": "O", "data": ""}}, 400, "holds"),
+        ("add_initial_seg_interaction", {"initial_seg": sent(np.zeros((2, 2, 2), bool))}, 400, "box must be"),
+        ("nonsense", {}, 404, "The verbs are"),
+        ("state", {}, 405, "Method Not Allowed"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_changes_nothing(ask, client, verb, body, status, reason):
+    before = ask("state")
+    answer = client.post(verb, json=body)
+    assert answer.status_code == status and list(answer.json()) == ["error"]
+    assert re.search(reason, answer.json()["error"])
+    assert ask("state") == before
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b"[]", b'{"object": NaN}', b""])
+def test_what_is_no_json_of_a_request_is_refused(ask, client, content):
+    answer = client.post("interpolate", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422) and json.loads(answer.text)["error"]
+
+
+def test_nothing_is_asked_of_an_image_that_is_not_open(client):
+    assert client.get("state").json()["case"] == ""
+    answer = client.post("accept")
+    assert answer.status_code == 400 and "No image is open" in answer.json()["error"]
+
+
+def test_a_file_that_another_program_annotates_is_busy(ask, client, desk):
+    works = list(desk.works.values())
+    other = Desk(works, Discs(), objects=desk.objects)
+    other.open(works[1].name)
+    answer = client.post("set_image", json={"name": works[1].name})
+    other.close()
+    assert answer.status_code == 409 and "error" in answer.json()
+
+
+def test_a_disk_that_is_full_is_told(ask, client, desk, monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device", "labels.nii.gz")
+
+    monkeypatch.setattr(desk.session, "save", lambda: full("labels"))
+    answer = client.post("save")
+    assert answer.status_code == 400 and "labels.nii.gz: No space left on device" in answer.json()["error"]
+
+
+@pytest.mark.slow
+def test_no_request_that_fits_the_description_breaks_the_server(ask, client):
+    """Bodies that schemathesis draws from the description: each is answered, or refused with a sentence."""
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    schema = schemathesis.openapi.from_dict(client.get("openapi.json").json())
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def fuzz(case):
+            body = {"json": case.body} if isinstance(case.body, dict) else {}
+            answer = client.request(case.method, case.path.lstrip("/"), **body)
+            assert answer.status_code in (200, 400, 422), (case.path, case.body, answer.text)
+            assert answer.status_code == 200 or answer.json()["error"]
+
+        fuzz()
