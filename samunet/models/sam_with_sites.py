@@ -29,6 +29,7 @@ class AdaptedSAM(SlabSegmenter):
         spec: data and plan.
         sites: one per block, or None for SAM's plain blocks.
         head: of the subclass.
+        branch: runs beside the blocks: called with the pixels, it gives what `samunet.sam.encoder.encode` takes as `after`.
         pixel_range: see `SAMPixels`.
         train_encoder: None trains it when its weights are random.
         layer_decay: see `groups_around`.
@@ -42,6 +43,7 @@ class AdaptedSAM(SlabSegmenter):
         sites: Sequence[Sites] | None,
         *,
         head: nn.Module,
+        branch: nn.Module | None = None,
         pixel_range: str = "sam",
         train_encoder: bool | None = None,
         layer_decay: float = 1.0,
@@ -55,7 +57,7 @@ class AdaptedSAM(SlabSegmenter):
         learns = not spec.pretrained if train_encoder is None else train_encoder
         self.image_encoder = sam.image_encoder.requires_grad_(learns)
         self.sites = nn.ModuleList(sites if sites is not None else [Sites() for _ in self.image_encoder.blocks])
-        self.head = head
+        self.branch, self.head = branch, head
 
     def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         return slab_terms(sums)
@@ -69,7 +71,8 @@ class AdaptedSAM(SlabSegmenter):
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, D, 3, H, W) pixels to (B, D, C, h, w) embeddings."""
         tokens = embed_patches(self.image_encoder, pixels)
-        return encode(self.image_encoder, tokens, self.sites, checkpointing=self.checkpointing).neck
+        after = None if self.branch is None else self.branch(pixels)
+        return encode(self.image_encoder, tokens, self.sites, after=after, checkpointing=self.checkpointing).neck
 
     def fit(self, logits: Tensor, shape: Sequence[int]) -> Tensor:
         """(B, K, D, f*h, f*w) logits of the padded encoder plane to the patch's (B, K, D, H, W)."""

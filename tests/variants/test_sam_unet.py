@@ -18,7 +18,7 @@ from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.variants import sam_unet
 from samunet.variants.sam_unet.rules import _convolution_weights
-from samunet.variants.sam_unet.unet import Decoder, Encoder, kaiming_block
+from samunet.models.unet import Decoder, Encoder, kaiming_block
 
 SPEC = NetworkSpec(
     schemes=("zscore",),

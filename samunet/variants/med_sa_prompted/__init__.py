@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samunet.errors import ConfigError
-from samunet.models.rules import WITH_PROMPTS, PromptSimulation, preferred, step_gib
+from samunet.models.rules import OTHER_MASKS, WITH_PROMPTS, PromptSimulation, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants import med_sa
@@ -81,11 +81,7 @@ METHOD = Method(
     source=med_sa.METHOD.source,
     starts_as="sam",
     slices_meet=True,
-    without_gradient=WITH_PROMPTS
-    | {
-        f"head.mask_decoder.output_hypernetworks_mlps.{index}": "one mask is asked for, SAM's first"
-        for index in (1, 2, 3)
-    },
+    without_gradient=WITH_PROMPTS | OTHER_MASKS,
     config=Config,
     build=build,
     preferred=preferred,

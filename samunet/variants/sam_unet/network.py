@@ -24,7 +24,7 @@ from samunet.sam.backbones import encoder_size
 from samunet.sam.encoder import embed_patches, encode, ends_of_quarters, merge_updates
 from samunet.variants.sam_unet.head import ClassTokenHead
 from samunet.variants.sam_unet.rules import Config, adapter_width, injection_stage, token_source
-from samunet.variants.sam_unet.unet import Decoder, Encoder
+from samunet.models.unet import Decoder, Encoder
 
 
 class EncodedImage(NamedTuple):

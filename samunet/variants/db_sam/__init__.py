@@ -1,0 +1,103 @@
+"""DB-SAM: a frozen SAM encoder and a branch of convolutions that meet by deformable attention, with class tokens.
+
+Slices meet in the branch. See documentation/methods/db_sam.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from samunet.core.ranges import Within
+from samunet.errors import ConfigError
+from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
+from samunet.models.spec import NetworkSpec
+from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
+from samunet.variants.method import Method
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+    from samunet.models.segmenter import SlabSegmenter
+    from samunet.variants.db_sam.branch import DualBranch
+
+CHOICES = {"layout": ("plus", "two_branch"), "initialization": ("zero", "official")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(EncoderOptions):
+    """Options of this method; the defaults are the authors', but for the start at zero."""
+
+    layout: str = "plus"
+    """"plus": the released default, tokens and all levels of the branch look at each other; "two_branch": the paper's,
+    tokens and levels look at each other in turn."""
+    initialization: str = "zero"
+    """"zero": whatever the branch adds starts at zero, so that the encoder starts as SAM; "official": at random."""
+    dropout: Annotated[float, Within(0, 1, below=True)] = 0.1
+    """Share of the deformable attention's output that training drops."""
+    drop_path: Annotated[float, Within(0, 1, below=True)] = 0.3
+    """Share of the planes for which training skips a layer of the branch."""
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"db_sam: {name} must be one of {', '.join(choices)}; got '{getattr(self, name)}'.")
+
+
+def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
+    """Compose the network around a SAM whose token grid fits `spec`."""
+    from samunet.models.heads import ClassTokenMasks
+    from samunet.models.prompt_free import PromptFreeSAM
+
+    network = PromptFreeSAM(
+        sam,
+        spec,
+        None,
+        head=ClassTokenMasks(sam, spec.labels.outputs, 4),
+        branch=branch_for(sam, spec, config),
+        pixel_range=config.pixel_range,
+        checkpointing=config.checkpointing,
+    )
+    network.image_encoder.neck.requires_grad_(True)
+    return network
+
+
+def branch_for(sam: Sam, spec: NetworkSpec, config: Config) -> DualBranch:
+    """Return what runs beside the encoder's blocks."""
+    from samunet.variants.db_sam.branch import DualBranch
+    from samunet.variants.db_sam.deformable import LayerStyle
+
+    style = LayerStyle(
+        start_at_zero=config.initialization == "zero", dropout=config.dropout, drop_path=config.drop_path
+    )
+    return DualBranch(
+        sam.image_encoder, spec.patch_size[0], config.layout, style, checkpointing=config.checkpointing
+    )
+
+
+def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config, decoder_runs: int = 1) -> float:
+    """Estimate the memory of one mixed-precision training step in GiB."""
+    height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
+    places = batch_size * spec.patch_size[0] * height * width
+    branch = 4.0 * places * backbone.width
+    return branch + step_gib(
+        spec,
+        backbone,
+        batch_size,
+        adapter_width=0,
+        upsampling=4,
+        checkpointing=config.checkpointing,
+        decoder_runs=decoder_runs,
+    )
+
+
+METHOD = Method(
+    source="Qin et al., DB-SAM: Delving into high quality universal medical image segmentation, MICCAI 2024.",
+    starts_as="sam",  # as the publication does not: initialization="official" starts its branch at random
+    slices_meet=True,
+    without_gradient=WITHOUT_PROMPTS,
+    config=Config,
+    build=build,
+    preferred=preferred,
+    cost=cost,
+)

@@ -1,0 +1,156 @@
+"""Multi-scale deformable attention by grid sampling, and the layer that DB-SAM makes of it.
+
+Source: Zhu et al., Deformable DETR, ICLR 2021; Qin et al., DB-SAM, MICCAI 2024. Written from their equations. Axes: N
+planes, J levels that ask, L levels that are asked, h w rows and columns of the grid that all levels share, E width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from samunet.sam.backbones import LAYER_NORM_EPS
+
+POINTS = 4  # that a head looks at in each level, the authors'
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerStyle:
+    """What the layers of a network have in common."""
+
+    start_at_zero: bool
+    """Start with increments of zero; otherwise at random, as published."""
+    dropout: float
+    """Share of the attention's output that training drops."""
+    drop_path: float
+    """Share of the planes for which training skips a layer."""
+
+
+class DeformableAttention(nn.Module):
+    """Every place looks at a few points around itself in every level, and weighs what it finds.
+
+    With V = W_v values, r_n the center of place n, and i over heads, l over levels, p over points:
+
+        A(q)_n = W_o concat_i sum_l,p a_ilp(q_n) V_il(r_n + d_ilp(q_n)),   sum_l,p a_ilp = 1
+
+    d is in places of the grid, V_il is bilinear between its places and zero outside. d starts as p + 1 steps in a
+    direction of each head's own, a equal for all.
+
+    Args:
+        width: E.
+        heads: parts of the width.
+        levels: L.
+        start_at_zero: start with W_o = 0.
+    """
+
+    def __init__(self, width: int, heads: int, levels: int, *, start_at_zero: bool) -> None:
+        super().__init__()
+        self.heads, self.levels = heads, levels
+        self.offsets, self.shares = (nn.Linear(width, heads * levels * POINTS * count) for count in (2, 1))
+        self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        for layer in (self.offsets, self.shares):
+            nn.init.zeros_(layer.weight)
+        for layer in (self.shares, self.value, self.output):
+            nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(self.value.weight)
+        nn.init.zeros_(self.output.weight) if start_at_zero else nn.init.xavier_uniform_(self.output.weight)
+        angle = torch.arange(heads) * (2 * math.pi / heads)
+        direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        steps = direction[:, None, None] * torch.arange(1, POINTS + 1)[:, None]
+        with torch.no_grad():
+            self.offsets.bias.copy_(steps.expand(-1, levels, -1, -1).flatten())
+
+    def forward(self, queries: Tensor, values: Tensor) -> Tensor:
+        """(N, J, h, w, E) queries and (N, L, h, w, E) values to (N, J, h, w, E)."""
+        kinds = (self.heads, self.levels, POINTS)
+        offsets = self.offsets(queries).unflatten(-1, (*kinds, 2)).float()
+        shares = self.shares(queries).unflatten(-1, (self.heads, -1)).float().softmax(-1).unflatten(-1, kinds[1:])
+        value = self.value(values).unflatten(-1, (self.heads, -1)).float()
+        mixed = torch.zeros((), device=queries.device)
+        for level in range(self.levels):
+            part = (value[:, level], offsets[..., level, :, :], shares[..., level, :])
+            # What was sampled is as large as all queries times POINTS: found again for the gradient, not kept.
+            learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in part)
+            mixed = mixed + (checkpoint(_look, *part, use_reentrant=False) if learns else _look(*part))
+        return self.output(mixed.to(queries.dtype))
+
+
+def _look(value: Tensor, offsets: Tensor, shares: Tensor) -> Tensor:
+    """Sample one level in fp32.
+
+    Args:
+        value: (N, h, w, heads, c).
+        offsets: (N, J, h, w, heads, POINTS, 2), x before y, in places.
+        shares: (N, J, h, w, heads, POINTS).
+
+    Returns:
+        (N, J, h, w, heads * c).
+    """
+    count, height, width, heads = value.shape[:4]
+    rows = torch.arange(height, device=value.device) + 0.5
+    columns = torch.arange(width, device=value.device) + 0.5
+    centers = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)[:, :, None, None]
+    places = (centers + offsets) * (2 / torch.tensor([width, height], device=value.device)) - 1
+    with torch.autocast(value.device.type, enabled=False):
+        maps = value.permute(0, 3, 4, 1, 2).flatten(0, 1)
+        grid = places.permute(0, 4, 1, 2, 3, 5, 6).flatten(0, 1).flatten(1, 3)  # (N * heads, J * h * w, POINTS, 2)
+        found = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        weights = shares.permute(0, 4, 1, 2, 3, 5).flatten(0, 1).flatten(1, 3)
+        mixed = torch.einsum("ncqp,nqp->nqc", found, weights)
+    return mixed.unflatten(0, (count, heads)).transpose(1, 2).unflatten(1, offsets.shape[1:4]).flatten(4)
+
+
+class DeformableLayer(nn.Module):
+    """q <- q + A(LN q, LN v); q <- q + MLP(LN q), the MLP with a depthwise 3x3 convolution in its middle.
+
+    Args:
+        width, heads, levels: of `DeformableAttention`.
+        style: see there.
+    """
+
+    def __init__(self, width: int, heads: int, levels: int, style: LayerStyle) -> None:
+        super().__init__()
+        self.query_norm, self.value_norm, self.mlp_norm = (nn.LayerNorm(width, eps=LAYER_NORM_EPS) for _ in range(3))
+        self.attention = DeformableAttention(width, heads, levels, start_at_zero=style.start_at_zero)
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.around = nn.Conv2d(4 * width, 4 * width, 3, padding=1, groups=4 * width)
+        self.dropout, self.drop_path = nn.Dropout(style.dropout), style.drop_path
+        start_layers(self, style, zero=(self.narrow,))
+
+    def forward(self, queries: Tensor, values: Tensor) -> Tensor:
+        """(N, J, h, w, E) queries and (N, L, h, w, E) values to what the queries become."""
+        attended = self.dropout(self.attention(self.query_norm(queries), self.value_norm(values)))
+        queries = queries + skip_some(attended, self.drop_path, self.training)
+        hidden = self.widen(self.mlp_norm(queries)).flatten(0, 1).permute(0, 3, 1, 2)
+        hidden = F.gelu(self.around(hidden)).permute(0, 2, 3, 1).unflatten(0, queries.shape[:2])
+        return queries + skip_some(self.narrow(hidden), self.drop_path, self.training)
+
+
+def start_layers(module: nn.Module, style: LayerStyle, zero: tuple[nn.Linear, ...]) -> None:
+    """Start linear layers with a deviation of 0.02 and convolutions by He's rule; `zero` at zero where the style asks.
+
+    The layers of a `DeformableAttention` keep their own start.
+    """
+    own = [layer for part in module.modules() if isinstance(part, DeformableAttention) for layer in part.children()]
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear) and layer not in own:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+        elif isinstance(layer, nn.Conv2d | nn.Conv3d):
+            fan = layer.weight[0, 0].numel() * layer.out_channels // layer.groups
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan))
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d) and layer.bias is not None and layer not in own:
+            nn.init.zeros_(layer.bias)
+    for layer in zero if style.start_at_zero else ():
+        nn.init.zeros_(layer.weight)
+
+
+def skip_some(increment: Tensor, share: float, training: bool) -> Tensor:
+    """Drop (N, ...) increments of a share of the planes in training, and enlarge the others (stochastic depth)."""
+    kept = increment.new_ones(len(increment), *(1,) * (increment.ndim - 1))
+    return increment * F.dropout(kept, share, training)
