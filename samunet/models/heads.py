@@ -60,7 +60,7 @@ def class_token_decoder(sam: Sam, outputs: int, upsampling: int) -> MaskDecoder:
 
 
 class ClassTokenMasks(nn.Module):
-    """SAM's prompt encoder and a class-token decoder as a head; SAM's no-mask embedding is the prompt, alone or beside a dense one.
+    """SAM's prompt encoder and a class-token decoder as a head; SAM's no-mask embedding, or one beside it, prompts.
 
     Args:
         sam, outputs, upsampling: as for `class_token_decoder`.

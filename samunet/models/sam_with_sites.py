@@ -29,7 +29,7 @@ class AdaptedSAM(SlabSegmenter):
         spec: data and plan.
         sites: one per block, or None for SAM's plain blocks.
         head: of the subclass.
-        branch: runs beside the blocks: called with the pixels, it gives what `samunet.sam.encoder.encode` takes as `after`.
+        branch: beside the blocks: takes the pixels and gives `after` of `samunet.sam.encoder.encode`.
         pixel_range: see `SAMPixels`.
         train_encoder: None trains it when its weights are random.
         layer_decay: see `groups_around`.

@@ -70,9 +70,7 @@ def branch_for(sam: Sam, spec: NetworkSpec, config: Config) -> DualBranch:
     style = LayerStyle(
         start_at_zero=config.initialization == "zero", dropout=config.dropout, drop_path=config.drop_path
     )
-    return DualBranch(
-        sam.image_encoder, spec.patch_size[0], config.layout, style, checkpointing=config.checkpointing
-    )
+    return DualBranch(sam.image_encoder, spec.patch_size[0], config.layout, style, checkpointing=config.checkpointing)
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config, decoder_runs: int = 1) -> float:

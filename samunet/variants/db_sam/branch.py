@@ -110,7 +110,7 @@ class AlongDepth(Convolution):
 
 
 def _path(widths: list[int], outputs: int, depth: int, halvings: int) -> nn.Sequential:
-    """Return 3x3 and 1x1 convolutions of each width, the first `halvings` 3x3 ones of stride 2, and one to `outputs`."""
+    """Return 3x3 and 1x1 convolutions of each width, the first `halvings` of stride 2, and one to `outputs`."""
     layers: list[nn.Module] = []
     inputs = 3
     for index, width in enumerate(widths):
@@ -144,7 +144,7 @@ class Together(nn.Module):
 
 
 class InTurn(nn.Module):
-    """Tokens look at the levels, and the levels at what the tokens were, after a convolution of the tokens (the paper's).
+    """After a convolution tokens look at the levels, and the levels at what the tokens were (the paper's).
 
     Args:
         width, heads: of tokens.
