@@ -102,7 +102,7 @@ def _look(value: Tensor, offsets: Tensor, shares: Tensor) -> Tensor:
         grid = places.permute(0, 4, 1, 2, 3, 5, 6).flatten(0, 1).flatten(1, 3)  # (N * heads, J * h * w, POINTS, 2)
         found = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         weights = shares.permute(0, 4, 1, 2, 3, 5).flatten(0, 1).flatten(1, 3)
-        mixed = torch.einsum("ncqp,nqp->nqc", found, weights)
+        mixed = (found * weights.unsqueeze(1)).sum(-1).transpose(1, 2)
     return mixed.unflatten(0, (count, heads)).transpose(1, 2).unflatten(1, offsets.shape[1:4]).flatten(4)
 
 
