@@ -60,7 +60,7 @@ def class_token_decoder(sam: Sam, outputs: int, upsampling: int) -> MaskDecoder:
 
 
 class ClassTokenMasks(nn.Module):
-    """SAM's prompt encoder and a class-token decoder as a head; SAM's no-mask embedding, or one beside it, prompts.
+    """SAM's prompt encoder and a class-token decoder as a head; SAM's no-mask embedding is the only prompt.
 
     Args:
         sam, outputs, upsampling: as for `class_token_decoder`.
@@ -73,19 +73,15 @@ class ClassTokenMasks(nn.Module):
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = class_token_decoder(sam, outputs, upsampling)
 
-    def forward(self, embedding: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """(N, C, h, w) embeddings to (N, K, f*h, f*w) logits, f the upsampling.
-
-        A (N, C, h, w) dense prompt is added to the no-mask embedding.
-        """
+    def forward(self, embedding: Tensor) -> Tensor:
+        """(N, C, h, w) embeddings to (N, K, f*h, f*w) logits, f the upsampling."""
         decoder, prompts = self.mask_decoder, self.prompt_encoder
-        dense = without_mask(prompts)
         decoded = decode(
             decoder.transformer,
             prompts.pe_layer,
             embedding,
             own_tokens(decoder),
-            dense=dense if prompt is None else dense + prompt,
+            dense=without_mask(prompts),
             sites=self.sites,
         )
         masks = range(decoder.num_mask_tokens)

@@ -57,7 +57,7 @@ class PromptFreeSAM(AdaptedSAM):
     def keep_embeddings(self, folder: Path) -> bool:
         if self.pixels.pixel_range == "unit" and self.slab_depth > 1:
             return False  # a slice's pixels depend on the slab that it lies in
-        parts = (self.pixels, self.image_encoder, self.sites, *filter(None, [self.branch]))
+        parts = (self.pixels, self.image_encoder, self.sites)
         if any(parameter.requires_grad for part in parts for parameter in part.parameters()):
             return False
         self.embeddings = EmbeddingCache(folder, self.image_encoder)
@@ -65,12 +65,9 @@ class PromptFreeSAM(AdaptedSAM):
 
     def _planes(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) to (B, K, D, f*h, f*w) logits of the padded encoder plane."""
-        return slicewise(self.head, self.embed(image)).movedim(2, 1)
-
-    def embed(self, image: Tensor) -> Tensor:
-        """(B, C, D, H, W) to (B, D, C', h, w), from the cache where there is one."""
         pixels = self.pixels(image)
-        return self.encode(pixels) if self.embeddings is None else self.embeddings.embed(pixels, self.encode)
+        embedding = self.encode(pixels) if self.embeddings is None else self.embeddings.embed(pixels, self.encode)
+        return slicewise(self.head, embedding).movedim(2, 1)
 
     def _cut(self, logits: Tensor, plane: Sequence[int]) -> Tensor:
         """Take the padding of the encoder's plane away; `plane` is the patch's (H, W) in voxels."""

@@ -32,10 +32,10 @@ WITH_PROMPTS = {
     "head.prompt_encoder.mask_downscaling": "there is no mask prompt",
 }
 """Parameters of a prompted head that no loss reaches, or not in every step, and why."""
-OTHER_MASKS = {
+ONE_MASK = {
     f"head.mask_decoder.output_hypernetworks_mlps.{index}": "one mask is asked for, SAM's first" for index in (1, 2, 3)
 }
-"""Parameters of SAM's own decoder that no loss reaches, and why."""
+"""The same of SAM's own decoder."""
 MODES = ("points", "iterative", "box", "mixed")
 
 

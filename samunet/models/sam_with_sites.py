@@ -29,11 +29,11 @@ class AdaptedSAM(SlabSegmenter):
         spec: data and plan.
         sites: one per block, or None for SAM's plain blocks.
         head: of the subclass.
-        branch: beside the blocks: takes the pixels and gives `after` of `samunet.sam.encoder.encode`.
         pixel_range: see `SAMPixels`.
         train_encoder: None trains it when its weights are random.
         layer_decay: see `groups_around`.
         checkpointing: see `samunet.sam.encoder.encode`.
+        branch: beside the blocks: takes the pixels, and gives what `encode` runs after each block.
     """
 
     def __init__(
@@ -43,21 +43,21 @@ class AdaptedSAM(SlabSegmenter):
         sites: Sequence[Sites] | None,
         *,
         head: nn.Module,
-        branch: nn.Module | None = None,
         pixel_range: str = "sam",
         train_encoder: bool | None = None,
         layer_decay: float = 1.0,
         checkpointing: bool = False,
+        branch: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.labels, self.scale, self.slab_depth = spec.labels, spec.encoder_scale, spec.patch_size[0]
-        self.layer_decay, self.checkpointing = layer_decay, checkpointing
+        self.layer_decay, self.checkpointing, self.branch = layer_decay, checkpointing, branch
         size = encoder_size(spec.patch_size[1:], spec.encoder_scale)
         self.pixels = SAMPixels(spec.schemes, spec.encoder_scale, size, pixel_range)
         learns = not spec.pretrained if train_encoder is None else train_encoder
         self.image_encoder = sam.image_encoder.requires_grad_(learns)
         self.sites = nn.ModuleList(sites if sites is not None else [Sites() for _ in self.image_encoder.blocks])
-        self.branch, self.head = branch, head
+        self.head = head
 
     def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         return slab_terms(sums)

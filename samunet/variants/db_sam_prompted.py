@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from samunet.models.rules import OTHER_MASKS, WITH_PROMPTS, PromptSimulation, preferred
+from samunet.models.rules import ONE_MASK, WITH_PROMPTS, PromptSimulation, preferred
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants import db_sam
@@ -59,7 +59,7 @@ METHOD = Method(
     source=db_sam.METHOD.source,
     starts_as="sam",
     slices_meet=True,
-    without_gradient=WITH_PROMPTS | OTHER_MASKS,
+    without_gradient=WITH_PROMPTS | ONE_MASK,
     config=Config,
     build=build,
     preferred=preferred,

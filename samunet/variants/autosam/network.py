@@ -7,6 +7,7 @@ D H W voxels, h w token rows and columns, E decoder width, K outputs.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from samunet.models.heads import ClassTokenMasks
-from samunet.models.prompt_free import PromptFreeSAM
+from samunet.models.prompt_free import PromptFreeSAM, slicewise
 from samunet.models.spec import NetworkSpec
 from samunet.models.unet import Decoder, Encoder
 from samunet.sam.backbones import PIXEL_MEAN, PIXEL_STD, TOKEN_PIXELS
@@ -40,17 +41,19 @@ class AutoSAM(PromptFreeSAM):
         if self.constant:
             self.pixels.requires_grad_(False)
 
-    def embed(self, image: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
         if not self.constant:
-            return super().embed(image)
-        plane = self.black.expand(-1, -1, -1, *self.pixels.encoder_size)
-        return self.encode(plane).expand(image.shape[0], image.shape[2], -1, -1, -1)
+            return super().encode(pixels)
+        return super().encode(self.black.expand(-1, -1, -1, *pixels.shape[3:])).expand(*pixels.shape[:2], -1, -1, -1)
+
+    def keep_embeddings(self, folder: Path) -> bool:
+        return not self.constant and super().keep_embeddings(folder)  # one plane a step costs less than a read
 
     def _planes(self, image: Tensor) -> Tensor:
-        embedding = self.embed(image)
-        prompt = self.prompt(image, (embedding.shape[3], embedding.shape[4]))
-        logits = self.head(embedding.flatten(0, 1), prompt.flatten(0, 1))
-        return logits.unflatten(0, prompt.shape[:2]).movedim(2, 1)
+        pixels = self.pixels(image)
+        embedding = self.encode(pixels) if self.embeddings is None else self.embeddings.embed(pixels, self.encode)
+        prompted = embedding + self.prompt(image, (embedding.shape[3], embedding.shape[4]))
+        return slicewise(self.head, prompted).movedim(2, 1)  # the head adds its no-mask embedding
 
 
 class DensePrompt(nn.Module):

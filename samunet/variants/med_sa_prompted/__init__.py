@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samunet.errors import ConfigError
-from samunet.models.rules import OTHER_MASKS, WITH_PROMPTS, PromptSimulation, preferred, step_gib
+from samunet.models.rules import ONE_MASK, WITH_PROMPTS, PromptSimulation, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants import med_sa
@@ -81,7 +81,7 @@ METHOD = Method(
     source=med_sa.METHOD.source,
     starts_as="sam",
     slices_meet=True,
-    without_gradient=WITH_PROMPTS | OTHER_MASKS,
+    without_gradient=WITH_PROMPTS | ONE_MASK,
     config=Config,
     build=build,
     preferred=preferred,
