@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from samunet.models.rules import ONE_MASK, WITH_PROMPTS, PromptSimulation, preferred
+from samunet.models.rules import ONE_MASK, WITH_PROMPTS, PromptSimulation
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants import db_sam
@@ -62,7 +62,7 @@ METHOD = Method(
     without_gradient=WITH_PROMPTS | ONE_MASK,
     config=Config,
     build=build,
-    preferred=preferred,
+    preferred=db_sam.preferred,
     cost=cost,
     prompted=True,
 )

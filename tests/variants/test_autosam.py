@@ -86,6 +86,15 @@ def test_a_prompt_lies_between_minus_one_and_one():
     assert prompt.shape == (2, 4, 64, 4, 6) and prompt.abs().max() <= 1 and prompt.std() > 0.1
 
 
+@torch.no_grad()
+def test_kept_embeddings_give_the_same_logits(tmp_path):
+    network, image = small(prompting=True)
+    expected = network(image)
+    assert network.keep_embeddings(tmp_path)
+    assert torch.allclose(network(image), expected, atol=1e-5) and torch.equal(network(image), network(image))
+    assert len([*tmp_path.rglob("*.safetensors")]) == 8 and not small(encoder="constant")[0].keep_embeddings(tmp_path)
+
+
 def test_of_a_pretrained_sam_only_what_knows_the_classes_trains():
     network, _ = small()
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}

@@ -5,12 +5,15 @@ Slices meet in the branch. See documentation/methods/db_sam.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
+from samunet.core.geometry import Shape
+from samunet.core.plan import Preference, Topology
 from samunet.core.ranges import Within
 from samunet.errors import ConfigError
-from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
+from samunet.models import rules
+from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 from samunet.variants.method import Method
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from samunet.models.segmenter import SlabSegmenter
     from samunet.variants.db_sam.branch import DualBranch
 
+SLAB_DEPTH = 7  # the branch convolves along depth three times, by a slice to each side
 LAYER_BYTES, PYRAMID_BYTES = 160, 200  # fitted to measured steps on a CPU in bf16
 CHOICES = {"layout": ("plus", "two_branch"), "initialization": ("zero", "official")}
 
@@ -72,6 +76,12 @@ def branch_for(sam: Sam, spec: NetworkSpec, config: Config) -> DualBranch:
         start_at_zero=config.initialization == "zero", dropout=config.dropout, drop_path=config.drop_path
     )
     return DualBranch(sam.image_encoder, spec.patch_size[0], config.layout, style, checkpointing=config.checkpointing)
+
+
+def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
+    """Return the encoder scales of all prompt-free methods, with slabs of the slices that one of them sees."""
+    choices = rules.preferred(topology, patch_size, smallest_class_voxels)
+    return tuple(replace(choice, depth=SLAB_DEPTH) for choice in choices)
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config, decoder_runs: int = 1) -> float:
