@@ -88,14 +88,14 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config,
     """Estimate the memory of one mixed-precision training step in GiB.
 
     Beside SAM's a place of a level needs LAYER_BYTES per width in each layer that it goes through, and a place
-    PYRAMID_BYTES; the branch has about 112 E^2 weights in either layout.
+    PYRAMID_BYTES; the branch has about 112 E^2 weights in either layout. What a layer samples is freed at once, but C's
+    allocator hardly uses it again: on a GPU a step needs less.
     """
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     places = batch_size * spec.patch_size[0] * height * width
-    of_meeting = LAYER_BYTES * (10 if config.layout == "plus" else 5)
-    kept = of_meeting + 4 * 20 if config.checkpointing else 4 * of_meeting
-    branch = (places * backbone.width * (kept + PYRAMID_BYTES) + 16 * 112 * backbone.width**2) / 2**30
-    return branch + step_gib(
+    layers = (10 if config.layout == "plus" else 5) * (3 if config.checkpointing else 4)
+    branch = places * backbone.width * (layers * LAYER_BYTES + PYRAMID_BYTES) + 16 * 112 * backbone.width**2
+    return branch / 2**30 + step_gib(
         spec,
         backbone,
         batch_size,
