@@ -34,6 +34,7 @@ class Config:
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
     from samunet.models.prompted import PromptedMasks, PromptedSAM
+    from samunet.variants.db_sam.branch import DualBranch
 
     options = config.network
     network = PromptedSAM(
@@ -41,7 +42,7 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
         spec,
         None,
         head=PromptedMasks(sam, sam.mask_decoder),
-        branch=db_sam.branch_for(sam, spec, options),
+        branch=DualBranch(sam.image_encoder, spec.patch_size[0], options.layout, checkpointing=options.checkpointing),
         simulation=config.simulation,
         pixel_range=options.pixel_range,
         checkpointing=options.checkpointing,

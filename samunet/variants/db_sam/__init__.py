@@ -6,11 +6,10 @@ Slices meet in the branch. See documentation/methods/db_sam.md.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
-from samunet.core.ranges import Within
 from samunet.errors import ConfigError
 from samunet.models import rules
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, step_gib
@@ -22,60 +21,42 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from samunet.models.segmenter import SlabSegmenter
-    from samunet.variants.db_sam.branch import DualBranch
 
 SLAB_DEPTH = 7  # the branch convolves along depth three times, by a slice to each side
 LAYER_BYTES, PYRAMID_BYTES = 160, 200  # fitted to measured steps on a CPU in bf16
-CHOICES = {"layout": ("plus", "two_branch"), "initialization": ("zero", "official")}
+LAYOUTS = ("plus", "two_branch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(EncoderOptions):
-    """Options of this method; the defaults are the authors', but for the start at zero."""
+    """Options of this method."""
 
     layout: str = "plus"
     """"plus": the released default, tokens and all levels of the branch look at each other; "two_branch": the paper's,
     tokens and levels look at each other in turn."""
-    initialization: str = "zero"
-    """"zero": whatever the branch adds starts at zero, so that the encoder starts as SAM; "official": at random."""
-    dropout: Annotated[float, Within(0, 1, below=True)] = 0.1
-    """Share of the deformable attention's output that training drops."""
-    drop_path: Annotated[float, Within(0, 1, below=True)] = 0.3
-    """Share of the planes for which training skips a layer of the branch."""
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"db_sam: {name} must be one of {', '.join(choices)}; got '{getattr(self, name)}'.")
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"db_sam: layout must be one of {', '.join(LAYOUTS)}; got '{self.layout}'.")
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
     from samunet.models.heads import ClassTokenMasks
     from samunet.models.prompt_free import PromptFreeSAM
+    from samunet.variants.db_sam.branch import DualBranch
 
     network = PromptFreeSAM(
         sam,
         spec,
         None,
         head=ClassTokenMasks(sam, spec.labels.outputs, 4),
-        branch=branch_for(sam, spec, config),
+        branch=DualBranch(sam.image_encoder, spec.patch_size[0], config.layout, checkpointing=config.checkpointing),
         pixel_range=config.pixel_range,
         checkpointing=config.checkpointing,
     )
     network.image_encoder.neck.requires_grad_(True)
     return network
-
-
-def branch_for(sam: Sam, spec: NetworkSpec, config: Config) -> DualBranch:
-    """Return what runs beside the encoder's blocks."""
-    from samunet.variants.db_sam.branch import DualBranch
-    from samunet.variants.db_sam.deformable import LayerStyle
-
-    style = LayerStyle(
-        start_at_zero=config.initialization == "zero", dropout=config.dropout, drop_path=config.drop_path
-    )
-    return DualBranch(sam.image_encoder, spec.patch_size[0], config.layout, style, checkpointing=config.checkpointing)
 
 
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
@@ -108,7 +89,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config,
 
 METHOD = Method(
     source="Qin et al., DB-SAM: Delving into high quality universal medical image segmentation, MICCAI 2024.",
-    starts_as="sam",  # as the publication does not: initialization="official" starts its branch at random
+    starts_as="sam",  # the publication starts its branch at random
     slices_meet=True,
     without_gradient=WITHOUT_PROMPTS,
     config=Config,

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from samunet.models.convolution import Convolution, instance_norm
-from samunet.sam.backbones import LAYER_NORM_EPS
 from samunet.sam.encoder import ends_of_quarters
-from samunet.variants.db_sam.deformable import DeformableLayer, LayerStyle, skip_some, start_layers
+from samunet.variants.db_sam.deformable import DeformableLayer, skip_some
 
 LEVELS = 4
 SHARES = (6, 3, 1.5)
@@ -31,20 +30,17 @@ class DualBranch(nn.Module):
         encoder: of SAM.
         depth: slices of a slab.
         layout: "plus" or "two_branch".
-        style: of the layers.
         checkpointing: keep only what goes into a meeting for the backward pass, and run it again there.
     """
 
-    def __init__(
-        self, encoder: ImageEncoderViT, depth: int, layout: str, style: LayerStyle, *, checkpointing: bool
-    ) -> None:
+    def __init__(self, encoder: ImageEncoderViT, depth: int, layout: str, *, checkpointing: bool) -> None:
         super().__init__()
         width, heads = encoder.pos_embed.shape[-1], encoder.blocks[0].attn.num_heads
-        meeting, fusion = {"plus": (Together, SoftmaxFusion), "two_branch": (InTurn, SigmoidFusion)}[layout]
-        self.pyramid = Pyramid(width, depth, style)
+        meeting, mix = {"plus": (Together, SoftmaxMix), "two_branch": (InTurn, SigmoidMix)}[layout]
+        self.pyramid = Pyramid(width, depth)
         self.ends, self.checkpointing = ends_of_quarters(encoder), checkpointing
-        self.meetings = nn.ModuleList(meeting(width, heads, style) for _ in self.ends)
-        self.fusion = fusion(width, style)
+        self.meetings = nn.ModuleList(meeting(width, heads) for _ in self.ends)
+        self.fusion = Fusion(width, mix(width))
 
     def forward(self, pixels: Tensor) -> Callable[[int, Tensor], Tensor]:
         """Take (B, D, 3, H, W) pixels; the answer takes a block's index and (B, D, h, w, E) output to what goes on."""
@@ -73,18 +69,13 @@ class Pyramid(nn.Module):
 
     Args:
         width, depth: E, and slices of a slab.
-        style: of the layers; their start.
     """
 
-    def __init__(self, width: int, depth: int, style: LayerStyle) -> None:
+    def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         widths = [round(width / share) for share in SHARES]
         self.paths = nn.ModuleList(_path(widths, width, depth, halvings) for halvings in (3, 2, 1, 0))
-        start_layers(self, style, zero=())
-        for part in self.modules():
-            if isinstance(part, AlongDepth):
-                nn.init.zeros_(part.weight)
-        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=LAYER_NORM_EPS) for _ in range(LEVELS))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(LEVELS))
         self.level = nn.Parameter(torch.zeros(LEVELS, width))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -100,10 +91,11 @@ class Pyramid(nn.Module):
 
 
 class AlongDepth(Convolution):
-    """x + a depthwise convolution along depth, on (B, C, D, h, w)."""
+    """x + a depthwise convolution along depth, at first nothing, on (B, C, D, h, w)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0), groups=channels, bias=False)
+        nn.init.zeros_(self.weight)
 
     def forward(self, image: Tensor) -> Tensor:
         return image + super().forward(image)
@@ -128,12 +120,11 @@ class Together(nn.Module):
 
     Args:
         width, heads: of tokens.
-        style: of the layers.
     """
 
-    def __init__(self, width: int, heads: int, style: LayerStyle) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DeformableLayer(width, heads, LEVELS + 1, style) for _ in range(2))
+        self.layers = nn.ModuleList(DeformableLayer(width, heads, LEVELS + 1) for _ in range(2))
 
     def forward(self, tokens: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """(N, h, w, E) tokens and (N, LEVELS, h, w, E) levels to what they become."""
@@ -148,19 +139,17 @@ class InTurn(nn.Module):
 
     Args:
         width, heads: of tokens.
-        style: of the layers.
     """
 
-    def __init__(self, width: int, heads: int, style: LayerStyle) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(width)
         self.around = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
         squeeze, excite = (nn.Linear(*sizes, bias=False) for sizes in ((width, width // 4), (width // 4, width)))
         self.channels = nn.Sequential(squeeze, nn.ReLU(), excite, nn.Sigmoid())
         self.out = nn.Linear(width, width, bias=False)
-        start_layers(self, style, zero=(self.out,))
-        self.of_tokens = DeformableLayer(width, heads, LEVELS, style)
-        self.of_levels = DeformableLayer(width, heads, 1, style)
+        nn.init.zeros_(self.out.weight)
+        self.of_tokens, self.of_levels = DeformableLayer(width, heads, LEVELS), DeformableLayer(width, heads, 1)
 
     def forward(self, tokens: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """(N, h, w, E) tokens and (N, LEVELS, h, w, E) levels to what they become."""
@@ -170,41 +159,31 @@ class InTurn(nn.Module):
 
 
 class Fusion(nn.Module):
-    """y = what a subclass mixes; y <- y + MLP(LN y); LN y. Where layers start at zero, V + s (LN y - V) with s = 0.
+    """y = what is mixed of V and the levels; y <- y + MLP(LN y); V + s (LN y - V), s = 0 at first.
 
     Args:
         width: E.
-        style: of the layers.
+        mix: takes (N, h, w, E) tokens and (N, LEVELS, h, w, E) levels to (N, h, w, E).
     """
 
-    def __init__(self, width: int, style: LayerStyle) -> None:
+    def __init__(self, width: int, mix: nn.Module) -> None:
         super().__init__()
-        self.mlp_norm, self.last_norm = (nn.LayerNorm(width, eps=LAYER_NORM_EPS) for _ in range(2))
+        self.mix, self.opening = mix, nn.Parameter(torch.zeros(width))
+        self.mlp_norm, self.last_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.opening = nn.Parameter(torch.zeros(width)) if style.start_at_zero else None
-        self.drop_path = style.drop_path
-        self.make_gates(width)
-        start_layers(self, style, zero=())
-
-    def make_gates(self, width: int) -> None:
-        """Add what `mix` needs."""
-        raise NotImplementedError
-
-    def mix(self, tokens: Tensor, levels: Tensor) -> Tensor:
-        """(N, h, w, E) tokens and (N, LEVELS, h, w, E) levels to (N, h, w, E)."""
-        raise NotImplementedError
 
     def forward(self, tokens: Tensor, levels: Tensor) -> Tensor:
-        """(N, h, w, E) tokens and (N, LEVELS, h, w, E) levels to (N, h, w, E)."""
+        """Take what `mix` takes and give what it gives."""
         mixed = self.mix(tokens, levels)
-        mixed = self.last_norm(mixed + skip_some(self.mlp(self.mlp_norm(mixed)), self.drop_path, self.training))
-        return mixed if self.opening is None else tokens + self.opening * (mixed - tokens)
+        mixed = self.last_norm(mixed + skip_some(self.mlp(self.mlp_norm(mixed)), self.training))
+        return tokens + self.opening * (mixed - tokens)
 
 
-class SoftmaxFusion(Fusion):
+class SoftmaxMix(nn.Module):
     """A share of tokens and of every level at each place and channel; the five add up to one ("plus")."""
 
-    def make_gates(self, width: int) -> None:
+    def __init__(self, width: int) -> None:
+        super().__init__()
         self.gates = nn.ModuleList(_gate(width) for _ in range(LEVELS + 1))
 
     def shares(self, tokens: Tensor, levels: Tensor) -> Tensor:
@@ -212,18 +191,19 @@ class SoftmaxFusion(Fusion):
         sources = (tokens, *levels.unbind(1))
         return torch.stack([gate(source) for gate, source in zip(self.gates, sources, strict=True)], 1).softmax(1)
 
-    def mix(self, tokens: Tensor, levels: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, levels: Tensor) -> Tensor:
         return (self.shares(tokens, levels) * torch.cat((tokens.unsqueeze(1), levels), dim=1)).sum(1)
 
 
-class SigmoidFusion(Fusion):
+class SigmoidMix(nn.Module):
     """m F + (1 - m) V, F a linear map of the levels, m from F at each place and from the mean token (the paper's)."""
 
-    def make_gates(self, width: int) -> None:
-        self.joined, self.norm = nn.Linear(LEVELS * width, width), nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.joined, self.norm = nn.Linear(LEVELS * width, width), nn.LayerNorm(width)
         self.place, self.gate = nn.Linear(width, 1), _gate(width)
 
-    def mix(self, tokens: Tensor, levels: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, levels: Tensor) -> Tensor:
         joined = self.joined(levels.movedim(1, 3).flatten(3))
         share = (self.place(self.norm(joined)) + self.gate(tokens.mean((1, 2), keepdim=True))).sigmoid()
         return share * joined + (1 - share) * tokens

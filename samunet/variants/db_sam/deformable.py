@@ -7,28 +7,14 @@ planes, J levels that ask, L levels that are asked, h w rows and columns of the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from samunet.sam.backbones import LAYER_NORM_EPS
-
 POINTS = 4  # that a head looks at in each level, the authors'
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerStyle:
-    """What the layers of a network have in common."""
-
-    start_at_zero: bool
-    """Start with increments of zero; otherwise at random, as published."""
-    dropout: float
-    """Share of the attention's output that training drops."""
-    drop_path: float
-    """Share of the planes for which training skips a layer."""
+DROPOUT, DROP_PATH = 0.1, 0.3  # of what attention gives, and of planes for which training skips a layer; the authors'
 
 
 class DeformableAttention(nn.Module):
@@ -39,26 +25,22 @@ class DeformableAttention(nn.Module):
         A(q)_n = W_o concat_i sum_l,p a_ilp(q_n) V_il(r_n + d_ilp(q_n)),   sum_l,p a_ilp = 1
 
     d is in places of the grid, V_il is bilinear between its places and zero outside. d starts as p + 1 steps in a
-    direction of each head's own, a equal for all.
+    direction of each head's own, a equal for all, W_o at zero.
 
     Args:
         width: E.
         heads: parts of the width.
         levels: L.
-        start_at_zero: start with W_o = 0.
     """
 
-    def __init__(self, width: int, heads: int, levels: int, *, start_at_zero: bool) -> None:
+    def __init__(self, width: int, heads: int, levels: int) -> None:
         super().__init__()
         self.heads, self.levels = heads, levels
         self.offsets, self.shares = (nn.Linear(width, heads * levels * POINTS * count) for count in (2, 1))
         self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
-        for layer in (self.offsets, self.shares):
-            nn.init.zeros_(layer.weight)
-        for layer in (self.shares, self.value, self.output):
-            nn.init.zeros_(layer.bias)
-        nn.init.xavier_uniform_(self.value.weight)
-        nn.init.zeros_(self.output.weight) if start_at_zero else nn.init.xavier_uniform_(self.output.weight)
+        for start in (self.offsets.weight, self.shares.weight, self.shares.bias):
+            nn.init.zeros_(start)
+        start_at_zero(self.output)
         angle = torch.arange(heads) * (2 * math.pi / heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -107,50 +89,36 @@ def _look(value: Tensor, offsets: Tensor, shares: Tensor) -> Tensor:
 
 
 class DeformableLayer(nn.Module):
-    """q <- q + A(LN q, LN v); q <- q + MLP(LN q), the MLP with a depthwise 3x3 convolution in its middle.
+    """q <- q + A(LN q, LN v); q <- q + MLP(LN q), a depthwise 3x3 convolution in the MLP's middle and zeros at its end.
 
     Args:
         width, heads, levels: of `DeformableAttention`.
-        style: see there.
     """
 
-    def __init__(self, width: int, heads: int, levels: int, style: LayerStyle) -> None:
+    def __init__(self, width: int, heads: int, levels: int) -> None:
         super().__init__()
-        self.query_norm, self.value_norm, self.mlp_norm = (nn.LayerNorm(width, eps=LAYER_NORM_EPS) for _ in range(3))
-        self.attention = DeformableAttention(width, heads, levels, start_at_zero=style.start_at_zero)
+        self.query_norm, self.value_norm, self.mlp_norm = (nn.LayerNorm(width) for _ in range(3))
+        self.attention = DeformableAttention(width, heads, levels)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.around = nn.Conv2d(4 * width, 4 * width, 3, padding=1, groups=4 * width)
-        self.dropout, self.drop_path = nn.Dropout(style.dropout), style.drop_path
-        start_layers(self, style, zero=(self.narrow,))
+        start_at_zero(self.narrow)
 
     def forward(self, queries: Tensor, values: Tensor) -> Tensor:
         """(N, J, h, w, E) queries and (N, L, h, w, E) values to what the queries become."""
-        attended = self.dropout(self.attention(self.query_norm(queries), self.value_norm(values)))
-        queries = queries + skip_some(attended, self.drop_path, self.training)
+        attended = self.attention(self.query_norm(queries), self.value_norm(values))
+        queries = queries + skip_some(F.dropout(attended, DROPOUT, self.training), self.training)
         hidden = self.widen(self.mlp_norm(queries)).flatten(0, 1).permute(0, 3, 1, 2)
         hidden = F.gelu(self.around(hidden)).permute(0, 2, 3, 1).unflatten(0, queries.shape[:2])
-        return queries + skip_some(self.narrow(hidden), self.drop_path, self.training)
+        return queries + skip_some(self.narrow(hidden), self.training)
 
 
-def start_layers(module: nn.Module, style: LayerStyle, zero: tuple[nn.Linear, ...]) -> None:
-    """Start linear layers with a deviation of 0.02 and convolutions by He's rule; `zero` at zero where the style asks.
-
-    The layers of a `DeformableAttention` keep their own start.
-    """
-    own = [layer for part in module.modules() if isinstance(part, DeformableAttention) for layer in part.children()]
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear) and layer not in own:
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-        elif isinstance(layer, nn.Conv2d | nn.Conv3d):
-            fan = layer.weight[0, 0].numel() * layer.out_channels // layer.groups
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan))
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d) and layer.bias is not None and layer not in own:
-            nn.init.zeros_(layer.bias)
-    for layer in zero if style.start_at_zero else ():
-        nn.init.zeros_(layer.weight)
+def start_at_zero(layer: nn.Linear) -> None:
+    """Let a layer with a bias give nothing at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
 
 
-def skip_some(increment: Tensor, share: float, training: bool) -> Tensor:
-    """Drop (N, ...) increments of a share of the planes in training, and enlarge the others (stochastic depth)."""
+def skip_some(increment: Tensor, training: bool) -> Tensor:
+    """Drop (N, ...) increments of some planes in training, and enlarge the others (stochastic depth)."""
     kept = increment.new_ones(len(increment), *(1,) * (increment.ndim - 1))
-    return increment * F.dropout(kept, share, training)
+    return increment * F.dropout(kept, DROP_PATH, training)
