@@ -40,7 +40,14 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     """Compose the network around a SAM whose token grid fits `spec`."""
     from samunet.variants.autosam.network import AutoSAM
 
-    return AutoSAM(sam, spec, config)
+    return AutoSAM(
+        sam,
+        spec,
+        last_stage(spec),
+        constant=config.encoder == "constant",
+        pixel_range=config.pixel_range,
+        checkpointing=config.checkpointing,
+    )
 
 
 def last_stage(spec: NetworkSpec) -> int:

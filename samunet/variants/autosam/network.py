@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,26 +20,29 @@ from samunet.models.prompt_free import PromptFreeSAM, slicewise
 from samunet.models.spec import NetworkSpec
 from samunet.models.unet import Decoder, Encoder
 from samunet.sam.backbones import PIXEL_MEAN, PIXEL_STD, TOKEN_PIXELS
-from samunet.variants.autosam import Config, last_stage
 
 
 class AutoSAM(PromptFreeSAM):
     """SAM with class tokens and a dense prompt that a U-Net makes of the image.
 
     With pretrained weights all of SAM is frozen; the U-Net, the class tokens and their hypernetworks train.
+
+    Args:
+        sam, spec, settings: of `PromptFreeSAM`.
+        last: stage at which the U-Net's decoder ends.
+        constant: let the encoder see a black plane.
     """
 
     black: Tensor
 
-    def __init__(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
+    def __init__(self, sam: Sam, spec: NetworkSpec, last: int, *, constant: bool, **settings: Any) -> None:
         sam.requires_grad_(not spec.pretrained)
         head = ClassTokenMasks(sam, spec.labels.outputs, 4)
-        super().__init__(sam, spec, None, head=head, pixel_range=config.pixel_range, checkpointing=config.checkpointing)
-        self.prompt = DensePrompt(spec, sam.mask_decoder.transformer_dim)
-        self.constant = config.encoder == "constant"
+        super().__init__(sam, spec, None, head=head, **settings)
+        self.prompt, self.constant = DensePrompt(spec, sam.mask_decoder.transformer_dim, last), constant
         black = -torch.tensor(PIXEL_MEAN) / torch.tensor(PIXEL_STD)
         self.register_buffer("black", black.view(1, 1, 3, 1, 1), persistent=False)
-        if self.constant:
+        if constant:
             self.pixels.requires_grad_(False)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -62,11 +66,12 @@ class DensePrompt(nn.Module):
     Args:
         spec: data and plan.
         width: E.
+        last: stage at which the decoder ends.
     """
 
-    def __init__(self, spec: NetworkSpec, width: int) -> None:
+    def __init__(self, spec: NetworkSpec, width: int, last: int) -> None:
         super().__init__()
-        topology, last = spec.topology, last_stage(spec)
+        topology = spec.topology
         self.encoder = Encoder(len(spec.schemes), topology)
         strides = (topology.strides[0], *topology.strides[last + 1 :])
         self.decoder = Decoder(
