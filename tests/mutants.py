@@ -487,9 +487,9 @@ MUTANTS = (
     ),
     mutant(
         "features of half the bytes",
-        "variants/sam_unet/rules.py",
-        "FEATURE_BYTES, OVERHEAD_GIB = 8.5, 0.1",
-        "FEATURE_BYTES, OVERHEAD_GIB = 4.0, 0.1",
+        "models/unet_rules.py",
+        "FEATURE_BYTES = 8.5",
+        "FEATURE_BYTES = 4.0",
         "pipeline/test_memory_estimate.py",
         "Plans would not fit the memory that they are made for.",
     ),
@@ -756,7 +756,7 @@ MUTANTS = (
     # Networks.
     mutant(
         "convolutions start as torch's do",
-        "variants/sam_unet/unet.py",
+        "models/unet.py",
         "nn.init.kaiming_normal_(layer.weight, a=0.01)",
         "layer.reset_parameters()",
         "variants/test_sam_unet.py",

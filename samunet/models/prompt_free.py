@@ -67,9 +67,12 @@ class PromptFreeSAM(AdaptedSAM):
 
     def _planes(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) to (B, K, D, f*h, f*w) logits of the padded encoder plane."""
+        return slicewise(self.head, *self.embedded(image)).movedim(2, 1)
+
+    def embedded(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, D, H, W) image to what the head takes, of each slice once where embeddings are kept."""
         pixels = self.pixels(image)
-        given = self.embed(pixels) if self.embeddings is None else (self.embeddings.embed(pixels, self.encode),)
-        return slicewise(self.head, *given).movedim(2, 1)
+        return self.embed(pixels) if self.embeddings is None else (self.embeddings.embed(pixels, self.encode),)
 
     def _cut(self, logits: Tensor, plane: Sequence[int]) -> Tensor:
         """Take the padding of the encoder's plane away; `plane` is the patch's (H, W) in voxels."""

@@ -36,6 +36,7 @@ class AdaptedSAM(SlabSegmenter):
         train_encoder: None trains it when its weights are random.
         layer_decay: see `groups_around`.
         checkpointing: see `samunet.sam.encoder.encode`.
+        branch: beside the blocks: takes the pixels, and gives what `encode` runs after each block.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class AdaptedSAM(SlabSegmenter):
         train_encoder: bool | None = None,
         layer_decay: float = 1.0,
         checkpointing: bool = False,
+        branch: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.labels, self.scale, self.slab_depth = spec.labels, spec.encoder_scale, spec.patch_size[0]
-        self.layer_decay, self.checkpointing = layer_decay, checkpointing
+        self.layer_decay, self.checkpointing, self.branch = layer_decay, checkpointing, branch
         size = encoder_size(spec.patch_size[1:], spec.encoder_scale)
         self.pixels = SAMPixels(spec.schemes, spec.encoder_scale, size, pixel_range)
         learns = not spec.pretrained if train_encoder is None else train_encoder
@@ -83,7 +85,10 @@ class AdaptedSAM(SlabSegmenter):
         """(B, D, 3, H, W) pixels to what the head takes: embeddings, and with HQ the (B, D, C/8, 4h, 4w) fine part."""
         tokens = embed_patches(self.image_encoder, pixels)
         taps = ends_of_quarters(self.image_encoder)[: 0 if self.hq is None else 1]
-        neck, early = encode(self.image_encoder, tokens, self.sites, taps, checkpointing=self.checkpointing)
+        after = None if self.branch is None else self.branch(pixels)
+        neck, early = encode(
+            self.image_encoder, tokens, self.sites, taps, after=after, checkpointing=self.checkpointing
+        )
         if self.hq is None:
             return (neck,)
         fine = self.hq.of_image(neck.flatten(0, 1), early[0].flatten(0, 1))

@@ -6,7 +6,7 @@ a real axis, folded into the batch only inside the layers that work on one plane
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -94,6 +94,7 @@ def encode(
     sites: Iterable[Sites] | nn.ModuleList,
     taps: Sequence[int] = (),
     *,
+    after: Callable[[int, Tensor], Tensor] | None = None,
     checkpointing: bool = False,
 ) -> Encoded:
     """Run position embedding, blocks and neck on embedded tokens.
@@ -103,6 +104,7 @@ def encode(
         tokens: (B, D, h, w, E) from `embed_patches` or another source of the same width.
         sites: one entry per block.
         taps: indices of blocks whose output is wanted.
+        after: takes the index of a block and its output, and gives what goes on.
         checkpointing: keep only each block's input for the backward pass and run the block again there.
 
     Numerically the package's own forward pass when the sites attach nothing.
@@ -115,6 +117,8 @@ def encode(
             tokens = checkpoint(_run_block, block, tokens, attached, use_reentrant=False)
         else:
             tokens = _run_block(block, tokens, attached)
+        if after is not None:
+            tokens = after(index, tokens)
         if index in taps:
             tapped.append(tokens)
     planes = encoder.neck(tokens.flatten(0, 1).permute(0, 3, 1, 2))

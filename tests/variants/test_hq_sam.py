@@ -122,10 +122,10 @@ def test_training_compares_the_added_tokens_mask_alone():
     assert not network.train()._masks(embedded, shown(), PATCH)[0, 0, 0].any()
 
 
-WITH_CLASS_TOKENS = ("samed", "ma_sam", "med_sa", "full", "frozen", "h_sam")
+WITH_CLASS_TOKENS = ("samed", "ma_sam", "med_sa", "full", "frozen", "h_sam", "db_sam", "autosam")
 
 
-@pytest.mark.parametrize("name", [*WITH_CLASS_TOKENS, "ma_sam_prompted", "med_sa_prompted"])
+@pytest.mark.parametrize("name", [*WITH_CLASS_TOKENS, "ma_sam_prompted", "med_sa_prompted", "db_sam_prompted"])
 def test_every_decoder_takes_the_option_and_learns_with_it(name):
     network = network_of(name, hq=True)
     image, prompts = batch().image, (shown(),) if name.endswith("_prompted") else ()

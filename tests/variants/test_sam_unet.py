@@ -14,11 +14,11 @@ from samunet.errors import ConfigError
 from samunet.models.convolution import ConvNormAct
 from samunet.models.depth_adapters import DepthAdapter
 from samunet.models.spec import NetworkSpec
+from samunet.models.unet import Decoder, Encoder, kaiming_block
+from samunet.models.unet_rules import convolution_weights
 from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.variants import sam_unet
-from samunet.variants.sam_unet.rules import _convolution_weights
-from samunet.variants.sam_unet.unet import Decoder, Encoder, kaiming_block
 
 SPEC = NetworkSpec(
     schemes=("zscore",),
@@ -106,7 +106,7 @@ def test_wrong_options_are_refused():
 )
 def test_the_planner_counts_the_weights_that_the_network_has(topology, channels):
     paths = Encoder(channels, topology), Decoder(topology)
-    assert _convolution_weights(channels, topology) == sum(
+    assert convolution_weights(channels, topology) == sum(
         parameter.numel() for path in paths for parameter in path.parameters()
     )
 

@@ -20,11 +20,11 @@ from samunet.models.losses import deep_supervision_sums, deep_supervision_terms
 from samunet.models.pixels import SAMPixels
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec
+from samunet.models.unet import Decoder, Encoder
 from samunet.sam.backbones import encoder_size
 from samunet.sam.encoder import embed_patches, encode, ends_of_quarters, merge_updates
 from samunet.variants.sam_unet.head import ClassTokenHead
 from samunet.variants.sam_unet.rules import Config, adapter_width, injection_stage, token_source
-from samunet.variants.sam_unet.unet import Decoder, Encoder
 
 
 class EncodedImage(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import Annotated
 
 from samunet.core.geometry import Shape
@@ -13,10 +12,11 @@ from samunet.core.ranges import Within
 from samunet.errors import ConfigError, PlanningError
 from samunet.models.rules import FROZEN_BYTES, adapter_weights, kept_blocks
 from samunet.models.spec import NetworkSpec
+from samunet.models.unet_rules import FEATURE_BYTES, convolutions, convolutions_gib, cumulative, stage_voxels
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 
 WIDEST_TOKEN = 2.0  # times the width of the smallest class; half the pitch brought nothing in short trainings
-FEATURE_BYTES, OVERHEAD_GIB = 8.5, 0.1  # fitted to measured steps on a CPU in bf16
+OVERHEAD_GIB = 0.1  # fitted to measured steps on a CPU in bf16
 TOKEN_WORK = 2.0  # one of a token's multiply-adds takes as long as so many of a convolution's; fitted likewise
 INJECTIONS = ("deep", "one")
 TOKEN_SOURCES = ("auto", "patches", "features")
@@ -70,7 +70,7 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     Raises:
         PlanningError: the patch is so small in the plane that no stage halves it.
     """
-    pitches = sorted({pitch for pitch in map(_pitch, _cumulative(topology)) if 2 <= pitch <= TOKEN_PIXELS})
+    pitches = sorted({pitch for pitch in map(_pitch, cumulative(topology)) if 2 <= pitch <= TOKEN_PIXELS})
     if not pitches:
         raise PlanningError(
             f"A patch of {' x '.join(map(str, patch_size))} voxels is too small in the plane for a U-Net with a SAM "
@@ -96,33 +96,25 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:
     """Estimate the memory of one mixed-precision training step in GiB.
 
-    A feature of the convolutional path needs about FEATURE_BYTES; a token about 18 embeddings per block for its own
-    layers and 8 adapter widths, 4 bytes each, and its relative positions; a weight that trains 16 bytes with its
-    gradient and the optimizer's state. benchmarks/memory_model.py compares with measured steps.
+    Beside the convolutional path a token needs about 18 embeddings per block for its own layers and 8 adapter widths,
+    4 bytes each, and its relative positions; a weight that trains 16 bytes with its gradient and the optimizer's state.
+    benchmarks/memory_model.py compares with measured steps.
     """
-    strides = _cumulative(spec.topology)
-    voxels = _stage_voxels(spec)
-    convolutions = [1] + [2] * (len(voxels) - 1)
-    features = sum(
-        count * width * size for count, width, size in zip(convolutions, spec.topology.widths, voxels, strict=True)
-    )
-    features += sum(2 * width * size for width, size in zip(spec.topology.widths[:-1], voxels[:-1], strict=True))
-    features += spec.labels.outputs * voxels[0]
-    trained = 16 * _convolution_weights(len(spec.schemes), spec.topology)
-    convolutions_gib = OVERHEAD_GIB + (batch_size * FEATURE_BYTES * features + trained) / 2**30
+    gib = OVERHEAD_GIB + convolutions_gib(spec, batch_size)
+    gib += batch_size * FEATURE_BYTES * spec.labels.outputs * math.prod(spec.patch_size) / 2**30
     if not config.sam_path:
-        return convolutions_gib
+        return gib
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
     depth = spec.patch_size[0]
     if token_source(spec, config) == "features":
-        depth = -(-depth // strides[injection_stage(spec)][0])
+        depth = -(-depth // cumulative(spec.topology)[injection_stage(spec)][0])
     per_token = (
         18 * backbone.width + 8 * adapter_width(backbone.width, spec, config) + 3 * backbone.heads * (height + width)
     )
     tokens = depth * height * width * kept_blocks(backbone, config.checkpointing) * per_token * 4
     weights = 12 * backbone.depth * backbone.width**2 * (FROZEN_BYTES if spec.pretrained else 16)
     weights += 16 * adapter_weights(backbone, adapter_width(backbone.width, spec, config))
-    return convolutions_gib + (batch_size * tokens + weights) / 2**30
+    return gib + (batch_size * tokens + weights) / 2**30
 
 
 def operations(spec: NetworkSpec, backbone: Backbone, config: Config) -> float:
@@ -131,9 +123,9 @@ def operations(spec: NetworkSpec, backbone: Backbone, config: Config) -> float:
     Every layer runs once forward and twice backward, but for what is frozen: once. benchmarks/grid_step.py compares
     with measured steps.
     """
-    strides = _cumulative(spec.topology)
-    voxels = _stage_voxels(spec)
-    work = sum(voxels[stage] * weights for stage, weights, _ in _convolutions(len(spec.schemes), spec.topology))
+    strides = cumulative(spec.topology)
+    voxels = stage_voxels(spec)
+    work = sum(voxels[stage] * weights for stage, weights, _ in convolutions(len(spec.schemes), spec.topology))
     if not config.sam_path:
         return 3.0 * work
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
@@ -154,33 +146,6 @@ def operations(spec: NetworkSpec, backbone: Backbone, config: Config) -> float:
     return 3.0 * (work + gates) + TOKEN_WORK * tokens
 
 
-def _stage_voxels(spec: NetworkSpec) -> list[int]:
-    """Return the voxels of every stage of the convolutional path."""
-    return [
-        math.prod(-(-size // stride) for size, stride in zip(spec.patch_size, total, strict=True))
-        for total in _cumulative(spec.topology)
-    ]
-
-
-def _convolution_weights(channels: int, topology: Topology) -> int:
-    """Count the weights of the convolutional path; a convolution has a bias and its norm two weights per channel."""
-    upward = sum(topology.widths[:-1])  # transposed convolutions have no norm
-    return sum(weights + 3 * outputs for _, weights, outputs in _convolutions(channels, topology)) - 2 * upward
-
-
-def _convolutions(channels: int, topology: Topology) -> list[tuple[int, int, int]]:
-    """Return the stage whose voxels every convolution visits, its kernels' weights and its output channels."""
-    widths, strides, kernels = topology.widths, topology.strides, topology.kernels
-    layers = []
-    for stage, (inputs, width, kernel) in enumerate(zip((channels, *widths), widths, kernels, strict=False)):
-        layers += [(stage, inputs * width * math.prod(kernel), width)]
-        layers += [(stage, width * width * math.prod(kernel), width)] if stage else []
-    for stage, (skip, below) in enumerate(pairwise(widths)):
-        layers += [(stage + 1, below * skip * math.prod(strides[stage + 1]), skip)]
-        layers += [(stage, 2 * skip * skip * math.prod(kernels[stage]), skip)]
-    return layers
-
-
 def token_source(spec: NetworkSpec, config: Config) -> str:
     """Return where tokens come from, "patches" or "features"."""
     if config.token_source != "auto":
@@ -194,12 +159,6 @@ def adapter_width(width: int, spec: NetworkSpec, config: Config) -> int:
     return max(1, round(config.adapter_ratio * width)) if has_adapters else 0
 
 
-def _cumulative(topology: Topology) -> list[Shape]:
-    return list(
-        accumulate(topology.strides, lambda total, stride: tuple(a * b for a, b in zip(total, stride, strict=True)))
-    )
-
-
 def _pitch(stride: Shape) -> int:
     """Return the token pitch of a stage in voxels: its larger in-plane stride, where pixels are far from square."""
     return max(stride[1:])
@@ -208,10 +167,10 @@ def _pitch(stride: Shape) -> int:
 def injection_stage(spec: NetworkSpec) -> int:
     """Return the index of the first U-Net stage whose in-plane stride is the token pitch."""
     pitch = round(TOKEN_PIXELS / spec.encoder_scale)
-    for index, stride in enumerate(_cumulative(spec.topology)):
+    for index, stride in enumerate(cumulative(spec.topology)):
         if _pitch(stride) == pitch:
             return index
     raise ConfigError(
         f"An encoder_scale of {spec.encoder_scale} gives tokens {pitch} voxels apart, but no U-Net stage has that "
-        f"in-plane stride; the stages have {[total[1:] for total in _cumulative(spec.topology)]}."
+        f"in-plane stride; the stages have {[total[1:] for total in cumulative(spec.topology)]}."
     )

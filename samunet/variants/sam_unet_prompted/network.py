@@ -20,8 +20,8 @@ from samunet.models.convolution import Convolution
 from samunet.models.losses import deep_supervision_sums, deep_supervision_terms, known_voxels, region_targets
 from samunet.models.segmenter import ABSENT, PromptedSegmenter
 from samunet.models.spec import NetworkSpec
+from samunet.models.unet import Decoder, Encoder
 from samunet.variants.sam_unet.network import EncodedImage, ImageEncoder
-from samunet.variants.sam_unet.unet import Decoder, Encoder
 from samunet.variants.sam_unet_prompted import annotator
 from samunet.variants.sam_unet_prompted.joining import PromptStem, PromptTokenHead, Quality, likeness, prototype
 from samunet.variants.sam_unet_prompted.rules import Config
