@@ -21,7 +21,15 @@ from samunet.sam.backbones import encoder_size
 from samunet.sam.encoder import embed_patches, encode, ends_of_quarters
 from samunet.variants.masksam.adapters import MaskSites, mask_decoder_adapters
 from samunet.variants.masksam.matching import Said, SetWeights, set_sums, set_terms
-from samunet.variants.masksam.queries import Answers, FinestMasks, LearnedPixels, PromptGenerator, Prompts, QueryMasks, along_depth
+from samunet.variants.masksam.queries import (
+    Answers,
+    FinestMasks,
+    LearnedPixels,
+    PromptGenerator,
+    Prompts,
+    QueryMasks,
+    along_depth,
+)
 from samunet.variants.masksam.rules import Config, generator_doublings, mask_doublings
 
 TINY = 1e-6  # smallest chance of a class in a voxel

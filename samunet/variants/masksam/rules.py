@@ -51,7 +51,7 @@ class Config:
     combined_loss: Annotated[float, Within(0, 100)] = 1.0
     """Weight of .2 cross-entropy and .8 Dice on the classes' combined chances, beside the matched losses."""
     generator_doublings: Annotated[int, Within(0, 4)] = 2
-    """How often the prompt generator doubles the token grid at most; up to the voxels it is most of the method's work."""
+    """How often the prompt generator doubles the token grid at most; up to the voxels it is most of a step's work."""
     finest_masks: bool = True
     """Bring the decoder's masks, a quarter of the encoder's resolution, to voxels by convolutions over all queries."""
     compat: str = "samunet"
@@ -78,9 +78,7 @@ class Config:
         """Return the options with those that `compat` decides."""
         if self.compat == "samunet":
             return self
-        return replace(
-            self, background="query", combined_loss=0.0, generator_doublings=STAGES, finest_masks=False
-        )
+        return replace(self, background="query", combined_loss=0.0, generator_doublings=STAGES, finest_masks=False)
 
     def queries_for(self, outputs: int) -> int:
         """Return the number of queries for so many classes with background, or regions."""
@@ -92,7 +90,8 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     choices = rules.preferred(topology, patch_size, smallest_class_voxels)
     kept = [choice for choice in choices if math.log2(choice.scale).is_integer()]
     return tuple(
-        replace(choice, depth=SLAB_DEPTH, reason=f"{choice.reason}; a power of two, for the stem doubles the plane") for choice in kept
+        replace(choice, depth=SLAB_DEPTH, reason=f"{choice.reason}; a power of two, for the stem doubles the plane")
+        for choice in kept
     )
 
 
