@@ -173,7 +173,10 @@ def test_each_loss_reaches_the_heads_that_it_should():
     for name, term in network.loss(batch_of()).items():
         slopes = torch.autograd.grad(term, list(heads.values()), retain_graph=True, allow_unused=True)
         reached[name] = {head for head, slope in zip(heads, slopes, strict=True) if slope is not None and slope.any()}
-    assert reached == {"class": {"token"}, "mask": {"token"}, "auxiliary": {"mask"}, "box": {"box"}, "giou": {"box"}}
+    combined = {"combined ce": {"token"}, "combined dice": {"token"}}
+    own = {"class": {"token"}, "mask": {"token"}, "auxiliary": {"mask"}, "box": {"box"}, "giou": {"box"}}
+    assert reached == own | combined
+    assert small(compat="paper").loss(batch_of()).keys() == own.keys()
     own = torch.autograd.grad(network.loss(batch_of())["auxiliary"], [network.generator.first[0][0].weight])[0]
     assert own.any()  # the trunk learns from the auxiliary masks
 
@@ -183,22 +186,45 @@ def test_everything_of_sam_is_frozen_around_the_adapters():
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     frozen = ("image_encoder.", "head.prompt_encoder.", "head.mask_decoder.")
     assert not [name for name in names if name.startswith(frozen)]
-    assert {name.split(".")[0] for name in names} == {"pixels", "sites", "depth_embedding", "generator", "head"}
+    parts = {"pixels", "sites", "depth_embedding", "generator", "head", "refine"}
+    assert {name.split(".")[0] for name in names} == parts
 
 
 @torch.no_grad()
-def test_prediction_is_the_sum_over_queries_of_class_times_mask():
-    network = small().eval()
+@pytest.mark.parametrize("compat", ["samunet", "paper"])
+def test_prediction_is_the_sum_over_queries_of_class_times_mask(compat):
+    """Background is a class like others in the paper; here it is where no query has a class."""
+    network = small(compat=compat).eval()
     image = batch_of().image
     _, answers = network._answers(image)
     logits = network(image)
     masks = network._fit(answers.masks, image.shape[2:]).sigmoid()
-    chances = torch.zeros(2, 4, *image.shape[2:])
+    first = 0 if compat == "paper" else 1
+    chances, nothing = torch.zeros(2, 4, *image.shape[2:]), torch.ones(2, *image.shape[2:])
     for query in range(masks.shape[1]):
-        for c in range(4):
-            chance = answers.classes[:, :, query].softmax(-1)[..., c]
-            chances[:, c] += chance[..., None, None] * masks[:, query]
+        shares = answers.classes[:, :, query].softmax(-1)[..., None, None]
+        assert shares.shape[2] == 5 - first  # the last is "no object"
+        for c in range(first, 4):
+            chances[:, c] += shares[:, :, c - first] * masks[:, query]
+        nothing *= 1 - (1 - shares[:, :, -1]) * masks[:, query]
+    if compat == "samunet":
+        chances[:, 0] = nothing
     assert torch.allclose(logits.softmax(1), chances / chances.sum(1, keepdim=True), atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("scale", "doublings"), [(1.0, 2), (2.0, 1), (4.0, 0)])
+def test_masks_come_at_the_resolution_of_voxels(scale, doublings):
+    torch.manual_seed(0)
+    patch = (2, 32, 48)
+    sam = build_sam(NANO, encoder_size(patch[1:], scale))
+    network = masksam.build(sam, spec_for(patch, scale=scale), masksam.Config())
+    masks = network._answers(torch.randn(1, 1, *patch))[1].masks
+    assert masks.shape == (1, 8, *patch) and mask_doublings(scale) == doublings
+    enlarged = F.interpolate(network.head(*head_inputs(network, patch)).masks, size=masks.shape[2:], mode="trilinear")
+    network.refine = None if doublings == 0 else network.refine
+    assert doublings == 0 or torch.allclose(network.refine.layers[-1].weight, torch.tensor(0.0))
+    del enlarged
 
 
 @torch.no_grad()
