@@ -214,17 +214,18 @@ def test_prediction_is_the_sum_over_queries_of_class_times_mask(compat):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("scale", "doublings"), [(1.0, 2), (2.0, 1), (4.0, 0)])
-def test_masks_come_at_the_resolution_of_voxels(scale, doublings):
+def test_masks_come_at_the_resolution_of_voxels_and_start_as_the_decoders(scale, doublings):
     torch.manual_seed(0)
     patch = (2, 32, 48)
-    sam = build_sam(NANO, encoder_size(patch[1:], scale))
-    network = masksam.build(sam, spec_for(patch, scale=scale), masksam.Config())
-    masks = network._answers(torch.randn(1, 1, *patch))[1].masks
-    assert masks.shape == (1, 8, *patch) and mask_doublings(scale) == doublings
-    enlarged = F.interpolate(network.head(*head_inputs(network, patch)).masks, size=masks.shape[2:], mode="trilinear")
-    network.refine = None if doublings == 0 else network.refine
-    assert doublings == 0 or torch.allclose(network.refine.layers[-1].weight, torch.tensor(0.0))
-    del enlarged
+    network = masksam.build(
+        build_sam(NANO, encoder_size(patch[1:], scale)), spec_for(patch, scale=scale), masksam.Config()
+    )
+    image = torch.randn(1, 1, *patch)
+    masks = network._answers(image)[1].masks
+    assert masks.shape == (1, 8, *patch) and (network.refine is None) == (doublings == 0)
+    network.refine = None
+    coarse = network._answers(image)[1].masks
+    assert torch.equal(masks, F.interpolate(coarse, size=patch, mode="trilinear"))
 
 
 @torch.no_grad()
@@ -290,7 +291,7 @@ def test_what_cannot_be_is_refused():
         masksam.build(sam, spec_for(), masksam.Config(queries=3))
     with pytest.raises(ConfigError, match="encoder_scale must be 1, 2, 4"):
         masksam.build(sam, spec_for(scale=1.5), masksam.Config())
-    for wrong in ({"match": "pixel"}, {"decoder_depth": "none"}, {"ratio": 2.0}, {"points": 0}):
+    for wrong in ({"match": "pixel"}, {"compat": "none"}, {"ratio": 2.0}, {"points": 0}, {"generator_doublings": 5}):
         with pytest.raises(ConfigError, match="masksam: "):
             masksam.Config(**wrong)
 
