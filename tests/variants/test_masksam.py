@@ -258,7 +258,7 @@ def test_two_discs_are_learned():
         image=torch.tensor([0.0, 2.0, -2.0])[label.long()].unsqueeze(1) + 0.2 * torch.randn(1, 1, *patch), label=label
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    for _ in range(80):
+    for _ in range(50):
         optimizer.zero_grad()
         sum(network.loss(batch).values()).backward()
         optimizer.step()
