@@ -3,9 +3,9 @@
 With bf16 on CPUs (oneDNN) the gradient of the weights goes wrong in two places. Where a map of two slices meets a
 kernel of depth 3, it reads memory that nothing has written (seen with torch 2.15): now and then it is NaN, and
 otherwise it may be anything. Such maps are small. On CPUs with AMX, kernels of depth 1, and deeper ones on a single
-slice, write past the end of their memory (seen with torch 2.14 and 2.15), which ends the process; and a single slice of one
-channel or three under a deeper kernel gives NaN or anything, without a gradient too. 2D convolutions, which compute the
-same, do neither.
+slice, write past the end of their memory (seen with torch 2.14 and 2.15), which ends the process; and a single slice of
+one channel or three under a deeper kernel gives NaN or anything, without a gradient too. 2D convolutions, which compute
+the same, do neither.
 """
 
 from __future__ import annotations

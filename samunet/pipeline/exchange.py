@@ -155,6 +155,7 @@ def export_ma_sam(
     plan, stored = load_plan(folder / "plans.json"), load_checkpoint(checkpoint, with_optimizer=False)
     entry = plan.configuration(stored.state.configuration)
     check_frozen_weights(stored.state, entry, checkpoint)
+    _check_method(entry, MA_SAM)
     network = _network(
         plan, entry, read_dataset_json(folder / "dataset.json").labels, workspace.weights_folders, MA_SAM
     )
@@ -176,7 +177,6 @@ def _check_method(configuration: Configuration, foreign: Foreign) -> None:
 def _network(
     plan: Plan, configuration: Configuration, labels: Labels, weights_folders: Sequence[Path], foreign: Foreign
 ) -> Any:
-    _check_method(configuration, foreign)
     network = build_network(plan, configuration, labels, weights_folders)
     if not isinstance(network, AdaptedSAM):
         raise ConfigError(
