@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from samunet.checkpoints.foreign import fill
 from samunet.errors import CheckpointError
@@ -43,7 +43,7 @@ def _names(network: PromptFreeSAM) -> Iterator[tuple[str, str]]:
     """Pairs of the authors' tensor name and ours."""
     for index in range(len(network.sites)):
         yield from _numbered(ENCODER, index, f"sites.{index}.{{}}")
-    adapted = network.head.sites
+    adapted = cast("nn.ModuleList | None", network.head.sites)
     for index in range(len(adapted) - 1 if adapted is not None else 0):
         for attention, prefix in DECODER.items():
             yield from _numbered(prefix, index, f"head.sites.{index}.{{}}.{attention}")

@@ -214,8 +214,8 @@ class FinestMasks(nn.Module):
         for _ in range(doublings):
             layers += [twice_in_plane(width, width), instance_norm(width), nn.GELU()]
         last = Convolution(width, queries, (1, 3, 3), padding=(0, 1, 1))
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, masks: Tensor) -> Tensor:
