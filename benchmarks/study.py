@@ -121,6 +121,19 @@ STUDIES = {
             ("warm-up over 30 % of the steps", FOUR | {"warmup": 0.3}, {}),
         )
     ),
+    "masksam_attempts": tuple(
+        Row(name=name, minutes=minutes, configuration="2d_masksam", training={"batch_size": 8}, options=options, **data)
+        for data in (HIPPOCAMPUS, PROSTATE)
+        for name, minutes, options in (
+            ("as it is", 6.0, {}),
+            ("the published setting", 6.0, {"compat": "paper"}),
+            ("background as a query", 6.0, {"background": "query"}),
+            ("no combined loss", 6.0, {"combined_loss": 0.0}),
+            ("generator to the voxels", 6.0, {"generator_doublings": 4}),
+            ("no convolutions to the voxels", 6.0, {"finest_masks": False}),
+            ("as it is, for longer", 25.0, {}),
+        )
+    ),
     "seed_transfer": tuple(
         Row(name=name, minutes=2.5, memory_gib=1.0, pretrained=pretrained, options=options, seed=seed, **data)
         for data in (

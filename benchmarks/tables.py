@@ -35,6 +35,7 @@ MEMORY, PROBABILITIES = RESULTS / "prediction_memory.json", RESULTS / "probabili
 IN_README = ("Dataset004", "ACDC", "Dataset035", "BraTS", "AMOS", "Dataset045", "Nuclei, whole")
 METHODS = RESULTS / "variant_step_cpu.json"
 HEAD_TO_HEAD, ATTEMPTS = RESULTS / "head_to_head.json", RESULTS / "study_ma_sam_attempts.json"
+MASKSAM = RESULTS / "study_masksam_attempts.json"
 COMPARED = RESULTS / "methods.json"
 MEETINGS = {
     "hippocampus": "Hippocampus MR",
@@ -648,9 +649,13 @@ def attempts_section(study: dict | None) -> list[str]:
             "minutes of processor time, without"
         ),
         "flips. Made by `benchmarks/study.py ma_sam_attempts`.\n",
-        table_row("attempt", "Dice", "by class", "steps", "CPU minutes"),
-        "|---" * 5 + "|",
     ]
+    return sections + attempts_table(study)
+
+
+def attempts_table(study: dict) -> list[str]:
+    """What each training of a study reached."""
+    sections = [table_row("attempt", "Dice", "by class", "steps", "CPU minutes"), "|---" * 5 + "|"]
     for result in study["rows"]:
         classes = ", ".join(f"{name} {dice:.3f}" for name, dice in result["dice_by_class"].items())
         sections.append(
@@ -871,6 +876,10 @@ def pages() -> dict[str, str]:
         )
     if COMPARED.is_file():
         texts["documentation/results/methods.md"] = methods_page(json.loads(COMPARED.read_text()))
+    if MASKSAM.is_file():
+        method = "documentation/methods/masksam.md"
+        table_of_attempts = "\n".join(attempts_table(json.loads(MASKSAM.read_text())))
+        texts[method] = within((ROOT / method).read_text(), "attempts", table_of_attempts)
     if TRAINER:
         texts["documentation/results/trainer.md"] = trainer_page(
             [json.loads(path.read_text()) for path in TRAINER],

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import torch
 from torch import Tensor
 
-from samunet.errors import CheckpointError
+from samunet.checkpoints.foreign import fill
 from samunet.models.prompt_free import PromptFreeSAM
 
 
@@ -17,30 +16,14 @@ def official_state(network: PromptFreeSAM) -> dict[str, Tensor]:
     return {official: own[name].detach().cpu().clone() for official, name in _names(network)}
 
 
-@torch.no_grad()
 def load_official(network: PromptFreeSAM, stored: Mapping[str, Tensor]) -> None:
     """Fill a network with a checkpoint of the authors' format; SAM's own weights must be in it already.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, or of another shape.
     """
-    own, names = network.state_dict(), dict(_names(network))
-    missing, unexpected = sorted(set(names) - set(stored)), sorted(set(stored) - set(names))
-    if missing or unexpected:
-        raise CheckpointError(
-            f"This is no MA-SAM checkpoint for this network: {len(missing)} tensors are missing "
-            f"({', '.join(missing[:3])}), {len(unexpected)} are "
-            f"unexpected ({', '.join(unexpected[:3])}). Backbone, rank, upsampling and number of classes must be those "
-            "of its training."
-        )
-    for official, name in names.items():
-        if stored[official].shape != own[name].shape:
-            raise CheckpointError(
-                f"MA-SAM checkpoint: tensor '{official}' has shape {tuple(stored[official].shape)}, the network needs "
-                f"{tuple(own[name].shape)}. "
-                "Backbone, rank, adapter width and number of classes must be those of its training."
-            )
-        own[name].copy_(stored[official])
+    same = "Backbone, rank, adapter width, upsampling and number of classes"
+    fill(network, stored, dict(_names(network)), title="MA-SAM", same=same, rest=False)
 
 
 def _names(network: PromptFreeSAM) -> Iterator[tuple[str, str]]:

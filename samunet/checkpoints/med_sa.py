@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from samunet.checkpoints.foreign import fill
 from samunet.errors import CheckpointError
 from samunet.models.prompted import PromptedSAM
 
@@ -14,26 +16,21 @@ PARALLEL = "module."  # before all names, where several GPUs trained
 RELATIVE = ("attn.rel_h", "attn.rel_w")
 """Their relative positions, which stay zero; SAM's are rel_pos_h and rel_pos_w."""
 MLP = {"lin1": "layers.0.0", "lin2": "fc"}  # of the decoder's layers: SAM's names to theirs
-LATER = "image_encoder.pos_embed"  # theirs is resized at every pass, ours once
+TABLE = "image_encoder.pos_embed"  # theirs is resized at every pass, ours once, here
 
 
 @torch.no_grad()
 def load_official(network: PromptedSAM, stored: Mapping[str, Tensor]) -> None:
-    """Fill a network that was built with compat="official"; SAM's own weights must be in it already.
+    """Fill a network that was built as the authors' code has it; SAM's own weights must be in it already.
 
     Raises:
         CheckpointError: a tensor is missing or of another shape, or the file sits on other weights of SAM than the
             network.
     """
     stored = {name.removeprefix(PARALLEL): tensor for name, tensor in stored.items()}
-    own, names = network.state_dict(), dict(_names(network))
-    missing = sorted(set(names) - set(stored))
-    if missing:
-        raise CheckpointError(
-            f"This is no Medical SAM Adapter checkpoint for this network: {len(missing)} tensors are missing "
-            f"({', '.join(missing[:3])}). "
-            "The backbone must be that of its training."
-        )
+    names = dict(_names(network))
+    fill(network, stored, names, title="Medical SAM Adapter", same="Backbone and ratio", rest=True)
+    own = network.state_dict()
     positions = [name for name, tensor in stored.items() if name.endswith(RELATIVE) and tensor.any()]
     if positions:
         raise CheckpointError(
@@ -43,7 +40,7 @@ def load_official(network: PromptedSAM, stored: Mapping[str, Tensor]) -> None:
         name
         for name in own
         if name.startswith("image_encoder.")
-        and name != LATER
+        and name != TABLE
         and name in stored
         and not torch.equal(own[name], stored[name])
     ]
@@ -56,14 +53,8 @@ def load_official(network: PromptedSAM, stored: Mapping[str, Tensor]) -> None:
         raise CheckpointError(
             f"The Medical SAM Adapter checkpoint sits on other weights of SAM than the plan's: '{others[0]}' differs."
         )
-    for official, name in names.items():
-        if stored[official].shape != own[name].shape:
-            raise CheckpointError(
-                f"Medical SAM Adapter checkpoint: tensor '{official}' has shape {tuple(stored[official].shape)}, the "
-                "network needs "
-                f"{tuple(own[name].shape)}. Backbone and ratio must be those of its training."
-            )
-        own[name].copy_(stored[official])
+    table = stored[TABLE].movedim(-1, 1)
+    own[TABLE].copy_(F.interpolate(table, size=own[TABLE].shape[1:3], mode="bicubic").movedim(1, -1))
 
 
 def _equal(own: Tensor, stored: Mapping[str, Tensor], name: str) -> bool:

@@ -54,6 +54,7 @@ MAP: dict[str, dict[str, str]] = {
         "install_pretrained_model_from_zip": "such a file on another machine",
         "ma_sam": "read checkpoints of MA-SAM's authors",
         "med_sa": "read checkpoints of Medical SAM Adapter's authors",
+        "samed": "read checkpoints of SAMed's authors",
     },
 }
 """The words in the order of the work."""

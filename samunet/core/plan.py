@@ -82,7 +82,7 @@ class Preference:
     reason: str
     """One sentence on why this scale."""
     depth: int | None = None
-    """Slices of a slab where the method was published with few; None takes what fits."""
+    """Slices of a slab where the method wants few; None takes what fits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 With bf16 on CPUs (oneDNN) the gradient of the weights goes wrong in two places. Where a map of two slices meets a
 kernel of depth 3, it reads memory that nothing has written (seen with torch 2.15): now and then it is NaN, and
-otherwise it may be anything. Such maps are small. And on CPUs with AMX, kernels of depth 1 write past the end of their
-memory (seen with torch 2.14), which ends the process; 2D convolutions, which compute the same, do not.
+otherwise it may be anything. Such maps are small. On CPUs with AMX, kernels of depth 1, and deeper ones on a single
+slice, write past the end of their memory (seen with torch 2.14 and 2.15), which ends the process; and a single slice of
+one channel or three under a deeper kernel gives NaN or anything, without a gradient too. 2D convolutions, which compute
+the same, do neither.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from samunet.core.geometry import Shape
 
 
 class Convolution(nn.Conv3d):
-    """torch's Conv3d for CPUs too: two slices and a kernel of depth 3 in fp32, kernels of depth 1 slice by slice."""
+    """torch's Conv3d for CPUs too: two slices and a kernel of depth 3 in fp32, single slices in 2D."""
 
     def forward(self, image: Tensor) -> Tensor:
         if image.device.type == "cpu" and image.shape[2] == 2 and self.kernel_size[0] == 3:
@@ -27,7 +29,8 @@ class Convolution(nn.Conv3d):
         if not _slice_by_slice(self, image):
             return super().forward(image)
         padding = cast("tuple[int, ...]", self.padding)[1:]  # never "same" or "valid" here
-        kernel, settings = self.weight[:, :, 0], (self.stride[1:], padding, self.dilation[1:], self.groups)
+        kernel = self.weight[:, :, self.kernel_size[0] // 2]  # the rest of it meets padding
+        settings = (self.stride[1:], padding, self.dilation[1:], self.groups)
         return _unfold(F.conv2d(_fold(image), kernel, self.bias, *settings), image)
 
 
@@ -61,10 +64,13 @@ class ConvNormAct(nn.Sequential):
 
 
 def _slice_by_slice(layer: nn.Conv3d | nn.ConvTranspose3d, image: Tensor) -> bool:
-    """Tell whether a layer's slices do not meet, and its gradient is one of bf16 on a CPU."""
-    apart = layer.kernel_size[0] == layer.stride[0] == 1 and not layer.padding[0]
+    """Tell whether a layer's slices do not meet, and torch cannot be trusted with it: bf16 on a CPU, in the gradient or
+    with a deep kernel on a single slice.
+    """
+    kernel, padding = layer.kernel_size[0], int(layer.padding[0])
+    apart = layer.stride[0] == 1 and kernel == 2 * padding + 1 and 1 in (kernel, image.shape[2])
     low = torch.is_autocast_enabled("cpu") or image.dtype == torch.bfloat16
-    return image.device.type == "cpu" and apart and torch.is_grad_enabled() and low
+    return image.device.type == "cpu" and apart and low and (torch.is_grad_enabled() or kernel > 1)
 
 
 def _fold(image: Tensor) -> Tensor:

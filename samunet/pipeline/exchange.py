@@ -1,6 +1,4 @@
-"""Models of other programs: checkpoints of authors' code, read into a fold of samunet, and MA-SAM's written from one
-too.
-"""
+"""Models of other programs: checkpoints of authors' code, read into a fold of samunet; MA-SAM's are written too."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from samunet import pipeline
-from samunet.checkpoints import ma_sam, med_sa
+from samunet.checkpoints import ma_sam, med_sa, samed
 from samunet.checkpoints.file import (
     CHECKPOINT_FORMAT,
     Checkpoint,
@@ -49,15 +47,28 @@ class Foreign:
     """Options of the method, with which the weights were trained."""
     load: Callable[[Any, Mapping[str, Tensor]], None]
     """Fills a network of the method."""
+    told: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda stored: {}
+    """Returns the options that a file itself tells."""
 
 
 MA_SAM = Foreign(title="MA-SAM", variant="ma_sam", options={"pixel_range": "unit"}, load=ma_sam.load_official)
-MED_SA = Foreign(
-    title="Medical SAM Adapter",
-    variant="med_sa_prompted",
-    options={"compat": "official", "prompts": "points"},
-    load=med_sa.load_official,
+SAMED = Foreign(
+    title="SAMed",
+    variant="samed",
+    options={"pixel_range": "unit"},
+    load=samed.load_official,
+    told=samed.options_of,
 )
+
+
+def med_sa_of(compat: str) -> Foreign:
+    """Return Medical SAM Adapter's checkpoints, of the code that `compat` of med_sa_prompted names."""
+    return Foreign(
+        title="Medical SAM Adapter",
+        variant="med_sa_prompted",
+        options={"compat": compat, "prompts": "points"},
+        load=med_sa.load_official,
+    )
 
 
 def import_checkpoint(
@@ -85,9 +96,7 @@ def import_checkpoint(
     plan = pipeline.resolve(workspace, pipeline.open_plan(workspace, dataset, plans_name), configuration)
     spec = read_dataset_json(workspace.raw / dataset / "dataset.json")
     entry = plan.configuration(configuration)
-    # The weights mean nothing with others.
-    entry = replace(entry, variant_options={**entry.variant_options, **foreign.options})
-    plan = replace(plan, configurations={**plan.configurations, configuration: entry})
+    _check_method(entry, foreign)
     if entry.weights is None:
         raise ConfigError(
             f"Configuration '{configuration}' has no pretrained weights, on which {foreign.title} was trained. Plan "
@@ -97,9 +106,14 @@ def import_checkpoint(
     checkpoint = folder / f"fold_{fold}" / FINAL
     if checkpoint.exists():
         raise CheckpointError(f"{checkpoint} exists already; remove it, or give another fold with -f.")
+    stored = read_tensors(source)
+    # The weights mean nothing with others.
+    options = {**entry.variant_options, **foreign.options, **foreign.told(stored)}
+    entry = replace(entry, variant_options=options)
+    plan = replace(plan, configurations={**plan.configurations, configuration: entry})
     pipeline.check_other_folds(checkpoint.parent, plan, spec, configuration)
     network = _network(plan, entry, spec.labels, workspace.weights_folders, foreign)
-    foreign.load(network, read_tensors(source))
+    foreign.load(network, stored)
     state = CheckpointState(
         format=CHECKPOINT_FORMAT,
         configuration=configuration,
@@ -141,6 +155,7 @@ def export_ma_sam(
     plan, stored = load_plan(folder / "plans.json"), load_checkpoint(checkpoint, with_optimizer=False)
     entry = plan.configuration(stored.state.configuration)
     check_frozen_weights(stored.state, entry, checkpoint)
+    _check_method(entry, MA_SAM)
     network = _network(
         plan, entry, read_dataset_json(folder / "dataset.json").labels, workspace.weights_folders, MA_SAM
     )
@@ -150,15 +165,18 @@ def export_ma_sam(
     return target
 
 
-def _network(
-    plan: Plan, configuration: Configuration, labels: Labels, weights_folders: Sequence[Path], foreign: Foreign
-) -> Any:
+def _check_method(configuration: Configuration, foreign: Foreign) -> None:
     if configuration.variant != foreign.variant:
         message = (
             f"{foreign.title}'s checkpoints fit the method {foreign.variant} only; the configuration has "
             f"{configuration.variant}."
         )
         raise ConfigError(f"{message} Use 3d_{foreign.variant}.")
+
+
+def _network(
+    plan: Plan, configuration: Configuration, labels: Labels, weights_folders: Sequence[Path], foreign: Foreign
+) -> Any:
     network = build_network(plan, configuration, labels, weights_folders)
     if not isinstance(network, AdaptedSAM):
         raise ConfigError(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from samunet.sam.encoder import Sites
 
 SLAB_DEPTH = 5  # the authors'
+ADAPTER_WIDTH = 384  # the authors', for the backbones with official weights, whose tokens have 768 numbers or more
 INITIALIZATIONS = ("official", "zero")
 
 
@@ -34,8 +35,8 @@ class Config(EncoderOptions):
 
     rank: Annotated[int, Within(1, 4096)] = 32
     """Rank of FacT on q and v; 0 leaves it out."""
-    adapter_width: Annotated[int, Within(1, 4096)] = 384
-    """Bottleneck of the 3D adapters, the same for every backbone."""
+    adapter_width: Annotated[int, Within(0, 4096)] = 0
+    """Bottleneck of the 3D adapters; 0: the authors' 384, but at most half the width of the backbone's tokens."""
     dropout: Annotated[float, Within(0, 1)] = 0.1
     """Share of FacT's low-rank vectors that training drops."""
     initialization: str = "official"
@@ -49,11 +50,15 @@ class Config(EncoderOptions):
             raise ConfigError(
                 f"ma_sam: initialization must be one of {', '.join(INITIALIZATIONS)}; got '{self.initialization}'."
             )
-        if self.rank < 0 or self.adapter_width < 1 or not 0 <= self.dropout < 1:
+        if self.rank < 0 or self.adapter_width < 0 or not 0 <= self.dropout < 1:
             raise ConfigError(
-                "ma_sam: rank must be 0 or more, adapter_width 1 or more and dropout in [0, 1); "
+                "ma_sam: rank and adapter_width must be 0 or more and dropout in [0, 1); "
                 f"got {self.rank}, {self.adapter_width} and {self.dropout}."
             )
+
+    def adapter_width_for(self, width: int) -> int:
+        """Return the adapters' bottleneck in a backbone with tokens of a width."""
+        return self.adapter_width or min(ADAPTER_WIDTH, width // 2)
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
@@ -75,7 +80,7 @@ def adapters(sam: Sam, config: Config) -> list[Sites]:
     factors = SharedFactors(width, config.rank) if config.rank > 0 else None
     zero = config.initialization == "zero"
     return [
-        MASAMSites(width, config.adapter_width, factors, dropout=config.dropout, start_at_zero=zero)
+        MASAMSites(width, config.adapter_width_for(width), factors, dropout=config.dropout, start_at_zero=zero)
         for _ in sam.image_encoder.blocks
     ]
 
@@ -93,7 +98,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
         spec,
         backbone,
         batch_size,
-        adapter_width=config.adapter_width,
+        adapter_width=config.adapter_width_for(backbone.width),
         upsampling=config.upsampling,
         checkpointing=config.checkpointing,
         hq=config.hq,

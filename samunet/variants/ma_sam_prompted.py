@@ -56,7 +56,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
         spec,
         backbone,
         batch_size,
-        adapter_width=config.network.adapter_width,
+        adapter_width=config.network.adapter_width_for(backbone.width),
         upsampling=config.network.upsampling,
         checkpointing=config.network.checkpointing,
         decoder_runs=len(spec.labels.foreground),

@@ -18,6 +18,8 @@ from samunet.core.plan import Topology
 from samunet.core.prompts import INSIDE
 from samunet.core.results import model_folder
 from samunet.errors import CheckpointError, ConfigError
+from samunet.inference.load import load_predictor
+from samunet.inference.predictor import PredictionOptions
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
@@ -39,7 +41,7 @@ def sam_of(seed=0):
     return sam.eval()
 
 
-def network_for(depth, sam=None, **options):
+def network_for(depth, sam=None, compat="official", **options):
     spec = NetworkSpec(
         schemes=("zscore",),
         labels=parse_labels({"background": 0, "organ": 1}),
@@ -49,7 +51,7 @@ def network_for(depth, sam=None, **options):
         topology=Topology(strides=((1, 1, 1),), kernels=((3, 3, 3),), widths=(8,)),
         pretrained=True,
     )
-    config = med_sa_prompted.METHOD.read({"compat": "official", **options}, "options")
+    config = med_sa_prompted.METHOD.read({"compat": compat, **options}, "options")
     return med_sa_prompted.build(sam or sam_of(), spec, config).eval()
 
 
@@ -165,23 +167,31 @@ def released_decoder(w, sam, image, sparse):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_the_network_is_the_released_one(depth):
+@pytest.mark.parametrize(
+    ("depth", "compat", "tokens"), [(1, "official", 6), (2, "official", 6), (3, "official", 8), (1, "official_2025", 8)]
+)
+def test_the_network_is_the_released_one(depth, compat, tokens):
+    """Of `tokens` rows and columns is the file's position table, which the released code resizes at every pass."""
     sam = sam_of()
     stored = released_tensors(sam)
-    network = network_for(depth)
+    table = torch.randn(1, tokens, tokens, NANO.width)
+    stored["image_encoder.pos_embed"] = table
+    network = network_for(depth, compat=compat)
     load_official(network, {f"module.{name}": tensor for name, tensor in stored.items()})
+    resized = F.interpolate(table.permute(0, 3, 1, 2), size=(6, 6), mode="bicubic", align_corners=False)
+    stored["image_encoder.pos_embed"] = resized.permute(0, 2, 3, 1)
     image = torch.rand(1, 1, depth, SIDE, SIDE)
-    image = (image - image.amin()) / (image.amax() - image.amin())  # pixels in [0, 1], as they fed them
+    image = (image - image.amin()) / (image.amax() - image.amin())  # pixels in [0, 1], as they fed them at first
+    image = image if compat == "official" else 2 * image - 1  # then with SAM's statistics
     row, column = 30, 70
     drawn = torch.zeros(1, 1, depth, SIDE, SIDE, dtype=torch.uint8)
     drawn[0, 0, :, row, column] = INSIDE
     embedded = released_encoder(stored, image[0].transpose(0, 1).expand(-1, 3, -1, -1), sam.image_encoder.neck)
     assert torch.allclose(network.encode(network.pixels(image))[0], embedded, atol=2e-4)
     sam.prompt_encoder.input_image_size = (SIDE, SIDE)
-    sparse, _ = sam.prompt_encoder(
-        points=(torch.tensor([[[float(row), float(column)]]]), torch.ones(1, 1)), boxes=None, masks=None
-    )  # row first
+    place = [row, column] if compat == "official" else [column, row]
+    points = (torch.tensor([[place]]).float(), torch.ones(1, 1))
+    sparse, _ = sam.prompt_encoder(points=points, boxes=None, masks=None)
     found = network(image, drawn)[0, 1]
     for index in range(depth):
         expected = released_decoder(stored, sam, embedded[index : index + 1], sparse)
@@ -203,7 +213,7 @@ def test_files_of_others_are_refused():
         load_official(network, stored | {"image_encoder.blocks.0.attn.rel_h": torch.ones(7, 16)})
     with pytest.raises(CheckpointError, match="has shape"):
         load_official(network, stored | {"image_encoder.blocks.0.MLP_Adapter.D_fc1.bias": torch.ones(3)})
-    with pytest.raises(ConfigError, match="paper or official"):
+    with pytest.raises(ConfigError, match="one of paper, official, official_2025"):
         med_sa_prompted.Config(compat="x")
 
 
@@ -239,12 +249,12 @@ def test_an_authors_file_becomes_a_fold(tmp_path, monkeypatch, capsys):
     sam.load_state_dict(read_tensors(weights))
     file = tmp_path / "authors.pth"
     torch.save({"epoch": 3, "model": "sam", "state_dict": released_tensors(sam), "best_tol": 0.5}, file)
-    assert command.main(["import", str(file), "-d", "906", "-c", "3d_adapter"]) == 2
+    assert command.main(["import", str(file), "-d", "906", "-c", "3d_adapter", "--code", "official"]) == 2
     assert (
         "fit the method med_sa_prompted only; the configuration has sam_unet. Use 3d_med_sa_prompted"
         in capsys.readouterr().err
     )
-    assert command.main(["import", str(file), "-d", "906", "-c", "3d_med_sa_prompted"]) == 0
+    assert command.main(["import", str(file), "-d", "906", "-c", "3d_med_sa_prompted", "--code", "official_2025"]) == 0
     model = model_folder(workspace, "Dataset906_Clicks", "samunetPlans", "3d_med_sa_prompted")
     stored = load_checkpoint(model / "fold_all" / "checkpoint_final.safetensors")
     assert torch.equal(
@@ -254,4 +264,5 @@ def test_an_authors_file_becomes_a_fold(tmp_path, monkeypatch, capsys):
     options = (
         pipeline.resolve(workspace, plan, "3d_med_sa_prompted").configuration("3d_med_sa_prompted").variant_options
     )
-    assert options == {} and '"compat": "official"' in (model / "plans.json").read_text()
+    assert options == {} and '"compat": "official_2025"' in (model / "plans.json").read_text()
+    load_predictor(model, folds=["all"], device="cpu", options=PredictionOptions(flips=False, quiet=True))  # fits

@@ -34,6 +34,18 @@ def test_gradients_in_bf16_are_those_in_fp32(depth, kernel):
         assert (convolution.weight.grad - expected).abs().max() < 0.03 * expected.abs().max()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_single_slice_in_bf16_is_that_in_fp32(channels):
+    torch.manual_seed(0)
+    convolution, image = Convolution(channels, 8, 3, padding=1), torch.randn(8, channels, 1, 14, 10)
+    expected = convolution(image)
+    for _ in range(3):
+        leave_behind(float("nan"))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert (convolution(image).float() - expected).abs().max() < 0.03 * expected.abs().max()
+
+
 @pytest.mark.parametrize("kernel", [(1, 3, 3), (1, 1, 1)])
 @pytest.mark.parametrize(("channels", "outputs", "stride"), [(1, 24, 1), (48, 24, 1), (24, 3, 1), (24, 48, 2)])
 def test_kernels_of_one_slice_stay_within_their_memory(kernel, channels, outputs, stride):

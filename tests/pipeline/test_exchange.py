@@ -48,7 +48,7 @@ def test_a_slab_has_the_published_five_slices(trained):
     workspace, _ = trained
     plan = pipeline.resolve(workspace, pipeline.open_plan(workspace, NAME, "samunetPlans"), "3d_ma_sam")
     assert plan.configuration("3d_ma_sam").patch_size[0] == 5
-    assert "ma_sam was published with 5" in plan.reasons["3d_ma_sam: slab depth"]
+    assert "ma_sam asks for 5" in plan.reasons["3d_ma_sam: slab depth"]
 
 
 def test_a_fold_leaves_and_comes_back(trained, tmp_path, monkeypatch, capsys):

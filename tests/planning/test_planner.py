@@ -469,7 +469,7 @@ def test_a_method_published_with_few_slices_gets_them():
     few = (Preference(scale=1.0, reason="x", depth=5),)
     plan = made(measured([(1, 1, 1)], [(64, 64, 64)]), preferred=lambda *_: few)
     assert plan.configuration("3d_adapter").patch_size[0] == 5 and plan.configuration("2d_adapter").patch_size[0] == 1
-    assert "published with 5" in plan.reasons["3d_adapter: slab depth"]
+    assert "asks for 5" in plan.reasons["3d_adapter: slab depth"]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,13 @@ def test_parameter_counts_are_the_published_ones(name, classes, decoder):
     assert trainable == TRAINABLE[name] - 5_243_725 + decoder
 
 
+@pytest.mark.parametrize(("name", "width"), [("vit_h", 384), ("vit_b", 384), ("vit_tiny", 96), ("vit_nano", 24)])
+def test_adapters_are_at_most_half_as_wide_as_tokens(name, width):
+    with torch.device("meta"):
+        sites = ma_sam.adapters(build_sam(backbone_named(name), (64, 64)), ma_sam.Config())
+    assert sites[0].before.up.in_features == sites[0].after.up.in_features == width
+
+
 def test_the_adapted_encoder_equals_its_equations_written_out():
     network = small(perturbed=True)
     pixels = torch.randn(2, 5, 3, 64, 96)

@@ -173,7 +173,10 @@ def test_each_loss_reaches_the_heads_that_it_should():
     for name, term in network.loss(batch_of()).items():
         slopes = torch.autograd.grad(term, list(heads.values()), retain_graph=True, allow_unused=True)
         reached[name] = {head for head, slope in zip(heads, slopes, strict=True) if slope is not None and slope.any()}
-    assert reached == {"class": {"token"}, "mask": {"token"}, "auxiliary": {"mask"}, "box": {"box"}, "giou": {"box"}}
+    combined = {"combined ce": {"token"}, "combined dice": {"token"}}
+    own = {"class": {"token"}, "mask": {"token"}, "auxiliary": {"mask"}, "box": {"box"}, "giou": {"box"}}
+    assert reached == own | combined
+    assert small(compat="paper").loss(batch_of()).keys() == own.keys()
     own = torch.autograd.grad(network.loss(batch_of())["auxiliary"], [network.generator.first[0][0].weight])[0]
     assert own.any()  # the trunk learns from the auxiliary masks
 
@@ -183,22 +186,46 @@ def test_everything_of_sam_is_frozen_around_the_adapters():
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     frozen = ("image_encoder.", "head.prompt_encoder.", "head.mask_decoder.")
     assert not [name for name in names if name.startswith(frozen)]
-    assert {name.split(".")[0] for name in names} == {"pixels", "sites", "depth_embedding", "generator", "head"}
+    parts = {"pixels", "sites", "depth_embedding", "generator", "head", "refine"}
+    assert {name.split(".")[0] for name in names} == parts
 
 
 @torch.no_grad()
-def test_prediction_is_the_sum_over_queries_of_class_times_mask():
-    network = small().eval()
+@pytest.mark.parametrize("compat", ["samunet", "paper"])
+def test_prediction_is_the_sum_over_queries_of_class_times_mask(compat):
+    """Background is a class like others in the paper; here it is where no query has a class."""
+    network = small(compat=compat).eval()
     image = batch_of().image
     _, answers = network._answers(image)
     logits = network(image)
     masks = network._fit(answers.masks, image.shape[2:]).sigmoid()
-    chances = torch.zeros(2, 4, *image.shape[2:])
+    first = 0 if compat == "paper" else 1
+    chances, nothing = torch.zeros(2, 4, *image.shape[2:]), torch.ones(2, *image.shape[2:])
     for query in range(masks.shape[1]):
-        for c in range(4):
-            chance = answers.classes[:, :, query].softmax(-1)[..., c]
-            chances[:, c] += chance[..., None, None] * masks[:, query]
+        shares = answers.classes[:, :, query].softmax(-1)[..., None, None]
+        assert shares.shape[2] == 5 - first  # the last is "no object"
+        for c in range(first, 4):
+            chances[:, c] += shares[:, :, c - first] * masks[:, query]
+        nothing *= 1 - (1 - shares[:, :, -1]) * masks[:, query]
+    if compat == "samunet":
+        chances[:, 0] = nothing
     assert torch.allclose(logits.softmax(1), chances / chances.sum(1, keepdim=True), atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("scale", "doublings"), [(1.0, 2), (2.0, 1), (4.0, 0)])
+def test_masks_come_at_the_resolution_of_voxels_and_start_as_the_decoders(scale, doublings):
+    torch.manual_seed(0)
+    patch = (2, 32, 48)
+    network = masksam.build(
+        build_sam(NANO, encoder_size(patch[1:], scale)), spec_for(patch, scale=scale), masksam.Config()
+    )
+    image = torch.randn(1, 1, *patch)
+    masks = network._answers(image)[1].masks
+    assert masks.shape == (1, 8, *patch) and (network.refine is None) == (doublings == 0)
+    network.refine = None
+    coarse = network._answers(image)[1].masks
+    assert torch.equal(masks, F.interpolate(coarse, size=patch, mode="trilinear"))
 
 
 @torch.no_grad()
@@ -231,7 +258,7 @@ def test_two_discs_are_learned():
         image=torch.tensor([0.0, 2.0, -2.0])[label.long()].unsqueeze(1) + 0.2 * torch.randn(1, 1, *patch), label=label
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    for _ in range(80):
+    for _ in range(50):
         optimizer.zero_grad()
         sum(network.loss(batch).values()).backward()
         optimizer.step()
@@ -264,7 +291,7 @@ def test_what_cannot_be_is_refused():
         masksam.build(sam, spec_for(), masksam.Config(queries=3))
     with pytest.raises(ConfigError, match="encoder_scale must be 1, 2, 4"):
         masksam.build(sam, spec_for(scale=1.5), masksam.Config())
-    for wrong in ({"match": "pixel"}, {"decoder_depth": "none"}, {"ratio": 2.0}, {"points": 0}):
+    for wrong in ({"match": "pixel"}, {"compat": "none"}, {"ratio": 2.0}, {"points": 0}, {"generator_doublings": 5}):
         with pytest.raises(ConfigError, match="masksam: "):
             masksam.Config(**wrong)
 

@@ -12,7 +12,8 @@ from samunet.variants.masksam.rules import STAGES, generator_doublings, generato
 @pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
 def test_the_generator_keeps_about_as_much_as_estimated(scale):
     depth, height, width, channels = 2, 3, 2, 64
-    generator = PromptGenerator(48, channels, 8, doublings=generator_doublings(scale), kernels=((3, 3, 3),))
+    doublings = generator_doublings(scale)
+    generator = PromptGenerator(48, channels, 8, doublings=doublings, kernels=((3, 3, 3),))
     kept: dict[int, int] = {}
     alive = []
 
@@ -26,4 +27,4 @@ def test_the_generator_keeps_about_as_much_as_estimated(scale):
         generator(taps, torch.randn(1, depth, channels, height, width), (1.0, 1.0))
     weights = {parameter.untyped_storage().data_ptr() for parameter in generator.parameters()}
     values = sum(size for address, size in kept.items() if address not in weights) / 4
-    assert 0.5 < generator_values(channels, scale) * depth * height * width / values < 1.5
+    assert 0.5 < generator_values(channels, doublings) * depth * height * width / values < 1.5

@@ -89,7 +89,7 @@ def test_parts_keep_the_defaults_that_the_method_gives_them():
         ({"adapters": {}}, r"plan: unknown key 'adapters'"),
         ({"points": "x"}, r"plan\.points: expected a whole number"),
         ({"compat": 3}, r"plan\.compat: expected text"),
-        ({"compat": "x"}, r"plan: med_sa_prompted: compat must be paper or official"),
+        ({"compat": "x"}, r"plan: med_sa_prompted: compat must be one of paper, official, official_2025"),
         ({"prompts": "x"}, r"plan: prompts must be one of points, iterative, box, mixed"),
     ],
 )

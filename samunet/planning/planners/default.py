@@ -287,7 +287,7 @@ def _configure(
         thickness = f" of {spacing[0]:.3g} mm" if fingerprint.measured else ""
         reasons[f"{name}: slab depth"] = f"{patch[0]} slices{thickness}; the median case has {median_shape[0]:.0f}"
         if preference.depth is not None:
-            reasons[f"{name}: slab depth"] += f"; {method.variant} was published with {preference.depth}"
+            reasons[f"{name}: slab depth"] += f"; {method.variant} asks for {preference.depth}"
     if method.options:
         named = ", ".join(f"{option} {value}" for option, value in method.options.items())
         reasons[f"{name}: options"] = (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from samunet.core.batch import Batch
 from samunet.models.bottleneck import BottleneckStyle
-from samunet.models.losses import known_voxels, output_targets
+from samunet.models.losses import known_voxels, output_targets, slab_sums, slab_terms
 from samunet.models.sam_with_sites import fit_to_patch
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec
@@ -21,8 +21,16 @@ from samunet.sam.backbones import encoder_size
 from samunet.sam.encoder import embed_patches, encode, ends_of_quarters
 from samunet.variants.masksam.adapters import MaskSites, mask_decoder_adapters
 from samunet.variants.masksam.matching import Said, SetWeights, set_sums, set_terms
-from samunet.variants.masksam.queries import Answers, LearnedPixels, PromptGenerator, Prompts, QueryMasks, along_depth
-from samunet.variants.masksam.rules import Config, generator_doublings
+from samunet.variants.masksam.queries import (
+    Answers,
+    FinestMasks,
+    LearnedPixels,
+    PromptGenerator,
+    Prompts,
+    QueryMasks,
+    along_depth,
+)
+from samunet.variants.masksam.rules import Config, generator_doublings, mask_doublings
 
 TINY = 1e-6  # smallest chance of a class in a voxel
 
@@ -40,7 +48,10 @@ class MaskSAM(SlabSegmenter):
 
     def __init__(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
         super().__init__()
+        config = config.settled()
         self.labels, self.scale, self.checkpointing = spec.labels, spec.encoder_scale, config.checkpointing
+        self.background_is_rest = config.background == "rest" and not spec.labels.has_regions
+        self.combined_loss = config.combined_loss
         self.weights = SetWeights(points=config.points, match=config.match)
         doublings = int(math.log2(spec.encoder_scale))
         self.encoder_size = encoder_size(spec.patch_size[1:], spec.encoder_scale)
@@ -58,7 +69,7 @@ class MaskSAM(SlabSegmenter):
             width,
             decoder_width,
             config.queries_for(spec.labels.outputs),
-            doublings=generator_doublings(spec.encoder_scale),
+            doublings=min(config.generator_doublings, generator_doublings(spec.encoder_scale)),
             kernels=spec.topology.kernels[::-1],
         )
         adapters = mask_decoder_adapters(
@@ -68,16 +79,31 @@ class MaskSAM(SlabSegmenter):
             style,
             depth=depth if config.decoder_depth == "perceptron" else None,
         )
-        self.head = QueryMasks(sam, spec.labels.outputs, depth, adapters)
+        self.head = QueryMasks(sam, spec.labels.outputs - self.background_is_rest, depth, adapters)
+        self.refine = None
+        if config.finest_masks and (levels := mask_doublings(spec.encoder_scale)):
+            self.refine = FinestMasks(config.queries_for(spec.labels.outputs), decoder_width // 4, levels)
 
     def forward(self, image: Tensor) -> Tensor:
         """Weigh every query's mask by its chances of each class, and return logits of that sum."""
         _, answers = self._answers(image)
-        with torch.autocast(image.device.type, enabled=False):  # 1 - TINY is 1 in 16 bits
-            masks = self._fit(answers.masks.float(), image.shape[2:]).sigmoid()
-            classes = answers.classes.float().softmax(-1)[..., :-1]
-            chances = torch.einsum("bdqk,bqdhw->bkdhw", classes, masks)
-            return chances.clamp(TINY, 1 - TINY).logit() if self.labels.has_regions else chances.clamp_min(TINY).log()
+        return self._combined(self._fit(answers.masks, image.shape[2:]), answers.classes)
+
+    def _combined(self, masks: Tensor, classes: Tensor) -> Tensor:
+        """(B, Q, D, H, W) and (B, D, Q, K + 1) logits of all queries to the (B, outputs, D, H, W) logits of the voxels.
+
+        Where background is the rest, it is as likely as that no query has a class here.
+        """
+        with torch.autocast(masks.device.type, enabled=False):  # 1 - TINY is 1 in 16 bits
+            shares, masks = classes.float().softmax(-1), masks.float().sigmoid()
+            chances = torch.einsum("bdqk,bqdhw->bkdhw", shares[..., :-1], masks)
+            if self.labels.has_regions:
+                return chances.clamp(TINY, 1 - TINY).logit()
+            if self.background_is_rest:
+                objects = masks * (1 - shares[..., -1]).transpose(1, 2)[..., None, None]
+                rest = torch.log1p(-objects.clamp_max(1 - TINY)).sum(1, keepdim=True)
+                return torch.cat((rest, chances.clamp_min(TINY).log()), dim=1)
+            return chances.clamp_min(TINY).log()
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         prompts, answers = self._answers(batch.image)
@@ -91,10 +117,18 @@ class MaskSAM(SlabSegmenter):
             classes=answers.classes,
         )
         targets, known = output_targets(batch.label, self.labels).float(), known_voxels(batch.label, self.labels)
-        return set_sums(said, targets, known, self.weights)
+        sums = set_sums(said, targets[:, int(self.background_is_rest) :], known, self.weights)
+        if self.combined_loss:
+            combined = slab_sums(self._combined(said.masks, said.classes), batch.label, self.labels)
+            sums |= {f"combined.{name}": value for name, value in combined.items()}
+        return sums
 
     def terms(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        return set_terms(sums, self.weights)
+        terms = set_terms(sums, self.weights)
+        if self.combined_loss:
+            whole = slab_terms({name.removeprefix("combined."): value for name, value in sums.items()})
+            terms |= {f"combined {name}": self.combined_loss * value for name, value in whole.items()}
+        return terms
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         return groups_around(self, self.image_encoder)
@@ -105,7 +139,8 @@ class MaskSAM(SlabSegmenter):
         encoded = encode(self.image_encoder, tokens, self.sites, self.taps, checkpointing=self.checkpointing)
         used = [side * self.scale / whole for side, whole in zip(image.shape[3:], self.encoder_size, strict=True)]
         prompts = self.generator(encoded.taps, encoded.neck, (used[0], used[1]))
-        return prompts, self.head(encoded.neck, prompts)
+        answers = self.head(encoded.neck, prompts)
+        return prompts, answers if self.refine is None else answers._replace(masks=self.refine(answers.masks))
 
     def _fit(self, logits: Tensor, shape: torch.Size) -> Tensor:
         return fit_to_patch(logits, shape, self.scale, self.encoder_size)

@@ -196,6 +196,35 @@ class QueryMasks(nn.Module):
         return placed + torch.stack([self.prompt_encoder.point_embeddings[corner].weight[0] for corner in CORNERS])
 
 
+class FinestMasks(nn.Module):
+    """What the authors' versions with one encoder pixel a voxel end with: convolutions over all queries' masks.
+
+    They bring masks to the voxels. Here they are added to the enlarged masks and start at zero.
+
+    Args:
+        queries: Q.
+        width: channels between.
+        doublings: of the plane, from the decoder's masks to voxels.
+    """
+
+    def __init__(self, queries: int, width: int, doublings: int) -> None:
+        super().__init__()
+        self.factor = float(2**doublings)
+        layers: list[nn.Module] = [ConvNormAct(queries, width, (1, 3, 3))]
+        for _ in range(doublings):
+            layers += [twice_in_plane(width, width), instance_norm(width), nn.GELU()]
+        last = Convolution(width, queries, (1, 3, 3), padding=(0, 1, 1))
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """(B, Q, D, 4h, 4w) logits to (B, Q, D, H, W)."""
+        large = F.interpolate(masks, scale_factor=(1.0, self.factor, self.factor), mode="trilinear")
+        refined: Tensor = large + self.layers(masks)
+        return refined
+
+
 def along_depth(embedding: Tensor, depth: int) -> Tensor:
     """Bring a (D, C) embedding of slices to another number of them, linearly: (depth, C)."""
     if len(embedding) == depth:

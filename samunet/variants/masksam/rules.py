@@ -19,16 +19,19 @@ CHOICES = {
     "initialization": ("zero", "official"),
     "decoder_depth": ("convolution", "perceptron"),
     "match": ("slice", "volume"),
+    "background": ("rest", "query"),
+    "compat": ("samunet", "paper"),
 }
 QUERIES_A_CLASS = 1.5
 QUERIES_AT_A_TIME = 8
+SLAB_DEPTH = 5  # the authors have 4, 9 and 26; with few slices a step takes seconds and many fit into a training
 STAGES = 4
 """Blocks of the encoder that the prompt generator joins one after the other, from the last to the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Options of this method; the defaults are the paper's where it tells."""
+    """Options of this method; the defaults are the paper's where it tells and where they learn in few steps."""
 
     queries: Annotated[int, Within(0, 10_000)] = 0
     """Number of queries; 0 takes one and a half per class, rounded up to a multiple of 8 (the authors' 8 and 24)."""
@@ -43,6 +46,16 @@ class Config:
     """Which query has which class: assigned for each slice, as published, or once for the whole slab ("volume")."""
     points: Annotated[int, Within(1, 2**24)] = 32768
     """Pixels of a slice at which masks are compared; all of them where it has no more."""
+    background: str = "rest"
+    """"rest": no query answers for background, it is where no other class is; "query": one does, as published."""
+    combined_loss: Annotated[float, Within(0, 100)] = 1.0
+    """Weight of .2 cross-entropy and .8 Dice on the classes' combined chances, beside the matched losses."""
+    generator_doublings: Annotated[int, Within(0, 4)] = 2
+    """How often the prompt generator doubles the token grid at most; up to the voxels it is most of a step's work."""
+    finest_masks: bool = True
+    """Bring the decoder's masks, a quarter of the encoder's resolution, to voxels by convolutions over all queries."""
+    compat: str = "samunet"
+    """"paper": the published setting, whatever the four options before say."""
     checkpointing: bool = False
     """Run each block again in the backward pass instead of keeping its activations."""
 
@@ -55,6 +68,17 @@ class Config:
                 "masksam: queries must be 0 or more, ratio in (0, 1] and points 1 or more; got "
                 f"{self.queries}, {self.ratio} and {self.points}."
             )
+        if self.combined_loss < 0 or self.generator_doublings not in range(STAGES + 1):
+            raise ConfigError(
+                f"masksam: combined_loss must be 0 or more and generator_doublings 0 to {STAGES}; got "
+                f"{self.combined_loss} and {self.generator_doublings}."
+            )
+
+    def settled(self) -> Config:
+        """Return the options with those that `compat` decides."""
+        if self.compat == "samunet":
+            return self
+        return replace(self, background="query", combined_loss=0.0, generator_doublings=STAGES, finest_masks=False)
 
     def queries_for(self, outputs: int) -> int:
         """Return the number of queries for so many classes with background, or regions."""
@@ -66,7 +90,8 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     choices = rules.preferred(topology, patch_size, smallest_class_voxels)
     kept = [choice for choice in choices if math.log2(choice.scale).is_integer()]
     return tuple(
-        replace(choice, reason=f"{choice.reason}; a power of two, for the stem doubles the plane") for choice in kept
+        replace(choice, depth=SLAB_DEPTH, reason=f"{choice.reason}; a power of two, for the stem doubles the plane")
+        for choice in kept
     )
 
 
@@ -85,10 +110,14 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
         checkpointing=config.checkpointing,
     )
     height, width = (side // TOKEN_PIXELS for side in encoder_size(spec.patch_size[1:], spec.encoder_scale))
-    slices = batch_size * spec.patch_size[0]
-    generator = slices * height * width * generator_values(backbone.decoder_width, spec.encoder_scale) * 4
+    slices, settled = batch_size * spec.patch_size[0], config.settled()
+    doublings = min(settled.generator_doublings, generator_doublings(spec.encoder_scale))
+    generator = slices * height * width * generator_values(backbone.decoder_width, doublings) * 4
     decoder = slices * queries * height * width * 60 * backbone.decoder_width * 4  # two layers and the upsampling
     outputs = 10 * slices * queries * spec.patch_size[1] * spec.patch_size[2] * 4
+    if settled.finest_masks:  # three maps of each resolution from the decoder's masks to voxels
+        places = sum(16 * 4**level for level in range(1, mask_doublings(spec.encoder_scale) + 1))
+        outputs += slices * height * width * places * 3 * backbone.decoder_width // 4 * 4
     return encoder + (generator + decoder + outputs) / 2**30
 
 
@@ -102,9 +131,14 @@ def generator_doublings(encoder_scale: float) -> int:
     return max(0, int(math.log2(TOKEN_PIXELS / encoder_scale)))
 
 
-def generator_values(decoder_width: int, encoder_scale: float) -> int:
+def mask_doublings(encoder_scale: float) -> int:
+    """Return how often the decoder's masks, a quarter of the encoder's resolution, double on their way to voxels."""
+    return max(0, 2 - int(math.log2(encoder_scale)))
+
+
+def generator_values(decoder_width: int, doublings: int) -> int:
     """Return how many numbers the stages keep for the gradient of each token: a block's three maps, and the joins."""
-    doublings, total = generator_doublings(encoder_scale), 0
+    total = 0
     for stage, width in enumerate(generator_widths(decoder_width), start=1):
         levels = [4**level for level in range(1, min(stage, doublings) + 1)] or [1]
         total += width * (3 * sum(levels) + 5 * levels[-1])

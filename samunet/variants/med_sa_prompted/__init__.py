@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from samunet.models.segmenter import SlabSegmenter
 
+COMPAT = ("paper", "official", "official_2025")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -31,13 +33,14 @@ class Config:
     simulation: PromptSimulation = PromptSimulation()
     """Prompts of training."""
     compat: str = "paper"
-    """"paper", or "official": the network of the authors' code, which differs, to read their weights; only `ratio`,
-    `scale` and `depth_attention` of the adapters' options count then."""
+    """"paper", or the network of the authors' code, which differs, to read their weights: "official" as it was until
+    April 2025, "official_2025" since; only `ratio`, `scale` and `depth_attention` of the adapters' options count
+    then."""
 
     def __post_init__(self) -> None:
-        if self.compat not in ("paper", "official"):
-            raise ConfigError(f"med_sa_prompted: compat must be paper or official; got '{self.compat}'.")
-        if self.compat == "official" and self.adapters.hq:
+        if self.compat not in COMPAT:
+            raise ConfigError(f"med_sa_prompted: compat must be one of {', '.join(COMPAT)}; got '{self.compat}'.")
+        if self.compat != "paper" and self.adapters.hq:
             raise ConfigError("med_sa_prompted: the authors' network has no hq; leave it out, or take compat paper.")
 
 
@@ -48,10 +51,11 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
 
     options, pixel_range = config.adapters, config.adapters.pixel_range
     sam.prompt_encoder.requires_grad_(not spec.pretrained)
-    if config.compat == "official":  # pixels in [0, 1]; all of the decoder trains and none of it is adapted
+    if config.compat != "paper":  # all of the decoder trains and none of it is adapted
         sites = released_adapters(sam, spec, options)
-        head: PromptedMasks = ReleasedMasks(sam)
-        pixel_range = "unit"
+        old = config.compat == "official"
+        head: PromptedMasks = ReleasedMasks(sam, row_first=old)
+        pixel_range = "unit" if old else "sam"
     else:
         sites, decoder = med_sa.adapters_for(sam, spec, options)
         head = PromptedMasks(sam, sam.mask_decoder, decoder, hq=options.hq)

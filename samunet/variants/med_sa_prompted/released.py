@@ -1,7 +1,8 @@
 """The network of Medical SAM Adapter's authors where it differs from the paper, so that their weights can be read.
 
 It has no relative positions, GELU in the adapters, none in the decoder, the decoder of EfficientSAM (Xiong et al., CVPR
-2024), and x and y of prompts in each other's place. Written from what the code computes. Tokens are (B, D, h, w, E).
+2024), and until 2025 x and y of prompts in each other's place. Written from what the code computes. Tokens are (B, D,
+h, w, E).
 """
 
 from __future__ import annotations
@@ -64,18 +65,28 @@ class EfficientSites(DecoderSites):
 
 
 class ReleasedMasks(PromptedMasks):
-    """SAM's prompt encoder and decoder as the authors' code runs them."""
+    """SAM's prompt encoder and decoder as the authors' code runs them.
 
-    def __init__(self, sam: Sam) -> None:
+    Args:
+        sam: gives both.
+        row_first: take a prompt's row for x, as their code did until 2025.
+    """
+
+    def __init__(self, sam: Sam, *, row_first: bool) -> None:
         layers = len(sam.mask_decoder.transformer.layers)
         super().__init__(sam, sam.mask_decoder, [EfficientSites() for _ in range(layers + 1)])
+        self.row_first = row_first
 
     def embed(self, prompts: PromptTokens) -> Tensor:
-        return super().embed(prompts._replace(places=prompts.places.flip(-1)))
+        places = prompts.places.flip(-1) if self.row_first else prompts.places
+        return super().embed(prompts._replace(places=places))
 
 
 def released_adapters(sam: Sam, spec: NetworkSpec, config: AdapterConfig) -> list[Sites]:
-    """Return the encoder's adapters, and set SAM's relative positions to zero."""
+    """Return the encoder's adapters, set SAM's relative positions to zero, and keep its absolute ones in checkpoints.
+
+    The authors resize the absolute ones another way than SAM's weights are read here.
+    """
     width, depth = sam.image_encoder.pos_embed.shape[-1], config.depth_attention and spec.patch_size[0] > 1
     sites: list[Sites] = [
         ReleasedSites(block, width, int(config.ratio * width), depth=depth, scale=config.scale)
@@ -84,4 +95,7 @@ def released_adapters(sam: Sam, spec: NetworkSpec, config: AdapterConfig) -> lis
     for block in sam.image_encoder.blocks:
         block.attn.rel_pos_h.data.zero_()
         block.attn.rel_pos_w.data.zero_()
+    table = sam.image_encoder.pos_embed.detach()
+    del sam.image_encoder.pos_embed
+    sam.image_encoder.register_buffer("pos_embed", table)
     return sites
