@@ -22,7 +22,7 @@ from samunet.fewshot.models import Answer, Guidance, Look, PlaneModel, PlaneProm
 
 STEPS, RATE, LEAST_STEP, DECAY = 1000, 1e-3, 1e-4, 0.01  # of fitting the weights, as released
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
-MOST_SLICES = 8  # that weights are fitted to
+MOST_SLICES, FINEST = 8, 64  # that weights are fitted to, and pixels along a side of them; the release has one, full size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +162,9 @@ def fit_weights(
             given = clues(model, look, certain, depth_of(index, len(planes)), form)
             if given is not None:
                 answer: Answer = model.candidates(look, PlanePrompts(inside=given.prompts.inside), given.guidance)
-                shown.append(answer.raw)
-                mask = (labels[index] == value).astype(np.float32)
-                targets.append((look.frame.reduce(mask, model.mask_side, 0.0) > 0.5).float())
+                side, mask = min(FINEST, model.mask_side), (labels[index] == value).astype(np.float32)
+                shown.append(F.adaptive_avg_pool2d(answer.raw, side))
+                targets.append((look.frame.reduce(mask, side, 0.0) > 0.5).float())
         weights[value] = fitted(torch.stack(shown), torch.stack(targets)) if shown else torch.full((3,), 1 / 3)
     return weights
 
