@@ -2,10 +2,10 @@
 
     nnUNet_raw=... python benchmarks/fewshot.py 4 35 45 [--references 1 3 5] [--targets 8] [--side 64]
 
-References and targets are drawn once, at random, and are no case in common; more references hold the fewer. Registration
-alone and the nearest reference's label as it is are the ones to beat. What leave-one-reference-out expects of each
-method, and so what `auto` takes, stands beside. Writes benchmarks/results/fewshot.json after every case, and goes on
-where it stopped.
+References and targets are drawn once, at random, and have no case in common; more references hold the fewer.
+Registration alone and the nearest reference's label as it is are the ones to beat. What leave-one-reference-out expects
+of each method, and so what `auto` takes, stands beside. Writes benchmarks/results/fewshot.json after every case, and
+goes on where it stopped.
 """
 
 from __future__ import annotations

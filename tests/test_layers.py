@@ -29,7 +29,7 @@ ROWS = (
     ("checkpoints", "pretraining"),
     ("training", "inference"),
     ("pipeline",),
-    ("comparison", "ext_trainer"),
+    ("comparison", "ext_trainer", "fewshot"),
     ("api",),
     ("cli",),
 )

@@ -15,6 +15,10 @@ MAP: dict[str, dict[str, str]] = {
         "check_dataset": "everything that is wrong with the files, and what to do about it",
         "plot_overlay_pngs": "pictures of images with their labels",
     },
+    "Label": {
+        "choose_cases": "which cases are worth labeling first",
+        "fewshot": "proposals for all images by one to ten labeled ones",
+    },
     "Plan": {
         "plan_and_preprocess": "measure, decide spacing, patch and encoder grid, preprocess",
         "extract_fingerprint": "only measure",

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json, training_cases
+from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
 from samunet.core.values import distinct
 from samunet.core.volume import Volume
@@ -57,9 +58,7 @@ class References:
     @cached_property
     def axis(self) -> int:
         """File axis, of (D, H, W), along which slices follow each other: the coarsest, or the first."""
-        grid = self.examples[0].volume.geometry
-        coarsest = int(np.argmax(grid.spacing))
-        return 0 if grid.planar or max(grid.spacing) < COARSER * sorted(grid.spacing)[1] else coarsest
+        return slice_axis(self.examples[0].volume.geometry)
 
     def check(self, image: Example) -> None:
         """Raise DatasetError for an image that cannot be compared with the references."""
@@ -80,6 +79,12 @@ class References:
                     f"{pair} have the spacings {_mm(grid.spacing)} and {_mm(other.spacing)} mm (D, H, W), a factor of "
                     f"{ratio:.1f} apart, {UNLIKE:g} at most is expected; resample, or give references of the same."
                 )
+
+
+def slice_axis(grid: Geometry) -> int:
+    """Return the axis, of (D, H, W), along which a grid's slices follow each other: the coarsest, or the first."""
+    apart = not grid.planar and max(grid.spacing) >= COARSER * sorted(grid.spacing)[1]
+    return int(np.argmax(grid.spacing)) if apart else 0
 
 
 def read_references(folder: Path, most: int | None = None) -> References:
@@ -143,18 +148,21 @@ def _undescribed(folder: Path) -> tuple[DatasetSpec, tuple[Case, ...]]:
     for case in cases:
         values |= {*distinct(reader.read_label(case.label)[0])} if case.label else set()
     channels = tuple(f"channel{index}" for index in range(len(reader.read_image(cases[0].images).array)))
+    return spec_of_values(channels, values, folder.name, ending), cases
+
+
+def spec_of_values(channels: tuple[str, ...], values: set[int], name: str, ending: str) -> DatasetSpec:
+    """Describe images that no dataset.json describes, with a class for each label value."""
     labels = {"background": 0} | {f"class{value}": int(value) for value in sorted(values) if value}
-    raw = {"channel_names": dict(enumerate(channels)), "labels": labels, "file_ending": ending, "numTraining": 0}
-    spec = DatasetSpec(
-        name=folder.name,
+    return DatasetSpec(
+        name=name,
         channels=channels,
         labels=parse_labels(labels),
         file_ending=ending,
-        num_training=len(cases),
+        num_training=0,
         reader=None,
-        raw=raw,
+        raw={"labels": labels},
     )
-    return spec, cases
 
 
 def read_example(case: Case, spec: DatasetSpec) -> Example:

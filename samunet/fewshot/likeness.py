@@ -107,8 +107,10 @@ def reference_slices(
     spacing = plane_spacing(example.volume, axis)
     for index, (plane, label) in enumerate(zip(planes, labels, strict=True)):
         there = [value for value in values if (label == value).any()]
-        look = model.encode(plane, spacing) if there else None
-        for value in there if look is not None else ():
+        if not there:
+            continue
+        look = model.encode(plane, spacing)
+        for value in there:
             tokens = inside(look.frame, model.tokens(look), label == value)
             depth = depth_of(index, len(planes))
             found[value].append(ReferenceSlice(tokens=tokens, depth=depth, case=example.identifier))

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from samunet.core.volume import Volume
-from samunet.errors import DatasetError, PredictionError
+from samunet.errors import PredictionError
 from samunet.fewshot import mpa, per_sam
 from samunet.fewshot.choose import directions, summary_of
 from samunet.fewshot.examples import Example, References
@@ -150,8 +149,10 @@ class FewShot:
         chance = mpa.combined(warped, image.volume.geometry.shape)
         if not decoded:
             label = mpa.most_likely(chance, self.values)
-            sure = {value: float(part[part > 0.5].mean()) if (part > 0.5).any() else 0.0
-                    for value, part in zip(self.values, chance, strict=True)}
+            sure = {
+                value: float(part[part > 0.5].mean()) if (part > 0.5).any() else 0.0
+                for value, part in zip(self.values, chance, strict=True)
+            }
             return Proposal(label=label, confidence=sure)
         label, scores = mpa.segment(self.model, image, self.references.axis, chance, self.values)
         return Proposal(label=label, confidence=scores)
@@ -207,10 +208,3 @@ def mean_of(parts: dict[int, list[float]]) -> float:
     """Return the mean over classes of the means over references; NaN where there are none."""
     means = [float(np.mean(dice)) for dice in parts.values() if dice]
     return float(np.mean(means)) if means else math.nan
-
-
-def refuse_unknown(cases: Sequence[str], references: References) -> None:
-    """Raise DatasetError where no image is left to label."""
-    if not cases:
-        names = ", ".join(case.identifier for case in references.cases[:5])
-        raise DatasetError(f"All images are references ({names}); give images without a label.")

@@ -148,7 +148,7 @@ class SeedModel:
         seed = load_seed(path)
         recipe = Recipe(**seed.card["recipe"])
         if recipe.dimensions != 2 or not recipe.maps or recipe.backbone:
-            raise CheckpointError(f"Seed {path} is no U-Net for slices that takes maps; name one that is, or \"seed\".")
+            raise CheckpointError(f'Seed {path} is no U-Net for slices that takes maps; name one that is, or "seed".')
         plan = plan_of(recipe)
         labels = parse_labels({"background": 0, "object": 1})
         network = build_network(plan, next(iter(plan.configurations.values())), labels)

@@ -70,7 +70,7 @@ def _peaks(region: np.ndarray, count: int) -> np.ndarray:
     """Return up to `count` places deep inside a region and apart from each other by half the greatest depth."""
     depth = edt.edt(np.ascontiguousarray(region), black_border=True)
     apart, rows = 0.5 * depth.max(), np.indices(region.shape)
-    places = []
+    places: list[tuple[np.intp, ...]] = []
     while len(places) < count and depth.max() > 0:
         place = np.unravel_index(int(depth.argmax()), depth.shape)
         places.append(place)
@@ -130,8 +130,10 @@ def segment(
     scores: dict[int, list[float]] = {value: [] for value in values}
     for index, plane in enumerate(planes):
         there = [number for number in range(len(values)) if (sliced[index, number] > 0.5).any()]
-        look = model.encode(plane, spacing) if there else None
-        for number in there if look is not None else ():
+        if not there:
+            continue
+        look = model.encode(plane, spacing)
+        for number in there:
             found = decoded(model, look, sliced[index, number])
             if found is not None:
                 masks[number, index] = found[0]

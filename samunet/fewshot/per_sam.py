@@ -22,7 +22,10 @@ from samunet.fewshot.models import Answer, Guidance, Look, PlaneModel, PlaneProm
 
 STEPS, RATE, LEAST_STEP, DECAY = 1000, 1e-3, 1e-4, 0.01  # of fitting the weights, as released
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
-MOST_SLICES, FINEST = 8, 64  # that weights are fitted to, and pixels along a side of them; the release has one, full size
+MOST_SLICES, FINEST = (
+    8,
+    64,
+)  # that weights are fitted to, and pixels along a side of them; the release has one, full size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +55,8 @@ def clues(model: PlaneModel, look: Look, likeness: Likeness, depth: float, form:
     if seen is None or float(seen[0].max()) < likeness.threshold:
         return None
     alike, prototype = seen
-    fine = F.interpolate(alike[None, None], scale_factor=4, mode="bilinear")
-    fine = F.interpolate(fine, size=look.frame.shape, mode="bilinear")[0, 0].numpy()
+    finer = F.interpolate(alike[None, None], scale_factor=4, mode="bilinear")
+    fine = F.interpolate(finer, size=look.frame.shape, mode="bilinear")[0, 0].numpy()
     best, worst = (np.unravel_index(int(index), fine.shape) for index in (fine.argmax(), fine.argmin()))
     # PerSAM squeezes the map of the unpadded image into the padded square, which misplaces it; here padding follows.
     attention = ((alike - alike.mean()) / alike.std().clamp_min(1e-6)).sigmoid()

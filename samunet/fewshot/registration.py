@@ -126,11 +126,12 @@ def _results(pairs: Sequence[Pair], workers: int) -> Iterator[tuple[int, Warped 
                 ours.send(pairs[index])
                 running[ours] = index, process, time.monotonic() + pairs[index].settings.seconds
             first_end = min(end for _, _, end in running.values())
-            for connection in wait(list(running), timeout=max(0.0, first_end - time.monotonic())):
-                index, process, _ = running.pop(connection)  # type: ignore[index]
+            wait(list(running), timeout=max(0.0, first_end - time.monotonic()))
+            for connection in [one for one in running if one.poll()]:
+                index, process, _ = running.pop(connection)
                 try:
-                    result = connection.recv()  # type: ignore[union-attr]
-                except EOFError:
+                    result = connection.recv()
+                except (EOFError, ConnectionError):
                     result = None
                 process.join()
                 yield index, result
@@ -221,9 +222,7 @@ def _demons(fixed: sitk.Image, moving: sitk.Image, affine: sitk.Transform) -> si
     start = sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0, sitk.sitkFloat32, True)
     field: sitk.Image | None = None
     for level in _levels(fixed):
-        one, other = (
-            _smaller(image, level) for image in (fixed, start)
-        )
+        one, other = (_smaller(image, level) for image in (fixed, start))
         demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
         demons.SetNumberOfIterations(DEMON_STEPS)
         demons.SetSmoothDisplacementField(True)

@@ -62,6 +62,7 @@ def write_dataset(
     channels: Sequence[str],
     labels: Mapping[str, object],
     repairs: Repairs = NONE,
+    more: Mapping[str, object] | None = None,
     threads: int,
     quiet: bool = False,
 ) -> Path:
@@ -74,6 +75,7 @@ def write_dataset(
         channels: names in order; they choose the normalization.
         labels: the `labels` of dataset.json, background included.
         repairs: applied to the copies; repairs.json beside them then says what was changed.
+        more: further keys of dataset.json.
 
     Raises:
         ConfigError: the name is none of a dataset.
@@ -82,7 +84,7 @@ def write_dataset(
         InUseError: another command writes this dataset.
     """
     target = raw_folder / name
-    _refuse_taken(target)
+    refuse_taken(target)
     parse_labels(labels)
     ending = _common_ending(cases)
     training = [case for case in cases if case.training]
@@ -98,7 +100,7 @@ def write_dataset(
             f"{name}: {len(repeated)} identifiers stand for several cases, first '{repeated[0]}'; rename the files."
         )
     with held(raw_folder, name=name):
-        _refuse_taken(target)  # by a command that has ended since
+        refuse_taken(target)  # by a command that has ended since
         partial = raw_folder / parts.part_name()
         parts.begin_part(partial)
         try:
@@ -117,6 +119,7 @@ def write_dataset(
                     "labels": dict(labels),
                     "numTraining": len(training),
                     "file_ending": ending,
+                    **(more or {}),
                 }
                 write_json(partial / "dataset.json", description)
                 if repairs:
@@ -143,7 +146,8 @@ def _repair(folder: Path, ending: str, repairs: Repairs, *, threads: int, quiet:
     ]
 
 
-def _refuse_taken(target: Path) -> None:
+def refuse_taken(target: Path) -> None:
+    """Raise ConfigError for a folder not named DatasetXXX_Name, DatasetError where it or its number is taken."""
     match = DATASET_NAME.fullmatch(target.name)
     if match is None:
         raise ConfigError(
