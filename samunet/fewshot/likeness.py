@@ -22,8 +22,7 @@ from samunet.fewshot.models import Frame, Look, PlaneModel
 
 MOST_PROTOTYPES = 8
 WINDOW = 0.15  # of a case's depth, by which a prototype is sought beyond the slices that it is from
-MARGIN = 0.05  # of the similarity, below which a reference's slices would be taken for empty
-PERCENTILE = 10
+PERCENTILE, MARGIN = 10, 0.05  # of the similarities within the references' structures, and what is taken off
 
 
 class Prototype(NamedTuple):
@@ -138,11 +137,11 @@ def likeness_of(slices: Sequence[ReferenceSlice], *, peak: bool = False) -> Like
         features = vectors[members].mean(0)
         prototypes.append(Prototype(features, float(depths[members].min()), float(depths[members].max())))
     likeness = Likeness(prototypes=tuple(prototypes), threshold=-1.0)
-    highest = []
+    alike: list[float] = []
     for part in slices:
         seen = likeness.at(part.tokens.T[:, :, None], part.depth)
-        highest += [] if seen is None else [float(seen[0].max())]
-    return Likeness(prototypes=tuple(prototypes), threshold=float(np.percentile(highest, PERCENTILE)) - MARGIN)
+        alike += [] if seen is None else seen[0].flatten().tolist()
+    return Likeness(prototypes=tuple(prototypes), threshold=float(np.percentile(alike, PERCENTILE)) - MARGIN)
 
 
 def refuse_small(model: PlaneModel, examples: Sequence[Example], axis: int, classes: dict[int, str]) -> None:

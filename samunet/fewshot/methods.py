@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
+from torch import Tensor
 
 from samunet.errors import PredictionError
 from samunet.fewshot import mpa, per_sam
@@ -33,6 +34,10 @@ ONE_PIECE = 0.9  # share of a structure in its largest piece, in all references,
 
 Scores = dict[str, dict[int, list[float]]]
 """By method and label value: the Dice of each reference that shows it or is given it, labeled by the others."""
+
+
+Learned = tuple[dict[int, Likeness], dict[int, Tensor] | None]
+"""By label value: what structures look like; and of PerSAM-F, the weights of the candidates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,7 @@ class FewShot:
     """Called after each registered pair."""
     _slices: dict[str, dict[int, list[ReferenceSlice]]] = field(default_factory=dict)
     _summaries: dict[str, np.ndarray] = field(default_factory=dict)
+    _learned: dict[tuple[object, ...], Learned] = field(default_factory=dict)
     _warped: dict[tuple[str, str], Warped | None] = field(default_factory=dict)
 
     @property
@@ -108,13 +114,10 @@ class FewShot:
         return scores
 
     def _by_likeness(self, image: Example, examples: Sequence[Example], *, fitted: bool) -> Proposal:
-        axis = self.references.axis
-        likenesses: dict[int, Likeness] = {}
-        for value in self.values:
-            slices = [part for example in examples for part in self._slices_of(example)[value]]
-            if slices:
-                likenesses[value] = likeness_of(slices, peak=fitted)
-        weights = per_sam.fit_weights(self.model, examples, axis, likenesses, form=self.form) if fitted else None
+        axis, names = self.references.axis, (fitted, *(example.identifier for example in examples))
+        if names not in self._learned:
+            self._learned[names] = self._learn(examples, fitted=fitted)
+        likenesses, weights = self._learned[names]
         label, scores = per_sam.find_all(self.model, image, axis, likenesses, form=self.form, weights=weights)
         for value in likenesses:
             mask = label == value
@@ -123,6 +126,16 @@ class FewShot:
             label[label == value] = 0
             label[ndimage.binary_fill_holes(mask) & (label == 0)] = value
         return Proposal(label=label, confidence={value: scores.get(value, 0.0) for value in self.values})
+
+    def _learn(self, examples: Sequence[Example], *, fitted: bool) -> Learned:
+        likenesses = {}
+        for value in self.values:
+            slices = [part for example in examples for part in self._slices_of(example)[value]]
+            if slices:
+                likenesses[value] = likeness_of(slices, peak=fitted)
+        if not fitted:
+            return likenesses, None
+        return likenesses, per_sam.fit_weights(self.model, examples, self.references.axis, likenesses, form=self.form)
 
     def _by_registration(self, image: Example, examples: Sequence[Example], *, decoded: bool) -> Proposal:
         nearest = [examples[index] for index in self._nearest(image, examples)[:NEIGHBORS]]
