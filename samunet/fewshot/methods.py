@@ -6,7 +6,7 @@ Leaving out one reference at a time, each method labels it by the others: what i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,8 +61,6 @@ class FewShot:
     registration: Registration = Registration()
     workers: int = 1
     """Pairs registered at a time."""
-    done: Callable[[], object] = lambda: None
-    """Called after each registered pair."""
     _slices: dict[str, dict[int, list[ReferenceSlice]]] = field(default_factory=dict)
     _summaries: dict[str, np.ndarray] = field(default_factory=dict)
     _learned: dict[tuple[object, ...], Learned] = field(default_factory=dict)
@@ -150,7 +148,7 @@ class FewShot:
             )
             for example in absent
         ]
-        for example, result in zip(absent, register_all(pairs, workers=self.workers, done=self.done), strict=True):
+        for example, result in zip(absent, register_all(pairs, workers=self.workers), strict=True):
             self._warped[image.identifier, example.identifier] = result
         all_warped = [self._warped[image.identifier, example.identifier] for example in nearest]
         warped = [result for result in all_warped if result is not None]

@@ -8,22 +8,28 @@ Axes: K classes, D H W voxels of the fixed image's reduced grid.
 
 from __future__ import annotations
 
+import json
 import math
-import multiprocessing
-import time
-from collections.abc import Callable, Iterator, Sequence
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import SimpleITK as sitk
 
-from samunet.core.geometry import Geometry
-from samunet.core.process import end_with_parent
+from samunet.core.codec import encode
+from samunet.core.geometry import Geometry, shape3
+from samunet.core.process import stop_with_parent
 from samunet.core.ranges import Within, check_ranges
 from samunet.core.volume import Volume
+from samunet.machine.progress import pool_of
 
+START = "import sys; sys.path[:] = sys.argv[2:]; from samunet.fewshot.registration import serve; serve(sys.argv[1])"
 BINS, SAMPLES, LEAST_SAMPLES = 32, 0.1, 20_000
 LEVELS = (4, 2, 1)
 SMALLEST = 8  # voxels along the shortest side of a level
@@ -91,64 +97,51 @@ def register(pair: Pair) -> Warped:
     return Warped(soft=shares.astype(np.float16), likeness=likeness)
 
 
-def register_all(pairs: Sequence[Pair], *, workers: int, done: Callable[[], Any]) -> list[Warped | None]:
-    """Register pairs, each in a process of its own.
-
-    Args:
-        workers: at a time.
-        done: called after each.
+def register_all(pairs: Sequence[Pair], *, workers: int) -> list[Warped | None]:
+    """Register pairs, `workers` at a time, each in a process of its own, which ends when its time is up.
 
     Returns:
         What came of each pair; None where it took longer than its time or failed.
     """
-    results: list[Warped | None] = [None] * len(pairs)
-    for index, result in _results(pairs, max(1, workers)):
-        results[index] = result
-        done()
-    return results
+    with tempfile.TemporaryDirectory() as scratch, pool_of(workers) as pool:
+        files = [Path(scratch) / f"{number}.npz" for number in range(len(pairs))]
+        return list(pool.map(_in_a_process, pairs, files))
 
 
-def _results(pairs: Sequence[Pair], workers: int) -> Iterator[tuple[int, Warped | None]]:
-    forks = "forkserver" in multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
-    if forks:
-        context.set_forkserver_preload([__name__])
-    waiting = list(range(len(pairs)))[::-1]
-    running: dict[Connection, tuple[int, Any, float]] = {}
+def _in_a_process(pair: Pair, file: Path) -> Warped | None:
+    words = {
+        "settings": encode(pair.settings),
+        "values": pair.values,
+        **{
+            name: {"spacing": volume.geometry.spacing, "planar": volume.geometry.planar}
+            for name, volume in (("fixed", pair.fixed), ("moving", pair.moving))
+        },
+    }
+    np.savez(file, words=json.dumps(words), label=pair.label, fixed=pair.fixed.array, moving=pair.moving.array)
+    paths = [path or os.getcwd() for path in sys.path]
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                index = waiting.pop()
-                ours, theirs = context.Pipe(duplex=True)
-                process = context.Process(target=_work, args=(theirs,), daemon=True)
-                process.start()
-                theirs.close()
-                ours.send(pairs[index])
-                running[ours] = index, process, time.monotonic() + pairs[index].settings.seconds
-            first_end = min(end for _, _, end in running.values())
-            wait(list(running), timeout=max(0.0, first_end - time.monotonic()))
-            for connection in [one for one in running if one.poll()]:
-                index, process, _ = running.pop(connection)
-                try:
-                    result = connection.recv()
-                except (EOFError, ConnectionError):
-                    result = None
-                process.join()
-                yield index, result
-            for connection in [one for one, (_, _, end) in running.items() if time.monotonic() >= end]:
-                index, process, _ = running.pop(connection)
-                process.kill()
-                yield index, None
-    finally:
-        for _, process, _ in running.values():
-            process.kill()
+        subprocess.run([sys.executable, "-c", START, str(file), *paths], timeout=pair.settings.seconds, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        return None
+    with np.load(file) as done:
+        return Warped(soft=done["soft"], likeness=float(done["likeness"]))
 
 
-def _work(connection: Connection) -> None:
-    """Register what comes through a connection; an error ends the process, and so the connection."""
-    end_with_parent()
+def serve(file: str) -> None:
+    """Register the pair in a file, and leave what comes of it there."""
+    stop_with_parent()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    connection.send(register(connection.recv()))
+    with np.load(file) as given:
+        words = json.loads(str(given["words"]))
+        volumes = []
+        for name in ("fixed", "moving"):
+            array = given[name]
+            geometry = Geometry(shape=shape3(array.shape[1:]), **words[name])
+            volumes.append(Volume(array=array, geometry=geometry))
+        settings = Registration(**words["settings"])
+        values, label = tuple(words["values"]), given["label"]
+    result = register(Pair(fixed=volumes[0], moving=volumes[1], label=label, values=values, settings=settings))
+    np.savez(file, soft=result.soft, likeness=result.likeness)
 
 
 def _planar(array: np.ndarray, geometry: Geometry) -> np.ndarray:
