@@ -128,10 +128,11 @@ class PlaneModel(Protocol):
     def summary(self, look: Look) -> np.ndarray:
         """Return a vector that tells images apart."""
 
-    def decode(
-        self, look: Look, prompts: PlanePrompts, *, guidance: Guidance | None = None, several: bool = False
-    ) -> Answer:
+    def decode(self, look: Look, prompts: PlanePrompts, *, several: bool = False) -> Answer:
         """Segment what prompts show; with `several`, give all masks that they could mean."""
+
+    def guided(self, look: Look, prompts: PlanePrompts, guidance: Guidance) -> Answer:
+        """Return the mask of what a reference shows, told by clicks where the model needs them."""
 
     def candidates(self, look: Look, prompts: PlanePrompts, guidance: Guidance) -> Answer:
         """Return three masks that a click could mean, for PerSAM-F to weigh."""
@@ -140,7 +141,7 @@ class PlaneModel(Protocol):
 class SeedModel:
     """The promptable U-Net of a seed, on planes brought to `side` pixels along their longer side in mm.
 
-    Guidance is its own input for a reference's likeness. It has one mask; its candidates are its answers to the click
+    Guidance is its own input for a reference's likeness, and needs no click. It has one mask; its candidates are its answers to the click
     alone, to click and reference, and to the reference alone.
     """
 
@@ -165,8 +166,7 @@ class SeedModel:
         frame = _frame(self.side, plane.shape[1:], spacing)
         shown = _resized(torch.from_numpy(plane.mean(0))[None, None], frame.size)
         shown = _padded((shown - shown.mean()) / (shown.std() + 1e-6), self.side).to(self.device)
-        with autocast(self.device, self.precision):
-            flat = self.cache.embed(shown[None], self._flat) if self.cache else self._flat(shown[None])
+        flat = self.cache.embed(shown[None], self._flat) if self.cache else self._flat(shown[None])
         stages, first = [], 0
         for number, width in enumerate(self.widths):
             side = self.side >> number
@@ -176,7 +176,8 @@ class SeedModel:
 
     def _flat(self, pixels: Tensor) -> Tensor:
         """(N, 1, 1, H, W) planes to the (N, 1, n) numbers of all stages, as half precision holds them."""
-        stages = self.network.encode_image(pixels).stages
+        with autocast(self.device, self.precision):
+            stages = self.network.encode_image(pixels).stages
         return torch.cat([stage.flatten(1) for stage in stages], dim=1)[:, None].to(torch.float16)
 
     def tokens(self, look: Look) -> Tensor:
@@ -191,10 +192,15 @@ class SeedModel:
         means = [look.frame.cells(stage[0, :, 0].float().cpu()).mean((1, 2)) for stage in look.parts[2:]]
         return torch.cat(means).numpy()
 
+    def decode(self, look: Look, prompts: PlanePrompts, *, several: bool = False) -> Answer:
+        return self._answer(look, prompts, None)
+
+    def guided(self, look: Look, prompts: PlanePrompts, guidance: Guidance) -> Answer:
+        # Shown a click too, it segments the part of the structure that was clicked at.
+        return self._answer(look, PlanePrompts(), guidance)
+
     @torch.inference_mode()
-    def decode(
-        self, look: Look, prompts: PlanePrompts, *, guidance: Guidance | None = None, several: bool = False
-    ) -> Answer:
+    def _answer(self, look: Look, prompts: PlanePrompts, guidance: Guidance | None) -> Answer:
         drawn = torch.zeros(1, 1, self.side, self.side, dtype=torch.uint8)
         for points, bit in ((prompts.inside, INSIDE), (prompts.outside, OUTSIDE)):
             for row, column in look.frame.place(points).astype(int):
@@ -213,7 +219,7 @@ class SeedModel:
 
     def candidates(self, look: Look, prompts: PlanePrompts, guidance: Guidance) -> Answer:
         asked = ((prompts, None), (prompts, guidance), (PlanePrompts(), guidance))
-        answers = [self.decode(look, shown, guidance=guide) for shown, guide in asked]
+        answers = [self._answer(look, shown, guide) for shown, guide in asked]
         return Answer(*(torch.cat(parts) for parts in zip(*answers, strict=True)))
 
 
@@ -245,14 +251,14 @@ class SAMModel:
         shown = shown if len(plane) == 3 else shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
         mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
         pixels = _padded((_resized(shown, frame.size) - mean) / std, self.side)[None].to(self.device)
-        with autocast(self.device, self.precision):
-            embedding = self.cache.embed(pixels, self._embedding) if self.cache else self._embedding(pixels)
-        return Look(frame, [embedding[0].float()])
+        embedding = self.cache.embed(pixels, self._embedding) if self.cache else self._embedding(pixels)
+        return Look(frame, [embedding[0]])
 
     def _embedding(self, pixels: Tensor) -> Tensor:
         """(N, 1, 3, H, W) to (N, 1, C, h, w)."""
-        embedding: Tensor = self.sam.image_encoder(pixels[:, 0])
-        return embedding[:, None]
+        with autocast(self.device, self.precision):
+            embedding: Tensor = self.sam.image_encoder(pixels[:, 0])
+        return embedding[:, None].float()
 
     def tokens(self, look: Look) -> Tensor:
         return look.parts[0][0].float().cpu()
@@ -261,10 +267,32 @@ class SAMModel:
         return look.frame.cells(self.tokens(look)).mean((1, 2)).numpy()
 
     @torch.inference_mode()
-    def decode(
-        self, look: Look, prompts: PlanePrompts, *, guidance: Guidance | None = None, several: bool = False
-    ) -> Answer:
-        encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+    def decode(self, look: Look, prompts: PlanePrompts, *, several: bool = False) -> Answer:
+        sparse, dense = self._embedded(look, prompts)
+        raw, quality = self.sam.mask_decoder(
+            image_embeddings=look.parts[0],
+            image_pe=self.sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=several,
+        )
+        return Answer(raw[0].float().cpu(), quality[0].cpu())
+
+    @torch.inference_mode()
+    def guided(self, look: Look, prompts: PlanePrompts, guidance: Guidance) -> Answer:
+        raw, quality = guided_masks(
+            self.sam.mask_decoder,
+            self.sam.prompt_encoder,
+            look.parts[0],
+            *self._embedded(look, prompts),
+            guidance=guidance.attention.flatten().to(self.device),
+            semantic=guidance.prototype.to(self.device),
+            form=guidance.form,
+        )
+        return Answer(raw[:1].float().cpu(), quality[:1].cpu())
+
+    def _embedded(self, look: Look, prompts: PlanePrompts) -> tuple[Tensor, Tensor]:
+        """Return the sparse and the dense embeddings of prompts."""
         places = np.concatenate([look.frame.place(prompts.inside), look.frame.place(prompts.outside)])
         kinds = torch.tensor([[1] * len(prompts.inside) + [0] * len(prompts.outside)], device=self.device)
         points = torch.from_numpy(places[:, ::-1].copy())[None].float().to(self.device)
@@ -273,28 +301,7 @@ class SAMModel:
             (top, left), (bottom, right) = look.frame.place(np.array(prompts.box))
             corners = torch.tensor([[left, top, right, bottom]], dtype=torch.float, device=self.device)
         mask = None if prompts.mask is None else prompts.mask[None, None].float().to(self.device)
-        sparse, dense = encoder(points=(points, kinds) if len(places) else None, boxes=corners, masks=mask)
-        if guidance is None:
-            raw, quality = decoder(
-                image_embeddings=look.parts[0],
-                image_pe=encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=several,
-            )
-            return Answer(raw[0].float().cpu(), quality[0].cpu())
-        raw, quality = guided_masks(
-            decoder,
-            encoder,
-            look.parts[0],
-            sparse,
-            dense,
-            guidance=guidance.attention.flatten().to(self.device),
-            semantic=guidance.prototype.to(self.device),
-            form=guidance.form,
-        )
-        chosen = slice(1, None) if several else slice(0, 1)
-        return Answer(raw[chosen].float().cpu(), quality[chosen].cpu())
+        return self.sam.prompt_encoder(points=(points, kinds) if len(places) else None, boxes=corners, masks=mask)
 
     def candidates(self, look: Look, prompts: PlanePrompts, guidance: Guidance) -> Answer:
         return self.decode(look, prompts, several=True)

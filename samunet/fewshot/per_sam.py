@@ -104,7 +104,7 @@ def find(
         return None
     prompts, refined = shown.prompts, None
     if weights is None:
-        first = model.decode(look, prompts, guidance=shown.guidance).raw[0]
+        first = model.guided(look, prompts, shown.guidance).raw[0]
         refined = cascade(model, look, prompts, first)
     else:
         prompts = PlanePrompts(inside=prompts.inside)
