@@ -141,8 +141,8 @@ class PlaneModel(Protocol):
 class SeedModel:
     """The promptable U-Net of a seed, on planes brought to `side` pixels along their longer side in mm.
 
-    Guidance is its own input for a reference's likeness, and needs no click. It has one mask; its candidates are its answers to the click
-    alone, to click and reference, and to the reference alone.
+    Guidance is its own input for a reference's likeness, and needs no click. It has one mask; its candidates are its
+    answers to the click alone, to click and reference, and to the reference alone.
     """
 
     def __init__(self, path: Path, side: int = SEED_SIDE, device: str | None = "cpu", cache: Path | None = None):
