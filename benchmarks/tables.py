@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fewshot_page
 import numpy as np
 import seed_page
 from plan_page import plans_page, table_row
@@ -858,6 +859,8 @@ def pages() -> dict[str, str]:
         texts[decides] = within(
             (ROOT / decides).read_text(), "planning", planning_table(json.loads(PLANNING.read_text()))
         )
+    if fewshot_page.RESULT.is_file():
+        texts["documentation/results/fewshot.md"] = fewshot_page.fewshot_page()
     if seed_page.PROMPTS.is_file():
         texts["documentation/results/seed.md"] = seed_page.seed_page()
     return texts
