@@ -48,7 +48,7 @@ def measure(folder: Path, counts: list[int], targets: int, model: PlaneModel, se
         few = FewShot(references=references, model=model, registration=settings)
         row = _row(folder.name, count)
         if "expected" not in row:
-            scores = few.leave_one_out(METHODS)
+            scores = few.leave_one_out(METHODS, quiet=True)
             row["expected"] = {
                 method: {references.classes[value]: dice for value, dice in parts.items()}
                 for method, parts in scores.items()

@@ -21,6 +21,7 @@ from samunet.fewshot.guided import RELEASED
 from samunet.fewshot.likeness import Likeness, ReferenceSlice, likeness_of, reference_slices, refuse_small
 from samunet.fewshot.models import PlaneModel
 from samunet.fewshot.registration import Pair, Registration, Warped, register_all
+from samunet.machine.progress import bar
 from samunet.ops.components import largest_component
 from samunet.ops.overlap import overlap
 from samunet.ops.resample import resample_label
@@ -71,9 +72,9 @@ class FewShot:
         """Label values, background left out."""
         return tuple(self.references.classes)
 
-    def check(self, methods: Sequence[str]) -> None:
-        """Raise ConfigError where references show too little for one of some methods."""
-        if {*methods} & {PER_SAM, PER_SAM_F}:
+    def check(self, method: str) -> None:
+        """Raise ConfigError where references show too little for a method."""
+        if method in (PER_SAM, PER_SAM_F):
             refuse_small(self.model, self.references.examples, self.references.axis, self.references.classes)
 
     def propose(self, method: str, image: Example, examples: Sequence[Example] | None = None) -> Proposal:
@@ -95,10 +96,11 @@ class FewShot:
             return self._copied(image, examples)
         return self._by_registration(image, examples, decoded=method == SAM_MPA)
 
-    def leave_one_out(self, methods: Sequence[str]) -> Scores:
+    def leave_one_out(self, methods: Sequence[str], *, quiet: bool = False) -> Scores:
         """Label each reference by the others; one alone leaves no scores."""
         scores: Scores = {method: {value: [] for value in self.values} for method in methods}
-        for left in self.references.examples if len(self.references.examples) > 1 else ():
+        all_examples = self.references.examples if len(self.references.examples) > 1 else ()
+        for left in bar(all_examples, title="Trying methods on the references", quiet=quiet):
             others = [example for example in self.references.examples if example is not left]
             for method in methods:
                 try:

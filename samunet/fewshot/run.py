@@ -89,9 +89,7 @@ def propose_labels(asked: Asked, model: PlaneModel) -> Done:
         references=references, model=model, form=asked.form, registration=asked.registration, workers=asked.workers
     )
     cases = _images(asked, references)
-    methods = METHODS if asked.method == AUTO else (asked.method,)
-    few.check(methods)
-    expected = few.leave_one_out(methods)
+    expected = few.leave_one_out(_methods(asked, few), quiet=asked.quiet)
     method = best_of(expected) if asked.method == AUTO else asked.method
     logger.info("%s", in_words(expected, references, method))
     with held(asked.output):
@@ -124,6 +122,21 @@ def in_words(expected: Scores, references: References, method: str) -> str:
         means = [f"{references.classes[value]} {sum(dice) / len(dice):.3f}" for value, dice in parts.items() if dice]
         lines.append(f"  {name:12s} {', '.join(means)}{'  <- taken' if name == method else ''}")
     return "\n".join(lines)
+
+
+def _methods(asked: Asked, few: FewShot) -> tuple[str, ...]:
+    """Return the methods to try; those that structures are too small for are left out, unless one was asked for."""
+    if asked.method != AUTO:
+        few.check(asked.method)
+        return (asked.method,)
+    fit = []
+    for method in METHODS:
+        try:
+            few.check(method)
+            fit.append(method)
+        except ConfigError as error:
+            logger.warning("%s is left out: %s", method, error)
+    return tuple(fit)
 
 
 def _images(asked: Asked, references: References) -> list[Case]:
