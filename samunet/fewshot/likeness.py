@@ -42,6 +42,8 @@ class Likeness:
     prototypes: tuple[Prototype, ...]
     threshold: float
     """A slice without a token as alike as this one has nothing of the structure."""
+    one_piece: bool = True
+    """Whether the structure is in one piece, as organs are and cells are not."""
 
     def at(self, tokens: Tensor, depth: float) -> tuple[Tensor, Prototype] | None:
         """Compare a plane with the prototypes that are sought at its depth.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage
@@ -121,7 +121,7 @@ class FewShot:
         label, scores = per_sam.find_all(self.model, image, axis, likenesses, form=self.form, weights=weights)
         for value in likenesses:
             mask = label == value
-            if self._one_piece(value) and mask.any():
+            if likenesses[value].one_piece and mask.any():
                 mask = largest_component(mask)
             label[label == value] = 0
             label[ndimage.binary_fill_holes(mask) & (label == 0)] = value
@@ -132,7 +132,7 @@ class FewShot:
         for value in self.values:
             slices = [part for example in examples for part in self._slices_of(example)[value]]
             if slices:
-                likenesses[value] = likeness_of(slices, peak=fitted)
+                likenesses[value] = replace(likeness_of(slices, peak=fitted), one_piece=self._one_piece(value))
         if not fitted:
             return likenesses, None
         return likenesses, per_sam.fit_weights(self.model, examples, self.references.axis, likenesses, form=self.form)

@@ -103,14 +103,20 @@ def find(
     shown = clues(model, look, likeness, depth, form)
     if shown is None:
         return None
-    prompts, refined = shown.prompts, None
+    prompts = shown.prompts
     if weights is None:
-        first = model.guided(look, prompts, shown.guidance).raw[0]
-        refined = cascade(model, look, prompts, first)
+        first, quality = model.guided(look, prompts, shown.guidance).best()
     else:
         prompts = PlanePrompts(inside=prompts.inside)
-        first = torch.einsum("m,mhw->hw", weights, model.candidates(look, prompts, shown.guidance).raw)
-        box = box_of(look.frame.enlarge(first) > 0)
+        answer = model.candidates(look, prompts, shown.guidance)
+        first, quality = torch.einsum("m,mhw->hw", weights, answer.raw), answer.best()[1]
+    plane = look.frame.enlarge(first)
+    box = box_of(plane > 0)
+    if not likeness.one_piece:  # a click leads the cascade to one of the pieces
+        refined = None if box is None else (plane, quality)
+    elif weights is None:
+        refined = cascade(model, look, prompts, first)
+    else:
         refined = None if box is None else cascade(model, look, prompts._replace(box=box), first)
     if refined is None:
         return None

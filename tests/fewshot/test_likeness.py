@@ -53,6 +53,21 @@ def test_guidance_of_an_image_twice_as_wide_as_high_lies_on_the_object(seed, dis
     assert wide.label[0][tuple(clue.prompts.inside[0])] > 0 == wide.label[0][tuple(clue.prompts.outside[0])]
 
 
+def test_all_pieces_of_a_structure_in_pieces_are_found(seed):
+    pair = []
+    for number, centers in enumerate((((32, 30), (90, 96)), ((40, 90), (92, 36)))):
+        one, other = (ball((1, 128, 128), (0, *center), 15, name=f"case{number}", seed=number) for center in centers)
+        both = np.maximum(one.label, other.label)
+        array = one.volume.array + np.float32(60) * ((both > 0) & (one.label == 0))
+        array[:, one.label == 2] += 90
+        volume = replace(one.volume, array=array)
+        pair.append(replace(one, volume=volume, label=(both > 0).astype(np.int16)))
+    described = spec_of_values(("MR",), {0, 1}, "x", ".png")
+    few = FewShot(references=References(spec=described, cases=(), examples=(pair[0],)), model=seed)
+    label = few.propose("per_sam", pair[1]).label
+    assert overlap(pair[1].label, label, (1,)).dice > 0.8
+
+
 def test_prototypes_are_sought_near_the_slices_that_they_are_from(seed):
     example = ball((11, 64, 64), (2, 32, 32), 2.5)
     found = likeness(seed, example)
