@@ -65,7 +65,7 @@ def test_all_pieces_of_a_structure_in_pieces_are_found(seed):
     described = spec_of_values(("MR",), {0, 1}, "x", ".png")
     few = FewShot(references=References(spec=described, cases=(), examples=(pair[0],)), model=seed)
     label = few.propose("per_sam", pair[1]).label
-    assert overlap(pair[1].label, label, (1,)).dice > 0.8
+    assert min(np.mean(label[0, row - 8 : row + 8, column - 8 : column + 8]) for row, column in centers) > 0.9
 
 
 def test_prototypes_are_sought_near_the_slices_that_they_are_from(seed):
