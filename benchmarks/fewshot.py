@@ -53,7 +53,7 @@ def measure(folder: Path, counts: list[int], targets: int, model: PlaneModel, se
                 method: {references.classes[value]: dice for value, dice in parts.items()}
                 for method, parts in scores.items()
             }
-            row["auto"] = best_of(scores)
+            row["auto"] = best_of(scores, few.untried)
             _save(row)
         for target in examples[max(counts) :]:
             if target.identifier not in row["cases"]:

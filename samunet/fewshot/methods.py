@@ -29,7 +29,6 @@ from samunet.ops.resample import resample_label
 PER_SAM, PER_SAM_F, SAM_MPA, REGISTRATION, NEAREST = "per_sam", "per_sam_f", "sam_mpa", "registration", "nearest"
 METHODS = (PER_SAM, PER_SAM_F, SAM_MPA, REGISTRATION, NEAREST)
 AUTO = "auto"
-ALONE = REGISTRATION  # what AUTO takes where one reference leaves nothing to compare methods on
 NEIGHBORS = 3  # references that are registered with an image
 ONE_PIECE = 0.9  # share of a structure in its largest piece, in all references, above which other pieces are dropped
 
@@ -76,6 +75,11 @@ class FewShot:
         """Raise ConfigError where references show too little for a method."""
         if method in (PER_SAM, PER_SAM_F):
             refuse_small(self.model, self.references.examples, self.references.axis, self.references.classes)
+
+    @property
+    def untried(self) -> str:
+        """The method to take where one reference leaves nothing to compare: registration places organs, not cells."""
+        return REGISTRATION if all(map(self._one_piece, self.values)) else PER_SAM_F
 
     def propose(self, method: str, image: Example, examples: Sequence[Example] | None = None) -> Proposal:
         """Label an image.
@@ -210,11 +214,15 @@ class FewShot:
         return min(shares) >= ONE_PIECE
 
 
-def best_of(scores: Scores) -> str:
-    """Return the method whose Dice, the mean over classes of the means over references, is the highest."""
+def best_of(scores: Scores, otherwise: str) -> str:
+    """Return the method whose Dice, the mean over classes of the means over references, is the highest.
+
+    Args:
+        otherwise: where there are no scores.
+    """
     means = {method: mean_of(parts) for method, parts in scores.items()}
     known = {method: mean for method, mean in means.items() if not math.isnan(mean)}
-    return max(known, key=lambda method: known[method]) if known else ALONE
+    return max(known, key=lambda method: known[method]) if known else otherwise
 
 
 def mean_of(parts: dict[int, list[float]]) -> float:

@@ -90,7 +90,7 @@ def propose_labels(asked: Asked, model: PlaneModel) -> Done:
     )
     cases = _images(asked, references)
     expected = few.leave_one_out(_methods(asked, few), quiet=asked.quiet)
-    method = best_of(expected) if asked.method == AUTO else asked.method
+    method = best_of(expected, few.untried) if asked.method == AUTO else asked.method
     logger.info("%s", in_words(expected, references, method))
     with held(asked.output):
         confidence, failures = _write_all(asked, few, cases, method)

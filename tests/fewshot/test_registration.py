@@ -119,6 +119,12 @@ def test_prompts_lie_where_they_should():
     assert prompts.box == (17, 16, 42, 63)
 
 
-def test_the_best_method_on_the_references_is_taken_and_with_one_reference_registration():
-    assert best_of({"per_sam": {1: [0.2], 2: [0.4]}, "sam_mpa": {1: [0.5], 2: [0.3]}}) == "sam_mpa"
-    assert best_of({"per_sam": {1: []}, "sam_mpa": {1: []}}) == "registration"
+def test_the_best_method_on_the_references_is_taken_and_with_one_reference_that_for_its_kind():
+    assert best_of({"per_sam": {1: [0.2], 2: [0.4]}, "sam_mpa": {1: [0.5], 2: [0.3]}}, "nearest") == "sam_mpa"
+    assert best_of({"per_sam": {1: []}, "sam_mpa": {1: []}}, "nearest") == "nearest"
+    organ, cells = ball((1, 64, 64), (0, 30, 30), 9), ball((1, 64, 64), (0, 30, 30), 9)
+    cells.label[:, 50:58, 50:62] = 1
+    for example, method in ((organ, "registration"), (cells, "per_sam_f")):
+        described = spec_of_values(("MR",), {0, 1, 2}, "x", ".png")
+        references = References(spec=described, cases=(), examples=(example,))
+        assert FewShot(references=references, model=None).untried == method
