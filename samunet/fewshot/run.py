@@ -24,7 +24,7 @@ from samunet.fewshot.examples import (
     spec_of_values,
 )
 from samunet.fewshot.guided import FORMS
-from samunet.fewshot.methods import AUTO, METHODS, FewShot, Proposal, Scores, best_of
+from samunet.fewshot.methods import AUTO, METHODS, REGISTRATION, FewShot, Proposal, Scores, best_of
 from samunet.fewshot.models import PlaneModel
 from samunet.fewshot.registration import Registration
 from samunet.imageio import output_ending, reader_of_image, writer_for
@@ -90,7 +90,8 @@ def propose_labels(asked: Asked, model: PlaneModel) -> Done:
     )
     cases = _images(asked, references)
     expected = few.leave_one_out(_methods(asked, few), quiet=asked.quiet)
-    method = best_of(expected, few.untried) if asked.method == AUTO else asked.method
+    untried = few.untried if few.untried in expected else REGISTRATION
+    method = best_of(expected, untried) if asked.method == AUTO else asked.method
     logger.info("%s", in_words(expected, references, method))
     with held(asked.output):
         confidence, failures = _write_all(asked, few, cases, method)
