@@ -87,23 +87,24 @@ def slice_axis(grid: Geometry) -> int:
     return int(np.argmax(grid.spacing)) if apart else 0
 
 
-def read_references(folder: Path, most: int | None = None) -> References:
+def read_references(folder: Path) -> References:
     """Read references.
 
     Args:
-        folder: a dataset with dataset.json; or a folder of images and one of labels, of equal file names, in it
-            (imagesTr and labelsTr, or images and labels).
-        most: cases to read; None reads all.
+        folder: a dataset with dataset.json, of which proposals are left out; or a folder of images and one of labels,
+            of equal file names, in it (imagesTr and labelsTr, or images and labels).
 
     Raises:
         DatasetError: there is no such folder or no reference in it, a label is empty, or a class is in none of them.
     """
     if (folder / "dataset.json").is_file():
         spec = read_dataset_json(folder / "dataset.json")
-        cases = training_cases(folder, spec)
+        cases = tuple(case for case in training_cases(folder, spec) if case.identifier not in spec.proposals)
     else:
         spec, cases = _undescribed(folder)
-    cases, examples = cases[:most], []
+    if not cases:
+        raise DatasetError(f"All labels of {folder} are proposals; correct one, and take its name out of dataset.json.")
+    examples = []
     for case in cases:
         reader = reader_for(spec.file_ending, spec.reader, case.images[0])
         volume, label = read_case(case, spec, reader)

@@ -88,6 +88,17 @@ def test_proposals_are_refused_for_training_until_they_are_corrected(tmp_path):
     refuse_proposals(workspace, older, ["one", "two"])
 
 
+def test_proposals_are_no_references(tmp_path):
+    pair = [ball(DISC, (0, 30, 30), 16, name=name) for name in ("one", "two")]
+    folder = write_dataset(tmp_path / "data", pair)
+    described = read_json(folder / "dataset.json")
+    write_json(folder / "dataset.json", described | {PROPOSALS: ["two"]})
+    assert [case.identifier for case in read_references(folder).cases] == ["one"]
+    write_json(folder / "dataset.json", described | {PROPOSALS: ["one", "two"]})
+    with pytest.raises(DatasetError, match="All labels of .* are proposals; correct one"):
+        read_references(folder)
+
+
 def test_what_is_wrong_with_references_is_one_sentence(tmp_path):
     empty = ball(SHAPE, (7, 500, 500), 6, name="empty")
     folder = write_dataset(tmp_path / "empty", [empty])
