@@ -52,6 +52,7 @@ def test_volumes_with_a_case_that_fails_become_a_dataset_whose_proposals_are_nam
     assert np.array_equal(kept, labeled[0].label)
 
 
+@pytest.mark.slow  # every method, on every reference
 def test_pictures_are_labeled_by_the_best_method_on_the_references(tmp_path, raw):
     labeled = [ball(DISC, (0, 30, 30), 16, name="one"), ball(DISC, (0, 34, 50), 16, name="two", seed=1)]
     for example in labeled:
