@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fewshot_page
 import numpy as np
 import seed_page
 from plan_page import memory_table, plans_page, table_row
@@ -900,6 +901,8 @@ def pages() -> dict[str, str]:
         commands = "documentation/reference/commands.md"
         line = startup_line(json.loads(STARTUP.read_text()))
         texts[commands] = within((ROOT / commands).read_text(), "startup", line)
+    if fewshot_page.RESULT.is_file():
+        texts["documentation/results/fewshot.md"] = fewshot_page.fewshot_page()
     if seed_page.PROMPTS.is_file():
         texts["documentation/results/seed.md"] = seed_page.seed_page()
     return texts

@@ -30,7 +30,7 @@ ROWS = (
     ("checkpoints", "pretraining"),
     ("training", "inference"),
     ("pipeline",),
-    ("comparison", "ext_trainer", "interaction"),
+    ("comparison", "ext_trainer", "interaction", "fewshot"),
     ("api", "serving"),
     ("cli",),
 )

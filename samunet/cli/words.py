@@ -15,10 +15,12 @@ MAP: dict[str, dict[str, str]] = {
         "check_dataset": "everything that is wrong with the files, and what to do about it",
         "plot_overlay_pngs": "pictures of images with their labels",
     },
-    "Annotate": {
+    "Label": {
         "annotate": "clicks, boxes and brushes in the browser, on images or a dataset's cases",
         "embed": "encode images for it beforehand",
         "serve": "the same for programs: 3D Slicer, napari, your own",
+        "choose_cases": "which cases are worth labeling first",
+        "fewshot": "proposals for all images by one to ten labeled ones",
     },
     "Plan": {
         "plan_and_preprocess": "measure, decide spacing, patch and encoder grid, preprocess",

@@ -16,6 +16,7 @@ from samunet.errors import DatasetError
 
 CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
 MOST_CHANNELS = 10_000  # four digits
+PROPOSALS = "proposals"  # key of dataset.json: cases whose label a machine proposed and nobody has corrected
 FILE_ENDING = re.compile(r"(\.[A-Za-z0-9]{1,16}){1,3}")
 
 
@@ -46,6 +47,14 @@ class DatasetSpec:
     """Reader asked for by `overwrite_image_reader_writer`."""
     raw: dict[str, Any]
     """The whole file, free keys included."""
+
+    @property
+    def proposals(self) -> frozenset[str]:
+        """Cases whose label is a machine's proposal; raises DatasetError where the key holds no list of names."""
+        named = self.raw.get(PROPOSALS, [])
+        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            raise DatasetError(f"{self.name}: {PROPOSALS} in dataset.json must list cases; got {brief(named)}.")
+        return frozenset(named)
 
 
 def read_dataset_json(path: Path) -> DatasetSpec:

@@ -62,6 +62,7 @@ def write_dataset(
     channels: Sequence[str],
     labels: Mapping[str, object],
     repairs: Repairs = NONE,
+    more: Mapping[str, object] | None = None,
     threads: int,
     quiet: bool = False,
 ) -> Path:
@@ -74,6 +75,7 @@ def write_dataset(
         channels: names in order; they choose the normalization.
         labels: the `labels` of dataset.json, background included.
         repairs: applied to the copies; repairs.json beside them then says what was changed.
+        more: further keys of dataset.json.
 
     Raises:
         ConfigError: the name is none of a dataset.
@@ -117,6 +119,7 @@ def write_dataset(
                     "labels": dict(labels),
                     "numTraining": len(training),
                     "file_ending": ending,
+                    **(more or {}),
                 }
                 write_json(partial / "dataset.json", description)
                 if repairs:
@@ -144,7 +147,7 @@ def _repair(folder: Path, ending: str, repairs: Repairs, *, threads: int, quiet:
 
 
 def refuse_taken(target: Path) -> None:
-    """Refuse to write a dataset's folder whose name is none of a dataset, or whose number is taken."""
+    """Raise ConfigError for a folder not named DatasetXXX_Name, DatasetError where it or its number is taken."""
     match = DATASET_NAME.fullmatch(target.name)
     if match is None:
         raise ConfigError(

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samunet.core.codec import decode, read_json, write_json
-from samunet.core.dataset import Case, DatasetSpec, read_dataset_json, training_cases
+from samunet.core.dataset import PROPOSALS, Case, DatasetSpec, read_dataset_json, training_cases
 from samunet.core.fingerprint import Fingerprint
 from samunet.core.workspace import FINGERPRINT_FILE as FINGERPRINT_FILE
 from samunet.core.workspace import Workspace
-from samunet.errors import ConfigError
+from samunet.errors import ConfigError, DatasetError
 from samunet.imageio import ImageReader, reader_for
 from samunet.planning.extract import describes, extract_fingerprint
 from samunet.planning.splits import SPLITS_FILE, add_new_cases, groups_from, new_cases
@@ -45,12 +45,26 @@ def open_dataset(workspace: Workspace, id_or_name: str | int) -> RawDataset:
     )
 
 
-def groups_of(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]) -> dict[str, str] | None:
-    """Return the group of every case by the raw dataset's dataset.json, where there is one, or by `spec`; see
-    `groups_from`.
-    """
+def _as_it_is_now(workspace: Workspace, spec: DatasetSpec) -> DatasetSpec:
+    """Return what the raw dataset's dataset.json says, where there is one; a preprocessed one's is older."""
     raw = workspace.raw / spec.name / "dataset.json"
-    return groups_from((read_dataset_json(raw) if raw.is_file() else spec).raw.get("groups"), cases)
+    return read_dataset_json(raw) if raw.is_file() else spec
+
+
+def groups_of(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]) -> dict[str, str] | None:
+    """Return the group of every case by the raw dataset's dataset.json, or by `spec`; see `groups_from`."""
+    return groups_from(_as_it_is_now(workspace, spec).raw.get("groups"), cases)
+
+
+def refuse_proposals(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]) -> None:
+    """Raise DatasetError where the label of one of some cases is a machine's proposal."""
+    proposed = [case for case in cases if case in _as_it_is_now(workspace, spec).proposals]
+    if proposed:
+        raise DatasetError(
+            f"{spec.name}: the labels of {len(proposed)} of {len(cases)} cases are proposals of samunet_fewshot, first "
+            f"'{proposed[0]}'. Correct them and take their names out of '{PROPOSALS}' in {spec.name}/dataset.json, or "
+            "train on them with --proposals."
+        )
 
 
 def keep_up_splits(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], *, add: bool = False) -> None:

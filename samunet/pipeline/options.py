@@ -37,6 +37,8 @@ class TrainOptions:
     come with samunet."""
     variation: Annotated[str, ""] = ""
     """Added to the name of the fold's folder, so that a fold can be trained more than once."""
+    proposals: bool = False
+    """Train on labels too that samunet_fewshot proposed and nobody has corrected, as dataset.json names them."""
     only_validate: Annotated[bool, "--val"] = False
     """Only validate a finished training."""
     validate_best: Annotated[bool, "--val_best"] = False

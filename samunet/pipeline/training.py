@@ -30,7 +30,7 @@ from samunet.inference.options import FileOptions
 from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.machine.hardware import choose_device
 from samunet.machine.progress import each
-from samunet.pipeline.datasets import groups_of, keep_up_splits, open_dataset
+from samunet.pipeline.datasets import groups_of, keep_up_splits, open_dataset, refuse_proposals
 from samunet.pipeline.options import TrainOptions
 from samunet.pipeline.planning import open_plan, resolve
 from samunet.pipeline.run import build_trainer, settings_to_train, settle
@@ -88,6 +88,8 @@ def _train(
         )
     spec = replace(read_dataset_json(data / "dataset.json"), name=dataset_name)
     split = fold_split(workspace, spec, stored_cases(data), options.fold)
+    if not options.proposals:
+        refuse_proposals(workspace, spec, sorted({*split.train, *split.val}))
     check_made_by(data, sorted({*split.train, *split.val}), spec, plan, configuration)
     device = choose_device(options.device)
     if options.only_validate and options.rank > 0:

@@ -1,0 +1,176 @@
+"""Labeled cases to learn from, and images to segment, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from samunet.core.dataset import Case, DatasetSpec, read_dataset_json, training_cases
+from samunet.core.geometry import Geometry
+from samunet.core.labels import parse_labels
+from samunet.core.values import distinct
+from samunet.core.volume import Volume
+from samunet.errors import DatasetError
+from samunet.imageio import output_ending, reader_for, reader_of_image
+from samunet.imageio.case import read_case, read_image
+from samunet.importing.layouts import from_folders
+
+FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))
+COARSER = 1.5  # times the spacing in the plane: slices that follow each other along that axis
+UNLIKE = 4.0  # factor between the spacings of an image and its references beyond which nothing is compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An image, and what is in it where that is known."""
+
+    identifier: str
+    volume: Volume
+    label: np.ndarray | None = None
+    """(D, H, W) integers."""
+
+    def known(self) -> np.ndarray:
+        """Return the label; raises DatasetError where there is none."""
+        if self.label is None:
+            raise DatasetError(f"Case '{self.identifier}' has no label; references need one.")
+        return self.label
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """The labeled cases, and what they have in common."""
+
+    spec: DatasetSpec
+    cases: tuple[Case, ...]
+    examples: tuple[Example, ...]
+
+    @cached_property
+    def classes(self) -> dict[int, str]:
+        """Names of label values, background and the ignore label left out."""
+        return {
+            value: name for value, name in self.spec.labels.names_of_values.items() if value != self.spec.labels.ignore
+        }
+
+    @cached_property
+    def axis(self) -> int:
+        """File axis, of (D, H, W), along which slices follow each other: the coarsest, or the first."""
+        return slice_axis(self.examples[0].volume.geometry)
+
+    def check(self, image: Example) -> None:
+        """Raise DatasetError for an image that cannot be compared with the references."""
+        grid = image.volume.geometry
+        for example in self.examples:
+            other = example.volume.geometry
+            pair = f"Case '{image.identifier}' and reference '{example.identifier}'"
+            if grid.planar != other.planar:
+                raise DatasetError(f"{pair} are a 2D and a 3D image; give references of the images' kind.")
+            if grid.directed and other.directed and grid.orientation != other.orientation:
+                raise DatasetError(
+                    f"{pair} have the orientations {grid.orientation} and {other.orientation}; bring one to the "
+                    "other's, or give references of the same."
+                )
+            ratio = max(max(a / b, b / a) for a, b in zip(grid.spacing, other.spacing, strict=True))
+            if grid.measured and other.measured and ratio > UNLIKE:
+                raise DatasetError(
+                    f"{pair} have the spacings {_mm(grid.spacing)} and {_mm(other.spacing)} mm (D, H, W), a factor of "
+                    f"{ratio:.1f} apart, {UNLIKE:g} at most is expected; resample, or give references of the same."
+                )
+
+
+def slice_axis(grid: Geometry) -> int:
+    """Return the axis, of (D, H, W), along which a grid's slices follow each other: the coarsest, or the first."""
+    apart = not grid.planar and max(grid.spacing) >= COARSER * sorted(grid.spacing)[1]
+    return int(np.argmax(grid.spacing)) if apart else 0
+
+
+def read_references(folder: Path) -> References:
+    """Read references.
+
+    Args:
+        folder: a dataset with dataset.json, of which proposals are left out; or a folder of images and one of labels,
+            of equal file names, in it (imagesTr and labelsTr, or images and labels).
+
+    Raises:
+        DatasetError: there is no such folder or no reference in it, a label is empty, or a class is in none of them.
+    """
+    if (folder / "dataset.json").is_file():
+        spec = read_dataset_json(folder / "dataset.json")
+        cases = tuple(case for case in training_cases(folder, spec) if case.identifier not in spec.proposals)
+    else:
+        spec, cases = _undescribed(folder)
+    if not cases:
+        raise DatasetError(f"All labels of {folder} are proposals; correct one, and take its name out of dataset.json.")
+    examples = []
+    for case in cases:
+        reader = reader_for(spec.file_ending, spec.reader, case.images[0])
+        volume, label = read_case(case, spec, reader)
+        examples.append(Example(identifier=case.identifier, volume=volume, label=label))
+    references = References(spec=spec, cases=cases, examples=tuple(examples))
+    _check(references, folder)
+    return references
+
+
+def _check(references: References, folder: Path) -> None:
+    found: set[int] = set()
+    for example in references.examples:
+        here = {*distinct(example.known())} & {*references.classes}
+        if not here:
+            raise DatasetError(
+                f"The label of reference '{example.identifier}' in {folder} is empty; label a structure, or remove it."
+            )
+        found |= here
+    for value, name in references.classes.items():
+        if value not in found:
+            raise DatasetError(
+                f"Class '{name}' ({value}) is in no reference of {folder}; add one that shows it, or take the class "
+                "out of dataset.json."
+            )
+    for example in references.examples[1:]:
+        references.check(example)
+
+
+def _undescribed(folder: Path) -> tuple[DatasetSpec, tuple[Case, ...]]:
+    """Describe a folder of images and labels by what is in them."""
+    pair = next((pair for pair in FOLDERS if all((folder / part).is_dir() for part in pair)), None)
+    if pair is None:
+        raise DatasetError(
+            f"{folder} has neither a dataset.json nor folders images and labels; give a folder with labeled cases."
+        )
+    labeled = [case for case in from_folders([folder / pair[0]], folder / pair[1]) if case.label is not None]
+    if not labeled:
+        raise DatasetError(f"{folder / pair[1]} holds no label of an image in {folder / pair[0]}; add one.")
+    cases = tuple(Case(identifier=case.identifier, images=case.images, label=case.label) for case in labeled)
+    ending = output_ending(cases[0].images[0], "")
+    reader, values = reader_for(ending, example=cases[0].images[0]), {0}
+    for case in cases:
+        values |= {*distinct(reader.read_label(case.label)[0])} if case.label else set()
+    channels = tuple(f"channel{index}" for index in range(len(reader.read_image(cases[0].images).array)))
+    return spec_of_values(channels, values, folder.name, ending), cases
+
+
+def spec_of_values(channels: tuple[str, ...], values: set[int], name: str, ending: str) -> DatasetSpec:
+    """Describe images that no dataset.json describes, with a class for each label value."""
+    labels = {"background": 0} | {f"class{value}": int(value) for value in sorted(values) if value}
+    return DatasetSpec(
+        name=name,
+        channels=channels,
+        labels=parse_labels(labels),
+        file_ending=ending,
+        num_training=0,
+        reader=None,
+        raw={"labels": labels},
+    )
+
+
+def read_example(case: Case, spec: DatasetSpec) -> Example:
+    """Read an image to segment; raises DatasetError where it cannot be read or has other channels."""
+    reader = reader_of_image(case.images[0], spec.reader)
+    return Example(identifier=case.identifier, volume=read_image(case, spec, reader))
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{step:.3g}" for step in spacing)

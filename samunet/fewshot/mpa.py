@@ -1,0 +1,161 @@
+"""SAM-MPA: labels that registration brings onto an image become prompts, and a model's answers are held against them.
+
+Axes: K classes, D H W voxels, H W pixels of a plane.
+
+Source: the paper's abstract (arXiv 2411.17363) fixes the steps; the numbers here are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import edt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from samunet.fewshot.examples import Example
+from samunet.fewshot.likeness import plane_spacing, planes_of
+from samunet.fewshot.models import Look, PlaneModel, PlanePrompts
+from samunet.fewshot.per_sam import box_of
+from samunet.fewshot.registration import Warped
+from samunet.ops.overlap import overlap
+
+SHARPNESS = 10.0  # of the weights by likeness
+PIXELS_A_POINT, MOST_POINTS = 400, 5
+NEGATIVES = 4
+NEAR, FAR = 3, 7  # pixels beyond a structure's border between which it is certain that it has ended
+UNLIKELY = 0.1
+BOX_PIXELS, BOX_SHARE = 2, 0.05
+STRONGEST = 8.0  # logit of the mask prompt
+ACCEPTED = 0.5  # IoU with the registered label below which that is kept
+REACH_MM = 10.0
+
+
+def combined(warped: Sequence[Warped], shape: Sequence[int]) -> np.ndarray:
+    """Return the (K, D, H, W) float32 chance of each class on an image of that shape, by several warped labels."""
+    weights = np.exp(SHARPNESS * np.array([one.likeness for one in warped]))
+    weights /= weights.sum()
+    soft = sum(weight * one.soft.astype(np.float32) for weight, one in zip(weights, warped, strict=True))
+    return F.interpolate(torch.from_numpy(soft)[None], size=tuple(shape), mode="trilinear")[0].numpy()
+
+
+def most_likely(chance: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """(K, D, H, W) chances to (D, H, W) labels: the likeliest class where background is less likely than all."""
+    return np.where(chance.sum(0) > 0.5, np.array(values)[chance.argmax(0)], 0)
+
+
+def prompts_from(chance: np.ndarray) -> PlanePrompts | None:
+    """Make points, box and mask of a (H, W) chance; None where it is nowhere above a half. The mask is left out."""
+    region = chance > 0.5
+    box = box_of(region)
+    if box is None:
+        return None
+    positive = _peaks(region, int(np.clip(round(region.sum() / PIXELS_A_POINT), 1, MOST_POINTS)))
+    away = ndimage.distance_transform_edt(~region)
+    ring = np.argwhere((away > NEAR) & (away <= FAR) & (chance < UNLIKELY))
+    grown = [BOX_PIXELS + BOX_SHARE * (box[side + 2] - box[side] + 1) for side in (0, 1)]
+    top, left, bottom, right = box
+    wider = (
+        max(0, round(top - grown[0])),
+        max(0, round(left - grown[1])),
+        min(chance.shape[0] - 1, round(bottom + grown[0])),
+        min(chance.shape[1] - 1, round(right + grown[1])),
+    )
+    return PlanePrompts(inside=positive, outside=_spread(ring, NEGATIVES), box=wider)
+
+
+def _peaks(region: np.ndarray, count: int) -> np.ndarray:
+    """Return up to `count` places deep inside a region and apart from each other by half the greatest depth."""
+    depth = edt.edt(np.ascontiguousarray(region), black_border=True)
+    apart, rows = 0.5 * depth.max(), np.indices(region.shape)
+    places: list[tuple[np.intp, ...]] = []
+    while len(places) < count and depth.max() > 0:
+        place = np.unravel_index(int(depth.argmax()), depth.shape)
+        places.append(place)
+        depth[np.hypot(rows[0] - place[0], rows[1] - place[1]) <= max(apart, 1)] = 0
+    return np.array(places)
+
+
+def _spread(places: np.ndarray, count: int) -> np.ndarray:
+    """Return up to `count` of (n, 2) places, each the farthest from those before."""
+    if not len(places):
+        return np.empty((0, 2))
+    chosen = [places[0]]
+    while len(chosen) < min(count, len(places)):
+        distances = np.min([np.hypot(*(places - one).T) for one in chosen], axis=0)
+        chosen.append(places[int(distances.argmax())])
+    return np.array(chosen)
+
+
+def decoded(model: PlaneModel, look: Look, chance: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Segment a plane by the (H, W) chance of one structure, in two passes; None where it is absent.
+
+    Returns:
+        (H, W) bool, and the expected IoU.
+    """
+    prompts = prompts_from(chance)
+    if prompts is None:
+        return None
+    clipped = np.clip(chance, 1e-4, 1 - 1e-4)
+    logits = np.clip(np.log(clipped / (1 - clipped)), -STRONGEST, STRONGEST)
+    mask = look.frame.reduce(logits, model.mask_side, -STRONGEST)
+    first = model.decode(look, prompts._replace(mask=mask)).raw[0]
+    raw, quality = model.decode(look, prompts._replace(mask=first)).best()
+    region = chance > 0.5
+    answer = _refined(look.frame.enlarge(raw) > 0, region)
+    counts = overlap(region, answer, (1,), None)
+    return (answer, quality) if counts.iou >= ACCEPTED else (region, 0.0)
+
+
+def _refined(answer: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Keep the pieces of an answer that touch where the structure is expected, and fill their holes."""
+    pieces, _ = ndimage.label(answer)
+    touched = np.unique(pieces[region & answer])
+    return ndimage.binary_fill_holes(np.isin(pieces, touched[touched > 0]))
+
+
+def segment(
+    model: PlaneModel, image: Example, axis: int, chance: np.ndarray, values: Sequence[int]
+) -> tuple[np.ndarray, dict[int, float]]:
+    """Segment an image by the (K, D, H, W) chances that registration gives.
+
+    Returns:
+        (D, H, W) labels; and for each value the mean expected IoU of its slices.
+    """
+    planes, spacing = planes_of(image.volume, axis), plane_spacing(image.volume, axis)
+    sliced = np.moveaxis(chance, axis + 1, 0)
+    masks = np.zeros((len(values), len(planes), *planes[0].shape[1:]), bool)
+    scores: dict[int, list[float]] = {value: [] for value in values}
+    for index, plane in enumerate(planes):
+        there = [number for number in range(len(values)) if (sliced[index, number] > 0.5).any()]
+        if not there:
+            continue
+        look = model.encode(plane, spacing)
+        for number in there:
+            found = decoded(model, look, sliced[index, number])
+            if found is not None:
+                masks[number, index] = found[0]
+                scores[values[number]].append(found[1])
+    masks = np.moveaxis(masks, 1, axis + 1)
+    for number in range(len(values)):
+        if len(planes) > 2 and masks[number].any():
+            masks[number] = _settled(masks[number], chance[number] > 0.5, axis, image.volume.geometry.spacing)
+    won = np.where(masks, chance + 1e-6, 0)
+    label = np.where(won.max(0) > 0, np.array(values)[won.argmax(0)], 0)
+    return label, {value: float(np.mean(parts)) if parts else 0.0 for value, parts in scores.items()}
+
+
+def _settled(mask: np.ndarray, region: np.ndarray, axis: int, spacing: Sequence[float]) -> np.ndarray:
+    """Smooth a (D, H, W) mask across slices, by the median of three signed distances, within reach of a region."""
+    distances = np.stack(
+        [
+            edt.edt(np.ascontiguousarray(plane)) - edt.edt(np.ascontiguousarray(~plane))
+            for plane in np.moveaxis(mask, axis, 0)
+        ]
+    )
+    smooth = np.moveaxis(ndimage.median_filter(distances, (3, 1, 1), mode="nearest") > 0, 0, axis)
+    if not region.any():
+        return smooth
+    return smooth & (edt.edt(np.ascontiguousarray(~region), anisotropy=tuple(spacing)) <= REACH_MM)

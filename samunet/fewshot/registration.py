@@ -1,0 +1,249 @@
+"""Bring a labeled image onto another one by SimpleITK, first by an affine map and then by a deformation.
+
+Both are looked at on grids of about equal steps along all axes, with orientation and position left out: they are cases
+of one kind, and their centers start on each other.
+
+Axes: K classes, D H W voxels of the fixed image's reduced grid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from samunet.core.codec import encode
+from samunet.core.geometry import Geometry, shape3
+from samunet.core.process import stop_with_parent
+from samunet.core.ranges import Within, check_ranges
+from samunet.core.volume import Volume
+from samunet.machine.progress import pool_of
+
+START = "import sys; sys.path[:] = sys.argv[2:]; from samunet.fewshot.registration import serve; serve(sys.argv[1])"
+BINS, SAMPLES, LEAST_SAMPLES = 32, 0.1, 20_000
+LEVELS = (4, 2, 1)
+SMALLEST = 8  # voxels along the shortest side of a level
+AFFINE_STEPS, DEMON_STEPS, DEMON_SIGMA = 100, 50, 1.5
+CONTROL_POINTS = 8  # of B-splines, a side
+AROUND = 5  # voxels about the structures within which two images are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """How images are registered."""
+
+    deformation: Literal["demons", "bsplines", "none"] = "demons"
+    """What follows the affine map."""
+    side: Annotated[int, Within(16, 256)] = 128
+    """Voxels along the longest side."""
+    seconds: Annotated[float, Within(0, above=True)] = 300.0
+    """After which a pair is given up."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "Registration")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A labeled image that is to be brought onto another one."""
+
+    fixed: Volume
+    moving: Volume
+    label: np.ndarray
+    """(D, H, W) of the moving image."""
+    values: tuple[int, ...]
+    settings: Registration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warped:
+    """A label on another image."""
+
+    soft: np.ndarray
+    """(K, D, H, W) float16 share of each class, on the whole extent of the fixed image."""
+    likeness: float
+    """Correlation of the two images about the structures, -1 to 1."""
+
+
+def register(pair: Pair) -> Warped:
+    """Register one pair in this process."""
+    fixed, moving = (_normalized(volume, pair.settings.side) for volume in (pair.fixed, pair.moving))
+    moving = sitk.HistogramMatching(moving, fixed, numberOfHistogramLevels=128, numberOfMatchPoints=7)
+    transform: sitk.Transform = _affine(fixed, moving)
+    if pair.settings.deformation == "bsplines":
+        transform = sitk.CompositeTransform([transform, _bsplines(fixed, moving, transform)])
+    elif pair.settings.deformation == "demons":
+        transform = sitk.CompositeTransform([transform, _demons(fixed, moving, transform)])
+    grid = _image(np.zeros(pair.label.shape, np.float32), pair.moving.geometry)
+    soft = []
+    for value in pair.values:
+        mask = sitk.GetImageFromArray(_planar(pair.label == value, pair.moving.geometry).astype(np.float32))
+        mask.CopyInformation(grid)
+        soft.append(sitk.GetArrayFromImage(sitk.Resample(mask, fixed, transform, sitk.sitkLinear, 0.0)))
+    seen = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0))
+    shares = np.stack(soft)
+    likeness = _likeness(sitk.GetArrayFromImage(fixed), seen, shares.sum(0) > 0.5)
+    shares = shares[:, None] if pair.fixed.geometry.planar else shares
+    return Warped(soft=shares.astype(np.float16), likeness=likeness)
+
+
+def register_all(pairs: Sequence[Pair], *, workers: int) -> list[Warped | None]:
+    """Register pairs, `workers` at a time, each in a process of its own, which ends when its time is up.
+
+    Returns:
+        What came of each pair; None where it took longer than its time or failed.
+    """
+    with tempfile.TemporaryDirectory() as scratch, pool_of(workers) as pool:
+        files = [Path(scratch) / f"{number}.npz" for number in range(len(pairs))]
+        return list(pool.map(_in_a_process, pairs, files))
+
+
+def _in_a_process(pair: Pair, file: Path) -> Warped | None:
+    words = {
+        "settings": encode(pair.settings),
+        "values": pair.values,
+        **{
+            name: {"spacing": volume.geometry.spacing, "planar": volume.geometry.planar}
+            for name, volume in (("fixed", pair.fixed), ("moving", pair.moving))
+        },
+    }
+    np.savez(file, words=json.dumps(words), label=pair.label, fixed=pair.fixed.array, moving=pair.moving.array)
+    paths = [path or os.getcwd() for path in sys.path]
+    try:
+        subprocess.run([sys.executable, "-c", START, str(file), *paths], timeout=pair.settings.seconds, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        return None
+    with np.load(file) as done:
+        return Warped(soft=done["soft"], likeness=float(done["likeness"]))
+
+
+def serve(file: str) -> None:
+    """Register the pair in a file, and leave what comes of it there."""
+    stop_with_parent()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    with np.load(file) as given:
+        words = json.loads(str(given["words"]))
+        volumes = []
+        for name in ("fixed", "moving"):
+            array = given[name]
+            geometry = Geometry(shape=shape3(array.shape[1:]), **words[name])
+            volumes.append(Volume(array=array, geometry=geometry))
+        settings = Registration(**words["settings"])
+        values, label = tuple(words["values"]), given["label"]
+    result = register(Pair(fixed=volumes[0], moving=volumes[1], label=label, values=values, settings=settings))
+    np.savez(file, soft=result.soft, likeness=result.likeness)
+
+
+def _planar(array: np.ndarray, geometry: Geometry) -> np.ndarray:
+    return array[0] if geometry.planar else array
+
+
+def _image(array: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """Return an ITK image with its center at 0."""
+    image = sitk.GetImageFromArray(_planar(array, geometry))
+    image.SetSpacing(tuple(reversed(geometry.spacing))[: image.GetDimension()])
+    image.SetOrigin([-(n - 1) / 2 * step for n, step in zip(image.GetSize(), image.GetSpacing(), strict=True)])
+    return image
+
+
+def _normalized(volume: Volume, side: int) -> sitk.Image:
+    """Return the mean of the channels, z-scored, at most `side` voxels of about equal steps along each axis."""
+    array = volume.array.mean(0)
+    low, high = np.percentile(array, (0.5, 99.5))
+    array = np.clip(array, low, high)
+    image = _image(((array - array.mean()) / (array.std() + 1e-6)).astype(np.float32), volume.geometry)
+    extent = [n * step for n, step in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    step = max(max(extent) / side, min(image.GetSpacing()))
+    size = [max(1, round(length / step)) for length in extent]
+    spacing = [length / n for length, n in zip(extent, size, strict=True)]
+    blur = [max(0.0, 0.5 * (new / old - 1) * old) for new, old in zip(spacing, image.GetSpacing(), strict=True)]
+    smooth = sitk.DiscreteGaussian(image, [sigma**2 for sigma in blur]) if max(blur) else image
+    grid = sitk.Image(size, sitk.sitkFloat32)
+    grid.SetSpacing(spacing)
+    grid.SetOrigin([-(n - 1) / 2 * width for n, width in zip(size, spacing, strict=True)])
+    place = sitk.Transform(image.GetDimension(), sitk.sitkIdentity)
+    return sitk.Resample(smooth, grid, place, sitk.sitkLinear, 0.0, sitk.sitkFloat32, True)
+
+
+def _levels(image: sitk.Image) -> tuple[int, ...]:
+    return tuple(level for level in LEVELS if min(image.GetSize()) // level >= SMALLEST) or (1,)
+
+
+def _method(fixed: sitk.Image) -> sitk.ImageRegistrationMethod:
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(BINS)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    share = min(1.0, max(SAMPLES, LEAST_SAMPLES / math.prod(fixed.GetSize())))
+    method.SetMetricSamplingPercentage(share, seed=1234)
+    method.SetInterpolator(sitk.sitkLinear)
+    return method
+
+
+def _affine(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
+    method, levels, dimension = _method(fixed), _levels(fixed), fixed.GetDimension()
+    method.SetShrinkFactorsPerLevel(levels)
+    method.SetSmoothingSigmasPerLevel([level / 2 if level > 1 else 0 for level in levels])
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, AFFINE_STEPS, 0.5)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(sitk.AffineTransform(dimension), inPlace=True)
+    return method.Execute(fixed, moving)
+
+
+def _bsplines(fixed: sitk.Image, moving: sitk.Image, affine: sitk.Transform) -> sitk.Transform:
+    order = 3
+    mesh = [CONTROL_POINTS - order] * fixed.GetDimension()
+    method = _method(fixed)
+    method.SetMovingInitialTransform(affine)
+    method.SetInitialTransform(sitk.BSplineTransformInitializer(fixed, mesh, order), inPlace=True)
+    method.SetShrinkFactorsPerLevel(_levels(fixed)[-2:])
+    method.SetSmoothingSigmasPerLevel([0.0] * len(_levels(fixed)[-2:]))
+    method.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=50)
+    return method.Execute(fixed, moving)
+
+
+def _demons(fixed: sitk.Image, moving: sitk.Image, affine: sitk.Transform) -> sitk.Transform:
+    start = sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0, sitk.sitkFloat32, True)
+    field: sitk.Image | None = None
+    for level in _levels(fixed):
+        one, other = (_smaller(image, level) for image in (fixed, start))
+        demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
+        demons.SetNumberOfIterations(DEMON_STEPS)
+        demons.SetSmoothDisplacementField(True)
+        demons.SetStandardDeviations(DEMON_SIGMA)
+        if field is None:
+            field = demons.Execute(one, other)
+        else:
+            identity = sitk.Transform(one.GetDimension(), sitk.sitkIdentity)
+            before = sitk.Resample(field, one, identity, sitk.sitkLinear, 0.0, field.GetPixelID(), True)
+            field = demons.Execute(one, other, before)
+    return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+
+
+def _smaller(image: sitk.Image, level: int) -> sitk.Image:
+    if level == 1:
+        return image
+    variance = [(level / 2 * step) ** 2 for step in image.GetSpacing()]
+    return sitk.Shrink(sitk.DiscreteGaussian(image, variance), [level] * image.GetDimension())
+
+
+def _likeness(fixed: np.ndarray, seen: np.ndarray, mask: np.ndarray) -> float:
+    """Return the correlation of two arrays in the box about a mask; -1 where that is empty."""
+    if not mask.any():
+        return -1.0
+    box = tuple(
+        slice(max(0, int(places.min()) - AROUND), int(places.max()) + AROUND + 1) for places in np.nonzero(mask)
+    )
+    one, other = fixed[box].ravel(), seen[box].ravel()
+    if not one.std() or not other.std():
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])

@@ -1,0 +1,221 @@
+"""From folders of images and references to files: proposals for all images, or the names of cases to label."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samunet.core.codec import atomic_path, write_json
+from samunet.core.dataset import PROPOSALS, Case, DatasetSpec
+from samunet.core.lock import held
+from samunet.errors import ConfigError, DatasetError, SamunetError, did_you_mean
+from samunet.evaluation.picture import draw_case
+from samunet.fewshot.choose import medoids, summary_of
+from samunet.fewshot.examples import (
+    Example,
+    References,
+    read_example,
+    read_references,
+    slice_axis,
+    spec_of_values,
+)
+from samunet.fewshot.guided import FORMS
+from samunet.fewshot.methods import AUTO, METHODS, REGISTRATION, FewShot, Proposal, Scores, best_of
+from samunet.fewshot.models import PlaneModel
+from samunet.fewshot.registration import Registration
+from samunet.imageio import output_ending, reader_of_image, writer_for
+from samunet.importing.dataset import FoundCase, refuse_taken, write_dataset
+from samunet.machine.progress import bar
+from samunet.pipeline.inputs import cases_to_predict
+
+logger = logging.getLogger(__name__)
+
+REPORT, PREVIEW = "fewshot.json", "preview"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be proposed, and how."""
+
+    images: tuple[Path, ...]
+    references: Path
+    output: Path
+    method: str = AUTO
+    form: str = FORMS[0]
+    registration: Registration = Registration()
+    workers: int = 1
+    """Pairs registered at a time."""
+    preview: bool = False
+    dataset: str | None = None
+    """Name of a raw dataset to write too."""
+    raw: Path | None = None
+    """Folder for it."""
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What came of it."""
+
+    method: str
+    expected: Scores
+    confidence: dict[str, dict[str, float]]
+    """By case and class."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Reasons by case."""
+    dataset: Path | None = None
+
+
+def propose_labels(asked: Asked, model: PlaneModel) -> Done:
+    """Label images by references, and write the segmentations, fewshot.json and what else is asked for.
+
+    Raises:
+        ConfigError: there is no such method or form, or the references show too little of a structure.
+        DatasetError: references or images are absent or contradict themselves. An image that cannot be labeled is told
+            in `Done.failures`.
+        InUseError: another command writes there.
+    """
+    for name, known in ((asked.method, (AUTO, *METHODS)), (asked.form, FORMS)):
+        if name not in known:
+            raise ConfigError(f"There is no '{name}'.{did_you_mean(name, known)}")
+    if asked.dataset is not None and asked.raw is not None:
+        refuse_taken(asked.raw / asked.dataset)
+    references = read_references(asked.references)
+    few = FewShot(
+        references=references, model=model, form=asked.form, registration=asked.registration, workers=asked.workers
+    )
+    cases = _images(asked, references)
+    expected = few.leave_one_out(_methods(asked, few), quiet=asked.quiet)
+    untried = few.untried if few.untried in expected else REGISTRATION
+    method = best_of(expected, untried) if asked.method == AUTO else asked.method
+    logger.info("%s", in_words(expected, references, method))
+    with held(asked.output):
+        confidence, failures = _write_all(asked, few, cases, method)
+        done = Done(method=method, expected=expected, confidence=confidence, failures=failures)
+        write_json(asked.output / REPORT, _report(asked, references, done))
+    if asked.dataset is not None and asked.raw is not None:
+        target = _write_dataset(asked, references, [case for case in cases if case.identifier in confidence])
+        return Done(method=method, expected=expected, confidence=confidence, failures=failures, dataset=target)
+    return done
+
+
+def choose_cases(images: Sequence[Path], count: int, model: PlaneModel, *, quiet: bool = False) -> list[str]:
+    """Return the names of the cases that are worth labeling, the most typical first; see `medoids`."""
+    spec = spec_of_values((), {0, 1}, "images", "")
+    cases = cases_to_predict(list(images), spec, Path(os.devnull))
+    vectors = []
+    for case in bar(cases, title="Looking at cases", quiet=quiet):
+        volume = reader_of_image(case.images[0], None).read_image(case.images)
+        vectors.append(summary_of(model, volume, slice_axis(volume.geometry)))
+    return [cases[index].identifier for index in medoids(vectors, count)]
+
+
+def in_words(expected: Scores, references: References, method: str) -> str:
+    """Say what Dice to expect of each method."""
+    if len(references.examples) < 2:
+        return f"One reference tells nothing of how good labels will be; taking {method}. Give two or more to know."
+    lines = [f"Dice to expect, by leaving out each of {len(references.examples)} references in turn:"]
+    for name, parts in expected.items():
+        means = [f"{references.classes[value]} {sum(dice) / len(dice):.3f}" for value, dice in parts.items() if dice]
+        lines.append(f"  {name:12s} {', '.join(means)}{'  <- taken' if name == method else ''}")
+    return "\n".join(lines)
+
+
+def _methods(asked: Asked, few: FewShot) -> tuple[str, ...]:
+    """Return the methods to try; those that structures are too small for are left out, unless one was asked for."""
+    if asked.method != AUTO:
+        few.check(asked.method)
+        return (asked.method,)
+    fit = []
+    for method in METHODS:
+        try:
+            few.check(method)
+            fit.append(method)
+        except ConfigError as error:
+            logger.warning("%s is left out: %s", method, error)
+    return tuple(fit)
+
+
+def _images(asked: Asked, references: References) -> list[Case]:
+    labeled = {case.identifier for case in references.cases}
+    cases = cases_to_predict(list(asked.images), references.spec, asked.output)
+    rest = [case for case in cases if case.identifier not in labeled]
+    if not rest:
+        raise DatasetError(f"Each of {len(cases)} images is a reference already; give images without a label.")
+    return rest
+
+
+def _write_all(
+    asked: Asked, few: FewShot, cases: Sequence[Case], method: str
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    confidence: dict[str, dict[str, float]] = {}
+    failures: dict[str, str] = {}
+    for case in bar(cases, title="Proposing labels", quiet=asked.quiet):
+        try:
+            image = read_example(case, few.references.spec)
+            proposal = few.propose(method, image)
+            _write(asked, few.references, case, image, proposal)
+            few.forget(image)
+        except SamunetError as error:
+            failures[case.identifier] = str(error)
+            logger.warning("Case '%s' failed: %s", case.identifier, error)
+            continue
+        named = {few.references.classes[value]: round(sure, 4) for value, sure in proposal.confidence.items()}
+        confidence[case.identifier] = named
+    return confidence, failures
+
+
+def _write(asked: Asked, references: References, case: Case, image: Example, proposal: Proposal) -> None:
+    geometry = image.volume.geometry
+    segmentation = proposal.label.astype(references.spec.labels.segmentation_dtype())
+    path = _label_of(asked, case, references.spec)
+    ending = output_ending(case.images[0], references.spec.file_ending)
+    writer_for(ending, references.spec.reader, planar=geometry.planar).write_segmentation(segmentation, geometry, path)
+    if asked.preview:
+        drawn = draw_case(
+            case.identifier, image.volume.array[0], {"Proposal": segmentation}, geometry, references.classes
+        )
+        with atomic_path(asked.output / PREVIEW / f"{case.identifier}.png") as temporary:
+            temporary.write_bytes(drawn.png)
+
+
+def _label_of(asked: Asked, case: Case, spec: DatasetSpec) -> Path:
+    return asked.output / f"{case.identifier}{output_ending(case.images[0], spec.file_ending)}"
+
+
+def _report(asked: Asked, references: References, done: Done) -> dict[str, Any]:
+    return {
+        "method": done.method,
+        "references": [case.identifier for case in references.cases],
+        "expected_dice": {
+            method: {references.classes[value]: dice for value, dice in parts.items()}
+            for method, parts in done.expected.items()
+        },
+        "confidence": done.confidence,
+        "failures": done.failures,
+    }
+
+
+def _write_dataset(asked: Asked, references: References, cases: Sequence[Case]) -> Path:
+    """Write references and proposals as a raw dataset, whose dataset.json names the proposals."""
+    spec = references.spec
+    found = [
+        FoundCase(identifier=case.identifier, images=case.images, label=case.label or _label_of(asked, case, spec))
+        for case in (*references.cases, *cases)
+    ]
+    keys = ("regions_class_order", "overwrite_image_reader_writer")
+    kept: dict[str, object] = {key: spec.raw[key] for key in keys if key in spec.raw}
+    return write_dataset(
+        asked.raw or Path(),
+        asked.dataset or "",
+        found,
+        channels=spec.channels,
+        labels=spec.raw["labels"],
+        more={**kept, PROPOSALS: [case.identifier for case in cases]},
+        threads=1,
+        quiet=asked.quiet,
+    )

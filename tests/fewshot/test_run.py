@@ -1,0 +1,144 @@
+"""Files to files: the commands on phantoms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from phantoms import ball, write_dataset, write_image
+
+from samunet.cli.choose_cases import main as choose
+from samunet.cli.fewshot import main as fewshot
+from samunet.core.codec import read_json, write_json
+from samunet.core.dataset import PROPOSALS, read_dataset_json
+from samunet.core.workspace import Workspace
+from samunet.errors import ConfigError, DatasetError
+from samunet.fewshot.examples import read_references
+from samunet.imageio import reader_for
+from samunet.ops.overlap import overlap
+from samunet.pipeline.datasets import refuse_proposals
+
+SHAPE, DISC = (14, 32, 32), (1, 64, 80)
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    return tmp_path / "raw"
+
+
+def test_volumes_with_a_case_that_fails_become_a_dataset_whose_proposals_are_named(tmp_path, raw, capsys):
+    labeled = [ball(SHAPE, (7, 15, 16), 6, name="one"), ball(SHAPE, (7, 17, 15), 6, name="two", seed=1)]
+    references = write_dataset(tmp_path / "references", labeled)
+    new = ball(SHAPE, (7, 16, 17), 6.5, name="new", seed=2)
+    coarse = ball(SHAPE, (7, 16, 16), 6, name="coarse", spacing=(1.0, 5.0, 5.0))
+    for example in (*labeled, new, coarse):
+        write_image(tmp_path / "images", example)
+    words = ["-i", tmp_path / "images", "-r", references, "-o", tmp_path / "out", "--method", "registration"]
+    words += ["--preview", "--as_dataset", "Dataset901_Few", "-np", "1", "--no_pbar", "--deformation", "none"]
+    assert fewshot([*map(str, words)]) == 3
+    said = capsys.readouterr().out
+    assert "Dice to expect, by leaving out each of 2 references in turn:" in said
+    assert "'coarse' and reference 'one' have the spacings 1 x 5 x 5 and 1 x 1 x 1 mm" in said
+    label, _ = reader_for(".nii.gz").read_label(tmp_path / "out" / "new.nii.gz")
+    assert overlap(new.label, label, (1,)).dice > 0.8
+    report = read_json(tmp_path / "out" / "fewshot.json")
+    assert report["confidence"].keys() == {"new"} and report["failures"].keys() == {"coarse"}
+    assert min(report["expected_dice"]["registration"]["shell"]) > 0.8
+    assert (tmp_path / "out" / "preview" / "new.png").stat().st_size > 1000
+    spec = read_dataset_json(raw / "Dataset901_Few" / "dataset.json")
+    assert spec.proposals == {"new"} and spec.num_training == 3
+    kept, _ = reader_for(".nii.gz").read_label(raw / "Dataset901_Few" / "labelsTr" / "one.nii.gz")
+    assert np.array_equal(kept, labeled[0].label)
+
+
+@pytest.mark.slow  # every method, on every reference
+def test_pictures_are_labeled_by_the_best_method_on_the_references(tmp_path, raw):
+    labeled = [ball(DISC, (0, 30, 30), 16, name="one"), ball(DISC, (0, 34, 50), 16, name="two", seed=1)]
+    for example in labeled:
+        example.label[example.label == 2] = 1
+    references = write_dataset(tmp_path / "references", labeled, ".png")
+    (references / "dataset.json").unlink()
+    for part in ("imagesTr", "labelsTr"):
+        for path in (references / part).iterdir():
+            path.rename(path.with_name(path.name.replace("_0000", "")))
+    new = ball(DISC, (0, 32, 40), 16, name="new", seed=2)
+    images = write_image(tmp_path / "images", new, ".png").parent
+    words = ["-i", images, "-r", references, "-o", tmp_path / "out", "-np", "1", "--no_pbar", "--deformation", "none"]
+    assert fewshot([*map(str, words)]) == 0
+    report = read_json(tmp_path / "out" / "fewshot.json")
+    means = {
+        name: np.mean([dice for parts in classes.values() for dice in parts])
+        for name, classes in report["expected_dice"].items()
+    }
+    assert len(means) == 5 and report["method"] == max(means, key=means.get)
+    label, _ = reader_for(".png").read_label(tmp_path / "out" / "new.png")
+    assert overlap(new.label, label, (1, 2)).dice > 0.7
+
+
+def test_proposals_are_refused_for_training_until_they_are_corrected(tmp_path):
+    workspace = Workspace(raw_folder=tmp_path, preprocessed_folder=tmp_path / "p", results_folder=tmp_path / "r")
+    folder = write_dataset(tmp_path / "Dataset901_Few", [ball(DISC, (0, 30, 30), 16, name="one")])
+    described = read_json(folder / "dataset.json")
+    write_json(folder / "dataset.json", described | {PROPOSALS: ["two", "three"]})
+    older = read_dataset_json(folder / "dataset.json")
+    with pytest.raises(DatasetError, match=r"1 of 2 cases are proposals .* 'two'\. .*'proposals' in .*--proposals"):
+        refuse_proposals(workspace, older, ["one", "two"])
+    refuse_proposals(workspace, older, ["one"])
+    write_json(folder / "dataset.json", described)  # corrected, while the preprocessed copy is older
+    refuse_proposals(workspace, older, ["one", "two"])
+
+
+def test_proposals_are_no_references(tmp_path):
+    pair = [ball(DISC, (0, 30, 30), 16, name=name) for name in ("one", "two")]
+    folder = write_dataset(tmp_path / "data", pair)
+    described = read_json(folder / "dataset.json")
+    write_json(folder / "dataset.json", described | {PROPOSALS: ["two"]})
+    assert [case.identifier for case in read_references(folder).cases] == ["one"]
+    write_json(folder / "dataset.json", described | {PROPOSALS: ["one", "two"]})
+    with pytest.raises(DatasetError, match="All labels of .* are proposals; correct one"):
+        read_references(folder)
+
+
+def test_what_is_wrong_with_references_is_one_sentence(tmp_path):
+    empty = ball(SHAPE, (7, 500, 500), 6, name="empty")
+    folder = write_dataset(tmp_path / "empty", [empty])
+    with pytest.raises(DatasetError, match="label of reference 'empty' in .* is empty; label a structure, or remove"):
+        read_references(folder)
+    shell = ball(SHAPE, (7, 16, 16), 6)
+    shell.label[shell.label == 2] = 1
+    with pytest.raises(DatasetError, match=r"Class 'core' \(2\) is in no reference of .*; add one that shows it"):
+        read_references(write_dataset(tmp_path / "shell", [shell]))
+    other = ball(SHAPE, (7, 16, 16), 6)
+    other.label[other.label == 2] = 3
+    with pytest.raises(DatasetError, match=r"holds the values \[.*3.*\], which dataset.json does not name"):
+        read_references(write_dataset(tmp_path / "other", [other]))
+    turned = ((0.0, 0.0, 1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0))
+    pair = [ball(SHAPE, (7, 16, 16), 6, name="a"), ball(SHAPE, (7, 16, 16), 6, name="b", direction=turned)]
+    with pytest.raises(DatasetError, match="'b' and reference 'a' have the orientations S.. and S..; bring one"):
+        read_references(write_dataset(tmp_path / "turned", pair))
+    with pytest.raises(DatasetError, match="has neither a dataset.json nor folders images and labels"):
+        read_references(tmp_path)
+
+
+def test_the_cases_to_label_are_named_by_the_command(tmp_path, raw, capsys):
+    kinds = {"bright": (0, 20, 20), "left": (0, 44, 60), "none": (0, 500, 500)}
+    for kind, center in kinds.items():
+        for number in range(2):
+            example = ball(DISC, center, 12, name=f"{kind}{number}", seed=number)
+            example.volume.array[:] *= 1 + (kind == "bright")
+            write_image(tmp_path / "images", example, ".png")
+    assert choose(["-i", str(tmp_path / "images"), "-n", "3", "--no_pbar"]) == 0
+    assert sorted(name[:-1] for name in capsys.readouterr().out.split()) == sorted(kinds)
+
+
+def test_a_name_that_is_taken_is_refused_before_the_work(tmp_path, raw):
+    from samunet.fewshot.run import Asked, propose_labels
+
+    raw.mkdir()
+    (raw / "Dataset901_Other").mkdir()
+    asked = Asked(images=(tmp_path,), references=tmp_path, output=tmp_path, dataset="Dataset901_Few", raw=raw)
+    with pytest.raises(DatasetError, match="901 belongs to Dataset901_Other"):
+        propose_labels(asked, model=None)
+    with pytest.raises(ConfigError, match="There is no 'sam_mpe'. Did you mean 'sam_mpa'"):
+        propose_labels(Asked(images=(), references=tmp_path, output=tmp_path, method="sam_mpe"), model=None)
