@@ -16,10 +16,10 @@ MAP: dict[str, dict[str, str]] = {
         "plot_overlay_pngs": "pictures of images with their labels",
     },
     "Label": {
+        "choose_cases": "which cases are worth labeling first",
         "annotate": "clicks, boxes and brushes in the browser, on images or a dataset's cases",
         "embed": "encode images for it beforehand",
         "serve": "the same for programs: 3D Slicer, napari, your own",
-        "choose_cases": "which cases are worth labeling first",
         "fewshot": "proposals for all images by one to ten labeled ones",
     },
     "Plan": {
