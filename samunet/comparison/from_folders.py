@@ -248,14 +248,12 @@ def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
         lines.append(f"{entry.name}: {len(entry.files)} segmentations in {folder}, hash {digest}.")
     lines.append(
         f"All segmentations were scored again by samunet {__version__} (numpy {np.__version__}, scipy "
-        f"{scipy.__version__}) against the "
-        f"same references; NSD at {comparison.tolerance:g} {comparison.unit}."
+        f"{scipy.__version__}) against the same references; NSD at {comparison.tolerance:g} {comparison.unit}."
     )
     lines.append(
         "Intervals are BCa bootstrap intervals of the mean paired difference over patients; p is Wilcoxon's "
-        "signed-rank test with "
-        "Pratt's rule, adjusted over classes by Holm. Where a class is absent from the reference, a method that leaves "
-        "it out counts as perfect."
+        "signed-rank test with Pratt's rule, adjusted over classes by Holm. Where a class is absent from the "
+        "reference, a method that leaves it out counts as perfect."
     )
     return lines
 

@@ -318,7 +318,6 @@ def _refuse_missed_minutes(fold: Path, settings: Settings) -> None:
     if minutes is None or abs(minutes / settings.minutes - 1) > LARGEST_ERROR:
         raise ConfigError(
             f"{fold} trained for {'an unknown time' if minutes is None else f'{minutes:.2f} minutes'} instead of "
-            f"{settings.minutes:g}, more than "
-            f"{100 * LARGEST_ERROR:.0f} % off, so that the sides are not alike. Give more minutes, or remove the "
-            "folder and run the command again."
+            f"{settings.minutes:g}, more than {100 * LARGEST_ERROR:.0f} % off, so that the sides are not alike. Give "
+            "more minutes, or remove the folder and run the command again."
         )

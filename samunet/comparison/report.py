@@ -132,11 +132,7 @@ def draw_training_cases(
     def draw(case: Case) -> None:
         volume, label = read_case(case, spec, reader)
         picture = draw_case(
-            case.identifier,
-            volume.array[channel],
-            {"reference": label},
-            volume.geometry,
-            spec.labels.names_of_values,
+            case.identifier, volume.array[channel], {"reference": label}, volume.geometry, spec.labels.names_of_values
         )
         with atomic_path(output / f"{case.identifier}.png") as path:
             path.write_bytes(picture.png)

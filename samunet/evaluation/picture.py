@@ -38,11 +38,7 @@ class CasePicture:
 
 
 def draw_case(
-    identifier: str,
-    image: np.ndarray,
-    overlays: Mapping[str, np.ndarray],
-    geometry: Geometry,
-    names: Mapping[int, str],
+    identifier: str, image: np.ndarray, overlays: Mapping[str, np.ndarray], geometry: Geometry, names: Mapping[int, str]
 ) -> CasePicture:
     """Draw the slice of a case that holds the most classes: the image, and a panel for every segmentation on it.
 

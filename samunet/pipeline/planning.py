@@ -13,14 +13,7 @@ from samunet.core.codec import decode, read_json
 from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.fingerprint import Fingerprint
 from samunet.core.labels import left_right_pairs
-from samunet.core.plan import (
-    MOVE_PLANS,
-    Plan,
-    check_plans_name,
-    load_plan,
-    parse_configuration_name,
-    save_plan,
-)
+from samunet.core.plan import MOVE_PLANS, Plan, check_plans_name, load_plan, parse_configuration_name, save_plan
 from samunet.core.workspace import FINGERPRINT_FILE, Workspace, dataset_id
 from samunet.errors import ConfigError, DatasetError, PlanningError
 from samunet.pipeline.datasets import RawDataset, open_dataset
@@ -109,8 +102,7 @@ def _measured(
                 need = f"{step.gib:.2f} GiB" if math.isfinite(step.gib) else "more than there is"
                 raise PlanningError(
                     f"A training step of {name} needs {need} on {device.type}, {options.memory_gib:g} GiB were asked "
-                    "for, and no smaller "
-                    f"plan helps ({error}) Raise -gpu_memory_target, or choose a smaller -backbone."
+                    f"for, and no smaller plan helps ({error}) Raise -gpu_memory_target, or choose a smaller -backbone."
                 ) from None
             made = _merged(made, smaller, name)
         reason = f"a training step needs {step.gib:.2f} GiB and takes {step.seconds:.2f} s, measured on {device.type}"
@@ -214,8 +206,7 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     load_variant(variant)
     other_data = ConfigError(
         f"Plan '{saved.plans_name}' of {saved.dataset} lacks '{name}' and was made from other data than are there now. "
-        "Plan again; "
-        "if the plan was moved from another dataset, move it with -c."
+        "Plan again; if the plan was moved from another dataset, move it with -c."
     )
     path = workspace.preprocessed / saved.dataset / FINGERPRINT_FILE
     if not path.is_file():
@@ -317,9 +308,8 @@ def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Bac
     if automatic and find_checkpoint(official, folders) is None:
         reason = (
             f"{EMBEDDED_BACKBONE}, without pretrained weights, chosen from {OFFICIAL_BACKBONE} and "
-            f"{EMBEDDED_BACKBONE}: the checkpoint of "
-            f"{OFFICIAL_BACKBONE} is not on this machine (samunet_weights download {official.name} gets it; then plan "
-            "again)"
+            f"{EMBEDDED_BACKBONE}: the checkpoint of {OFFICIAL_BACKBONE} is not on this machine (samunet_weights "
+            f"download {official.name} gets it; then plan again)"
         )
         return backbone_named(EMBEDDED_BACKBONE), None, None, reason
     backbone = backbone_named(OFFICIAL_BACKBONE if options.backbone == "auto" else options.backbone)
