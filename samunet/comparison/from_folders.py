@@ -43,14 +43,12 @@ def compare_folders(
     tolerance: float,
     threads: int,
 ) -> Comparison:
-    """Compare prediction folders and write the report into `output`.
+    """Compare prediction folders and write the report into `output`; raises ConfigError or DatasetError where the
+    folders are not alike in cases or labels.
 
     Args:
         folders: by the name shown, the baseline first.
         images: folder of the images, for pictures.
-
-    Raises:
-        ConfigError, DatasetError: the folders are not alike in cases or labels.
     """
     entries = []
     for name, folder in folders.items():
@@ -80,15 +78,12 @@ def compare_trained(
     folds: Sequence[str] = (),
 ) -> Comparison:
     """Compare what the models of a dataset predicted for their validation cases, samunet's and nnU-Net's, and write the
-    report.
+    report; raises ConfigError or DatasetError where there are fewer than two, or they differ in folds, cases or labels.
 
     Args:
         models: names of folders `<Trainer>__<plans>__<configuration>`, the baseline first; none takes all that have
             such predictions, nnU-Net's first.
         folds: to look at; all numbered ones when there are none.
-
-    Raises:
-        ConfigError, DatasetError: there are fewer than two, or they differ in folds, cases or labels.
     """
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")

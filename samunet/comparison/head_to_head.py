@@ -161,9 +161,7 @@ def run_against_nnunet(
 
 def draw_cases(split: Split, count: int) -> Split:
     """Return a split with so many training cases, drawn without replacement by a fixed seed; the validation cases stay.
-
-    Raises:
-        ConfigError: it has fewer.
+    Raises ConfigError where it has fewer.
     """
     if not count:
         return split

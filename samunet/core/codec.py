@@ -137,15 +137,12 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
-    """Read JSON that is no file of its own.
+    """Read JSON that is no file of its own; raises ConfigError where it is not JSON, gives a key twice, holds a whole
+    number beyond 64 bits, or lists and objects more than MOST_LEVELS deep.
 
     Args:
         text: bytes are UTF-8, a byte order mark before it or not.
         what: it is, for the message, e.g. "File /x/plans.json" or "log.jsonl, line 3".
-
-    Raises:
-        ConfigError: it is not JSON, gives a key twice, holds a whole number beyond 64 bits, or lists and objects more
-            than MOST_LEVELS deep.
     """
     try:
         value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), object_pairs_hook=_object)
@@ -220,12 +217,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is synced to disk and renamed, on failure it is removed.
+    Raises OSError where names `path` where the disk is full, whatever the library that writes says.
 
     The temporary name keeps the file's ending, since image libraries choose the format by it. Parent folders are made,
     and what killed processes left in the folder is removed.
-
-    Raises:
-        OSError: names `path` where the disk is full, whatever the library that writes says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     parts.remove_dead_parts_once(path.parent.absolute())

@@ -49,10 +49,8 @@ class DatasetSpec:
 
 
 def read_dataset_json(path: Path) -> DatasetSpec:
-    """Read nnU-Net's dataset.json leniently: free keys are kept, required ones demanded.
-
-    Raises:
-        DatasetError: the file or a required key is missing, or a value is wrong.
+    """Read nnU-Net's dataset.json leniently: free keys are kept, required ones demanded; raises DatasetError where the
+    file or a required key is missing, or a value is wrong.
     """
     absent = [folder for folder in path.absolute().parents if not folder.exists()]
     if absent:
@@ -116,10 +114,8 @@ def read_dataset_json(path: Path) -> DatasetSpec:
 
 
 def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
-    """List the training cases of a raw dataset folder, sorted by identifier.
-
-    Raises:
-        DatasetError: a folder, an image or a label file is missing.
+    """List the training cases of a raw dataset folder, sorted by identifier; raises DatasetError where a folder, an
+    image or a label file is missing.
     """
     if "dataset" in spec.raw:
         listed = tuple(listed_case(folder, name, files) for name, files in sorted(spec.raw["dataset"].items()))
@@ -151,11 +147,8 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
 
 
 def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
-    """Map names to a folder's files that have an ending, in capitals or not, but for hidden ones.
-
-    Raises:
-        DatasetError: there is no such folder, two files differ in the capitals of their ending only, or a name is none
-            of a case.
+    """Map names to a folder's files that have an ending, in capitals or not, but for hidden ones; raises DatasetError
+    where there is no such folder, two files differ in the capitals of their ending only, or a name is none of a case.
     """
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the *{file_ending} files.")

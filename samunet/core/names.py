@@ -57,15 +57,13 @@ def brief(value: object) -> str:
 
 
 def check_case_name(name: object, where: object, most_bytes: int = MOST_BYTES) -> None:
-    """Refuse a name of a case that would lead elsewhere than to a file of its own in the folder meant.
+    """Refuse a name of a case that would lead elsewhere than to a file of its own in the folder meant; raises
+    DatasetError with the code "case-name".
 
     Letters of any script, digits, spaces and marks such as . - _ + ( ) are fine.
 
     Args:
         where: the file or folder that names the case, for the message.
-
-    Raises:
-        DatasetError: with the code "case-name".
     """
     fault = fault_of_name(name, most_bytes)
     if fault is not None:

@@ -249,10 +249,8 @@ def refuse_nnunet_names(name: str) -> None:
 
 
 def parse_configuration_name(name: str) -> tuple[int, str]:
-    """Split `<2d|3d>_<variant>` into dimensions and variant module name; see ALIASES.
-
-    Raises:
-        ConfigError: the name does not have that form, or is a configuration that only nnU-Net has.
+    """Split `<2d|3d>_<variant>` into dimensions and variant module name; see ALIASES. Raises ConfigError where the name
+    does not have that form, or is a configuration that only nnU-Net has.
     """
     refuse_nnunet_names(name)
     match = re.fullmatch(r"([23])d_([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)", name)
@@ -267,10 +265,8 @@ def parse_configuration_name(name: str) -> tuple[int, str]:
 
 
 def load_plan(path: Path) -> Plan:
-    """Read a plans file strictly; a configuration may name another one in `inherits_from` and override its keys.
-
-    Raises:
-        ConfigError: the file is absent, a key is unknown or missing, a type is wrong, or inheritance runs in a circle.
+    """Read a plans file strictly; a configuration may name another one in `inherits_from` and override its keys. Raises
+    ConfigError where the file is absent, a key is unknown or missing, a type is wrong, or inheritance runs in a circle.
     """
     raw = read_json(path)
     if isinstance(raw, dict) and isinstance(raw.get("configurations"), dict):

@@ -91,10 +91,8 @@ class PromptFile:
     """The source of the prompts, in words; "reference: ..." where they were made from reference segmentations."""
 
     def of(self, case: str, labels: Labels) -> CasePrompts:
-        """Return the prompts of one case.
-
-        Raises:
-            ConfigError: there are none, or they are for a structure that the labels do not name.
+        """Return the prompts of one case; raises ConfigError where there are none, or they are for a structure that the
+        labels do not name.
         """
         if case not in self.cases:
             raise ConfigError(f"the prompts name no case '{case}'.{did_you_mean(case, self.cases)}")
@@ -135,13 +133,11 @@ def carry_prompts(folders: Sequence[Path], target: Path) -> None:
 
 
 def refuse_mixed(origins: Mapping[str, str | None]) -> None:
-    """Refuse predictions, by name, of which some were made with prompts and others without.
+    """Refuse predictions, by name, of which some were made with prompts and others without; raises ConfigError where
+    they are mixed.
 
     Args:
         origins: of each, see `prompts_behind`.
-
-    Raises:
-        ConfigError: they are mixed.
     """
     prompted = [name for name, origin in origins.items() if origin is not None]
     if prompted and len(prompted) < len(origins):

@@ -91,13 +91,11 @@ class Workspace:
 
 
 def workspace_from_environment(environment: Mapping[str, str] | None = None) -> Workspace:
-    """Read nnUNet_raw, nnUNet_preprocessed and nnUNet_results once; unset ones raise only when used.
+    """Read nnUNet_raw, nnUNet_preprocessed and nnUNet_results once; unset ones raise only when used. Raises ConfigError
+    where a folder begins with ~ and there is no such home folder.
 
     SAM's checkpoints lie in the folder SAMUNET_WEIGHTS, where it is set, and in the user's cache. A leading ~, which a
     shell leaves in quotes and other programs always, is the home folder.
-
-    Raises:
-        ConfigError: a folder begins with ~ and there is no such home folder.
     """
     values = os.environ if environment is None else environment
     raw, preprocessed, results = (_folder(values, name) for name in PURPOSE)

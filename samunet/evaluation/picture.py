@@ -40,7 +40,8 @@ class CasePicture:
 def draw_case(
     identifier: str, image: np.ndarray, overlays: Mapping[str, np.ndarray], geometry: Geometry, names: Mapping[int, str]
 ) -> CasePicture:
-    """Draw the slice of a case that holds the most classes: the image, and a panel for every segmentation on it.
+    """Draw the slice of a case that holds the most classes: the image, and a panel for every segmentation on it; raises
+    ShapeError where the arrays are not on that (D, H, W) grid.
 
     The slice is hung as radiologists do, with the patient's sides as letters at its rims, however the file stores it
     (see `samunet.evaluation.plane`). The first segmentation that holds anything chooses the slice.
@@ -50,9 +51,6 @@ def draw_case(
         overlays: title to (D, H, W) integers, 0 is background.
         geometry: the grid that all of them are on.
         names: label value to the name of its class; values without one are called "label 7".
-
-    Raises:
-        ShapeError: the arrays are not on that (D, H, W) grid.
     """
     shapes = [array.shape for array in (image, *overlays.values())]
     if {geometry.shape, *shapes} != {geometry.shape}:

@@ -24,10 +24,8 @@ LONGEST_LABEL = 4  # bytes per voxel
 
 
 def read_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> Volume:
-    """Read the image of a case.
-
-    Raises:
-        DatasetError: a file cannot be read, or the number of channels is not that of dataset.json.
+    """Read the image of a case; raises DatasetError where a file cannot be read, or the number of channels is not that
+    of dataset.json.
     """
     volume = reader.read_image(case.images)
     _check_channels(len(volume.array), case, spec)
@@ -47,10 +45,8 @@ class CaseSize:
 
 
 def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
-    """Return what reading a case will give and take, from headers alone.
-
-    Raises:
-        DatasetError: a header cannot be read, or the number of channels is not that of dataset.json.
+    """Return what reading a case will give and take, from headers alone; raises DatasetError where a header cannot be
+    read, or the number of channels is not that of dataset.json.
     """
     peeks = [reader.peek(path) for path in case.images]
     _check_channels(sum(peek.channels for peek in peeks), case, spec)

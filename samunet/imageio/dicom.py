@@ -46,11 +46,7 @@ class Series:
 
 
 def series_in(folder: Path) -> tuple[Series, ...]:
-    """List the series whose files lie directly in a folder.
-
-    Raises:
-        ImageFileError: a file's header cannot be read.
-    """
+    """List the series whose files lie directly in a folder; raises ImageFileError where a file's header cannot be read."""
     listed = []
     for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
         files = tuple(Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))
@@ -182,10 +178,8 @@ class _Slice:
 
 
 def _check_slice(file: Path) -> _Slice:
-    """Read a slice's header and compare its pixels with it: ITK fills up short ones, and takes no spacing for 1 mm.
-
-    Raises:
-        ImageFileError: something is absent or cannot be true.
+    """Read a slice's header and compare its pixels with it: ITK fills up short ones, and takes no spacing for 1 mm;
+    raises ImageFileError where something is absent or cannot be true.
     """
     with _unvalidated():
         return _checked(file, _header(file))

@@ -174,13 +174,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def read_file(path: Path, size: int) -> LoadedFile:
-    """Read one file with `samunet.imageio.itk.read_file`.
+    """Read one file with `samunet.imageio.itk.read_file`; raises ImageFileError where ITK refuses the file, crashes on
+    it, or takes too long or too much memory for it.
 
     Args:
         size: bytes of its voxels, which bound the time and the memory that reading may take.
-
-    Raises:
-        ImageFileError: ITK refuses the file, crashes on it, or takes too long or too much memory for it.
     """
     return _loaded(*_ask("read file", path, size), path)
 

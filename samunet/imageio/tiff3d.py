@@ -126,15 +126,12 @@ def peek_tiff(path: Path) -> TiffForm:
 
 
 def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None, PixelSize | None]:
-    """Read a TIFF, its axes as tifffile names them, its palette, and the size of its pixels.
+    """Read a TIFF, its axes as tifffile names them, its palette, and the size of its pixels; raises ImageFileError
+    where the file is absent, damaged, holds several images of unequal form, or colors of a form that would be changed.
 
     Returns:
         The stored numbers; YX, YXS or SYX (S: color), with C channels, IYX for pages that were written one by one; (3,
         colors) uint16 or None; see `pixel_size`.
-
-    Raises:
-        ImageFileError: the file is absent, damaged, holds several images of unequal form, or colors of a form that
-            would be changed.
     """
     with _opened(path) as file:
         if _page_chain_is_cut(file):

@@ -116,10 +116,8 @@ def plan_path(workspace: Workspace, dataset: str, plans_name: str) -> Path:
 
 
 def open_plan(workspace: Workspace, dataset: str, plans_name: str) -> Plan:
-    """Read a dataset's saved plan; its name is that of the file, whatever stands in it.
-
-    Raises:
-        ConfigError: it is absent, of another form, or another dataset's.
+    """Read a dataset's saved plan; its name is that of the file, whatever stands in it. Raises ConfigError where it is
+    absent, of another form, or another dataset's.
     """
     path = plan_path(workspace, dataset, plans_name)
     if not path.is_file():

@@ -63,13 +63,11 @@ def prompts_from_references(
     plan: Plan | None = None,
     threads: int = 1,
 ) -> PromptFile:
-    """Make prompts for every structure of cases from their references; one that a reference lacks gets none.
+    """Make prompts for every structure of cases from their references; one that a reference lacks gets none. Raises
+    DatasetError where a case has no reference, or it cannot be read.
 
     Args:
         plan: takes the slices of each case as its models do, in the place of `clicking.axis`.
-
-    Raises:
-        DatasetError: a case has no reference, or it cannot be read.
     """
 
     def of_case(case: Case) -> CasePrompts:

@@ -133,16 +133,14 @@ def _write_cost(trainer: SAMTrainer) -> None:
 def train_seeds(
     workspace: Workspace, dataset_name: str, settings: Mapping[str, Any], options: TrainOptions, count: int
 ) -> Path | None:
-    """Train a fold with several seeds, counting up from the one given, and write mean and spread of their Dice.
+    """Train a fold with several seeds, counting up from the one given, and write mean and spread of their Dice; raises
+    CheckpointError where a seed was trained with other settings.
 
     The first seed's folder is the fold's own; the others' names end in _seed_<seed>, and prediction leaves them alone.
     A seed that is trained and validated already is not trained again.
 
     Returns:
         The report's path; None when asked to stop before the last seed was done.
-
-    Raises:
-        CheckpointError: a seed was trained with other settings.
     """
     first = int(settings.get("seed", TrainingConfig().seed))
     plan = resolve(workspace, open_plan(workspace, dataset_name, options.plans_name), options.configuration)

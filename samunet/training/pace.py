@@ -81,13 +81,11 @@ class Pace:
         return UNLIMITED
 
     def after_step(self, step: int) -> None:
-        """See after the first two steps whether the minutes hold the epochs at all.
+        """See after the first two steps whether the minutes hold the epochs at all; raises ConfigError where they do
+        not, by far.
 
         Args:
             step: done so far, from 1.
-
-        Raises:
-            ConfigError: they do not, by far.
         """
         now = self.seconds
         if step == 1:
@@ -106,12 +104,10 @@ class Pace:
 
     def begin_epoch(self, epoch: int) -> None:
         """Fix the number of steps of the epoch that follows on the one before; nothing is left to do after the last.
+        Raises ConfigError where the first epochs show that the minutes do not hold a step per epoch.
 
         Args:
             epoch: from 0; 1 for the first call.
-
-        Raises:
-            ConfigError: the first epochs show that the minutes do not hold a step per epoch.
         """
         now = self.seconds
         share = max(0.0, self.budget - now) / max(1, self.epochs - epoch)
