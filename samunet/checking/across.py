@@ -190,11 +190,7 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
 
 
 def join_label_values(cases: Sequence[CheckedCase], expected: Sequence[int]) -> list[Finding]:
-    """Return the findings of all cases, those of labels with the same unexpected values as one, with one remedy.
-
-    Args:
-        expected: values that dataset.json names.
-    """
+    """Return the findings of all cases, those of labels with the same unexpected values as one, with one remedy."""
     alike = Counter(case.unexpected for case in cases if case.unexpected)
     findings = [
         finding

@@ -21,13 +21,7 @@ PREVIEWS, STATISTICS, UNCERTAINTY, COLORS = "previews", "statistics", "uncertain
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
-    """Collects cases as they are written, from any thread; `finish` writes the tables.
-
-    Args:
-        folder: of the segmentations.
-        previews: write previews/<case>.png.
-        statistics: write statistics.json and statistics.csv.
-    """
+    """Collects cases as they are written, from any thread; `finish` writes the tables."""
 
     folder: Path
     labels: Labels
@@ -42,12 +36,7 @@ class Extras:
         return self.previews or self.statistics
 
     def add(self, identifier: str, volume: Volume, segmentation: np.ndarray) -> None:
-        """Draw and measure one case.
-
-        Args:
-            volume: the image as it was read.
-            segmentation: (D, H, W) on its grid.
-        """
+        """Draw and measure one case."""
         if self.previews:
             from samunet.evaluation.picture import draw_case  # matplotlib takes a while to load
 
