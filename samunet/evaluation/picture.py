@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
@@ -94,7 +93,6 @@ def _draw(
     legend_height = 0.26 * math.ceil(len(legend) / 5) + 0.1
     total = panel_height + 0.4 + legend_height
     figure = Figure(figsize=(panels * PANEL_INCH, total), facecolor=BACKDROP)
-    FigureCanvasAgg(figure)
     labeled = np.any([plane > 0 for plane in planes.values()], axis=0) if planes else np.zeros(grey.shape, bool)
     low, high = _grey_window(grey, labeled)
     for column, (title, overlay) in enumerate({"image": None, **planes}.items()):
@@ -111,18 +109,24 @@ def _draw(
             text.set_path_effects([withStroke(linewidth=2.5, foreground=BACKDROP)])
     if legend:
         _draw_legend(figure, legend)
+    return as_png(figure, DPI)
+
+
+def as_png(figure: Figure, dpi: int) -> bytes:
+    """Return a figure as a PNG file, on its own ground; a dollar sign in a name is a dollar sign."""
+    axes_legends = [legend for axes in figure.axes if (legend := axes.get_legend()) is not None]
+    for text in [text for legend in (*axes_legends, *figure.legends) for text in legend.get_texts()]:
+        text.set_parse_math(False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor=BACKDROP)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
 def _draw_legend(figure: Figure, names: Mapping[int, str]) -> None:
     patches = [Patch(color=as_hex(label_color(value)), label=name) for value, name in names.items()]
-    legend = figure.legend(
+    figure.legend(
         handles=patches, loc="lower center", ncols=min(len(names), 5), frameon=False, labelcolor=INK, fontsize=10
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
 
 
 def _informative_slice(labels: np.ndarray) -> int:

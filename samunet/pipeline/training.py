@@ -22,7 +22,7 @@ from samunet.core.plan import Plan, changed_for_training, load_plan
 from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST, Seeds, Spread, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, DatasetError
-from samunet.evaluation.score import Measures, score_case, targets_from_labels
+from samunet.evaluation.score import Measures, scorer
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize, target_key, write_summary
 from samunet.inference.files import FileOptions, predict_cases
 from samunet.inference.load import load_predictor
@@ -244,20 +244,12 @@ def validate(
         raise DatasetError(
             f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}"
         )
-    labels = dataset.spec.labels
+    score_of = scorer(dataset.spec.labels, dataset.reader, Measures(tolerance=DEFAULT_TOLERANCE_MM))
 
     def score(case: Case) -> CaseScore:
         if case.label is None:
             raise DatasetError(f"Case '{case.identifier}' has no reference; add it to the dataset, or remove the case.")
-        prediction = target / f"{case.identifier}{dataset.spec.file_ending}"
-        return score_case(
-            case.label,
-            prediction,
-            targets=targets_from_labels(labels),
-            ignore=labels.ignore,
-            reader=dataset.reader,
-            measures=Measures(tolerance=DEFAULT_TOLERANCE_MM),
-        )
+        return score_of(case.label, target / f"{case.identifier}{dataset.spec.file_ending}")
 
     scored = each(score, cases, threads=os.cpu_count() or 1, title="Scoring")
     summary = summarize(scored, None if prompts is None else prompts.origin, tolerance=DEFAULT_TOLERANCE_MM)
