@@ -58,9 +58,8 @@ def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
         label = reader.peek(case.label)
         # Floating-point ones are rounded and compared.
         numbers = 4 if label.loaded > LONGEST_LABEL * math.prod(geometry.shape) else 1
-        reading = max(
-            reading, image + label.loading + numbers * label.loaded + LONGEST_LABEL * math.prod(geometry.shape)
-        )
+        with_label = label.loading + numbers * label.loaded + LONGEST_LABEL * math.prod(geometry.shape)
+        reading = max(reading, image + with_label)
     return CaseSize(geometry=geometry, reading=reading, beside=max(peek.beside for peek in peeks))
 
 
@@ -105,9 +104,8 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
             case.identifier,
             volume.geometry.apart(geometry),
         )
-    refuse_unexpected_values(
-        label, spec.labels.expected_in_files, f"Case '{case.identifier}': label file {case.label.name}"
-    )
+    what = f"Case '{case.identifier}': label file {case.label.name}"
+    refuse_unexpected_values(label, spec.labels.expected_in_files, what)
     return volume, label
 
 

@@ -89,6 +89,16 @@ def from_itk(image: sitk.Image, path: Path, *, view: bool = False) -> LoadedFile
     return array, geometry
 
 
+def to_itk(labels: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """Return (D, H, W) labels as an image of SimpleITK's, whose axes are x, y, z, as those of its arrays are not."""
+    axes = 2 if geometry.planar else 3
+    image = sitk.GetImageFromArray(labels[0] if geometry.planar else labels)
+    image.SetSpacing(geometry.spacing[::-1][:axes])
+    image.SetOrigin(geometry.origin[:axes])
+    image.SetDirection(np.array(geometry.direction)[::-1].T[:axes, :axes].ravel().tolist())
+    return image
+
+
 def _geometry(image: sitk.Image, shape: tuple[int, int, int]) -> Geometry:
     dimensions = image.GetDimension()
     directions = np.array(image.GetDirection()).reshape(dimensions, dimensions)

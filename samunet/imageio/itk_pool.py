@@ -224,14 +224,8 @@ def _ask(
         kept: list[np.ndarray] = []
         value = perform(task, path, lambda array: kept.append(array.copy()), target, series)
         return value, kept[0] if kept else None
-    request: dict[str, Any] = {
-        "task": task,
-        "path": str(path),
-        "target": target,
-        "series": series,
-        "folder": os.getcwd(),
-    }
-    request["memory"] = BASE_MEMORY + COPIES * size
+    request: dict[str, Any] = {"task": task, "path": str(path), "target": target, "series": series}
+    request |= {"folder": os.getcwd(), "memory": BASE_MEMORY + COPIES * size}
     try:
         answer, array = _POOL.ask(request, BASE_SECONDS + size / SLOWEST)
     except _Died as how:

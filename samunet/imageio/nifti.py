@@ -164,9 +164,7 @@ def _layout(header: nibabel.Nifti1Header, path: Path) -> tuple[int, tuple[int, .
             "header",
         )
     offset = float(header["vox_offset"])
-    if (
-        not header.sizeof_hdr <= offset <= MAX_OFFSET
-    ):  # ITK and nibabel differ in where they look for data that begin within the header
+    if not header.sizeof_hdr <= offset <= MAX_OFFSET:  # ITK and nibabel differ in what they read then
         raise ImageFileError(
             f"{path} does not say where its data begin (vox_offset is {offset}); export it again.", "header"
         )

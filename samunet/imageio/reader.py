@@ -153,12 +153,8 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
 def same_spacing(first: Geometry, second: Geometry) -> bool:
     """Tell whether two grids' spacings add up to less than half a voxel of difference from end to end."""
     steps = np.maximum(first.shape, 2) - 1
-    return bool(
-        (
-            np.abs(np.subtract(first.spacing, second.spacing)) * steps
-            < REFUSE_VOXELS * np.minimum(first.spacing, second.spacing)
-        ).all()
-    )
+    apart = np.abs(np.subtract(first.spacing, second.spacing)) * steps
+    return bool((apart < REFUSE_VOXELS * np.minimum(first.spacing, second.spacing)).all())
 
 
 def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
