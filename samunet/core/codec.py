@@ -62,9 +62,8 @@ def _decode(kind: Any, raw: Any, where: str) -> Any:
     if origin is typing.Annotated:  # with rules of samunet.core.ranges
         value = _decode(arguments[0], raw, where)
         for rule in arguments[1:]:
-            _require(
-                rule.fits(value), where, rule.expected if isinstance(raw, str) else f"a number {rule.expected}", raw
-            )
+            expected = rule.expected if isinstance(raw, str) else f"a number {rule.expected}"
+            _require(rule.fits(value), where, expected, raw)
         return value
     if origin in (typing.Union, types.UnionType):
         if raw is None and type(None) in arguments:
@@ -76,12 +75,8 @@ def _decode(kind: Any, raw: Any, where: str) -> Any:
         _require(isinstance(raw, dict), where, "an object", raw)
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in raw.items()}
     if kind is float:
-        _require(
-            isinstance(raw, int | float) and not isinstance(raw, bool) and -MOST_FLOAT <= raw <= MOST_FLOAT,
-            where,
-            "a number",
-            raw,
-        )
+        number = isinstance(raw, int | float) and not isinstance(raw, bool)
+        _require(number and -MOST_FLOAT <= raw <= MOST_FLOAT, where, "a number", raw)
         return float(raw)
     if kind is int:
         _require(isinstance(raw, int) and not isinstance(raw, bool), where, "a whole number", raw)
@@ -116,11 +111,10 @@ def _decode_dataclass(kind: type, raw: Any, where: str) -> Any:
 def _decode_tuple(arguments: tuple[Any, ...], raw: Any, where: str) -> tuple[Any, ...]:
     _require(isinstance(raw, (list, tuple)), where, "a list", raw)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(raw))
+        arguments = arguments[:1] * len(raw)
     _require(len(raw) == len(arguments), where, f"a list of {len(arguments)} values", raw)
-    return tuple(
-        _decode(part, item, f"{where}[{i}]") for i, (part, item) in enumerate(zip(arguments, raw, strict=True))
-    )
+    parts = enumerate(zip(arguments, raw, strict=True))
+    return tuple(_decode(part, item, f"{where}[{i}]") for i, (part, item) in parts)
 
 
 def _require(fits: bool, where: str, expected: str, raw: Any) -> None:
@@ -148,13 +142,10 @@ def parse_json(text: str | bytes, what: str) -> Any:
         value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), object_pairs_hook=_object)
         _refuse_extremes(value)
     except RecursionError:
-        raise ConfigError(
-            f"{what} holds lists or objects within each other too deep to read; write it again."
-        ) from None
+        raise ConfigError(f"{what} holds lists or objects too deep within each other; write it again.") from None
     except ValueError as error:
-        raise ConfigError(
-            f"{what} is not valid JSON: {str(error).partition(';')[0]}. Correct it, or write it again."
-        ) from None
+        fault = str(error).partition(";")[0]
+        raise ConfigError(f"{what} is not valid JSON: {fault}. Correct it, or write it again.") from None
     return value
 
 

@@ -72,12 +72,9 @@ class CasePrompts:
                 steps = np.array(geometry.direction) * np.array(geometry.spacing)[:, None]
                 index = np.linalg.solve(steps.T, position * TO_LPS[self.coordinates] - geometry.origin)
             if any(not -0.5 <= place <= size - 0.5 for place, size in zip(index, geometry.shape, strict=True)):
+                what = f"point {list(point)} ({self.coordinates}) of '{structure}'"
                 shape = " x ".join(map(str, geometry.shape[::-1]))
-                message = (
-                    f"point {list(point)} ({self.coordinates}) of '{structure}' lies outside the image of {shape} "
-                    "voxels"
-                )
-                raise ConfigError(f"{message}; check the coordinates.")
+                raise ConfigError(f"{what} lies outside the image of {shape} voxels; check the coordinates.")
             indices.append(triple(index.tolist()))
         return tuple(indices)
 

@@ -106,8 +106,4 @@ def check_ranges(value: Any, what: str) -> None:
     for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
         for rule in getattr(hint, "__metadata__", ()):
             if not rule.fits(getattr(value, name)):
-                shown = getattr(value, name)
-                raise ConfigError(
-                    f"{what} {name} must be {rule.expected}; got "
-                    f"{shown if not isinstance(shown, str) else f'{shown!r}'}."
-                )
+                raise ConfigError(f"{what} {name} must be {rule.expected}; got {getattr(value, name)!r}.")
