@@ -141,9 +141,8 @@ def export_ma_sam(
     plan, stored = load_plan(folder / "plans.json"), load_checkpoint(checkpoint, with_optimizer=False)
     entry = plan.configuration(stored.state.configuration)
     check_frozen_weights(stored.state, entry, checkpoint)
-    network = _network(
-        plan, entry, read_dataset_json(folder / "dataset.json").labels, workspace.weights_folders, MA_SAM
-    )
+    labels = read_dataset_json(folder / "dataset.json").labels
+    network = _network(plan, entry, labels, workspace.weights_folders, MA_SAM)
     load_trainable_state(network, stored.weights, checkpoint, pretrained=True)
     with atomic_path(target) as temporary:
         torch.save(ma_sam.official_state(network), temporary)
@@ -154,11 +153,10 @@ def _network(
     plan: Plan, configuration: Configuration, labels: Labels, weights_folders: Sequence[Path], foreign: Foreign
 ) -> Any:
     if configuration.variant != foreign.variant:
-        message = (
+        raise ConfigError(
             f"{foreign.title}'s checkpoints fit the method {foreign.variant} only; the configuration has "
-            f"{configuration.variant}."
+            f"{configuration.variant}. Use 3d_{foreign.variant}."
         )
-        raise ConfigError(f"{message} Use 3d_{foreign.variant}.")
     network = build_network(plan, configuration, labels, weights_folders)
     if not isinstance(network, AdaptedSAM):
         raise ConfigError(

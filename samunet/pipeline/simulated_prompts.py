@@ -79,19 +79,13 @@ def prompts_from_references(
         for number, (name, values) in enumerate(spec.labels.foreground):
             mask = np.isin(label, values)
             if mask.any():
-                seed = [clicking.seed, number, *case.identifier.encode()]
-                structures[name] = (
-                    _box(mask, shown.relaxation)
-                    if not shown.points
-                    else _clicks(mask, shown, np.random.default_rng(seed))
-                )
+                random = np.random.default_rng([clicking.seed, number, *case.identifier.encode()])
+                structures[name] = _clicks(mask, shown, random) if shown.points else _box(mask, shown.relaxation)
         return CasePrompts(structures=structures)
 
-    prompts_of_cases = each(of_case, cases, threads=threads, title="Making prompts", quiet=True)
-    return PromptFile(
-        cases={case.identifier: prompts for case, prompts in zip(cases, prompts_of_cases, strict=True)},
-        origin=clicking.origin,
-    )
+    made = each(of_case, cases, threads=threads, title="Making prompts", quiet=True)
+    names = [case.identifier for case in cases]
+    return PromptFile(cases=dict(zip(names, made, strict=True)), origin=clicking.origin)
 
 
 def prompts_for_validation(predictor: PromptedPredictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:

@@ -61,10 +61,8 @@ def train(
     """
     plan = resolve(workspace, open_plan(workspace, dataset_name, options.plans_name), options.configuration)
     data = workspace.preprocessed / dataset_name / plan.configuration(options.configuration).data_identifier
-    folder = (
-        model_folder(workspace, dataset_name, options.plans_name, options.configuration)
-        / f"fold_{options.fold}{options.variation}"
-    )
+    model = model_folder(workspace, dataset_name, options.plans_name, options.configuration)
+    folder = model / f"fold_{options.fold}{options.variation}"
     if options.rank > 0:
         return _train(workspace, plan, data, folder, settings, options)
     with held(folder), reading(data):
@@ -169,13 +167,8 @@ def train_seeds(
         if defined:
             deviation = statistics.stdev(defined) if len(defined) > 1 else None
             spread[name] = Spread(mean=statistics.fmean(defined), standard_deviation=deviation, each=tuple(values))
-            logger.info(
-                "Dice of %s over %d seeds: %.4f, standard deviation %.4f",
-                name,
-                count,
-                spread[name].mean,
-                deviation or math.nan,
-            )
+            text = f"{spread[name].mean:.4f}, standard deviation {deviation or math.nan:.4f}"
+            logger.info("Dice of %s over %d seeds: %s", name, count, text)
     report = model / f"fold_{options.fold}_seeds.json"
     write_json(report, Seeds(seeds=tuple(range(first, first + count)), dice=spread))
     return report
@@ -215,8 +208,8 @@ def check_other_folds(folder: Path, plan: Plan, spec: DatasetSpec, name: str) ->
     if changed is not None:
         raise CheckpointError(
             f"{folder.parent} holds {others[0]}, which was trained by another plan: {changed} changed since. Folds of "
-            "one model share a plan; "
-            "restore it, move the trained folds away, or plan under a name of its own (-overwrite_plans_name)."
+            "one model share a plan; restore it, move the trained folds away, or plan under a name of its own "
+            "(-overwrite_plans_name)."
         )
 
 
