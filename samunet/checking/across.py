@@ -187,7 +187,11 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
 
 
 def join_label_values(cases: Sequence[CheckedCase], expected: Sequence[int]) -> list[Finding]:
-    """Return the findings of all cases, those of labels with the same unexpected values as one, with one remedy."""
+    """Return the findings of all cases, those of labels with the same unexpected values as one, with one remedy.
+
+    Args:
+        expected: values that dataset.json names.
+    """
     alike = Counter(case.unexpected for case in cases if case.unexpected)
     findings = [
         finding

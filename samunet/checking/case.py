@@ -51,7 +51,11 @@ class CheckedCase:
 
 
 def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -> CheckedCase:
-    """Read every file of a case to its end; a file that cannot be read does not keep the others from being checked."""
+    """Read every file of a case to its end; a file that cannot be read does not keep the others from being checked.
+
+    Args:
+        root: folder that files are named relative to.
+    """
     findings: list[Finding] = []
 
     def add(code: str, file: Path | None, message: str) -> None:

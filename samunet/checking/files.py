@@ -17,7 +17,11 @@ Files = TypeVar("Files")
 
 
 def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Finding]]:
-    """List the cases that can be opened, and everything that is wrong with names and numbers of files."""
+    """List the cases that can be opened, and everything that is wrong with names and numbers of files.
+
+    Args:
+        folder: DatasetXXX_Name in the raw folder.
+    """
     if "dataset" in spec.raw:
         return _listed_cases(folder, spec)
     findings = [

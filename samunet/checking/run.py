@@ -90,7 +90,12 @@ class CheckReport:
 
 
 def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckReport:
-    """Check every file of a dataset's training cases."""
+    """Check every file of a dataset's training cases.
+
+    Args:
+        folder: DatasetXXX_Name in the raw folder.
+        threads: cases read at a time.
+    """
     try:
         spec = read_dataset_json(folder / "dataset.json")
     except SamunetError as error:

@@ -61,7 +61,12 @@ class Options(Evaluation):
 
 
 def write_and_print(summary: Summary, names: Mapping[str, str], path: Path, csv: Path | None = None) -> None:
-    """Write summary.json, then print one row per class, the mean, and where the file is."""
+    """Write summary.json, then print one row per class, the mean, and where the file is.
+
+    Args:
+        names: summary.json key of each class or region to the name to print.
+        csv: file for a row per case and class.
+    """
     from samunet.evaluation.summary import target_key, write_summary, write_table
 
     write_summary(path, summary)

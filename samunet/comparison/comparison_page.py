@@ -48,7 +48,14 @@ def write_comparison(
     pictures: Sequence[CasePicture] = (),
     trainings: Sequence[Training] = (),
 ) -> Path:
-    """Write report.html, comparison.json, cases.csv, table.tex and challenger.csv into a folder; returns the page."""
+    """Write report.html, comparison.json, cases.csv, table.tex and challenger.csv into a folder; returns the page.
+
+    Args:
+        labels: of the dataset, whose classes have their colors on the page.
+        sections: heading to paragraphs: who was compared and how.
+        pictures: of the worst and the most different cases.
+        trainings: of the methods, where they are known.
+    """
     metrics = [metric for metric in METRICS if any(row.metric == metric for row in comparison.rows)]
     of_cases = zip(comparison.cases, comparison.case_means("dice").tolist(), strict=True)
     page = folder / "report.html"

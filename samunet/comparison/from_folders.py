@@ -49,6 +49,7 @@ def compare_folders(
 
     Args:
         folders: by the name shown, the baseline first.
+        images: folder of the images, for pictures.
     """
     entries = []
     for name, folder in folders.items():

@@ -109,6 +109,7 @@ def run_against_nnunet(
 
     Args:
         output: gets the report; a comparison that was interrupted goes on there.
+        jobs: trainings at a time.
 
     Raises:
         ConfigError: nnU-Net is absent, `output` holds a comparison with other settings, or a training missed its

@@ -58,6 +58,9 @@ def plan_and_preprocess(
 ) -> tuple[str, str]:
     """Plan and preprocess a dataset with nnU-Net, where that is not done; returns the names of plan and configuration.
 
+    Args:
+        cases: identifiers that must be preprocessed.
+
     Raises:
         ConfigError: nnU-Net has no such planner, or its plan no such configuration.
         SamunetError: a command failed.
@@ -108,7 +111,10 @@ def train(
     """Train and validate one fold with nnU-Net, or what is left of it; raises SamunetError where the command failed.
 
     Args:
+        fold: its folder.
+        words: of nnU-Net's training command.
         resume: go on with a training that was interrupted, instead of starting from the beginning.
+        environment: variables besides those of the workspace.
     """
     finished = (fold / FINISHED).is_file()
     if (fold / VALIDATION / SUMMARY).is_file():

@@ -34,6 +34,10 @@ ALL_IS_TRAINING = (
 def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Path, *, threads: int) -> Summary:
     """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst ones, the learning
     curve of every fold, the plan; raises DatasetError where no fold was validated.
+
+    Args:
+        model: folder `<Trainer>__<plans>__<configuration>`.
+        output: file to write.
     """
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
@@ -107,6 +111,9 @@ def draw_training_cases(
 ) -> tuple[str, ...]:
     """Write a picture of every training case with its reference into a folder; returns the cases. Raises ConfigError
     where the images have no such channel.
+
+    Args:
+        channel: of the image, from 0.
     """
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")

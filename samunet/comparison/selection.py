@@ -61,6 +61,10 @@ def crossval_folder(model: Path, folds: Sequence[str]) -> Path:
 def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, threads: int) -> Summary:
     """Copy the validation predictions of a model's folds into one folder, probabilities too, and score them; raises
     DatasetError where a fold has no validation predictions, two folds have the same case, or a reference is absent.
+
+    Args:
+        model: folder of samunet's or nnU-Net's.
+        raw: folder of the raw dataset, for the references.
     """
     spec = read_dataset_json(raw / "dataset.json")
     origin: dict[str, Path] = {}

@@ -50,6 +50,7 @@ def held(folder: Path, *, name: str = "", share: str | None = None, wait: float 
     Args:
         name: what of the folder is meant, where that is not all of it.
         share: holders with different shares are there together, one with None is alone.
+        wait: seconds for the other to end.
 
     Raises:
         InUseError: another process is there; it is named.

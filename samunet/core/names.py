@@ -58,6 +58,9 @@ def check_case_name(name: object, where: object, most_bytes: int = MOST_BYTES) -
     DatasetError with the code "case-name".
 
     Letters of any script, digits, spaces and marks such as . - _ + ( ) are fine.
+
+    Args:
+        where: the file or folder that names the case, for the message.
     """
     fault = fault_of_name(name, most_bytes)
     if fault is not None:

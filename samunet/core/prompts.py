@@ -132,6 +132,9 @@ def carry_prompts(folders: Sequence[Path], target: Path) -> None:
 def refuse_mixed(origins: Mapping[str, str | None]) -> None:
     """Refuse predictions, by name, of which some were made with prompts and others without; raises ConfigError where
     they are mixed.
+
+    Args:
+        origins: of each, see `prompts_behind`.
     """
     prompted = [name for name, origin in origins.items() if origin is not None]
     if prompted and len(prompted) < len(origins):

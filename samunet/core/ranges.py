@@ -102,6 +102,9 @@ Sha256 = Annotated[str, Form("[0-9a-f]{64}", "64 hexadecimal digits")]
 def check_ranges(value: Any, what: str) -> None:
     """Compare the fields of a dataclass with their rules, those within tuples excepted; raises ConfigError where one
     does not fit.
+
+    Args:
+        what: the fields are, e.g. "Training setting".
     """
     for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
         for rule in getattr(hint, "__metadata__", ()):

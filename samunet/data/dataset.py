@@ -19,6 +19,10 @@ class PreprocessedDataset:
     Every file is compared with its checksum when it is first read; copies of this object in other processes, those that
     prepare patches, know which cases one of them has compared.
 
+    Args:
+        folder: a preprocessed folder.
+        identifiers: cases to use.
+
     Raises:
         DatasetError: a case is not in the folder; later, a file is absent, or not as it was written.
     """

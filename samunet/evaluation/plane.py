@@ -43,7 +43,12 @@ class Plane:
         return turned[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
 
     def describe(self, index: int, slices: int) -> str:
-        """Say which slice is shown, and which side is where; empty for the one slice of a file without direction."""
+        """Say which slice is shown, and which side is where; empty for the one slice of a file without direction.
+
+        Args:
+            index: of the slice, from 0.
+            slices: of the stack.
+        """
         if self.letters is None:
             return f"Slice {index + 1} of {slices} across the {'DHW'[self.order[0]]} axis" if slices > 1 else ""
         left, _, top, _ = self.letters

@@ -134,7 +134,9 @@ def evaluate_folder(
         targets: label values of each class or region to score.
         ignore: reference value of voxels that do not count; None when there is none.
         file_ending: of references and predictions, e.g. ".nii.gz".
+        threads: cases read and scored at a time.
         chill: score the cases that have both files, instead of refusing when one is missing.
+        measures: what is measured beside overlap.
         expected: values that the files may hold, see `score_case`.
 
     Raises:

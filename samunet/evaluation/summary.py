@@ -130,6 +130,7 @@ def summarize(cases: Sequence[CaseScore], prompts: str | None = None, *, toleran
     a target turn the foreground mean into NaN; all other values are the same.
 
     Args:
+        prompts: from where the prompts behind the predictions are, if there were any.
         tolerance: that NSD was measured with, in the cases' unit.
     """
     if not cases:

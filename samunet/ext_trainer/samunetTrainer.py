@@ -126,6 +126,7 @@ def samunet_plan(variant: str, configuration_manager: Any, channels: int) -> tup
 
     Args:
         configuration_manager: nnU-Net's; 2D patches become slabs of one slice.
+        channels: of the image.
     """
     given = configuration_manager.configuration
     arch = configuration_manager.network_arch_init_kwargs

@@ -110,7 +110,11 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
 
 
 def refuse_unexpected_values(label: np.ndarray, expected: Sequence[int], what: str) -> None:
-    """Raise DatasetError when a label holds values that dataset.json does not name."""
+    """Raise DatasetError when a label holds values that dataset.json does not name.
+
+    Args:
+        what: the file, as the message begins.
+    """
     unexpected = sorted(set(distinct(label)) - set(expected))
     if unexpected:
         raise DatasetError(

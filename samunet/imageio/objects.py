@@ -31,6 +31,7 @@ def as_volume(image: ImageLike, reader: ImageReader) -> Volume:
     Args:
         image: see `ImageLike`. An array or tensor is (D, H, W) or (C, D, H, W) with the spacing of D, H, W in mm, or
             (H, W) with that of H, W; a MetaTensor is (C, X, Y, Z), as MONAI loads it.
+        reader: for files.
 
     Raises:
         ImageFileError, DatasetError: as the reader does.

@@ -49,7 +49,12 @@ def estimate(
     """Return what a case of this size needs, from above: nothing is cropped away.
 
     Args:
+        size: what its headers tell.
+        score_channels: see `samunet.inference.predictor.Predictor`.
         keep_image: the image is needed until the end, for pictures or statistics.
+        pictures: some are drawn.
+        probabilities: they are written too.
+        uncertainty: its map is written too.
         extra_slices: added on the network's grid, for slab votes.
         map_planes: behind the image's channels while it is predicted; see `Predictor.map_planes`.
     """
@@ -100,7 +105,11 @@ class Budget:
 
 
 def describe(needs: Sequence[Need], budget: Budget, at_a_time: int) -> str:
-    """Say where memory slows down what is to come; empty where it does not."""
+    """Say where memory slows down what is to come; empty where it does not.
+
+    Args:
+        at_a_time: cases in work when memory allows.
+    """
     if budget.limit is None or not needs:
         return ""
     largest, on_disk = max(budget.bytes_of(need) for need in needs), sum(not budget.scores_fit(need) for need in needs)

@@ -29,6 +29,7 @@ def ensemble(
     Args:
         folders: of `samunet_predict --save_probabilities`, with the same cases; dataset.json and grids are those of
             the first.
+        save_probabilities: also write `<case>.npz` with the means.
 
     Raises:
         ConfigError: there are fewer than two folders, or the output is one of them.

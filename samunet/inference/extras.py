@@ -21,7 +21,13 @@ PREVIEWS, STATISTICS, UNCERTAINTY, COLORS = "previews", "statistics", "uncertain
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
-    """Collects cases as they are written, from any thread; `finish` writes the tables."""
+    """Collects cases as they are written, from any thread; `finish` writes the tables.
+
+    Args:
+        folder: of the segmentations.
+        previews: write previews/<case>.png.
+        statistics: write statistics.json and statistics.csv.
+    """
 
     folder: Path
     labels: Labels
@@ -36,7 +42,12 @@ class Extras:
         return self.previews or self.statistics
 
     def add(self, identifier: str, volume: Volume, segmentation: np.ndarray) -> None:
-        """Draw and measure one case."""
+        """Draw and measure one case.
+
+        Args:
+            volume: the image as it was read.
+            segmentation: (D, H, W) on its grid.
+        """
         if self.previews:
             from samunet.evaluation.picture import draw_case  # matplotlib takes a while to load
 

@@ -97,6 +97,9 @@ def predict_cases(
 ) -> Outcome:
     """Write `<case><ending>` for every case; a failing case is named and the others go on. Raises ConfigError where the
     predictor takes prompts and there are none, or the other way round.
+
+    Args:
+        extras: gets every case that is written.
     """
     options = options or FileOptions()
     refuse_unfitting_prompts(predictor, options.prompts)

@@ -178,6 +178,7 @@ class Predictor:
         Args:
             image: a volume; a file, DICOM folder or list of channel files; a nibabel or SimpleITK image; (array,
                 spacing) or (tensor, spacing); or a MetaTensor. Results have their axes in the image's order.
+            probabilities: return them too.
         """
         return self._predict(image, self.scores, probabilities=probabilities)
 

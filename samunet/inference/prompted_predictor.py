@@ -69,6 +69,7 @@ class PromptedPredictor(Predictor):
 
         Args:
             folder: where a file takes up the scores; None keeps them in memory.
+            prompts: of the case.
 
         Raises:
             ConfigError: there are no prompts, or one lies outside the image.

@@ -36,7 +36,9 @@ def sliding_window(
         total: (K, D, H, W) float32 zeros, on any device.
         tile: (D, H, W) voxels.
         steps: distance between tiles on each axis as a share of the tile, in (0, 1].
+        tile_batch: tiles at a time.
         uniform: all voxels of a tile count alike, instead of by a Gaussian around its center.
+        progress: wraps the loop over batches of tiles.
 
     Returns:
         `total`.

@@ -54,7 +54,11 @@ def groups_of(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]) -> 
 
 
 def keep_up_splits(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], *, add: bool = False) -> None:
-    """Say which cases the splits file of a preprocessed dataset has in no fold, or put them into its folds."""
+    """Say which cases the splits file of a preprocessed dataset has in no fold, or put them into its folds.
+
+    Args:
+        add: put them in, groups kept together; see `add_new_cases`.
+    """
     folder = workspace.preprocessed / spec.name
     in_no_fold = add_new_cases(folder, cases, groups_of(workspace, spec, cases)) if add else new_cases(folder, cases)
     if not in_no_fold:

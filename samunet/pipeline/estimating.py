@@ -40,7 +40,10 @@ def planned_method(
     """Return a method as the planner asks it, for one of its configurations.
 
     Args:
+        name: of the configuration, e.g. 3d_adapter.
         pretrained: the backbone's weights come from a file.
+        precision: one of MEMORY_FACTORS.
+        options: the method's, where they are not its defaults.
     """
     dimensions, variant_name = parse_configuration_name(name)
     variant = load_variant(variant_name)

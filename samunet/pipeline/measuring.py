@@ -49,6 +49,9 @@ def measure_step(
     """Run a configuration's training step on random data in a process of its own; one that runs out of memory needs
     infinitely much.
 
+    Args:
+        precision: as of a training.
+
     Raises:
         ConfigError: this system does not tell the peak of a process (only Linux does), or the device is neither cpu nor
             cuda.

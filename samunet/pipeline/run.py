@@ -152,6 +152,8 @@ def settings_to_train(
     Args:
         settings: all of them; or only those that were given, the others being the defaults, or those of the training
             that continues.
+        planned_batch: patches per step by the plan.
+        extend: epochs to add to a training that continues.
 
     Raises:
         CheckpointError: a setting differs from that of the training that continues.

@@ -13,7 +13,11 @@ from samunet.sam.backbones import backbone_named
 
 
 def refuse_unknown_names(plan: Plan, path: Path) -> None:
-    """Raise ConfigError for an unknown reader, normalization, backbone or method, before any of them is needed."""
+    """Raise ConfigError for an unknown reader, normalization, backbone or method, before any of them is needed.
+
+    Args:
+        path: of the plan, for messages.
+    """
     try:
         reader_for("", plan.reader)
         for channel in plan.channels:

@@ -24,6 +24,7 @@ def segmentation_from_logits(logits: Tensor, history: SpatialHistory, labels: La
 
     Args:
         logits: (K, D, H, W) on the network's grid, CPU, any floating type.
+        history: what preprocessing did to this case.
         labels: classes (largest logit wins, of equal ones the first) or regions (painted in order where the logit is
             positive).
 

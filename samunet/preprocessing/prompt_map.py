@@ -19,6 +19,10 @@ def prompt_map(prompts: CasePrompts, labels: Labels, history: SpatialHistory) ->
     voxels whose centers lie in it, one at least. What lies in the part that was cropped away moves to the nearest
     voxel.
 
+    Args:
+        prompts: of structures that `labels` names.
+        history: of the case.
+
     Returns:
         (R, D, H, W) uint8 of INSIDE, OUTSIDE and BOX, a plane for each of `labels.channels`.
     """

@@ -119,6 +119,9 @@ class RunConfig:
 def deciding_settings(config: TrainingConfig, precision: str) -> dict[str, Any]:
     """Return the settings as files of equal trainings hold them: without what changes nothing in them, and with the
     number format that was taken.
+
+    Args:
+        precision: what "auto" came to.
     """
     return {name: value for name, value in encode(config).items() if name not in WITHOUT_EFFECT} | {
         "precision": precision

@@ -27,6 +27,7 @@ def write_cost(
 
     Args:
         minutes: what it took of the minutes that it was told; None where it was told none.
+        wall_seconds: of all epochs.
     """
     memory = peak_mib()
     cost = Cost(

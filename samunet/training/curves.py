@@ -37,6 +37,7 @@ def draw_training(
         values: as log.jsonl names them, one per epoch; `train_loss` is among them.
         times: in seconds, of the last epochs where those of the first are not known.
         colors: of the classes and regions, by name; others get colors that none of these has.
+        title: above the picture, e.g. "fold 0".
     """
     figure = Figure(figsize=(11, 8), layout="constrained")
     losses, dice, rates, clock = figure.subplots(2, 2, sharex=True).ravel()
@@ -74,7 +75,13 @@ def draw_training(
 
 
 def draw_records(records: Sequence[Mapping[str, Any]], colors: Mapping[str, Color], *, title: str) -> bytes | None:
-    """Draw a training from its log.jsonl; None where no epoch of it has a loss."""
+    """Draw a training from its log.jsonl; None where no epoch of it has a loss.
+
+    Args:
+        records: one per epoch, from `samunet.training.log.read_records`.
+        colors: as `draw_training` takes them.
+        title: likewise.
+    """
     named = dict.fromkeys(name for record in records for name in record if name != "epoch")
     series = {name: [number_or_nan(record.get(name)) for record in records] for name in named}
     if not any(map(math.isfinite, series.get("train_loss", []))):

@@ -19,7 +19,11 @@ WAY_OUT = f"To be done earlier on this machine, give --minutes N, or --epochs or
 
 
 class Forecast:
-    """Measures the first steps of a run, but for the very first, which sets things up."""
+    """Measures the first steps of a run, but for the very first, which sets things up.
+
+    Args:
+        clock: in seconds.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.steps, self.began, self.over = clock, 0, 0.0, False

@@ -26,7 +26,9 @@ class TrainingLog:
     """Values of each epoch, in the fold's folder and in other logs.
 
     Args:
+        folder: the fold's folder.
         history: values of earlier epochs when a training continues; what log.jsonl holds beyond them is dropped.
+        sinks: other logs.
         colors: of the classes and regions in the picture, by name, see `samunet.evaluation.colors.class_colors`.
         active: False writes nothing, for all processes but the first.
     """
@@ -136,7 +138,16 @@ def epoch_line(
     waited: float,
     left: float | None,
 ) -> str:
-    """Return a line on an epoch for people."""
+    """Return a line on an epoch for people.
+
+    Args:
+        epoch: its number, and of how many.
+        values: what is logged of it.
+        of_class: Dice of each class or region.
+        seconds: that it took.
+        waited: seconds of them, for data.
+        left: seconds to the end of the training, where they are known.
+    """
     return (
         f"epoch {epoch}: training loss {values['train_loss']:.4f}, validation loss {values['val_loss']:.4f}, Dice "
         f"{values['mean_fg_dice']:.3f} ({', '.join(f'{name} {dice:.3f}' for name, dice in of_class.items())}), "

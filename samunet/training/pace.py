@@ -33,6 +33,7 @@ class Pace:
 
     Args:
         minutes: from the first step to the end of the last epoch.
+        epochs: among which they are divided.
         clock: seconds, see `training_clock`.
         saved: `state` of a training that goes on.
         epoch: in which it goes on.
@@ -82,6 +83,9 @@ class Pace:
     def after_step(self, step: int) -> None:
         """See after the first two steps whether the minutes hold the epochs at all; raises ConfigError where they do
         not, by far.
+
+        Args:
+            step: done so far, from 1.
         """
         now = self.seconds
         if step == 1:
@@ -101,6 +105,9 @@ class Pace:
     def begin_epoch(self, epoch: int) -> None:
         """Fix the number of steps of the epoch that follows on the one before; nothing is left to do after the last.
         Raises ConfigError where the first epochs show that the minutes do not hold a step per epoch.
+
+        Args:
+            epoch: from 0; 1 for the first call.
         """
         now = self.seconds
         share = max(0.0, self.budget - now) / max(1, self.epochs - epoch)

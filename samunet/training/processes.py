@@ -79,7 +79,11 @@ class Processes:
         return float(shared)
 
     def gather(self, state: Tensor, device: torch.device) -> list[Tensor]:
-        """Return every process's tensor, all of one shape, on the CPU."""
+        """Return every process's tensor, all of one shape, on the CPU.
+
+        Args:
+            device: on which processes meet.
+        """
         if self.count == 1:
             return [state]
         everyone = [torch.empty_like(state, device=device) for _ in range(self.count)]

@@ -57,7 +57,13 @@ class Schedule(Protocol):
 
 
 class FixedEpochs:
-    """Epochs of a fixed number of steps."""
+    """Epochs of a fixed number of steps.
+
+    Args:
+        device: for what is said of it.
+        step: steps done so far.
+        epoch: epochs done so far.
+    """
 
     minutes: float | None = None
 
@@ -126,6 +132,7 @@ def rate_factor(step: int, steps: int, *, warmup: float, power: float) -> float:
 
     Args:
         step: 0 for the first step.
+        steps: steps of the whole training.
         warmup: share of steps with a linear rise from near zero.
         power: exponent of the polynomial decay, which reaches zero after the last step.
 

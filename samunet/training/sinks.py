@@ -15,7 +15,13 @@ WANDB_ID = "wandb_id.txt"
 
 
 class Sink(ABC):
-    """Takes the values of an epoch."""
+    """Takes the values of an epoch.
+
+    Args:
+        folder: the fold's folder.
+        name: of the run.
+        settings: of the training, recorded with it.
+    """
 
     module: ClassVar[str]
     """What it imports, and no other part of samunet does."""

@@ -26,7 +26,12 @@ from samunet.training.schedule import Schedule
 
 
 class TrainingState:
-    """The weights, the optimizer, their averages and scales, and how far the training is."""
+    """The weights, the optimizer, their averages and scales, and how far the training is.
+
+    Args:
+        model: on its device.
+        optimizer: from `make_optimizer`.
+    """
 
     def __init__(self, run: Run, model: SlabSegmenter, optimizer: torch.optim.Optimizer) -> None:
         self.run, self.model, self.optimizer = run, model, optimizer

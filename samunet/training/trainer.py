@@ -38,6 +38,12 @@ class SAMTrainer:
 
     A step is a function of the weights, the optimizer, torch's generators and the step's number; all of that is saved,
     so a training may end after any step and go on as if it had not.
+
+    Args:
+        model: on its device.
+        optimizer: from `make_optimizer`.
+        log: of the fold.
+        stopping: asks for an end.
     """
 
     def __init__(

@@ -410,7 +410,11 @@ def _refusal(
 def _patches(
     dimensions: int, spacing: Triple, median_shape: Triple, target: Target, depth: int | None = None
 ) -> Iterator[tuple[Topology, Shape]]:
-    """Give nnU-Net's cube cut to the median case, then ever smaller patches, off the axis that sticks out most."""
+    """Give nnU-Net's cube cut to the median case, then ever smaller patches, off the axis that sticks out most.
+
+    Args:
+        depth: most slices.
+    """
     base_width = 32 if target.memory_gib >= WIDE_FROM_GIB else 24
     axes = [0, 1, 2] if dimensions == 3 else [1, 2]
     aspect = 1 / np.array(spacing)[axes]
