@@ -119,7 +119,8 @@ def load_fitting(model: nn.Module, state: Mapping[str, Tensor], where: Path, *, 
     done = transfer(model, state, into=trainable_state(model, pretrained=pretrained))
     if not done.loaded and not done.adapted:
         raise CheckpointError(
-            f"No weight of {where} fits this network; give a checkpoint of the same method and a like plan."
+            f"No weight of {where} fits this network; give a checkpoint of the same method and a like plan, which has "
+            "no more features in a stage."
         )
     return f"Started from weights of {where}: {done}"
 

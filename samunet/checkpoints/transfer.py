@@ -3,7 +3,8 @@
 What fits by name and shape is loaded. A kernel without depth becomes the middle of one with depth, and the other way
 round, so that a slice alone gives what it gave; of kernels as large as their stride the mean is spread. Several image
 channels share what one had. A wider network takes channels over as its first ones, which do not look at its others at
-first, so that it gives what the narrower one gave; narrower networks are left as they began.
+first, so that it gives what the narrower one gave; narrower networks are left as they began. So are the outputs of a
+network of other classes: what showed one structure would be its background.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 STAGE = re.compile(r"convolutions\.stages\.(\d+)\.")
 UPWARD = re.compile(r"(decoder\.(?:upward|levels)\.)(\d+)(\..*)")
-RISING = "decoder.upward."
+RISING, OUTPUTS = "decoder.upward.", "outputs."
 FIRST = "convolutions.stages.0.0.weight"
 JOINED = re.compile(r"decoder\.levels\.\d+\.0\.weight|quality\.layers\.0\.weight")
 """Layers that see two sets of channels, one after the other."""
@@ -116,6 +117,8 @@ def _adapted(name: str, given: Tensor, began: Tensor) -> Tensor | None:
 def _widened(name: str, given: Tensor, began: Tensor) -> Tensor | None:
     """Put a tensor's channels before those of a wider one, which they do not look at."""
     if not NARROW.match(name) or any(have > want for have, want in zip(given.shape[:2], began.shape[:2], strict=True)):
+        return None
+    if name.startswith(OUTPUTS) and len(given) != len(began):
         return None
     wide = began.clone()
     if given.ndim == 1:

@@ -131,3 +131,12 @@ def test_the_default_network_takes_convolutions_from_a_promptable_one(options):
         "quality",
         "tokens",
     }
+
+
+def test_outputs_of_other_classes_are_left_as_they_began():
+    classes = parse_labels({"background": 0, "one": 1, "other": 2})
+    source, target = made(0), made(1, "sam_unet", slab_spec(labels=classes))
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items() if name.startswith("outputs.")}
+    report = transfer(target, source.state_dict())
+    assert before and set(before) <= set(report.fresh)
+    assert all(torch.equal(tensor, target.state_dict()[name]) for name, tensor in before.items())

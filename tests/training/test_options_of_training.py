@@ -20,6 +20,7 @@ from torch import nn
 
 from samunet import pipeline
 from samunet.checkpoints.file import load_checkpoint
+from samunet.core.plan import save_plan
 from samunet.data.dataset import PreprocessedDataset
 from samunet.errors import CheckpointError, ConfigError, SamunetError
 from samunet.inference.load import load_predictor
@@ -255,8 +256,23 @@ def test_training_starts_from_what_fits_of_other_weights(project, trained, tmp_p
 
 
 def test_training_starts_from_the_seed_that_comes_with_samunet(project, tmp_path):
-    fold = project.train(results=tmp_path, config=SHORT, validate=False, pretrained=Path("seed"))
-    assert re.search(r"Started from weights of \S+seed_.d.safetensors: \d+ of", (fold / "training_log.txt").read_text())
+    plan = pipeline.open_plan(project.workspace, project.dataset, "samunetPlans")
+    entry = plan.configuration("3d_adapter")
+    widths = (24, 48, 96, 192, 192)[: len(entry.topology.widths)]  # the seed's
+    wide = replace(entry, topology=replace(entry.topology, widths=widths), variant_options={"sam_path": False})
+    path = pipeline.plan_path(project.workspace, plan.dataset, "samunetPlans_wide")
+    save_plan(path, replace(plan, plans_name=path.stem, configurations={"3d_adapter": wide}))
+    fold = project.train(results=tmp_path, config=SHORT, validate=False, pretrained=Path("seed"), plans_name=path.stem)
+    path.unlink()
+    log = (fold / "training_log.txt").read_text()
+    found = re.search(r"Started from weights of \S+seed_.d.safetensors: (\d+) of", log)
+    taken = [name for name in load_file(fold / FINAL) if re.match(r"model\.(convolutions|decoder)\.", name)]
+    assert int(found[1]) == len(taken) > 20  # all but the outputs, which are those of other classes
+
+
+def test_a_network_narrower_than_the_seed_is_refused(project, tmp_path):
+    with pytest.raises(CheckpointError, match="No weight of .* fits this network; .* no more features in a stage"):
+        project.train(results=tmp_path, config=SHORT, validate=False, pretrained=Path("seed"))
 
 
 def test_several_seeds_report_mean_and_spread(project, trained, tmp_path):
