@@ -46,7 +46,7 @@ class Series:
 
 
 def series_in(folder: Path) -> tuple[Series, ...]:
-    """List the series whose files lie directly in a folder; raises ImageFileError where a file's header cannot be read."""
+    """List the series whose files lie directly in a folder; raises ImageFileError where a header cannot be read."""
     listed = []
     for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
         files = tuple(Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))

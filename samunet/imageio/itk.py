@@ -55,7 +55,7 @@ def perform(
 
 
 def read_file(path: Path) -> sitk.Image:
-    """Read one MetaImage, NRRD or GIPL file, whose header has been checked; raises ImageFileError where ITK refuses it."""
+    """Read one MetaImage, NRRD or GIPL file whose header was checked; raises ImageFileError where ITK refuses it."""
     try:
         return sitk.ReadImage(str(path), imageIO=IMAGE_IO[path.suffix.lower()])
     except RuntimeError as error:
