@@ -40,7 +40,7 @@ def _duplicates(cases: Sequence[CheckedCase]) -> list[Finding]:
                 other_case, other_file = first[digest]
                 code = "duplicate-channel" if other_case == case.identifier else "duplicate-image"
                 message = f"Every voxel equals that of {other_file} of case '{other_case}'."
-                findings.append(Finding(case=case.identifier, file=file, code=code, message=message))
+                findings.append(Finding(case.identifier, file, code, message))
             else:
                 first[digest] = (case.identifier, file)
     return findings
@@ -51,10 +51,9 @@ def _dimensions(cases: Sequence[CheckedCase]) -> list[Finding]:
     if len(kinds) < 2:
         return []
     usual = kinds.most_common(1)[0][0]
-    own, other = ("2D", "3D") if not usual else ("3D", "2D")
-    message = f"The images are {own}, those of most cases {other}."
+    message = f"The images are {'3D' if usual else '2D'}, those of most cases {'2D' if usual else '3D'}."
     return [
-        Finding(case=case.identifier, file="", code="mixed-dimensions", message=message)
+        Finding(case.identifier, "", "mixed-dimensions", message)
         for case in cases
         if case.planar is not None and case.planar != usual
     ]
@@ -71,10 +70,10 @@ def _orientations(cases: Sequence[CheckedCase]) -> list[Finding]:
         return []  # a dataset of many kinds
     return [
         Finding(
-            case=case.identifier,
-            file="",
-            code="odd-orientation",
-            message=f"The file's axes x, y, z run toward {own}, those of {counts[0][1]} of {len(placed)} cases "
+            case.identifier,
+            "",
+            "odd-orientation",
+            f"The file's axes x, y, z run toward {own}, those of {counts[0][1]} of {len(placed)} cases "
             f"toward {counts[0][0]}.",
         )
         for case, own in placed
@@ -112,7 +111,7 @@ def _grids(cases: Sequence[CheckedCase]) -> list[Finding]:
                 f"{what} {_lengths(own)} {unit}, that of the median case is {_lengths(np.median(median, axis=0))} "
                 f"{unit}."
             )
-            findings.append(Finding(case=case.identifier, file="", code=f"odd-{what.lower()}", message=message))
+            findings.append(Finding(case.identifier, "", f"odd-{what.lower()}", message))
     return findings
 
 
@@ -139,9 +138,7 @@ def _intensities(cases: Sequence[CheckedCase]) -> list[Finding]:
                     f"{where} have the quartiles {own[0]:.4g}, {own[1]:.4g}, {own[2]:.4g}; the median case {low:.4g}, "
                     f"{center:.4g}, {high:.4g}."
                 )
-                findings.setdefault(
-                    case.identifier, Finding(case=case.identifier, file="", code="odd-intensities", message=message)
-                )
+                findings.setdefault(case.identifier, Finding(case.identifier, "", "odd-intensities", message))
     return list(findings.values())
 
 
@@ -185,7 +182,7 @@ def _channel_order(cases: Sequence[CheckedCase]) -> list[Finding]:
                 f"By their intensities channel {moved} of the other cases ({standing:.1f} spreads away as they stand, "
                 f"{best:.1f} if swapped)."
             )
-            findings.append(Finding(case=case.identifier, file="", code="channel-order", message=message))
+            findings.append(Finding(case.identifier, "", "channel-order", message))
     return findings
 
 
@@ -214,5 +211,5 @@ def join_label_values(cases: Sequence[CheckedCase], expected: Sequence[int]) -> 
                     " 255 may stand for 1, as in pictures of masks: samunet_import with --map_labels 255=1 writes "
                     "copies with 1."
                 )
-            findings.append(Finding(case="", file="labelsTr", code="label-values", message=message))
+            findings.append(Finding("", "labelsTr", "label-values", message))
     return findings

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,7 +59,7 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
     findings: list[Finding] = []
 
     def add(code: str, file: Path | None, message: str) -> None:
-        findings.append(Finding(case=case.identifier, file=relative(file, root), code=code, message=message))
+        findings.append(Finding(case.identifier, relative(file, root), code, message))
 
     def opened(path: Path, read: Callable[[], Loaded]) -> Loaded | None:
         try:
@@ -77,19 +77,10 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
     complete = len(images) == len(case.images)
     if complete and len(channels) != len(spec.channels):
         alone = case.images[0] if len(case.images) == 1 else None
-        add(
-            "channel-count",
-            alone,
-            (
-                f"{len(channels)} channels in {counted(len(case.images), 'file')}; dataset.json names "
-                f"{len(spec.channels)}."
-            ),
-        )
-    faults = [
-        (path, code, message)
-        for path in (*case.images, *([case.label] if case.label else []))
-        for code, message in _beside(path)
-    ]
+        files = counted(len(case.images), "file")
+        add("channel-count", alone, f"{len(channels)} channels in {files}; dataset.json names {len(spec.channels)}.")
+    paths = (*case.images, *([case.label] if case.label else []))
+    faults = [(path, code, message) for path in paths for code, message in _header_faults(path)]
     if isinstance(reader, Tiff3DIO):
         unsized = [path for path, volume in images if not volume.geometry.measured]
         faults += [
@@ -112,16 +103,9 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
         findings=tuple(findings),
         geometry=images[0][1].geometry if images else None,
         unexpected=() if label is None else tuple(sorted(set(distinct(label[0])) - set(spec.labels.expected_in_files))),
-        sha256=tuple(
-            (relative(path, root), hashlib.sha256(volume.array.tobytes()).hexdigest()) for path, volume in images
-        ),
+        sha256=tuple((relative(path, root), sha256(volume.array.tobytes()).hexdigest()) for path, volume in images),
         quartiles=tuple(_quartiles(channel) for _, channel in channels) if complete else (),
     )
-
-
-def _beside(path: Path) -> list[tuple[str, str]]:
-    """Return what a file says of its grid besides what readers take from it, as (code, message)."""
-    return _header_faults(path) if path.is_file() and is_nifti(path) else []
 
 
 def _constant(channels: Sequence[tuple[Path, np.ndarray]]) -> list[tuple[Path, str, str]]:
@@ -156,13 +140,8 @@ def _grid_faults(geometry: Geometry, first: Geometry, name: str, *, label: bool 
     origin = float(np.linalg.norm(np.subtract(geometry.origin, first.origin)))
     cosines = np.clip((np.array(geometry.direction) * np.array(first.direction)).sum(axis=1), -1, 1)
     turned = float(np.degrees(np.arccos(cosines)).max())
-    return [
-        (
-            code,
-            f"A corner lies {geometry.apart(first)} from that of {name}: origin {origin:.4g} mm and axes {turned:.3g} "
-            "degrees apart.",
-        )
-    ]
+    parts = f"origin {origin:.4g} mm and axes {turned:.3g} degrees apart"
+    return [(code, f"A corner lies {geometry.apart(first)} from that of {name}: {parts}.")]
 
 
 def _label_faults(label: np.ndarray, geometry: Geometry, spec: DatasetSpec) -> list[tuple[str, str]]:
@@ -197,6 +176,8 @@ def _leftward_mm(left: np.ndarray, right: np.ndarray, geometry: Geometry) -> flo
 
 def _header_faults(path: Path) -> list[tuple[str, str]]:
     """Return what a NIfTI header says of the grid besides what readers take from it, as (code, message)."""
+    if not (path.is_file() and is_nifti(path)):
+        return []
     try:
         header = read_header(path)
         affine = affine_that_counts(header, path)
@@ -206,11 +187,8 @@ def _header_faults(path: Path) -> list[tuple[str, str]]:
     faults = []
     if negative := [axis for axis, size in zip("xyz", header["pixdim"][1:4], strict=True) if size < 0]:
         faults.append(("pixdim-sign", f"pixdim is negative along {', '.join(negative)}."))
-    if (
-        affine is not None
-        and np.isfinite(affine).all()
-        and (lengths := np.linalg.norm(affine[:3, :3], axis=0)).min() > 0
-    ):
+    lengths = np.zeros(3) if affine is None else np.linalg.norm(affine[:3, :3], axis=0)
+    if affine is not None and np.isfinite(affine).all() and lengths.min() > 0:
         cosine = skew(affine[:3, :3] / lengths)
         if ORTHOGONAL <= cosine < 1:
             faults.append(("axes-sheared", f"Two axes meet at {np.degrees(np.arccos(cosine)):.3f} degrees, not 90."))

@@ -25,7 +25,7 @@ def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Findin
     if "dataset" in spec.raw:
         return _listed_cases(folder, spec)
     findings = [
-        Finding(case="", file=name, code="missing-folder", message=f"Folder {name} does not exist.")
+        Finding("", name, "missing-folder", f"Folder {name} does not exist.")
         for name in ("imagesTr", "labelsTr")
         if not (folder / name).is_dir()
     ]
@@ -38,16 +38,16 @@ def list_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Findin
     for name, files in sorted(images.items()):
         if name not in labels:
             message = f"Case '{name}' has images, but labelsTr holds no {name}{spec.file_ending}."
-            findings.append(Finding(case=name, file="", code="missing-label", message=message))
+            findings.append(Finding(name, "", "missing-label", message))
         cases.append(Case(identifier=name, images=files, label=labels.pop(name, None)))
     for name, label in labels.items():
         message = f"labelsTr holds {label.name}, but imagesTr has no image of case '{name}'."
-        findings.append(Finding(case=name, file=relative(label, folder), code="missing-image", message=message))
+        findings.append(Finding(name, relative(label, folder), "missing-image", message))
     if not cases:
         message = (
             f"imagesTr holds no file named <case>_0000{spec.file_ending}; file_ending in dataset.json may be wrong."
         )
-        findings.append(Finding(case="", file="imagesTr", code="missing-file", message=message))
+        findings.append(Finding("", "imagesTr", "missing-file", message))
     return cases, findings + _count(spec, cases)
 
 
@@ -59,7 +59,7 @@ def _listed_cases(folder: Path, spec: DatasetSpec) -> tuple[list[Case], list[Fin
             cases.append(listed_case(folder, name, files))
         except DatasetError as error:
             code, case = (error.code, "") if error.code == "case-name" else ("dataset-json", name)
-            findings.append(Finding(case=case, file="dataset.json", code=code, message=str(error)))
+            findings.append(Finding(case, "dataset.json", code, str(error)))
     return cases, findings + _count(spec, cases)
 
 
@@ -72,13 +72,13 @@ def _images(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> dict[st
                 f"{path.name} is not named <case>_<4-digit channel>{spec.file_ending}, for example "
                 f"case1_0000{spec.file_ending}."
             )
-            findings.append(Finding(case="", file=relative(path, folder), code="file-name", message=message))
+            findings.append(Finding("", relative(path, folder), "file-name", message))
         else:
             grouped.setdefault(match["case"], {})[int(match["channel"])] = path
     for name, files in grouped.items():
         if sorted(files) != list(range(len(files))):
             message = f"Case '{name}' has the channels {sorted(files)}; they must count up from 0 without a gap."
-            findings.append(Finding(case=name, file="", code="channel-gap", message=message))
+            findings.append(Finding(name, "", "channel-gap", message))
     return {name: tuple(files[channel] for channel in sorted(files)) for name, files in grouped.items()}
 
 
@@ -94,7 +94,7 @@ def _named(by_name: dict[str, Files], folder: Path, findings: list[Finding]) -> 
             check_case_name(name, folder.name)
             kept[name] = files
         except DatasetError as error:
-            findings.append(Finding(case="", file=folder.name, code=error.code, message=str(error)))
+            findings.append(Finding("", folder.name, error.code, str(error)))
     return kept
 
 
@@ -113,7 +113,7 @@ def _files(folder: Path, spec: DatasetSpec, findings: list[Finding]) -> list[Pat
             elif path.name.startswith("."):
                 what = "hidden file"
             message = f"{folder.name} holds the {what} {path.name}."
-            findings.append(Finding(case="", file=f"{folder.name}/{path.name}", code="stray-file", message=message))
+            findings.append(Finding("", f"{folder.name}/{path.name}", "stray-file", message))
     return kept
 
 
@@ -122,4 +122,4 @@ def _count(spec: DatasetSpec, cases: list[Case]) -> list[Finding]:
         return []
     said = f"numTraining is {spec.num_training}" if "numTraining" in spec.raw else "numTraining is missing"
     message = f"{said}; {len(cases)} training cases were found."
-    return [Finding(case="", file="dataset.json", code="number-of-cases", message=message)]
+    return [Finding("", "dataset.json", "number-of-cases", message)]

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,8 @@ class CheckReport:
     def lines(self) -> list[str]:
         """Return one line a finding, and one for each case without any."""
         own = [_line(finding) for finding in self.of_case("")]
-        listed = sorted(
-            {case.identifier for case in self.cases} | {finding.case for finding in self.findings if finding.case}
-        )
-        for name in listed:
+        listed = {case.identifier for case in self.cases} | {finding.case for finding in self.findings}
+        for name in sorted(listed - {""}):
             own += [_line(finding) for finding in self.of_case(name)] or [f"ok       {name}"]
         return own
 
@@ -81,16 +80,13 @@ class CheckReport:
     def refuse_errors(self) -> None:
         """Raise DatasetError with the first errors, one line each, if there are any."""
         if self.errors:
-            more = (
-                f"\n... and {len(self.errors) - MOST_FAULTS} more (samunet_check_dataset lists all)"
-                if len(self.errors) > MOST_FAULTS
-                else ""
-            )
-            raise DatasetError(
-                f"{self.dataset} has {counted(len(self.errors), 'error')}:\n"
-                + "\n".join(map(_line, self.errors[:MOST_FAULTS]))
-                + more
-            )
+            shown = [
+                f"{self.dataset} has {counted(len(self.errors), 'error')}:",
+                *map(_line, self.errors[:MOST_FAULTS]),
+            ]
+            if (more := len(self.errors) - MOST_FAULTS) > 0:
+                shown.append(f"... and {more} more (samunet_check_dataset lists all)")
+            raise DatasetError("\n".join(shown))
 
 
 def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckReport:
@@ -103,7 +99,7 @@ def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckRe
     try:
         spec = read_dataset_json(folder / "dataset.json")
     except SamunetError as error:
-        finding = Finding(case="", file="dataset.json", code="dataset-json", message=str(error))
+        finding = Finding("", "dataset.json", "dataset-json", str(error))
         return CheckReport(dataset=folder.name, cases=(), findings=(finding,), spec=None, reader=None)
     cases, findings = list_cases(folder, spec)
     findings += _split_faults(folder, spec, cases)
@@ -112,16 +108,10 @@ def check_dataset(folder: Path, *, threads: int, quiet: bool = False) -> CheckRe
         try:
             reader = _choose_reader(spec, cases)
         except SamunetError as error:
-            findings.append(Finding(case="", file="dataset.json", code="dataset-json", message=str(error)))
+            findings.append(Finding("", "dataset.json", "dataset-json", str(error)))
     if reader is not None:
-        room = Room()
-        opened = each(
-            lambda case: _checked(case, spec, reader, folder, room),
-            cases,
-            threads=threads,
-            title="Checking cases",
-            quiet=quiet,
-        )
+        check = partial(_checked, spec=spec, reader=reader, folder=folder, room=Room())
+        opened = each(check, cases, threads=threads, title="Checking cases", quiet=quiet)
         findings += [*join_label_values(opened, spec.labels.expected_in_files), *check_across(opened)]
     findings.sort(key=lambda finding: finding.case)
     return CheckReport(dataset=folder.name, cases=tuple(cases), findings=tuple(findings), spec=spec, reader=reader)
@@ -135,24 +125,21 @@ def _split_faults(folder: Path, spec: DatasetSpec, cases: Sequence[Case]) -> lis
     try:
         groups_from(spec.raw.get("groups"), names)
     except SamunetError as error:
-        faults.append(Finding(case="", file="dataset.json", code="dataset-json", message=str(error)))
+        faults.append(Finding("", "dataset.json", "dataset-json", str(error)))
     if (folder / SPLITS_FILE).is_file():
         try:
-            unknown = sorted(
-                {name for split in read_splits(folder / SPLITS_FILE) for name in (*split.train, *split.val)}
-                - set(names)
-            )
-            if unknown:
+            named = {name for split in read_splits(folder / SPLITS_FILE) for name in (*split.train, *split.val)}
+            if unknown := sorted(named - set(names)):
                 faults.append(
                     Finding(
-                        case="",
-                        file=SPLITS_FILE,
-                        code="splits",
-                        message=f"It names {len(unknown)} cases that are not there: {unknown[:3]}.",
+                        "",
+                        SPLITS_FILE,
+                        "splits",
+                        f"It names {len(unknown)} cases that are not there: {unknown[:3]}.",
                     )
                 )
         except SamunetError as error:
-            faults.append(Finding(case="", file=SPLITS_FILE, code="splits", message=str(error)))
+            faults.append(Finding("", SPLITS_FILE, "splits", str(error)))
     return faults
 
 
@@ -172,7 +159,7 @@ def _patients(folder: Path, names: Sequence[str], expression: str) -> Finding:
         f"{validating} validation cases have another of their patient in training, "
         f'which makes scores too good. If so, write into dataset.json: "groups": {json.dumps(expression)}'
     )
-    return Finding(case="", file="dataset.json", code="patients", message=message)
+    return Finding("", "dataset.json", "patients", message)
 
 
 def _choose_reader(spec: DatasetSpec, cases: Sequence[Case]) -> ImageReader:
@@ -191,15 +178,10 @@ def _checked(case: Case, spec: DatasetSpec, reader: ImageReader, folder: Path, r
         with room.of(_bytes(case, spec, reader), case.identifier):
             return check_case(case, spec, reader, folder)
     except Exception as error:
-        large = isinstance(error, DatasetError) and error.code == TOO_LARGE
-        code, message = (
-            (TOO_LARGE, str(error))
-            if large
-            else ("unreadable", f"The case cannot be read: {type(error).__name__}: {error}.")
-        )
-        return CheckedCase(
-            identifier=case.identifier, findings=(Finding(case=case.identifier, file="", code=code, message=message),)
-        )
+        code, message = "unreadable", f"The case cannot be read: {type(error).__name__}: {error}."
+        if isinstance(error, DatasetError) and error.code == TOO_LARGE:
+            code, message = TOO_LARGE, str(error)
+        return CheckedCase(identifier=case.identifier, findings=(Finding(case.identifier, "", code, message),))
 
 
 def _bytes(case: Case, spec: DatasetSpec, reader: ImageReader) -> int:

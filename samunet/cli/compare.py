@@ -11,15 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from samunet.cli.common import (
-    DEFAULT_FOLDS,
-    DEFAULT_THREADS,
-    Device,
-    Folds,
-    Threads,
-    Tolerance,
-    command,
-)
+from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, Device, Folds, Threads, Tolerance, command
 from samunet.core.names import DEFAULT_TOLERANCE_MM
 
 if TYPE_CHECKING:

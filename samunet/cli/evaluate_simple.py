@@ -56,8 +56,7 @@ def _file_ending(folder: Path) -> tuple[str, Path]:
     }
     if len(endings) != 1:
         raise DatasetError(
-            f"Folder {folder} holds files ending in {', '.join(sorted(endings)) or 'nothing'}; "
-            "one ending is expected. Keep only the reference segmentations there, or use samunet_evaluate_folder with "
-            "a dataset.json."
+            f"Folder {folder} holds files ending in {', '.join(sorted(endings)) or 'nothing'}; one ending is expected. "
+            "Keep only the reference segmentations there, or use samunet_evaluate_folder with a dataset.json."
         )
     return next(iter(endings.items()))

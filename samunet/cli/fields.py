@@ -135,10 +135,8 @@ def options_from(arguments: argparse.Namespace, kind: type[Options]) -> Options:
 
 
 def parse_assignment(text: str, *kinds: type) -> tuple[str, Any]:
-    """Turn "key=value" into a field of one of some dataclasses and a value of its type.
-
-    Raises:
-        ConfigError: there is no such field (the nearest is named), or the value is not of its type.
+    """Turn "key=value" into a field of one of some dataclasses and a value of its type; raises ConfigError where there
+    is no such field (the nearest is named), or the value is not of its type.
     """
     hints = {name: hint for kind in kinds for name, hint in typing.get_type_hints(kind).items()}
     name, equals, value = text.partition("=")

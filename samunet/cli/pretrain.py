@@ -53,7 +53,7 @@ def _command(options: Options, typed: list[str]) -> None:
             overwrite=options.overwrite,
             run=options.run,
             command=("samunet_pretrain", *typed),
-        ),
+        )
     )
     print("Stopped, nothing is lost. The same command with --c goes on." if written is None else f"Done: {written}")
 

@@ -108,13 +108,7 @@ def _download(options: Download) -> None:
         return
     target = folders[0] / checkpoint.file
     print(f"Downloading {checkpoint.url} ({readable(checkpoint.size)}) to {target}")
-    sha256 = download(
-        checkpoint,
-        target,
-        given=options.sha256,
-        accept=options.accepts,
-        quiet=options.quiet,
-    )
+    sha256 = download(checkpoint, target, given=options.sha256, accept=options.accepts, quiet=options.quiet)
     print(f"{checkpoint.name}: {target}, SHA-256 {sha256}")
 
 
@@ -158,11 +152,9 @@ def _recognized(options: Import, found: str) -> OfficialCheckpoint:
     by_name = [known for known in CHECKPOINTS if (options.name or options.file.name) in (known.name, known.file)]
     if not by_name or by_name[0].sha256 is not None:
         raise CheckpointError(
-            f"Weights file {options.file} (SHA-256 {found}) is none of the official files with a published hash; it "
-            "is damaged or another. "
-            "Get it again, or add --name where its authors publish none (samunet_weights list), or use it where it "
-            "lies: "
-            f"samunet_plan_experiment -d DATASET -weights FILE --sha256 {found}"
+            f"Weights file {options.file} (SHA-256 {found}) is none of the official files with a published hash; it is "
+            "damaged or another. Get it again, or add --name where its authors publish none (samunet_weights list), or "
+            f"use it where it lies: samunet_plan_experiment -d DATASET -weights FILE --sha256 {found}"
         )
     checkpoint = by_name[0]
     if options.sha256 is not None and options.sha256.lower() != found:

@@ -13,9 +13,10 @@ import numpy as np
 from samunet.comparison.statistics import PairedDifference, holm, is_shown, paired_difference, rank_shares
 from samunet.core.labels import Labels
 from samunet.core.prompts import refuse_mixed
+from samunet.core.units import counted
 from samunet.errors import ConfigError
-from samunet.evaluation.score import Measures, names_from_labels, refuse_missing, score_case, targets_from_labels
-from samunet.evaluation.summary import CaseScore, Summary, summarize, target_key
+from samunet.evaluation.score import Measures, names_from_labels, refuse_missing, scorer
+from samunet.evaluation.summary import Summary, summarize, target_key
 from samunet.imageio import ImageReader
 from samunet.machine.progress import each
 
@@ -123,30 +124,13 @@ def compare(
         )
     refuse_mixed({entry.name: entry.prompts for entry in entries})
     for entry in entries:
-        refuse_missing(
-            set(references) - set(entry.files), f"no prediction of {entry.name}", "Compare on the same cases."
-        )
-        refuse_missing(
-            set(entry.files) - set(references),
-            f"a prediction of {entry.name} but no reference",
-            "Compare on the same cases.",
-        )
+        predicted, lacking = entry.files.keys(), f"a prediction of {entry.name} but no reference"
+        refuse_missing(references.keys() - predicted, f"no prediction of {entry.name}", "Compare on the same cases.")
+        refuse_missing(predicted - references.keys(), lacking, "Compare on the same cases.")
     cases = tuple(sorted(references))
-    targets, measures = targets_from_labels(labels), Measures(tolerance=tolerance)
-
-    def score(job: tuple[Entry, str]) -> CaseScore:
-        entry, case = job
-        return score_case(
-            references[case],
-            entry.files[case],
-            targets=targets,
-            ignore=labels.ignore,
-            reader=reader,
-            measures=measures,
-            expected=labels.expected_in_files,
-        )
-
-    scores = each(score, list(itertools.product(entries, cases)), threads=threads, title="Scoring", quiet=quiet)
+    score = scorer(labels, reader, Measures(tolerance=tolerance))
+    pairs = [(references[case], entry.files[case]) for entry in entries for case in cases]
+    scores = each(lambda pair: score(*pair), pairs, threads=threads, title="Scoring", quiet=quiet)
     count = len(cases)
     summaries = {
         entry.name: summarize(scores[i * count : (i + 1) * count], entry.prompts) for i, entry in enumerate(entries)
@@ -168,13 +152,8 @@ def case_values(summaries: Mapping[str, Summary], metric: str) -> np.ndarray:
     """Return (methods, cases, classes) values; where some methods have none, since they rightly leave the class out,
     the perfect one.
     """
-    values = np.array(
-        [
-            [[getattr(metrics, metric) for metrics in case.metrics.values()] for case in summary.cases]
-            for summary in summaries.values()
-        ],
-        float,
-    )
+    cases = [summary.cases for summary in summaries.values()]
+    values = np.array([[[getattr(m, metric) for m in case.metrics.values()] for case in own] for own in cases], float)
     missing = np.isnan(values)
     return np.where(missing & ~missing.all(axis=0), PERFECT[metric], values)
 
@@ -217,18 +196,16 @@ def _mean(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _verdict(row: Row) -> str:
-    difference, cases = row.difference, f"{row.difference.cases} case{'' if row.difference.cases == 1 else 's'}"
+    difference, cases = row.difference, counted(row.difference.cases, "case")
     if math.isnan(difference.mean):
         return f"{row.first} and {row.second} cannot be compared: no case has a class in it."
     numbers = f"mean Dice {row.means[1]:.3f} against {row.means[0]:.3f} on {cases}"
     if difference.mean == difference.low == difference.high == 0:
         return f"No difference between {row.second} and {row.first}: {numbers}, equal on every case."
-    interval = (
-        f"difference {difference.mean:+.3f}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}, p = "
-        f"{difference.p:.2g}"
-    )
+    interval = f"95 % interval {difference.low:+.3f} to {difference.high:+.3f}, p = {difference.p:.2g}"
     if math.isnan(difference.low):
-        interval = f"difference {difference.mean:+.3f}, too few patients for an interval"
+        interval = "too few patients for an interval"
+    interval = f"difference {difference.mean:+.3f}, {interval}"
     if not is_shown(difference):
         return f"A difference between {row.second} and {row.first} is not shown: {numbers}, {interval}."
     return f"{row.second} is {'better' if difference.mean > 0 else 'worse'} than {row.first}: {numbers}, {interval}."

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from samunet.comparison.compare import MEAN, METRICS, Comparison, Row, case_values
@@ -19,7 +17,7 @@ from samunet.core.cost import Cost
 from samunet.core.labels import Labels
 from samunet.evaluation.colors import as_hex, class_colors, spare_color
 from samunet.evaluation.page import render, score_text
-from samunet.evaluation.picture import CasePicture
+from samunet.evaluation.picture import CasePicture, as_png
 from samunet.evaluation.summary import MORE_KEYS, target_key
 
 POINT, SHOWN, LINE = "#0b6e99", "#b3470a", "#9aa4ad"
@@ -59,6 +57,7 @@ def write_comparison(
         trainings: of the methods, where they are known.
     """
     metrics = [metric for metric in METRICS if any(row.metric == metric for row in comparison.rows)]
+    of_cases = zip(comparison.cases, comparison.case_means("dice").tolist(), strict=True)
     page = folder / "report.html"
     html = render(
         "comparison",
@@ -76,12 +75,7 @@ def write_comparison(
         unit=comparison.unit,
         differences=_difference_plot(comparison),
         scatter=_scatter_plot(comparison) if len(comparison.summaries) == 2 else None,
-        case_rows=[
-            (case, [score_text(value) for value in values])
-            for case, values in sorted(
-                zip(comparison.cases, comparison.case_means("dice").tolist(), strict=True), key=_lowest
-            )
-        ],
+        case_rows=[(case, list(map(score_text, values))) for case, values in sorted(of_cases, key=_lowest)],
         colors={name: as_hex(color) for name, color in class_colors(labels).items()},
         pictures=pictures,
         sections=sections,
@@ -119,12 +113,11 @@ def _cells(row: Row) -> dict[str, object]:
     return {
         "name": row.name,
         "pair": f"{row.second} against {row.first}",
-        "first": _number(row.means[0], digits),
-        "second": _number(row.means[1], digits),
-        "difference": _number(difference.mean, digits, sign=True),
-        "interval": "\N{EN DASH}"
-        if math.isnan(difference.low)
-        else f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f}",
+        "first": score_text(row.means[0], digits),
+        "second": score_text(row.means[1], digits),
+        "difference": score_text(difference.mean, digits, sign="+"),
+        "interval": score_text(difference.low, digits, sign="+")
+        + ("" if math.isnan(difference.low) else f" to {difference.high:+.{digits}f}"),
         "p": _p(row.p_holm),
         "cases": difference.cases,
         "shown": _shown(row),
@@ -135,26 +128,17 @@ def _shown(row: Row) -> bool:
     return is_shown(row.difference) and row.p_holm < SIGNIFICANCE
 
 
-def _number(value: float, digits: int, *, sign: bool = False) -> str:
-    return "\N{EN DASH}" if math.isnan(value) else f"{value:{'+' if sign else ''}.{digits}f}"
-
-
 def _p(value: float) -> str:
-    if math.isnan(value):
-        return "\N{EN DASH}"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "< 0.001" if value < 0.001 else score_text(value)
 
 
 def _difference_plot(comparison: Comparison) -> bytes:
     """Draw the paired differences in Dice, a dot per case, with their mean and interval, a line per class and pair."""
     rows = [row for row in comparison.rows if row.metric == "dice"]
     values = case_values(comparison.summaries, "dice")
-    methods, keys = (
-        list(comparison.summaries),
-        [target_key(target) for target in next(iter(comparison.summaries.values())).mean],
-    )
+    methods = list(comparison.summaries)
+    keys = [target_key(target) for target in comparison.summaries[methods[0]].mean]
     figure = Figure(figsize=(8.5, 1.2 + 0.42 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     random = np.random.default_rng(0)
     for place, row in enumerate(reversed(rows)):
@@ -182,7 +166,6 @@ def _scatter_plot(comparison: Comparison) -> bytes:
     means = comparison.case_means("dice")
     first, second = means.T
     figure = Figure(figsize=(5, 5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
     axes.plot(first, second, "o", color=POINT, alpha=0.7, markersize=5)
@@ -195,7 +178,6 @@ def _scatter_plot(comparison: Comparison) -> bytes:
 def _curves_plot(trainings: Sequence[Training], labels: Labels) -> bytes:
     """Draw the Dice of validation patches over the training, a stroke per fold, a color no class has per method."""
     figure = Figure(figsize=(8.5, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     trainings = [training for training in trainings if training.curve]
     methods, folds = (
@@ -221,14 +203,10 @@ def _curves_plot(trainings: Sequence[Training], labels: Labels) -> bytes:
 
 def _png(figure: Figure) -> bytes:
     for axes in figure.axes:
-        legend = axes.get_legend()
-        of_legend = legend.get_texts() if legend is not None else []
-        for text in (axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels(), *of_legend):
-            text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
+        for text in (axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels()):
+            text.set_parse_math(False)
         axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+    return as_png(figure, DPI)
 
 
 def _document(comparison: Comparison) -> dict[str, object]:
@@ -285,23 +263,12 @@ def _latex(comparison: Comparison) -> str:
             cells = _cells(row)
             texts = [_escaped(str(cells[key])) for key in ("name", "pair", "first", "second")]
             p = str(cells["p"]).replace("<", "$<$")
-            lines.append(
-                " & ".join([*texts, f"{cells['difference']} ({cells['interval']})".replace("\N{EN DASH}", "--"), p])
-                + r" \\"
-            )
+            difference = f"{cells['difference']} ({cells['interval']})".replace("\N{EN DASH}", "--")
+            lines.append(" & ".join([*texts, difference, p]) + r" \\")
     return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
 
 
 def _escaped(text: str) -> str:
-    special = {
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-    }
-    special |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "\N{EN DASH}": "--"}
+    special = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {"\N{EN DASH}": "--"}
+    special |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
     return "".join(special.get(letter, letter) for letter in text)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy
@@ -20,7 +21,7 @@ from samunet.comparison.curves import curve_of
 from samunet.comparison.nnunet import PLANS, TRAINER
 from samunet.core.codec import decode, file_sha256, read_json
 from samunet.core.cost import read_cost
-from samunet.core.dataset import Case, DatasetSpec, files_by_stem, group_channels, read_dataset_json, training_cases
+from samunet.core.dataset import DatasetSpec, files_by_stem, group_channels, read_dataset_json, training_cases
 from samunet.core.labels import Labels
 from samunet.core.names import DEFAULT_PLANS_NAME, DEFAULT_TRAINER
 from samunet.core.prompts import prompts_behind
@@ -28,7 +29,7 @@ from samunet.core.results import Seeds
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.picture import CasePicture, draw_case
-from samunet.imageio import ImageReader, reader_of_segmentations
+from samunet.imageio import reader_of_segmentations
 from samunet.machine.progress import each
 from samunet.planning.splits import groups_from
 
@@ -43,14 +44,12 @@ def compare_folders(
     tolerance: float,
     threads: int,
 ) -> Comparison:
-    """Compare prediction folders and write the report into `output`.
+    """Compare prediction folders and write the report into `output`; raises ConfigError or DatasetError where the
+    folders are not alike in cases or labels.
 
     Args:
         folders: by the name shown, the baseline first.
         images: folder of the images, for pictures.
-
-    Raises:
-        ConfigError, DatasetError: the folders are not alike in cases or labels.
     """
     entries = []
     for name, folder in folders.items():
@@ -58,15 +57,9 @@ def compare_folders(
         _refuse_other_labels(folder / "dataset.json", name, spec.labels)
         entries.append(Entry(name=name, files=files, prompts=prompts_behind(folder)))
     files_of_case = group_channels(images, spec.file_ending) if images is not None else {}
-    return _compare(
-        entries,
-        files_by_stem(references, spec.file_ending),
-        spec,
-        output,
-        images={case: paths[0] for case, paths in files_of_case.items()},
-        tolerance=tolerance,
-        threads=threads,
-    )
+    first_files = {case: paths[0] for case, paths in files_of_case.items()}
+    labels = files_by_stem(references, spec.file_ending)
+    return _compare(entries, labels, spec, output, images=first_files, tolerance=tolerance, threads=threads)
 
 
 def compare_trained(
@@ -80,15 +73,12 @@ def compare_trained(
     folds: Sequence[str] = (),
 ) -> Comparison:
     """Compare what the models of a dataset predicted for their validation cases, samunet's and nnU-Net's, and write the
-    report.
+    report; raises ConfigError or DatasetError where there are fewer than two, or they differ in folds, cases or labels.
 
     Args:
         models: names of folders `<Trainer>__<plans>__<configuration>`, the baseline first; none takes all that have
             such predictions, nnU-Net's first.
         folds: to look at; all numbered ones when there are none.
-
-    Raises:
-        ConfigError, DatasetError: there are fewer than two, or they differ in folds, cases or labels.
     """
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
@@ -120,17 +110,8 @@ def compare_trained(
     references = {case: path for case in shared if (path := cases[case].label) is not None}
     images = {case: cases[case].images[0] for case in shared}
     about = [folder / name for name in names]
-    return _compare(
-        entries,
-        references,
-        spec,
-        output,
-        images=images,
-        tolerance=tolerance,
-        threads=threads,
-        cases=tuple(cases.values()),
-        models=about,
-    )
+    how: dict[str, Any] = {"images": images, "tolerance": tolerance, "threads": threads}
+    return _compare(entries, references, spec, output, cases=tuple(cases), models=about, **how)
 
 
 def _compare(
@@ -142,43 +123,37 @@ def _compare(
     images: Mapping[str, Path],
     tolerance: float,
     threads: int,
-    cases: Sequence[Case] = (),
+    cases: Sequence[str] = (),
     models: Sequence[Path] = (),  # of the entries, in their order
 ) -> Comparison:
     reader = reader_of_segmentations(next(iter(entries[0].files.values())).parent, spec)
-    groups = groups_from(spec.raw.get("groups"), [case.identifier for case in cases] or sorted(references))
+    groups = groups_from(spec.raw.get("groups"), cases or sorted(references))
     comparison = compare(
         entries, references, spec.labels, reader, patients=groups, tolerance=tolerance, threads=threads
     )
-    telling = [case for case in most_telling_cases(comparison) if case in images]
 
     def draw(case: str) -> CasePicture:
-        return _picture(case, images[case], references[case], entries, reader, spec.labels)
+        volume = reader.read_image([images[case]])
+        overlays = {"reference": reader.read_label(references[case])[0]}
+        overlays |= {entry.name: reader.read_label(entry.files[case])[0] for entry in entries}
+        return draw_case(case, volume.array[0], overlays, volume.geometry, spec.labels.names_of_values)
 
-    pictures = each(draw, telling, threads=threads, title="Drawing")
-    prompted = [f"{name} was shown prompts; {origin}." for name, origin in comparison.prompts.items()]
-    sections = {
-        "How": [
-            *prompted,
-            *_how(entries, comparison),
-            *(_same_folds(entries[0]) if models else ()),
-            *map(_how_trained, models),
-        ]
-    }
-    folds = {path.parents[1].name for entry in entries for path in entry.files.values()} if models else set()
-    trainings = [
-        _training(entry.name, model, fold)
-        for entry, model in zip(entries, models, strict=False)
-        for fold in sorted(folds)
-    ]
+    telling = [case for case in most_telling_cases(comparison) if case in images]
+    how = [f"{name} was shown prompts; {origin}." for name, origin in comparison.prompts.items()]
+    how += [*_how(entries, comparison), *(_same_folds(entries[0]) if models else ()), *map(_how_trained, models)]
+    folds = sorted({path.parents[1].name for entry in entries for path in entry.files.values()}) if models else []
     write_comparison(
         output,
         comparison,
         title=f"Comparison on {spec.name}",
         labels=spec.labels,
-        sections=sections,
-        pictures=pictures,
-        trainings=trainings,
+        sections={"How": how},
+        pictures=each(draw, telling, threads=threads, title="Drawing"),
+        trainings=[
+            _training(entry.name, model, fold)
+            for entry, model in zip(entries, models or (), strict=False)
+            for fold in folds
+        ],
     )
     return comparison
 
@@ -228,42 +203,33 @@ def _refuse_other_labels(path: Path, name: str, labels: Labels) -> None:
         )
 
 
-def _picture(
-    case: str, image: Path, reference: Path, entries: Sequence[Entry], reader: ImageReader, labels: Labels
-) -> CasePicture:
-    volume = reader.read_image([image])
-    overlays = {"reference": reader.read_label(reference)[0]}
-    overlays |= {entry.name: reader.read_label(entry.files[case])[0] for entry in entries}
-    return draw_case(case, volume.array[0], overlays, volume.geometry, labels.names_of_values)
-
-
 def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
     """Say what was compared, and with what."""
     lines = []
     for entry in entries:
-        digest = hashlib.sha256(
-            "".join(file_sha256(path) for _, path in sorted(entry.files.items())).encode()
-        ).hexdigest()[:16]
+        digest = _digest("".join(file_sha256(path) for _, path in sorted(entry.files.items())))
         folder = os.path.commonpath([path.parent for path in entry.files.values()])
         lines.append(f"{entry.name}: {len(entry.files)} segmentations in {folder}, hash {digest}.")
     lines.append(
         f"All segmentations were scored again by samunet {__version__} (numpy {np.__version__}, scipy "
-        f"{scipy.__version__}) against the "
-        f"same references; NSD at {comparison.tolerance:g} {comparison.unit}."
+        f"{scipy.__version__}) against the same references; NSD at {comparison.tolerance:g} {comparison.unit}."
     )
     lines.append(
         "Intervals are BCa bootstrap intervals of the mean paired difference over patients; p is Wilcoxon's "
-        "signed-rank test with "
-        "Pratt's rule, adjusted over classes by Holm. Where a class is absent from the reference, a method that leaves "
-        "it out counts as perfect."
+        "signed-rank test with Pratt's rule, adjusted over classes by Holm. Where a class is absent from the "
+        "reference, a method that leaves it out counts as perfect."
     )
     return lines
 
 
 def _same_folds(entry: Entry) -> list[str]:
     folds = sorted((path.parents[1].name, case) for case, path in entry.files.items())
-    split = hashlib.sha256(json.dumps(folds).encode()).hexdigest()[:16]
-    return [f"The same cases of {', '.join(sorted({fold for fold, _ in folds}))} for all, hash of the split {split}."]
+    named = ", ".join(sorted({fold for fold, _ in folds}))
+    return [f"The same cases of {named} for all, hash of the split {_digest(json.dumps(folds))}."]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _training(name: str, model: Path, fold: str) -> Training:

@@ -161,9 +161,7 @@ def run_against_nnunet(
 
 def draw_cases(split: Split, count: int) -> Split:
     """Return a split with so many training cases, drawn without replacement by a fixed seed; the validation cases stay.
-
-    Raises:
-        ConfigError: it has fewer.
+    Raises ConfigError where it has fewer.
     """
     if not count:
         return split
@@ -318,7 +316,6 @@ def _refuse_missed_minutes(fold: Path, settings: Settings) -> None:
     if minutes is None or abs(minutes / settings.minutes - 1) > LARGEST_ERROR:
         raise ConfigError(
             f"{fold} trained for {'an unknown time' if minutes is None else f'{minutes:.2f} minutes'} instead of "
-            f"{settings.minutes:g}, more than "
-            f"{100 * LARGEST_ERROR:.0f} % off, so that the sides are not alike. Give more minutes, or remove the "
-            "folder and run the command again."
+            f"{settings.minutes:g}, more than {100 * LARGEST_ERROR:.0f} % off, so that the sides are not alike. Give "
+            "more minutes, or remove the folder and run the command again."
         )

@@ -108,16 +108,13 @@ def _data_identifier(configurations: Mapping[str, Mapping[str, Any]], name: str)
 def train(
     workspace: Workspace, fold: Path, words: Sequence[str], *, resume: bool, environment: Mapping[str, str], log: Path
 ) -> None:
-    """Train and validate one fold with nnU-Net, or what is left of it.
+    """Train and validate one fold with nnU-Net, or what is left of it; raises SamunetError where the command failed.
 
     Args:
         fold: its folder.
         words: of nnU-Net's training command.
         resume: go on with a training that was interrupted, instead of starting from the beginning.
         environment: variables besides those of the workspace.
-
-    Raises:
-        SamunetError: the command failed.
     """
     finished = (fold / FINISHED).is_file()
     if (fold / VALIDATION / SUMMARY).is_file():

@@ -33,14 +33,11 @@ ALL_IS_TRAINING = (
 
 def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Path, *, threads: int) -> Summary:
     """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst ones, the learning
-    curve of every fold, the plan.
+    curve of every fold, the plan; raises DatasetError where no fold was validated.
 
     Args:
         model: folder `<Trainer>__<plans>__<configuration>`.
         output: file to write.
-
-    Raises:
-        DatasetError: no fold was validated.
     """
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
@@ -112,13 +109,11 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
 def draw_training_cases(
     workspace: Workspace, dataset: str, output: Path, *, channel: int, threads: int
 ) -> tuple[str, ...]:
-    """Write a picture of every training case with its reference into a folder; returns the cases.
+    """Write a picture of every training case with its reference into a folder; returns the cases. Raises ConfigError
+    where the images have no such channel.
 
     Args:
         channel: of the image, from 0.
-
-    Raises:
-        ConfigError: the images have no such channel.
     """
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
@@ -132,11 +127,7 @@ def draw_training_cases(
     def draw(case: Case) -> None:
         volume, label = read_case(case, spec, reader)
         picture = draw_case(
-            case.identifier,
-            volume.array[channel],
-            {"reference": label},
-            volume.geometry,
-            spec.labels.names_of_values,
+            case.identifier, volume.array[channel], {"reference": label}, volume.geometry, spec.labels.names_of_values
         )
         with atomic_path(output / f"{case.identifier}.png") as path:
             path.write_bytes(picture.png)

@@ -50,15 +50,7 @@ def write_report(
         mean_dice=summary.foreground_mean.dice,
         num_cases=len(summary.cases),
         measured=surfaces[:2],
-        class_columns=[
-            "Class",
-            "Mean Dice",
-            "Lowest",
-            "Highest",
-            "Mean IoU",
-            *surfaces,
-            "Cases counted",
-        ],
+        class_columns=["Class", "Mean Dice", "Lowest", "Highest", "Mean IoU", *surfaces, "Cases counted"],
         classes=[
             {
                 "name": name,

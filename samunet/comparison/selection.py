@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from samunet.core.codec import atomic_path, write_json, write_text
 from samunet.core.dataset import DatasetSpec, files_with_ending, read_dataset_json, training_cases
@@ -15,8 +16,8 @@ from samunet.core.results import BEST_MODEL_FILE, VALIDATION, trained_models
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.postprocessing import POSTPROCESSING_FILE, Postprocessing, apply_to_folder, determine
-from samunet.evaluation.score import refuse_missing, score_case, targets_from_labels
-from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, summarize, write_summary
+from samunet.evaluation.score import refuse_missing, scorer
+from samunet.evaluation.summary import SUMMARY, Summary, summarize, write_summary
 from samunet.imageio import reader_of_segmentations
 from samunet.inference.ensemble import ensemble
 from samunet.machine.progress import each
@@ -58,20 +59,18 @@ def crossval_folder(model: Path, folds: Sequence[str]) -> Path:
 
 
 def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, threads: int) -> Summary:
-    """Copy the validation predictions of a model's folds into one folder, probabilities too, and score them.
+    """Copy the validation predictions of a model's folds into one folder, probabilities too, and score them; raises
+    DatasetError where a fold has no validation predictions, two folds have the same case, or a reference is absent.
 
     Args:
         model: folder of samunet's or nnU-Net's.
         raw: folder of the raw dataset, for the references.
-
-    Raises:
-        DatasetError: a fold has no validation predictions, two folds have the same case, or a reference is absent.
     """
     spec = read_dataset_json(raw / "dataset.json")
     origin: dict[str, Path] = {}
     for fold in folds:
         folder = model / f"fold_{fold}" / VALIDATION
-        names = set(files_with_ending(folder, spec.file_ending)) if folder.is_dir() else set()
+        names = set(_names(folder, spec)) if folder.is_dir() else set()
         if not names:
             raise DatasetError(
                 f"{folder} holds no validation predictions; train the fold, or give the folds that are trained with -f."
@@ -85,12 +84,10 @@ def accumulate(model: Path, raw: Path, folds: Sequence[str], target: Path, *, th
     refuse_missing(origin.keys() - references.keys(), f"no reference in {raw}", "Restore them.")
     shutil.rmtree(target, ignore_errors=True)  # cases of an earlier split must not count
     for name, folder in sorted(origin.items()):
-        beside = folder / f"{name.removesuffix(spec.file_ending)}.npz"
-        for path in (
-            *reader_of_segmentations(folder, spec).files(folder / name),
-            *([beside] if beside.is_file() else []),
-        ):
-            _copy(path, target / path.name)
+        probabilities = folder / f"{name.removesuffix(spec.file_ending)}.npz"
+        for path in (*reader_of_segmentations(folder, spec).files(folder / name), probabilities):
+            if path != probabilities or path.is_file():
+                _copy(path, target / path.name)
     for name in ("dataset.json", "plans.json"):
         if (model / name).is_file():
             _copy(model / name, target / name)
@@ -127,51 +124,26 @@ def find_best(
             "0 to 4."
         )
     spec = read_dataset_json(raw / "dataset.json")
-    refuse_mixed(
-        {
-            f"{name}/fold_{fold}": prompts_behind(results / name / f"fold_{fold}" / VALIDATION)
-            for name in names
-            for fold in folds
-        }
-    )
+    trained = [f"{name}/fold_{fold}" for name in names for fold in folds]
+    refuse_mixed({fold: prompts_behind(results / fold / VALIDATION) for fold in trained})
     single = []
     for name in names:
         folder = crossval_folder(results / name, folds)
         summary = accumulate(results / name, raw, folds, folder, threads=threads)
         single.append(Candidate(models=(name,), folder=folder, dice=summary.foreground_mean.dice))
     _refuse_other_cases(single, spec)
-    pairs = (
-        [
-            pair
-            for pair in itertools.combinations(single, 2)
-            if all(_has_probabilities(one.folder, spec) for one in pair)
-        ]
-        if ensembling
-        else []
-    )
+    averaged = [one for one in single if ensembling and _has_probabilities(one.folder, spec)]
     references = references_of(raw, spec)
-    both = [_ensemble(first, second, references, results, folds, spec, threads) for first, second in pairs]
+    pairs = itertools.combinations(averaged, 2)
+    both = [_ensemble(*pair, references, results, folds, spec, threads) for pair in pairs]
     candidates = sorted([*single, *both], key=lambda candidate: -candidate.dice)
     best = candidates[0]
-    reader = reader_of_segmentations(best.folder, spec)
-    predicted = files_with_ending(best.folder, spec.file_ending)
-    postprocessing = determine(
-        {name: path for name, path in references.items() if name in predicted},
-        best.folder,
-        labels=spec.labels,
-        file_ending=spec.file_ending,
-        reader=reader,
-        threads=threads,
-    )
+    of_best = {name: references[name] for name in _names(best.folder, spec)}
+    how: dict[str, Any] = {"file_ending": spec.file_ending, "threads": threads}
+    how["reader"] = reader_of_segmentations(best.folder, spec)
+    postprocessing = determine(of_best, best.folder, labels=spec.labels, **how)
     write_json(best.folder / POSTPROCESSING_FILE, postprocessing)
-    apply_to_folder(
-        postprocessing,
-        best.folder,
-        best.folder / "postprocessed",
-        file_ending=spec.file_ending,
-        reader=reader,
-        threads=threads,
-    )
+    apply_to_folder(postprocessing, best.folder, best.folder / "postprocessed", **how)
     instructions = _instructions(dataset, best, folds, postprocessing)
     _mark(results, candidates, folds, dataset)
     write_text(results / INSTRUCTIONS_FILE, instructions)
@@ -180,28 +152,14 @@ def find_best(
 
 def references_of(raw: Path, spec: DatasetSpec) -> dict[str, Path]:
     """Return the reference of every training case, by the file name of its prediction."""
-    return {
-        f"{case.identifier}{spec.file_ending}": case.label
-        for case in training_cases(raw, spec)
-        if case.label is not None
-    }
+    cases = training_cases(raw, spec)
+    return {f"{case.identifier}{spec.file_ending}": case.label for case in cases if case.label is not None}
 
 
 def _score(references: Mapping[str, Path], folder: Path, spec: DatasetSpec, threads: int) -> Summary:
-    reader = reader_of_segmentations(folder, spec)
-
-    def score(name: str) -> CaseScore:
-        return score_case(
-            references[name],
-            folder / name,
-            targets=targets_from_labels(spec.labels),
-            ignore=spec.labels.ignore,
-            reader=reader,
-            expected=spec.labels.expected_in_files,
-        )
-
-    names = sorted(files_with_ending(folder, spec.file_ending))
-    summary = summarize(each(score, names, threads=threads, title="Scoring"), prompts_behind(folder))
+    score, names = scorer(spec.labels, reader_of_segmentations(folder, spec)), _names(folder, spec)
+    scores = each(lambda name: score(references[name], folder / name), names, threads=threads, title="Scoring")
+    summary = summarize(scores, prompts_behind(folder))
     write_summary(folder / SUMMARY, summary)
     return summary
 
@@ -222,21 +180,20 @@ def _ensemble(
     return Candidate(models=models, folder=folder, dice=_score(references, folder, spec, threads).foreground_mean.dice)
 
 
+def _names(folder: Path, spec: DatasetSpec) -> list[str]:
+    return sorted(files_with_ending(folder, spec.file_ending))
+
+
 def _has_probabilities(folder: Path, spec: DatasetSpec) -> bool:
-    return all(
-        (folder / f"{name.removesuffix(spec.file_ending)}.npz").is_file()
-        for name in files_with_ending(folder, spec.file_ending)
-    )
+    return all((folder / f"{name.removesuffix(spec.file_ending)}.npz").is_file() for name in _names(folder, spec))
 
 
 def _refuse_other_cases(candidates: Sequence[Candidate], spec: DatasetSpec) -> None:
-    first = files_with_ending(candidates[0].folder, spec.file_ending).keys()
-    for candidate in candidates[1:]:
-        refuse_missing(
-            first ^ files_with_ending(candidate.folder, spec.file_ending).keys(),
-            f"no validation prediction of both {candidates[0].name} and {candidate.name}",
-            "Compare models of one split.",
-        )
+    first = candidates[0]
+    for other in candidates[1:]:
+        differing = set(_names(first.folder, spec)) ^ set(_names(other.folder, spec))
+        lacking = f"no validation prediction of both {first.name} and {other.name}"
+        refuse_missing(differing, lacking, "Compare models of one split.")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -256,9 +213,7 @@ def _mark(results: Path, candidates: Sequence[Candidate], folds: Sequence[str], 
         {
             "dataset_name_or_id": dataset,
             "folds": [int(fold) if fold.isdecimal() else fold for fold in folds],
-            "considered_models": [
-                _parts(model) for candidate in candidates if len(candidate.models) == 1 for model in candidate.models
-            ],
+            "considered_models": [_parts(*one.models) for one in candidates if len(one.models) == 1],
             "ensembling_allowed": any(len(candidate.models) > 1 for candidate in candidates),
             "all_results": {candidate.name: candidate.dice for candidate in candidates},
             "best_model_or_ensemble": {
@@ -274,13 +229,8 @@ def _instructions(dataset: str, best: Candidate, folds: Sequence[str], postproce
     """Return the commands that predict with the best candidate."""
     origin = prompts_behind(best.folder)
     shown = "" if origin is None else f" with prompts ({origin})"
-    lines = [
-        (
-            f"Best on the validation cases of {dataset}, folds {' '.join(folds)}: {best.name}, mean foreground Dice "
-            f"{best.dice:.4f}{shown}."
-        ),
-        "",
-    ]
+    score = f"mean foreground Dice {best.dice:.4f}{shown}"
+    lines = [f"Best on the validation cases of {dataset}, folds {' '.join(folds)}: {best.name}, {score}.", ""]
     several = len(best.models) > 1
     folders = [f"OUTPUT_{number}" for number in range(1, len(best.models) + 1)] if several else ["OUTPUT"]
     for model, folder in zip(best.models, folders, strict=True):

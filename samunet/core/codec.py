@@ -62,9 +62,8 @@ def _decode(kind: Any, raw: Any, where: str) -> Any:
     if origin is typing.Annotated:  # with rules of samunet.core.ranges
         value = _decode(arguments[0], raw, where)
         for rule in arguments[1:]:
-            _require(
-                rule.fits(value), where, rule.expected if isinstance(raw, str) else f"a number {rule.expected}", raw
-            )
+            expected = rule.expected if isinstance(raw, str) else f"a number {rule.expected}"
+            _require(rule.fits(value), where, expected, raw)
         return value
     if origin in (typing.Union, types.UnionType):
         if raw is None and type(None) in arguments:
@@ -76,12 +75,8 @@ def _decode(kind: Any, raw: Any, where: str) -> Any:
         _require(isinstance(raw, dict), where, "an object", raw)
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in raw.items()}
     if kind is float:
-        _require(
-            isinstance(raw, int | float) and not isinstance(raw, bool) and -MOST_FLOAT <= raw <= MOST_FLOAT,
-            where,
-            "a number",
-            raw,
-        )
+        number = isinstance(raw, int | float) and not isinstance(raw, bool)
+        _require(number and -MOST_FLOAT <= raw <= MOST_FLOAT, where, "a number", raw)
         return float(raw)
     if kind is int:
         _require(isinstance(raw, int) and not isinstance(raw, bool), where, "a whole number", raw)
@@ -116,11 +111,10 @@ def _decode_dataclass(kind: type, raw: Any, where: str) -> Any:
 def _decode_tuple(arguments: tuple[Any, ...], raw: Any, where: str) -> tuple[Any, ...]:
     _require(isinstance(raw, (list, tuple)), where, "a list", raw)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(raw))
+        arguments = arguments[:1] * len(raw)
     _require(len(raw) == len(arguments), where, f"a list of {len(arguments)} values", raw)
-    return tuple(
-        _decode(part, item, f"{where}[{i}]") for i, (part, item) in enumerate(zip(arguments, raw, strict=True))
-    )
+    parts = enumerate(zip(arguments, raw, strict=True))
+    return tuple(_decode(part, item, f"{where}[{i}]") for i, (part, item) in parts)
 
 
 def _require(fits: bool, where: str, expected: str, raw: Any) -> None:
@@ -137,27 +131,21 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
-    """Read JSON that is no file of its own.
+    """Read JSON that is no file of its own; raises ConfigError where it is not JSON, gives a key twice, holds a whole
+    number beyond 64 bits, or lists and objects more than MOST_LEVELS deep.
 
     Args:
         text: bytes are UTF-8, a byte order mark before it or not.
         what: it is, for the message, e.g. "File /x/plans.json" or "log.jsonl, line 3".
-
-    Raises:
-        ConfigError: it is not JSON, gives a key twice, holds a whole number beyond 64 bits, or lists and objects more
-            than MOST_LEVELS deep.
     """
     try:
         value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), object_pairs_hook=_object)
         _refuse_extremes(value)
     except RecursionError:
-        raise ConfigError(
-            f"{what} holds lists or objects within each other too deep to read; write it again."
-        ) from None
+        raise ConfigError(f"{what} holds lists or objects too deep within each other; write it again.") from None
     except ValueError as error:
-        raise ConfigError(
-            f"{what} is not valid JSON: {str(error).partition(';')[0]}. Correct it, or write it again."
-        ) from None
+        fault = str(error).partition(";")[0]
+        raise ConfigError(f"{what} is not valid JSON: {fault}. Correct it, or write it again.") from None
     return value
 
 
@@ -220,12 +208,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is synced to disk and renamed, on failure it is removed.
+    Raises OSError where names `path` where the disk is full, whatever the library that writes says.
 
     The temporary name keeps the file's ending, since image libraries choose the format by it. Parent folders are made,
     and what killed processes left in the folder is removed.
-
-    Raises:
-        OSError: names `path` where the disk is full, whatever the library that writes says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     parts.remove_dead_parts_once(path.parent.absolute())

@@ -58,10 +58,8 @@ class DatasetSpec:
 
 
 def read_dataset_json(path: Path) -> DatasetSpec:
-    """Read nnU-Net's dataset.json leniently: free keys are kept, required ones demanded.
-
-    Raises:
-        DatasetError: the file or a required key is missing, or a value is wrong.
+    """Read nnU-Net's dataset.json leniently: free keys are kept, required ones demanded; raises DatasetError where the
+    file or a required key is missing, or a value is wrong.
     """
     absent = [folder for folder in path.absolute().parents if not folder.exists()]
     if absent:
@@ -78,12 +76,8 @@ def read_dataset_json(path: Path) -> DatasetSpec:
     if not isinstance(raw, dict):
         raise DatasetError(f"{path}: expected a JSON object; got {type(raw).__name__}.")
     channels = raw.get("channel_names", raw.get("modality"))
-    for key, value in (
-        ("channel_names", channels),
-        ("labels", raw.get("labels")),
-        ("file_ending", raw.get("file_ending")),
-    ):
-        if not value:
+    for key in ("channel_names", "labels", "file_ending"):
+        if not {**raw, "channel_names": channels}.get(key):
             raise DatasetError(f"{path}: key '{key}' is missing; add it as nnU-Net's dataset format describes.")
     if not isinstance(channels, dict) or set(channels) != {str(i) for i in range(len(channels))}:
         raise DatasetError(f'{path}: channel_names must map "0", "1", ... to names; got {brief(channels)}.')
@@ -125,10 +119,8 @@ def read_dataset_json(path: Path) -> DatasetSpec:
 
 
 def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
-    """List the training cases of a raw dataset folder, sorted by identifier.
-
-    Raises:
-        DatasetError: a folder, an image or a label file is missing.
+    """List the training cases of a raw dataset folder, sorted by identifier; raises DatasetError where a folder, an
+    image or a label file is missing.
     """
     if "dataset" in spec.raw:
         listed = tuple(listed_case(folder, name, files) for name, files in sorted(spec.raw["dataset"].items()))
@@ -160,11 +152,8 @@ def training_cases(folder: Path, spec: DatasetSpec) -> tuple[Case, ...]:
 
 
 def files_with_ending(folder: Path, file_ending: str) -> dict[str, Path]:
-    """Map names to a folder's files that have an ending, in capitals or not, but for hidden ones.
-
-    Raises:
-        DatasetError: there is no such folder, two files differ in the capitals of their ending only, or a name is none
-            of a case.
+    """Map names to a folder's files that have an ending, in capitals or not, but for hidden ones; raises DatasetError
+    where there is no such folder, two files differ in the capitals of their ending only, or a name is none of a case.
     """
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist; give the folder that holds the *{file_ending} files.")
@@ -225,13 +214,10 @@ def listed_case(folder: Path, identifier: str, files: Any) -> Case:
     Files need not exist.
     """
     check_case_name(identifier, folder / "dataset.json")
-    images, label = (files.get("images"), files.get("label")) if isinstance(files, dict) else (None, None)
-    if (
-        not isinstance(images, list)
-        or not images
-        or not all(isinstance(path, str) and path and "\0" not in path for path in (*images, label))
-    ):
+    given = files.get("images") if isinstance(files, dict) else None
+    named = [*given, files.get("label")] if isinstance(given, list) else []
+    if len(named) < 2 or not all(isinstance(path, str) and path and "\0" not in path for path in named):
         form = '{"images": [one file per channel], "label": file}'
         raise DatasetError(f"Case '{identifier}' in dataset.json must have the form {form}; got {brief(files)}.")
-    paths = tuple(folder / expand_path(name) for name in images)
-    return Case(identifier=identifier, images=paths, label=folder / expand_path(str(label)))
+    *images, label = (folder / expand_path(name) for name in named)
+    return Case(identifier=identifier, images=tuple(images), label=label)

@@ -27,25 +27,18 @@ class IntensityStatistics:
     def __post_init__(self) -> None:
         rounding = STATISTICS_ROUNDING * max(abs(self.minimum), abs(self.maximum))
         for name in ("mean", "median", "percentile_00_5", "percentile_99_5"):
-            if not self.minimum - rounding <= getattr(self, name) <= self.maximum + rounding:
-                raise ConfigError(
-                    f"{name} must lie between minimum {self.minimum} and maximum {self.maximum}; got "
-                    f"{getattr(self, name)}."
-                )
-        if self.percentile_00_5 > self.percentile_99_5 + rounding:
-            raise ConfigError(
-                f"percentile_00_5 must not be above percentile_99_5; got {self.percentile_00_5} and "
-                f"{self.percentile_99_5}."
-            )
+            if not self.minimum - rounding <= (value := getattr(self, name)) <= self.maximum + rounding:
+                bounds = f"minimum {self.minimum} and maximum {self.maximum}"
+                raise ConfigError(f"{name} must lie between {bounds}; got {value}.")
+        low, high = self.percentile_00_5, self.percentile_99_5
+        if low > high + rounding:
+            raise ConfigError(f"percentile_00_5 must not be above percentile_99_5; got {low} and {high}.")
         # A hundredth of the values lie at or beyond these two, so std is a twentieth of their distance at least.
-        if self.std < STATISTICS_ROUNDING * (self.percentile_99_5 - self.percentile_00_5):
-            distance = self.percentile_99_5 - self.percentile_00_5
-            raise ConfigError(f"std must fit the percentiles, which lie {distance} apart; got {self.std}.")
-        if self.std > self.maximum - self.minimum + rounding:
-            raise ConfigError(
-                f"std must not exceed the distance from minimum to maximum, {self.maximum - self.minimum}; got "
-                f"{self.std}."
-            )
+        if self.std < STATISTICS_ROUNDING * (high - low):
+            raise ConfigError(f"std must fit the percentiles, which lie {high - low} apart; got {self.std}.")
+        whole = self.maximum - self.minimum
+        if self.std > whole + rounding:
+            raise ConfigError(f"std must not exceed the distance from minimum to maximum, {whole}; got {self.std}.")
 
 
 @dataclass(frozen=True, kw_only=True)

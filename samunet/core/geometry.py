@@ -73,9 +73,8 @@ class Geometry:
         """
         if not (self.measured and other.measured):
             return 0.0
-        return self.corner_distance_mm(other) / min(
-            min(grid.spacing[1:] if grid.planar else grid.spacing) for grid in (self, other)
-        )
+        finest = min(min(grid.spacing[1:] if grid.planar else grid.spacing) for grid in (self, other))
+        return self.corner_distance_mm(other) / finest
 
     def apart(self, other: Geometry) -> str:
         """Say how far two grids of one shape lie apart, e.g. "0.035 mm (0.06 voxels)"."""
@@ -138,6 +137,5 @@ def triple(values: Sequence[float]) -> Triple:
 
 def shape3(values: Sequence[int]) -> Shape:
     """Return three integers as a tuple; raises ShapeError for another number of values."""
-    if len(values) != 3:
-        raise ShapeError(f"Expected three values (D, H, W); got {list(values)}.")
-    return (int(values[0]), int(values[1]), int(values[2]))
+    depth, height, width = triple(values)
+    return (int(depth), int(height), int(width))

@@ -29,7 +29,7 @@ class Labels:
     Classes get one softmax channel each (background first); regions one sigmoid channel each, background none.
     """
 
-    values: tuple[tuple[str, tuple[int, ...]], ...]
+    values: tuple[Named, ...]
     """(name, label values) in the order of dataset.json, background first, the ignore label left out."""
     ignore: int | None = None
     """Label value that marks voxels without annotation; one above all others."""
@@ -46,7 +46,7 @@ class Labels:
         return tuple(sorted(set().union(*(values for _, values in self.values))))
 
     @cached_property
-    def foreground(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    def foreground(self) -> tuple[Named, ...]:
         """(name, label values) of every class or region except background."""
         return tuple((name, values) for name, values in self.values if values != (0,))
 
@@ -100,8 +100,7 @@ def parse_labels(raw: Mapping[str, object], regions_order: object = None) -> Lab
         if not parts or not _are_values(parts):
             raise DatasetError(
                 f"dataset.json: label '{name}' must be a whole number from 0 up, {LARGEST_VALUE} at most, or a list of "
-                f"them; got {brief(value)}. "
-                'The form is name: value, e.g. "liver": 1.'
+                f'them; got {brief(value)}. The form is name: value, e.g. "liver": 1.'
             )
         values[name] = parts
     ignore = values.pop(IGNORE_NAME, None)

@@ -68,9 +68,7 @@ def held(folder: Path, *, name: str = "", share: str | None = None, wait: float 
                     logger.warning(
                         "The file system of %s has no locks: see to it that no other command writes there.", folder
                     )
-                elif (
-                    share is None or error.errno not in READ_ONLY
-                ):  # those who only read may read where they cannot write
+                elif share is None or error.errno not in READ_ONLY:  # who only reads may, where nobody can write
                     raise
             remove_dead_parts(folder)
             yield

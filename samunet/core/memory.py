@@ -78,11 +78,7 @@ def _left_in_groups() -> list[int]:
         except OSError:
             continue
         if limit.strip() != "max":
-            pages = sum(
-                int(line.split()[1])
-                for line in details.splitlines()
-                if line.startswith(("inactive_file ", "active_file "))
-            )
+            pages = sum(map(int, re.findall(r"^(?:in)?active_file (\d+)$", details, re.MULTILINE)))
             left.append(max(0, int(limit) - int(used) + pages))
     return left
 

@@ -30,11 +30,8 @@ def fault_of_name(name: object, most_bytes: int = MOST_BYTES) -> str | None:
         return "begins or ends with a space"
     for character in name:
         if character in FORBIDDEN or (unicodedata.category(character) in UNSEEN and character not in JOINERS):
-            return (
-                f"holds the byte {_BYTE[character]}, which is no UTF-8"
-                if character in _BYTE
-                else f"holds the character {character!r}"
-            )
+            byte = _BYTE.get(character)
+            return f"holds the character {character!r}" if byte is None else f"holds the byte {byte}, which is no UTF-8"
     length = len(name.encode())
     return f"has {length} bytes, more than {most_bytes}" if length > most_bytes else None
 
@@ -46,9 +43,9 @@ def in_utf8(name: str) -> str:
 
 def is_name(value: object) -> bool:
     """Tell whether a value can name a channel or class: text of one line, 200 characters at most."""
-    return (
-        isinstance(value, str) and 0 < len(value.strip()) <= 200 and value.splitlines() == [value] and "\0" not in value
-    )
+    if not isinstance(value, str) or value.splitlines() != [value]:
+        return False
+    return 0 < len(value.strip()) <= 200 and "\0" not in value
 
 
 def words_in(text: str) -> list[str]:
@@ -63,15 +60,13 @@ def brief(value: object) -> str:
 
 
 def check_case_name(name: object, where: object, most_bytes: int = MOST_BYTES) -> None:
-    """Refuse a name of a case that would lead elsewhere than to a file of its own in the folder meant.
+    """Refuse a name of a case that would lead elsewhere than to a file of its own in the folder meant; raises
+    DatasetError with the code "case-name".
 
     Letters of any script, digits, spaces and marks such as . - _ + ( ) are fine.
 
     Args:
         where: the file or folder that names the case, for the message.
-
-    Raises:
-        DatasetError: with the code "case-name".
     """
     fault = fault_of_name(name, most_bytes)
     if fault is not None:

@@ -88,10 +88,8 @@ def naming(path: Path, part: Path | None = None) -> Iterator[None]:
         yield
     except Exception as error:
         number = error.errno if isinstance(error, OSError) and is_full(error) else errno.ENOSPC
-        if (
-            is_full(error)
-            or shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free < LEAST_FREE
-        ):
+        folder = next(folder for folder in path.parents if folder.is_dir())
+        if is_full(error) or shutil.disk_usage(folder).free < LEAST_FREE:
             raise OSError(number, os.strerror(number or 0), str(path)) from error
         if isinstance(error, OSError) and error.filename in (None, str(part)):
             error.filename = str(path)

@@ -24,7 +24,9 @@ FOLDER_NAME = Form(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "the name of a folder, of letters, digits, '.', '-' and '_', 100 at most"
 )
 PATCH_VOXELS, ENCODER_SIDE = 2**28, 8192  # at most; planning stays below 2**24 and 1024
-Stages = tuple[tuple[Annotated[int, Within(1, 16)], Annotated[int, Within(1, 16)], Annotated[int, Within(1, 16)]], ...]
+Step = Annotated[int, Within(1, 16)]
+Length = Annotated[float, Within(0, 1e9)]
+Stages = tuple[tuple[Step, Step, Step], ...]
 MOVE_PLANS = "bring plans of other datasets over with samunet_move_plans_between_datasets"
 NO_LOW_RESOLUTION = (
     "samunet has no cascade and no low-resolution configuration, because SAM sees whole planes at once; use 3d_adapter "
@@ -97,9 +99,7 @@ class Configuration:
     """Folder of the preprocessed cases."""
     spacing: Spacing
     """mm; the first entry is ignored for 2D configurations."""
-    median_shape: tuple[
-        Annotated[float, Within(0, 1e9)], Annotated[float, Within(0, 1e9)], Annotated[float, Within(0, 1e9)]
-    ]
+    median_shape: tuple[Length, Length, Length]
     """Median case in voxels at this spacing."""
     patch_size: Voxels
     """Voxels; the first entry is the slab depth, 1 for 2D."""
@@ -121,25 +121,19 @@ class Configuration:
     def __post_init__(self) -> None:
         if not FOLDER_NAME.fits(self.data_identifier):  # not only in files: it becomes a path
             raise ConfigError(f"data_identifier must be {FOLDER_NAME.expected}; got '{self.data_identifier}'.")
-        if math.prod(self.patch_size) > PATCH_VOXELS:
-            raise ConfigError(
-                f"patch_size must have {PATCH_VOXELS} voxels or fewer in all; got {list(self.patch_size)}."
-            )
+        patch = list(self.patch_size)
+        if math.prod(patch) > PATCH_VOXELS:
+            raise ConfigError(f"patch_size must have {PATCH_VOXELS} voxels or fewer in all; got {patch}.")
         sides = [side * self.encoder_scale for side in self.patch_size[1:]]
         if min(sides) < 1 or max(sides) > ENCODER_SIDE:
-            raise ConfigError(
-                f"patch_size times encoder_scale must give the encoder 1 to {ENCODER_SIDE} pixels per side; got "
-                f"{sides}."
-            )
-        if self.dimensions == 2 and self.patch_size[0] != 1:
-            raise ConfigError(
-                "a 2D configuration has patches of one slice, expected 1 as the first entry of patch_size; got "
-                f"{self.patch_size[0]}."
-            )
-        if len(set(self.mirror_axes)) < len(self.mirror_axes) or (self.dimensions == 2 and 0 in self.mirror_axes):
-            raise ConfigError(
-                f"mirror_axes must hold each axis once, and axis 0 in 3D only; got {list(self.mirror_axes)}."
-            )
+            pixels = f"1 to {ENCODER_SIDE} pixels per side"
+            raise ConfigError(f"patch_size times encoder_scale must give the encoder {pixels}; got {sides}.")
+        if self.dimensions == 2 and patch[0] != 1:
+            expected = "expected 1 as the first entry of patch_size"
+            raise ConfigError(f"a 2D configuration has patches of one slice, {expected}; got {patch[0]}.")
+        axes = list(self.mirror_axes)
+        if len(set(axes)) < len(axes) or (self.dimensions == 2 and 0 in axes):
+            raise ConfigError(f"mirror_axes must hold each axis once, and axis 0 in 3D only; got {axes}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,10 +186,8 @@ class Plan:
         """Tell whether spacings count voxels and not mm."""
         if self.measured is not None or self.reader not in SIZES_LATER_READ:
             return self.measured is False
-        spacings = (
-            self.seen.spacing if self.seen is not None else [entry.spacing for entry in self.configurations.values()]
-        )
-        return all(spacing == (1, 1, 1) for spacing in spacings)
+        planned = tuple(entry.spacing for entry in self.configurations.values())
+        return all(spacing == (1, 1, 1) for spacing in (self.seen.spacing if self.seen is not None else planned))
 
     def grid_text(self, name: str) -> str:
         """Return a configuration's patch and spacing, (D, H, W), as people read them."""
@@ -260,10 +252,8 @@ def refuse_nnunet_names(name: str) -> None:
 
 
 def parse_configuration_name(name: str) -> tuple[int, str]:
-    """Split `<2d|3d>_<variant>` into dimensions and variant module name; see ALIASES.
-
-    Raises:
-        ConfigError: the name does not have that form, or is a configuration that only nnU-Net has.
+    """Split `<2d|3d>_<variant>` into dimensions and variant module name; see ALIASES. Raises ConfigError where the name
+    does not have that form, or is a configuration that only nnU-Net has.
     """
     refuse_nnunet_names(name)
     match = re.fullmatch(r"([23])d_([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)", name)
@@ -278,10 +268,8 @@ def parse_configuration_name(name: str) -> tuple[int, str]:
 
 
 def load_plan(path: Path) -> Plan:
-    """Read a plans file strictly; a configuration may name another one in `inherits_from` and override its keys.
-
-    Raises:
-        ConfigError: the file is absent, a key is unknown or missing, a type is wrong, or inheritance runs in a circle.
+    """Read a plans file strictly; a configuration may name another one in `inherits_from` and override its keys. Raises
+    ConfigError where the file is absent, a key is unknown or missing, a type is wrong, or inheritance runs in a circle.
     """
     raw = read_json(path)
     if isinstance(raw, dict) and isinstance(raw.get("configurations"), dict):

@@ -48,10 +48,8 @@ def is_dead(process: ProcessId) -> bool:
         return False
     try:
         os.kill(process.number, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except OSError as error:  # of another user's it says that it may not
+        return isinstance(error, ProcessLookupError)
     return False
 
 

@@ -72,12 +72,9 @@ class CasePrompts:
                 steps = np.array(geometry.direction) * np.array(geometry.spacing)[:, None]
                 index = np.linalg.solve(steps.T, position * TO_LPS[self.coordinates] - geometry.origin)
             if any(not -0.5 <= place <= size - 0.5 for place, size in zip(index, geometry.shape, strict=True)):
+                what = f"point {list(point)} ({self.coordinates}) of '{structure}'"
                 shape = " x ".join(map(str, geometry.shape[::-1]))
-                message = (
-                    f"point {list(point)} ({self.coordinates}) of '{structure}' lies outside the image of {shape} "
-                    "voxels"
-                )
-                raise ConfigError(f"{message}; check the coordinates.")
+                raise ConfigError(f"{what} lies outside the image of {shape} voxels; check the coordinates.")
             indices.append(triple(index.tolist()))
         return tuple(indices)
 
@@ -91,10 +88,8 @@ class PromptFile:
     """The source of the prompts, in words; "reference: ..." where they were made from reference segmentations."""
 
     def of(self, case: str, labels: Labels) -> CasePrompts:
-        """Return the prompts of one case.
-
-        Raises:
-            ConfigError: there are none, or they are for a structure that the labels do not name.
+        """Return the prompts of one case; raises ConfigError where there are none, or they are for a structure that the
+        labels do not name.
         """
         if case not in self.cases:
             raise ConfigError(f"the prompts name no case '{case}'.{did_you_mean(case, self.cases)}")
@@ -135,13 +130,11 @@ def carry_prompts(folders: Sequence[Path], target: Path) -> None:
 
 
 def refuse_mixed(origins: Mapping[str, str | None]) -> None:
-    """Refuse predictions, by name, of which some were made with prompts and others without.
+    """Refuse predictions, by name, of which some were made with prompts and others without; raises ConfigError where
+    they are mixed.
 
     Args:
         origins: of each, see `prompts_behind`.
-
-    Raises:
-        ConfigError: they are mixed.
     """
     prompted = [name for name, origin in origins.items() if origin is not None]
     if prompted and len(prompted) < len(origins):

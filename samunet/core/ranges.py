@@ -100,19 +100,13 @@ Sha256 = Annotated[str, Form("[0-9a-f]{64}", "64 hexadecimal digits")]
 
 
 def check_ranges(value: Any, what: str) -> None:
-    """Compare the fields of a dataclass with their rules, those within tuples excepted.
+    """Compare the fields of a dataclass with their rules, those within tuples excepted; raises ConfigError where one
+    does not fit.
 
     Args:
         what: the fields are, e.g. "Training setting".
-
-    Raises:
-        ConfigError: one does not fit.
     """
     for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
         for rule in getattr(hint, "__metadata__", ()):
             if not rule.fits(getattr(value, name)):
-                shown = getattr(value, name)
-                raise ConfigError(
-                    f"{what} {name} must be {rule.expected}; got "
-                    f"{shown if not isinstance(shown, str) else f'{shown!r}'}."
-                )
+                raise ConfigError(f"{what} {name} must be {rule.expected}; got {getattr(value, name)!r}.")

@@ -9,11 +9,7 @@ def readable(amount: float) -> str:
     """Write a number of bytes with three digits in a unit that fits: "352 bytes", "24.5 MiB", "1.5 GiB"."""
     exponent = max(0, min(len(BYTE_UNITS) - 1, (int(abs(amount)).bit_length() - 1) // 10))
     value = amount / 1024**exponent
-    return (
-        f"{value:.0f} {BYTE_UNITS[exponent]}"
-        if abs(value) >= 100 or not exponent
-        else f"{value:.3g} {BYTE_UNITS[exponent]}"
-    )
+    return f"{value:{'.0f' if abs(value) >= 100 or not exponent else '.3g'}} {BYTE_UNITS[exponent]}"
 
 
 def counted(number: int, thing: str) -> str:

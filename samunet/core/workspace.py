@@ -58,23 +58,15 @@ class Workspace:
             raise DatasetError(
                 f"Dataset id {text} is ambiguous: {', '.join(matches)}. Give the full name, or rename one of them."
             )
-        searched = (
-            ", ".join(f"{folder}{'' if folder.is_dir() else ' (which does not exist)'}" for folder in self._folders())
-            or "any folder"
-        )
-        form = (
-            ""
-            if number is not None or dataset_id(text) is not None
-            else ", and this is no id or name of one, such as 4 or Dataset004_Hippocampus"
-        )
+        folders = [f"{folder}{'' if folder.is_dir() else ' (which does not exist)'}" for folder in self._folders()]
+        message = f"Dataset '{text}' is not in {', '.join(folders) or 'any folder'}"
+        if number is None and dataset_id(text) is None:
+            message += ", and this is no id or name of one, such as 4 or Dataset004_Hippocampus"
         # Ids have no neighbors.
         hint = did_you_mean(text, names) if number is None else f" Known: {', '.join(sorted(names)) or 'none'}."
-        unset = (
-            ""
-            if self._folders()
-            else " Set the environment variable nnUNet_raw to the folder that holds your DatasetXXX_Name folders."
-        )
-        raise DatasetError(f"Dataset '{text}' is not in {searched}{form}.{hint}{unset}")
+        if not folders:
+            hint += " Set the environment variable nnUNet_raw to the folder that holds your DatasetXXX_Name folders."
+        raise DatasetError(f"{message}.{hint}")
 
     def free_id(self, first: int) -> int:
         """Return the lowest id from `first` on that no dataset has."""
@@ -82,28 +74,20 @@ class Workspace:
         return next(number for number in itertools.count(first) if number not in taken)
 
     def _folders(self) -> list[Path]:
-        return [
-            folder for folder in (self.raw_folder, self.preprocessed_folder, self.results_folder) if folder is not None
-        ]
+        folders = (self.raw_folder, self.preprocessed_folder, self.results_folder)
+        return [folder for folder in folders if folder is not None]
 
     def _dataset_names(self) -> set[str]:
-        return {
-            entry.name
-            for folder in self._folders()
-            if folder.is_dir()
-            for entry in folder.iterdir()
-            if entry.is_dir() and dataset_id(entry.name) is not None
-        }
+        entries = [entry for folder in self._folders() if folder.is_dir() for entry in folder.iterdir()]
+        return {entry.name for entry in entries if entry.is_dir() and dataset_id(entry.name) is not None}
 
 
 def workspace_from_environment(environment: Mapping[str, str] | None = None) -> Workspace:
-    """Read nnUNet_raw, nnUNet_preprocessed and nnUNet_results once; unset ones raise only when used.
+    """Read nnUNet_raw, nnUNet_preprocessed and nnUNet_results once; unset ones raise only when used. Raises ConfigError
+    where a folder begins with ~ and there is no such home folder.
 
     SAM's checkpoints lie in the folder SAMUNET_WEIGHTS, where it is set, and in the user's cache. A leading ~, which a
     shell leaves in quotes and other programs always, is the home folder.
-
-    Raises:
-        ConfigError: a folder begins with ~ and there is no such home folder.
     """
     values = os.environ if environment is None else environment
     raw, preprocessed, results = (_folder(values, name) for name in PURPOSE)

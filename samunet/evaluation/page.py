@@ -25,9 +25,9 @@ def render(package: str, template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def score_text(value: float | None, digits: int = 3) -> str:
+def score_text(value: float | None, digits: int = 3, *, sign: str = "") -> str:
     """Return a number as tables show it, a dash where it is undefined or was not measured."""
-    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
 def _data_uri(png: bytes) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
@@ -38,13 +37,10 @@ class CasePicture:
 
 
 def draw_case(
-    identifier: str,
-    image: np.ndarray,
-    overlays: Mapping[str, np.ndarray],
-    geometry: Geometry,
-    names: Mapping[int, str],
+    identifier: str, image: np.ndarray, overlays: Mapping[str, np.ndarray], geometry: Geometry, names: Mapping[int, str]
 ) -> CasePicture:
-    """Draw the slice of a case that holds the most classes: the image, and a panel for every segmentation on it.
+    """Draw the slice of a case that holds the most classes: the image, and a panel for every segmentation on it; raises
+    ShapeError where the arrays are not on that (D, H, W) grid.
 
     The slice is hung as radiologists do, with the patient's sides as letters at its rims, however the file stores it
     (see `samunet.evaluation.plane`). The first segmentation that holds anything chooses the slice.
@@ -54,9 +50,6 @@ def draw_case(
         overlays: title to (D, H, W) integers, 0 is background.
         geometry: the grid that all of them are on.
         names: label value to the name of its class; values without one are called "label 7".
-
-    Raises:
-        ShapeError: the arrays are not on that (D, H, W) grid.
     """
     shapes = [array.shape for array in (image, *overlays.values())]
     if {geometry.shape, *shapes} != {geometry.shape}:
@@ -100,7 +93,6 @@ def _draw(
     legend_height = 0.26 * math.ceil(len(legend) / 5) + 0.1
     total = panel_height + 0.4 + legend_height
     figure = Figure(figsize=(panels * PANEL_INCH, total), facecolor=BACKDROP)
-    FigureCanvasAgg(figure)
     labeled = np.any([plane > 0 for plane in planes.values()], axis=0) if planes else np.zeros(grey.shape, bool)
     low, high = _grey_window(grey, labeled)
     for column, (title, overlay) in enumerate({"image": None, **planes}.items()):
@@ -117,18 +109,24 @@ def _draw(
             text.set_path_effects([withStroke(linewidth=2.5, foreground=BACKDROP)])
     if legend:
         _draw_legend(figure, legend)
+    return as_png(figure, DPI)
+
+
+def as_png(figure: Figure, dpi: int) -> bytes:
+    """Return a figure as a PNG file, on its own ground; a dollar sign in a name is a dollar sign."""
+    axes_legends = [legend for axes in figure.axes if (legend := axes.get_legend()) is not None]
+    for text in [text for legend in (*axes_legends, *figure.legends) for text in legend.get_texts()]:
+        text.set_parse_math(False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor=BACKDROP)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
 def _draw_legend(figure: Figure, names: Mapping[int, str]) -> None:
     patches = [Patch(color=as_hex(label_color(value)), label=name) for value, name in names.items()]
-    legend = figure.legend(
+    figure.legend(
         handles=patches, loc="lower center", ncols=min(len(names), 5), frameon=False, labelcolor=INK, fontsize=10
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
 
 
 def _informative_slice(labels: np.ndarray) -> int:

@@ -82,13 +82,11 @@ def determine(
     reader: ImageReader,
     threads: int,
 ) -> Postprocessing:
-    """Choose the steps that help on predictions with references.
+    """Choose the steps that help on predictions with references; raises DatasetError where a prediction or a reference
+    is missing, or two do not share a grid.
 
     Args:
         references: by the file name of the prediction.
-
-    Raises:
-        DatasetError: a prediction or a reference is missing, or two do not share a grid.
     """
     predictions = files_with_ending(prediction_folder, file_ending)
     refuse_missing(

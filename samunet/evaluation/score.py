@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,6 +104,14 @@ def score_case(
         )
     return CaseScore(
         reference_file=str(reference), prediction_file=str(prediction), metrics=metrics, unit=reference_geometry.unit
+    )
+
+
+def scorer(labels: Labels, reader: ImageReader, measures: Measures | None = None) -> Callable[[Path, Path], CaseScore]:
+    """Return `score_case` for the classes or regions of a dataset, of (reference, prediction)."""
+    targets, expected = targets_from_labels(labels), labels.expected_in_files
+    return partial(
+        score_case, targets=targets, ignore=labels.ignore, reader=reader, measures=measures, expected=expected
     )
 
 

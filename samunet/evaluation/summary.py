@@ -123,7 +123,8 @@ class Summary:
 
 
 def summarize(cases: Sequence[CaseScore], prompts: str | None = None, *, tolerance: float | None = None) -> Summary:
-    """Average the scores of cases; NaN is skipped everywhere.
+    """Average the scores of cases; NaN is skipped everywhere. Raises DatasetError where there is no case, or cases
+    differ in their targets.
 
     A target that is absent from all references and predictions does not count in `foreground_mean`. nnU-Net lets such
     a target turn the foreground mean into NaN; all other values are the same.
@@ -131,9 +132,6 @@ def summarize(cases: Sequence[CaseScore], prompts: str | None = None, *, toleran
     Args:
         prompts: from where the prompts behind the predictions are, if there were any.
         tolerance: that NSD was measured with, in the cases' unit.
-
-    Raises:
-        DatasetError: there is no case, or cases differ in their targets.
     """
     if not cases:
         raise DatasetError("There are no cases to summarize; a summary needs at least one scored case.")
@@ -196,9 +194,7 @@ def write_table(path: Path, summary: Summary, names: Mapping[str, str]) -> None:
 
 def read_summary(path: Path) -> Summary:
     """Read a summary.json that samunet or nnU-Net wrote; the means are taken as they stand, further keys are ignored.
-
-    Raises:
-        ConfigError: the file is absent, not JSON, or lacks a part of a summary.
+    Raises ConfigError where the file is absent, not JSON, or lacks a part of a summary.
     """
     raw = read_json(path)
     try:

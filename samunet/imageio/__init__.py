@@ -75,13 +75,10 @@ def reader_for(file_ending: str, name: str | None = None, example: Path | None =
 
 
 def reader_of_segmentations(folder: Path, spec: DatasetSpec) -> ImageReader:
-    """Choose the reader of a folder of predictions or references.
+    """Choose the reader of a folder of predictions or references; raises ConfigError or DatasetError as `reader_for`.
 
     The reader that dataset.json asks for comes first, then that of the plan in the folder or above it, which the
     segmentations were made with, then the first that opens one of them.
-
-    Raises:
-        ConfigError, DatasetError: as `reader_for`.
     """
     name = spec.reader or _planned_reader(folder)
     if name is not None and (spec.reader or spec.file_ending in reader_for(spec.file_ending, name).endings):
@@ -112,14 +109,12 @@ def output_ending(image: Path, otherwise: str) -> str:
 
 
 def reader_of_image(path: Path, name: str | None, series: str | None = None) -> ImageReader:
-    """Choose the reader of an image that need not have the ending of a model's training.
+    """Choose the reader of an image that need not have the ending of a model's training; raises DatasetError as
+    `reader_for`.
 
     Args:
         name: of the reader that the model was planned with, taken where it knows the ending.
         series: which one of a folder of several DICOM series is meant.
-
-    Raises:
-        DatasetError: as `reader_for`.
     """
     ending = known_ending(path)
     if path.is_dir():
@@ -131,10 +126,7 @@ def reader_of_image(path: Path, name: str | None, series: str | None = None) -> 
 
 def writer_for(ending: str, name: str | None, *, planar: bool) -> ImageReader:
     """Choose a segmentation's writer: the planned reader, if any, where it knows the ending, else TIFF's by the
-    dimensions.
-
-    Raises:
-        DatasetError: no reader knows the ending.
+    dimensions; raises DatasetError where no reader knows the ending.
     """
     if name is not None and ending in (planned := reader_for(ending, name)).endings:
         return planned

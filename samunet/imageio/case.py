@@ -24,10 +24,8 @@ LONGEST_LABEL = 4  # bytes per voxel
 
 
 def read_image(case: Case, spec: DatasetSpec, reader: ImageReader) -> Volume:
-    """Read the image of a case.
-
-    Raises:
-        DatasetError: a file cannot be read, or the number of channels is not that of dataset.json.
+    """Read the image of a case; raises DatasetError where a file cannot be read, or the number of channels is not that
+    of dataset.json.
     """
     volume = reader.read_image(case.images)
     _check_channels(len(volume.array), case, spec)
@@ -47,10 +45,8 @@ class CaseSize:
 
 
 def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
-    """Return what reading a case will give and take, from headers alone.
-
-    Raises:
-        DatasetError: a header cannot be read, or the number of channels is not that of dataset.json.
+    """Return what reading a case will give and take, from headers alone; raises DatasetError where a header cannot be
+    read, or the number of channels is not that of dataset.json.
     """
     peeks = [reader.peek(path) for path in case.images]
     _check_channels(sum(peek.channels for peek in peeks), case, spec)
@@ -62,9 +58,8 @@ def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
         label = reader.peek(case.label)
         # Floating-point ones are rounded and compared.
         numbers = 4 if label.loaded > LONGEST_LABEL * math.prod(geometry.shape) else 1
-        reading = max(
-            reading, image + label.loading + numbers * label.loaded + LONGEST_LABEL * math.prod(geometry.shape)
-        )
+        with_label = label.loading + numbers * label.loaded + LONGEST_LABEL * math.prod(geometry.shape)
+        reading = max(reading, image + with_label)
     return CaseSize(geometry=geometry, reading=reading, beside=max(peek.beside for peek in peeks))
 
 
@@ -109,9 +104,8 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
             case.identifier,
             volume.geometry.apart(geometry),
         )
-    refuse_unexpected_values(
-        label, spec.labels.expected_in_files, f"Case '{case.identifier}': label file {case.label.name}"
-    )
+    what = f"Case '{case.identifier}': label file {case.label.name}"
+    refuse_unexpected_values(label, spec.labels.expected_in_files, what)
     return volume, label
 
 

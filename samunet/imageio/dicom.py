@@ -46,25 +46,14 @@ class Series:
 
 
 def series_in(folder: Path) -> tuple[Series, ...]:
-    """List the series whose files lie directly in a folder.
-
-    Raises:
-        ImageFileError: a file's header cannot be read.
-    """
+    """List the series whose files lie directly in a folder; raises ImageFileError where a header cannot be read."""
     listed = []
     for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
         files = tuple(Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))
         header = _header(files[0])
+        names = {"uid": "SeriesInstanceUID", "description": "SeriesDescription", "modality": "Modality"}
         with _unvalidated():
-            texts = {key: str(header.get(key, "")) for key in ("SeriesInstanceUID", "SeriesDescription", "Modality")}
-        listed.append(
-            Series(
-                uid=texts["SeriesInstanceUID"],
-                description=texts["SeriesDescription"],
-                modality=texts["Modality"],
-                files=files,
-            )
-        )
+            listed.append(Series(**{key: str(header.get(name, "")) for key, name in names.items()}, files=files))
     return tuple(listed)
 
 
@@ -83,11 +72,8 @@ def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
     listed = series_in(folder)
     meant = listed if series is None else [one for number, one in enumerate(listed, 1) if one.is_meant(series, number)]
     listed_files = {file for one in listed for file in one.files}
-    left_out = [
-        path
-        for path in sorted(folder.iterdir())
-        if path not in listed_files and path.name != "DICOMDIR" and is_dicom(path)
-    ]
+    others = [path for path in sorted(folder.iterdir()) if path not in listed_files and path.name != "DICOMDIR"]
+    left_out = [path for path in others if is_dicom(path)]
     if left_out:  # ITK passes over files that it cannot parse
         _check_slice(left_out[0])  # says why, where it can
         raise ImageFileError(
@@ -126,9 +112,8 @@ def read_series(folder: Path, series: str | None = None) -> sitk.Image:
     _check_distances(np.array([one.place for one in slices]), folder)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(file) for file in files])
-    if (
-        len({one.numbers for one in slices}) > 1
-    ):  # ITK takes the first slice's number type for all, and would round the others' values
+    if len({one.numbers for one in slices}) > 1:
+        # ITK takes the first slice's number type for all, and would round the others' values.
         reader.SetOutputPixelType(sitk.sitkFloat64)
     try:
         return reader.Execute()
@@ -158,9 +143,8 @@ def peek_series(folder: Path, series: str | None = None) -> Peek:
         geometry=Geometry(shape=(depth, height, width), spacing=(distance, y, x)),
         channels=header.GetNumberOfComponents(),
         loaded=loaded,
-        loading=2 * loaded
-        + 3 * (loaded // len(files))
-        + max(file.stat().st_size for file in files),  # image and copy; one file's parts
+        # Image and copy; one file's parts.
+        loading=2 * loaded + 3 * (loaded // len(files)) + max(file.stat().st_size for file in files),
     )
 
 
@@ -181,17 +165,22 @@ class _Slice:
     """Bits, sign, slope and intercept."""
 
 
+@contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Let pydicom take values as they are, without warnings: those that count are checked by name."""
+    from pydicom.config import disable_value_validation
+
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@_unvalidated()
 def _check_slice(file: Path) -> _Slice:
-    """Read a slice's header and compare its pixels with it: ITK fills up short ones, and takes no spacing for 1 mm.
-
-    Raises:
-        ImageFileError: something is absent or cannot be true.
+    """Read a slice's header and compare its pixels with it: ITK fills up short ones, and takes no spacing for 1 mm;
+    raises ImageFileError where something is absent or cannot be true.
     """
-    with _unvalidated():
-        return _checked(file, _header(file))
-
-
-def _checked(file: Path, header: Any) -> _Slice:
+    header = _header(file)
     try:
         place = [
             float(part) for name in ("ImagePositionPatient", "ImageOrientationPatient") for part in header[name].value
@@ -215,36 +204,20 @@ def _checked(file: Path, header: Any) -> _Slice:
         )
     if min(rows, columns, samples) < 1:
         raise ImageFileError(
-            (
-                f"{file} has {rows} x {columns} pixels of {samples} samples, expected one or more; export the series "
-                "again."
-            ),
+            f"{file} has {rows} x {columns} pixels of {samples} samples, expected one or more; export the series "
+            "again.",
             "header",
         )
     if len(spacing) != 2 or not all(0 < part < np.inf for part in spacing):
-        detector = (
-            " ImagerPixelSpacing is that of the detector, not of the patient." if "ImagerPixelSpacing" in header else ""
-        )
-        given = (
-            f"has PixelSpacing {list(spacing)}, expected two positive numbers"
-            if spacing
-            else "says nothing of its PixelSpacing"
-        )
-        message = f"{file} {given}, so the size of its pixels is not known.{detector}"
+        given = f"has PixelSpacing {list(spacing)}, expected two positive numbers"
+        message = f"{file} {given if spacing else 'says nothing of its PixelSpacing'}, so the size of its pixels is not"
+        message += " known."
+        if "ImagerPixelSpacing" in header:
+            message += " ImagerPixelSpacing is that of the detector, not of the patient."
         raise ImageFileError(f"{message} Correct the tag, or convert the series to .nii.gz with its spacing.", "header")
     _check_length(file, header, -(-rows * columns * samples * bits // 8))
     form = (rows, columns, samples, str(header.get("PhotometricInterpretation")), spacing)
     return _Slice(place=tuple(place), form=form, numbers=(bits, header.get("PixelRepresentation"), *scaling))
-
-
-@contextmanager
-def _unvalidated() -> Iterator[None]:
-    """Let pydicom take values as they are, without warnings: those that count are checked by name."""
-    from pydicom.config import disable_value_validation
-
-    with disable_value_validation(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _header(file: Path) -> Any:
@@ -303,10 +276,8 @@ def _check_distances(places: np.ndarray, folder: Path) -> None:
     steps = np.abs(np.diff(positions @ np.cross(axes[0, :3], axes[0, 3:])))
     if len(steps) and np.abs(steps - np.median(steps)).max() >= GAP_TOLERANCE * np.median(steps):
         raise ImageFileError(
-            (
-                f"{folder} holds slices {steps.min():.4g} to {steps.max():.4g} mm apart; slices are missing or there "
-                "twice, so export the series again."
-            ),
+            f"{folder} holds slices {steps.min():.4g} to {steps.max():.4g} mm apart; slices are missing or there "
+            "twice, so export the series again.",
             "header",
         )
 

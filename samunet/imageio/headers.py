@@ -60,16 +60,8 @@ MHA_SPACING = ("ElementSpacing", "ElementSize")
 MHA_VECTORS = ("DimSize", *MHA_SPACING, "Offset", "Origin", "Position", "CenterOfRotation")  # one number per axis
 MHA_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 MHA_NUMBERS = (
-    *(
-        "NDims",
-        "ElementNumberOfChannels",
-        "HeaderSize",
-        "CompressedDataSize",
-        "CompressionLevel",
-        "ElementMin",
-        "ElementMax",
-    ),
-    *("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "ID", "ParentID"),
+    *("NDims", "ElementNumberOfChannels", "HeaderSize", "CompressedDataSize", "CompressionLevel", "ElementMin"),
+    *("ElementMax", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "ID", "ParentID"),
 )
 MHA_FLAGS = ("BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData")
 NRRD_MAGIC = re.compile(r"NRRD000[1-5]")
@@ -190,14 +182,11 @@ def _spacing(numbers: Sequence[float]) -> tuple[float, ...]:
 def _beside(name: str, path: Path) -> Path:
     """Return the data file that a header names; it must be a plain name, so that no other folder is read."""
     name = os.fsdecode(name.encode("latin-1"))  # as lines are read
-    plain = (
-        name
-        and not set(name) & set("/\\%:\0")
-        and name not in (".", "..")
-        and name.split()[0] != "LIST"
-        and len(name) <= MAX_NAME
+    plain = 0 < len(name) <= MAX_NAME and not set(name) & set("/\\%:\0") and name not in (".", "..")
+    _require(
+        plain and name.split()[:1] != ["LIST"],
+        f"it names the data file {name[:80]!r}, expected one file in its own folder",
     )
-    _require(bool(plain), f"it names the data file {name[:80]!r}, expected one file in its own folder")
     data = path.with_name(name)
     if not os.path.isfile(data):  # False, not an error, where the system takes no such name
         raise ImageFileError(
@@ -237,14 +226,11 @@ def _read_mha(file: BinaryIO, path: Path) -> Header:
         DIMENSIONS[0] <= dimensions <= DIMENSIONS[1],
         f"NDims is {dimensions}, expected {DIMENSIONS[0]} to {DIMENSIONS[1]}",
     )
+    counts = dict.fromkeys(MHA_NUMBERS, 1) | dict.fromkeys(MHA_VECTORS, dimensions) | {"Color": 4}
+    counts |= dict.fromkeys(MHA_MATRICES, dimensions**2)
     for name, value in fields.items():
-        if name in MHA_VECTORS or name in MHA_MATRICES or name in MHA_NUMBERS or name == "Color":
-            count = {
-                **dict.fromkeys(MHA_VECTORS, dimensions),
-                **dict.fromkeys(MHA_MATRICES, dimensions**2),
-                "Color": 4,
-            }.get(name, 1)
-            _numbers(value, count, name)
+        if name in counts:
+            _numbers(value, counts[name], name)
         elif name in MHA_FLAGS:
             _require(value.lower() in ("true", "false"), f"{name} is {value[:20]!r}, expected True or False")
     flags = {name: fields[name].lower() == "true" for name in MHA_FLAGS if name in fields}
@@ -347,27 +333,19 @@ def _nrrd_spacing(fields: dict[str, str], dimension: int, grid: list[int]) -> tu
     names = {name.lower(): count for name, count in NRRD_SPACES.items()}
     _require(space is None or space.lower() in names, f"its space {str(space)[:40]!r} is unknown")
     _require(space is None or "space dimension" not in fields, "it gives both 'space' and 'space dimension'")
-    inside = (
-        names[space.lower()]
-        if space is not None
-        else _whole(fields.get("space dimension", "0"), 1, "'space dimension'")[0]
-    )
+    (inside,) = _whole(fields.get("space dimension", "0"), 1, "'space dimension'")
+    inside = inside if space is None else names[space.lower()]
     _require(0 <= inside <= DIMENSIONS[1], f"'space dimension' is {inside}")
-    spatial = [
-        name for name in ("space directions", "space origin", "measurement frame", "space units") if name in fields
-    ]
+    vectors_of = {"space directions": dimension, "space origin": 1, "measurement frame": inside}
+    spatial = [name for name in (*vectors_of, "space units") if name in fields]
     _require(inside > 0 or not spatial, f"it gives {spatial} without a space")
-    if "space origin" in fields:
-        _nrrd_vectors(fields["space origin"], 1, inside, "space origin")
-    if "measurement frame" in fields:
-        _nrrd_vectors(fields["measurement frame"], inside, inside, "measurement frame")
+    given = {name: _nrrd_vectors(fields[name], n, inside, name) for name, n in vectors_of.items() if name in fields}
     if "space units" in fields:
         _require(
             len(NRRD_QUOTED.findall(fields["space units"])) == inside, f"'space units' needs {inside} words in quotes"
         )
-    if "space directions" in fields:
+    if (vectors := given.get("space directions")) is not None:
         _require("spacings" not in fields, "it gives both 'spacings' and 'space directions'")
-        vectors = _nrrd_vectors(fields["space directions"], dimension, inside, "space directions")
         _require(
             all((vectors[axis] is not None) == (axis in grid) for axis in range(dimension)),
             "'space directions' do not fit 'kinds'",

@@ -67,11 +67,8 @@ def naming_damage(path: Path) -> Iterator[None]:
         if path.name.lower().endswith(".gz"):
             _check_begins_as_gzip(path)
         code = next(code for kind, code in FAULTS if isinstance(error, kind))
-        message = (
-            f"{path} is damaged, its compressed data end early or fail their checksum ({error}); copy or export it "
-            "again."
-        )
-        raise ImageFileError(message, code) from None
+        what = f"its compressed data end early or fail their checksum ({error})"
+        raise ImageFileError(f"{path} is damaged, {what}; copy or export it again.", code) from None
 
 
 def _unpacked_length(file: BinaryIO, header: Header) -> int:
@@ -94,17 +91,14 @@ def _unpacked_length(file: BinaryIO, header: Header) -> int:
 
 
 def _compare_length(header: Header, there: int, *, exact: bool) -> None:
+    promised = f"{header.num_bytes} bytes of data"
     if there < header.num_bytes:
         message = (
-            f"{header.data} is truncated: its header promises {header.num_bytes} bytes of data, {there} are there; "
-            "copy or export it again."
+            f"{header.data} is truncated: its header promises {promised}, {there} are there; copy or export it again."
         )
         raise ImageFileError(message, "truncated")
     if exact and there > header.num_bytes:
-        message = (
-            f"{header.data} is longer than its header says, which promises {header.num_bytes} bytes of data; export it "
-            "again."
-        )
+        message = f"{header.data} is longer than its header says, which promises {promised}; export it again."
         raise ImageFileError(message, "header")
 
 

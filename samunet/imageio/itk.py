@@ -32,7 +32,7 @@ IMAGE_IO = {
 def perform(
     task: str, path: Path, share: Callable[[np.ndarray], None], target: str = "", series: str | None = None
 ) -> Any:
-    """Do one of the tasks that `samunet.imageio.itk_pool` gives.
+    """Do one of the tasks that `samunet.imageio.itk_pool` gives; raises ImageFileError as the functions that do it.
 
     Args:
         share: takes voxels (C, D, H, W), whose memory ends with the call.
@@ -41,9 +41,6 @@ def perform(
 
     Returns:
         What JSON can write.
-
-    Raises:
-        ImageFileError: as the functions that do it.
     """
     if task in ("read file", "read series"):
         image = read_file(path) if task == "read file" else dicom.read_series(path, series)
@@ -58,11 +55,7 @@ def perform(
 
 
 def read_file(path: Path) -> sitk.Image:
-    """Read one MetaImage, NRRD or GIPL file, whose header has been checked.
-
-    Raises:
-        ImageFileError: ITK refuses it.
-    """
+    """Read one MetaImage, NRRD or GIPL file whose header was checked; raises ImageFileError where ITK refuses it."""
     try:
         return sitk.ReadImage(str(path), imageIO=IMAGE_IO[path.suffix.lower()])
     except RuntimeError as error:
@@ -72,14 +65,12 @@ def read_file(path: Path) -> sitk.Image:
 
 
 def from_itk(image: sitk.Image, path: Path, *, view: bool = False) -> LoadedFile:
-    """Turn an image of SimpleITK's into channels and their grid.
+    """Turn an image of SimpleITK's into channels and their grid; raises ImageFileError where the numbers are complex,
+    there are several axes of channels, or the grid is not finite.
 
     Args:
         path: stands in messages.
         view: share the image's memory, which lives as long as the image.
-
-    Raises:
-        ImageFileError: the numbers are complex, there are several axes of channels, or the grid is not finite.
     """
     if "complex" in image.GetPixelIDTypeAsString():
         raise ImageFileError(
@@ -96,6 +87,16 @@ def from_itk(image: sitk.Image, path: Path, *, view: bool = False) -> LoadedFile
     geometry = _geometry(image, array.shape[1:])
     check_grid(geometry, path)
     return array, geometry
+
+
+def to_itk(labels: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """Return (D, H, W) labels as an image of SimpleITK's, whose axes are x, y, z, as those of its arrays are not."""
+    axes = 2 if geometry.planar else 3
+    image = sitk.GetImageFromArray(labels[0] if geometry.planar else labels)
+    image.SetSpacing(geometry.spacing[::-1][:axes])
+    image.SetOrigin(geometry.origin[:axes])
+    image.SetDirection(np.array(geometry.direction)[::-1].T[:axes, :axes].ravel().tolist())
+    return image
 
 
 def _geometry(image: sitk.Image, shape: tuple[int, int, int]) -> Geometry:

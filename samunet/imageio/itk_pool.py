@@ -174,13 +174,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def read_file(path: Path, size: int) -> LoadedFile:
-    """Read one file with `samunet.imageio.itk.read_file`.
+    """Read one file with `samunet.imageio.itk.read_file`; raises ImageFileError where ITK refuses the file, crashes on
+    it, or takes too long or too much memory for it.
 
     Args:
         size: bytes of its voxels, which bound the time and the memory that reading may take.
-
-    Raises:
-        ImageFileError: ITK refuses the file, crashes on it, or takes too long or too much memory for it.
     """
     return _loaded(*_ask("read file", path, size), path)
 
@@ -226,14 +224,8 @@ def _ask(
         kept: list[np.ndarray] = []
         value = perform(task, path, lambda array: kept.append(array.copy()), target, series)
         return value, kept[0] if kept else None
-    request: dict[str, Any] = {
-        "task": task,
-        "path": str(path),
-        "target": target,
-        "series": series,
-        "folder": os.getcwd(),
-    }
-    request["memory"] = BASE_MEMORY + COPIES * size
+    request: dict[str, Any] = {"task": task, "path": str(path), "target": target, "series": series}
+    request |= {"folder": os.getcwd(), "memory": BASE_MEMORY + COPIES * size}
     try:
         answer, array = _POOL.ask(request, BASE_SECONDS + size / SLOWEST)
     except _Died as how:

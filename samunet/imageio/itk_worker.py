@@ -63,15 +63,10 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     except DatasetError as error:
         return {"error": str(error), "code": error.code}, []
     except MemoryError:
-        return {
-            "error": f"{path} cannot be read: it takes more memory than its header promises; export it again.",
-            "code": "unreadable",
-        }, []
+        reason = "it takes more memory than its header promises"
     except Exception as error:  # whatever a damaged file makes a library raise
-        return {
-            "error": f"{path} cannot be read: {type(error).__name__}: {error}; export it again.",
-            "code": "unreadable",
-        }, []
+        reason = f"{type(error).__name__}: {error}"
+    return {"error": f"{path} cannot be read: {reason}; export it again.", "code": "unreadable"}, []
 
 
 def _shared(array: np.ndarray) -> int:
@@ -93,9 +88,8 @@ def _limits(connection: socket.socket, seconds: float, memory: int) -> Iterator[
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if PAGES.is_file():
         allowed = int(PAGES.read_text().split()[0]) * resource.getpagesize() + memory
-        resource.setrlimit(
-            resource.RLIMIT_AS, (allowed if hard == resource.RLIM_INFINITY else min(allowed, hard), hard)
-        )
+        allowed = allowed if hard == resource.RLIM_INFINITY else min(allowed, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
     flags = fcntl.fcntl(connection, fcntl.F_GETFL)
     fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
     # SIGIO, which ends a process, when the other end is closed.

@@ -49,16 +49,8 @@ class NaturalImage2DIO(ImageReader):
         """See ImageReader."""
         if path.suffix.lower() in TIFF:
             form = peek_tiff(path)
-            colors = (
-                3
-                if form.palette
-                else math.prod(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis in "SC")
-            )
-            height, width = (
-                1,
-                1,
-                *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis not in "SC"),
-            )[-2:]
+            colors = 3 if form.palette else math.prod(form.along("SC"))
+            height, width = (1, 1, *form.along("SC", other=True))[-2:]
             alpha = colors in (2, 4) and "S" in form.axes
             size = form.size
             pixels, kept = height * width, 3 * height * width if form.palette else form.bytes
@@ -77,12 +69,8 @@ class NaturalImage2DIO(ImageReader):
             loading = 4 * pixels + 3 * kept  # Pillow's own form; its bytes, as parts and joined; the array
             loading += 4 * pixels if mode in PALETTE_MODES else 0
             alpha = colors in (2, 4)
-        return Peek(
-            geometry=_geometry(height, width, size),
-            channels=colors - alpha,  # without an opaque one
-            loaded=kept,
-            loading=loading,
-        )
+        geometry = _geometry(height, width, size)
+        return Peek(geometry=geometry, channels=colors - alpha, loaded=kept, loading=loading)  # an alpha goes
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
         """See ImageReader; of a palette the indices count. JPEG changes values, so it is refused."""
@@ -113,8 +101,7 @@ class NaturalImage2DIO(ImageReader):
 
 
 def _load(path: Path, *, indices: bool) -> LoadedFile:
-    if not path.is_file():
-        raise ImageFileError(f"Image file {path} does not exist.", "missing-file")
+    refuse_absent(path)
     size = None
     if path.suffix.lower() in TIFF:
         stored, axes, palette, size = read_tiff(path)
@@ -158,11 +145,8 @@ def _read_picture(path: Path, indices: bool) -> np.ndarray:
         with _opened(path) as image:
             image.verify()  # checksums; the image must be opened again afterwards
         with _opened(path) as image:
-            mode, frames, turned = (
-                image.mode,
-                getattr(image, "n_frames", 1),
-                image.getexif().get(ExifTags.Base.Orientation, 1),
-            )
+            mode, frames = image.mode, getattr(image, "n_frames", 1)
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1)
             if mode in PALETTE_MODES and not indices:
                 image = image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB")
             array = np.asarray(image)

@@ -84,10 +84,8 @@ def affine_of(geometry: Geometry) -> np.ndarray:
 
 
 def load(path: Path) -> LoadedFile:
-    """Check and read one NIfTI file; axes that are not orthogonal become the nearest that are, with a warning.
-
-    Raises:
-        ImageFileError: the file is damaged, or its axes span no volume.
+    """Check and read one NIfTI file; axes that are not orthogonal become the nearest that are, with a warning. Raises
+    ImageFileError where the file is damaged, or its axes span no volume.
     """
     return _from_header(*read_nifti(path), path)
 
@@ -164,10 +162,8 @@ def _axes(header: nibabel.Nifti1Header, path: Path) -> tuple[np.ndarray, np.ndar
 
 
 def affine_that_counts(header: nibabel.Nifti1Header, path: Path) -> np.ndarray | None:
-    """Return the one of a header's affines (4, 4, RAS) that the readers take; None where it has none.
-
-    Raises:
-        ImageFileError: that affine is singular or not finite.
+    """Return the one of a header's affines (4, 4, RAS) that the readers take; None where it has none. Raises
+    ImageFileError where that affine is singular or not finite.
     """
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     if has_sform and not has_qform:
@@ -227,10 +223,8 @@ def _is_sound(affine: np.ndarray) -> bool:
 
 
 def unit_axes(affine: np.ndarray, path: Path) -> np.ndarray:
-    """Return the axes of a (4, 4) affine with length 1, (3, 3) with one axis per column.
-
-    Raises:
-        ImageFileError: the affine is singular or not finite.
+    """Return the axes of a (4, 4) affine with length 1, (3, 3) with one axis per column; raises ImageFileError where
+    the affine is singular or not finite.
     """
     if not _is_sound(affine):
         raise ImageFileError(

@@ -39,14 +39,11 @@ def is_nifti(path: Path) -> bool:
 
 
 def read_nifti(path: Path) -> tuple[nibabel.Nifti1Header, np.ndarray]:
-    """Read a plain or compressed NIfTI file to its end.
+    """Read a plain or compressed NIfTI file to its end; raises ImageFileError where the file is absent, truncated or
+    damaged, holds values that are not finite, or is of an unknown form.
 
     Returns:
         The header, and the voxels with the header's scaling applied, axes in reverse: (..., z, y, x).
-
-    Raises:
-        ImageFileError: the file is absent, truncated or damaged, holds values that are not finite, or is of an unknown
-            form.
     """
     refuse_absent(path)
     compressed = path.name.lower().endswith(".gz")
@@ -87,9 +84,7 @@ def _truncated(path: Path, promised: int, there: str) -> ImageFileError:
 
 def read_header(path: Path) -> nibabel.Nifti1Header:
     """Read the header of a NIfTI file as it stands, compressed or not, of either version; only affines are checked.
-
-    Raises:
-        ImageFileError: the file is absent or does not begin with such a header.
+    Raises ImageFileError where the file is absent or does not begin with such a header.
     """
     refuse_absent(path)
     with naming_damage(path), gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
@@ -169,9 +164,7 @@ def _layout(header: nibabel.Nifti1Header, path: Path) -> tuple[int, tuple[int, .
             "header",
         )
     offset = float(header["vox_offset"])
-    if (
-        not header.sizeof_hdr <= offset <= MAX_OFFSET
-    ):  # ITK and nibabel differ in where they look for data that begin within the header
+    if not header.sizeof_hdr <= offset <= MAX_OFFSET:  # ITK and nibabel differ in what they read then
         raise ImageFileError(
             f"{path} does not say where its data begin (vox_offset is {offset}); export it again.", "header"
         )

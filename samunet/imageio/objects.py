@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from samunet.core.geometry import Geometry
 from samunet.core.volume import Volume
 from samunet.errors import ShapeError
-from samunet.imageio.itk import from_itk
+from samunet.imageio.itk import from_itk, to_itk
 from samunet.imageio.nibabel_reader import affine_of, from_nibabel, header_of
 from samunet.imageio.reader import ImageReader, stack_channels
 
@@ -78,13 +78,10 @@ def like(image: ImageLike, labels: np.ndarray, geometry: Geometry) -> Any:
         return to_itk(labels, geometry)
     flat = labels[0] if geometry.planar else labels
     if is_meta_tensor(image):
-        import torch
-
+        torch = sys.modules["torch"]
         return type(image)(torch.from_numpy(flat.T.astype(np.int32))[None].to(image.device), affine=image.affine)
     if isinstance(image, tuple) and _is_tensor(image[0]):
-        import torch
-
-        return torch.from_numpy(flat.astype(np.int32)).to(image[0].device)
+        return sys.modules["torch"].from_numpy(flat.astype(np.int32)).to(image[0].device)
     return flat
 
 
@@ -93,16 +90,6 @@ def to_nibabel(labels: np.ndarray, geometry: Geometry) -> nibabel.Nifti1Image:
     header = header_of(geometry)
     affine = affine_of(geometry) if geometry.nifti_header is None else header.get_best_affine()
     return nibabel.Nifti1Image((labels[0] if geometry.planar else labels).T, affine, header, dtype=labels.dtype)
-
-
-def to_itk(labels: np.ndarray, geometry: Geometry) -> sitk.Image:
-    """Return (D, H, W) labels as an image of SimpleITK's, whose axes are x, y, z, as those of its arrays are not."""
-    axes = 2 if geometry.planar else 3
-    image = sitk.GetImageFromArray(labels[0] if geometry.planar else labels)
-    image.SetSpacing(geometry.spacing[::-1][:axes])
-    image.SetOrigin(geometry.origin[:axes])
-    image.SetDirection(np.array(geometry.direction)[::-1].T[:axes, :axes].ravel().tolist())
-    return image
 
 
 def _is_tensor(value: Any) -> bool:
@@ -116,11 +103,8 @@ def is_meta_tensor(value: Any) -> bool:
 
 def _from_array(array: np.ndarray, spacing: tuple[float, ...]) -> Volume:
     planar = array.ndim == 2
-    if (
-        len(spacing) != (2 if planar else 3)
-        or not 2 <= array.ndim <= 4
-        or not all(0 < value < np.inf for value in spacing)
-    ):
+    sound = len(spacing) == (2 if planar else 3) and all(0 < value < np.inf for value in spacing)
+    if not sound or not 2 <= array.ndim <= 4:
         raise ShapeError(
             "An array is (D, H, W) or (C, D, H, W) with three positive spacings in mm, or (H, W) with two; got shape "
             f"{array.shape} and spacing {spacing}."

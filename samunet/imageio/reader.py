@@ -52,11 +52,7 @@ class ImageReader(ABC):
 
     @abstractmethod
     def load(self, path: Path) -> LoadedFile:
-        """Read one file as it is.
-
-        Raises:
-            ImageFileError: the file is absent, damaged or of an unknown form.
-        """
+        """Read one file as it is; raises ImageFileError where the file is absent, damaged or of an unknown form."""
 
     @abstractmethod
     def write_segmentation(self, segmentation: np.ndarray, geometry: Geometry, path: Path) -> None:
@@ -69,10 +65,8 @@ class ImageReader(ABC):
 
     @abstractmethod
     def peek(self, path: Path) -> Peek:
-        """Return what a file's header tells; what is wrong further on is not noticed.
-
-        Raises:
-            ImageFileError: the header cannot be read.
+        """Return what a file's header tells; what is wrong further on is not noticed. Raises ImageFileError where the
+        header cannot be read.
         """
 
     def files(self, path: Path) -> tuple[Path, ...]:
@@ -91,10 +85,8 @@ class ImageReader(ABC):
         return stack_channels([_narrow(self.load(path), path) for path in paths], paths)
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Geometry]:
-        """Read a reference segmentation as (D, H, W) int16, or int32 when a value needs it.
-
-        Raises:
-            ImageFileError: the file is damaged, has several channels, or holds values that are not whole numbers.
+        """Read a reference segmentation as (D, H, W) int16, or int32 when a value needs it; raises ImageFileError where
+        the file is damaged, has several channels, or holds values that are not whole numbers.
         """
         return as_label(self.load(path), path)
 
@@ -161,19 +153,13 @@ def stack_channels(files: Sequence[LoadedFile], paths: Sequence[Path]) -> Volume
 def same_spacing(first: Geometry, second: Geometry) -> bool:
     """Tell whether two grids' spacings add up to less than half a voxel of difference from end to end."""
     steps = np.maximum(first.shape, 2) - 1
-    return bool(
-        (
-            np.abs(np.subtract(first.spacing, second.spacing)) * steps
-            < REFUSE_VOXELS * np.minimum(first.spacing, second.spacing)
-        ).all()
-    )
+    apart = np.abs(np.subtract(first.spacing, second.spacing)) * steps
+    return bool((apart < REFUSE_VOXELS * np.minimum(first.spacing, second.spacing)).all())
 
 
 def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
-    """Turn a loaded one-channel file into (D, H, W) int16 (int32 when a value needs it) and its grid.
-
-    Raises:
-        ImageFileError: several channels, values that are not finite or not whole, or beyond 32 bits.
+    """Turn a loaded one-channel file into (D, H, W) int16 (int32 when a value needs it) and its grid; raises
+    ImageFileError for several channels, and for values that are not finite, not whole or beyond 32 bits.
     """
     array, geometry = file
     _check_shape(array, geometry, path)
@@ -208,10 +194,8 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def as_channels(array: np.ndarray, path: Path) -> np.ndarray:
-    """Bring (..., D, H, W) to (C, D, H, W); at most one of the leading axes may be longer than 1.
-
-    Raises:
-        ImageFileError: there are two such axes, for example time and vector components, or fewer than three axes.
+    """Bring (..., D, H, W) to (C, D, H, W); at most one of the leading axes may be longer than 1. Raises ImageFileError
+    where there are two such axes, for example time and vector components, or fewer than three axes.
     """
     if array.size == 0:
         raise ImageFileError(

@@ -19,7 +19,7 @@ from samunet.errors import ImageFileError
 from samunet.imageio import itk_pool, nibabel_reader
 from samunet.imageio.headers import Header, read_header
 from samunet.imageio.integrity import check_file, refuse_absent
-from samunet.imageio.itk import reason
+from samunet.imageio.itk import reason, to_itk
 from samunet.imageio.nifti import is_nifti
 from samunet.imageio.reader import ImageReader, LoadedFile, Peek, check_segmentation, same_spacing
 
@@ -46,11 +46,11 @@ class SimpleITKIO(ImageReader):
         array, geometry = itk_pool.read_file(path, header.num_bytes)
         expected = _geometry(header)
         if geometry.shape != expected.shape or not same_spacing(geometry, expected):
-            message = (
+            raise ImageFileError(
                 f"{path} is understood by ITK as {geometry.shape} voxels of {geometry.spacing} mm, its header says "
-                f"{expected.shape} and "
+                f"{expected.shape} and {expected.spacing}; export it again.",
+                "header",
             )
-            raise ImageFileError(message + f"{expected.spacing}; export it again.", "header")
         return array, replace(geometry, directed=path.suffix.lower() != ".gipl")
 
     def peek(self, path: Path) -> Peek:
@@ -65,8 +65,8 @@ class SimpleITKIO(ImageReader):
             geometry=_geometry(header),
             channels=header.components * math.prod(header.size[3:]),
             loaded=header.num_bytes,
-            loading=2 * header.num_bytes
-            + header.data.stat().st_size,  # ITK's image, its copy, and the compressed stream
+            # ITK's image, its copy, and the compressed stream.
+            loading=2 * header.num_bytes + header.data.stat().st_size,
             beside=itk_pool.PROCESS,
         )
 
@@ -91,15 +91,9 @@ class SimpleITKIO(ImageReader):
             raise ImageFileError(
                 f"{path}: GIPL files hold no direction, and this grid is turned; write .nii.gz or .mha instead."
             )
-        dimensions = 2 if geometry.planar else 3
-        image = sitk.GetImageFromArray(segmentation[0] if geometry.planar else segmentation)
-        image.SetSpacing(geometry.spacing[::-1][:dimensions])
-        image.SetOrigin(geometry.origin[:dimensions])
-        columns = np.array(geometry.direction[::-1]).T
-        image.SetDirection(columns[:dimensions, :dimensions].ravel().tolist())
         with atomic_path(path) as temporary:
             try:
-                sitk.WriteImage(image, str(temporary), useCompression=True)
+                sitk.WriteImage(to_itk(segmentation, geometry), str(temporary), useCompression=True)
             except RuntimeError as error:
                 raise ImageFileError(f"{path} cannot be written: {reason(error)}") from None
             if not _holds(temporary, segmentation.nbytes):

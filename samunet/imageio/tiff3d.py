@@ -38,15 +38,11 @@ class Tiff3DIO(ImageReader):
         """See ImageReader."""
         array, axes, palette, size = read_tiff(path)
         if not _is_stack(axes) or palette is not None:
-            what = (
-                f"{array.shape[0]} channels of one plane" if axes == "CYX" else f"axes {axes} of lengths {array.shape}"
-            )
-            color = ", with a palette" if palette is not None else ""
-            message = (
-                f"{path} has {what}{color}, expected a grey stack, or one with channels; NaturalImage2DIO reads 2D "
-                "images."
-            )
-            raise ImageFileError(message, "pixel-form")
+            what = f"axes {axes} of lengths {array.shape}{', with a palette' if palette is not None else ''}"
+            if axes == "CYX":
+                what = f"{array.shape[0]} channels of one plane"
+            expected = "a grey stack, or one with channels; NaturalImage2DIO reads 2D images"
+            raise ImageFileError(f"{path} has {what}, expected {expected}.", "pixel-form")
         channels = np.moveaxis(array, axes.index("C"), 0) if "C" in axes else array[None]
         depth, height, width = channels.shape[1:]
         return channels, _geometry((depth, height, width), path, size)
@@ -54,11 +50,7 @@ class Tiff3DIO(ImageReader):
     def peek(self, path: Path) -> Peek:
         """See ImageReader."""
         form = peek_tiff(path)
-        depth, height, width = (
-            1,
-            1,
-            *(length for length, axis in zip(form.lengths, form.axes, strict=True) if axis != "C"),
-        )[-3:]
+        depth, height, width = (1, 1, *form.along("C", other=True))[-3:]
         return Peek(
             geometry=_geometry((depth, height, width), path, form.size),
             channels=form.lengths[form.axes.index("C")] if "C" in form.axes else 1,
@@ -108,6 +100,10 @@ class TiffForm:
     loading: int
     """Bytes that reading takes at most, the array included."""
 
+    def along(self, axes: str, *, other: bool = False) -> tuple[int, ...]:
+        """Return the lengths of these axes, or of all others."""
+        return tuple(length for length, axis in zip(self.lengths, self.axes, strict=True) if (axis in axes) != other)
+
 
 def peek_tiff(path: Path) -> TiffForm:
     """Read the headers of a TIFF alone; raises ImageFileError where they cannot be read."""
@@ -120,21 +116,18 @@ def peek_tiff(path: Path) -> TiffForm:
             palette=first.photometric == PHOTOMETRIC.PALETTE,
             bytes=whole,
             size=pixel_size(file, axes),
-            loading=len(series[:2]) * whole
-            + min(3 * page, 3 * whole),  # a page's compressed stream, decoded, and as it is put in its place
+            # Beside it a page's compressed stream, decoded, and as it is put in its place.
+            loading=len(series[:2]) * whole + min(3 * page, 3 * whole),
         )
 
 
 def read_tiff(path: Path) -> tuple[np.ndarray, str, np.ndarray | None, PixelSize | None]:
-    """Read a TIFF, its axes as tifffile names them, its palette, and the size of its pixels.
+    """Read a TIFF, its axes as tifffile names them, its palette, and the size of its pixels; raises ImageFileError
+    where the file is absent, damaged, holds several images of unequal form, or colors of a form that would be changed.
 
     Returns:
         The stored numbers; YX, YXS or SYX (S: color), with C channels, IYX for pages that were written one by one; (3,
         colors) uint16 or None; see `pixel_size`.
-
-    Raises:
-        ImageFileError: the file is absent, damaged, holds several images of unequal form, or colors of a form that
-            would be changed.
     """
     with _opened(path) as file:
         if _page_chain_is_cut(file):
@@ -154,9 +147,7 @@ def _one_image(file: tifffile.TiffFile, path: Path) -> tuple[list[tifffile.TiffP
     first = series[0]
     if len(series) == 1:
         return series, first.shape, first.axes
-    if first.axes == "YX" and all(
-        (part.shape, part.dtype, part.axes) == (first.shape, first.dtype, "YX") for part in series
-    ):
+    if first.axes == "YX" and len({(part.shape, part.dtype, part.axes) for part in series}) == 1:
         return series, (len(series), *first.shape), "IYX"
     raise ImageFileError(
         f"{path} holds {len(series)} images of unequal form, expected one; save the image alone.", "pixel-form"
@@ -183,15 +174,11 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
             _refuse_loops(file, path)
             if not file.series or any(part.ndim < 2 or 0 in part.shape for part in file.series):
                 raise ImageFileError(f"{path} holds an image without pixels; copy or export it again.", "pixel-form")
-            for page in (
-                part.keyframe for part in file.series
-            ):  # of what is not there tifffile makes zeros, for as long as it takes
-                if 0 in page.databytecounts or not len(page.dataoffsets) == len(page.databytecounts) == math.prod(
-                    page.chunked
-                ):
-                    raise ImageFileError(
-                        f"{path} lacks pixels that its header promises; copy or export it again.", "truncated"
-                    )
+            for page in (part.keyframe for part in file.series):
+                chunks, counts = math.prod(page.chunked), page.databytecounts
+                if 0 in counts or not len(page.dataoffsets) == len(counts) == chunks:  # zeros, for as long as it takes
+                    message = f"{path} lacks pixels that its header promises; copy or export it again."
+                    raise ImageFileError(message, "truncated")
             yield file
     except ImageFileError:
         raise

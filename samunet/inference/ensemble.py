@@ -67,13 +67,11 @@ def ensemble(
 
 
 def mean_planes(paths: Sequence[Path], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Yield the mean of several files' probabilities, (D, H, W) float32, one class after the other.
+    """Yield the mean of several files' probabilities, (D, H, W) float32, one class after the other; raises DatasetError
+    where a file is absent or damaged, or has another shape.
 
     Args:
         shape: (K, D, H, W) that every file must have.
-
-    Raises:
-        DatasetError: a file is absent or damaged, or has another shape.
     """
     with ExitStack() as stack:
         files = [stack.enter_context(open_probabilities(path)) for path in paths]

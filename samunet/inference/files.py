@@ -70,13 +70,11 @@ def predict_cases(
     options: FileOptions | None = None,
     extras: Extras | None = None,
 ) -> Outcome:
-    """Write `<case><ending>` for every case; a failing case is named and the others go on.
+    """Write `<case><ending>` for every case; a failing case is named and the others go on. Raises ConfigError where the
+    predictor takes prompts and there are none, or the other way round.
 
     Args:
         extras: gets every case that is written.
-
-    Raises:
-        ConfigError: the predictor takes prompts and there are none, or the other way round.
     """
     options = options or FileOptions()
     refuse_unfitting_prompts(predictor, options.prompts)

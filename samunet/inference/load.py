@@ -31,7 +31,8 @@ def load_predictor(
     weights_folders: Sequence[Path] = (),
     compile: bool = False,
 ) -> Predictor:
-    """Load a model folder `<Trainer>__<plans>__<configuration>`.
+    """Load a model folder `<Trainer>__<plans>__<configuration>`; raises CheckpointError where the folder holds no such
+    model, or a fold is not trained.
 
     Args:
         folds: fold names such as ("0", "1"); None takes every fold that has the checkpoint.
@@ -42,9 +43,6 @@ def load_predictor(
 
     Returns:
         A `PromptedPredictor` where the networks segment what prompts show, else a `Predictor`.
-
-    Raises:
-        CheckpointError: the folder holds no such model, or a fold is not trained.
     """
     folder = Path(folder)
     if not (folder / "plans.json").is_file():

@@ -81,12 +81,10 @@ class Prediction:
 
     def save(self, path: Path | str) -> Path:
         """Write the segmentation, whole or not at all; the ending says how, such as .nii.gz, .nrrd, .mha, .png or .tif.
+        Raises DatasetError where no writer knows the ending, or the folder does not exist.
 
         Returns:
             The path.
-
-        Raises:
-            DatasetError: no writer knows the ending, or the folder does not exist.
         """
         path = Path(path)
         if not path.parent.is_dir():

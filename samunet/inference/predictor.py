@@ -104,13 +104,11 @@ class Predictor:
         return (*remarks_on_grid(volume.geometry, self.plan), *remarks_on_intensities(volume.array, self.plan))
 
     def scores(self, case: PreprocessedCase, folder: Path | None = None) -> Scores:
-        """Run the networks over a preprocessed case; logits are averaged over folds and flips.
+        """Run the networks over a preprocessed case; logits are averaged over folds and flips. Raises PredictionError
+        where the device's memory does not hold one tile, or the network's values are not finite.
 
         Args:
             folder: where a file takes up the scores; None keeps them in memory.
-
-        Raises:
-            PredictionError: the device's memory does not hold one tile, or the network's values are not finite.
         """
         return self._scores_of(case.image, folder)
 

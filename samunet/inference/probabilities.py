@@ -73,10 +73,8 @@ class StoredProbabilities:
     _file: IO[bytes]
 
     def planes(self) -> Iterator[np.ndarray]:
-        """Yield the (D, H, W) float32 probabilities of one class after the other, once.
-
-        Raises:
-            DatasetError: the file is damaged.
+        """Yield the (D, H, W) float32 probabilities of one class after the other, once; raises DatasetError where the
+        file is damaged.
         """
         with _naming(self.path):
             if self._columns_first:  # nnU-Net's files of one class may be; there is no plane to read alone

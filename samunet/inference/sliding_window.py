@@ -27,7 +27,8 @@ def sliding_window(
     uniform: bool = False,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Tensor:
-    """Fill `total` with the weighted mean of what the network gives for all tiles.
+    """Fill `total` with the weighted mean of what the network gives for all tiles; raises ShapeError where the image is
+    smaller than the tile.
 
     Args:
         network: (B, C, *tile) on `device` to (B, K, *tile) scores.
@@ -41,9 +42,6 @@ def sliding_window(
 
     Returns:
         `total`.
-
-    Raises:
-        ShapeError: the image is smaller than the tile.
     """
     shape = shape3(image.shape[1:])
     origins = tile_origins(shape, tile, steps)

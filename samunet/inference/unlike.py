@@ -25,9 +25,8 @@ def refuse_absurd_spacing(geometry: Geometry, plan: Plan) -> None:
         share = f"{times:.0f} times the largest" if times > 1 else f"1/{1 / times:.0f} of the smallest"
         low, high = (bound[axis] for bound in plan.seen.spacing)
         raise PredictionError(
-            f"its spacing of {_lengths(geometry.spacing, 'mm')} is {share} of the training cases, "
-            f"{low:.4g} to {high:.4g} mm; "
-            "its header may give another unit (micrometers or meters), so correct it"
+            f"its spacing of {_lengths(geometry.spacing, 'mm')} is {share} of the training cases, {low:.4g} to "
+            f"{high:.4g} mm; its header may give another unit (micrometers or meters), so correct it"
         )
 
 

@@ -24,10 +24,8 @@ LOST_DIGITS = 4  # times the error of the default is fp32 all the same; bf16 wou
 
 
 def choose_device(asked: str | None) -> torch.device:
-    """Return the device asked for, or the best one present: cuda, then mps, then cpu.
-
-    Raises:
-        ConfigError: the device is unknown or absent.
+    """Return the device asked for, or the best one present: cuda, then mps, then cpu; raises ConfigError where the
+    device is unknown or absent.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if asked is None:

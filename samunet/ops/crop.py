@@ -40,10 +40,8 @@ def bounding_box(mask: np.ndarray) -> Box:
 
 
 def crop(array: np.ndarray, box: Box) -> np.ndarray:
-    """Return a view of (..., D, H, W) inside a box.
-
-    Raises:
-        ShapeError: the box is empty or reaches outside the array.
+    """Return a view of (..., D, H, W) inside a box; raises ShapeError where the box is empty or reaches outside the
+    array.
     """
     _check_box(box, array.shape[-3:])
     depth, height, width = (slice(start, stop) for start, stop in box)

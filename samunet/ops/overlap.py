@@ -45,16 +45,13 @@ class Overlap:
 def overlap(
     reference: np.ndarray, prediction: np.ndarray, values: tuple[int, ...], ignore: int | None = None
 ) -> Overlap:
-    """Count true and false voxels of a class or region.
+    """Count true and false voxels of a class or region; raises ShapeError where the two differ in shape.
 
     Args:
         reference: (D, H, W) integers.
         prediction: (D, H, W) integers.
         values: label values that belong to it.
         ignore: reference value of voxels that do not count.
-
-    Raises:
-        ShapeError: the two differ in shape.
     """
     if reference.shape != prediction.shape:
         raise ShapeError(

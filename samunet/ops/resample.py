@@ -50,7 +50,7 @@ def thick_axis(spacing: Triple, new_spacing: Triple) -> int | None:
 
 
 def resample_image(array: np.ndarray, new_shape: Shape, *, axis: int | None, order: int = 3) -> np.ndarray:
-    """Resize an image.
+    """Resize an image; raises ShapeError where the array does not have four axes.
 
     Args:
         array: (C, D, H, W) float32.
@@ -60,9 +60,6 @@ def resample_image(array: np.ndarray, new_shape: Shape, *, axis: int | None, ord
 
     Returns:
         (C, D', H', W') float32; the input itself when it has that shape already.
-
-    Raises:
-        ShapeError: the array does not have four axes.
     """
     if array.ndim != 4:
         raise ShapeError(f"An image is (C, D, H, W); got shape {array.shape}.")
@@ -83,7 +80,8 @@ def resample_image(array: np.ndarray, new_shape: Shape, *, axis: int | None, ord
 
 
 def resample_label(array: np.ndarray, new_shape: Shape, *, axis: int | None) -> np.ndarray:
-    """Resize a label so that no value appears that was not there.
+    """Resize a label so that no value appears that was not there; raises ShapeError where the array does not have three
+    axes.
 
     Each label's mask is resized linearly and the largest share wins; a tie goes to the nearest voxel's label.
 
@@ -94,9 +92,6 @@ def resample_label(array: np.ndarray, new_shape: Shape, *, axis: int | None) -> 
 
     Returns:
         (D', H', W'), same dtype; the input itself when it has that shape already.
-
-    Raises:
-        ShapeError: the array does not have three axes.
     """
     if array.ndim != 3:
         raise ShapeError(f"A label is (D, H, W); got shape {array.shape}.")

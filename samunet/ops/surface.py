@@ -34,7 +34,7 @@ class SurfaceScores:
 
 
 def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: Triple, tolerance: float) -> SurfaceScores:
-    """Compare the surfaces of two masks.
+    """Compare the surfaces of two masks; raises ShapeError where the two differ in shape.
 
     Where one is empty and the other is not, NSD is 0 and every distance is the diagonal of the image, the largest
     possible one.
@@ -44,9 +44,6 @@ def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: Tripl
         prediction: likewise.
         spacing: of D, H, W in mm.
         tolerance: mm, for NSD.
-
-    Raises:
-        ShapeError: the two differ in shape.
 
     Source: definitions of Maier-Hein et al. (2024), "Metrics reloaded"; NSD after Nikolov et al. (2018), on voxels
     instead of surface elements.

@@ -13,7 +13,8 @@ from samunet.errors import ShapeError
 
 
 def tile_starts(size: int, tile: int, step: float) -> tuple[int, ...]:
-    """Return where tiles start along one axis: evenly spread, first at 0, last at the end, none twice.
+    """Return where tiles start along one axis: evenly spread, first at 0, last at the end, none twice; raises
+    ShapeError where the tile is longer than the axis, or the step is outside (0, 1].
 
     Size 110, tile 64, step 0.5 gives 0, 23, 46.
 
@@ -21,9 +22,6 @@ def tile_starts(size: int, tile: int, step: float) -> tuple[int, ...]:
         size: length of the axis in voxels.
         tile: length of a tile in voxels.
         step: largest distance of neighboring tiles as a share of the tile, in (0, 1].
-
-    Raises:
-        ShapeError: the tile is longer than the axis, or the step is outside (0, 1].
     """
     if not 0 < tile <= size:
         raise ShapeError(f"A tile of {tile} voxels does not fit an axis of {size}; pad the volume to the tile first.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from samunet.core.codec import decode, read_json, write_json
 from samunet.core.dataset import PROPOSALS, Case, DatasetSpec, read_dataset_json, training_cases
 from samunet.core.fingerprint import Fingerprint
+from samunet.core.units import counted
 from samunet.core.workspace import FINGERPRINT_FILE as FINGERPRINT_FILE
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
@@ -40,9 +41,8 @@ def open_dataset(workspace: Workspace, id_or_name: str | int) -> RawDataset:
     folder = workspace.raw / name
     spec = read_dataset_json(folder / "dataset.json")
     cases = training_cases(folder, spec)
-    return RawDataset(
-        folder=folder, spec=spec, cases=cases, reader=reader_for(spec.file_ending, spec.reader, cases[0].images[0])
-    )
+    reader = reader_for(spec.file_ending, spec.reader, cases[0].images[0])
+    return RawDataset(folder=folder, spec=spec, cases=cases, reader=reader)
 
 
 def _as_it_is_now(workspace: Workspace, spec: DatasetSpec) -> DatasetSpec:
@@ -77,21 +77,13 @@ def keep_up_splits(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str]
     in_no_fold = add_new_cases(folder, cases, groups_of(workspace, spec, cases)) if add else new_cases(folder, cases)
     if not in_no_fold:
         return
-    what = f"{len(in_no_fold)} {'case' if len(in_no_fold) == 1 else 'cases'}, first '{in_no_fold[0]}'"
+    what, file = f"{counted(len(in_no_fold), 'case')}, first '{in_no_fold[0]}'", folder / SPLITS_FILE
     if add:
-        logger.info(
-            "Put %s, into the folds of %s. Folds that are trained already have not seen them.",
-            what,
-            folder / SPLITS_FILE,
-        )
+        text = f"Put {what}, into the folds of {file}. Folds that are trained already have not seen them."
+        logger.info("%s", text)
     else:
-        logger.warning(
-            "%s, in no fold of %s: never trained on, never validated. To put them into the folds: samunet_preprocess "
-            "-d %s --add_new_cases",
-            what,
-            folder / SPLITS_FILE,
-            spec.name,
-        )
+        text = f"{what}, in no fold of {file}: never trained on, never validated. To put them into the folds:"
+        logger.warning("%s samunet_preprocess -d %s --add_new_cases", text, spec.name)
 
 
 def check(workspace: Workspace, id_or_name: str | int, *, threads: int, quiet: bool = False) -> CheckReport:
@@ -106,11 +98,8 @@ def extract(
 ) -> Fingerprint:
     """Measure a dataset and keep the result; an existing fingerprint of the very same files is used unless `clean`."""
     path = workspace.preprocessed / dataset.spec.name / FINGERPRINT_FILE
-    if (
-        path.is_file()
-        and not clean
-        and (kept := _kept_fingerprint(path, dataset, threads=threads, quiet=quiet)) is not None
-    ):
+    kept = None if clean else _kept_fingerprint(path, dataset, threads=threads, quiet=quiet)
+    if kept is not None:
         return kept
     fingerprint = extract_fingerprint(dataset.spec, dataset.cases, dataset.reader, threads=threads, quiet=quiet)
     write_json(path, fingerprint)
@@ -118,7 +107,9 @@ def extract(
 
 
 def _kept_fingerprint(path: Path, dataset: RawDataset, *, threads: int, quiet: bool) -> Fingerprint | None:
-    """Return a saved fingerprint if it has today's form and is of the very same files."""
+    """Return a saved fingerprint if there is one of today's form and of the very same files."""
+    if not path.is_file():
+        return None
     try:
         fingerprint = decode(Fingerprint, read_json(path), path.name)
     except ConfigError:

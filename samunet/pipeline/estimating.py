@@ -22,13 +22,10 @@ TRAINED_IN = {"mixed": "auto", "fp32": "fp32"}  # a training's own names
 def estimate_gib(configuration: Configuration, spec: DatasetSpec, precision: str = "mixed") -> float:
     """Return the planner's estimate of the memory of one training step in GiB."""
     name, backbone = f"{configuration.dimensions}d_{configuration.variant}", backbone_named(configuration.backbone)
-    weights = configuration.weights is not None
-    method = planned_method(
-        name, spec, backbone, pretrained=weights, precision=precision, options=configuration.variant_options
-    )
-    return method.cost(
-        configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size
-    )
+    options, pretrained = configuration.variant_options, configuration.weights is not None
+    method = planned_method(name, spec, backbone, pretrained=pretrained, precision=precision, options=options)
+    step = (configuration.topology, configuration.patch_size, configuration.encoder_scale, configuration.batch_size)
+    return method.cost(*step)
 
 
 def planned_method(

@@ -156,9 +156,8 @@ def export_ma_sam(
     entry = plan.configuration(stored.state.configuration)
     check_frozen_weights(stored.state, entry, checkpoint)
     _check_method(entry, MA_SAM)
-    network = _network(
-        plan, entry, read_dataset_json(folder / "dataset.json").labels, workspace.weights_folders, MA_SAM
-    )
+    labels = read_dataset_json(folder / "dataset.json").labels
+    network = _network(plan, entry, labels, workspace.weights_folders, MA_SAM)
     load_trainable_state(network, stored.weights, checkpoint, pretrained=True)
     with atomic_path(target) as temporary:
         torch.save(ma_sam.official_state(network), temporary)
@@ -167,11 +166,10 @@ def export_ma_sam(
 
 def _check_method(configuration: Configuration, foreign: Foreign) -> None:
     if configuration.variant != foreign.variant:
-        message = (
+        raise ConfigError(
             f"{foreign.title}'s checkpoints fit the method {foreign.variant} only; the configuration has "
-            f"{configuration.variant}."
+            f"{configuration.variant}. Use 3d_{foreign.variant}."
         )
-        raise ConfigError(f"{message} Use 3d_{foreign.variant}.")
 
 
 def _network(

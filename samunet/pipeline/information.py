@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,7 @@ GPU_TIMEOUT = 5.0  # seconds
 
 def gather(workspace: Workspace) -> dict[str, Any]:
     """Return everything as plain values that json can write; folders that are not set are None."""
-    folders = dict(
-        zip(PURPOSE, (workspace.raw_folder, workspace.preprocessed_folder, workspace.results_folder), strict=True)
-    )
+    own = (workspace.raw_folder, workspace.preprocessed_folder, workspace.results_folder)
     return {
         "samunet": __version__,
         "python": platform.python_version(),
@@ -39,7 +38,7 @@ def gather(workspace: Workspace) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "cpus": os.cpu_count(),
         "gpus": _gpus(),
-        "folders": {name: None if path is None else str(path) for name, path in folders.items()},
+        "folders": {name: _text(path) for name, path in zip(PURPOSE, own, strict=True)},
         "datasets": _datasets(workspace),
         "models": _models(workspace),
         "weights_folders": [str(path) for path in workspace.weights_folders],
@@ -59,16 +58,13 @@ def lines(facts: dict[str, Any]) -> Sequence[str]:
     text += [f"{name}: {path or 'not set'}" for name, path in facts["folders"].items()]
     text.append("datasets:" if facts["datasets"] else "datasets: none")
     for name, parts in facts["datasets"].items():
-        text.append(
-            f"  {name}: {'raw' if parts['raw'] else 'no raw data'}; plans: {', '.join(parts['plans']) or 'none'}"
-        )
+        raw, plans = "raw" if parts["raw"] else "no raw data", ", ".join(parts["plans"]) or "none"
+        text.append(f"  {name}: {raw}; plans: {plans}")
     hint = " (labels, channels, scores of one: samunet_info --model NAME)"
     text.append(f"trained models{hint}:" if facts["models"] else "trained models: none")
     for model in facts["models"]:
-        text.append(
-            f"  {model['dataset']}/{model['name']}: folds "
-            f"{', '.join(model['folds'])}{'; marked as best' if model['best'] else ''}"
-        )
+        folds, best = ", ".join(model["folds"]), "; marked as best" if model["best"] else ""
+        text.append(f"  {model['dataset']}/{model['name']}: folds {folds}{best}")
     text.append("SAM checkpoints:")
     text += [f"  {name}: {path or 'not here'}" for name, path in facts["checkpoints"].items()]
     return text
@@ -99,13 +95,9 @@ def _gpus() -> list[str]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
+    words = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        done = subprocess.run(
-            [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=GPU_TIMEOUT,
-        )
+        done = subprocess.run(words, capture_output=True, text=True, timeout=GPU_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
@@ -131,11 +123,9 @@ def _models(workspace: Workspace) -> list[dict[str, Any]]:
         return []
     models = []
     for folder in trained_models(workspace):
-        try:
-            best = folder in best_models(workspace, folder.parent.name)
-        except ConfigError:  # a file that marks nothing
-            best = False
-        models.append(
-            {"dataset": folder.parent.name, "name": folder.name, "folds": list(finished_folds(folder)), "best": best}
-        )
+        dataset, best = folder.parent.name, False
+        with suppress(ConfigError):  # of a file that marks nothing
+            best = folder in best_models(workspace, dataset)
+        folds = list(finished_folds(folder))
+        models.append({"dataset": dataset, "name": folder.name, "folds": folds, "best": best})
     return models

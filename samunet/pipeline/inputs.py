@@ -11,7 +11,6 @@ from pathlib import Path
 
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, channels_by_case
 from samunet.core.names import check_case_name, in_utf8
-from samunet.core.parts import is_part
 from samunet.errors import MOST_NAMES, DatasetError
 from samunet.imageio import known_ending, output_ending, reader_of_image
 from samunet.imageio.dicom import is_dicom
@@ -41,12 +40,9 @@ def cases_to_predict(
     for source in [sources] if isinstance(sources, Path) else sources:
         for case in _cases_of(source, spec, folder):
             check_case_name(case.identifier, source)
-            if cases.setdefault(case.identifier, case) != case:
-                message = (
-                    f"Two inputs are case '{case.identifier}': {cases[case.identifier].images[0]} and "
-                    f"{case.images[0]}; rename one."
-                )
-                raise DatasetError(message)
+            if (other := cases.setdefault(case.identifier, case)) != case:
+                both = f"{other.images[0]} and {case.images[0]}"
+                raise DatasetError(f"Two inputs are case '{case.identifier}': {both}; rename one.")
     for case in cases.values():
         target = folder / f"{case.identifier}{ending or output_ending(case.images[0], spec.file_ending)}"
         if target.resolve() in {path.resolve() for path in case.images}:
@@ -67,11 +63,8 @@ def _cases_of(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Case, ...]
         )
     grouped = _images_in(source, spec) or _series_in(source)
     if not grouped:
-        message = (
-            f"Input folder {source} holds no image, such as <case>_0000{spec.file_ending}, the form this model was "
-            "trained on."
-        )
-        raise DatasetError(message + _where(source))
+        form = f"such as <case>_0000{spec.file_ending}, the form this model was trained on"
+        raise DatasetError(f"Input folder {source} holds no image, {form}.{_where(source)}")
     if source.resolve() == folder.resolve():
         raise DatasetError(f"Input and output are the same folder {source}; give another output folder.")
     return tuple(Case(identifier=name, images=files, label=None) for name, files in grouped.items())
@@ -80,35 +73,25 @@ def _cases_of(source: Path, spec: DatasetSpec, folder: Path) -> tuple[Case, ...]
 def _case_of_file(source: Path, spec: DatasetSpec) -> Case:
     ending = known_ending(source)
     if not ending:
-        what = (
-            "is one DICOM file; give the folder of its series"
-            if is_dicom(source)
-            else "has an ending that no reader knows; convert it"
-        )
+        what = "has an ending that no reader knows; convert it"
+        if is_dicom(source):
+            what = "is one DICOM file; give the folder of its series"
         raise DatasetError(f"Input {source} {what}, for example to {spec.file_ending}.")
     match = CHANNEL_FILE.fullmatch(_stem(source))
-    siblings = [
-        path
-        for path in source.parent.iterdir()
-        if match and known_ending(path) == ending and path.name.startswith(f"{match['case']}_")
-    ]
-    if match is None or not any(_stem(path) == f"{match['case']}_0000" for path in siblings):
-        return Case(identifier=_stem(source), images=(source,), label=None)
-    parts = {
+    files = [path for path in source.parent.iterdir() if known_ending(path) == ending] if match else []
+    channels = {
         _stem(path): path
-        for path in siblings
-        if (other := CHANNEL_FILE.fullmatch(_stem(path))) and other["case"] == match["case"]
+        for path in files
+        if match and (other := CHANNEL_FILE.fullmatch(_stem(path))) and other["case"] == match["case"]
     }
-    return Case(identifier=match["case"], images=tuple(parts[name] for name in sorted(parts)), label=None)
+    if match is None or f"{match['case']}_0000" not in channels:
+        return Case(identifier=_stem(source), images=(source,), label=None)
+    return Case(identifier=match["case"], images=tuple(channels[name] for name in sorted(channels)), label=None)
 
 
 def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     """Return the images that lie directly in a folder by case; what else lies there is named once."""
-    files = [
-        path
-        for path in sorted(source.iterdir())
-        if path.is_file() and not path.name.startswith(".") and not is_part(path)
-    ]
+    files = [path for path in sorted(source.iterdir()) if path.is_file() and not path.name.startswith(".")]
     images = [path for path in files if known_ending(path)]
     numbered = {path for path in images if CHANNEL_FILE.fullmatch(_stem(path))}
     own = {path for path in images if known_ending(path) == spec.file_ending}
@@ -116,13 +99,9 @@ def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     taken = [path for path in images if not numbered or path in numbered or path in own]
     left = [in_utf8(path.name) for path in files if path not in taken and path.suffix.lower() not in BESIDE]
     if taken and left:
+        shown = ", ".join([*left[:MOST_NAMES], *(["..."] if len(left) > MOST_NAMES else [])])
         reason = "no reader knows their ending, or their names lack _0000"
-        logger.info(
-            "%s: not taken for images: %s (%s).",
-            source,
-            ", ".join(left[:MOST_NAMES]) + (", ..." if len(left) > MOST_NAMES else ""),
-            reason,
-        )
+        logger.info("%s: not taken for images: %s (%s).", source, shown, reason)
     named: dict[str, Path] = {}
     for path in taken:
         other = named.setdefault(_stem(path), path)
@@ -146,27 +125,17 @@ def _series_in(source: Path) -> dict[str, tuple[Path, ...]]:
     Where some folders directly in `source` hold series and another does not, it is a case too, which then fails with
     its reason.
     """
-    series = [
-        Path(parent)
-        for parent, _, names in os.walk(source)
-        if any(is_dicom(Path(parent) / name) for name in names if name[0] != ".")
-    ]
+    walked = [(Path(parent), names) for parent, _, names in os.walk(source)]
+    series = [parent for parent, names in walked if any(is_dicom(parent / name) for name in names if name[0] != ".")]
     if not series:
         return {}
     if series == [source]:
         return {source.resolve().name: (source,)}
-    folders = [
-        path
-        for path in sorted(source.iterdir())
-        if path.is_dir() and not path.name.startswith(".") and not is_part(path)
-    ]
+    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if all(CHANNEL_FILE.fullmatch(path.name) for path in folders):
         return channels_by_case({path.name: path for path in folders}, source, "")
-    empty = [
-        folder
-        for folder in folders
-        if not any(path.is_relative_to(folder) for path in series) and not any(map(known_ending, folder.iterdir()))
-    ]
+    without = [folder for folder in folders if not any(path.is_relative_to(folder) for path in series)]
+    empty = [folder for folder in without if not any(map(known_ending, folder.iterdir()))]
     case_folders = sorted({*series, *empty})
     return {"_".join(path.relative_to(source).parts) or source.resolve().name: (path,) for path in case_folders}
 

@@ -61,10 +61,9 @@ def measure_step(
             f"A training step cannot be measured on {device.type} of {sys.platform}; plan without --measure."
         )
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
+        asked = (plan, plan.configuration(name), labels, device, tuple(weights_folders), precision)
         try:
-            return pool.submit(
-                _run_step, plan, plan.configuration(name), labels, device, tuple(weights_folders), precision
-            ).result()
+            return pool.submit(_run_step, *asked).result()
         except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError):  # a killed process breaks the pool
             return MeasuredStep(gib=math.inf, seconds=math.inf)
 
@@ -89,12 +88,8 @@ def _run_step(
     for _ in range(MEASURED_STEPS):
         began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        backward(
-            network,
-            [Batch(image=image, label=label)],
-            autocast=lambda: autocast(device, precision),
-            scale=lambda loss: loss,
-        )
+        batch = [Batch(image=image, label=label)]
+        backward(network, batch, autocast=lambda: autocast(device, precision), scale=lambda loss: loss)
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

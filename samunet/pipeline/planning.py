@@ -7,20 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samunet.core.codec import decode, read_json
 from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.fingerprint import Fingerprint
 from samunet.core.labels import left_right_pairs
-from samunet.core.plan import (
-    MOVE_PLANS,
-    Plan,
-    check_plans_name,
-    load_plan,
-    parse_configuration_name,
-    save_plan,
-)
+from samunet.core.plan import MOVE_PLANS, Plan, check_plans_name, load_plan, parse_configuration_name, save_plan
 from samunet.core.workspace import FINGERPRINT_FILE, Workspace, dataset_id
 from samunet.errors import ConfigError, DatasetError, PlanningError
 from samunet.pipeline.datasets import RawDataset, open_dataset
@@ -86,10 +79,9 @@ def _measured(
     from samunet.pipeline.measuring import measure_step
 
     for name in made.configurations:
+        how = (device, workspace.weights_folders, TRAINED_IN[made.precision])
         for again in range(MOST_MEASUREMENTS, -1, -1):
-            step = measure_step(
-                made, name, dataset.spec.labels, device, workspace.weights_folders, TRAINED_IN[made.precision]
-            )
+            step = measure_step(made, name, dataset.spec.labels, *how)
             if step.gib <= options.memory_gib:
                 break
             share = 0.95 * options.memory_gib / step.gib if math.isfinite(step.gib) else WHERE_IT_RAN_OUT
@@ -97,20 +89,13 @@ def _measured(
             try:
                 if not again:
                     raise PlanningError(f"{MOST_MEASUREMENTS} smaller plans were tried.")
-                smaller = _plan(
-                    workspace,
-                    dataset.spec,
-                    fingerprint,
-                    replace(options, memory_gib=budget),
-                    (name,),
-                    dataset.reader.name,
-                )
+                asked = replace(options, memory_gib=budget)
+                smaller = _plan(workspace, dataset.spec, fingerprint, asked, (name,), dataset.reader.name)
             except PlanningError as error:
                 need = f"{step.gib:.2f} GiB" if math.isfinite(step.gib) else "more than there is"
                 raise PlanningError(
                     f"A training step of {name} needs {need} on {device.type}, {options.memory_gib:g} GiB were asked "
-                    "for, and no smaller "
-                    f"plan helps ({error}) Raise -gpu_memory_target, or choose a smaller -backbone."
+                    f"for, and no smaller plan helps ({error}) Raise -gpu_memory_target, or choose a smaller -backbone."
                 ) from None
             made = _merged(made, smaller, name)
         reason = f"a training step needs {step.gib:.2f} GiB and takes {step.seconds:.2f} s, measured on {device.type}"
@@ -124,10 +109,8 @@ def plan_path(workspace: Workspace, dataset: str, plans_name: str) -> Path:
 
 
 def open_plan(workspace: Workspace, dataset: str, plans_name: str) -> Plan:
-    """Read a dataset's saved plan; its name is that of the file, whatever stands in it.
-
-    Raises:
-        ConfigError: it is absent, of another form, or another dataset's.
+    """Read a dataset's saved plan; its name is that of the file, whatever stands in it. Raises ConfigError where it is
+    absent, of another form, or another dataset's.
     """
     path = plan_path(workspace, dataset, plans_name)
     if not path.is_file():
@@ -179,25 +162,15 @@ def move_plan(
         raise ConfigError(f"{path} exists already; give another name with -tp.")
     sided = left_right_pairs(spec.spec.labels)
     if sided and any(configuration.mirror_axes for configuration in moved.configurations.values()):
-        logger.warning(
-            (
-                "%s has labels for left and right ('%s', '%s'), and the moved plan allows flips; take the axis between "
-                "them out of mirror_axes in %s."
-            ),
-            target,
-            sided[0][0][0],
-            sided[0][1][0],
-            path,
-        )
+        (left, _), (right, _) = sided[0]
+        what = f"{target} has labels for left and right ('{left}', '{right}'), and the moved plan allows flips"
+        logger.warning("%s; take the axis between them out of mirror_axes in %s.", what, path)
+    own = {name: entry.data_identifier.removeprefix(source_plans) for name, entry in moved.configurations.items()}
     renamed = {
-        name: replace(
-            configuration, data_identifier=target_plans + configuration.data_identifier.removeprefix(source_plans)
-        )
-        for name, configuration in moved.configurations.items()
+        name: replace(entry, data_identifier=target_plans + own[name]) for name, entry in moved.configurations.items()
     }
-    save_plan(
-        path, replace(moved, dataset=target, plans_name=target_plans, reader=spec.reader.name, configurations=renamed)
-    )
+    names: dict[str, Any] = {"dataset": target, "plans_name": target_plans, "reader": spec.reader.name}
+    save_plan(path, replace(moved, configurations=renamed, **names))
     return path
 
 
@@ -214,8 +187,7 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     load_variant(variant)
     other_data = ConfigError(
         f"Plan '{saved.plans_name}' of {saved.dataset} lacks '{name}' and was made from other data than are there now. "
-        "Plan again; "
-        "if the plan was moved from another dataset, move it with -c."
+        "Plan again; if the plan was moved from another dataset, move it with -c."
     )
     path = workspace.preprocessed / saved.dataset / FINGERPRINT_FILE
     if not path.is_file():
@@ -223,9 +195,8 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     try:
         fingerprint = decode(Fingerprint, read_json(path), path.name)
     except ConfigError as error:
-        raise ConfigError(
-            f"{error} Measure again: samunet_extract_fingerprint -d {dataset_id(saved.dataset)}"
-        ) from None
+        again = f"samunet_extract_fingerprint -d {dataset_id(saved.dataset)}"
+        raise ConfigError(f"{error} Measure again: {again}") from None
     if fingerprint.planar and dimensions == 3:
         raise ConfigError(f"{saved.dataset} holds 2D images, so configuration '{name}' does not exist; use 2d_adapter.")
     planned = next(iter(saved.configurations.values()))
@@ -242,11 +213,9 @@ def resolve(workspace: Workspace, saved: Plan, name: str) -> Plan:
     spec = read_dataset_json(workspace.raw / saved.dataset / "dataset.json")
     made = _plan(workspace, spec, fingerprint, options, (name,), saved.reader)
     entry = made.configuration(name)
-    shared = [
-        other.spacing for other in saved.configurations.values() if other.data_identifier == entry.data_identifier
-    ]
+    shared = [other for other in saved.configurations.values() if other.data_identifier == entry.data_identifier]
     decided = [(plan.orientation, plan.transpose, plan.channels) for plan in (made, saved)]
-    if decided[0] != decided[1] or any(spacing != entry.spacing for spacing in shared):
+    if decided[0] != decided[1] or any(other.spacing != entry.spacing for other in shared):
         raise other_data
     return _merged(saved, made, name)
 
@@ -261,9 +230,8 @@ def preprocess(
     _refuse_other_dataset(plan, dataset.spec.name, f"Plan '{plan.plans_name}'")
     configuration = plan.configuration(name)
     folder = workspace.preprocessed / dataset.spec.name / configuration.data_identifier
-    preprocess_dataset(
-        folder, dataset.spec, dataset.cases, plan, configuration, dataset.reader, threads=threads, quiet=quiet
-    )
+    what = (dataset.spec, dataset.cases, plan, configuration, dataset.reader)
+    preprocess_dataset(folder, *what, threads=threads, quiet=quiet)
     return folder
 
 
@@ -317,9 +285,8 @@ def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Bac
     if automatic and find_checkpoint(official, folders) is None:
         reason = (
             f"{EMBEDDED_BACKBONE}, without pretrained weights, chosen from {OFFICIAL_BACKBONE} and "
-            f"{EMBEDDED_BACKBONE}: the checkpoint of "
-            f"{OFFICIAL_BACKBONE} is not on this machine (samunet_weights download {official.name} gets it; then plan "
-            "again)"
+            f"{EMBEDDED_BACKBONE}: the checkpoint of {OFFICIAL_BACKBONE} is not on this machine (samunet_weights "
+            f"download {official.name} gets it; then plan again)"
         )
         return backbone_named(EMBEDDED_BACKBONE), None, None, reason
     backbone = backbone_named(OFFICIAL_BACKBONE if options.backbone == "auto" else options.backbone)
@@ -330,9 +297,7 @@ def _choose_backbone(options: PlanOptions, folders: Sequence[Path]) -> tuple[Bac
     from samunet.sam.weights import check_weights  # needs torch, which plans without weights do not wait for
 
     check_weights(backbone, weights)
-    choice = (
-        f", chosen from {OFFICIAL_BACKBONE} and {EMBEDDED_BACKBONE} because its checkpoint is at hand"
-        if automatic
-        else ""
-    )
-    return backbone, weights, sha256, f"{backbone.name} with the pretrained weights {weights.name}{choice}"
+    reason = f"{backbone.name} with the pretrained weights {weights.name}"
+    if automatic:
+        reason += f", chosen from {OFFICIAL_BACKBONE} and {EMBEDDED_BACKBONE} because its checkpoint is at hand"
+    return backbone, weights, sha256, reason

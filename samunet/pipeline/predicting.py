@@ -109,9 +109,8 @@ def _description(cases: Sequence[Case], predictor: Predictor, options: FileOptio
     endings = {options.ending or output_ending(case.images[0], spec.file_ending) for case in cases}
     if len(endings) != 1 or endings == {spec.file_ending}:
         return spec.raw
-    return {key: value for key, value in spec.raw.items() if key != "overwrite_image_reader_writer"} | {
-        "file_ending": endings.pop()
-    }
+    kept = {key: value for key, value in spec.raw.items() if key != "overwrite_image_reader_writer"}
+    return {**kept, "file_ending": endings.pop()}
 
 
 def _check_prompts(prompts: PromptFile | None, predictor: Predictor, cases: Sequence[Case], folder: Path) -> None:
@@ -153,10 +152,8 @@ def _is_done(folder: Path, case: Case, predictor: Predictor, options: FileOption
     names += [folder / UNCERTAINTY / names[0].name] if predictor.options.uncertainty else []
     if not all(path.is_file() for path in names):
         return False
-    if (
-        options.prompts is not None
-        and read_prompts(folder / PROMPTS).cases.get(case.identifier) != options.prompts.cases[case.identifier]
-    ):
+    shown = None if options.prompts is None else options.prompts.cases[case.identifier]
+    if shown is not None and read_prompts(folder / PROMPTS).cases.get(case.identifier) != shown:
         return False
     reader = reader_of_image(case.images[0], predictor.plan.reader, options.series)
     try:
@@ -164,9 +161,8 @@ def _is_done(folder: Path, case: Case, predictor: Predictor, options: FileOption
         for path in names:
             geometry = writer_for(ending, predictor.plan.reader, planar=grid.planar).read_label(path)[1]
             if geometry.shape != grid.shape or geometry.voxels_apart(grid) >= WARN_VOXELS:
-                logger.warning(
-                    "%s lies on another grid than the image of case '%s'. It is predicted again.", path, case.identifier
-                )
+                what = f"{path} lies on another grid than the image of case '{case.identifier}'"
+                logger.warning("%s. It is predicted again.", what)
                 return False
         if options.save_probabilities:
             with zipfile.ZipFile(folder / f"{case.identifier}.npz") as archive:

@@ -23,14 +23,7 @@ from samunet.core.results import FINAL
 from samunet.data.loader import batches
 from samunet.errors import CheckpointError
 from samunet.machine.hardware import choose_device, choose_precision, choose_workers
-from samunet.pipeline.run import (
-    assemble,
-    prepare,
-    refuse_trained,
-    resumable,
-    settings_to_train,
-    start_from_seed,
-)
+from samunet.pipeline.run import assemble, prepare, refuse_trained, resumable, settings_to_train, start_from_seed
 from samunet.planning.splits import Split
 from samunet.pretraining.network import PretrainingNetwork
 from samunet.pretraining.recipe import Learning, Recipe
@@ -176,11 +169,7 @@ def plan_of(recipe: Recipe) -> Plan:
         encoder_scale=2.0,
         topology=Topology(strides=strides, kernels=kernels, widths=widths),
         mirror_axes=(1, 2),
-        variant_options={
-            "sam_path": bool(recipe.backbone),
-            "class_tokens": recipe.tokens,
-            "maps": recipe.maps,
-        },
+        variant_options={"sam_path": bool(recipe.backbone), "class_tokens": recipe.tokens, "maps": recipe.maps},
     )
     name = f"{recipe.dimensions}d_sam_unet_prompted"
     return Plan(

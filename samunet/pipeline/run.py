@@ -19,6 +19,7 @@ from samunet.core.dataset import DatasetSpec
 from samunet.core.parts import is_part, remove_part
 from samunet.core.plan import Plan, changed_for_training, load_plan, save_plan
 from samunet.core.results import BEST, FINAL, LATEST
+from samunet.core.units import counted
 from samunet.core.workspace import Workspace
 from samunet.data.augmentation import Augmentation
 from samunet.data.dataset import PreprocessedDataset
@@ -129,14 +130,11 @@ def refuse_trained(folder: Path, *, overwrite: bool) -> None:
     if (folder / FINAL).is_file():
         if not overwrite:
             goes_on = (
-                "--c continues the training that was to replace or extend it"
-                if latest
-                else "--c --extend EPOCHS adds epochs"
+                "continues the training that was to replace or extend it" if latest else "--extend EPOCHS adds epochs"
             )
-            raise ConfigError(f"{folder} is trained; {goes_on}, --val validates it, --overwrite trains it again.")
-        logger.info(
-            "This training replaces the finished one in %s, whose model stays until the new one is there.", folder
-        )
+            raise ConfigError(f"{folder} is trained; --c {goes_on}, --val validates it, --overwrite trains it again.")
+        until = "whose model stays until the new one is there"
+        logger.info("This training replaces the finished one in %s, %s.", folder, until)
     elif latest:
         logger.info("This training replaces the unfinished one in %s; --c would continue it.", folder)
 
@@ -166,11 +164,8 @@ def settings_to_train(
             raise ConfigError(f"There is no training in {folder} to extend; train it first.")
         asked = settings if isinstance(settings, TrainingConfig) else TrainingConfig(**settings)
         return replace(asked, batch_size=asked.batch_size or planned_batch)
-    before = decode(
-        TrainingConfig,
-        {**resume.state.training, "precision": resume.state.precision},
-        f"{folder.name}: training settings",
-    )
+    stored = {**resume.state.training, "precision": resume.state.precision}
+    before = decode(TrainingConfig, stored, f"{folder.name}: training settings")
     before = replace(before, batch_size=before.batch_size or planned_batch)  # 0 in files of earlier versions
     given, kept = encode(settings), encode(before)
     if given.get("batch_size") == 0:
@@ -183,22 +178,18 @@ def settings_to_train(
     if changed:
         was = ", ".join(f"{key} {kept[key]} (now {given[key]})" for key in changed)
         more = given["epochs"] - kept["epochs"] if changed == ["epochs"] else 0
-        way_out = (
-            f"To train {more} epoch{'s' if more > 1 else ''} more, give --c --extend {more} instead of --epochs."
-            if more > 0 and not before.minutes
-            else ""
-        )
-        same = "Continue with the same settings, or start again without --c."
-        raise CheckpointError(f"{folder} was trained with other settings: {was}. {way_out or same}")
+        way_out = "Continue with the same settings, or start again without --c."
+        if more > 0 and not before.minutes:
+            way_out = f"To train {counted(more, 'epoch')} more, give --c --extend {more} instead of --epochs."
+        raise CheckpointError(f"{folder} was trained with other settings: {was}. {way_out}")
     if before.minutes and extend:
         raise ConfigError(
             f"{folder} was trained for {before.minutes:g} minutes, which are over; train again with more instead of "
             "--extend."
         )
     free = {key: given[key] for key in FREE if key in given}
-    return replace(
-        before, epochs=before.epochs + extend, stop_epoch=before.stop_epoch + extend if before.stop_epoch else 0, **free
-    )
+    stop = before.stop_epoch + extend if before.stop_epoch else 0
+    return replace(before, epochs=before.epochs + extend, stop_epoch=stop, **free)
 
 
 def check_resume(resume: Checkpoint, folder: Path, plan: Plan, name: str) -> None:
@@ -250,14 +241,9 @@ def assemble(
     log = TrainingLog(run.folder, history, sinks=sinks, colors=colors, active=processes.first)
     if config.compile:
         model.sums, model.loss = torch.compile(model.sums), torch.compile(model.loss)  # type: ignore[method-assign]
+    optimizer = make_optimizer(model, config)
     trainer = SAMTrainer(
-        run=run,
-        model=model,
-        optimizer=make_optimizer(model, config),
-        sources=sources,
-        log=log,
-        stopping=stopping,
-        processes=processes,
+        run=run, model=model, optimizer=optimizer, sources=sources, log=log, stopping=stopping, processes=processes
     )
     log.line(_describe(trainer))
     return trainer
@@ -310,15 +296,13 @@ def _sources(model: SlabSegmenter, run: Run, items: range) -> Sources:
             (run.split.val, 1, False),
         )
     )
-    if config.augmentation == "none" and all(
+    seen_whole = config.augmentation == "none" and all(
         source.cases.planes_fit(configuration.patch_size) for source in (training, validation)
-    ):
-        embeddings = run.data.with_name(f"{run.data.name}_embeddings")
-        if model.keep_embeddings(embeddings):
-            logger.info(
-                "The encoder is frozen and every slice is seen whole: embeddings are computed once and kept in %s.",
-                embeddings,
-            )
+    )
+    embeddings = run.data.with_name(f"{run.data.name}_embeddings")
+    if seen_whole and model.keep_embeddings(embeddings):
+        why = "The encoder is frozen and every slice is seen whole"
+        logger.info("%s: embeddings are computed once and kept in %s.", why, embeddings)
     return Sources(
         training=lambda first, steps: batches(
             training, first_step=first, steps=steps, workers=workers, pin_memory=pin, items=items

@@ -30,13 +30,11 @@ def prompts_from_references(
     plan: Plan | None = None,
     threads: int = 1,
 ) -> PromptFile:
-    """Make prompts for every structure of cases from their references; one that a reference lacks gets none.
+    """Make prompts for every structure of cases from their references; one that a reference lacks gets none. Raises
+    DatasetError where a case has no reference, or it cannot be read.
 
     Args:
         plan: takes the slices of each case as its models do, in the place of `clicking.axis`.
-
-    Raises:
-        DatasetError: a case has no reference, or it cannot be read.
     """
 
     def of_case(case: Case) -> CasePrompts:
@@ -48,19 +46,13 @@ def prompts_from_references(
         for number, (name, values) in enumerate(spec.labels.foreground):
             mask = np.isin(label, values)
             if mask.any():
-                seed = [clicking.seed, number, *case.identifier.encode()]
-                structures[name] = (
-                    _box(mask, shown.relaxation)
-                    if not shown.points
-                    else _clicks(mask, shown, np.random.default_rng(seed))
-                )
+                random = np.random.default_rng([clicking.seed, number, *case.identifier.encode()])
+                structures[name] = _clicks(mask, shown, random) if shown.points else _box(mask, shown.relaxation)
         return CasePrompts(structures=structures)
 
-    prompts_of_cases = each(of_case, cases, threads=threads, title="Making prompts", quiet=True)
-    return PromptFile(
-        cases={case.identifier: prompts for case, prompts in zip(cases, prompts_of_cases, strict=True)},
-        origin=clicking.origin,
-    )
+    made = each(of_case, cases, threads=threads, title="Making prompts", quiet=True)
+    names = [case.identifier for case in cases]
+    return PromptFile(cases=dict(zip(names, made, strict=True)), origin=clicking.origin)
 
 
 def prompts_for_validation(predictor: PromptedPredictor, cases: Sequence[Case], dataset: RawDataset) -> PromptFile:

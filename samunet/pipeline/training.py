@@ -22,7 +22,7 @@ from samunet.core.plan import Plan, changed_for_training, load_plan
 from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST, Seeds, Spread, model_folder
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, DatasetError
-from samunet.evaluation.score import Measures, score_case, targets_from_labels
+from samunet.evaluation.score import Measures, scorer
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize, target_key, write_summary
 from samunet.inference.files import predict_cases
 from samunet.inference.load import load_predictor
@@ -62,10 +62,8 @@ def train(
     """
     plan = resolve(workspace, open_plan(workspace, dataset_name, options.plans_name), options.configuration)
     data = workspace.preprocessed / dataset_name / plan.configuration(options.configuration).data_identifier
-    folder = (
-        model_folder(workspace, dataset_name, options.plans_name, options.configuration)
-        / f"fold_{options.fold}{options.variation}"
-    )
+    model = model_folder(workspace, dataset_name, options.plans_name, options.configuration)
+    folder = model / f"fold_{options.fold}{options.variation}"
     if options.rank > 0:
         return _train(workspace, plan, data, folder, settings, options)
     with held(folder), reading(data):
@@ -136,16 +134,14 @@ def _write_cost(trainer: SAMTrainer) -> None:
 def train_seeds(
     workspace: Workspace, dataset_name: str, settings: Mapping[str, Any], options: TrainOptions, count: int
 ) -> Path | None:
-    """Train a fold with several seeds, counting up from the one given, and write mean and spread of their Dice.
+    """Train a fold with several seeds, counting up from the one given, and write mean and spread of their Dice; raises
+    CheckpointError where a seed was trained with other settings.
 
     The first seed's folder is the fold's own; the others' names end in _seed_<seed>, and prediction leaves them alone.
     A seed that is trained and validated already is not trained again.
 
     Returns:
         The report's path; None when asked to stop before the last seed was done.
-
-    Raises:
-        CheckpointError: a seed was trained with other settings.
     """
     first = int(settings.get("seed", TrainingConfig().seed))
     plan = resolve(workspace, open_plan(workspace, dataset_name, options.plans_name), options.configuration)
@@ -174,13 +170,8 @@ def train_seeds(
         if defined:
             deviation = statistics.stdev(defined) if len(defined) > 1 else None
             spread[name] = Spread(mean=statistics.fmean(defined), standard_deviation=deviation, each=tuple(values))
-            logger.info(
-                "Dice of %s over %d seeds: %.4f, standard deviation %.4f",
-                name,
-                count,
-                spread[name].mean,
-                deviation or math.nan,
-            )
+            text = f"{spread[name].mean:.4f}, standard deviation {deviation or math.nan:.4f}"
+            logger.info("Dice of %s over %d seeds: %s", name, count, text)
     report = model / f"fold_{options.fold}_seeds.json"
     write_json(report, Seeds(seeds=tuple(range(first, first + count)), dice=spread))
     return report
@@ -220,8 +211,8 @@ def check_other_folds(folder: Path, plan: Plan, spec: DatasetSpec, name: str) ->
     if changed is not None:
         raise CheckpointError(
             f"{folder.parent} holds {others[0]}, which was trained by another plan: {changed} changed since. Folds of "
-            "one model share a plan; "
-            "restore it, move the trained folds away, or plan under a name of its own (-overwrite_plans_name)."
+            "one model share a plan; restore it, move the trained folds away, or plan under a name of its own "
+            "(-overwrite_plans_name)."
         )
 
 
@@ -249,20 +240,12 @@ def validate(
         raise DatasetError(
             f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}"
         )
-    labels = dataset.spec.labels
+    score_of = scorer(dataset.spec.labels, dataset.reader, Measures(tolerance=DEFAULT_TOLERANCE_MM))
 
     def score(case: Case) -> CaseScore:
         if case.label is None:
             raise DatasetError(f"Case '{case.identifier}' has no reference; add it to the dataset, or remove the case.")
-        prediction = target / f"{case.identifier}{dataset.spec.file_ending}"
-        return score_case(
-            case.label,
-            prediction,
-            targets=targets_from_labels(labels),
-            ignore=labels.ignore,
-            reader=dataset.reader,
-            measures=Measures(tolerance=DEFAULT_TOLERANCE_MM),
-        )
+        return score_of(case.label, target / f"{case.identifier}{dataset.spec.file_ending}")
 
     scored = each(score, cases, threads=os.cpu_count() or 1, title="Scoring")
     summary = summarize(scored, None if prompts is None else prompts.origin, tolerance=DEFAULT_TOLERANCE_MM)

@@ -47,14 +47,12 @@ class Split:
 
 
 def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | None:
-    """Return every case's group, usually the patient, which stays together in every split; None without groups.
+    """Return every case's group, usually the patient, which stays together in every split; None without groups. Raises
+    DatasetError where the expression is wrong, takes too long or does not match a case, or the table lacks one.
 
     Args:
         given: what dataset.json says under `groups`: a regular expression whose first group that matches is the name,
             found in the identifier; a table of identifier to name; or None.
-
-    Raises:
-        DatasetError: the expression is wrong, takes too long or does not match a case, or the table lacks one.
     """
     if given is None:
         return None
@@ -138,13 +136,11 @@ def parted(splits: Sequence[Split], groups: Mapping[str, str]) -> tuple[int, int
 
 
 def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | None = None) -> tuple[Split, ...]:
-    """Split cases into five folds as nnU-Net does; fewer than five cases, or groups, give one fold each.
+    """Split cases into five folds as nnU-Net does; fewer than five cases, or groups, give one fold each. Raises
+    DatasetError where there is only one case or group, so nothing is left to validate on.
 
     Args:
         groups: case to group, see `groups_from`; None makes every case its own.
-
-    Raises:
-        DatasetError: there is only one case or group, so nothing is left to validate on.
     """
     from sklearn.model_selection import KFold  # takes most of a second; most commands read splits, or none
 

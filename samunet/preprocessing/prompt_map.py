@@ -13,7 +13,7 @@ from samunet.core.prompts import BOX, INSIDE, OUTSIDE, CasePrompts
 
 
 def prompt_map(prompts: CasePrompts, labels: Labels, history: SpatialHistory) -> np.ndarray:
-    """Draw a case's prompts.
+    """Draw a case's prompts; raises ConfigError where a point lies outside the image.
 
     A click marks one voxel of each slice of the network's grid that lies in the click's slice of the file, a box all
     voxels whose centers lie in it, one at least. What lies in the part that was cropped away moves to the nearest
@@ -25,9 +25,6 @@ def prompt_map(prompts: CasePrompts, labels: Labels, history: SpatialHistory) ->
 
     Returns:
         (R, D, H, W) uint8 of INSIDE, OUTSIDE and BOX, a plane for each of `labels.channels`.
-
-    Raises:
-        ConfigError: a point lies outside the image.
     """
     drawn = np.zeros((len(labels.channels), *history.shape_after_resample), dtype=np.uint8)
     for plane, (name, _) in zip(drawn, labels.channels, strict=True):

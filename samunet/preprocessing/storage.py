@@ -83,10 +83,8 @@ class Locations:
 def save_case(
     folder: Path, identifier: str, case: PreprocessedCase, labels: Labels, patch_size: Sequence[int], origin: Origin
 ) -> None:
-    """Write one labelled case; the record comes last, so a case that has it is whole.
-
-    Raises:
-        DatasetError: the case has no label.
+    """Write one labelled case; the record comes last, so a case that has it is whole. Raises DatasetError where the
+    case has no label.
     """
     if case.label is None:
         raise DatasetError(f"Case '{identifier}' has no label; only labelled cases are stored.")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from samunet.evaluation.colors import Color, as_hex, label_color
+from samunet.evaluation.picture import as_png
 
 DICE = "dice/"  # and the class name
 TIMES = ("seconds", "waiting_seconds")
@@ -41,7 +40,6 @@ def draw_training(
         title: above the picture, e.g. "fold 0".
     """
     figure = Figure(figsize=(11, 8), layout="constrained")
-    FigureCanvasAgg(figure)
     losses, dice, rates, clock = figure.subplots(2, 2, sharex=True).ravel()
     epochs = range(1, len(values["train_loss"]) + 1)
 
@@ -73,9 +71,7 @@ def draw_training(
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(axes)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
+    return as_png(figure, 100)
 
 
 def draw_records(records: Sequence[Mapping[str, Any]], colors: Mapping[str, Color], *, title: str) -> bytes | None:
@@ -108,6 +104,4 @@ def _with_others(names: Sequence[str], colors: Mapping[str, Color]) -> dict[str,
 
 def _legend(axes: Axes) -> None:
     drawn = [line for line in axes.lines if np.size(line.get_xdata())]
-    legend = axes.legend(handles=drawn, fontsize="small", ncols=1 + len(drawn) // 12)
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
+    axes.legend(handles=drawn, fontsize="small", ncols=1 + len(drawn) // 12)

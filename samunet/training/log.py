@@ -149,9 +149,8 @@ def epoch_line(
         left: seconds to the end of the training, where they are known.
     """
     return (
-        f"epoch {epoch}: training loss {values['train_loss']:.4f}, validation loss "
-        f"{values['val_loss']:.4f}, Dice {values['mean_fg_dice']:.3f} "
-        f"({', '.join(f'{name} {dice:.3f}' for name, dice in of_class.items())}), "
+        f"epoch {epoch}: training loss {values['train_loss']:.4f}, validation loss {values['val_loss']:.4f}, Dice "
+        f"{values['mean_fg_dice']:.3f} ({', '.join(f'{name} {dice:.3f}' for name, dice in of_class.items())}), "
         f"{seconds:.1f} s, {100 * waited / seconds:.0f} % waiting for data"
         + (f", {readable_seconds(left)} left" if left is not None else "")
     )

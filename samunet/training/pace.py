@@ -18,8 +18,7 @@ VALIDATION_SHARE = 1 / 3  # of a training step's time that a validation batch ta
 HOPELESS = 2  # times the minutes: what the second step may be trusted to show
 PLAN_SMALLER = (
     "plan smaller (samunet_plan_and_preprocess -d DATASET -gpu_memory_target 1 -overwrite_plans_name "
-    "samunetPlans_small, "
-    "then samunet_train with -p samunetPlans_small)"
+    "samunetPlans_small, then samunet_train with -p samunetPlans_small)"
 )
 MEASURING_EPOCHS = 2  # after which the pace is known; the first has what is done once in it
 UNLIMITED = 2**40  # steps to prepare patches for, where their number is not known
@@ -82,13 +81,11 @@ class Pace:
         return UNLIMITED
 
     def after_step(self, step: int) -> None:
-        """See after the first two steps whether the minutes hold the epochs at all.
+        """See after the first two steps whether the minutes hold the epochs at all; raises ConfigError where they do
+        not, by far.
 
         Args:
             step: done so far, from 1.
-
-        Raises:
-            ConfigError: they do not, by far.
         """
         now = self.seconds
         if step == 1:
@@ -101,19 +98,16 @@ class Pace:
             need = (now + (FIRST_STEPS - step + self.epochs - 1 + self.epochs * VALIDATION_SHARE) * each) / 60
             raise ConfigError(
                 f"A step takes about {readable_seconds(each)} here: {self.epochs} epochs of one step at least need "
-                f"about {math.ceil(need)} "
-                f"minutes, and {self.budget / 60:g} were given. Give --minutes {math.ceil(need)} or more, fewer "
-                f"--epochs, or {PLAN_SMALLER}."
+                f"about {math.ceil(need)} minutes, and {self.budget / 60:g} were given. Give --minutes "
+                f"{math.ceil(need)} or more, fewer --epochs, or {PLAN_SMALLER}."
             )
 
     def begin_epoch(self, epoch: int) -> None:
         """Fix the number of steps of the epoch that follows on the one before; nothing is left to do after the last.
+        Raises ConfigError where the first epochs show that the minutes do not hold a step per epoch.
 
         Args:
             epoch: from 0; 1 for the first call.
-
-        Raises:
-            ConfigError: the first epochs show that the minutes do not hold a step per epoch.
         """
         now = self.seconds
         share = max(0.0, self.budget - now) / max(1, self.epochs - epoch)
@@ -122,8 +116,7 @@ class Pace:
         if epoch == MEASURING_EPOCHS < self.epochs and 60 * need > (1 + LARGEST_ERROR) * self.budget:
             raise ConfigError(
                 f"{self.epochs} epochs of one step would take about {need:.1f} minutes, and {self.budget / 60:g} were "
-                "given; "
-                "give more minutes, fewer epochs or a smaller batch."
+                "given; give more minutes, fewer epochs or a smaller batch."
             )
         self.first_step += self.steps
         self.steps, self.began, self.epoch = max(1, round(share / each)), now, epoch

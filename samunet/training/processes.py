@@ -33,10 +33,8 @@ class Processes:
         return self.rank == 0
 
     def items(self, batch_size: int) -> range:
-        """Return which samples of a batch are this process's.
-
-        Raises:
-            ConfigError: there are fewer samples than processes.
+        """Return which samples of a batch are this process's; raises ConfigError where there are fewer samples than
+        processes.
         """
         if batch_size < self.count:
             raise ConfigError(
@@ -100,10 +98,8 @@ class Processes:
 
 @contextmanager
 def joined(rank: int, count: int, device: torch.device) -> Iterator[Processes]:
-    """Join the processes that torchrun started (it tells their addresses in the environment), and leave them again.
-
-    Raises:
-        SamunetError: another process has ended.
+    """Join the processes that torchrun started (it tells their addresses in the environment), and leave them again;
+    raises SamunetError where another process has ended.
     """
     if count == 1:
         yield Processes()

@@ -28,13 +28,7 @@ from samunet.training.saving import Saver
 from samunet.training.schedule import factor_at, schedule_of
 from samunet.training.state import TrainingState
 from samunet.training.stopping import StopRequest
-from samunet.training.validation import (
-    epochs_without_better,
-    mean_of_present,
-    smoothed,
-    to_device,
-    validate_patches,
-)
+from samunet.training.validation import epochs_without_better, mean_of_present, smoothed, to_device, validate_patches
 
 ALONE = Processes()
 

@@ -568,7 +568,7 @@ def test_whatever_a_library_raises_of_a_damaged_file_is_a_finding(tmp_path, monk
 
 def test_masks_of_0_and_255_are_one_finding_with_one_remedy():
     def case(name: str, values: tuple[int, ...]) -> CheckedCase:
-        finding = Finding(case=name, file=f"labelsTr/{name}.png", code="label-values", message="")
+        finding = Finding(name, f"labelsTr/{name}.png", "label-values", "")
         return CheckedCase(identifier=name, findings=(finding,) if values else (), unexpected=values)
 
     (one,) = join_label_values([case("a", (255,)), case("b", (255,)), case("c", ())], (0, 1))

@@ -90,13 +90,11 @@ class ConvolutionalPath:
 
 
 def plan(fingerprint: Fingerprint, dataset: DatasetSpec, target: Target, methods: Mapping[str, PlannedMethod]) -> Plan:
-    """Decide everything between raw files and network for each configuration.
+    """Decide everything between raw files and network for each configuration; raises PlanningError where no patch fits
+    the memory target.
 
     Args:
         methods: configuration name to method; 3D configurations of 2D data are left out.
-
-    Raises:
-        PlanningError: no patch fits the memory target.
     """
     reasons: dict[str, str] = {}
     orientation = _orientation(fingerprint, target, reasons)
