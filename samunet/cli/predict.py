@@ -41,6 +41,8 @@ class Predicting:
     """Also write <case>.npz with the probabilities."""
     preview: bool = False
     """Also write previews/<case>.png, the slice with the most classes."""
+    view: bool = False
+    """Also write view/<case>.html: three planes and 3D in any browser, without a server."""
     statistics: bool = False
     """Also write statistics.json and .csv: volume and mean intensity per class."""
     report: Annotated[Path | None, "--report FILE"] = None
@@ -151,6 +153,7 @@ def predict_with_model(options: Predicting, folder: Path, *, num_parts: int = 1,
             files,
             skip_existing=options.skip_existing,
             previews=options.preview,
+            views=options.view,
             statistics=options.statistics,
             share=f"part {part_id} of {num_parts}" if num_parts > 1 else None,
         )
@@ -189,7 +192,12 @@ def predict_with_model(options: Predicting, folder: Path, *, num_parts: int = 1,
 def _refuse_folder_options(options: Predicting) -> None:
     from samunet.errors import ConfigError
 
-    given = {"--preview": options.preview, "--statistics": options.statistics, "--c": options.skip_existing}
+    given = {
+        "--preview": options.preview,
+        "--view": options.view,
+        "--statistics": options.statistics,
+        "--c": options.skip_existing,
+    }
     if wanted := [flag for flag, asked in given.items() if asked]:
         raise ConfigError(
             f"-o {options.output} is a file, and {', '.join(wanted)} writes or looks for more; give a folder."

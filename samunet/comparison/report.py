@@ -19,21 +19,22 @@ from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.colors import class_colors
 from samunet.evaluation.picture import CasePicture, draw_case
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize
+from samunet.evaluation.view import write_view
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import read_case
 from samunet.machine.progress import each
 from samunet.training.curves import draw_records
 from samunet.training.log import RECORDS, read_records
 
-MOST_PICTURES = 8
+MOST_PICTURES, MOST_VIEWS = 8, 3
 ALL_IS_TRAINING = (
     "Fold all trains on every case, so that these scores are of training cases; they say little about new ones."
 )
 
 
 def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Path, *, threads: int) -> Summary:
-    """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst ones, the learning
-    curve of every fold, the plan; raises DatasetError where no fold was validated.
+    """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst ones, of a few
+    also view/<case>.html beside it, the learning curve of every fold, the plan; raises DatasetError where no fold was validated.
 
     Args:
         model: folder `<Trainer>__<plans>__<configuration>`.
@@ -73,13 +74,13 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
         case = cases[case_name(score, spec.file_ending)]
         volume, label = read_case(case, spec, reader)
         prediction, _ = reader.read_label(Path(score.prediction_file))
-        return draw_case(
-            case.identifier,
-            volume.array[0],
-            {"reference": label, "prediction": prediction},
-            volume.geometry,
-            spec.labels.names_of_values,
-        )
+        overlays = {"reference": label, "prediction": prediction}
+        whole = case.identifier, volume.array[0], overlays, volume.geometry, spec.labels.names_of_values
+        picture = draw_case(*whole)
+        if score in shown[:MOST_VIEWS]:
+            picture = replace(picture, view=f"view/{case.identifier}.html")
+            write_view(output.parent / picture.view, *whole)
+        return picture
 
     reasons = [
         f"{decision}: {reason}"

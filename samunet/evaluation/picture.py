@@ -34,6 +34,8 @@ class CasePicture:
     caption: str
     """Which slice is shown, which side is where and what lies in it; also read out by screen readers."""
     png: bytes
+    view: str = ""
+    """Where a page shows the whole case, see `samunet.evaluation.view`, as seen from the report."""
 
 
 def draw_case(
@@ -51,15 +53,10 @@ def draw_case(
         geometry: the grid that all of them are on.
         names: label value to the name of its class; values without one are called "label 7".
     """
-    shapes = [array.shape for array in (image, *overlays.values())]
-    if {geometry.shape, *shapes} != {geometry.shape}:
-        raise ShapeError(
-            f"Case '{identifier}': image, {' and '.join(overlays)} must have the (D, H, W) shape {geometry.shape} of "
-            f"their grid; got {', '.join(map(str, shapes))}."
-        )
+    refuse_other_grids(identifier, image, overlays, geometry)
     plane = plane_of(geometry)
     stack, *layers = (plane.stack(array) for array in (image, *overlays.values()))
-    index = _informative_slice(next((layer for layer in layers if layer.any()), np.zeros(stack.shape, np.uint8)))
+    index = informative_slice(next((layer for layer in layers if layer.any()), np.zeros(stack.shape, np.uint8)))
     planes = {title: layer[index] for title, layer in zip(overlays, layers, strict=True)}
     shown = sorted({int(value) for layer in planes.values() for value in np.unique(layer)} - {0})
     legend = {value: names.get(value, f"label {value}") for value in shown}
@@ -70,6 +67,18 @@ def draw_case(
         caption=f"{where}; it shows {what}." if where else f"It shows {what}.",
         png=_draw(stack[index], planes, legend, aspect=height / width, letters=plane.letters),
     )
+
+
+def refuse_other_grids(
+    identifier: str, image: np.ndarray, overlays: Mapping[str, np.ndarray], geometry: Geometry
+) -> None:
+    """Raise ShapeError where not all arrays of a case are on its (D, H, W) grid."""
+    shapes = [array.shape for array in (image, *overlays.values())]
+    if {geometry.shape, *shapes} != {geometry.shape}:
+        raise ShapeError(
+            f"Case '{identifier}': image, {' and '.join(overlays)} must have the (D, H, W) shape {geometry.shape} of "
+            f"their grid; got {', '.join(map(str, shapes))}."
+        )
 
 
 def _draw(
@@ -94,7 +103,7 @@ def _draw(
     total = panel_height + 0.4 + legend_height
     figure = Figure(figsize=(panels * PANEL_INCH, total), facecolor=BACKDROP)
     labeled = np.any([plane > 0 for plane in planes.values()], axis=0) if planes else np.zeros(grey.shape, bool)
-    low, high = _grey_window(grey, labeled)
+    low, high = grey_window(grey, labeled)
     for column, (title, overlay) in enumerate({"image": None, **planes}.items()):
         axes = figure.add_axes(
             (column / panels + 0.004, legend_height / total, 1 / panels - 0.008, panel_height / total)
@@ -129,7 +138,7 @@ def _draw_legend(figure: Figure, names: Mapping[int, str]) -> None:
     )
 
 
-def _informative_slice(labels: np.ndarray) -> int:
+def informative_slice(labels: np.ndarray) -> int:
     """Return the index along the first axis with the most classes, and among these the most labeled voxels."""
     classes = [len(np.unique(plane[plane > 0])) for plane in labels]
     voxels = [int(np.count_nonzero(plane)) for plane in labels]
@@ -138,7 +147,7 @@ def _informative_slice(labels: np.ndarray) -> int:
     return max(range(len(labels)), key=lambda index: (classes[index], voxels[index]))
 
 
-def _grey_window(grey: np.ndarray, labeled: np.ndarray) -> tuple[float, float]:
+def grey_window(grey: np.ndarray, labeled: np.ndarray) -> tuple[float, float]:
     """Return the intensities drawn black and white, from the pixels in and near structures, or from all."""
     near = (
         ndimage.binary_dilation(labeled, iterations=max(2, round(WINDOW_MARGIN * min(grey.shape))))

@@ -16,7 +16,7 @@ from samunet.core.names import fault_of_name
 from samunet.core.volume import Volume
 from samunet.evaluation.colors import label_color
 
-PREVIEWS, STATISTICS, UNCERTAINTY, COLORS = "previews", "statistics", "uncertainty", "colors.ctbl"
+PREVIEWS, VIEW, STATISTICS, UNCERTAINTY, COLORS = "previews", "view", "statistics", "uncertainty", "colors.ctbl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,14 @@ class Extras:
     Args:
         folder: of the segmentations.
         previews: write previews/<case>.png.
+        views: write view/<case>.html.
         statistics: write statistics.json and statistics.csv.
     """
 
     folder: Path
     labels: Labels
     previews: bool = False
+    views: bool = False
     statistics: bool = False
     _measured: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict, init=False)
     _uncertain: dict[str, float] = field(default_factory=dict, init=False)
@@ -39,7 +41,7 @@ class Extras:
 
     @property
     def wanted(self) -> bool:
-        return self.previews or self.statistics
+        return self.previews or self.views or self.statistics
 
     def add(self, identifier: str, volume: Volume, segmentation: np.ndarray) -> None:
         """Draw and measure one case.
@@ -48,14 +50,16 @@ class Extras:
             volume: the image as it was read.
             segmentation: (D, H, W) on its grid.
         """
+        case = identifier, volume.array[0], {"prediction": segmentation}, volume.geometry, self.labels.names_of_values
         if self.previews:
             from samunet.evaluation.picture import draw_case  # matplotlib takes a while to load
 
-            picture = draw_case(
-                identifier, volume.array[0], {"prediction": segmentation}, volume.geometry, self.labels.names_of_values
-            )
             with atomic_path(self.folder / PREVIEWS / f"{identifier}.png") as path:
-                path.write_bytes(picture.png)
+                path.write_bytes(draw_case(*case).png)
+        if self.views:
+            from samunet.evaluation.view import write_view
+
+            write_view(self.folder / VIEW / f"{identifier}.html", *case)
         if self.statistics:
             structures = measure(volume, segmentation, self.labels)
             with self._lock:

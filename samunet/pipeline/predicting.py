@@ -42,6 +42,7 @@ def predict(
     *,
     skip_existing: bool = False,
     previews: bool = False,
+    views: bool = False,
     statistics: bool = False,
     share: str | None = None,
 ) -> Outcome:
@@ -67,7 +68,7 @@ def predict(
             logger.info("%d of %d cases are already predicted.", len(cases) - len(to_predict), len(cases))
         write_json(folder / "dataset.json", _description(cases, predictor, options))
         save_plan(folder / "plans.json", predictor.plan)
-        extras = Extras(folder=folder, labels=spec.labels, previews=previews, statistics=statistics)
+        extras = Extras(folder=folder, labels=spec.labels, previews=previews, views=views, statistics=statistics)
         return predict_cases(predictor, to_predict, folder, options, extras)
 
 

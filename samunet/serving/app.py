@@ -46,6 +46,7 @@ PAGE = {
     "": "text/html; charset=utf-8",
     "annotate.js": "text/javascript; charset=utf-8",
     "annotate.css": "text/css; charset=utf-8",
+    "planes.js": "text/javascript; charset=utf-8",
     "niivue.js": "text/javascript; charset=utf-8",
 }
 """Files of the page, and what they are."""

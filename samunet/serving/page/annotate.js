@@ -333,12 +333,7 @@ async function begin() {
   for (const [what, listener] of [["mousedown", down], ["mousemove", move], ["mouseup", up]]) view.addEventListener(what, listener, true);
   window.addEventListener("mouseup", up);
   window.addEventListener("keydown", key, true);
-  nv = new niivue.Niivue({ dragAndDropEnabled: false, isRadiologicalConvention: true, multiplanarShowRender: 1, multiplanarEqualSize: false, backColor: [0.086, 0.094, 0.11, 1], crosshairColor: [0.34, 0.71, 0.91, 0.7], crosshairWidth: 0.4, show3Dcrosshair: true, logLevel: "error", clipPlaneHotKey: "", viewModeHotKey: "", cycleClipPlaneHotKey: "", isNearestInterpolation: false, fontColor: [1, 0.85, 0.4, 1] });
-  await nv.attachTo("gl");
-  nv.setMultiplanarLayout(2);
-  nv.setMultiplanarPadPixels?.(4);
-  nv.setShowAllOrientationMarkers(true);
-  nv.setSliceType(nv.sliceTypeMultiplanar);
+  nv = await planes("gl");
   nv.setDrawOpacity(0.5);
   nv.onLocationChange = () => mark();
   new ResizeObserver(() => mark()).observe(view);
