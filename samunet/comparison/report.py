@@ -33,8 +33,9 @@ ALL_IS_TRAINING = (
 
 
 def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Path, *, threads: int) -> Summary:
-    """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst ones, of a few
-    also view/<case>.html beside it, the learning curve of every fold, the plan; raises DatasetError where no fold was validated.
+    """Write one HTML page on a trained model: scores of its validation cases, pictures of the worst ones (of
+    a few also view/<case>.html beside it), the learning curve of every fold, the plan; raises DatasetError where no
+    fold was validated.
 
     Args:
         model: folder `<Trainer>__<plans>__<configuration>`.

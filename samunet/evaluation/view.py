@@ -88,11 +88,9 @@ def _grid_of(geometry: Geometry, kept: tuple[slice, ...]) -> Geometry:
 
 
 def _told(geometry: Geometry) -> str:
-    shape, spacing = geometry.shape[::-1], geometry.spacing[::-1]
-    if geometry.planar:
-        shape, spacing = shape[:2], spacing[:2]
-    size = f" of {' x '.join(f'{length:.3g}' for length in spacing)} mm" if geometry.measured else ""
-    return f"{' x '.join(map(str, shape))} {'pixels' if geometry.planar else 'voxels'}{size}"
+    axes, what = ((2, 1), "pixels") if geometry.planar else ((2, 1, 0), "voxels")
+    size = " x ".join(f"{geometry.spacing[axis]:.3g}" for axis in axes) if geometry.measured else ""
+    return f"{' x '.join(str(geometry.shape[axis]) for axis in axes)} {what}" + (f" of {size} mm" if size else "")
 
 
 def _page(
@@ -106,24 +104,24 @@ def _page(
 ) -> str:
     """Return the page; in its label maps, values are places in its list of classes, from 1."""
     values = np.unique(np.concatenate([[0], *(np.unique(layer) for layer in layers.values())]))
-    kind = np.uint8 if len(values) <= 256 else np.uint16
+    places = np.zeros(values[-1] + 1, np.uint8 if len(values) <= 256 else np.uint16)
+    places[values] = range(len(values))
     low, high = window
     begin, step = low - (high - low) / 2, 2 * (high - low) / 255
     grey = np.rint(np.clip((image.astype(np.float32) - begin) / step, 0, 255)).astype(np.uint8)
-    where = np.flatnonzero(next((layer for layer in layers.values() if layer.any()), np.ones_like(grey)))
-    center = np.unravel_index(where[len(where) // 2], grey.shape)
+    first = next((layer for layer in layers.values() if layer.any()), np.ones_like(grey))
+    depth = informative_slice(first)
+    inside = ndimage.distance_transform_edt(np.pad(first[depth] > 0, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(inside.argmax(), inside.shape)
     affine = affine_of(grid)
     data = {
         "image": _nifti(grey, affine, slope=step, intercept=begin, window=window),
-        "layers": [
-            {"name": title, "data": _nifti(np.searchsorted(values, layer).astype(kind), affine)}
-            for title, layer in layers.items()
-        ],
+        "layers": [{"name": title, "data": _nifti(places[layer], affine)} for title, layer in layers.items()],
         "classes": [
             {"value": value, "name": names.get(value, f"label {value}"), "color": as_hex(label_color(value))}
             for value in values[1:].tolist()
         ],
-        "center": (affine @ [*center[::-1], 1])[:3].tolist(),
+        "center": (affine @ [column, row, depth, 1])[:3].tolist(),
         "planar": grid.planar,
         "directed": grid.directed,
     }

@@ -16,7 +16,7 @@ SEGMENTATION = 8  # bytes per voxel of up to 16 bits: itself, as the library's i
 MEASURED = 14  # bytes per voxel for statistics: a structure's mask, places and intensities
 TIGHT = 0.25  # of the limit
 FIXED = 40 << 20  # whatever the case: what libraries load on first use, buffers; benchmarks/prediction_memory.py
-PICTURES = 80 << 20  # matplotlib
+PICTURES = 80 << 20  # matplotlib; a view's texts take 16 beside MEASURED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def estimate(
         size: what its headers tell.
         score_channels: see `samunet.inference.predictor.Predictor`.
         keep_image: the image is needed until the end, for pictures or statistics.
-        pictures: some are drawn.
+        pictures: some are drawn, or views written.
         probabilities: they are written too.
         uncertainty: its map is written too.
         extra_slices: added on the network's grid, for slab votes.

@@ -215,7 +215,7 @@ class _Work:
             self.predictor.configuration,
             score_channels=self.predictor.score_channels,
             keep_image=self._looks is not None,
-            pictures=self._looks is not None and self._looks.previews,
+            pictures=self._looks is not None and (self._looks.previews or self._looks.views),
             probabilities=self.options.save_probabilities,
             uncertainty=self.predictor.options.uncertainty,
             extra_slices=self.predictor.extra_slices,

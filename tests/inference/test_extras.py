@@ -76,7 +76,7 @@ def test_the_command_writes_them_all(environment, project, trained, tmp_path):
         "--disable_tta",
         "--disable_progress_bar",
     ]
-    assert predict.main([*words, "--preview", "--statistics", "--report", str(tmp_path / "run.json")]) == 0
+    assert predict.main([*words, "--preview", "--view", "--statistics", "--report", str(tmp_path / "run.json")]) == 0
     report = json.loads((tmp_path / "run.json").read_text())
     cases = [entry["case"] for entry in report["cases"]]
     assert cases and all(entry["failed"] is None for entry in report["cases"]) and report["options"]["flips"] is False
@@ -86,4 +86,5 @@ def test_the_command_writes_them_all(environment, project, trained, tmp_path):
     assert list(statistics) == sorted(cases) and len(rows) == 3 * len(cases)
     for case in cases:
         assert (tmp_path / "out" / "previews" / f"{case}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"<title>{case}</title>" in (tmp_path / "out" / "view" / f"{case}.html").read_text(encoding="utf-8")
     assert "large" in (tmp_path / "out" / "colors.ctbl").read_text()
