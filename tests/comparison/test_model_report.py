@@ -16,11 +16,12 @@ def test_the_page_shows_scores_pictures_curve_and_plan(environment, project, tmp
     assert re.search(r"Mean foreground Dice \d\.\d{4} on \d validation case", capsys.readouterr().out)
     text = page.read_text()
     assert f"3d_adapter on {project.dataset}" in text and "Learning curve" in text and "patch" in text
-    assert (
-        text.count("<img") >= 2
-        and "2d_adapter: patch" not in text
-        and not re.search(r"""(src|href)=["'](?!data:)""", text)
-    )
+    assert text.count("<img") >= 2 and "2d_adapter: patch" not in text
+    links = re.findall(r"""(?:src|href)=["'](?!data:)(.*?)["']""", text)
+    assert links and len(links) <= 3 and all(link.startswith("view/") for link in links)
+    for link in links:
+        view = (tmp_path / link).read_text(encoding="utf-8")
+        assert '"name": "reference"' in view and '"name": "prediction"' in view
 
     alone = curves_in(text)
     other = shutil.copytree(fold, fold.with_name("fold_0"))

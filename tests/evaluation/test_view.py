@@ -131,11 +131,11 @@ def test_a_browser_shows_and_hides_colors_and_asks_for_nothing(tmp_path):
         page.on("console", lambda message: faults.append(message.text))
 
         def colored():
-            """Mean column of orange and of blue pixels in the axial picture, the lower left one."""
+            """Mean column of orange and of blue pixels, more than the cross has, in the axial picture."""
             page.wait_for_timeout(500)
             seen = imread(io.BytesIO(page.screenshot()))[330:, :540, :3].astype(float)
             masks = seen[..., 0] - seen[..., 2] > 60, (seen[..., 2] - seen[..., 0] > 40) & (seen[..., 1] < 225)
-            return [np.nonzero(mask)[1].mean() if mask.sum() > 1500 else None for mask in masks]
+            return [np.nonzero(mask)[1].mean() if mask.sum() > 4000 else None for mask in masks]
 
         page.goto((tmp_path / "case.html").as_uri())
         page.wait_for_selector("body[data-ready]")

@@ -202,7 +202,9 @@ def test_the_page_gets_the_image_and_its_own_files(ask, client, desk):
     assert np.allclose(image.get_fdata(), file.get_fdata()) and np.allclose(image.affine, file.affine)
     page = client.get("")
     assert "<canvas" in page.text and "default-src 'none'" in page.headers["content-security-policy"]
-    assert all(client.get(name).status_code == 200 for name in ("annotate.js", "annotate.css", "niivue.js"))
+    assert all(
+        client.get(name).status_code == 200 for name in ("annotate.js", "annotate.css", "planes.js", "niivue.js")
+    )
 
 
 def test_every_verb_is_described(client):
