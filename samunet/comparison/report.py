@@ -19,7 +19,7 @@ from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.colors import class_colors
 from samunet.evaluation.picture import CasePicture, draw_case
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize
-from samunet.evaluation.view import write_view
+from samunet.evaluation.view import FOLDER, write_view
 from samunet.imageio import ImageReader, reader_for
 from samunet.imageio.case import read_case
 from samunet.machine.progress import each
@@ -79,7 +79,7 @@ def report_on_model(workspace: Workspace, dataset: str, model: Path, output: Pat
         whole = case.identifier, volume.array[0], overlays, volume.geometry, spec.labels.names_of_values
         picture = draw_case(*whole)
         if score in shown[:MOST_VIEWS]:
-            picture = replace(picture, view=f"view/{case.identifier}.html")
+            picture = replace(picture, view=f"{FOLDER}/{case.identifier}.html")
             write_view(output.parent / picture.view, *whole)
         return picture
 

@@ -24,6 +24,7 @@ from samunet.evaluation.plane import plane_of
 from samunet.imageio.nibabel_reader import affine_of
 from samunet.imageio.nifti import COMPRESSION
 
+FOLDER = "view"  # beside the segmentations or the report
 LARGEST = 20_000_000  # bytes of a file
 VOXELS = 12_500_000  # of the image, a byte each: noise hardly compresses, and Base64 makes 4 bytes of 3
 LONGEST = 2048  # voxels along an axis that graphics cards take
@@ -61,7 +62,7 @@ def write_view(
             grid, layers = _grid_of(geometry, kept), {title: overlay[kept] for title, overlay in overlays.items()}
             note = f"Of {_told(geometry)}." if grid.shape != geometry.shape else ""
             page = _page(identifier, image[kept], layers, grid, names, window, note)
-            if len(page) <= LARGEST:
+            if len(page.encode()) <= LARGEST:
                 break
         axes = [axis for axis, length in enumerate(image[kept].shape) if length > 1]
         steps[min(axes, key=lambda axis: geometry.spacing[axis] * steps[axis])] += 1

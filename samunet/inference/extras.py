@@ -16,7 +16,7 @@ from samunet.core.names import fault_of_name
 from samunet.core.volume import Volume
 from samunet.evaluation.colors import label_color
 
-PREVIEWS, VIEW, STATISTICS, UNCERTAINTY, COLORS = "previews", "view", "statistics", "uncertainty", "colors.ctbl"
+PREVIEWS, STATISTICS, UNCERTAINTY, COLORS = "previews", "statistics", "uncertainty", "colors.ctbl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +57,9 @@ class Extras:
             with atomic_path(self.folder / PREVIEWS / f"{identifier}.png") as path:
                 path.write_bytes(draw_case(*case).png)
         if self.views:
-            from samunet.evaluation.view import write_view
+            from samunet.evaluation.view import FOLDER, write_view
 
-            write_view(self.folder / VIEW / f"{identifier}.html", *case)
+            write_view(self.folder / FOLDER / f"{identifier}.html", *case)
         if self.statistics:
             structures = measure(volume, segmentation, self.labels)
             with self._lock:
