@@ -30,7 +30,17 @@ from samunet.core.plan import Plan, save_plan
 from samunet.core.results import model_folder
 from samunet.core.workspace import Workspace, workspace_from_environment
 
-AUTOMATIC = ("3d_adapter", "3d_ma_sam", "2d_samed", "3d_med_sa", "3d_masksam")
+AUTOMATIC = (
+    "3d_adapter",
+    "3d_ma_sam",
+    "2d_samed",
+    "2d_h_sam",
+    "3d_med_sa",
+    "2d_masksam",
+    "3d_masksam",
+    "2d_db_sam",
+    "2d_autosam",
+)
 METHODS = {
     "hippocampus": AUTOMATIC,
     "prostate": AUTOMATIC,
