@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 from annotating import Discs
@@ -104,6 +105,18 @@ def test_a_case_without_a_label_begins_with_its_prediction(run, dataset, tmp_pat
         assert desk.works[second.name[:-7]].start == second, "its own label goes before"
 
     run("-d", "999", "--predictions", tmp_path / "predictions", meanwhile=begins)
+
+
+def test_labels_that_lie_elsewhere_than_their_image_are_refused(model, dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("samunet.serving.run.serve", lambda *_: None)
+    first = sorted((dataset / "labelsTr").iterdir())[0]
+    file = nibabel.load(first)
+    (tmp_path / "mirrored").mkdir()
+    mirrored = nibabel.Nifti1Image(np.asarray(file.dataobj), file.affine @ np.diag([-1, 1, 1, 1]))
+    nibabel.save(mirrored, tmp_path / "mirrored" / first.name)
+    first.unlink()
+    assert annotate.main(["-d", "999", "--predictions", str(tmp_path / "mirrored")]) == 2
+    assert "they must share one grid" in capsys.readouterr().err
 
 
 def test_test_cases_and_another_folder_may_be_annotated(run, dataset, tmp_path):
