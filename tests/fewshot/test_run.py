@@ -100,6 +100,19 @@ def test_proposals_are_no_references(tmp_path):
         read_references(folder)
 
 
+def test_references_are_left_out_and_kept_apart_from_proposals(tmp_path, raw, capsys):
+    labeled = ball(DISC, (0, 30, 30), 16, name="one")
+    references = write_dataset(tmp_path / "references", [labeled], ".png")
+    words = ["-i", references / "imagesTr", "-r", references, "-o", references / "labelsTr"]
+    assert fewshot([*map(str, words)]) == 2
+    assert "holds the references' labels; give another output folder" in capsys.readouterr().err
+    (references / "dataset.json").unlink()
+    label = references / "labelsTr" / "one.png"
+    label.rename(label.with_name("one_0000.png"))
+    assert fewshot([*map(str, words[:-1]), str(tmp_path / "out")]) == 2
+    assert "Each of 1 images is a reference already" in capsys.readouterr().err
+
+
 def test_what_is_wrong_with_references_is_one_sentence(tmp_path):
     empty = ball(SHAPE, (7, 500, 500), 6, name="empty")
     folder = write_dataset(tmp_path / "empty", [empty])
