@@ -14,14 +14,17 @@ from samunet.core.codec import write_csv
 from samunet.core.dataset import CHANNEL_FILE
 from samunet.core.geometry import REFUSE_VOXELS, Geometry
 from samunet.core.names import check_case_name
+from samunet.core.units import counted
 from samunet.core.volume import Volume
 from samunet.errors import ConfigError, DatasetError, did_you_mean
 from samunet.imageio import known_ending, reader_of_image
+from samunet.imageio.natural import JPEG
 from samunet.interaction.session import Session
 from samunet.interaction.slices import PlaneModel
 from samunet.interaction.state import Thing
 from samunet.interaction.volumes import VolumeModel
 
+PICTURES = (".png", ".bmp")
 IDLE_S = 60.0  # longer between two steps counts as a pause of so long
 COUNTED = {
     "clicks": ("point",),
@@ -105,6 +108,9 @@ class Desk:
 
     def _begin(self, name: str, volume: Volume, output: Path, file: Path | None) -> None:
         start = None if file is None else _labels_of(file, volume.geometry)
+        ending, slices = known_ending(output), volume.geometry.shape[0]
+        if ending in JPEG or (ending in PICTURES and slices > 1):  # said before the work, not when it is saved
+            raise ConfigError(f"{output} cannot hold labels of {counted(slices, 'slice')}; name it case.nii.gz or so.")
         with self.lock:
             self.close()
             cache = None if self.cache is None else self.cache / name

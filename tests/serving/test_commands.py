@@ -136,12 +136,15 @@ def test_test_cases_and_another_folder_may_be_annotated(run, dataset, tmp_path):
         (["-i", "x.nii.gz", "-o", "y.nii.gz", "--labels", "liver=0"], "NAME=VALUE"),
         (["-i", "x.nii.gz", "-o", "y.nii.gz"], "x.nii.gz"),
         (["-i", "IMAGE", "-o", "y.txt"], "no ending of an image file"),
+        (["-i", "IMAGE", "-o", "y.jpg"], "y.jpg cannot hold labels of"),
+        (["-i", "IMAGE", "-o", "y.png"], "y.png cannot hold labels of"),
         (["-d", "999", "--labels", "liver=1"], "--labels is for -i IMAGE"),
         (["-d", "998"], "998"),
     ],
 )
 def test_what_does_not_go_together_is_refused(words, reason, model, dataset, image, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("samunet.serving.run.serve", lambda *_: None)
     assert annotate.main([str(image) if word == "IMAGE" else word for word in words]) == 2
     assert reason in capsys.readouterr().err
 
