@@ -86,7 +86,9 @@ def test_proposals_are_refused_for_training_until_they_are_corrected(tmp_path):
         refuse_proposals(workspace, older, ["one", "two"])
     refuse_proposals(workspace, older, ["one"])
     write_json(folder / "dataset.json", described)  # corrected, while the preprocessed copy is older
-    refuse_proposals(workspace, older, ["one", "two"])
+    with pytest.raises(DatasetError, match=r"1 of 2 cases were preprocessed while .* 'two'\. Run first: samunet_prep"):
+        refuse_proposals(workspace, older, ["one", "two"])
+    refuse_proposals(workspace, read_dataset_json(folder / "dataset.json"), ["one", "two"])
 
 
 def test_proposals_are_no_references(tmp_path):
