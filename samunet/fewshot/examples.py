@@ -143,7 +143,9 @@ def _undescribed(folder: Path) -> tuple[DatasetSpec, tuple[Case, ...]]:
     labeled = [case for case in from_folders([folder / pair[0]], folder / pair[1]) if case.label is not None]
     if not labeled:
         raise DatasetError(f"{folder / pair[1]} holds no label of an image in {folder / pair[0]}; add one.")
-    cases = tuple(Case(identifier=case.identifier, images=case.images, label=case.label) for case in labeled)
+    cases = tuple(  # named as among images to segment, so that they are known again there
+        Case(identifier=case.identifier.removesuffix("_0000"), images=case.images, label=case.label) for case in labeled
+    )
     ending = output_ending(cases[0].images[0], "")
     reader, values = reader_for(ending, example=cases[0].images[0]), {0}
     for case in cases:

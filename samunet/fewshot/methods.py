@@ -160,8 +160,8 @@ class FewShot:
         warped = [result for result in all_warped if result is not None]
         if not warped:
             raise PredictionError(
-                f"Case '{image.identifier}': none of {len(nearest)} references was registered within "
-                f"{self.registration.seconds:g} s; give more with --seconds, or a smaller --side."
+                f"Case '{image.identifier}': none of {len(nearest)} references could be registered; where "
+                f"that took {self.registration.seconds:g} s, give more with --seconds, or a smaller --side."
             )
         chance = mpa.combined(warped, image.volume.geometry.shape)
         if not decoded:

@@ -9,6 +9,7 @@ Axes: K classes, D H W voxels of the fixed image's reduced grid.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import subprocess
@@ -28,6 +29,8 @@ from samunet.core.process import stop_with_parent
 from samunet.core.ranges import Within, check_ranges
 from samunet.core.volume import Volume
 from samunet.machine.progress import pool_of
+
+logger = logging.getLogger(__name__)
 
 START = "import sys; sys.path[:] = sys.argv[2:]; from samunet.fewshot.registration import serve; serve(sys.argv[1])"
 BINS, SAMPLES, LEAST_SAMPLES = 32, 0.1, 20_000
@@ -120,8 +123,17 @@ def _in_a_process(pair: Pair, file: Path) -> Warped | None:
     np.savez(file, words=json.dumps(words), label=pair.label, fixed=pair.fixed.array, moving=pair.moving.array)
     paths = [path or os.getcwd() for path in sys.path]
     try:
-        subprocess.run([sys.executable, "-c", START, str(file), *paths], timeout=pair.settings.seconds, check=True)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        subprocess.run(
+            [sys.executable, "-c", START, str(file), *paths],
+            timeout=pair.settings.seconds,
+            check=True,
+            stderr=subprocess.PIPE,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        logger.warning("A registration failed: %s", last or f"its process ended with {error.returncode}")
         return None
     with np.load(file) as done:
         return Warped(soft=done["soft"], likeness=float(done["likeness"]))

@@ -141,6 +141,8 @@ def _methods(asked: Asked, few: FewShot) -> tuple[str, ...]:
 
 
 def _images(asked: Asked, references: References) -> list[Case]:
+    if any(case.label and case.label.parent.resolve() == asked.output.resolve() for case in references.cases):
+        raise DatasetError(f"{asked.output} holds the references' labels; give another output folder for proposals.")
     labeled = {case.identifier for case in references.cases}
     cases = cases_to_predict(list(asked.images), references.spec, asked.output)
     rest = [case for case in cases if case.identifier not in labeled]

@@ -119,7 +119,8 @@ class Embeddings:
                 done += 1
                 if not progress(done, sum(shape[each] for each in axes)):
                     return
-        header = Header(image=self.image, model=self.model.sha256, axes=tuple(axes), maps=tuple(maps))
+        filled = sorted({*axes, *(axis for axis, _ in self._files)})
+        header = Header(image=self.image, model=self.model.sha256, axes=tuple(filled), maps=tuple(maps))
         write_json(self.folder / HEADER, encode(header))
         self._open(self.folder)
 

@@ -50,7 +50,7 @@ def begin(image: str, file: str | None, labels: np.ndarray, objects: Sequence[Th
     values = [value for value in map(int, np.unique(labels)) if value]
     most = max([0, *values, *(thing.value for thing in objects)])
     if min(values, default=1) < 0 or most > np.iinfo(np.uint16).max:
-        raise ConfigError(f"Labels to annotate are from 0 to 65535; these are from {min(values)} to {most}.")
+        raise ConfigError(f"Labels to annotate are from 0 to 65535; these are from {min([0, *values])} to {most}.")
     named = {value: new_thing(value) for value in values} | {thing.value: thing for thing in objects}
     narrow = labels.astype(np.uint8 if most <= np.iinfo(np.uint8).max else np.uint16)
     ordered = tuple(named[value] for value in sorted(named))
@@ -77,7 +77,13 @@ class Journal:
             yield decode(Step, line, f"{self.path}, line {number}")
 
     def append(self, step: Step) -> None:
-        """Write a step, and return once it is on the disk; where that fails, nothing of it stays."""
+        """Write a step, and return once it is on the disk; where that fails, nothing of it stays.
+
+        Raises:
+            ConfigError: the journal was closed.
+        """
+        if self._file.closed:
+            raise ConfigError("This annotation was closed since; open its image again.")
         line = _line({name: value for name, value in encode(step).items() if value is not None})
         end = self._file.seek(0, os.SEEK_END)
         try:

@@ -100,10 +100,9 @@ class Session:
         with ExitStack() as stack:
             folder = output.absolute().parent / FOLDER
             stack.enter_context(held(folder, name=output.name))
-            path = folder / f"{output.name}.journal"
-            labels = np.zeros(volume.geometry.shape, np.uint8) if start is None else start
+            start = np.zeros(volume.geometry.shape, np.uint8) if start is None else start
             file = file_sha256(output) if output.is_file() else None
-            self._journal = Journal(path, partial(begin, self.image, file, labels, objects))
+            self._journal = Journal(folder / f"{output.name}.journal", partial(begin, self.image, file, start, objects))
             stack.callback(self._journal.close)
             self._replay()
             self._closing = stack.pop_all()
@@ -116,7 +115,8 @@ class Session:
 
     def close(self) -> None:
         """End the session; what is accepted and what is a draft are found again when it is opened."""
-        self._closing.close()
+        with self._lock:
+            self._closing.close()
 
     def _replay(self) -> None:
         start, files = self._journal.start, {self._journal.start.file}
@@ -299,9 +299,7 @@ class Session:
         with self._lock:
             self._check(value, 0, ())
             if mask.shape != self.volume.geometry.shape:
-                raise ShapeError(
-                    f"The mask has shape {list(mask.shape)}, the image {list(self.volume.geometry.shape)}."
-                )
+                raise ShapeError(f"The mask has shape {mask.shape}, the image {self.volume.geometry.shape}.")
             taken, labels = self.accept(), self.state.labels
             box = extent(mask | (labels == value))
             part, wanted = labels[slices(box)], mask[slices(box)]
@@ -353,7 +351,9 @@ class Session:
             with atomic_path(self.output) as part:
                 writer.write_segmentation(self.state.labels, geometry, part)
                 # Before the file has its name: a journal that knows too much does not take it for another's.
-                self._commit(Step(op="save", at=time.time(), sha256=file_sha256(part)))
+                step = Step(op="save", at=time.time(), sha256=file_sha256(part))
+                self._journal.append(step)
+            self.steps.append((step.op, step.at))
             return self.output
 
     def _check(self, value: int, axis: int, points: Sequence[Voxel]) -> None:

@@ -12,15 +12,19 @@ import numpy as np
 
 from samunet.core.codec import write_csv
 from samunet.core.dataset import CHANNEL_FILE
+from samunet.core.geometry import REFUSE_VOXELS, Geometry
 from samunet.core.names import check_case_name
+from samunet.core.units import counted
 from samunet.core.volume import Volume
 from samunet.errors import ConfigError, DatasetError, did_you_mean
 from samunet.imageio import known_ending, reader_of_image
+from samunet.imageio.natural import JPEG
 from samunet.interaction.session import Session
 from samunet.interaction.slices import PlaneModel
 from samunet.interaction.state import Thing
 from samunet.interaction.volumes import VolumeModel
 
+PICTURES = (".png", ".bmp")
 IDLE_S = 60.0  # longer between two steps counts as a pause of so long
 COUNTED = {
     "clicks": ("point",),
@@ -92,17 +96,21 @@ class Desk:
             raise ConfigError(f"There is no case {name!r:.80}.{did_you_mean(name, self.works)}")
         work = self.works[name]
         volume = reader_of_image(work.images[0], None).read_image(work.images)
-        start = None if work.start is None else reader_of_image(work.start, None).read_label(work.start)[0]
-        self._begin(name, volume, work.output, start)
+        self._begin(name, volume, work.output, work.start)
 
     def open_array(self, name: str, volume: Volume) -> None:
         """Open an image that a program sent; raises ConfigError where such images are not taken."""
         if self.folder is None:
             raise ConfigError("This server annotates the images that it was started with; open one by its name.")
         check_case_name(name, self.folder)
-        self._begin(name, volume, self.folder / f"{name}.nii.gz", None)
+        output = self.folder / f"{name}.nii.gz"
+        self._begin(name, volume, output, output if output.is_file() else None)
 
-    def _begin(self, name: str, volume: Volume, output: Path, start: np.ndarray | None) -> None:
+    def _begin(self, name: str, volume: Volume, output: Path, file: Path | None) -> None:
+        start = None if file is None else _labels_of(file, volume.geometry)
+        ending, slices = known_ending(output), volume.geometry.shape[0]
+        if ending in JPEG or (ending in PICTURES and slices > 1):  # said before the work, not when it is saved
+            raise ConfigError(f"{output} cannot hold labels of {counted(slices, 'slice')}; name it case.nii.gz or so.")
         with self.lock:
             self.close()
             cache = None if self.cache is None else self.cache / name
@@ -140,6 +148,17 @@ class Desk:
             if self._session is not None:
                 self._session.close()
             self._session, self._filling, self.case, self.encoded = None, None, "", (0, 0)
+
+
+def _labels_of(path: Path, grid: Geometry) -> np.ndarray:
+    """Read labels to begin with; raises DatasetError where they lie elsewhere than the image."""
+    labels, own = reader_of_image(path, None).read_label(path)
+    if own.shape == grid.shape and grid.voxels_apart(own) >= REFUSE_VOXELS:
+        raise DatasetError(
+            f"The labels {path} and the image lie {grid.apart(own)} apart at a corner; they must share one grid. "
+            "Resample the labels, or correct their header."
+        )
+    return labels
 
 
 def case_name(image: Path) -> str:

@@ -81,8 +81,19 @@ def test_where_no_reference_is_registered_in_time_the_case_says_so(seed):
         model=seed,
         registration=Registration(seconds=1e-4),
     )
-    with pytest.raises(PredictionError, match="'new': none of 1 references was registered within 0.0001 s; .*--side"):
+    with pytest.raises(PredictionError, match="'new': none of 1 references could be registered; .* 0.0001 s, .*--side"):
         few.propose("registration", ball((1, 32, 32), (0, 16, 16), 8, name="new"))
+
+
+def test_a_registration_that_fails_is_told_in_one_line(monkeypatch, caplog, capfd):
+    monkeypatch.setattr("samunet.fewshot.registration.START", "raise ValueError('too few samples')")
+    example = ball((1, 32, 32), (0, 16, 16), 8)
+    pair = Pair(
+        fixed=example.volume, moving=example.volume, label=example.known(), values=(1,), settings=Registration()
+    )
+    assert register_all([pair], workers=1) == [None]
+    assert caplog.messages == ["A registration failed: ValueError: too few samples"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_of_several_references_the_more_alike_one_counts():

@@ -86,7 +86,9 @@ def test_proposals_are_refused_for_training_until_they_are_corrected(tmp_path):
         refuse_proposals(workspace, older, ["one", "two"])
     refuse_proposals(workspace, older, ["one"])
     write_json(folder / "dataset.json", described)  # corrected, while the preprocessed copy is older
-    refuse_proposals(workspace, older, ["one", "two"])
+    with pytest.raises(DatasetError, match=r"1 of 2 cases were preprocessed while .* 'two'\. Run first: samunet_prep"):
+        refuse_proposals(workspace, older, ["one", "two"])
+    refuse_proposals(workspace, read_dataset_json(folder / "dataset.json"), ["one", "two"])
 
 
 def test_proposals_are_no_references(tmp_path):
@@ -98,6 +100,19 @@ def test_proposals_are_no_references(tmp_path):
     write_json(folder / "dataset.json", described | {PROPOSALS: ["one", "two"]})
     with pytest.raises(DatasetError, match="All labels of .* are proposals; correct one"):
         read_references(folder)
+
+
+def test_references_are_left_out_and_kept_apart_from_proposals(tmp_path, raw, capsys):
+    labeled = ball(DISC, (0, 30, 30), 16, name="one")
+    references = write_dataset(tmp_path / "references", [labeled], ".png")
+    words = ["-i", references / "imagesTr", "-r", references, "-o", references / "labelsTr"]
+    assert fewshot([*map(str, words)]) == 2
+    assert "holds the references' labels; give another output folder" in capsys.readouterr().err
+    (references / "dataset.json").unlink()
+    label = references / "labelsTr" / "one.png"
+    label.rename(label.with_name("one_0000.png"))
+    assert fewshot([*map(str, words[:-1]), str(tmp_path / "out")]) == 2
+    assert "Each of 1 images is a reference already" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_references_is_one_sentence(tmp_path):

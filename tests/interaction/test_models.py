@@ -140,6 +140,13 @@ def test_embeddings_made_beforehand_are_read_and_not_made_again(tmp_path):
     assert reader.encoded == 1
 
 
+def test_embeddings_of_another_axis_are_added(tmp_path):
+    image, folder = volume(), tmp_path / "embeddings"
+    for axis in (1, 0):
+        Embeddings(image, Discs(), image_sha256(image), folder).fill((axis,))
+    assert Embeddings(image, Discs(), image_sha256(image), folder).missing((0, 1, 2)) == (2,)
+
+
 def test_answers_are_the_same_from_the_disk_and_from_the_image(tmp_path, seed):
     image, folder = volume(Geometry(shape=(3, 40, 50), spacing=(1, 1, 1))), tmp_path / "embeddings"
     Embeddings(image, seed, image_sha256(image), folder).fill((0,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -222,6 +223,22 @@ def test_a_file_that_another_program_wrote_is_not_overwritten(session):
         Session(session.volume, Discs(), session.output)
 
 
+def test_a_file_that_cannot_be_put_in_its_place_does_not_count_as_saved(session, monkeypatch):
+    def locked(source, target, replace=os.replace):
+        if target == session.output:
+            raise OSError(13, "Permission denied")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("samunet.core.codec.os.replace", locked)
+        with pytest.raises(OSError, match="Permission denied"):
+            session.save()
+    assert [op for op, _ in session.steps] == ["object", "object"]
+    session.save()
+    with reopened(session) as again:
+        again.save()
+
+
 def test_two_programs_do_not_annotate_one_file(session, monkeypatch):
     monkeypatch.setattr("samunet.core.lock.WAIT_S", 0.0)
     with pytest.raises(InUseError, match="in use by"):
@@ -269,6 +286,10 @@ def test_what_does_not_fit_is_refused_with_a_sentence(session, tmp_path):
         "There is nothing to redo": session.redo,
         "There is no draft": session.predict,
         "radius must be 0 mm or more": lambda: session.paint([(1, 1, 1)], value=1, radius=-1.0),
+        "from 0 to 65535; these are from 0 to 70000": lambda: Session(
+            session.volume, Discs(), tmp_path / "many.nii.gz", objects=[Thing(value=70_000, name="a", color="#000000")]
+        ),
+        "was closed since; open its image again": lambda: reopened(session).close() or session.undo(),
         "has no ending of an image file": lambda: Session(session.volume, Discs(), tmp_path / "labels"),
     }.items():
         with pytest.raises(ConfigError, match=message):

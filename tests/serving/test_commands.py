@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 from annotating import Discs
@@ -106,6 +107,18 @@ def test_a_case_without_a_label_begins_with_its_prediction(run, dataset, tmp_pat
     run("-d", "999", "--predictions", tmp_path / "predictions", meanwhile=begins)
 
 
+def test_labels_that_lie_elsewhere_than_their_image_are_refused(model, dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("samunet.serving.run.serve", lambda *_: None)
+    first = sorted((dataset / "labelsTr").iterdir())[0]
+    file = nibabel.load(first)
+    (tmp_path / "mirrored").mkdir()
+    mirrored = nibabel.Nifti1Image(np.asarray(file.dataobj), file.affine @ np.diag([-1, 1, 1, 1]))
+    nibabel.save(mirrored, tmp_path / "mirrored" / first.name)
+    first.unlink()
+    assert annotate.main(["-d", "999", "--predictions", str(tmp_path / "mirrored")]) == 2
+    assert "they must share one grid" in capsys.readouterr().err
+
+
 def test_test_cases_and_another_folder_may_be_annotated(run, dataset, tmp_path):
     run("-d", "999", "--test", "-o", tmp_path / "mine", meanwhile=clicked_and_saved)
     images = [file.name for file in (dataset / "imagesTs").iterdir()]
@@ -123,12 +136,15 @@ def test_test_cases_and_another_folder_may_be_annotated(run, dataset, tmp_path):
         (["-i", "x.nii.gz", "-o", "y.nii.gz", "--labels", "liver=0"], "NAME=VALUE"),
         (["-i", "x.nii.gz", "-o", "y.nii.gz"], "x.nii.gz"),
         (["-i", "IMAGE", "-o", "y.txt"], "no ending of an image file"),
+        (["-i", "IMAGE", "-o", "y.jpg"], "y.jpg cannot hold labels of"),
+        (["-i", "IMAGE", "-o", "y.png"], "y.png cannot hold labels of"),
         (["-d", "999", "--labels", "liver=1"], "--labels is for -i IMAGE"),
         (["-d", "998"], "998"),
     ],
 )
 def test_what_does_not_go_together_is_refused(words, reason, model, dataset, image, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("samunet.serving.run.serve", lambda *_: None)
     assert annotate.main([str(image) if word == "IMAGE" else word for word in words]) == 2
     assert reason in capsys.readouterr().err
 

@@ -188,6 +188,18 @@ def test_a_program_sends_an_image_with_its_grid(ask, desk):
     assert np.allclose(file.affine, [[-0.5, 0, 0, -1], [0, -1, 0, -2], [0, 0, 3, 3], [0, 0, 0, 1]])  # RAS
 
 
+def test_a_label_file_without_a_journal_is_gone_on_with(ask, desk):
+    image = sent(np.zeros((4, 5, 6), np.uint8))
+    ask("set_image", name="mine", array=image)
+    ask("add_point_interaction", coordinates=[5, 4, 3])
+    ask("save")
+    before = labels(ask)
+    desk.close()
+    shutil.rmtree(desk.folder / ".annotating")
+    ask("set_image", name="mine", array=image)
+    assert before.any() and np.array_equal(labels(ask), before)
+
+
 def test_state_tells_the_grid_and_progress_what_is_encoded(ask, desk):
     state = ask("state")
     grid = desk.session.volume.geometry
