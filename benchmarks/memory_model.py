@@ -35,6 +35,10 @@ CONFIGURATIONS = (
     (4, "3d_masksam", 2.0),
     (4, "3d_masksam", 6.0),
     (35, "3d_masksam", 2.0),
+    (4, "3d_adapter_prompted", 2.0),
+    (4, "2d_h_sam", 2.0),
+    (4, "2d_db_sam", 2.0),
+    (4, "2d_autosam", 2.0),
 )
 
 

@@ -13,8 +13,9 @@ from plan_page import table_row
 from samunet.comparison.statistics import paired_difference
 
 RESULTS = Path(__file__).parent / "results"
-PROMPTS, STUDY, TRANSFER, ANNOTATOR = (
-    RESULTS / f"{name}.json" for name in ("seed_prompts", "seed_study", "study_seed_transfer", "annotator")
+PROMPTS, STUDY, TRANSFER, CAUSES, ANNOTATOR = (
+    RESULTS / f"{name}.json"
+    for name in ("seed_prompts", "seed_study", "study_seed_transfer", "study_seed_causes", "annotator")
 )
 COLUMNS = {
     "middle 1": "1 click, middle",
@@ -44,7 +45,9 @@ def seed_page() -> str:
     if STUDY.is_file():
         lines += study_section(json.loads(STUDY.read_text(encoding="utf-8")))
     if TRANSFER.is_file():
-        lines += transfer_section(json.loads(TRANSFER.read_text(encoding="utf-8")))
+        lines += transfer_section(
+            [row for file in (TRANSFER, CAUSES) for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
+        )
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -141,27 +144,26 @@ def study_section(study: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def transfer_section(study: dict[str, Any]) -> list[str]:
+def transfer_section(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         "## What trainings gain by it",
         "",
         "Trainings of equal minutes on few cases, started as always and from the seed (`-pretrained_weights seed`);",
         "Dice of the fold's validation cases. The interval is of the paired difference over cases, by bootstrap, of",
         "the mean of each case over seeds. Trainings start from the seed only where that is asked for.",
-        "Made by `benchmarks/study.py seed_transfer`.",
+        "Made by `benchmarks/study.py`, studies `seed_transfer` and `seed_causes`.",
         "",
         table_row(
             "dataset", "training cases", "network", "minutes", "seeds", "as always", "from the seed", "difference, 95 %"
         ),
         table_row(*["---"] * 8),
     ]
-    groups: dict[tuple[int, int, str], list[dict[str, Any]]] = {}
-    for entry in study["rows"]:
+    groups: dict[tuple[int, int, str, float], list[dict[str, Any]]] = {}
+    for entry in rows:
         of = entry["row"]
-        groups.setdefault((of["dataset"], of["train_cases"], of["name"].removesuffix(", from the seed")), []).append(
-            entry
-        )
-    for (dataset, cases, name), entries in groups.items():
+        name = of["name"].removesuffix(", from the seed")
+        groups.setdefault((of["dataset"], of["train_cases"], name, of["minutes"]), []).append(entry)
+    for (dataset, cases, name, minutes), entries in groups.items():
         arms = [[e for e in entries if bool(e["row"]["pretrained"]) == seeded] for seeded in (False, True)]
         seeds = {e["row"]["seed"] for e in arms[0]} & {e["row"]["seed"] for e in arms[1]}
         if not seeds:
@@ -171,5 +173,5 @@ def transfer_section(study: dict[str, Any]) -> list[str]:
         found = paired_difference(*means, list(always[0]["dice_by_case"]))
         numbers = [f"{np.mean([e['dice'] for e in arm]):.3f}" for arm in (always, seeded)]
         gain = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-        lines.append(table_row(dataset, cases, name, f"{entries[0]['row']['minutes']:g}", len(seeds), *numbers, gain))
+        lines.append(table_row(dataset, cases, name, f"{minutes:g}", len(seeds), *numbers, gain))
     return [*lines, ""]

@@ -148,6 +148,25 @@ STUDIES = {
             ("no SAM path, from the seed", "seed", {"sam_path": False}),
         )
     ),
+    "seed_causes": tuple(
+        Row(
+            name=f"{name}{', from the seed' if pretrained else ''}",
+            dataset=4,
+            train_cases=5,
+            minutes=1.5,
+            memory_gib=1.0,
+            pretrained=pretrained,
+            options=options,
+            training={"batch_size": 2} | training,
+        )
+        for name, options, training in (
+            ("default", {}, {}),
+            ("default, rate 3e-3", {}, {"learning_rate": 3e-3}),
+            ("default, no class tokens", {"class_tokens": False}, {}),
+            ("no SAM path, rate 3e-3", {"sam_path": False}, {"learning_rate": 3e-3}),
+        )
+        for pretrained in (None, "seed")
+    ),
     "sam_unet_try": rows_of(HIPPOCAMPUS, 0.2, "default", NNUNET),
 }
 
