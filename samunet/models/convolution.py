@@ -5,7 +5,8 @@ kernel of depth 3, it reads memory that nothing has written (seen with torch 2.1
 otherwise it may be anything. Such maps are small. On CPUs with AMX, kernels of depth 1, and deeper ones on a single
 slice, write past the end of their memory (seen with torch 2.14 and 2.15), which ends the process; and a single slice of
 one channel or three under a deeper kernel gives NaN or anything, without a gradient too. 2D convolutions, which compute
-the same, do neither.
+the same, do neither. Three to eight slices of 112 x 80 pixels and more, of few channels, do it under kernels of depth 3
+too (seen with torch 2.14); ten or more do not, nor 64 channels.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 
 from samunet.core.geometry import Shape
 
+FEW_SLICES, FEW_CHANNELS = 10, 64  # below both, deep kernels in bf16 may end the process
+
 
 class Convolution(nn.Conv3d):
-    """torch's Conv3d for CPUs too: two slices and a kernel of depth 3 in fp32, single slices in 2D."""
+    """torch's Conv3d for CPUs too: few slices under a kernel of depth 3 in fp32, single slices in 2D."""
 
     def forward(self, image: Tensor) -> Tensor:
-        if image.device.type == "cpu" and image.shape[2] == 2 and self.kernel_size[0] == 3:
+        if _needs_fp32(self, image):
             with torch.autocast("cpu", enabled=False):
                 return super().forward(image.float() if image.dtype in (torch.bfloat16, torch.float16) else image)
         if not _slice_by_slice(self, image):
@@ -61,6 +64,14 @@ class ConvNormAct(nn.Sequential):
             instance_norm(outputs),
             nn.LeakyReLU(0.01, inplace=True),
         )
+
+
+def _needs_fp32(layer: nn.Conv3d, image: Tensor) -> bool:
+    """Tell whether torch cannot be trusted with a deep kernel in bf16 on a CPU, and slices meet."""
+    if image.device.type != "cpu" or layer.kernel_size[0] != 3:
+        return False
+    few = image.shape[2] < FEW_SLICES and max(layer.in_channels, layer.out_channels) < FEW_CHANNELS
+    return image.shape[2] == 2 or (image.shape[2] > 1 and few and torch.is_grad_enabled())
 
 
 def _slice_by_slice(layer: nn.Conv3d | nn.ConvTranspose3d, image: Tensor) -> bool:
