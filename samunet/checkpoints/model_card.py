@@ -103,6 +103,8 @@ def _settings(path: Path) -> str:
     """Return how long a fold trained; nothing where its settings do not tell."""
     with suppress(ConfigError):
         raw = read_json(path)
+        if isinstance(raw, dict) and isinstance(minutes := raw.get("minutes"), float) and minutes > 0:
+            return f", {minutes:g} minutes"  # which decide the steps of an epoch
         length = [raw.get(key) for key in ("epochs", "iterations")] if isinstance(raw, dict) else []
         if all(isinstance(number, int) for number in length) and length:
             return f", {length[0]} epochs of {length[1]} steps"

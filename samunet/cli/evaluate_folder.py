@@ -111,10 +111,14 @@ def _number(value: float, width: int) -> str:
 @command("samunet_evaluate_folder", __doc__, Options)
 def main(options: Options) -> None:
     from samunet.core.dataset import read_dataset_json
+    from samunet.errors import ConfigError
     from samunet.evaluation.score import evaluate_folder, names_from_labels, targets_from_labels
     from samunet.imageio import reader_of_segmentations
 
-    dataset = read_dataset_json(options.dataset_json or options.predictions / "dataset.json")
+    description = options.dataset_json or options.predictions / "dataset.json"
+    if options.dataset_json is None and options.predictions.is_dir() and not description.is_file():
+        raise ConfigError(f"{description} does not exist; name the dataset's own with -djfile FILE.")
+    dataset = read_dataset_json(description)
     summary = evaluate_folder(
         options.references,
         options.predictions,
