@@ -15,7 +15,7 @@ from samunet.sam.backbones import Backbone, backbone_named
 from samunet.variants.method import load_variant
 
 # Memory of a training step, of that in mixed precision; see benchmarks/memory_model.py.
-MEMORY_FACTORS = {"mixed": 1.0, "fp32": 1.45}
+MEMORY_FACTORS = {"mixed": 1.0, "fp32": 1.31}
 TRAINED_IN = {"mixed": "auto", "fp32": "fp32"}  # a training's own names
 
 
