@@ -504,7 +504,7 @@ MUTANTS = (
     mutant(
         "fp32 as small as bf16",
         "pipeline/estimating.py",
-        '"fp32": 1.45}',
+        '"fp32": 1.31}',
         '"fp32": 1.0}',
         "pipeline/test_memory_estimate.py",
         "Full precision needs half as much again.",
