@@ -8,34 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samunet.checkpoints.seeds import SHIPPED, is_seed, load_seed, shipped_seed
-from samunet.checkpoints.transfer import transfer
-from samunet.core.labels import parse_labels
+from samunet.checkpoints.seeds import SHIPPED, is_seed, shipped_seed
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
-from samunet.errors import CheckpointError
 from samunet.fewshot.guided import guided_masks
 from samunet.machine.hardware import autocast, choose_device, choose_precision
 from samunet.models.embeddings import EmbeddingCache
-from samunet.pipeline.pretraining import plan_of
-from samunet.pretraining.recipe import Recipe
-from samunet.sam.backbones import BACKBONES, PIXEL_MEAN, PIXEL_STD, TOKEN_PIXELS
-from samunet.sam.build import build_sam
+from samunet.pipeline.planes import (
+    SAM_SIDE,
+    SEED_SIDE,
+    resized,
+    sam_network,
+    sam_pixels,
+    seed_network,
+    seed_pixels,
+    size_within,
+)
+from samunet.sam.backbones import TOKEN_PIXELS
 from samunet.sam.checkpoints import find_weights
-from samunet.sam.weights import load_weights, read_tensors
-from samunet.variants.network import build_network
 from samunet.variants.sam_unet.network import EncodedImage
-from samunet.variants.sam_unet_prompted.network import PromptedSAMUNet
-
-SEED_SIDE = 128  # pixels; of 64, 128 and 256 it is best at clicks on real images (documentation/results/seed.md)
-SAM_SIDE = 1024  # pixels that SAM was trained on
-DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles of a plane that become black and white for SAM
 
 
 class Frame(NamedTuple):
@@ -49,14 +46,14 @@ class Frame(NamedTuple):
 
     def enlarge(self, raw: Tensor) -> np.ndarray:
         """(r, r) numbers on the square to (H, W) on the plane."""
-        square = _resized(raw.float().cpu()[None, None], (self.side, self.side))
-        return _resized(square[:, :, : self.size[0], : self.size[1]], self.shape)[0, 0].numpy()
+        square = resized(raw.float().cpu()[None, None], (self.side, self.side))
+        return resized(square[:, :, : self.size[0], : self.size[1]], self.shape)[0, 0].numpy()
 
     def reduce(self, plane: np.ndarray, side: int, padding: float) -> Tensor:
         """(H, W) numbers on the plane to (side, side) on the square."""
-        square = _resized(torch.from_numpy(plane.astype(np.float32))[None, None], self.size)
+        square = resized(torch.from_numpy(plane.astype(np.float32))[None, None], self.size)
         padded = F.pad(square, (0, self.side - self.size[1], 0, self.side - self.size[0]), value=padding)
-        return _resized(padded, (side, side))[0, 0]
+        return resized(padded, (side, side))[0, 0]
 
     def cells(self, tokens: Tensor) -> Tensor:
         """Return of (F, h, w) tokens of the square those that show some of the plane."""
@@ -146,26 +143,17 @@ class SeedModel:
     """
 
     def __init__(self, path: Path, side: int = SEED_SIDE, device: str | None = "cpu", cache: Path | None = None):
-        seed = load_seed(path)
-        recipe = Recipe(**seed.card["recipe"])
-        if recipe.dimensions != 2 or not recipe.maps or recipe.backbone:
-            raise CheckpointError(f'Seed {path} is no U-Net for slices that takes maps; name one that is, or "seed".')
-        plan = plan_of(recipe)
-        labels = parse_labels({"background": 0, "object": 1})
-        network = build_network(plan, next(iter(plan.configurations.values())), labels)
-        transfer(network, seed.weights)
+        network, self.widths = seed_network(path)
         self.device = choose_device(device)
         self.precision = choose_precision("auto", self.device)
-        self.network = cast(PromptedSAMUNet, network.to(self.device).eval())
-        self.widths = plan.configurations[next(iter(plan.configurations))].topology.widths
+        self.network = network.to(self.device)
         self.side, self.mask_side, self.name = side, side, path.stem
         self.cache = None if cache is None else EmbeddingCache(cache, self.network)
 
     @torch.inference_mode()
     def encode(self, plane: np.ndarray, spacing: Sequence[float]) -> Look:
         frame = _frame(self.side, plane.shape[1:], spacing)
-        shown = _resized(torch.from_numpy(plane.mean(0))[None, None], frame.size)
-        shown = _padded((shown - shown.mean()) / (shown.std() + 1e-6), self.side).to(self.device)
+        shown = seed_pixels(plane, self.side, spacing).to(self.device)
         flat = self.cache.embed(shown[None], self._flat) if self.cache else self._flat(shown[None])
         stages, first = [], 0
         for number, width in enumerate(self.widths):
@@ -231,26 +219,16 @@ class SAMModel:
     """
 
     def __init__(self, path: Path, side: int = SAM_SIDE, device: str | None = "cpu", cache: Path | None = None):
-        table = read_tensors(path).get("image_encoder.pos_embed")
-        backbone = next((one for one in BACKBONES if table is not None and one.width == table.shape[-1]), None)
-        if backbone is None:
-            raise CheckpointError(f"{path} is no seed of samunet and no checkpoint of SAM; name another file.")
-        sam = build_sam(backbone, (side, side))
-        load_weights(sam, backbone, path)
         self.device = choose_device(device)
         self.precision = choose_precision("auto", self.device)
-        self.sam = sam.to(self.device).eval()
+        self.sam = sam_network(path, side).to(self.device)
         self.side, self.mask_side, self.name = side, 4 * side // TOKEN_PIXELS, path.stem
         self.cache = None if cache is None else EmbeddingCache(cache, self.sam.image_encoder)
 
     @torch.inference_mode()
     def encode(self, plane: np.ndarray, spacing: Sequence[float]) -> Look:
         frame = _frame(self.side, plane.shape[1:], spacing)
-        low, high = np.percentile(plane, (DARKEST, BRIGHTEST))
-        shown = torch.from_numpy(np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * 255)[None].float()
-        shown = shown if len(plane) == 3 else shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
-        pixels = _padded((_resized(shown, frame.size) - mean) / std, self.side)[None].to(self.device)
+        pixels = sam_pixels(plane, self.side, spacing)[None].to(self.device)
         embedding = self.cache.embed(pixels, self._embedding) if self.cache else self._embedding(pixels)
         return Look(frame, [embedding[0]])
 
@@ -327,19 +305,4 @@ def model_named(
 
 
 def _frame(side: int, shape: Sequence[int], spacing: Sequence[float]) -> Frame:
-    height, width = (length * step for length, step in zip(shape, spacing, strict=True))
-    longest = max(height, width)
-    size = (max(1, round(height / longest * side)), max(1, round(width / longest * side)))
-    return Frame((shape[0], shape[1]), size, side)
-
-
-def _resized(plane: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (1, C, H, W) numbers."""
-    if plane.shape[2:] == size:
-        return plane
-    smaller = size[0] < plane.shape[2] or size[1] < plane.shape[3]
-    return F.interpolate(plane, size=size, mode="bilinear", antialias=smaller, align_corners=False)
-
-
-def _padded(plane: Tensor, side: int) -> Tensor:
-    return F.pad(plane, (0, side - plane.shape[-1], 0, side - plane.shape[-2]))
+    return Frame((shape[0], shape[1]), size_within(side, shape, spacing), side)
