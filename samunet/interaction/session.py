@@ -76,6 +76,7 @@ class Session:
     Raises:
         InUseError: another program annotates the same file.
         DatasetError: the journal is of another image, or the label file was written by others since.
+        ConfigError, ShapeError: `output` has no known ending; `start` has another shape than the image.
     """
 
     def __init__(

@@ -3,7 +3,8 @@ for it find them, and a few more.
 
 A voxel is [x, y, z], indices of the image file's voxels counted from 0, x fastest; `axis` is that of the planes that
 are segmented: 0 z, 1 y, 2 x. An array is a block: `box` holds first and one past the last index of its axes z, y, x,
-`data` is Base64 of zlib of its values in C order, of `bool` eight to a byte, the first in the highest bit.
+`data` is Base64 of zlib of its values in C order, of `bool` eight to a byte, the first in the highest bit. A request
+may name its case in the header `x-case`, percent-encoded; where another one is open by then, nothing is changed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import nibabel
 import numpy as np
@@ -228,7 +230,7 @@ def make_app(desk: Desk) -> FastAPI:
         ConfigError: the extra `annotate` is not installed.
     """
     try:
-        from fastapi import FastAPI, Response
+        from fastapi import Depends, FastAPI, Header, Response
         from fastapi.exceptions import RequestValidationError
         from fastapi.responses import JSONResponse
         from starlette.exceptions import HTTPException
@@ -263,9 +265,14 @@ def make_app(desk: Desk) -> FastAPI:
     def unknown(_: object, error: HTTPException) -> JSONResponse:
         return fault(error.status_code, f"{error.detail}. The verbs are {', '.join((*READ, *WRITE))}.")
 
+    def same_case(x_case: str = Header("")) -> None:
+        if x_case and unquote(x_case) != desk.case:
+            raise InUseError(f"Another page opened {desk.case or 'no case'} meanwhile; open your case again here.")
+
     for names, method in ((READ, "GET"), (WRITE, "POST")):
         for name in names:
-            app.add_api_route(f"/{name}", getattr(verbs, name), methods=[method], responses=faults)
+            checks = [Depends(same_case)] if method == "POST" and name != "set_image" else []
+            app.add_api_route(f"/{name}", getattr(verbs, name), methods=[method], responses=faults, dependencies=checks)
 
     @app.get("/image.nii", include_in_schema=False)
     def image() -> Response:

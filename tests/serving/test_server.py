@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from urllib.parse import quote
 
 import nibabel
 import numpy as np
@@ -341,3 +342,13 @@ def test_no_request_that_fits_the_description_breaks_the_server(ask, client):
             assert answer.status_code == 200 or answer.json()["error"]
 
         fuzz()
+
+
+def test_what_is_meant_for_one_case_never_lands_in_another(client, ask, desk):
+    first, second = desk.works
+    ask("set_image", name=second)
+    click = {"coordinates": [2, 2, 2], "object": 1}
+    refused = client.post("add_point_interaction", json=click, headers={"x-case": quote(first)})
+    assert refused.status_code == 409 and f"opened {second} meanwhile" in refused.json()["error"]
+    assert not desk.session.steps and desk.session.state.draft is None
+    assert client.post("add_point_interaction", json=click, headers={"x-case": quote(second)}).status_code == 200

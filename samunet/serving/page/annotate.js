@@ -11,7 +11,7 @@ let stroke = null; // of the mouse that is down: {axis, plane, path of page voxe
 let plane = { axis: 2, place: 0 }; // that was clicked last: axis of the page, and index along it
 
 async function ask(verb, body) {
-  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json", "x-case": encodeURIComponent(state.case ?? "") }, body: JSON.stringify(body) };
   const response = await fetch(verb, options);
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error);
