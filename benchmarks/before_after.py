@@ -6,7 +6,8 @@
 For each dataset both sides plan and preprocess it into empty folders (two cases at a time), then segment the same
 images with the same model, trained for two steps by the earlier checkout. Times are processor time and time of day of
 the command with all its processes; the ratio is that of each pair of runs, its median is quoted. Each command computes
-with one thread. Writes benchmarks/results/before_after.json. Nothing else should run meanwhile.
+with one thread. Writes benchmarks/results/before_after.json, where rows of other datasets stay that were measured
+against the same revision on the same processor. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from pathlib import Path
 
 from machine import processor_name
 
-from samunet.core.codec import write_json
+from samunet.core.codec import read_json, write_json
+from samunet.core.units import counted
 from samunet.core.workspace import workspace_from_environment
 
 RESULTS = Path(__file__).parent / "results"
 HERE = Path(__file__).parents[1]
-IMAGES = 12  # predicted per run
 
 
 def main() -> None:
@@ -37,22 +38,24 @@ def main() -> None:
     parser.add_argument("--before", type=Path, required=True, help="checkout to compare with")
     parser.add_argument("--datasets", nargs="+", default=["4"])
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--images", type=int, default=12, help="images predicted per run; 0 for none")
     arguments = parser.parse_args()
     workspace = workspace_from_environment()
     asked = ["git", "-C", str(arguments.before), "rev-parse", "--short", "HEAD"]
     revision = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    rows = []
+    path = RESULTS / "before_after.json"
+    settings = {"machine": {"cpu": processor_name(), "cpus": os.cpu_count()}, "before": revision}
+    known = read_json(path) if path.is_file() else {}
+    rows = known["rows"] if known.items() >= settings.items() else []
     for wanted in arguments.datasets:
         name = workspace.dataset_name(wanted)
         with tempfile.TemporaryDirectory() as folder:
-            rows += compare(name, workspace.raw, arguments.before, Path(folder), arguments.runs)
-        write_json(
-            RESULTS / "before_after.json",
-            {"machine": {"cpu": processor_name(), "cpus": os.cpu_count()}, "before": revision, "rows": rows},
-        )
+            found = compare(name, workspace.raw, arguments.before, Path(folder), arguments.runs, arguments.images)
+        rows = [row for row in rows if row["dataset"] != name] + found
+        write_json(path, settings | {"rows": rows})
 
 
-def compare(name: str, raw: Path, before: Path, work: Path, runs: int) -> list[dict]:
+def compare(name: str, raw: Path, before: Path, work: Path, runs: int, number_of_images: int) -> list[dict]:
     """Time both commands on one dataset; returns a row for each."""
     number, planar = name[7:10], any((raw / name / "imagesTr").glob("*.png"))
     configuration = "2d_adapter" if planar else "3d_adapter"
@@ -85,12 +88,13 @@ def compare(name: str, raw: Path, before: Path, work: Path, runs: int) -> list[d
     ]
     images = work / "images"
     images.mkdir()
-    for path in sorted((raw / name / "imagesTr").iterdir())[:IMAGES]:
+    for path in sorted((raw / name / "imagesTr").iterdir())[:number_of_images]:
         shutil.copy(path, images)
     sides = {"before": before, "after": HERE}
     for side in sides:  # reads every file once, and trains the model that both predict with
         run(planning, sides[side], raw, work / side)
-    run(training, before, raw, work / "before")
+    if number_of_images:
+        run(training, before, raw, work / "before")
     predicting = [
         "predict",
         "-i",
@@ -104,11 +108,10 @@ def compare(name: str, raw: Path, before: Path, work: Path, runs: int) -> list[d
         "--disable_tta",
         "--disable_progress_bar",
     ]
-    rows = []
-    for task, words in (
-        ("plan and preprocess", planning),
-        (f"predict {len(list(images.iterdir()))} images", predicting),
-    ):
+    rows, tasks = [], {"plan and preprocess": planning}
+    if number_of_images:
+        tasks[f"predict {counted(number_of_images, 'image')}"] = predicting
+    for task, words in tasks.items():
         taken: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         for turn in range(runs):
             for side in sides if turn % 2 == 0 else reversed(sides):

@@ -34,7 +34,6 @@ def main(options: Options) -> None:
     from samunet.core.lock import held
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
-    from samunet.machine.hardware import choose_device
 
     if options.device is not None and not options.measure:
         raise ConfigError("-device says where --measure runs a step; give both, or neither.")
@@ -44,7 +43,11 @@ def main(options: Options) -> None:
         )
     asked = options.plan.settled()
     workspace = workspace_from_environment()
-    measure_on = choose_device(options.device) if options.measure else None
+    measure_on = None
+    if options.measure:
+        from samunet.machine.hardware import choose_device  # loads torch, which takes seconds
+
+        measure_on = choose_device(options.device)
     for wanted in options.datasets:
         dataset = planning.open_dataset(workspace, wanted)
         fingerprint = pipeline.extract(workspace, dataset, threads=DEFAULT_THREADS, clean=False)
