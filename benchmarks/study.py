@@ -99,7 +99,7 @@ def rows_of(data: dict[str, Any], minutes: float, *names: str) -> tuple[Row, ...
 
 FOUR = {"batch_size": 4}
 # The best two of the ranking, and what to hold them against.
-FINAL = ("no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)
+FINAL = ("default", "no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)
 STUDIES = {
     "sam_unet_ranking": rows_of(HIPPOCAMPUS, 6.0, *VARIANTS),
     "sam_unet_final": rows_of(HIPPOCAMPUS, 20.0, *FINAL) + rows_of(PROSTATE, 20.0, *FINAL),
@@ -140,7 +140,7 @@ STUDIES = {
             {"dataset": 4, "train_cases": 5},
             {"dataset": 45, "train_cases": 10, "configuration": "2d_adapter"},
         )
-        for seed in (0, 1)
+        for seed in (0, 1, 2)
         for name, pretrained, options in (
             ("default", None, {}),
             ("default, from the seed", "seed", {}),
@@ -344,6 +344,17 @@ def train_and_predict(
     row: Row, work: Path, shared: Workspace, dataset: pipeline.RawDataset, cases: list[Case], predictions: Path
 ) -> dict[str, Any]:
     """Train one of samunet's rows and segment every case; returns what the training cost and the plan's entry."""
+    fold, cost = train(row, work, shared, dataset)
+    predictor = load_predictor(
+        fold.parent, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True)
+    )
+    if failures := predict_cases(predictor, cases, predictions, FileOptions(quiet=True)).failures:
+        raise RuntimeError(str(failures))
+    return cost
+
+
+def train(row: Row, work: Path, shared: Workspace, dataset: pipeline.RawDataset) -> tuple[Path, dict[str, Any]]:
+    """Train one of samunet's rows for its minutes; returns the fold, and what that cost with the plan's entry."""
     plan = pipeline.resolve(
         shared, pipeline.open_plan(shared, dataset.spec.name, DEFAULT_PLANS_NAME), row.configuration
     )
@@ -365,23 +376,18 @@ def train_and_predict(
     )
     settings = {"seed": row.seed, "workers": 0, **row.training}
 
-    def train(config: TrainingConfig) -> tuple[Path, float]:
+    def trained(config: TrainingConfig) -> tuple[Path, float]:
         before = time.process_time()
         return pipeline.train(workspace, dataset.spec.name, config, options), time.process_time() - before
 
     configs = [TrainingConfig(**short, **settings) for short in SHORT]
-    seconds = [train(config)[1] for config in configs]
+    seconds = [trained(config)[1] for config in configs]
     seconds_a_step = (seconds[1] - seconds[0]) / (configs[1].steps - configs[0].steps)
     config = TrainingConfig(
         epochs=EPOCHS, iterations=max(1, round(60 * row.minutes / seconds_a_step / EPOCHS)), **settings
     )
-    fold, used = train(config)
-    predictor = load_predictor(
-        fold.parent, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True)
-    )
-    if failures := predict_cases(predictor, cases, predictions, FileOptions(quiet=True)).failures:
-        raise RuntimeError(str(failures))
-    return {
+    fold, used = trained(config)
+    return fold, {
         "cpu_minutes": round(used / 60, 2),
         "seconds_a_step": round(seconds_a_step, 4),
         "steps": config.steps,

@@ -786,6 +786,22 @@ MUTANTS = (
         "contracts/test_variants.py variants/test_sam_unet.py models/test_pixels.py",
         "The features of a padded plane lie at its top left.",
     ),
+    mutant(
+        "features read as they are",
+        "models/hypernetwork.py",
+        "weights - weights.mean(-1, keepdim=True)",
+        "weights",
+        "models/test_hypernetwork.py",
+        "Over what all places share, a class wins everywhere.",
+    ),
+    mutant(
+        "gates open with the width of their input",
+        "variants/sam_unet/network.py",
+        "self.share = inputs**-0.5",
+        "self.share = 1.0",
+        "variants/test_sam_unet.py",
+        "Adam's first steps would drown a stage in untrained features.",
+    ),
 )
 
 

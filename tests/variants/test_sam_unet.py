@@ -19,6 +19,7 @@ from samunet.models.unet_rules import convolution_weights
 from samunet.sam.backbones import backbone_named, encoder_size
 from samunet.sam.build import build_sam
 from samunet.variants import sam_unet
+from samunet.variants.sam_unet.network import Gate
 
 SPEC = NetworkSpec(
     schemes=("zscore",),
@@ -124,3 +125,12 @@ def test_convolutions_of_the_u_net_start_by_kaimings_rule():
             if isinstance(block, ConvNormAct):
                 fan_in = block[0].weight[0].numel()
                 assert block[0].weight.std().item() == pytest.approx((2 / 1.0001 / fan_in) ** 0.5, rel=0.35)
+
+
+def test_a_gate_is_closed_and_opens_by_the_root_of_its_inputs():
+    gate = Gate(16, 3)
+    features = torch.ones(1, 16, 2, 2, 2)
+    assert not gate(features).any()
+    with torch.no_grad():
+        gate.weight += 1e-3  # what a step of sign descent may do
+    assert torch.allclose(gate(features), torch.full((1, 3, 2, 2, 2), 1e-3 * 16**0.5))

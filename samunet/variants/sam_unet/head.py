@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from samunet.models.hypernetwork import Hypernetwork, read_normalized
 from samunet.sam.decoder import decode
 
 
 class ClassTokenHead(nn.Module):
     """Class tokens attend to each slice's embedding; a hypernetwork turns each into weights over the features.
 
-    The hypernetwork's last layer starts at zero, so the head adds nothing at first.
+    The hypernetwork gives zeros at first, so that the head adds nothing.
 
     Args:
         sam: gives the two-way transformer, the iou token and the no-mask embedding, with their weights.
@@ -34,11 +35,7 @@ class ClassTokenHead(nn.Module):
         self.no_mask = prompts.no_mask_embed
         self.positions = prompts.pe_layer
         self.class_tokens = nn.Embedding(outputs, width)
-        hidden = (nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-        last = nn.Linear(width, features)
-        self.hypernetwork = nn.Sequential(*hidden, last)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.hypernetwork = Hypernetwork(width, features, hidden=2)
 
     def forward(self, embedding: Tensor, features: Tensor) -> Tensor:
         """(B, D', C, h, w) embedding and (B, F, D, H, W) features to (B, K, D, H, W) logits."""
@@ -51,4 +48,4 @@ class ClassTokenHead(nn.Module):
             sequence = weights.movedim(1, -1).flatten(1, 2)  # (B, K * F, D')
             resized = F.interpolate(sequence, size=depth, mode="linear")
             weights = resized.unflatten(1, weights.shape[2:]).movedim(-1, 1)
-        return torch.einsum("bdkf,bfdhw->bkdhw", weights, features)
+        return read_normalized("bdkf,bfdhw->bkdhw", weights, features)

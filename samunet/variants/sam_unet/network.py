@@ -54,7 +54,7 @@ class ImageEncoder(SlabSegmenter):
         widths, self.stage = spec.topology.widths, injection_stage(spec)
         self.sam = SAMPath(sam, spec, config, self.stage)
         injected = widths[self.stage :] if config.injection == "deep" else widths[self.stage : self.stage + 1]
-        self.gates = nn.ModuleList(closed_gate(self.sam.features, stage_width) for stage_width in injected)
+        self.gates = nn.ModuleList(Gate(self.sam.features, stage_width) for stage_width in injected)
 
     def encode_image(self, image: Tensor) -> EncodedImage:
         """Encode (B, C, D, H, W) images; nothing here knows of classes or prompts."""
@@ -117,12 +117,21 @@ class SAMUNet(ImageEncoder):
         return levels if self.training else levels[:1]
 
 
-def closed_gate(inputs: int, outputs: int) -> Convolution:
-    """Return a 1x1x1 convolution that gives zeros until it is trained."""
-    gate = Convolution(inputs, outputs, 1)
-    for parameter in gate.parameters():
-        nn.init.zeros_(parameter)
-    return gate
+class Gate(Convolution):
+    """A 1x1x1 convolution that gives zeros until it is trained, of its inputs divided by the root of their number.
+
+    Without that, Adam's first steps, which are as long for every weight, let features that nothing has trained yet
+    outweigh those of the stage.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+        self.share = inputs**-0.5
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(self.share * features)
 
 
 class SAMPath(nn.Module):

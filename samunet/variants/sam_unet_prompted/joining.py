@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from samunet.core.plan import Topology
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
 from samunet.models.convolution import Convolution
+from samunet.models.hypernetwork import Hypernetwork, read_normalized
 from samunet.models.prompt_tokens import embed, read_map
 from samunet.sam.backbones import TOKEN_PIXELS
 from samunet.sam.decoder import decode, without_mask
@@ -68,7 +69,7 @@ class PromptStem(nn.Module):
 class PromptTokenHead(nn.Module):
     """SAM's two-way transformer over prompts and a slice's embedding gives weights over the U-Net's features.
 
-    Slices without prompts get nothing. The last layer starts at zero, so the head adds nothing at first.
+    Slices without prompts get nothing. The hypernetwork gives zeros at first, so that the head adds nothing.
 
     Args:
         sam: gives the two-way transformer and the embeddings of prompts.
@@ -82,10 +83,7 @@ class PromptTokenHead(nn.Module):
         self.transformer, self.prompts, self.scale = sam.mask_decoder.transformer, sam.prompt_encoder, scale
         self.prompts.mask_downscaling = nn.Identity()  # earlier masks come as maps
         self.token = nn.Embedding(1, width)
-        last = nn.Linear(width, features)
-        self.hypernetwork = nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.hypernetwork = Hypernetwork(width, features, hidden=1)
 
     def forward(self, embedding: Tensor, drawn: Tensor, features: Tensor) -> Tensor:
         """Return logits to add.
@@ -114,8 +112,9 @@ class PromptTokenHead(nn.Module):
             prompts=embed(self.prompts, prompts),
             shown=prompts.kinds >= 0,
         )
-        masks = torch.einsum("pf,pfhw->phw", self.hypernetwork(decoded.tokens[:, 0]), features[sample, :, place])
-        return added.index_put((sample, place), masks.to(added.dtype))[:, None]
+        weights = self.hypernetwork(decoded.tokens[:, :1])
+        masks = read_normalized("pkf,pfhw->pkhw", weights, features[sample, :, place])
+        return added.index_put((sample, place), masks[:, 0].to(added.dtype))[:, None]
 
 
 class Quality(nn.Module):
