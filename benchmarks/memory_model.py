@@ -43,11 +43,10 @@ CONFIGURATIONS = (
     (4, "2d_db_sam", 2.0),
     (4, "2d_autosam", 2.0),
 )
-PRETRAINED = (  # with vit_b; the first two keep the activations of its blocks, the larger plans compute them twice
+PRETRAINED = (  # with vit_b; on the prostate the plan computes the activations of its blocks twice
     (4, "3d_adapter", 4.0),
     (45, "2d_adapter", 8.0),
     (35, "3d_adapter", 8.0),
-    (35, "3d_adapter", 12.0),
     (4, "3d_ma_sam", 8.0),
     (35, "2d_samed", 8.0),
 )
