@@ -204,7 +204,7 @@ def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
 
     good = FoundCase(identifier="a", images=(image,), label=label)
     for cases, options, message in (
-        ([good, good], {}, "identifiers stand for several cases, first 'a'"),
+        ([good, good], {}, "several cases have one name, first 'a'"),
         ([good], {"labels": {"background": 0, "a": 5}}, "label values must be consecutive"),
         ([good], {"name": "Liver"}, "'Liver' is no name of a dataset"),
         ([good], {"channels": ("T2", "ADC")}, "holds 1 channel.*, 2 are named"),
@@ -212,7 +212,7 @@ def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
         (
             [FoundCase(identifier="a", images=(image.with_name("absent.nii.gz"),), label=label)],
             {},
-            "1 files do not exist, first",
+            "1 file cannot be found, first",
         ),
         (
             [FoundCase(identifier="a", images=(image,), label=source / "dataset.json")],
@@ -371,7 +371,7 @@ def test_a_number_or_an_identifier_that_is_taken_is_refused(source, raw):
     image, label = source / "imagesTr/tiny_000_0000.nii.gz", source / "labelsTr/tiny_000.nii.gz"
     cases = [FoundCase(identifier=name, images=(image,), label=label) for name in ("a", "A")]
     options = {"channels": ["T2"], "labels": {"background": 0, "a": 1, "b": 2}, "threads": 1, "quiet": True}
-    with pytest.raises(DatasetError, match="1 identifiers stand for several cases, first 'a'"):
+    with pytest.raises(DatasetError, match="several cases have one name, first 'a' \\(1 name in all"):
         write_dataset(raw, "Dataset071_X", cases, **options)
     write_dataset(raw, "Dataset071_X", cases[:1], **options)
     with pytest.raises(DatasetError, match="The number 0071 belongs to Dataset071_X already"):
