@@ -73,7 +73,7 @@ def test_the_zip_has_a_card_scores_and_no_path_of_the_machine(trained, packed, t
     for line in (
         "# Dataset901_Tiny, 3d_adapter",
         "| images | 0000 channel0, 0001 channel1 |",
-        "| training set | 6 cases, 2 epochs of 3 steps |",
+        "| training set | trained on 4 cases, validated on 2, 2 epochs of 3 steps |",
         "| folds | 0 |",
         "| license | CC BY 4.0 |",
         "| value | name | fold 0, 2 cases |",

@@ -80,12 +80,14 @@ def test_nnunets_file_is_honoured_and_left_byte_for_byte(tmp_path):
     assert (tmp_path / "splits_final.json").read_bytes() == before
 
 
-def test_a_fold_beyond_the_file_is_a_random_80_20_split_seeded_by_its_number(tmp_path):
+def test_a_fold_beyond_the_file_is_a_random_80_20_split_seeded_by_its_number_and_said(tmp_path, caplog):
+    caplog.set_level("INFO", "samunet")
     splits = {fold: split_for_fold(tmp_path, NAMES, str(fold)) for fold in (5, 6)}
     for fold, split in splits.items():
         expected = np.random.RandomState(12345 + fold).choice(12, 9, replace=False)  # int(12 * 0.8)
         assert set(split.train) == {NAMES[i] for i in expected} and set(split.val) == set(NAMES) - set(split.train)
     assert splits[5] != splits[6] and splits[5] == split_for_fold(tmp_path, NAMES[::-1], "5")
+    assert "splits_final.json has folds 0 to 4, so that for fold 5 a random 80 % of the cases train" in caplog.text
 
 
 def test_fold_all_trains_and_validates_on_everything(tmp_path):

@@ -72,7 +72,7 @@ def test_ten_minutes_of_thirty_epochs_hold_steps_of_at_most_twenty_seconds(secon
     clock = Clock()
     pace = Pace(10, 30, clock)
     if not fits:
-        with pytest.raises(ConfigError, match="Give fewer epochs or more minutes: --minutes"):
+        with pytest.raises(ConfigError, match="Give fewer epochs or more minutes: --epochs 2; or --minutes 1"):
             train(pace, clock, lambda epoch: seconds, 30)
         return
     train(pace, clock, lambda epoch: seconds, 30)
