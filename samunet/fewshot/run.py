@@ -157,7 +157,7 @@ def _images(asked: Asked, references: References) -> list[Case]:
     rest = [case for case in cases if case.identifier not in labeled]
     if not rest:
         raise DatasetError(
-            f"Each of {counted(len(cases), 'image')} is a reference already; give images without a label."
+            f"Of {counted(len(cases), 'image')} none is without a label; give others than the references."
         )
     return rest
 

@@ -198,8 +198,8 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
         else:
             unused.append(path)
     if unused:
-        text = "%d labels that end in _%s belong to no %s image and are left out, first %s."
-        logger.warning(text, len(unused), label_suffix, suffixes[0], unused[0])
+        text = "Left out as labels in _%s of no %s image: %s, first %s."
+        logger.warning(text, label_suffix, suffixes[0], counted(len(unused), "file"), unused[0])
     cases = []
     for stem, first in firsts.items():
         images = []

@@ -282,7 +282,7 @@ def split_for_fold(
     unknown = sorted((set(split.train) | set(split.val)) - set(identifiers))
     if unknown:
         raise DatasetError(
-            f"{folder / SPLITS_FILE}: fold {fold} names {counted(len(unknown), 'case')} that are not preprocessed, "
+            f"{folder / SPLITS_FILE}: fold {fold} names {counted(len(unknown), 'case')} without preprocessed data, "
             f"first '{unknown[0]}'. Preprocess again, or correct the file."
         )
     both = sorted({groups[name] for name in split.train} & {groups[name] for name in split.val}) if groups else []

@@ -128,10 +128,10 @@ def test_a_pace_goes_on_where_it_was_saved():
 @pytest.mark.parametrize(
     ("minutes", "seconds", "epochs", "steps"),
     [
-        (3, 0.1, 17, 101),  # 180 s in epochs of 10 s, but the two steps that measure
+        (3, 0.1, 18, 99),  # 180 s in epochs of 10 s, but the two steps that measure
         (3, 2.0, 9, 10),  # epochs of 10 steps of 2 s and a validation batch for each 15 of them
-        (3, 47.0, 2, 2),  # no more than an epoch
-        (600, 1.0, 200, 169),  # as many as there are without minutes
+        (3, 47.0, 2, 1),  # no more than an epoch
+        (600, 1.0, 200, 170),  # as many as there are without minutes
     ],
 )
 def test_minutes_alone_choose_how_many_epochs_suit_them_and_take_all_of_them(minutes, seconds, epochs, steps):
@@ -142,7 +142,7 @@ def test_minutes_alone_choose_how_many_epochs_suit_them_and_take_all_of_them(min
     assert pace.after_step(1) is None and pace.last_epoch == 200
     clock.now += seconds
     said = pace.after_step(2)
-    assert f"{minutes} minutes are divided among {epochs} epochs of about {steps} steps; --epochs N" in said
+    assert f"{minutes} minutes are divided among {epochs} epochs of about {steps} step" in said
     pace.begin_epoch(1)
     while pace.epoch < pace.last_epoch:
         assert pace.after_step(pace.first_step + 1) is None
