@@ -113,10 +113,10 @@ def _training(of_folds: Mapping[str, Mapping[str, Any]]) -> str:
     """Return on how many cases each fold was trained and validated; nothing where one does not tell."""
     texts: dict[str, list[str]] = {}
     for fold, config in of_folds.items():
-        numbers = [config.get(f"{part}_cases") for part in ("training", "validation")]
-        if not all(type(number) is int for number in numbers):
+        trained, validated = (config.get(f"{part}_cases") for part in ("training", "validation"))
+        if type(trained) is not int or type(validated) is not int:
             return ""
-        texts.setdefault(f"trained on {counted(numbers[0], 'case')}, validated on {numbers[1]}", []).append(fold)
+        texts.setdefault(f"trained on {counted(trained, 'case')}, validated on {validated}", []).append(fold)
     if len(texts) == 1:
         return next(iter(texts))
     return "; ".join(f"fold{'s' if folds[1:] else ''} {', '.join(folds)} {text}" for text, folds in texts.items())

@@ -145,9 +145,8 @@ def _train(asked: Options, typed: list[str]) -> None:
         finished = not training.save_checkpoints or pipeline.is_finished(folder)
         print(f"Done: {folder}" if finished else STOPPED)
         if finished:
-            default = training.plans_name == DEFAULT_PLANS_NAME
-            model = ("-d", str(asked.dataset), "-c", training.configuration)
-            model += () if default else ("-p", training.plans_name)
+            plan = () if training.plans_name == DEFAULT_PLANS_NAME else ("-p", training.plans_name)
+            model = ("-d", asked.dataset, "-c", training.configuration, *plan)
             images = images_to_predict(workspace, dataset)
             print_next("samunet_predict", *model, "-i", images, "-o", "PREDICTIONS")
 

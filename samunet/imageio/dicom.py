@@ -205,7 +205,8 @@ def _check_slice(file: Path) -> _Slice:
         )
     if min(rows, columns, samples) < 1:
         raise ImageFileError(
-            f"{file} has {rows} x {columns} pixels of {samples} samples, expected one or more; export the series "
+            f"{file} has {rows} x {columns} pixels of {counted(samples, 'sample')}, expected one or more; export the "
+            "series "
             "again.",
             "header",
         )
@@ -285,7 +286,7 @@ def _check_distances(places: np.ndarray, folder: Path) -> None:
 
 def _described(one: _Slice) -> str:
     rows, columns, samples, photometric, spacing = one.form
-    return f"{rows} x {columns} pixels of {samples} samples, {photometric}, {spacing} mm"
+    return f"{rows} x {columns} pixels of {counted(samples, 'sample')}, {photometric}, {spacing} mm"
 
 
 def _reason(error: Exception) -> str:

@@ -125,7 +125,7 @@ class RunConfig:
 def settings_from(given: Mapping[str, Any]) -> TrainingConfig:
     """Return the settings of a new training; minutes without a number of epochs choose it."""
     chosen = given.get("minutes") and not {"epochs", "stop_epoch"} & {*given}
-    return TrainingConfig(**{"epochs": 0} if chosen else {}, **given)
+    return TrainingConfig(**({**given, "epochs": 0} if chosen else given))
 
 
 def deciding_settings(config: TrainingConfig, precision: str) -> dict[str, Any]:

@@ -229,8 +229,8 @@ def test_the_commands_pack_and_install(project, trained, tmp_path, monkeypatch, 
     assert install_pretrained_model_from_zip.main([str(tmp_path / "m.zip")]) == 0
     capsys.readouterr()
     assert info.main(["--model", MODEL]) == 0 and "| license | MIT |" in capsys.readouterr().out
-    assert info.main(["--model", "Dataset901_Tiny"]) == 2
-    assert f"no trained model 'Dataset901_Tiny'. Known: {MODEL}." in capsys.readouterr().err
+    assert info.main(["--model", "Dataset901_Tin"]) == 2
+    assert f"no trained model 'Dataset901_Tin'. Known: {MODEL}." in capsys.readouterr().err
     assert (
         install_pretrained_model_from_zip.main([str(tmp_path / "m.zip")]) == 2
         and "--overwrite" in capsys.readouterr().err
