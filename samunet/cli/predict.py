@@ -96,10 +96,8 @@ def predict_with_model(options: Predicting, folder: Path, *, num_parts: int = 1,
     from samunet.core.prompts import read_prompts
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError
-    from samunet.evaluation.view import FOLDER as VIEWS
     from samunet.imageio import ENDINGS, known_ending
     from samunet.imageio.natural import JPEG
-    from samunet.inference.extras import PREVIEWS
     from samunet.inference.load import load_predictor
     from samunet.machine.hardware import PRECISION_NAMES, choose_device, keep_freed_memory
 
@@ -187,11 +185,18 @@ def predict_with_model(options: Predicting, folder: Path, *, num_parts: int = 1,
     )
     print(f"{done} {options.output}")
     if not to_file:
-        for asked, what, name in ((options.preview, "pictures", PREVIEWS), (options.view, "pages", VIEWS)):
-            if asked:
-                print(f"Wrote {what} to look at to {options.output / name}")
+        _say_pictures(options)
         print_next("samunet_evaluate_folder", _references(options.images), options.output)
     return 0
+
+
+def _say_pictures(options: Predicting) -> None:
+    from samunet.evaluation.view import FOLDER as VIEWS
+    from samunet.inference.extras import PREVIEWS
+
+    for asked, what, name in ((options.preview, "pictures", PREVIEWS), (options.view, "pages", VIEWS)):
+        if asked:
+            print(f"Wrote {what} to look at to {options.output / name}")
 
 
 def _references(images: tuple[Path, ...]) -> Path | str:
