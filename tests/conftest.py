@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import locale
 import os
 from pathlib import Path
@@ -10,9 +11,27 @@ import pytest
 import torch
 from samples import Project, make_tiny_project
 
+from samunet.cli import common
+from samunet.cli.words import module_of
+
 LOCALE = locale.setlocale(locale.LC_ALL)
 torch.set_num_threads(1)  # tests run in parallel processes, and threads that wait for each other keep every core busy
 os.environ |= {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}  # so do commands that tests start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def next_commands_parse():
+    """Every command that a command proposes next is one that its own parser takes."""
+    plain = common.command_line
+
+    def parsed(words: list[str]) -> str:
+        main = importlib.import_module(module_of(words[0].removeprefix("samunet_"))).main
+        common.parser_of(main).parse_args(words[1:])
+        return plain(words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common, "command_line", parsed)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from samunet.core.names import DEFAULT_PLANS_NAME, DEFAULT_TOLERANCE_MM
 from samunet.core.results import FINAL
+from samunet.core.units import counted
 from samunet.core.workspace import Workspace, workspace_from_environment
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def train(
 
 
 def load(
-    folder: Path | str,
+    folder: Path | str | int,
     *,
     folds: Sequence[str | int] | None = None,
     checkpoint: str = FINAL,
@@ -137,6 +138,8 @@ def load(
     """Load a trained model, `<Trainer>__<plans>__<configuration>` below nnUNet_results.
 
     Args:
+        folder: the model's; or a dataset by its folder there, id or name, where it has one model or one is marked as
+            best.
         folds: whose logits are averaged; None for all that are trained.
         checkpoint: file name, with or without its ending.
         device: "cuda", "mps" or "cpu"; None takes the best one present.
@@ -146,32 +149,36 @@ def load(
         What segments images: `predict(image)` one, `predict_many(images)` as many as are asked for.
 
     Raises:
-        CheckpointError: the folder holds no such model.
+        CheckpointError: there is no such model, or it lacks a fold.
+        ConfigError: the dataset has several models; they are listed.
         WeightsAbsentError: the model needs SAM's weights, which are not on this machine.
 
     Example:
         >>> samunet.load(folder).predict("image.nii.gz").save("segmentation.nii.gz")  # doctest: +SKIP
     """
+    from samunet.core.results import checkpoint_file, find_model
     from samunet.inference.load import load_predictor
     from samunet.inference.options import PredictionOptions
 
+    folders = workspace or workspace_from_environment()
+    model = find_model(folder, folders, lambda one: f'samunet.load("{one}")', checkpoint_file(checkpoint))
     return load_predictor(
-        folder,
+        model,
         folds=None if folds is None else tuple(str(fold) for fold in folds),
         checkpoint=checkpoint,
         device=device,
         options=_options(PredictionOptions, options),
-        weights_folders=(workspace or workspace_from_environment()).weights_folders,
+        weights_folders=folders.weights_folders,
     )
 
 
 def predict(
-    model: Predictor | Path | str, images: Path | str | Sequence[Path | str], output: Path | str, **options: Any
+    model: Predictor | Path | str | int, images: Path | str | Sequence[Path | str], output: Path | str, **options: Any
 ) -> list[Path]:
     """Segment a folder of images, or image files, into a folder; one image at a time is `samunet.load(...).predict`.
 
     Args:
-        model: of `samunet.load`, or its folder.
+        model: of `samunet.load`, or what that takes.
         images: folder of images named <case>_0000<ending>, image files, or DICOM folders.
         options: fields of `samunet.pipeline.FileOptions`, such as save_probabilities=True or max_ram (bytes).
 
@@ -186,14 +193,14 @@ def predict(
     from samunet.errors import DatasetError
     from samunet.imageio import output_ending
 
-    predictor = load(model) if isinstance(model, (str, Path)) else model
+    predictor = load(model) if isinstance(model, (str, Path, int)) else model
     files, folder = _options(pipeline.FileOptions, options), Path(output)
     inputs = [Path(images)] if isinstance(images, (str, Path)) else [Path(image) for image in images]
     cases = pipeline.cases_to_predict(inputs, predictor.dataset, folder, files.ending)
     failures = pipeline.predict(predictor, cases, folder, files).failures
     if failures:
         listed = "; ".join(f"{failure.identifier}: {failure.reason}" for failure in failures)
-        raise DatasetError(f"{len(failures)} of {len(cases)} images could not be segmented. {listed}")
+        raise DatasetError(f"{len(failures)} of {counted(len(cases), 'image')} could not be segmented. {listed}")
     own = predictor.dataset.file_ending
     return [folder / f"{case.identifier}{files.ending or output_ending(case.images[0], own)}" for case in cases]
 

@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from samunet.checking.case import CheckedCase
 from samunet.checking.findings import Finding
 from samunet.core.geometry import turn_between, unit_of
+from samunet.core.units import counted
 
 LEAST_CASES = 5  # fewer say nothing about what a channel usually looks like
 # Channels count as swapped when that brings them this much nearer to the others' channels, of the distance as they
@@ -73,7 +74,7 @@ def _orientations(cases: Sequence[CheckedCase]) -> list[Finding]:
             case.identifier,
             "",
             "odd-orientation",
-            f"The file's axes x, y, z run toward {own}, those of {counts[0][1]} of {len(placed)} cases "
+            f"The file's axes x, y, z run toward {own}, those of {counts[0][1]} of {counted(len(placed), 'case')} "
             f"toward {counts[0][0]}.",
         )
         for case, own in placed
@@ -203,8 +204,8 @@ def join_label_values(cases: Sequence[CheckedCase], expected: Sequence[int]) -> 
         if count > 1:
             first = next(case.identifier for case in cases if case.unexpected == values)
             message = (
-                f"{count} label files, the first of case '{first}', hold the values {list(values[:5])}; dataset.json "
-                f"names {list(expected)}."
+                f"{counted(count, 'label file')}, the first of case '{first}', hold the values {list(values[:5])}; "
+                f"dataset.json names {list(expected)}."
             )
             if values == (255,) and len(expected) == 2:
                 message += (

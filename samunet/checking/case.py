@@ -78,7 +78,11 @@ def check_case(case: Case, spec: DatasetSpec, reader: ImageReader, root: Path) -
     if complete and len(channels) != len(spec.channels):
         alone = case.images[0] if len(case.images) == 1 else None
         files = counted(len(case.images), "file")
-        add("channel-count", alone, f"{len(channels)} channels in {files}; dataset.json names {len(spec.channels)}.")
+        add(
+            "channel-count",
+            alone,
+            f"{counted(len(channels), 'channel')} in {files}; dataset.json names {len(spec.channels)}.",
+        )
     paths = (*case.images, *([case.label] if case.label else []))
     faults = [(path, code, message) for path in paths for code, message in _header_faults(path)]
     if isinstance(reader, Tiff3DIO):

@@ -9,6 +9,7 @@ from samunet.checking.findings import Finding, relative
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, listed_case
 from samunet.core.names import check_case_name
 from samunet.core.parts import is_part
+from samunet.core.units import counted
 from samunet.errors import DatasetError
 from samunet.imageio.natural import TIFF
 
@@ -121,5 +122,5 @@ def _count(spec: DatasetSpec, cases: list[Case]) -> list[Finding]:
     if "numTraining" in spec.raw and spec.num_training == len(cases):
         return []
     said = f"numTraining is {spec.num_training}" if "numTraining" in spec.raw else "numTraining is missing"
-    message = f"{said}; {len(cases)} training cases were found."
+    message = f"{said}; {counted(len(cases), 'training case')} were found."
     return [Finding("", "dataset.json", "number-of-cases", message)]

@@ -68,7 +68,7 @@ class CheckReport:
 
     def summary(self) -> str:
         counts = f"{counted(len(self.errors), 'error')}, {counted(self.warnings, 'warning')}"
-        return f"{self.dataset}: {len(self.cases)} cases, {self.clean} of them without findings; {counts}."
+        return f"{self.dataset}: {counted(len(self.cases), 'case')}, {self.clean} of them without findings; {counts}."
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -135,7 +135,7 @@ def _split_faults(folder: Path, spec: DatasetSpec, cases: Sequence[Case]) -> lis
                         "",
                         SPLITS_FILE,
                         "splits",
-                        f"It names {len(unknown)} cases that are not there: {unknown[:3]}.",
+                        f"It names {counted(len(unknown), 'case')} that are not there: {unknown[:3]}.",
                     )
                 )
         except SamunetError as error:
@@ -155,8 +155,8 @@ def _patients(folder: Path, names: Sequence[str], expression: str) -> Finding:
     members = [name for name, group in groups.items() if group == example][:2]
     message = (
         f"The names look like several cases of one patient, as {members[0]} and {members[1]} of {example}: "
-        f"{len(set(groups.values()))} patients in {len(names)} cases. In a fold as nnU-Net splits, {leaking} of "
-        f"{validating} validation cases have another of their patient in training, "
+        f"{len(set(groups.values()))} patients in {counted(len(names), 'case')}. In a fold as nnU-Net splits, "
+        f"{leaking} of {validating} validation cases have another of their patient in training, "
         f'which makes scores too good. If so, write into dataset.json: "groups": {json.dumps(expression)}'
     )
     return Finding("", "dataset.json", "patients", message)

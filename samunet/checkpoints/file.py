@@ -23,6 +23,7 @@ from samunet.checkpoints.transfer import transfer
 from samunet.core.codec import atomic_path, decode, encode, parse_json
 from samunet.core.plan import Configuration
 from samunet.core.ranges import Count, OneOf, Sha256, Within
+from samunet.core.units import counted
 from samunet.errors import CheckpointError
 
 HEADER_KEY = "samunet"
@@ -101,7 +102,7 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: Path
     misfits = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing or unexpected or misfits:
         raise CheckpointError(
-            f"Checkpoint {where} does not fit the plan: {len(missing)} tensors are missing {missing[:2]}, "
+            f"Checkpoint {where} does not fit the plan: missing are {counted(len(missing), 'tensor')} {missing[:2]}, "
             f"{len(unexpected)} unexpected "
             f"{unexpected[:2]}, {len(misfits)} of another shape {misfits[:2]}. Use the plan it was trained with, or "
             "train again."

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from samunet.core.units import counted
 from samunet.errors import CheckpointError
 
 
@@ -30,7 +31,7 @@ def fill(
     missing, unexpected = sorted(set(names) - set(stored)), [] if rest else sorted(set(stored) - set(names))
     if missing or unexpected:
         raise CheckpointError(
-            f"This is no {title} checkpoint for this network: {len(missing)} tensors are missing "
+            f"This is no {title} checkpoint for this network: missing are {counted(len(missing), 'tensor')} "
             f"({', '.join(missing[:3])}), {len(unexpected)} are unexpected ({', '.join(unexpected[:3])}). {same} must "
             "be those of its training."
         )

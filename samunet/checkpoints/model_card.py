@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from samunet import __version__
 from samunet.core.codec import read_json
@@ -85,8 +86,9 @@ def _facts(plan: Plan, spec: DatasetSpec, folder: Path, folds: Sequence[str]) ->
     weights = "no pretrained weights"
     if configuration.weights is not None:
         weights = f"weights {Path(configuration.weights).name}, SHA-256 {configuration.weights_sha256}"
-    training = counted(spec.num_training, "case")
-    settings = _settings(folder / f"fold_{folds[0]}/config.json") if folds else ""
+    of_folds = {fold: _config(folder / f"fold_{fold}/config.json") for fold in folds}
+    training = _training(of_folds) or f"some of {counted(spec.num_training, 'case')}"
+    settings = _length(of_folds[folds[0]]) if folds else ""
     return {
         "images": ", ".join(f"{index:04d} {channel}" for index, channel in enumerate(spec.channels)),
         "files": f"{spec.file_ending}, read by {plan.reader}",
@@ -99,15 +101,34 @@ def _facts(plan: Plan, spec: DatasetSpec, folder: Path, folds: Sequence[str]) ->
     }
 
 
-def _settings(path: Path) -> str:
-    """Return how long a fold trained; nothing where its settings do not tell."""
+def _config(path: Path) -> dict[str, Any]:
+    """Return what a fold was trained with, as far as its file tells."""
     with suppress(ConfigError):
         raw = read_json(path)
-        if isinstance(raw, dict) and isinstance(minutes := raw.get("minutes"), float) and minutes > 0:
-            return f", {minutes:g} minutes"  # which decide the steps of an epoch
-        length = [raw.get(key) for key in ("epochs", "iterations")] if isinstance(raw, dict) else []
-        if all(isinstance(number, int) for number in length) and length:
-            return f", {length[0]} epochs of {length[1]} steps"
+        return raw if isinstance(raw, dict) else {}
+    return {}
+
+
+def _training(of_folds: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return on how many cases each fold was trained and validated; nothing where one does not tell."""
+    texts: dict[str, list[str]] = {}
+    for fold, config in of_folds.items():
+        trained, validated = (config.get(f"{part}_cases") for part in ("training", "validation"))
+        if type(trained) is not int or type(validated) is not int:
+            return ""
+        texts.setdefault(f"trained on {counted(trained, 'case')}, validated on {validated}", []).append(fold)
+    if len(texts) == 1:
+        return next(iter(texts))
+    return "; ".join(f"fold{'s' if folds[1:] else ''} {', '.join(folds)} {text}" for text, folds in texts.items())
+
+
+def _length(config: Mapping[str, Any]) -> str:
+    """Return how long a fold trained; nothing where its settings do not tell."""
+    if isinstance(minutes := config.get("minutes"), float) and minutes > 0:
+        return f", {minutes:g} minutes"  # which decide the steps of an epoch
+    epochs, steps = config.get("epochs"), config.get("iterations")
+    if isinstance(epochs, int) and isinstance(steps, int):
+        return f", {counted(epochs, 'epoch')} of {counted(steps, 'step')}"
     return ""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from samunet.cli.common import DEFAULT_FOLDS, DEFAULT_THREADS, Dataset, Folds, Model, Threads, command
+from samunet.core.units import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,6 @@ def main(options: Options) -> None:
     with held(target.parent, name=target.name):  # the folder itself is made again
         summary = accumulate(model, workspace.raw / dataset, options.folds, target, threads=options.threads)
     print(
-        f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} cases. Wrote "
+        f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {counted(len(summary.cases), 'case')}. Wrote "
         f"{target / SUMMARY}"
     )

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from samunet.cli.common import command
 from samunet.cli.determine_postprocessing import Postprocessing
+from samunet.core.units import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,4 +35,4 @@ def main(options: Options) -> None:
         reader=reader,
         threads=options.threads,
     )
-    print(f"Wrote {len(names)} segmentations to {options.output}")
+    print(f"Wrote {counted(len(names), 'segmentation')} to {options.output}")

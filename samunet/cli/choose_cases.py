@@ -1,6 +1,6 @@
 """Say which cases are worth labeling first: those that stand for the others, by what a model sees in them.
 
-Next: label these, then samunet_fewshot -i IMAGES -r LABELED -o PREDICTIONS
+Next: label these, for example with samunet_annotate, then samunet_fewshot -i IMAGES -r LABELED -o PREDICTIONS
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import Device, Quiet, command
+from samunet.cli.common import Device, Quiet, command, print_next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,14 @@ def main(options: Options) -> None:
     from samunet.core.workspace import workspace_from_environment
     from samunet.fewshot.models import model_named
     from samunet.fewshot.run import choose_cases
+    from samunet.imageio import output_ending
+    from samunet.importing.dataset import SERIES_ENDING
 
     folders = workspace_from_environment().weights_folders
     model = model_named(options.model, device=options.device, cache=options.cache, weights_folders=folders)
-    for name in choose_cases(options.images, options.count, model, quiet=options.quiet):
-        print(name)
+    chosen = choose_cases(options.images, options.count, model, quiet=options.quiet)
+    for case in chosen:
+        print(case.identifier)
+    first = chosen[0]
+    label = Path("LABELED", "labels", f"{first.identifier}{output_ending(first.images[0], SERIES_ENDING)}")
+    print_next("samunet_annotate", "-i", *first.images, "-o", label)

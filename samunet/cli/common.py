@@ -228,7 +228,18 @@ def _end(number: int) -> NoReturn:
 
 def print_next(*words: str | Path) -> None:
     """Say which command comes next, with the user's own ids and folders; capital words are for the user to fill in."""
-    print(f"Next: {shlex.join(map(str, words))}")
+    print(f"Next: {command_line([str(word) for word in words])}")
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return a command as a line for a shell."""
+    return shlex.join(words)
+
+
+def images_to_predict(workspace: Workspace, dataset: str) -> Path | str:
+    """Return the folder of a dataset's test images, where it has some, or a word for the user to fill in."""
+    folder = None if workspace.raw_folder is None else workspace.raw_folder / dataset / "imagesTs"
+    return folder if folder is not None and folder.is_dir() else "IMAGES"
 
 
 def agrees(yes: bool, question: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from samunet.cli.common import DEFAULT_THREADS, Quiet, Threads, command, print_next
+from samunet.core.units import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,5 +37,5 @@ def main(options: Options) -> None:
     folder = write_dataset(
         raw, name, cases, channels=channels, labels=labels, threads=options.threads, quiet=options.quiet
     )
-    print(f"Wrote {len(cases)} cases to {folder}")
+    print(f"Wrote {counted(len(cases), 'case')} to {folder}")
     print_next("samunet_check_dataset", "-d", folder.name)

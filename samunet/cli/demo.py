@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from samunet.cli.common import DEFAULT_THREADS, Device, command
 from samunet.core.names import DEFAULT_TOLERANCE_MM
+from samunet.core.units import counted
 from samunet.core.workspace import PURPOSE
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def main(options: Options) -> None:
         page, summary = _demonstrate(workspace, root, options)
         print(
             f"\nDone in {time.monotonic() - began:.0f} s: mean foreground Dice {summary.foreground_mean.dice:.3f} on "
-            f"{len(summary.cases)} test cases."
+            f"{counted(len(summary.cases), 'test case')}."
         )
         print(f"Look at {page}")
     print(_phantom_steps(root) if options.only_dataset else _own_data())

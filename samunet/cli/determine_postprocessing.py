@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from samunet.cli.common import DEFAULT_THREADS, Threads, command
+from samunet.core.units import counted
 
 if TYPE_CHECKING:
     from samunet.core.dataset import DatasetSpec
@@ -72,7 +73,7 @@ def main(options: Options) -> None:
             f"{step.dice_after:.4f}"
         )
     if not found.steps:
-        print(f"Nothing helps on these {found.cases} cases; the postprocessing is empty.")
+        print(f"Nothing helps on {counted(found.cases, 'case')}; the postprocessing is empty.")
     write_json(options.predictions / POSTPROCESSING_FILE, found)
     print(f"Wrote {options.predictions / POSTPROCESSING_FILE}")
     if options.apply:
@@ -80,4 +81,4 @@ def main(options: Options) -> None:
         names = apply_to_folder(
             found, options.predictions, target, file_ending=dataset.file_ending, reader=reader, threads=threads
         )
-        print(f"Wrote {len(names)} segmentations to {target}")
+        print(f"Wrote {counted(len(names), 'segmentation')} to {target}")

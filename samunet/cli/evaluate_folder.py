@@ -1,7 +1,7 @@
 """Score a folder of segmentations against references: overlap and surface distances per class or region.
 
 Next: open summary.json (nnU-Net's layout), which lists every case. If Dice is low, look first at the cases
-that have the lowest.
+that have the lowest. samunet_compare holds these predictions against others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Threads, Tolerance, command
+from samunet.cli.common import DEFAULT_THREADS, Threads, Tolerance, command, print_next
 from samunet.core.names import DEFAULT_TOLERANCE_MM
 
 if TYPE_CHECKING:
@@ -132,3 +132,6 @@ def main(options: Options) -> None:
         expected=dataset.labels.expected_in_files,
     )
     write_and_print(summary, names_from_labels(dataset.labels), options.summary_file, options.csv)
+    named = f"{options.predictions.resolve().name}={options.predictions}"
+    folders = ("--reference", options.references, "--predictions", named, "OTHER=PREDICTIONS", "-djfile", description)
+    print_next("samunet_compare", *folders, "-o", "COMPARISON")

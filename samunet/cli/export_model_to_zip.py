@@ -33,7 +33,7 @@ class Options:
 def main(options: Options) -> None:
     from samunet.checkpoints.model_zip import export_model
     from samunet.core.lock import reading
-    from samunet.core.units import readable
+    from samunet.core.units import counted, readable
     from samunet.core.workspace import workspace_from_environment
 
     workspace = workspace_from_environment()
@@ -51,7 +51,7 @@ def main(options: Options) -> None:
             weights_folders=workspace.weights_folders,
         )
     size = readable(options.output.stat().st_size)
-    print(f"Wrote {options.output}: {manifest.model}, {len(manifest.files)} files, {size}")
+    print(f"Wrote {options.output}: {manifest.model}, {counted(len(manifest.files), 'file')}, {size}")
     if manifest.weights and not options.embed_backbone:
         print(
             f"It needs {manifest.weights} (SHA-256 {manifest.weights_sha256}) on the other machine, or "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from samunet.cli import planning
 from samunet.cli.common import DEFAULT_THREADS, Threads, command, print_next
+from samunet.core.units import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ def main(options: Options) -> None:
             workspace, wanted, options.measuring, threads=options.threads, quiet=options.quiet
         )
         print(
-            f"Measured {len(dataset.cases)} cases: "
+            f"Measured {counted(len(dataset.cases), 'case')}: "
             f"{workspace.preprocessed / dataset.spec.name / pipeline.FINGERPRINT_FILE}"
         )
         print_next("samunet_plan_experiment", "-d", wanted, "--explain")

@@ -56,7 +56,7 @@ def main(options: Options) -> int:
     from samunet.core.workspace import workspace_from_environment
     from samunet.fewshot.models import model_named
     from samunet.fewshot.registration import Registration
-    from samunet.fewshot.run import REPORT, Asked, propose_labels
+    from samunet.fewshot.run import PREVIEW, REPORT, Asked, propose_labels
 
     workspace = workspace_from_environment()
     asked = Asked(
@@ -78,7 +78,13 @@ def main(options: Options) -> int:
     done = propose_labels(asked, model)
     print(f"Wrote proposals of {counted(len(done.confidence), 'case')} by {done.method} to {options.output}, and")
     print(f"what to expect of them to {options.output / REPORT}")
+    if options.preview:
+        print(f"Wrote pictures to look at to {options.output / PREVIEW}")
     if done.dataset is not None:
         print(f"Wrote references and proposals to {done.dataset}")
         print_next("samunet_plan_and_preprocess", "-d", done.dataset.name)
+    elif done.least_sure is not None:
+        case, proposal = done.least_sure
+        print(f"Correct {case.identifier} first, which is the least sure")
+        print_next("samunet_annotate", "-i", *case.images, "-o", proposal)
     return 3 if done.failures else 0

@@ -178,13 +178,19 @@ def _propose(options: AnyFolder) -> None:
         channels=options.channels or proposal.channels,
         labels=dict(_labels(options.labels)) or proposal.labels,
         label_values=dict(_values(options.map_labels)) or proposal.label_values,
+        reasons={
+            **proposal.reasons,
+            **({"channels": "as given"} if options.channels else {}),
+            **({"labels": f"as given; {proposal.held}"} if options.labels else {}),
+        },
     )
     print("\n".join(proposal.lines()))
     names = [f"{name}={value}" for name, value in proposal.labels.items()]
     words = [str(options.folder), "-d", proposal.name, "--channels", *proposal.channels, "--labels", *names]
     if options.map_labels:
         words += ["--map_labels", *options.map_labels]
-    print(f"Other names: samunet_import {shlex.join(words)}")
+    if not (options.name and options.channels and options.labels):
+        print(f"Other names: samunet_import {shlex.join(words)}")
     if not agrees(options.yes, f"Copy {counted(len(proposal.cases), 'case')} to {raw}?"):
         raise ConfigError("Nothing was copied; add --yes to copy, or correct the names in the line above.")
     _write(

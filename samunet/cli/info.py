@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.cli.common import command
+from samunet.cli.common import command, command_line
 
 if TYPE_CHECKING:
     from samunet.core.workspace import Workspace
@@ -20,7 +20,8 @@ class Options:
     ext_trainer: bool = False
     """Print only the folder of samunet's trainers for stock nnU-Net."""
     model: Annotated[str | None, "--model MODEL"] = None
-    """Show the card of this model only: labels, channels, spacing, scores. A name as listed, or a folder."""
+    """Show the card of this model only: labels, channels, spacing, scores. A name as listed, a folder, or a dataset id
+    or name where it has one model."""
     json: bool = False
     """As JSON, for programs."""
 
@@ -43,18 +44,22 @@ def main(options: Options) -> None:
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines(found)))
 
 
+def _short(model: Path, workspace: Workspace) -> str:
+    """Return what a model is called in the list, or its folder where it lies elsewhere."""
+    listed = (
+        workspace.results_folder is not None and model.parent.parent.resolve() == workspace.results_folder.resolve()
+    )
+    return f"{model.parent.name}/{model.name}" if listed else str(model)
+
+
 def _card(workspace: Workspace, name: str) -> str:
     """Return the card that came with a model, or make one."""
     from samunet.checkpoints.model_card import CARD, model_card
-    from samunet.core.results import trained_models
-    from samunet.errors import ConfigError, did_you_mean
+    from samunet.core.results import find_model
 
-    models = {}
-    if workspace.results_folder is not None:
-        models = {f"{folder.parent.name}/{folder.name}": folder for folder in trained_models(workspace)}
-    folder = models.get(name, Path(name))
-    if not (folder / "plans.json").is_file():
-        raise ConfigError(f"There is no trained model '{name}'.{did_you_mean(name, models)}")
+    folder = find_model(
+        name, workspace, lambda model: command_line(["samunet_info", "--model", _short(model, workspace)])
+    )
     if (folder / CARD).is_file():
         lines = (folder / CARD).read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join("".join(one for one in line if one.isprintable()) for line in lines)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from samunet.cli.common import DEFAULT_THREADS, Datasets, Quiet, print_next
+from samunet.core.units import counted
 from samunet.planning.options import PlanOptions
 
 CPU_SECONDS_PER_GIB = (
@@ -117,22 +118,40 @@ def print_plan(plan: Plan, *, explain: bool, names: Sequence[str] = ()) -> None:
 
 def print_time_without_gpu(plan: Plan, spec: DatasetSpec) -> None:
     """Say what a plan means for a machine on which no GPU is in sight; nothing where there is one."""
-    from samunet import pipeline
     from samunet.machine.progress import LONG_SECONDS, readable_seconds
-    from samunet.pipeline.information import gpu_in_sight
     from samunet.training.config import TrainingConfig
 
-    if gpu_in_sight():
+    name, step = _slowest_step(plan, spec)
+    if not step:
         return
-    gib, name = max(
-        (pipeline.estimate_gib(entry, spec, plan.precision), name) for name, entry in plan.configurations.items()
-    )
-    config, step = TrainingConfig(), CPU_SECONDS_PER_GIB * gib
+    config = TrainingConfig()
     whole = step * config.steps
     text = f"No GPU is in sight. On two CPU cores a training step of {name} takes roughly {readable_seconds(step)}"
     text += f", the default {config.epochs} epochs {readable_seconds(whole)}"
     way_out = "; to train on this machine, plan with -gpu_memory_target auto, and train with --minutes"
     print(f"{text}{way_out if whole > LONG_SECONDS else ''}.")
+
+
+def _slowest_step(plan: Plan, spec: DatasetSpec) -> tuple[str, float]:
+    """Return the configuration whose steps take longest, and their seconds; 0 where a GPU is in sight."""
+    from samunet import pipeline
+    from samunet.pipeline.information import gpu_in_sight
+
+    if gpu_in_sight():
+        return "", 0.0
+    gib, name = max(
+        (pipeline.estimate_gib(entry, spec, plan.precision), name) for name, entry in plan.configurations.items()
+    )
+    return name, CPU_SECONDS_PER_GIB * gib
+
+
+def _minutes(plan: Plan, spec: DatasetSpec) -> tuple[str, ...]:
+    """Return the words that bound a training which would take very long on this machine."""
+    from samunet.machine.progress import LONG_SECONDS, MINUTES_INSTEAD
+    from samunet.training.config import TrainingConfig
+
+    whole = _slowest_step(plan, spec)[1] * TrainingConfig().steps
+    return ("--minutes", str(MINUTES_INSTEAD)) if whole > LONG_SECONDS else ()
 
 
 def open_and_measure(
@@ -167,7 +186,8 @@ def print_training(dataset: RawDataset, plan: Plan, asked: Preprocessing, *, pre
     number, name = str(dataset_id(dataset.spec.name)), next(iter(asked.configurations or plan.configurations))
     default = plan.plans_name == DEFAULT_PLANS_NAME
     if preprocessed:
-        print_next("samunet_train", number, name, "0", *(() if default else ("-p", plan.plans_name)))
+        named = () if default else ("-p", plan.plans_name)
+        print_next("samunet_train", number, name, "0", *named, *_minutes(plan, dataset.spec))
     else:
         print_next("samunet_preprocess", "-d", number, *(() if default else ("-plans_name", plan.plans_name)))
 
@@ -186,4 +206,4 @@ def preprocess_configurations(
         done.add(identifier)
         threads = threads_for(asked.threads, index)
         folder = pipeline.preprocess(workspace, dataset, plan, name, threads=threads, quiet=quiet)
-        print(f"Preprocessed {len(dataset.cases)} cases for {name} into {folder}")
+        print(f"Preprocessed {counted(len(dataset.cases), 'case')} for {name} into {folder}")

@@ -176,7 +176,7 @@ def predict_with_model(options: Predicting, folder: Path, *, num_parts: int = 1,
         write_json(options.report, report)
     if outcome.failures:
         names = ", ".join(failure.identifier for failure in outcome.failures)
-        print(f"{len(outcome.failures)} of {len(cases)} cases failed: {names}")
+        print(f"{len(outcome.failures)} of {counted(len(cases), 'case')} failed: {names}")
         return 3
     done = (
         f"{counted(len(cases), 'segmentation')} are in"
@@ -185,8 +185,25 @@ def predict_with_model(options: Predicting, folder: Path, *, num_parts: int = 1,
     )
     print(f"{done} {options.output}")
     if not to_file:
-        print_next("samunet_evaluate_folder", "REFERENCES", options.output)
+        _say_pictures(options)
+        print_next("samunet_evaluate_folder", _references(options.images), options.output)
     return 0
+
+
+def _say_pictures(options: Predicting) -> None:
+    from samunet.evaluation.view import FOLDER as VIEWS
+    from samunet.inference.extras import PREVIEWS
+
+    for asked, what, name in ((options.preview, "pictures", PREVIEWS), (options.view, "pages", VIEWS)):
+        if asked:
+            print(f"Wrote {what} to look at to {options.output / name}")
+
+
+def _references(images: tuple[Path, ...]) -> Path | str:
+    """Return the folder of references of images that lie in a raw dataset, or a word for the user to fill in."""
+    folder = images[0].resolve()
+    labels = folder.with_name(folder.name.replace("images", "labels"))
+    return labels if len(images) == 1 and folder.is_dir() and labels != folder and labels.is_dir() else "REFERENCES"
 
 
 def _refuse_folder_options(options: Predicting) -> None:
@@ -228,12 +245,13 @@ def choose_model(workspace: Workspace, wanted: Choice, checkpoint: str) -> Path:
         for folder in chosen or models
     )
     if chosen:
-        raise ConfigError(f"{len(chosen)} trained models fit; say which one: {listing}")
+        raise ConfigError(f"{counted(len(chosen), 'trained model')} fit; say which one: {listing}")
     if models:
         raise CheckpointError(f"No trained model fits these options. Trained: {listing}")
+    configuration = wanted.configuration or "3d_adapter"
     raise CheckpointError(
-        f"There is no finished training ({checkpoint}) in {workspace.results}. Train first: samunet_train DATASET "
-        "3d_adapter 0"
+        f"There is no finished training ({checkpoint}) in {workspace.results}. Train first: samunet_train "
+        f"{dataset or 'DATASET'} {configuration} 0"
     )
 
 

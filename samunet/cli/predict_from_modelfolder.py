@@ -10,16 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import command
+from samunet.cli.common import command, command_line
 from samunet.cli.predict import Predicting, predict_with_model
+
+NAME = "samunet_predict_from_modelfolder"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Predicting):
     model: Annotated[Path, "-m FOLDER"]
-    """Model folder."""
+    """Model folder; or a dataset's folder of results, where it has one model."""
 
 
-@command("samunet_predict_from_modelfolder", __doc__, Options)
+@command(NAME, __doc__, Options)
 def main(options: Options) -> int:
-    return predict_with_model(options, options.model)
+    from samunet.core.results import checkpoint_file, find_model
+    from samunet.core.workspace import workspace_from_environment
+
+    def spelled(model: Path) -> str:
+        images = [str(path) for path in options.images]
+        return command_line([NAME, "-m", str(model), "-i", *images, "-o", str(options.output)])
+
+    name = checkpoint_file(options.checkpoint)
+    return predict_with_model(options, find_model(options.model, workspace_from_environment(), spelled, name))

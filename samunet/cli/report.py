@@ -2,7 +2,7 @@
 the plan.
 
 Example: samunet_report 4 3d_adapter
-Next: open the page.
+Next: open the page, then samunet_predict -d DATASET -c CONFIGURATION -i IMAGES -o PREDICTIONS
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from samunet.cli.common import DEFAULT_THREADS, Model, Threads, command
+from samunet.cli.common import DEFAULT_THREADS, Model, Threads, command, images_to_predict, print_next
+from samunet.core.names import DEFAULT_PLANS_NAME
+from samunet.core.units import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(options: Options) -> None:
     from samunet.comparison.report import report_on_model
+    from samunet.evaluation.view import FOLDER as VIEWS
 
     workspace, dataset, model = options.find(options.dataset, options.configuration)
     output = options.output or model / "report.html"
     summary = report_on_model(workspace, dataset, model, output, threads=options.threads)
     print(
-        f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {len(summary.cases)} validation cases. Wrote "
-        f"{output}"
+        f"Mean foreground Dice {summary.foreground_mean.dice:.4f} on {counted(len(summary.cases), 'validation case')}. "
+        f"Wrote {output}"
     )
+    if (views := output.parent / VIEWS).is_dir():
+        print(f"Wrote pages of its worst cases to {views}")
+    default = options.plans == DEFAULT_PLANS_NAME
+    which = ("-d", options.dataset, "-c", options.configuration, *(() if default else ("-p", options.plans)))
+    print_next("samunet_predict", *which, "-i", images_to_predict(workspace, dataset), "-o", "PREDICTIONS")

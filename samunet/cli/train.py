@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from samunet.cli.common import command, print_next
+from samunet.cli.common import command, images_to_predict, print_next
 from samunet.cli.fields import parse_assignment
-from samunet.core.names import DEFAULT_TRAINER
+from samunet.core.names import DEFAULT_PLANS_NAME, DEFAULT_TRAINER
 from samunet.pipeline.options import TrainOptions
 from samunet.training.config import PRESETS, Preset, RunConfig, TrainingConfig
 
@@ -145,8 +145,10 @@ def _train(asked: Options, typed: list[str]) -> None:
         finished = not training.save_checkpoints or pipeline.is_finished(folder)
         print(f"Done: {folder}" if finished else STOPPED)
         if finished:
-            model = ("-d", str(asked.dataset), "-c", training.configuration)
-            print_next("samunet_predict", *model, "-i", "IMAGES", "-o", "PREDICTIONS")
+            plan = () if training.plans_name == DEFAULT_PLANS_NAME else ("-p", training.plans_name)
+            model = ("-d", asked.dataset, "-c", training.configuration, *plan)
+            images = images_to_predict(workspace, dataset)
+            print_next("samunet_predict", *model, "-i", images, "-o", "PREDICTIONS")
 
 
 def _device_of_process(local_rank: int, wanted: str | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from samunet.cli.common import Actions, Quiet, agrees, run_action
-from samunet.core.units import readable
+from samunet.core.units import counted, readable
 
 if TYPE_CHECKING:
     from samunet.sam.checkpoints import OfficialCheckpoint
@@ -187,7 +187,8 @@ def _verify(options: Verify) -> None:
             print(f"{name}: whole, {whole}")
     if bad:
         raise CheckpointError(
-            f"{len(bad)} of {len(checks)} checkpoints cannot be used: {', '.join(bad)}. Remove the files and get them "
+            f"{len(bad)} of {counted(len(checks), 'checkpoint')} cannot be used: {', '.join(bad)}. Remove the files "
+            "and get them "
             "again."
         )
 

@@ -62,6 +62,22 @@ MAP: dict[str, dict[str, str]] = {
 """The words in the order of the work."""
 MODULES = {"import": "import_dataset", "convert_MSD_dataset": "convert_msd_dataset"}
 COMPLETION = "completion"
+SYNONYMS = {
+    "predict": "segment segmentation infer inference prediction",
+    "train": "fit learn finetune training",
+    "plan_and_preprocess": "plan prepare preprocessing planning",
+    "evaluate_folder": "eval evaluate score metrics evaluation validate",
+    "annotate": "label click draw edit",
+    "import": "convert load add",
+    "check_dataset": "check verify validate_dataset",
+    "info": "list show status models datasets",
+    "fewshot": "propose few_shot oneshot",
+    "export_model_to_zip": "export zip share",
+    "install_pretrained_model_from_zip": "install unzip",
+    "find_best_configuration": "best find_best select",
+    "weights": "download checkpoints",
+}
+"""What others call the work, by the word that it has here."""
 
 
 def words() -> tuple[str, ...]:
@@ -72,5 +88,15 @@ def words() -> tuple[str, ...]:
 def module_of(word: str) -> str:
     """Return the module of a word's command; raises ConfigError that names the nearest one where there is none."""
     if word not in words():
-        raise ConfigError(f"There is no command '{word}'.{did_you_mean(word, words())} All: samunet --help")
+        raise ConfigError(f"There is no command '{word}'.{_nearest(word)} All: samunet --help")
     return f"samunet.cli.{MODULES.get(word, word)}"
+
+
+def _nearest(word: str) -> str:
+    """Return the command that a word may have meant, by its own name or by what others call it."""
+    import difflib  # here, as errors are rare
+
+    meant = {other: name for name, others in SYNONYMS.items() for other in others.split()}
+    meant |= {name: name for name in words()}
+    near = difflib.get_close_matches(word.lower(), meant, n=1, cutoff=0.6)
+    return did_you_mean(meant[near[0]] if near else word, words())

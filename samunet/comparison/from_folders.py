@@ -26,6 +26,7 @@ from samunet.core.labels import Labels
 from samunet.core.names import DEFAULT_PLANS_NAME, DEFAULT_TRAINER
 from samunet.core.prompts import prompts_behind
 from samunet.core.results import Seeds
+from samunet.core.units import counted
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.picture import CasePicture, draw_case
@@ -209,7 +210,7 @@ def _how(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
     for entry in entries:
         digest = _digest("".join(file_sha256(path) for _, path in sorted(entry.files.items())))
         folder = os.path.commonpath([path.parent for path in entry.files.values()])
-        lines.append(f"{entry.name}: {len(entry.files)} segmentations in {folder}, hash {digest}.")
+        lines.append(f"{entry.name}: {counted(len(entry.files), 'segmentation')} in {folder}, hash {digest}.")
     lines.append(
         f"All segmentations were scored again by samunet {__version__} (numpy {np.__version__}, scipy "
         f"{scipy.__version__}) against the same references; NSD at {comparison.tolerance:g} {comparison.unit}."

@@ -21,6 +21,7 @@ from samunet.core.cost import read_cost
 from samunet.core.names import DEFAULT_PLANS_NAME
 from samunet.core.plan import parse_configuration_name
 from samunet.core.results import VALIDATION, model_folder
+from samunet.core.units import counted
 from samunet.core.workspace import Workspace, environment_of_commands
 from samunet.errors import ConfigError
 from samunet.evaluation.summary import SUMMARY
@@ -166,7 +167,9 @@ def draw_cases(split: Split, count: int) -> Split:
     if not count:
         return split
     if count > len(split.train):
-        raise ConfigError(f"--num_train_cases asks for {count} training cases; the fold has {len(split.train)}.")
+        raise ConfigError(
+            f"--num_train_cases asks for {counted(count, 'training case')}; the fold has {len(split.train)}."
+        )
     order = np.random.default_rng(SUBSET_SEED).permutation(sorted(split.train))
     return replace(split, train=tuple(sorted(order[:count].tolist())))
 

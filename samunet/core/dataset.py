@@ -11,6 +11,7 @@ from typing import Any
 from samunet.core.codec import read_json
 from samunet.core.labels import Labels, parse_labels
 from samunet.core.names import LONGEST_FILE_NAME, brief, check_case_name, is_name
+from samunet.core.units import counted
 from samunet.core.workspace import expand_path
 from samunet.errors import DatasetError
 
@@ -83,8 +84,8 @@ def read_dataset_json(path: Path) -> DatasetSpec:
         raise DatasetError(f'{path}: channel_names must map "0", "1", ... to names; got {brief(channels)}.')
     if len(channels) > MOST_CHANNELS:
         raise DatasetError(
-            f"{path}: channel_names names {len(channels)} channels, which files number with four digits; give "
-            f"{MOST_CHANNELS} at most."
+            f"{path}: channel_names names {counted(len(channels), 'channel')}, which files number with four digits; "
+            f"give {MOST_CHANNELS} at most."
         )
     for channel, name in channels.items():
         if not is_name(name):

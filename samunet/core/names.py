@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from samunet.errors import DatasetError
 
@@ -15,6 +16,9 @@ FORBIDDEN = '/\\:*?"<>|'  # separators, and what Windows allows in no name
 # Unicode categories: control and format characters, undecodable bytes, line ends.
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\u200c\u200d"  # of such characters, those that are part of words in Persian and Indic scripts
+# Words that tell labels and images from each other.
+LABEL = re.compile("segm?(entations?)?|masks?|labels?|lbl|gt|ground|(ground)?truth|annotations?|manual|rois?|dseg")
+IMAGE = re.compile("images?|imgs?|imaging|im|scans?|vol(umes?)?|raw|orig(inal)?|inputs?|pictures?|dicom|dcm")
 
 _BYTE = {chr(0xDC00 + byte): f"\\x{byte:x}" for byte in range(0x80, 0x100)}
 """How Python reads bytes of file names that are no UTF-8, to the bytes as people write them: M\\xfcller."""
@@ -51,6 +55,14 @@ def is_name(value: object) -> bool:
 def words_in(text: str) -> list[str]:
     """Return the words and numbers of a name: T2, leftKidney and case_01 give T 2, left Kidney and case 01."""
     return re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W_A-Za-z\d]+", text)
+
+
+def role_of(words: Iterable[str]) -> str:
+    """Return what words of a name say that a file is: "label", "image" or nothing."""
+    for role, pattern in (("label", LABEL), ("image", IMAGE)):
+        if any(pattern.fullmatch(word.lower()) for word in words):
+            return role
+    return ""
 
 
 def brief(value: object) -> str:

@@ -43,20 +43,27 @@ class Workspace:
         return _demand(self.results_folder, "nnUNet_results")
 
     def dataset_name(self, name_or_id: str | int) -> str:
-        """Turn an id (4, "4", "004") or a full name into DatasetXXX_Name.
+        """Turn an id (4, "4", "004"), a full name or what follows the number in it (Hippocampus) into DatasetXXX_Name.
 
         Raises:
-            DatasetError: no dataset, or more than one, has the id; the candidates are listed.
+            DatasetError: no dataset, or more than one, has the id or name; the candidates are listed.
         """
         names = self._dataset_names()
         text = str(name_or_id)
         number = int(text) if text.isdecimal() else None
-        matches = sorted(name for name in names if name == text or (number is not None and dataset_id(name) == number))
+        matches = [text] if text in names else []
+        if not matches:
+            matches = sorted(
+                name
+                for name in names
+                if name.partition("_")[2] == text or (number is not None and dataset_id(name) == number)
+            )
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise DatasetError(
-                f"Dataset id {text} is ambiguous: {', '.join(matches)}. Give the full name, or rename one of them."
+                f"Dataset {text if number is None else f'id {text}'} is ambiguous: {', '.join(matches)}. Give the full "
+                "name, or rename one of them."
             )
         folders = [f"{folder}{'' if folder.is_dir() else ' (which does not exist)'}" for folder in self._folders()]
         message = f"Dataset '{text}' is not in {', '.join(folders) or 'any folder'}"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from samunet.core.geometry import Shape
+from samunet.core.units import counted
 from samunet.errors import DatasetError
 from samunet.preprocessing.storage import Locations, check_arrays, load_locations, load_record, read_part
 
@@ -31,8 +32,8 @@ class PreprocessedDataset:
         missing = [name for name in identifiers if not (folder / f"{name}.json").is_file()]
         if missing:
             raise DatasetError(
-                f"{folder} lacks {len(missing)} of {len(identifiers)} cases, first '{missing[0]}'. Preprocess the "
-                "dataset again."
+                f"{folder} lacks {len(missing)} of {counted(len(identifiers), 'case')}, first '{missing[0]}'. "
+                "Preprocess the dataset again."
             )
         self.folder = folder
         self.identifiers = identifiers

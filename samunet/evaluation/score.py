@@ -14,10 +14,12 @@ from samunet.core.dataset import files_with_ending
 from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.labels import Labels
 from samunet.core.prompts import prompts_behind
+from samunet.core.units import counted
 from samunet.errors import MOST_NAMES, ConfigError, DatasetError
 from samunet.evaluation.summary import CaseScore, Metrics, Summary, Target, summarize, target_key
 from samunet.imageio import ImageReader
 from samunet.imageio.case import refuse_unexpected_values
+from samunet.imageio.masks import case_of, channel_case, holds_labels, masks_among
 from samunet.machine.progress import pool_of
 from samunet.ops.components import detection_f1
 from samunet.ops.overlap import overlap
@@ -150,6 +152,10 @@ def evaluate_folder(
     references, predictions = (
         files_with_ending(folder, file_ending) for folder in (reference_folder, prediction_folder)
     )
+    references, predictions = (
+        _without_images(files, others, file_ending)
+        for files, others in ((references, predictions), (predictions, references))
+    )
     if not chill:
         unpredicted, unknown = references.keys() - predictions.keys(), predictions.keys() - references.keys()
         refuse_missing(
@@ -161,8 +167,9 @@ def evaluate_folder(
     names = sorted(references.keys() & predictions.keys())
     if not names:
         raise DatasetError(
-            f"No file ending in {file_ending} is in both {reference_folder} ({len(references)} files) and "
-            f"{prediction_folder} ({len(predictions)} files); a prediction must have the file name of its reference."
+            f"No file ending in {file_ending} is in both {reference_folder} ({counted(len(references), 'file')}) and "
+            f"{prediction_folder} ({counted(len(predictions), 'file')}); a prediction must have the file name of its "
+            "reference."
         )
     score = partial(score_case, targets=targets, ignore=ignore, reader=reader, measures=measures, expected=expected)
     with pool_of(threads) as pool:
@@ -170,6 +177,24 @@ def evaluate_folder(
     return summarize(
         scores, prompts_behind(prediction_folder), tolerance=None if measures is None else measures.tolerance
     )
+
+
+def _without_images(files: dict[str, Path], others: dict[str, Path], file_ending: str) -> dict[str, Path]:
+    """Leave out images beside which their masks lie; such a mask takes its image's name where `others` has that."""
+    masks = {mask: image for mask, image in masks_among(list(files.values())).items() if not holds_labels(image)}
+    if not masks:
+        return files
+    names = {path: name for name, path in files.items()}
+    cases = {mask: case_of(mask, image) for mask, image in masks.items()}
+    images = {path for path in files.values() if path in masks.values() or channel_case(path) in cases.values()}
+    kept = {name: path for name, path in files.items() if path in masks or path not in images}
+    for mask, case in cases.items():
+        if names[mask] not in others and case + file_ending in others:
+            kept[case + file_ending] = kept.pop(names[mask])
+    text = "%s: %s left out as images, since their masks lie beside them (%s beside %s)."
+    mask, image = next(iter(masks.items()))
+    logger.info(text, mask.parent, counted(len(files) - len(kept), "file"), mask.name, image.name)
+    return kept
 
 
 def _measure(

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 from torch import Tensor
 
+from samunet.core.units import counted
 from samunet.errors import PredictionError
 from samunet.fewshot import mpa, per_sam
 from samunet.fewshot.choose import directions, summary_of
@@ -160,7 +161,7 @@ class FewShot:
         warped = [result for result in all_warped if result is not None]
         if not warped:
             raise PredictionError(
-                f"Case '{image.identifier}': none of {len(nearest)} references could be registered; where "
+                f"Case '{image.identifier}': none of {counted(len(nearest), 'reference')} could be registered; where "
                 f"that took {self.registration.seconds:g} s, give more with --seconds, or a smaller --side."
             )
         chance = mpa.combined(warped, image.volume.geometry.shape)

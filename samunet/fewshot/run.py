@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from samunet.core.codec import atomic_path, write_json
 from samunet.core.dataset import PROPOSALS, Case, DatasetSpec
 from samunet.core.lock import held
+from samunet.core.units import counted
 from samunet.errors import ConfigError, DatasetError, SamunetError, did_you_mean
 from samunet.evaluation.picture import draw_case
 from samunet.fewshot.choose import medoids, summary_of
@@ -68,6 +69,8 @@ class Done:
     failures: dict[str, str] = field(default_factory=dict)
     """Reasons by case."""
     dataset: Path | None = None
+    least_sure: tuple[Case, Path] | None = None
+    """The case whose proposal is the least sure, and the proposal's file; None where there is none."""
 
 
 def propose_labels(asked: Asked, model: PlaneModel) -> Done:
@@ -95,30 +98,36 @@ def propose_labels(asked: Asked, model: PlaneModel) -> Done:
     logger.info("%s", in_words(expected, references, method))
     with held(asked.output):
         confidence, failures = _write_all(asked, few, cases, method)
-        done = Done(method=method, expected=expected, confidence=confidence, failures=failures)
+        least = min(
+            (case for case in cases if confidence.get(case.identifier)),
+            key=lambda case: min(confidence[case.identifier].values()),
+            default=None,
+        )
+        look = None if least is None else (least, _label_of(asked, least, references.spec))
+        done = Done(method=method, expected=expected, confidence=confidence, failures=failures, least_sure=look)
         write_json(asked.output / REPORT, _report(asked, references, done))
     if asked.dataset is not None and asked.raw is not None:
         target = _write_dataset(asked, references, [case for case in cases if case.identifier in confidence])
-        return Done(method=method, expected=expected, confidence=confidence, failures=failures, dataset=target)
+        return replace(done, dataset=target)
     return done
 
 
-def choose_cases(images: Sequence[Path], count: int, model: PlaneModel, *, quiet: bool = False) -> list[str]:
-    """Return the names of the cases that are worth labeling, the most typical first; see `medoids`."""
+def choose_cases(images: Sequence[Path], count: int, model: PlaneModel, *, quiet: bool = False) -> list[Case]:
+    """Return the cases that are worth labeling, the most typical first; see `medoids`."""
     spec = spec_of_values((), {0, 1}, "images", "")
     cases = cases_to_predict(list(images), spec, Path(os.devnull))
     vectors = []
     for case in bar(cases, title="Looking at cases", quiet=quiet):
         volume = reader_of_image(case.images[0], None).read_image(case.images)
         vectors.append(summary_of(model, volume, slice_axis(volume.geometry)))
-    return [cases[index].identifier for index in medoids(vectors, count)]
+    return [cases[index] for index in medoids(vectors, count)]
 
 
 def in_words(expected: Scores, references: References, method: str) -> str:
     """Say what Dice to expect of each method."""
     if len(references.examples) < 2:
         return f"One reference tells nothing of how good labels will be; taking {method}. Give two or more to know."
-    lines = [f"Dice to expect, by leaving out each of {len(references.examples)} references in turn:"]
+    lines = [f"Dice to expect, by leaving out each of {counted(len(references.examples), 'reference')} in turn:"]
     for name, parts in expected.items():
         means = [f"{references.classes[value]} {sum(dice) / len(dice):.3f}" for value, dice in parts.items() if dice]
         lines.append(f"  {name:12s} {', '.join(means)}{'  <- taken' if name == method else ''}")
@@ -147,7 +156,9 @@ def _images(asked: Asked, references: References) -> list[Case]:
     cases = cases_to_predict(list(asked.images), references.spec, asked.output)
     rest = [case for case in cases if case.identifier not in labeled]
     if not rest:
-        raise DatasetError(f"Each of {len(cases)} images is a reference already; give images without a label.")
+        raise DatasetError(
+            f"Of {counted(len(cases), 'image')} none is without a label; give others than the references."
+        )
     return rest
 
 

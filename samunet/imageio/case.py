@@ -66,7 +66,8 @@ def peek_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> CaseSize:
 def _check_channels(count: int, case: Case, spec: DatasetSpec) -> None:
     if count != len(spec.channels):
         raise DatasetError(
-            f"Case '{case.identifier}' has {count} channels in {counted(len(case.images), 'file')}; dataset.json names "
+            f"Case '{case.identifier}' has {counted(count, 'channel')} in {counted(len(case.images), 'file')}; "
+            "dataset.json names "
             f"{len(spec.channels)} ({', '.join(spec.channels)}). Add the missing files, or correct channel_names."
         )
 

@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from samunet.core.geometry import Geometry
+from samunet.core.units import counted
 from samunet.errors import ImageFileError
 from samunet.imageio.reader import Peek
 
@@ -83,7 +84,7 @@ def series_files(folder: Path, series: str | None = None) -> tuple[Path, ...]:
         raise ImageFileError(f"{folder} holds no DICOM file, expected the files of one series.", "pixel-form")
     if len(meant) != 1:
         described = [
-            f"{one.description or 'no description'}, {one.modality}, {len(one.files)} files, {one.uid}"
+            f"{one.description or 'no description'}, {one.modality}, {counted(len(one.files), 'file')}, {one.uid}"
             for one in listed
         ]
         listing = "; ".join(f"{number}: {one}" for number, one in enumerate(described, 1))
@@ -204,7 +205,8 @@ def _check_slice(file: Path) -> _Slice:
         )
     if min(rows, columns, samples) < 1:
         raise ImageFileError(
-            f"{file} has {rows} x {columns} pixels of {samples} samples, expected one or more; export the series "
+            f"{file} has {rows} x {columns} pixels of {counted(samples, 'sample')}, expected one or more; export the "
+            "series "
             "again.",
             "header",
         )
@@ -284,7 +286,7 @@ def _check_distances(places: np.ndarray, folder: Path) -> None:
 
 def _described(one: _Slice) -> str:
     rows, columns, samples, photometric, spacing = one.form
-    return f"{rows} x {columns} pixels of {samples} samples, {photometric}, {spacing} mm"
+    return f"{rows} x {columns} pixels of {counted(samples, 'sample')}, {photometric}, {spacing} mm"
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 
 from samunet.core.codec import atomic_path
 from samunet.core.geometry import Geometry
+from samunet.core.units import counted
 from samunet.errors import ImageFileError
 from samunet.imageio.integrity import refuse_absent
 from samunet.imageio.pixel_size import PixelSize
@@ -86,7 +87,9 @@ class NaturalImage2DIO(ImageReader):
         """See ImageReader; BMP holds 8 bits only."""
         check_segmentation(segmentation, geometry, path)
         if len(segmentation) != 1:
-            raise ImageFileError(f"{path}: a 2D image cannot hold {len(segmentation)} slices; write .nii.gz instead.")
+            raise ImageFileError(
+                f"{path}: a 2D image cannot hold {counted(len(segmentation), 'slice')}; write .nii.gz instead."
+            )
         if path.suffix.lower() in TIFF:
             write_tiff(segmentation[0], path, geometry)
             return
@@ -178,8 +181,8 @@ def _without_alpha(array: np.ndarray, path: Path) -> np.ndarray:
     opaque = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
     if len(array) not in (2, 4) or (array[-1] != opaque).any():
         message = (
-            f"{path} has {len(array)} channels per pixel, the last of them no opaque alpha; expected grey or RGB, so "
-            "remove the alpha channel."
+            f"{path} has {counted(len(array), 'channel')} per pixel, the last of them no opaque alpha; expected grey "
+            "or RGB, so remove the alpha channel."
         )
         raise ImageFileError(message, "pixel-form")
     return array[:-1]

@@ -12,6 +12,7 @@ import numpy as np
 
 from samunet.core.dataset import Case
 from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
+from samunet.core.units import counted
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError, ImageFileError, ShapeError
 
@@ -167,7 +168,8 @@ def as_label(file: LoadedFile, path: Path) -> tuple[np.ndarray, Geometry]:
     _check_numbers(array, path)
     if len(array) != 1:
         raise ImageFileError(
-            f"Label file {path} has {len(array)} channels, expected one; save the label values as one grey channel.",
+            f"Label file {path} has {counted(len(array), 'channel')}, expected one; save the label values as one grey "
+            "channel.",
             "label-channels",
         )
     values = array[0]

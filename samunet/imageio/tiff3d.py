@@ -18,6 +18,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 from samunet.core.codec import atomic_path, decode, read_json, write_json
 from samunet.core.geometry import Geometry, Shape, Triple
 from samunet.core.ranges import Spacing
+from samunet.core.units import counted
 from samunet.errors import ConfigError, ImageFileError
 from samunet.imageio.integrity import refuse_absent
 from samunet.imageio.pixel_size import PixelSize, pixel_size, resolution_tags
@@ -150,7 +151,8 @@ def _one_image(file: tifffile.TiffFile, path: Path) -> tuple[list[tifffile.TiffP
     if first.axes == "YX" and len({(part.shape, part.dtype, part.axes) for part in series}) == 1:
         return series, (len(series), *first.shape), "IYX"
     raise ImageFileError(
-        f"{path} holds {len(series)} images of unequal form, expected one; save the image alone.", "pixel-form"
+        f"{path} holds {counted(len(series), 'image')} of unequal form, expected one; save the image alone.",
+        "pixel-form",
     )
 
 

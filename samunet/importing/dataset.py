@@ -90,14 +90,15 @@ def write_dataset(
     training = [case for case in cases if case.training]
     if not training:
         raise DatasetError(
-            f"{name}: none of the {len(cases)} cases found has a label, so there is nothing to train on."
+            f"{name}: none of the {counted(len(cases), 'case')} found has a label, so there is nothing to train on."
         )
     repeated = sorted(
         identifier for identifier, count in Counter(case.identifier.casefold() for case in cases).items() if count > 1
     )
     if repeated:  # in capitals or not: some file systems do not tell them apart
         raise DatasetError(
-            f"{name}: {len(repeated)} identifiers stand for several cases, first '{repeated[0]}'; rename the files."
+            f"{name}: several cases have one name, first '{repeated[0]}' ({counted(len(repeated), 'name')} in all); "
+            "rename the files."
         )
     with held(raw_folder, name=name):
         refuse_taken(target)  # by a command that has ended since
@@ -185,7 +186,7 @@ def common_ending(cases: Sequence[FoundCase]) -> str:
     missing = [path for path in files if not path.exists()]
     if missing:
         raise DatasetError(
-            f"{len(missing)} files do not exist, first {missing[0]}; correct the list, or add the files."
+            f"{counted(len(missing), 'file')} cannot be found, first {missing[0]}; correct the list, or add the files."
         )
     endings = sorted({SERIES_ENDING if path.is_dir() else ending_of(path) for path in files})
     if len(endings) != 1 or not endings[0]:
@@ -210,7 +211,7 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
             )
     elif len(case.images) != channels:
         raise DatasetError(
-            f"Case '{case.identifier}' has {len(case.images)} image files; {channels} channels are named."
+            f"Case '{case.identifier}' has {counted(len(case.images), 'image file')}; {channels} channels are named."
         )
     if len(case.images) == 1 and channels > 1 and is_nifti(case.images[0]):
         _split(case.images[0], images, case.identifier, ending)

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from samunet.core.codec import read_json
 from samunet.core.names import check_case_name
+from samunet.core.units import counted
 from samunet.errors import DatasetError
 from samunet.imageio.natural import JPEG
 from samunet.importing.dataset import FoundCase, ending_of, identifier_of
@@ -93,8 +94,8 @@ def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
     for folder, files in ((labels, labeled), *zip(images[1:], channels[1:], strict=True)):
         if strangers := sorted(set(files) - set(channels[0])):
             raise DatasetError(
-                f"{folder} holds {len(strangers)} files without an image of the same name in {images[0]}, first "
-                f"'{strangers[0]}'; rename them."
+                f"{folder} holds {counted(len(strangers), 'file')} without an image of the same name in {images[0]}, "
+                f"first '{strangers[0]}'; rename them."
             )
         if folder is not labels and (lacking := sorted(set(channels[0]) - set(files))):
             raise DatasetError(f"{folder} has no image of case '{lacking[0]}'; every channel needs one.")
@@ -197,8 +198,8 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
         else:
             unused.append(path)
     if unused:
-        text = "%d labels that end in _%s belong to no %s image and are left out, first %s."
-        logger.warning(text, len(unused), label_suffix, suffixes[0], unused[0])
+        text = "Left out as labels in _%s of no %s image: %s, first %s."
+        logger.warning(text, label_suffix, suffixes[0], counted(len(unused), "file"), unused[0])
     cases = []
     for stem, first in firsts.items():
         images = []
@@ -206,14 +207,14 @@ def from_bids(folder: Path, suffixes: Sequence[str], label_suffix: str) -> list[
             files = sorted(first.parent.glob(f"{stem}_{suffix}.nii*"))
             if len(files) != 1:
                 raise DatasetError(
-                    f"{first.parent} holds {len(files)} files {stem}_{suffix}.nii.gz, expected one; every channel "
-                    "needs one."
+                    f"{first.parent} holds {counted(len(files), 'file')} {stem}_{suffix}.nii.gz, expected one; every "
+                    "channel needs one."
                 )
             images.append(files[0])
         own = labels.get(stem, [])
         if len(own) > 1:
             raise DatasetError(
-                f"{stem} has {len(own)} labels that end in {label_suffix}: {own[0]} and {own[1]}; give a "
+                f"{stem} has {counted(len(own), 'label')} that end in {label_suffix}: {own[0]} and {own[1]}; give a "
                 "--label_suffix that only one has."
             )
         cases.append(FoundCase(identifier=identifier_of(stem), images=tuple(images), label=own[0] if own else None))

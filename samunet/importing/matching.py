@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samunet.core.names import words_in
+from samunet.core.names import role_of, words_in
+from samunet.core.units import counted
 from samunet.errors import MOST_NAMES, DatasetError
 from samunet.imageio.dicom import is_dicom
 from samunet.importing.dataset import SERIES_ENDING, FoundCase, ending_of, identifier_of
 
-# Words that tell labels and images from each other.
-LABEL = re.compile("segm?(entations?)?|masks?|labels?|lbl|gt|ground|(ground)?truth|annotations?|manual|rois?|dseg")
-IMAGE = re.compile("images?|imgs?|imaging|im|scans?|vol(umes?)?|raw|orig(inal)?|inputs?|pictures?|dicom|dcm")
 SEPARATORS = "_-. "
 FOREIGN = "__MACOSX"  # what a Mac leaves in zip files
 
@@ -49,6 +46,8 @@ class _File:
     """Words of each part of the names of its folders between separators, without those that tell images from labels."""
     name: tuple[Words, ...]
     """Likewise of its own name."""
+    stem: str
+    """Its own name, without ending."""
 
     def readings(self, own: bool) -> Iterator[_Reading]:
         """Give all of them: first with all words as the case's, then with few others, those at the end first.
@@ -96,7 +95,8 @@ def match_files(folder: Path) -> Matches:
         raise DatasetError(f"{folder} holds no image that a reader knows; give the folder of images and labels.")
     if not any(file.label for file in files):
         raise DatasetError(
-            f"{folder} holds {len(files)} images and nothing that looks like a label, by a folder such as labels or an "
+            f"{folder} holds {counted(len(files), 'image')} and nothing that looks like a label, by a folder such as "
+            "labels or an "
             "ending such as _seg or _mask; rename the labels, or name the folders: samunet_import folders --help"
         )
     of_labels = sorted({_ending(file.path) for file in files if file.label})
@@ -170,7 +170,7 @@ def _assembled(folder: Path, files: Sequence[_File], groups: _Groups) -> Matches
     twice = [sorted(file.path for file, _ in found) for found in labels.values() if len(found) > 1]
     if twice:
         raise DatasetError(
-            f"{len(twice)} cases of {folder} have several label files, first "
+            f"{counted(len(twice), 'case')} of {folder} have several label files, first "
             f"{', '.join(str(path.relative_to(folder)) for path in twice[0])}; one file with a value for each "
             "structure is needed. Unite them, or move the others away."
         )
@@ -224,7 +224,10 @@ def _channels(folder: Path, groups: _Groups) -> tuple[str, ...]:
 def _named(found: Sequence[tuple[list[_File], _File, range, _File | None]]) -> Iterator[FoundCase]:
     """Name cases by their labels, or their images without the channel; by folders too where names alone are equal."""
     for own in (True, False):
-        names = [file.case_name(rest, own) for _, file, rest, _ in found]
+        names = [
+            _as_written([*images, *([label] if label else [])], file.case_name(rest, own))
+            for images, file, rest, label in found
+        ]
         if len({name.casefold() for name in names}) == len(names) and all(names):
             break
     for name, (images, _, _, label) in sorted(zip(names, found, strict=True), key=lambda pair: pair[0]):
@@ -233,18 +236,33 @@ def _named(found: Sequence[tuple[list[_File], _File, range, _File | None]]) -> I
         yield FoundCase(identifier=identifier_of(name), images=paths, label=None if label is None else label.path)
 
 
+def _as_written(files: Sequence[_File], name: str) -> str:
+    """Return the name of a case as its files begin with it, where they do: scan_1 of scan_1_T2 and scan_1_seg, whose
+    words that tell images from labels `name` lacks.
+    """
+    wanted = [word.lower() for part in _parts(name) for word in part]
+    first, *others = (file.stem for file in files)
+    for end in range(len(first), 0, -1):
+        begins = all(stem.startswith(first[:end]) and stem[end : end + 1] in ("", *SEPARATORS) for stem in others)
+        if not begins or first[end - 1] in SEPARATORS or (end < len(first) and first[end] not in SEPARATORS):
+            continue
+        if [word.lower() for part in _parts(first[:end]) for word in part] == wanted:
+            return first[:end]
+    return name
+
+
 def _files(folder: Path) -> Iterator[_File]:
     """List image files and folders of DICOM series below a folder, labels told from images."""
     found = list(_walk(folder))
-    above = [[_role(words_in(part)) for part in reversed(path.relative_to(folder).parts[:-1])] for path in found]
+    above = [[role_of(words_in(part)) for part in reversed(path.relative_to(folder).parts[:-1])] for path in found]
     by_folder = [next(filter(None, roles), "") for roles in above]
     sure = {"label", "image"} <= set(by_folder)  # then an image may be called frame_label_3
     for path, nearest in zip(found, by_folder, strict=True):
         relative = path.relative_to(folder)
         stem = path.name if path.is_dir() else relative.name[: len(path.name) - len(_spelled_ending(path))]
-        label = nearest == "label" or (not (sure and nearest) and _role(words_in(stem)) == "label")
+        label = nearest == "label" or (not (sure and nearest) and role_of(words_in(stem)) == "label")
         folders = tuple(part for name in relative.parent.parts for part in _parts(name))
-        yield _File(path, label, folders, _parts(stem))
+        yield _File(path, label, folders, _parts(stem), stem)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -265,15 +283,8 @@ def _parts(name: str) -> tuple[Words, ...]:
     for separator in SEPARATORS[1:]:
         name = name.replace(separator, SEPARATORS[0])
     return tuple(
-        tuple(word for word in words_in(part) if not _role([word])) for part in name.split(SEPARATORS[0]) if part
+        tuple(word for word in words_in(part) if not role_of([word])) for part in name.split(SEPARATORS[0]) if part
     )
-
-
-def _role(words: Sequence[str]) -> str:
-    for role, pattern in (("label", LABEL), ("image", IMAGE)):
-        if any(pattern.fullmatch(word.lower()) for word in words):
-            return role
-    return ""
 
 
 def _ending(path: Path) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from samunet.core.labels import BACKGROUND_NAME, parse_labels
-from samunet.core.names import is_name, words_in
+from samunet.core.names import LABEL, is_name, words_in
 from samunet.core.units import counted
 from samunet.core.workspace import Workspace
 from samunet.errors import MOST_NAMES, ConfigError, DatasetError
@@ -24,7 +24,7 @@ from samunet.imageio.natural import NaturalImage2DIO
 from samunet.imageio.nifti import is_nifti
 from samunet.importing.dataset import FoundCase, common_ending
 from samunet.importing.layouts import described, from_bids, from_datalist, from_table
-from samunet.importing.matching import LABEL, Matches, match_files
+from samunet.importing.matching import Matches, match_files
 from samunet.machine.progress import each
 
 FIRST_FREE = 11  # 1 to 10 are the Medical Segmentation Decathlon's
@@ -66,6 +66,11 @@ class Proposal:
                 f"The copies of the label files would hold {', '.join(map(str, unnamed))}, which no label names; name "
                 f"every value (--labels A=1 B=2), or give several one (--map_labels {unnamed[0]}=1)."
             )
+
+    @property
+    def held(self) -> str:
+        """Which values the label files hold."""
+        return f"the files hold {', '.join(map(str, self.values))}"
 
     def lines(self) -> list[str]:
         """Return the proposal as lines for people."""

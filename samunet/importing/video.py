@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from samunet.core.codec import atomic_path
+from samunet.core.units import counted
 from samunet.errors import DatasetError
 from samunet.imageio import reader_for
 from samunet.imageio.natural import NaturalImage2DIO
@@ -99,8 +100,8 @@ def _stack_clip(clip: Path, masks: Path, target: Path) -> FoundCase:
     for folder, other, what in ((masks, clip, "frame"), (clip, masks, "mask")):
         if alone := sorted(set(_frames(folder)) - set(_frames(other))):
             raise DatasetError(
-                f"{other} has no {what} for {len(alone)} files of {folder}, first '{alone[0]}'; every frame of a clip "
-                "needs a mask."
+                f"{other} has no {what} for {counted(len(alone), 'file')} of {folder}, first '{alone[0]}'; every "
+                "frame of a clip needs a mask."
             )
     labels = _stacked([mask_of[frame] for frame in files], lambda path: reader.read_label(path)[0][0])
     if labels.shape[1:] != pixels.shape[2:]:

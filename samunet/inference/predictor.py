@@ -19,6 +19,7 @@ from samunet.core.dataset import DatasetSpec
 from samunet.core.memory import peak_mib, start_peak
 from samunet.core.plan import Configuration, Plan
 from samunet.core.preprocessed import PreprocessedCase
+from samunet.core.units import counted
 from samunet.core.volume import Volume
 from samunet.errors import ConfigError, PredictionError, ShapeError
 from samunet.imageio import READERS, reader_of_image
@@ -140,7 +141,8 @@ class Predictor:
                 torch.cuda.empty_cache()
             if batch > 1:
                 batch //= 2
-                logger.info("The memory of %s ran out; going on with %d tiles at a time.", self.device, batch)
+                at_a_time = counted(batch, "tile")
+                logger.info("The memory of %s ran out; going on with %s at a time.", self.device, at_a_time)
             elif isinstance(place, torch.device) and place.type != "cpu":
                 place = CPU
                 logger.info("The memory of %s ran out; going on with sums in RAM.", self.device)
@@ -193,7 +195,8 @@ class Predictor:
         volume = as_volume(image, reader)
         if len(volume.array) != len(self.plan.channels):
             raise ShapeError(
-                f"The image has {len(volume.array)} channels; the model was trained on {len(self.plan.channels)}."
+                f"The image has {counted(len(volume.array), 'channel')}; the model was trained on "
+                f"{len(self.plan.channels)}."
             )
         case = self.preprocess(volume)
         for remark in self.remarks(volume):

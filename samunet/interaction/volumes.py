@@ -11,6 +11,7 @@ from samunet.core.codec import file_sha256
 from samunet.core.history import turned
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE, CasePrompts, StructurePrompts
+from samunet.core.units import counted
 from samunet.core.volume import Volume
 from samunet.errors import ConfigError, ShapeError
 from samunet.inference.load import load_predictor
@@ -49,7 +50,7 @@ class VolumeModel:
         """Bring a volume to the networks' grid."""
         if len(volume.array) != len(self.predictor.plan.channels):
             raise ShapeError(
-                f"The image has {len(volume.array)} channels; model {self.name} was trained on "
+                f"The image has {counted(len(volume.array), 'channel')}; model {self.name} was trained on "
                 f"{len(self.predictor.plan.channels)}."
             )
         return self.predictor.preprocess(volume)

@@ -11,6 +11,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 LONG_SECONDS = 3 * 24 * 3600.0  # beyond which a training is not what somebody meant to wait for
+MINUTES_INSTEAD = 120  # that are proposed in its place
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from samunet.core.plan import ChannelPlan
+from samunet.core.units import counted
 from samunet.errors import ConfigError, DatasetError, ShapeError, did_you_mean
 
 EPSILON = 1e-8  # nnU-Net's smallest divisor
@@ -31,8 +32,8 @@ def normalize(array: np.ndarray, channels: Sequence[ChannelPlan], mask: np.ndarr
     """
     if len(channels) != len(array) or mask.shape != array.shape[1:]:
         raise ShapeError(
-            f"Normalization of {len(channels)} planned channels needs as many in the image and a mask of its grid; "
-            f"got an image of shape {array.shape} and a mask of shape {mask.shape}."
+            f"Normalization of {counted(len(channels), 'planned channel')} needs as many in the image and a mask of "
+            f"its grid; got an image of shape {array.shape} and a mask of shape {mask.shape}."
         )
     result = array.astype(np.float32)
     for values, channel in zip(result, channels, strict=True):

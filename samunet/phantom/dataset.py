@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from samunet.core import parts
 from samunet.core.codec import read_json, write_json
 from samunet.core.geometry import Geometry
+from samunet.core.units import counted
 from samunet.errors import DatasetError
 from samunet.phantom.abdomen import ORGANS, ORIENTATIONS, draw_abdomen
 
@@ -83,7 +84,7 @@ def is_complete(target: Path, description: dict[str, object], files: Sequence[st
     missing = [file for file in files if not (target / file).is_file()]
     if missing:
         raise DatasetError(
-            f"Folder {target} lacks {len(missing)} files, e.g. {missing[0]}; remove it and write it again."
+            f"Folder {target} lacks {counted(len(missing), 'file')}, e.g. {missing[0]}; remove it and write it again."
         )
     return True
 

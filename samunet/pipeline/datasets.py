@@ -65,14 +65,15 @@ def refuse_proposals(workspace: Workspace, spec: DatasetSpec, cases: Sequence[st
     proposed = [case for case in cases if case in _as_it_is_now(workspace, spec).proposals]
     if proposed:
         raise DatasetError(
-            f"{spec.name}: the labels of {len(proposed)} of {len(cases)} cases are proposals of samunet_fewshot, first "
+            f"{spec.name}: the labels of {len(proposed)} of {counted(len(cases), 'case')} are proposals of "
+            "samunet_fewshot, first "
             f"'{proposed[0]}'. Correct them and take their names out of '{PROPOSALS}' in {spec.name}/dataset.json, or "
             "train on them with --proposals."
         )
     if stored := [case for case in cases if case in spec.proposals]:
         raise DatasetError(
-            f"{spec.name}: {len(stored)} of {len(cases)} cases were preprocessed while their labels were proposals, "
-            f"first '{stored[0]}'. Run first: samunet_preprocess -d {spec.name}"
+            f"{spec.name}: {len(stored)} of {counted(len(cases), 'case')} were preprocessed while their labels were "
+            f"proposals, first '{stored[0]}'. Run first: samunet_preprocess -d {spec.name}"
         )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, channels_by_case
@@ -14,6 +14,7 @@ from samunet.core.names import check_case_name, in_utf8
 from samunet.errors import MOST_NAMES, DatasetError
 from samunet.imageio import known_ending, output_ending, reader_of_image
 from samunet.imageio.dicom import is_dicom
+from samunet.imageio.masks import masks_among
 
 logger = logging.getLogger(__name__)
 
@@ -92,16 +93,17 @@ def _case_of_file(source: Path, spec: DatasetSpec) -> Case:
 def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     """Return the images that lie directly in a folder by case; what else lies there is named once."""
     files = [path for path in sorted(source.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    images = [path for path in files if known_ending(path)]
+    masks = masks_among([path for path in files if known_ending(path)])
+    _say_masks(source, masks)
+    images = [path for path in files if known_ending(path) and path not in masks]
     numbered = {path for path in images if CHANNEL_FILE.fullmatch(_stem(path))}
     own = {path for path in images if known_ending(path) == spec.file_ending}
     # Where channels are numbered, other names are faults in the model's own format, and other things in others.
     taken = [path for path in images if not numbered or path in numbered or path in own]
-    left = [in_utf8(path.name) for path in files if path not in taken and path.suffix.lower() not in BESIDE]
+    left = [path for path in files if path not in (*taken, *masks) and path.suffix.lower() not in BESIDE]
     if taken and left:
-        shown = ", ".join([*left[:MOST_NAMES], *(["..."] if len(left) > MOST_NAMES else [])])
         reason = "no reader knows their ending, or their names lack _0000"
-        logger.info("%s: not taken for images: %s (%s).", source, shown, reason)
+        logger.info("%s: not taken for images: %s (%s).", source, _shown(left), reason)
     named: dict[str, Path] = {}
     for path in taken:
         other = named.setdefault(_stem(path), path)
@@ -110,6 +112,18 @@ def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     if numbered or (named and len(spec.channels) > 1 and not _holds_all_channels(taken[0], spec)):
         return channels_by_case(named, source, spec.file_ending)
     return {name: (path,) for name, path in named.items()}
+
+
+def _say_masks(source: Path, masks: Mapping[Path, Path]) -> None:
+    if masks:
+        example, image = next(iter(masks.items()))
+        why = f"they hold few whole numbers on the grid of an image of their name, as {example.name} of {image.name}"
+        way_out = "A file that is given itself is always taken."
+        logger.info("%s: left out as masks: %s (%s). %s", source, _shown(list(masks)), in_utf8(why), way_out)
+
+
+def _shown(paths: Sequence[Path]) -> str:
+    return ", ".join([*(in_utf8(path.name) for path in paths[:MOST_NAMES]), *(["..."] if paths[MOST_NAMES:] else [])])
 
 
 def _holds_all_channels(path: Path, spec: DatasetSpec) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from samunet.core.names import DEFAULT_PLANS_NAME
+from samunet.core.units import counted
 from samunet.errors import ConfigError
 from samunet.training.config import RunConfig
 
@@ -92,4 +93,4 @@ class Clicking:
                 f", larger by {self.relaxation} voxels on every side" if self.relaxation else ""
             )
         where = "per structure" if self.whole else "per structure and slice"
-        return f"reference: {self.points} click{'s' if self.points > 1 else ''} {where}"
+        return f"reference: {counted(self.points, 'click')} {where}"

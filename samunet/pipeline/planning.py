@@ -14,6 +14,7 @@ from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.fingerprint import Fingerprint
 from samunet.core.labels import left_right_pairs
 from samunet.core.plan import MOVE_PLANS, Plan, check_plans_name, load_plan, parse_configuration_name, save_plan
+from samunet.core.units import counted
 from samunet.core.workspace import FINGERPRINT_FILE, Workspace, dataset_id
 from samunet.errors import ConfigError, DatasetError, PlanningError
 from samunet.pipeline.datasets import RawDataset, open_dataset
@@ -151,8 +152,8 @@ def move_plan(
         moved = resolve(workspace, moved, name)
     if len(moved.channels) != len(spec.spec.channels):
         raise DatasetError(
-            f"The plan of {source} is for {len(moved.channels)} channels; {target} has {len(spec.spec.channels)}. Plan "
-            f"{target} itself."
+            f"The plan of {source} is for {counted(len(moved.channels), 'channel')}; {target} has "
+            f"{len(spec.spec.channels)}. Plan {target} itself."
         )
     planar = spec.reader.peek(spec.cases[0].images[0]).geometry.planar
     if planar and any(configuration.dimensions == 3 for configuration in moved.configurations.values()):

@@ -20,7 +20,7 @@ from samunet.core.memory import available_memory
 from samunet.core.parts import begin_part, end_part, is_part, part_name
 from samunet.core.plan import save_plan
 from samunet.core.prompts import PROMPTS, PromptFile, read_prompts
-from samunet.core.units import readable
+from samunet.core.units import counted, readable
 from samunet.errors import ConfigError, DatasetError, SamunetError
 from samunet.imageio import known_ending, output_ending, reader_of_image, writer_for
 from samunet.inference.extras import UNCERTAINTY, Extras
@@ -65,7 +65,7 @@ def predict(
         options = _within_memory(options, predictor)
         to_predict = [case for case in cases if not (skip_existing and _is_done(folder, case, predictor, options))]
         if len(to_predict) < len(cases):
-            logger.info("%d of %d cases are already predicted.", len(cases) - len(to_predict), len(cases))
+            logger.info("Already predicted: %d of %s.", len(cases) - len(to_predict), counted(len(cases), "case"))
         write_json(folder / "dataset.json", _description(cases, predictor, options))
         save_plan(folder / "plans.json", predictor.plan)
         extras = Extras(folder=folder, labels=spec.labels, previews=previews, views=views, statistics=statistics)
@@ -80,7 +80,11 @@ def predict_to_file(predictor: Predictor, cases: Sequence[Case], file: Path, opt
         DatasetError: the file is the case's image.
     """
     if len(cases) != 1 or options.save_probabilities or predictor.options.uncertainty:
-        what = "more than a segmentation is asked for" if len(cases) == 1 else f"the inputs are {len(cases)} cases"
+        what = (
+            "more than a segmentation is asked for"
+            if len(cases) == 1
+            else f"the inputs are {counted(len(cases), 'case')}"
+        )
         raise ConfigError(f"-o {file} is a file, and {what}; give a folder.")
     if file.resolve() in {path.resolve() for path in cases[0].images}:
         raise DatasetError(

@@ -36,7 +36,7 @@ from samunet.machine.hardware import (
 from samunet.models.segmenter import PromptedSegmenter, SlabSegmenter
 from samunet.pipeline.options import TrainOptions
 from samunet.planning.splits import Split
-from samunet.training.config import TrainingConfig
+from samunet.training.config import TrainingConfig, settings_from
 from samunet.training.log import RECORDS, TEXT, TrainingLog
 from samunet.training.optimizer import make_optimizer
 from samunet.training.processes import Processes
@@ -162,7 +162,7 @@ def settings_to_train(
     if resume is None:
         if extend:
             raise ConfigError(f"There is no training in {folder} to extend; train it first.")
-        asked = settings if isinstance(settings, TrainingConfig) else TrainingConfig(**settings)
+        asked = settings if isinstance(settings, TrainingConfig) else settings_from(settings)
         return replace(asked, batch_size=asked.batch_size or planned_batch)
     stored = {**resume.state.training, "precision": resume.state.precision}
     before = decode(TrainingConfig, stored, f"{folder.name}: training settings")
@@ -331,7 +331,8 @@ def _prepare_folder(run: Run, processes: Processes) -> list[Sink]:
     if run.resume is None:  # checkpoints and validation stay until this training's take their place
         for name in (TEXT, RECORDS):
             (folder / name).unlink(missing_ok=True)
-    write_json(folder / "config.json", run.settings)
+    cases = {"training_cases": len(run.split.train), "validation_cases": len(run.split.val)}
+    write_json(folder / "config.json", {**run.settings, **cases})
     versions = {
         "samunet": samunet.__version__,
         "torch": torch.__version__,
@@ -344,8 +345,7 @@ def _prepare_folder(run: Run, processes: Processes) -> list[Sink]:
             "command": list(run.command),
             "run": encode(run.control),
             "fold": run.fold,
-            "training_cases": len(run.split.train),
-            "validation_cases": len(run.split.val),
+            **cases,
             "processes": processes.count,
             "device": str(run.device),
             "workers": choose_workers(run.config.workers, run.device),
@@ -367,7 +367,7 @@ def _describe(trainer: SAMTrainer) -> str:
     begins = f", continues after step {trainer.state.step}" if trainer.state.step else ""
     return (
         f"{run.plan.dataset} {run.name} fold {run.fold}: {len(run.split.train)} training and "
-        f"{len(run.split.val)} validation cases, patch {' x '.join(map(str, configuration.patch_size))}, "
+        f"{counted(len(run.split.val), 'validation case')}, patch {' x '.join(map(str, configuration.patch_size))}, "
         f"{configuration.backbone} ({weights}), {train / 1e6:.1f} M parameters train, {frozen / 1e6:.1f} M are frozen, "
         f"{run.device.type} in {run.precision_name}{several}{begins}"
     )

@@ -20,6 +20,7 @@ from samunet.core.lock import held, reading
 from samunet.core.names import DEFAULT_TOLERANCE_MM
 from samunet.core.plan import Plan, changed_for_training, load_plan
 from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST, Seeds, Spread, model_folder
+from samunet.core.units import counted
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, DatasetError
 from samunet.evaluation.score import Measures, scorer
@@ -38,7 +39,7 @@ from samunet.pipeline.simulated_prompts import prompts_for_validation
 from samunet.planning.splits import Split, split_for_fold
 from samunet.preprocessing.run import check_made_by
 from samunet.preprocessing.storage import stored_cases
-from samunet.training.config import TrainingConfig
+from samunet.training.config import TrainingConfig, settings_from
 from samunet.training.cost import write_cost
 from samunet.training.processes import joined
 from samunet.training.stopping import StopRequest
@@ -111,7 +112,8 @@ def _train(
             return folder
     if options.only_validate or (options.validate and options.save_checkpoints):
         summary = validate(workspace, dataset_name, folder, split.val, options)
-        logger.info("Mean foreground Dice of %d validation cases: %.4f", len(split.val), summary.foreground_mean.dice)
+        of_cases = counted(len(split.val), "validation case")
+        logger.info("Mean foreground Dice of %s: %.4f", of_cases, summary.foreground_mean.dice)
     return folder
 
 
@@ -154,7 +156,7 @@ def train_seeds(
         scores = folder / (VALIDATION_BEST if options.validate_best else VALIDATION) / SUMMARY
         done = is_finished(folder) and not options.overwrite
         if done:
-            all_settings = {**encode(TrainingConfig(**settings)), "seed": seed}
+            all_settings = {**encode(settings_from(settings)), "seed": seed}
             settings_to_train(all_settings, load_checkpoint(folder / FINAL), folder, planned_batch=planned_batch)
         if not (done and scores.is_file()):
             train(workspace, dataset_name, {**settings, "seed": seed}, replace(of_seed, only_validate=done))
@@ -171,7 +173,7 @@ def train_seeds(
             deviation = statistics.stdev(defined) if len(defined) > 1 else None
             spread[name] = Spread(mean=statistics.fmean(defined), standard_deviation=deviation, each=tuple(values))
             text = f"{spread[name].mean:.4f}, standard deviation {deviation or math.nan:.4f}"
-            logger.info("Dice of %s over %d seeds: %s", name, count, text)
+            logger.info("Dice of %s over %s: %s", name, counted(count, "seed"), text)
     report = model / f"fold_{options.fold}_seeds.json"
     write_json(report, Seeds(seeds=tuple(range(first, first + count)), dice=spread))
     return report
@@ -238,7 +240,8 @@ def validate(
     files = FileOptions(save_probabilities=options.save_probabilities, prompts=prompts, ending=dataset.spec.file_ending)
     if failures := predict_cases(predictor, cases, target, files).failures:
         raise DatasetError(
-            f"{len(failures)} validation cases failed, first '{failures[0].identifier}': {failures[0].reason}"
+            f"{counted(len(failures), 'validation case')} failed, first '{failures[0].identifier}': "
+            f"{failures[0].reason}"
         )
     score_of = scorer(dataset.spec.labels, dataset.reader, Measures(tolerance=DEFAULT_TOLERANCE_MM))
 

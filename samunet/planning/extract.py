@@ -19,6 +19,7 @@ from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.fingerprint import CaseFingerprint, ClassSize, Fingerprint, IntensityStatistics
 from samunet.core.geometry import Triple, shape3
 from samunet.core.memory import Room
+from samunet.core.units import counted
 from samunet.core.values import SAMPLING_SEED, distinct, typical_range
 from samunet.errors import MOST_FAULTS, DatasetError
 from samunet.imageio import ImageReader
@@ -87,9 +88,9 @@ def extract_fingerprint(
     if len({case.sized for case in measured}) > 1:
         without = sum(not case.sized for case in measured)
         logger.warning(
-            "%d of %d cases of %s tell no size of their voxels, so that all sizes count in voxels.",
+            "%d of %s of %s tell no size of their voxels, so that all sizes count in voxels.",
             without,
-            len(measured),
+            counted(len(measured), "case"),
             spec.name,
         )
         results = each(measure_in_voxels, cases, threads=threads, title="Measuring in voxels", quiet=quiet)
@@ -99,7 +100,8 @@ def extract_fingerprint(
         raise failures[0]
     if failures:
         raise DatasetError(
-            f"{len(failures)} of {len(cases)} cases cannot be measured:\n" + "\n".join(map(str, failures[:MOST_FAULTS]))
+            f"{len(failures)} of {counted(len(cases), 'case')} cannot be measured:\n"
+            + "\n".join(map(str, failures[:MOST_FAULTS]))
         )
     planar = {case.planar for case in measured}
     if len(planar) > 1:

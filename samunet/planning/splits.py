@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import numpy as np
 
 from samunet.core.codec import decode, read_json, write_json
 from samunet.core.names import brief, check_case_name, is_name
+from samunet.core.units import counted
 from samunet.errors import ConfigError, DatasetError
+
+logger = logging.getLogger(__name__)
 
 FOLDS = 5
 SPLIT_SEED = 12345  # nnU-Net's
@@ -60,7 +64,8 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
         lacking = [name for name in identifiers if name not in given]
         if lacking:
             raise DatasetError(
-                f"dataset.json: groups lacks {len(lacking)} cases, first '{lacking[0]}'; give every case its group."
+                f"dataset.json: groups lacks {counted(len(lacking), 'case')}, first '{lacking[0]}'; give every case "
+                "its group."
             )
         unnamed = [name for name in identifiers if not is_name(given[name]) and type(given[name]) is not int]
         if unnamed:
@@ -81,7 +86,7 @@ def groups_from(given: object, identifiers: Sequence[str]) -> dict[str, str] | N
     unmatched = [name for name, group in group_of.items() if group is None]
     if unmatched:
         raise DatasetError(
-            f"dataset.json: the expression {given!r} of groups does not match {len(unmatched)} cases, first "
+            f"dataset.json: the expression {given!r} of groups does not match {counted(len(unmatched), 'case')}, first "
             f"'{unmatched[0]}'."
         )
     return {name: group for name, group in group_of.items() if group is not None}
@@ -263,6 +268,9 @@ def split_for_fold(
         raise ConfigError(f"Fold must be a number from 0 up, or 'all'; got '{fold}'.")
     splits = load_or_make_splits(folder, identifiers, raw_folder, groups)
     if int(fold) >= len(splits):
+        there = f"folds 0 to {len(splits) - 1}" if len(splits) > 1 else "fold 0"
+        text = "%s has %s, so that for fold %s a random 80 %% of the cases train, and the others validate."
+        logger.info(text, folder / SPLITS_FILE, there, fold)
         group_of = groups or {name: name for name in identifiers}
         names = np.sort(list(set(group_of.values())))
         train = np.random.RandomState(SPLIT_SEED + int(fold)).choice(len(names), int(len(names) * 0.8), replace=False)
@@ -274,13 +282,14 @@ def split_for_fold(
     unknown = sorted((set(split.train) | set(split.val)) - set(identifiers))
     if unknown:
         raise DatasetError(
-            f"{folder / SPLITS_FILE}: fold {fold} names {len(unknown)} cases that are not preprocessed, first "
-            f"'{unknown[0]}'. Preprocess again, or correct the file."
+            f"{folder / SPLITS_FILE}: fold {fold} names {counted(len(unknown), 'case')} without preprocessed data, "
+            f"first '{unknown[0]}'. Preprocess again, or correct the file."
         )
     both = sorted({groups[name] for name in split.train} & {groups[name] for name in split.val}) if groups else []
     if both:
         raise DatasetError(
-            f"{folder / SPLITS_FILE}: fold {fold} has {len(both)} groups in training and in validation, first "
+            f"{folder / SPLITS_FILE}: fold {fold} has {counted(len(both), 'group')} in training and in validation, "
+            "first "
             f"'{both[0]}'. Correct it, or remove it, and any in the raw folder, to have it made again with the groups "
             "of dataset.json."
         )

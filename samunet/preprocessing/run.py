@@ -14,6 +14,7 @@ from samunet.core.lock import held
 from samunet.core.memory import Room
 from samunet.core.parts import is_full
 from samunet.core.plan import Configuration, Plan
+from samunet.core.units import counted
 from samunet.errors import MOST_FAULTS, DatasetError, SamunetError
 from samunet.imageio import ImageReader
 from samunet.imageio.case import peek_case, read_case
@@ -113,8 +114,8 @@ def preprocess_dataset(
         ]
         if failures:
             raise DatasetError(
-                f"{len(failures)} of {len(cases)} cases could not be preprocessed; the others are done, and the next "
-                "run "
+                f"{len(failures)} of {counted(len(cases), 'case')} could not be preprocessed; the others are done, "
+                "and the next run "
                 "leaves them alone.\n" + "\n".join(failures[:MOST_FAULTS])
             )
         write_json(folder / DESCRIPTION, spec.raw)  # last, so a folder that has it is whole
@@ -140,7 +141,8 @@ def check_made_by(
     others = [case for case in cases if (origin := _origin_of(folder, case)) is None or origin.settings != settings]
     if others:
         raise DatasetError(
-            f"{len(others)} of {len(cases)} cases in {folder} were preprocessed by another plan or an earlier version, "
+            f"{len(others)} of {counted(len(cases), 'case')} in {folder} were preprocessed by another plan or an "
+            "earlier version, "
             f"first '{others[0]}'. Run first: samunet_preprocess -d {plan.dataset} -plans_name {plan.plans_name}"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -24,13 +25,14 @@ LOG_PROGRAMS = ("tensorboard", "mlflow", "wandb")
 class TrainingConfig:
     """How a model is trained."""
 
-    epochs: AtLeastOne = 200
-    """Number of epochs; the learning rate reaches zero at the last one."""
+    epochs: NotNegative = 200
+    """Number of epochs; the learning rate reaches zero at the last one. 0, with minutes: as many as suit them."""
     iterations: AtLeastOne = 250
     """Optimizer steps per epoch (nnU-Net's 250)."""
     minutes: Amount = 0.0
     """Minutes that the epochs share, instead of having `iterations` steps each: the learning rate reaches zero when
-    they are over. With one thread of a CPU they are processor time, otherwise time of day. 0 for no such limit."""
+    they are over. Without a number of epochs, as many are chosen as suit them. With one thread of a CPU they are
+    processor time, otherwise time of day. 0 for no such limit."""
     validation_iterations: AtLeastOne = 50
     """Validation batches per epoch; at most a fifth of the iterations. The same patches each epoch."""
     batch_size: NotNegative = 0
@@ -80,6 +82,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "Training setting")
+        if not self.epochs and (self.stop_epoch or not self.minutes):
+            raise ConfigError(
+                "Training setting epochs must be 1 or more; got 0, which goes with minutes and without stop_epoch."
+            )
 
     @property
     def steps(self) -> int:
@@ -114,6 +120,12 @@ class RunConfig:
     @property
     def logs(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.log.split(",") if name.strip())
+
+
+def settings_from(given: Mapping[str, Any]) -> TrainingConfig:
+    """Return the settings of a new training; minutes without a number of epochs choose it."""
+    chosen = given.get("minutes") and not {"epochs", "stop_epoch"} & {*given}
+    return TrainingConfig(**({**given, "epochs": 0} if chosen else given))
 
 
 def deciding_settings(config: TrainingConfig, precision: str) -> dict[str, Any]:

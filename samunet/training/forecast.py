@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from samunet.core.units import counted
 from samunet.machine.progress import LONG_SECONDS, readable_seconds
 from samunet.training.config import TrainingConfig
-from samunet.training.pace import PLAN_SMALLER, VALIDATION_SHARE, validation_steps
+from samunet.training.pace import VALIDATION_SHARE, validation_steps
 
 ENOUGH_SECONDS, ENOUGH_STEPS = 10.0, 20  # whichever is over first tells the pace
 RECENT_EPOCHS = 5  # whose mean the time left goes by: a machine may become slower
-WAY_OUT = f"To be done earlier on this machine, give --minutes N, or --epochs or --iterations, or {PLAN_SMALLER}."
 
 
 class Forecast:
@@ -23,10 +23,11 @@ class Forecast:
 
     Args:
         clock: in seconds.
+        way_out: what a training that takes very long may do instead, a sentence.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock, self.steps, self.began, self.over = clock, 0, 0.0, False
+    def __init__(self, clock: Callable[[], float] = time.monotonic, way_out: str = "") -> None:
+        self.clock, self.steps, self.began, self.over, self.way_out = clock, 0, 0.0, False, way_out
 
     def after_step(self, config: TrainingConfig, steps_left: int, epochs_left: int, device: str) -> str | None:
         """Return once, when enough steps are measured, a sentence on how long the training will take.
@@ -49,9 +50,9 @@ class Forecast:
         end = (datetime.now().astimezone() + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M")
         text = (
             f"About {readable_seconds(each)} per step on {device}: {readable_seconds(seconds)}, until {end}, for "
-            f"{epochs_left} epoch{'s' if epochs_left > 1 else ''} of {config.iterations} steps."
+            f"{counted(epochs_left, 'epoch')} of {counted(config.iterations, 'step')}."
         )
-        return f"{text} {WAY_OUT}" if seconds > LONG_SECONDS else text
+        return f"{text} {self.way_out}".rstrip() if seconds > LONG_SECONDS else text
 
 
 def seconds_left(seconds_of_epochs: Sequence[float], epochs_left: int) -> float | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import shlex
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from samunet.checkpoints.file import Checkpoint
 from samunet.core.batch import Batch
 from samunet.core.dataset import DatasetSpec
 from samunet.core.plan import Configuration, Plan
+from samunet.core.workspace import dataset_id
 from samunet.machine.hardware import PRECISION_NAMES
 from samunet.planning.splits import Split
 from samunet.training.config import RunConfig, TrainingConfig, deciding_settings
@@ -70,6 +72,34 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The settings as files of equal trainings hold them."""
         return deciding_settings(self.config, self.precision_name)
+
+    def again(self, flags: Mapping[str, object]) -> str:
+        """Return the command that was typed with other values of some flags, to copy; the flags alone where there was
+        none.
+        """
+        kept: list[str] = []
+        words = iter(self.command)
+        for word in words:
+            name, equals, _ = word.partition("=")
+            if name in flags:
+                _ = equals or next(words, None)
+            elif word == "--set" and f"--{(value := next(words, '')).partition('=')[0]}" not in flags:
+                kept += [word, value]
+            elif word not in ("--c", "--set"):
+                kept.append(word)
+        return shlex.join([*kept, *(str(part) for flag in flags.items() for part in flag)])
+
+    @property
+    def smaller(self) -> str:
+        """How to plan and train smaller, in commands; "" where the plan is no dataset's."""
+        number = dataset_id(self.plan.dataset)
+        if number is None:
+            return ""
+        name, gib = f"{self.plan.plans_name}_small", min(1.0, self.plan.memory_gib / 2)
+        return (
+            f"plan smaller (samunet_plan_and_preprocess -d {number} -c {self.name} -gpu_memory_target {gib:g} "
+            f"-overwrite_plans_name {name}, then {self.again({'-p': name})})"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

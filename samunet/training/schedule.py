@@ -8,9 +8,11 @@ from typing import Any, Protocol
 import torch
 
 from samunet.checkpoints.file import CheckpointState
+from samunet.machine.progress import MINUTES_INSTEAD
 from samunet.training.config import TrainingConfig
 from samunet.training.forecast import Forecast, seconds_left
 from samunet.training.pace import Pace, training_clock
+from samunet.training.run import Run
 
 
 class Schedule(Protocol):
@@ -27,6 +29,14 @@ class Schedule(Protocol):
     @property
     def steps(self) -> int:
         """The steps of the epoch that runs."""
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which training ends."""
+
+    @property
+    def measuring_epochs(self) -> int:
+        """First epochs that count for nothing in the learning rate, as they only measure."""
 
     @property
     def total(self) -> int | None:
@@ -63,14 +73,18 @@ class FixedEpochs:
         device: for what is said of it.
         step: steps done so far.
         epoch: epochs done so far.
+        way_out: see `Forecast`.
     """
 
     minutes: float | None = None
+    measuring_epochs = 0
 
-    def __init__(self, config: TrainingConfig, device: str, *, step: int = 0, epoch: int = 0) -> None:
+    def __init__(
+        self, config: TrainingConfig, device: str, *, step: int = 0, epoch: int = 0, way_out: str = ""
+    ) -> None:
         self.config, self.device, self.epoch = config, device, epoch
-        self.steps, self.total = config.iterations, config.steps
-        self._forecast = Forecast()
+        self.steps, self.total, self.last_epoch = config.iterations, config.steps, config.last_epoch
+        self._forecast = Forecast(way_out=way_out)
         self._epoch_seconds: list[float] = []  # of epochs that this run trained from their first step to their end
         self._whole = step <= self.first_step
         self._began = time.monotonic()
@@ -83,7 +97,7 @@ class FixedEpochs:
     @property
     def seconds_left(self) -> float | None:
         """The seconds until the end, by the latest epochs; None before there was one."""
-        return seconds_left(self._epoch_seconds, self.config.last_epoch - self.epoch)
+        return seconds_left(self._epoch_seconds, self.last_epoch - self.epoch)
 
     def start(self) -> None:
         """Begin to count time."""
@@ -91,12 +105,12 @@ class FixedEpochs:
 
     def ahead(self, step: int) -> int:
         """Return the steps that are left."""
-        return self.config.last_epoch * self.steps - step
+        return self.last_epoch * self.steps - step
 
     def after_step(self, step: int) -> str | None:
         """Return once, when enough steps are measured, a sentence on how long the training will take."""
         left = self.first_step + self.steps - step
-        return self._forecast.after_step(self.config, left, self.config.last_epoch - self.epoch, self.device)
+        return self._forecast.after_step(self.config, left, self.last_epoch - self.epoch, self.device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Go to an epoch; what the one before took tells more than its steps."""
@@ -109,13 +123,25 @@ class FixedEpochs:
         return {}
 
 
-def schedule_of(config: TrainingConfig, device: torch.device, saved: CheckpointState | None) -> Schedule:
-    """Return the schedule of a training, which goes on where `saved` was."""
+def schedule_of(
+    config: TrainingConfig, device: torch.device, saved: CheckpointState | None, run: Run | None = None
+) -> Schedule:
+    """Return the schedule of a training, which goes on where `saved` was; `run` tells what was typed."""
     step, epoch = (saved.step, saved.epoch) if saved is not None else (0, 0)
     if config.minutes:
         clock, pace = training_clock(device), saved.pace if saved is not None else None
-        return Pace(config.minutes, config.last_epoch, clock, pace, epoch=epoch, compiled=config.compile)
-    return FixedEpochs(config, device.type, step=step, epoch=epoch)
+        return Pace(config.minutes, config.last_epoch, clock, pace, epoch=epoch, compiled=config.compile, run=run)
+    way_out = ""
+    if run is not None:
+        smaller = f", or {run.smaller}" if run.smaller else ""
+        minutes = run.again({"--minutes": MINUTES_INSTEAD})
+        way_out = f"To be done earlier on this machine, give it minutes ({minutes}){smaller}."
+    return FixedEpochs(config, device.type, step=step, epoch=epoch, way_out=way_out)
+
+
+def epochs_of(schedule: Schedule, config: TrainingConfig) -> int:
+    """Return the epochs over which the learning rate falls to zero."""
+    return config.epochs or schedule.last_epoch
 
 
 def factor_at(step: int, schedule: Schedule, config: TrainingConfig) -> float:
@@ -123,8 +149,9 @@ def factor_at(step: int, schedule: Schedule, config: TrainingConfig) -> float:
 
     All epochs are taken to have as many steps as this one: only the share of the training that is over matters.
     """
-    position = schedule.epoch * schedule.steps + step - schedule.first_step
-    return rate_factor(position, config.epochs * schedule.steps, warmup=config.warmup, power=config.decay_power)
+    position = max(0, schedule.epoch - schedule.measuring_epochs) * schedule.steps + step - schedule.first_step
+    steps = (epochs_of(schedule, config) - schedule.measuring_epochs) * schedule.steps
+    return rate_factor(position, steps, warmup=config.warmup, power=config.decay_power)
 
 
 def rate_factor(step: int, steps: int, *, warmup: float, power: float) -> float:

@@ -25,7 +25,7 @@ from samunet.training.pace import validation_steps
 from samunet.training.processes import Processes
 from samunet.training.run import Run, Sources
 from samunet.training.saving import Saver
-from samunet.training.schedule import factor_at, schedule_of
+from samunet.training.schedule import epochs_of, factor_at, schedule_of
 from samunet.training.state import TrainingState
 from samunet.training.stopping import StopRequest
 from samunet.training.validation import epochs_without_better, mean_of_present, smoothed, to_device, validate_patches
@@ -61,7 +61,8 @@ class SAMTrainer:
         self.stopping, self.processes = stopping, processes
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.state = TrainingState(run, model, optimizer)
-        self.schedule = schedule_of(run.config, run.device, run.resume.state if run.resume is not None else None)
+        saved = run.resume.state if run.resume is not None else None
+        self.schedule = schedule_of(run.config, run.device, saved, run)
         if run.resume is not None:
             self.state.take_up(run.resume, processes.rank)
             # What the log says of an epoch that was killed after its last step.
@@ -78,7 +79,7 @@ class SAMTrainer:
             naming_dead_workers(),
             closing(self.sources.training(state.step, self.schedule.ahead(state.step))) as batches,
         ):
-            while state.epoch < config.last_epoch:
+            while state.epoch < self.schedule.last_epoch:
                 if 0 < config.patience <= epochs_without_better(self.log.values, patient_from):
                     self.log.line(
                         f"No better Dice for {config.patience} epochs; training ends after epoch {state.epoch}."
@@ -99,7 +100,7 @@ class SAMTrainer:
     def _train_epoch(self, batches: Iterator[Batch]) -> float | None:
         """Run the rest of the epoch; returns the seconds spent waiting for data, None when asked to stop."""
         self.model.train()
-        self.model.progress = self.schedule.epoch / self.run.config.epochs
+        self.model.progress = self.schedule.epoch / epochs_of(self.schedule, self.run.config)
         state, schedule, waited = self.state, self.schedule, 0.0
         left = range(schedule.first_step + schedule.steps - state.step)
         for _ in bar(left, title=f"Epoch {state.epoch + 1}", quiet=not self.processes.first):
@@ -179,8 +180,8 @@ class SAMTrainer:
         schedule.begin_epoch(state.epoch)
         seconds = time.monotonic() - began
         log.epoch(values, {"seconds": seconds, "waiting_seconds": waited})
-        left = schedule.seconds_left if state.epoch < self.run.config.last_epoch else None
-        number = f"{state.epoch}/{self.run.config.epochs}"
+        left = schedule.seconds_left if state.epoch < schedule.last_epoch else None
+        number = f"{state.epoch}/{epochs_of(schedule, self.run.config)}"
         log.line(epoch_line(number, values, of_class, seconds=seconds, waited=waited, left=left))
         better, state.best_dice = deciding > state.best_dice, max(state.best_dice, deciding)
         for checkpoint in (BEST, LATEST) if better else (LATEST,):

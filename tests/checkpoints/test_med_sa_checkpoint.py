@@ -204,7 +204,7 @@ def test_files_of_others_are_refused():
     stored, network = released_tensors(sam), network_for(1)
     short = {name: tensor for name, tensor in stored.items() if "Space" not in name}
     with pytest.raises(
-        CheckpointError, match=r"16 tensors are missing \(image_encoder.blocks.0.Space_Adapter.D_fc1.bias"
+        CheckpointError, match=r"missing are 16 tensors \(image_encoder.blocks.0.Space_Adapter.D_fc1.bias"
     ):
         load_official(network, short)
     with pytest.raises(CheckpointError, match="other weights of SAM than the plan's: 'image_encoder"):

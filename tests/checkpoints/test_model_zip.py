@@ -73,7 +73,7 @@ def test_the_zip_has_a_card_scores_and_no_path_of_the_machine(trained, packed, t
     for line in (
         "# Dataset901_Tiny, 3d_adapter",
         "| images | 0000 channel0, 0001 channel1 |",
-        "| training set | 6 cases, 2 epochs of 3 steps |",
+        "| training set | trained on 4 cases, validated on 2, 2 epochs of 3 steps |",
         "| folds | 0 |",
         "| license | CC BY 4.0 |",
         "| value | name | fold 0, 2 cases |",
@@ -229,8 +229,8 @@ def test_the_commands_pack_and_install(project, trained, tmp_path, monkeypatch, 
     assert install_pretrained_model_from_zip.main([str(tmp_path / "m.zip")]) == 0
     capsys.readouterr()
     assert info.main(["--model", MODEL]) == 0 and "| license | MIT |" in capsys.readouterr().out
-    assert info.main(["--model", "Dataset901_Tiny"]) == 2
-    assert f"no trained model 'Dataset901_Tiny'. Known: {MODEL}." in capsys.readouterr().err
+    assert info.main(["--model", "Dataset901_Tin"]) == 2
+    assert f"no trained model 'Dataset901_Tin'. Known: {MODEL}." in capsys.readouterr().err
     assert (
         install_pretrained_model_from_zip.main([str(tmp_path / "m.zip")]) == 2
         and "--overwrite" in capsys.readouterr().err

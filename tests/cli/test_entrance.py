@@ -12,7 +12,7 @@ import pytest
 
 from samunet.cli.completion import main as complete
 from samunet.cli.entrance import main
-from samunet.cli.words import module_of, words
+from samunet.cli.words import SYNONYMS, module_of, words
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -38,6 +38,29 @@ def test_a_word_is_its_command(word, capsys):
 def test_an_unknown_word_names_the_nearest(capsys):
     assert main(["trian", "4"]) == 2
     assert re.match(r"samunet: There is no command 'trian'\..*train", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("segment", "predict"),
+        ("segement", "predict"),
+        ("inference", "predict"),
+        ("Infer", "predict"),
+        ("plan", "plan_and_preprocess"),
+        ("eval", "evaluate_folder"),
+        ("label", "annotate"),
+    ],
+)
+def test_what_others_call_the_work_is_understood(word, meant, capsys):
+    assert main([word]) == 2
+    assert f"no command '{word}'. Did you mean '{meant}'?" in capsys.readouterr().err
+
+
+def test_synonyms_are_of_commands_and_none_is_a_command():
+    assert set(SYNONYMS) <= set(words())
+    others = [other for others in SYNONYMS.values() for other in others.split()]
+    assert len(others) == len(set(others)) and not set(others) & set(words())
 
 
 def test_python_dash_m_is_the_same():

@@ -77,7 +77,7 @@ def test_a_missing_channel_is_named(fresh, capsys):
     description = json.loads((fresh / "dataset.json").read_text())
     description["channel_names"]["1"] = "T2"
     (fresh / "dataset.json").write_text(json.dumps(description))
-    assert "has 1 channels in 1 file; dataset.json names 2 (channel0, T2)" in plan_fails(capsys)
+    assert "has 1 channel in 1 file; dataset.json names 2 (channel0, T2)" in plan_fails(capsys)
 
 
 def test_a_truncated_image_is_named_and_nothing_is_written(fresh, capsys, tmp_path):

@@ -41,7 +41,8 @@ def test_a_table_is_printed_and_the_summary_lies_beside_the_predictions(dataset,
     assert lines[0].split() == ["class", "Dice", "IoU", "NSD", "HD95", "mm", "ASSD", "mm", "cases"]
     assert lines[1].split() == ["both", "1.0000", "1.0000", "1.0000", "0.0000", "0.0000", "2/2"]
     assert lines[3].split() == ["mean", "foreground", "1.0000", "1.0000", "1.0000", "0.0000", "0.0000"]
-    assert lines[-1] == f"Wrote {path}"
+    assert lines[-2] == f"Wrote {path}"
+    assert lines[-1].startswith(f"Next: samunet_compare --reference {dataset / 'labelsTr'} --predictions out=")
     assert set(read_summary(path).mean) == {(1, 2), (2,)}
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
+import pytest
+
+import samunet
 from samunet.cli import info
 
 
@@ -53,3 +58,26 @@ def test_it_loads_neither_torch_nor_numpy(project):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | project.environment
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_dataset_names_its_only_model_and_lists_several(project, trained, tmp_path, monkeypatch, capsys):
+    for name, value in (project.environment | {"nnUNet_results": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    dataset = tmp_path / project.dataset
+    assert info.main(["--model", "901"]) == 2
+    assert "no trained model '901'. Train one first: samunet_train" in capsys.readouterr().err
+    shutil.copytree(trained.parent, dataset / trained.parent.name)
+    for wanted in ("901", "0901", "Tiny", project.dataset, str(dataset)):
+        assert info.main(["--model", wanted]) == 0
+        assert "| training set | trained on 4 cases, validated on 2, " in capsys.readouterr().out
+    other = trained.parent.name.replace("3d_adapter", "3d_sam_unet")
+    shutil.copytree(trained.parent, dataset / other)
+    for wanted in ("901", str(dataset)):
+        assert info.main(["--model", wanted]) == 2
+        commands = re.findall(r"samunet_info --model ([^;\n]+)", capsys.readouterr().err)
+        assert commands == [f"{project.dataset}/{name}" for name in sorted((trained.parent.name, other))]
+    with pytest.raises(samunet.ConfigError, match=rf'2 trained models; .*samunet.load\("{dataset}/SAMTrainer'):
+        samunet.load(901)
+    shutil.rmtree(dataset / other)
+    for wanted in (901, "Tiny", dataset):
+        assert samunet.load(wanted, device="cpu").folds == ("0",)

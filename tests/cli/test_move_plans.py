@@ -48,7 +48,7 @@ def test_a_moved_plan_preprocesses_the_target(tmp_path, monkeypatch, capsys):
     assert "2d_samed" in load_plan(path.with_name("samunetPlans_more.json")).configurations
     capsys.readouterr()
     assert command.main(["-s", "801", "-t", "803", "-sp", NAME]) == 2
-    assert "is for 1 channels; Dataset803_Two has 2" in capsys.readouterr().err
+    assert "is for 1 channel; Dataset803_Two has 2" in capsys.readouterr().err
     assert (
         command.main(["-s", "803", "-t", "801", "-sp", NAME]) == 2
         and "has no plan 'samunetPlans_small'" in capsys.readouterr().err

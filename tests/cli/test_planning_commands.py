@@ -114,6 +114,14 @@ def test_without_a_gpu_in_sight_a_plan_says_what_that_means(without_gpu, plan, s
     assert capsys.readouterr().out.endswith("2d_adapter takes roughly 3 s, the default 200 epochs 42 hours.\n")
 
 
+def test_the_next_line_bounds_a_training_that_would_take_weeks(without_gpu, project, plan, monkeypatch, capsys):
+    dataset = pipeline.open_dataset(project.workspace, project.dataset)
+    for gib, words in ((8.0, " --minutes 120"), (0.1, "")):
+        monkeypatch.setattr(pipeline, "estimate_gib", lambda *_, gib=gib: gib, raising=False)
+        planning.print_training(dataset, plan, planning.Preprocessing())
+        assert capsys.readouterr().out == f"Next: samunet_train 901 {next(iter(plan.configurations))} 0{words}\n"
+
+
 def test_where_a_gpu_is_in_sight_nothing_is_said(without_gpu, plan, spec, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(information, "GPU_DEVICES", (str(tmp_path),))
     planning.print_time_without_gpu(plan, spec)

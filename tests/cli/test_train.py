@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from samunet.checkpoints.file import load_checkpoint
 from samunet.cli import train
 from samunet.cli.fields import parse_assignment
 from samunet.errors import ConfigError
@@ -78,6 +79,19 @@ def test_a_stopped_training_says_how_to_go_on(environment, capsys):
     assert train.main(["901", "3d_adapter", "0", "-device", "cpu", "--c"]) == 0
     out = capsys.readouterr().out
     assert "continues after step 1" in out and "Mean foreground Dice of 2 validation cases" in out and "Done:" in out
+
+
+def test_minutes_alone_fit_are_said_once_and_go_on(environment, project, capsys):
+    words = ["901", "3d_adapter", "0", "-device", "cpu", "--minutes", "0.04", "--batch_size", "2", "--workers", "0"]
+    assert train.main([*words, "--skip_validation", "--max_hours", "1e-6"]) == 0
+    assert "Stopped after step 1 by" in capsys.readouterr().out
+    assert train.main([*words, "--skip_validation", "--c"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("0.04 minutes are divided among 2 epochs of about") == 1 and "epoch 2/2: " in said
+    images = project.workspace.raw / project.dataset / "imagesTs"
+    assert f"Next: samunet_predict -d 901 -c 3d_adapter -i {images} -o PREDICTIONS" in said
+    state = load_checkpoint(next(environment.glob("*/*/fold_0/checkpoint_final.safetensors"))).state
+    assert (state.training["epochs"], state.epoch, state.pace["epochs"]) == (0, 2, 2)
 
 
 @pytest.mark.parametrize(

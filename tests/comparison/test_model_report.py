@@ -13,7 +13,11 @@ def test_the_page_shows_scores_pictures_curve_and_plan(environment, project, tmp
     fold = project.train("1", results=tmp_path / "results")
     page = tmp_path / "page.html"
     assert report.main([project.dataset, "3d_adapter", "-o", str(page), "-np", "1"]) == 0
-    assert re.search(r"Mean foreground Dice \d\.\d{4} on \d validation case", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"Mean foreground Dice \d\.\d{4} on \d validation case", said)
+    assert f"Wrote pages of its worst cases to {tmp_path / 'view'}\n" in said
+    images = project.workspace.raw / project.dataset / "imagesTs"
+    assert f"Next: samunet_predict -d {project.dataset} -c 3d_adapter -i {images} -o PREDICTIONS" in said
     text = page.read_text()
     assert f"3d_adapter on {project.dataset}" in text and "Learning curve" in text and "patch" in text
     assert text.count("<img") >= 2 and "2d_adapter: patch" not in text

@@ -19,7 +19,7 @@ def workspace(root: Path, *, raw=(), preprocessed=(), results=()) -> Workspace:
     return Workspace(**folders)
 
 
-@pytest.mark.parametrize("wanted", [4, "4", "004", "Dataset004_Hippocampus"])
+@pytest.mark.parametrize("wanted", [4, "4", "004", "Dataset004_Hippocampus", "Hippocampus"])
 def test_an_id_in_any_form_and_the_full_name_find_the_dataset(tmp_path, wanted):
     there = workspace(tmp_path, raw=["Dataset004_Hippocampus", "Dataset040_Other", "Dataset017_Abdomen"])
     assert there.dataset_name(wanted) == "Dataset004_Hippocampus"
@@ -41,6 +41,12 @@ def test_an_ambiguous_id_lists_the_candidates(tmp_path):
     ):
         there.dataset_name(4)
     assert there.dataset_name("Dataset004_Old") == "Dataset004_Old"
+
+
+def test_a_name_without_its_number_that_two_datasets_have_lists_them(tmp_path):
+    there = workspace(tmp_path, raw=["Dataset004_Liver", "Dataset005_Liver"])
+    with pytest.raises(DatasetError, match="Dataset Liver is ambiguous: Dataset004_Liver, Dataset005_Liver. Give"):
+        there.dataset_name("Liver")
 
 
 def test_an_unknown_dataset_lists_the_known_ones_and_the_nearest(tmp_path):

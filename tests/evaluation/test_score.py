@@ -170,3 +170,16 @@ def test_distances_are_in_pixels_where_the_reference_tells_no_size(tags, unit, h
     write_summary(tmp_path / "summary.json", summary)
     assert read_summary(tmp_path / "summary.json").unit == summary.unit == unit
     assert summary.mean[(1,)].hd == pytest.approx(hd)
+
+
+@pytest.mark.parametrize("image", ["a", "a_0000"])
+def test_images_beside_references_are_left_out_and_their_masks_take_the_names_of_predictions(folder, image, caplog):
+    caplog.set_level("INFO", "samunet")
+    before = score(folder)
+    noise = sitk.GetImageFromArray(np.random.default_rng(0).normal(100, 40, (2, 2, 3)))
+    noise.SetSpacing((1.0, 1.0, 3.0))
+    (folder / "gt" / f"a{ENDING}").rename(folder / "gt" / f"a_seg{ENDING}")
+    sitk.WriteImage(noise, str(folder / "gt" / f"{image}{ENDING}"))
+    after = score(folder)
+    assert after.foreground_mean == before.foreground_mean
+    assert f"1 file left out as images, since their masks lie beside them (a_seg{ENDING} beside {image}" in caplog.text

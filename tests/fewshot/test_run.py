@@ -35,9 +35,10 @@ def test_volumes_with_a_case_that_fails_become_a_dataset_whose_proposals_are_nam
     for example in (*labeled, new, coarse):
         write_image(tmp_path / "images", example)
     words = ["-i", tmp_path / "images", "-r", references, "-o", tmp_path / "out", "--method", "registration"]
-    words += ["--preview", "--as_dataset", "Dataset901_Few", "-np", "1", "--no_pbar", "--deformation", "none"]
-    assert fewshot([*map(str, words)]) == 3
+    words += ["--preview", "-np", "1", "--no_pbar", "--deformation", "none"]
+    assert fewshot([*map(str, words), "--as_dataset", "Dataset901_Few"]) == 3
     said = capsys.readouterr().out
+    assert f"Wrote pictures to look at to {tmp_path / 'out' / 'preview'}" in said
     assert "Dice to expect, by leaving out each of 2 references in turn:" in said
     assert "'coarse' and reference 'one' have the spacings 1 x 5 x 5 and 1 x 1 x 1 mm" in said
     label, _ = reader_for(".nii.gz").read_label(tmp_path / "out" / "new.nii.gz")
@@ -112,7 +113,7 @@ def test_references_are_left_out_and_kept_apart_from_proposals(tmp_path, raw, ca
     label = references / "labelsTr" / "one.png"
     label.rename(label.with_name("one_0000.png"))
     assert fewshot([*map(str, words[:-1]), str(tmp_path / "out")]) == 2
-    assert "Each of 1 images is a reference already" in capsys.readouterr().err
+    assert "Of 1 image none is without a label" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_references_is_one_sentence(tmp_path):
@@ -144,7 +145,10 @@ def test_the_cases_to_label_are_named_by_the_command(tmp_path, raw, capsys):
             example.volume.array[:] *= 1 + (kind == "bright")
             write_image(tmp_path / "images", example, ".png")
     assert choose(["-i", str(tmp_path / "images"), "-n", "3", "--no_pbar"]) == 0
-    assert sorted(name[:-1] for name in capsys.readouterr().out.split()) == sorted(kinds)
+    *names, following = capsys.readouterr().out.splitlines()
+    assert sorted(name[:-1] for name in names) == sorted(kinds)
+    image = tmp_path / "images" / f"{names[0]}_0000.png"
+    assert following == f"Next: samunet_annotate -i {image} -o LABELED/labels/{names[0]}.png"
 
 
 def test_a_name_that_is_taken_is_refused_before_the_work(tmp_path, raw):

@@ -187,7 +187,7 @@ def change(folder, edit, index=0):
             "100 bytes of pixels are there, rows and columns need 384",
         ),
         (lambda header: setattr(header, "Rows", 65535), "rows and columns need 2097120"),
-        (lambda header: setattr(header, "Columns", 0), "has 12 x 0 pixels of 1 samples, expected one or more"),
+        (lambda header: setattr(header, "Columns", 0), "has 12 x 0 pixels of 1 sample, expected one or more"),
         (
             lambda header: header.pop("PixelSpacing"),
             "says nothing of its PixelSpacing, so the size of its pixels is not known",

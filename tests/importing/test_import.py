@@ -204,15 +204,15 @@ def test_what_cannot_be_written_leaves_nothing(source, raw, capsys):
 
     good = FoundCase(identifier="a", images=(image,), label=label)
     for cases, options, message in (
-        ([good, good], {}, "identifiers stand for several cases, first 'a'"),
+        ([good, good], {}, "several cases have one name, first 'a'"),
         ([good], {"labels": {"background": 0, "a": 5}}, "label values must be consecutive"),
         ([good], {"name": "Liver"}, "'Liver' is no name of a dataset"),
         ([good], {"channels": ("T2", "ADC")}, "holds 1 channel.*, 2 are named"),
-        ([FoundCase(identifier="a", images=(image,), label=None)], {}, "none of the 1 cases found has a label"),
+        ([FoundCase(identifier="a", images=(image,), label=None)], {}, "none of the 1 case found has a label"),
         (
             [FoundCase(identifier="a", images=(image.with_name("absent.nii.gz"),), label=label)],
             {},
-            "1 files do not exist, first",
+            "1 file cannot be found, first",
         ),
         (
             [FoundCase(identifier="a", images=(image,), label=source / "dataset.json")],
@@ -344,7 +344,7 @@ def test_nothing_is_left_out_without_a_word(source, raw, tmp_path, capsys, caplo
     with pytest.raises(DatasetError, match="holds 2 files without an image|first 'tiny_001'"):
         layouts.from_folders([tmp_path / "c"], labels)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match="d holds 1 files without an image of the same name in .*first 'tiny_009'"):
+    with pytest.raises(DatasetError, match="d holds 1 file without an image of the same name in .*first 'tiny_009'"):
         layouts.from_folders([tmp_path / "c", tmp_path / "d"], tmp_path / "empty")
     shutil.copy(tmp_path / "c/tiny_000.nii.gz", tmp_path / "c/tiny_000.mha")
     with pytest.raises(DatasetError, match="tiny_000.mha and tiny_000.nii.gz would be one case"):
@@ -354,7 +354,7 @@ def test_nothing_is_left_out_without_a_word(source, raw, tmp_path, capsys, caplo
     for name in ("sub-1_acq-fine_T1w", "sub-1_dseg", "sub-1_brainmask"):
         shutil.copy(images / "tiny_000_0000.nii.gz", anatomy / f"{name}.nii.gz")
     (case,) = layouts.from_bids(tmp_path / "bids", ["T1w"], "dseg")
-    assert case.label is None and "1 labels that end in _dseg belong to no T1w image and are left out" in caplog.text
+    assert case.label is None and "Left out as labels in _dseg of no T1w image: 1 file, first" in caplog.text
     assert layouts.from_bids(tmp_path / "bids", ["T1w"], "mask")[0].label is None
     shutil.copy(images / "tiny_000_0000.nii.gz", anatomy / "sub-1_FLAIR.nii.gz")
     with pytest.raises(DatasetError, match="sub-1_FLAIR has no sub-1_T1w beside it"):
@@ -371,7 +371,7 @@ def test_a_number_or_an_identifier_that_is_taken_is_refused(source, raw):
     image, label = source / "imagesTr/tiny_000_0000.nii.gz", source / "labelsTr/tiny_000.nii.gz"
     cases = [FoundCase(identifier=name, images=(image,), label=label) for name in ("a", "A")]
     options = {"channels": ["T2"], "labels": {"background": 0, "a": 1, "b": 2}, "threads": 1, "quiet": True}
-    with pytest.raises(DatasetError, match="1 identifiers stand for several cases, first 'a'"):
+    with pytest.raises(DatasetError, match="several cases have one name, first 'a' \\(1 name in all"):
         write_dataset(raw, "Dataset071_X", cases, **options)
     write_dataset(raw, "Dataset071_X", cases[:1], **options)
     with pytest.raises(DatasetError, match="The number 0071 belongs to Dataset071_X already"):

@@ -62,6 +62,8 @@ LAYOUTS = {
     "a folder a patient": ("{case}/imaging", "{case}/segmentation", NAMES),
     "nnU-Net's": ("imagesTr/{case}_0000", "labelsTr/{case}", NAMES),
     "the Decathlon's": ("imagesTr/{case}", "labelsTr/{case}", NAMES),
+    "words for images in names": ("scan_{number}", "scan_{number}_seg", [f"scan_{i}" for i in range(3)]),
+    "the same names": ("images/vol-{number}", "labels/vol-{number}", [f"vol-{i}" for i in range(3)]),
     "splits": ("train/images/{case}", "train/masks/{case}", NAMES),
     "names of folders that differ": ("X_v2_Input/{case}", "X_GroundTruth/{case}_segmentation", NAMES),
     "label in the image's name": ("images/label_{number}", "masks/{number}", [f"case_{i}" for i in range(3)]),
@@ -267,3 +269,17 @@ def test_what_cannot_be_told_is_said(source, tmp_path):
     assert {path.parent.name for paths in found.left_out.values() for path in paths} == {"T1", "T2", "seg"}
     with pytest.raises(ConfigError, match="is in nnUNet_raw already"):
         look(mixed, tmp_path)
+
+
+def test_names_that_were_given_are_not_asked_for_again(source, raw, tmp_path, capsys):
+    words = [
+        str(lay(source, tmp_path / "mine", "scan_{number}_{channel}", "scan_{number}_seg", channels=("T2", "ADC")))
+    ]
+    assert import_dataset.main([*words, "--no_pbar"]) == 2
+    assert "Other names: samunet_import" in capsys.readouterr().out
+    words += ["-d", "Dataset012_P", "--channels", "CT", "MR", "--labels", "organ=1", "tumor=2", "--no_pbar", "--yes"]
+    assert import_dataset.main(words) == 0
+    said = capsys.readouterr().out
+    assert "Other names" not in said and "nothing names them" not in said
+    assert "channels  0000 CT, 0001 MR (as given)" in said and "2 tumor (as given; the files hold 0, 1, 2)" in said
+    assert (raw / "Dataset012_P" / "imagesTr" / "scan_0_0001.nii.gz").is_file()

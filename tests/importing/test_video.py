@@ -90,9 +90,9 @@ def test_frames_count_by_their_numbers_and_keep_their_values(tmp_path):
 
 def test_clips_that_do_not_fit_are_refused(clips, capsys):
     (clips / "masks/op 1/f002.png").rename(clips / "masks/op 1/g002.png")
-    assert command(clips) == 2 and "has no frame for 1 files of" in capsys.readouterr().err
+    assert command(clips) == 2 and "has no frame for 1 file of" in capsys.readouterr().err
     (clips / "masks/op 1/g002.png").unlink()
-    assert command(clips) == 2 and "op 1 has no mask for 1 files of" in capsys.readouterr().err
+    assert command(clips) == 2 and "op 1 has no mask for 1 file of" in capsys.readouterr().err
     (clips / "masks/op 3").mkdir()
     assert command(clips) == 2 and "holds 1 folders without a clip" in capsys.readouterr().err
     (clips / "masks/op 3").rmdir()

@@ -60,7 +60,7 @@ def test_the_color_table_names_every_value_once():
     assert [line.split()[:2] for line in color_table(regions).splitlines()[2:]] == [["1", "whole"], ["2", "core"]]
 
 
-def test_the_command_writes_them_all(environment, project, trained, tmp_path):
+def test_the_command_writes_them_all_and_says_where(environment, project, trained, tmp_path, capsys):
     images = project.workspace.raw / project.dataset / "imagesTs"
     words = [
         "-i",
@@ -77,6 +77,11 @@ def test_the_command_writes_them_all(environment, project, trained, tmp_path):
         "--disable_progress_bar",
     ]
     assert predict.main([*words, "--preview", "--view", "--statistics", "--report", str(tmp_path / "run.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"Wrote pictures to look at to {tmp_path / 'out' / 'previews'}" in lines
+    assert f"Wrote pages to look at to {tmp_path / 'out' / 'view'}" in lines
+    references = images.with_name("labelsTs")
+    assert lines[-1] == f"Next: samunet_evaluate_folder {references} {tmp_path / 'out'}"
     report = json.loads((tmp_path / "run.json").read_text())
     cases = [entry["case"] for entry in report["cases"]]
     assert cases and all(entry["failed"] is None for entry in report["cases"]) and report["options"]["flips"] is False

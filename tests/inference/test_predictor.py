@@ -173,7 +173,7 @@ def test_two_threads_share_a_predictor(predictor):
     [
         ((np.zeros((4, 5)), (1.0, 1.0, 1.0)), "two; got shape"),
         ((np.zeros((2, 4, 5, 6)), (1.0, 0.0, 1.0)), "positive spacings"),
-        ((np.zeros((4, 5, 6)), (1.0, 1.0, 1.0)), "has 1 channels; the model was trained on 2"),
+        ((np.zeros((4, 5, 6)), (1.0, 1.0, 1.0)), "has 1 channel; the model was trained on 2"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(predictor, image, message):

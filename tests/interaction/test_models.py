@@ -211,7 +211,7 @@ def test_a_trained_model_segments_a_whole_object_from_one_click(prompted, projec
         session.set_object(one_plane, value=1)
         with pytest.raises(ConfigError, match="segments volumes, and not plane by plane"):
             session.propagate(point[0], value=1)
-    with pytest.raises(ShapeError, match="has 1 channels; model"):
+    with pytest.raises(ShapeError, match="has 1 channel; model"):
         model.open(Volume(array=image.array[:1], geometry=image.geometry))
 
 

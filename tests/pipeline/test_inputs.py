@@ -110,3 +110,21 @@ def test_segmentations_have_the_ending_of_their_image_but_for_jpeg_and_dicom():
 def test_a_file_name_that_is_no_utf_8_is_a_case_of_its_own_beside_the_others(tmp_path):
     name = b"M\xfcller_0000.nii.gz".decode("utf-8", "surrogateescape")
     assert named(touch(tmp_path / "a", "anna_0000.nii.gz", name)) == {"M%FCller": [name], "anna": ["anna_0000.nii.gz"]}
+
+
+def test_masks_beside_images_are_left_out_and_named_but_not_where_they_are_given_themselves(tmp_path, caplog):
+    caplog.set_level("INFO", "samunet")
+    draw = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(draw.integers(0, 256, (20, 30), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+        Image.fromarray(255 * draw.integers(0, 2, (20, 30), dtype=np.uint8)).save(tmp_path / f"{name}_mask.png")
+    assert named(tmp_path) == {"a": ["a.png"], "b": ["b.png"]}
+    said = (
+        "left out as masks: a_mask.png, b_mask.png (they hold few whole numbers on the grid of an image of their name"
+    )
+    assert f"{said}, as a_mask.png of a.png)" in caplog.text
+    given = cases_to_predict([tmp_path / "a.png", tmp_path / "a_mask.png"], spec(), tmp_path / "out")
+    assert [case.identifier for case in given] == ["a", "a_mask"]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").rename(tmp_path / f"{name}_0000.png")
+    assert named(tmp_path) == {"a": ["a_0000.png"], "b": ["b_0000.png"]}

@@ -283,7 +283,7 @@ def test_a_missing_channel_is_named(tmp_path):
     (folder / "imagesTr" / "tiny_002_0001.nii.gz").unlink()
     with pytest.raises(
         DatasetError,
-        match=r"Case 'tiny_002' has 1 channels in 1 file; dataset.json names 2 \(channel0, channel1\)",
+        match=r"Case 'tiny_002' has 1 channel in 1 file; dataset.json names 2 \(channel0, channel1\)",
     ):
         fingerprint_of(folder)
 

@@ -80,12 +80,14 @@ def test_nnunets_file_is_honoured_and_left_byte_for_byte(tmp_path):
     assert (tmp_path / "splits_final.json").read_bytes() == before
 
 
-def test_a_fold_beyond_the_file_is_a_random_80_20_split_seeded_by_its_number(tmp_path):
+def test_a_fold_beyond_the_file_is_a_random_80_20_split_seeded_by_its_number_and_said(tmp_path, caplog):
+    caplog.set_level("INFO", "samunet")
     splits = {fold: split_for_fold(tmp_path, NAMES, str(fold)) for fold in (5, 6)}
     for fold, split in splits.items():
         expected = np.random.RandomState(12345 + fold).choice(12, 9, replace=False)  # int(12 * 0.8)
         assert set(split.train) == {NAMES[i] for i in expected} and set(split.val) == set(NAMES) - set(split.train)
     assert splits[5] != splits[6] and splits[5] == split_for_fold(tmp_path, NAMES[::-1], "5")
+    assert "splits_final.json has folds 0 to 4, so that for fold 5 a random 80 % of the cases train" in caplog.text
 
 
 def test_fold_all_trains_and_validates_on_everything(tmp_path):
@@ -102,7 +104,7 @@ def test_other_folds_are_refused(tmp_path, fold):
 def test_cases_that_are_not_preprocessed_are_named(tmp_path):
     (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["case_00", "stranger"], "val": ["case_01"]}]))
     with pytest.raises(
-        DatasetError, match=r"splits_final\.json: fold 0 names 1 cases that are not preprocessed, first 'stranger'"
+        DatasetError, match=r"splits_final\.json: fold 0 names 1 case without preprocessed data, first 'stranger'"
     ):
         split_for_fold(tmp_path, NAMES, "0")
 
@@ -162,7 +164,7 @@ def test_a_file_that_parts_a_patient_is_refused(tmp_path):
         json.dumps([{"train": ["p1_visit0", "p3_visit0"], "val": ["p1_visit1"]}])
     )
     assert split_for_fold(tmp_path, VISITS, "0").val == ("p1_visit1",)
-    with pytest.raises(DatasetError, match="fold 0 has 1 groups in training and in validation, first 'p1'"):
+    with pytest.raises(DatasetError, match="fold 0 has 1 group in training and in validation, first 'p1'"):
         split_for_fold(tmp_path, VISITS, "0", groups=groups_from(r"(p\d)", VISITS))
 
 
@@ -175,7 +177,7 @@ def test_a_file_that_parts_a_patient_is_refused(tmp_path):
         ("p.", "must be an expression with a group"),
         (3, "must be an expression with a group"),
         ("(x)", "does not match 13 cases, first 'p0_visit0'"),
-        (r"^(p[0-5])_|^(q)", "does not match 1 cases"),
+        (r"^(p[0-5])_|^(q)", "does not match 1 case,"),
         (dict.fromkeys(VISITS), "the group None; expected a name"),
         ({"p0_visit0": "a"}, "groups lacks 12 cases, first 'p1_visit0'"),
     ],

@@ -240,7 +240,7 @@ def test_the_command_lists_downloads_and_verifies(cache, served, capsys):
     with open(cache / served.file, "ab") as file:
         file.write(b"!")
     assert command.main(["verify", "sam_vit_nano"]) == 2
-    assert "1 of 1 checkpoints cannot be used: sam_vit_nano" in capsys.readouterr().err
+    assert "1 of 1 checkpoint cannot be used: sam_vit_nano" in capsys.readouterr().err
 
 
 def test_the_command_imports_a_file_by_its_hash(cache, served, capsys, tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 from samunet.checkpoints.file import CHECKPOINT_FORMAT, CheckpointState
 from samunet.errors import ConfigError
-from samunet.training.config import TrainingConfig
+from samunet.training.config import TrainingConfig, settings_from
 from samunet.training.pace import validation_steps
 from samunet.training.schedule import factor_at, rate_factor, schedule_of
 
@@ -63,6 +63,14 @@ def test_a_training_goes_on_at_the_rate_of_its_place_whatever_steps_its_epochs_h
 def test_impossible_settings_are_refused_by_name(field, value, message):
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**{field: value})
+
+
+def test_minutes_alone_leave_the_number_of_epochs_open():
+    assert settings_from({"minutes": 3.0}) == TrainingConfig(minutes=3.0, epochs=0)
+    for given in ({"minutes": 3.0, "epochs": 30}, {"minutes": 3.0, "stop_epoch": 5}, {"seed": 1}, {"minutes": 0.0}):
+        assert settings_from(given) == TrainingConfig(**given)
+    with pytest.raises(ConfigError, match="goes with minutes and without stop_epoch"):
+        TrainingConfig(minutes=3.0, epochs=0, stop_epoch=5)
 
 
 def test_validation_takes_at_most_a_fifth_of_the_iterations():

@@ -20,6 +20,7 @@ from samunet.core.geometry import Shape, Triple, shape3, triple, unit_of
 from samunet.core.history import Axes
 from samunet.core.labels import left_right_pairs
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Preference, Seen, Topology
+from samunet.core.units import counted
 from samunet.errors import PlanningError
 from samunet.ops.normalize import scheme_for
 from samunet.ops.resample import ANISOTROPY
@@ -140,8 +141,8 @@ def _orientation(fingerprint: Fingerprint, target: Target, reasons: dict[str, st
     seen = f"x, y, z run toward {usual[::-1]}"
     if target.keep_orientation:
         reasons["orientation"] = (
-            f"all files stay as they are, as asked for with --keep_orientation; in {cases} of {counts.total()} cases "
-            f"{seen}"
+            f"all files stay as they are, as asked for with --keep_orientation; in {cases} of "
+            f"{counted(counts.total(), 'case')} {seen}"
         )
         return None
     reasons["orientation"] = (
@@ -150,8 +151,8 @@ def _orientation(fingerprint: Fingerprint, target: Target, reasons: dict[str, st
     if others:
         listed = ", ".join(f"{orientation[::-1]} ({count})" for orientation, count in others)
         reasons["orientation"] = (
-            f"{seen} in {cases} of {counts.total()} cases; the others, {listed}, are turned to it before anything "
-            "else, and segmentations back (--keep_orientation leaves all as they are)"
+            f"{seen} in {cases} of {counted(counts.total(), 'case')}; the others, {listed}, are turned to it before "
+            "anything else, and segmentations back (--keep_orientation leaves all as they are)"
         )
     return usual
 
@@ -180,7 +181,7 @@ def _target_spacing(fingerprint: Fingerprint, target: Target, reasons: dict[str,
     spacings = np.array([case.spacing for case in fingerprint.cases.values()])
     shapes = np.array([case.shape_after_crop for case in fingerprint.cases.values()])
     result, shape = np.median(spacings, axis=0), np.median(shapes, axis=0)
-    reasons["spacing"] = f"{_lengths(result, fingerprint)}, the median of {len(spacings)} training cases"
+    reasons["spacing"] = f"{_lengths(result, fingerprint)}, the median of {counted(len(spacings), 'training case')}"
     if not fingerprint.measured:
         unit = _unit(fingerprint)
         reasons["spacing"] = (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from samunet.core.units import counted
 from samunet.errors import CheckpointError
 from samunet.variants.h_sam.network import HSAM
 
@@ -41,7 +42,8 @@ def load_released(network: HSAM, stored: Mapping[str, Tensor]) -> tuple[str, ...
     if wanted != given:
         names = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
         raise CheckpointError(
-            f"{len(names)} tensors of the authors' file and of this network differ, '{names[0]}' among them. Build the "
+            f"{counted(len(names), 'tensor')} of the authors' file and of this network differ, '{names[0]}' among "
+            "them. Build the "
             'network with the gate "released", the rank and the number of classes of the file.'
         )
     network.load_state_dict(own | taken)
