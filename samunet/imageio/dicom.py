@@ -160,7 +160,7 @@ class _Slice:
 
     place: tuple[float, ...]
     """Position and its two axes, nine numbers."""
-    form: tuple[object, ...]
+    form: tuple[int, int, int, str, object]
     """What all slices share: rows, columns, samples per pixel, photometric interpretation, pixel spacing."""
     numbers: tuple[object, ...]
     """Bits, sign, slope and intercept."""

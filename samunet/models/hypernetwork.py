@@ -34,8 +34,9 @@ class Hypernetwork(nn.Sequential):
         self.share = width**-0.5
 
     def forward(self, tokens: Tensor) -> Tensor:
-        weights: Tensor = self.share * super().forward(tokens)
-        return weights
+        for layer in self:
+            tokens = layer(tokens)
+        return self.share * tokens
 
 
 def read_normalized(equation: str, weights: Tensor, features: Tensor) -> Tensor:
