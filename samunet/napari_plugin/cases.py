@@ -102,10 +102,9 @@ def _shown(layer: Image) -> np.ndarray:
 
 def _volume_of(layer: Image) -> Volume:
     array = np.ascontiguousarray(_shown(layer), np.float32)
-    planar = layer.ndim == 2
-    d, h, w = (1.0, *map(abs, map(float, layer.scale))) if planar else map(abs, map(float, layer.scale))
+    d, h, w = [1.0] * (3 - layer.ndim) + [abs(float(step)) for step in layer.scale]
     shape = (array.shape[1], array.shape[2], array.shape[3])
-    return Volume(array=array, geometry=Geometry(shape=shape, spacing=(d, h, w), planar=planar))
+    return Volume(array=array, geometry=Geometry(shape=shape, spacing=(d, h, w), planar=layer.ndim == 2))
 
 
 def _check_shown(layer: Image, file: Path, volume: Volume) -> None:
