@@ -49,7 +49,7 @@ class AnnotationWidget(Container):
         self.weights = FileEdit(label="its path", mode="d")
         self.output = FileEdit(label="labels", mode="w")
         self.object = ComboBox(label="object", choices=lambda _: self._objects())
-        self.new_name = LineEdit(label="new object")
+        self.new_name = LineEdit()
         self.tool = RadioButtons(label="tool", choices=list(TOOLS), orientation="horizontal", value="point")
         self.outside = CheckBox(label="", text="prompts show what is not of it (Shift and click)")
         self.note = Label(value="Open an image, then start.")
@@ -63,7 +63,7 @@ class AnnotationWidget(Container):
                 self.output,
                 self.start_button,
                 self.object,
-                self._row(self.new_name, self._button("add", self._add)),
+                self._row(self.new_name, self._button("add", self._add), label="new object"),
                 self.tool,
                 self.outside,
                 self._row(
@@ -189,8 +189,8 @@ class AnnotationWidget(Container):
         self._buttons.append(button)
         return button
 
-    def _row(self, *widgets: Any) -> Container:
-        return Container(widgets=widgets, layout="horizontal", labels=False, label="")
+    def _row(self, *widgets: Any, label: str = "") -> Container:
+        return Container(widgets=widgets, layout="horizontal", labels=False, label=label)
 
 
 def _close(jobs: Jobs, desks: list[Desk], *_: Any) -> None:
