@@ -32,7 +32,7 @@ ROWS = (
     ("pipeline",),
     ("comparison", "ext_trainer", "interaction", "fewshot"),
     ("api", "serving"),
-    ("cli",),
+    ("cli", "napari_plugin"),
 )
 ROW_OF = {room: index for index, row in enumerate(ROWS) for room in row} | {"__main__": len(ROWS)}
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -142,9 +142,11 @@ def test_the_environment_is_read_in_the_workspace_only():
 def test_every_public_name_resolves():
     # They subclass nnU-Net's trainer, and are loaded by nnU-Net alone.
     within_nnunet = {"samunet.ext_trainer.samunetTrainer", "samunet.comparison.timed"}
-    with_nnunet = importlib.util.find_spec("nnunetv2") is not None
+    with_nnunet, with_napari = (importlib.util.find_spec(name) is not None for name in ("nnunetv2", "napari"))
     for module in pkgutil.walk_packages(samunet.__path__, "samunet."):
         if module.name in within_nnunet and not with_nnunet:
+            continue
+        if module.name.startswith("samunet.napari_plugin.") and not with_napari:
             continue
         loaded = importlib.import_module(module.name)
         for name in getattr(loaded, "__all__", ()):
@@ -162,6 +164,18 @@ def test_only_the_download_of_weights_knows_a_network():
         & {(name or "").split(".")[0] for name in [*(alias.name for alias in node.names), getattr(node, "module", "")]}
     ]
     assert set(knowing) == {"sam/download.py"}
+
+
+def test_only_its_plugin_knows_napari():
+    knowing = {
+        room_of(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        and {"napari", "magicgui", "qtpy"}
+        & {(name or "").split(".")[0] for name in [*(alias.name for alias in node.names), getattr(node, "module", "")]}
+    }
+    assert knowing == {"napari_plugin"}
 
 
 def modules_imported(path: Path) -> set[str]:

@@ -7,7 +7,6 @@ Examples: samunet_annotate -i case_0000.nii.gz -o labels/case.nii.gz; samunet_an
 from __future__ import annotations
 
 import webbrowser
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,8 +18,6 @@ from samunet.core.units import counted
 if TYPE_CHECKING:
     from samunet.interaction.state import Thing
     from samunet.serving.desk import Work
-
-TABLE = "annotation.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +65,8 @@ def main(options: Options) -> None:
 
 def _image(options: Options) -> tuple[list[Work], list[Thing], Path]:
     from samunet.errors import ConfigError
-    from samunet.serving.desk import Work, case_name
+    from samunet.interaction.state import named_things
+    from samunet.serving.desk import TABLE, Work, case_name
 
     if options.output is None:
         raise ConfigError("-i needs -o LABEL, the file to write.")
@@ -77,14 +75,15 @@ def _image(options: Options) -> tuple[list[Work], list[Thing], Path]:
     start = options.output if options.output.is_file() else None
     work = Work(name=case_name(options.images[0]), images=options.images, output=options.output, start=start)
     named = pairs("--labels needs NAME=VALUE with a whole number", options.labels, r"(.+)=([1-9]\d*)", "liver=1")
-    return [work], _things({value: name for name, value in named}), options.output.parent / TABLE
+    return [work], named_things({value: name for name, value in named}), options.output.parent / TABLE
 
 
 def _dataset(options: Options, dataset: str) -> tuple[list[Work], list[Thing], Path]:
     from samunet.core.dataset import group_channels, read_dataset_json
     from samunet.core.workspace import workspace_from_environment
     from samunet.errors import ConfigError, DatasetError
-    from samunet.serving.desk import Work
+    from samunet.interaction.state import named_things
+    from samunet.serving.desk import TABLE, Work
 
     if options.labels:
         raise ConfigError("--labels is for -i IMAGE; dataset.json names those of a dataset.")
@@ -100,12 +99,4 @@ def _dataset(options: Options, dataset: str) -> tuple[list[Work], list[Thing], P
         works.append(Work(name=name, images=files, output=output, start=start))
     if not works:
         raise DatasetError(f"Folder {images} holds no image named <case>_0000{ending}; put the images there.")
-    return works, _things(spec.labels.names_of_values), folder / TABLE
-
-
-def _things(names: Mapping[int, str]) -> list[Thing]:
-    from dataclasses import replace
-
-    from samunet.interaction.state import new_thing
-
-    return [replace(new_thing(value), name=name) for value, name in sorted(names.items())]
+    return works, named_things(spec.labels.names_of_values), folder / TABLE

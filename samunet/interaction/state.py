@@ -9,8 +9,8 @@ import base64
 import binascii
 import math
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -81,6 +81,11 @@ class Thing:
 def new_thing(value: int) -> Thing:
     """Return an object that nobody has named yet."""
     return Thing(value=value, name=f"object {value}", color=as_hex(label_color(value)))
+
+
+def named_things(names: Mapping[int, str]) -> list[Thing]:
+    """Return objects with the names that are given by their values."""
+    return [replace(new_thing(value), name=name) for value, name in sorted(names.items())]
 
 
 @dataclass(frozen=True, kw_only=True)

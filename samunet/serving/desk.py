@@ -24,6 +24,8 @@ from samunet.interaction.slices import PlaneModel
 from samunet.interaction.state import Thing
 from samunet.interaction.volumes import VolumeModel
 
+TABLE = "annotation.csv"
+"""Of what each case took, beside the labels or in the dataset's folder."""
 PICTURES = (".png", ".bmp")
 IDLE_S = 60.0  # longer between two steps counts as a pause of so long
 COUNTED = {
