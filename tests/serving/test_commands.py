@@ -149,6 +149,37 @@ def test_what_does_not_go_together_is_refused(words, reason, model, dataset, ima
     assert reason in capsys.readouterr().err
 
 
+def test_a_damaged_case_is_passed_over_and_named(run, dataset, capsys):
+    first, second, third = sorted((dataset / "imagesTr").iterdir())
+    for path in (dataset / "labelsTr").iterdir():
+        path.unlink()
+    first.write_bytes(first.read_bytes()[:300])
+    second.write_bytes(b"")
+    opened = []
+    run("-d", "999", meanwhile=lambda desk: opened.append(desk.case))
+    assert opened == [third.name.removesuffix("_0000.nii.gz")]
+    said = capsys.readouterr().out
+    assert all(f"Case '{one.name.removesuffix('_0000.nii.gz')}' is passed over" in said for one in (first, second))
+    third.write_bytes(b"")
+    assert annotate.main(["-d", "999", "--no_browser"]) == 2 and first.name in capsys.readouterr().err
+
+
+def test_equal_names_are_refused_and_channels_are_not(model, image, tmp_path, capsys):
+    other = tmp_path / "other" / image.name
+    other.parent.mkdir()
+    shutil.copyfile(image, other)
+    plain = tmp_path / "other" / image.name.replace("_0000", "")
+    for pair in ((image, other), (image.parent, other.parent), (other, plain)):
+        shutil.copyfile(image, plain)
+        assert embed.main(["-i", *map(str, pair), "-o", str(tmp_path / "cache")]) == 2
+        said = capsys.readouterr().err
+        assert f"would be one case, '{plain.name[:-7]}'" in said and other.name in said
+        plain.unlink()
+    shutil.copyfile(image, other.with_name(image.name.replace("_0000", "_0001")))
+    assert embed.main(["-i", str(other.parent), str(other), "-o", str(tmp_path / "cache"), "--no_pbar"]) == 0
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [plain.name[:-7]]
+
+
 def test_embeddings_are_made_once_told_before_and_taken(run, model, dataset, image, tmp_path, capsys):
     words = ["-i", str(dataset / "imagesTr"), "-o", str(tmp_path / "cache"), "--no_pbar"]
     assert embed.main(words) == 0
