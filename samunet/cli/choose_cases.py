@@ -27,12 +27,14 @@ class Options:
 
 
 @command("samunet_choose_cases", __doc__, Options)
-def main(options: Options) -> None:
+def main(options: Options) -> int:
     from samunet.core.workspace import workspace_from_environment
     from samunet.fewshot.models import model_named
     from samunet.fewshot.run import choose_cases
 
     folders = workspace_from_environment().weights_folders
     model = model_named(options.model, device=options.device, cache=options.cache, weights_folders=folders)
-    for name in choose_cases(options.images, options.count, model, quiet=options.quiet):
+    chosen = choose_cases(options.images, options.count, model, quiet=options.quiet)
+    for name in chosen.names:
         print(name)
+    return 3 if chosen.failures else 0

@@ -18,7 +18,7 @@ EMBEDDING_FORMAT = b"1"  # raise it when the encoder gives other embeddings for 
 
 
 class EmbeddingCache:
-    """Embeddings of one encoder, found by the content of the pixels that went in.
+    """Embeddings of one encoder, found by the pixels that went in, and by the number format that is in force.
 
     Args:
         folder: where encoders have a folder each, named by a hash of their weights.
@@ -45,7 +45,7 @@ class EmbeddingCache:
             else pixels.dtype
         )
         planes = pixels.flatten(0, 1)
-        names = [hashlib.sha256(_bytes(plane)).hexdigest()[:32] for plane in planes]
+        names = [_sha256(plane)[:32] for plane in planes]
         folder = self.folder / str(kind).removeprefix("torch.")
         files = [folder / name[:2] / f"{name}.safetensors" for name in names]
         embeddings = {
@@ -80,8 +80,8 @@ class EmbeddingCache:
         return embedding
 
 
-def _sha256(embedding: Tensor) -> str:
-    return hashlib.sha256(f"{embedding.dtype} {tuple(embedding.shape)};".encode() + _bytes(embedding)).hexdigest()
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)};".encode() + _bytes(tensor)).hexdigest()
 
 
 def _fingerprint(encoder: nn.Module) -> str:
