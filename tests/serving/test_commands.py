@@ -195,6 +195,15 @@ def test_embeddings_are_made_once_told_before_and_taken(run, model, dataset, ima
     run(*words, meanwhile=encodes_nothing)
 
 
+def test_an_image_that_cannot_be_encoded_is_named_and_the_others_are(model, dataset, tmp_path, capsys):
+    first, second, third = sorted((dataset / "imagesTr").iterdir())
+    second.write_bytes(second.read_bytes()[:300])
+    assert embed.main(["-i", str(dataset / "imagesTr"), "-o", str(tmp_path / "cache"), "--no_pbar"]) == 3
+    said = capsys.readouterr()
+    assert f"Case '{second.name.removesuffix('_0000.nii.gz')}' failed" in said.err and "of 2 cases" in said.out
+    assert len(list((tmp_path / "cache").glob("*/embeddings.json"))) == 2
+
+
 def test_embeddings_are_refused_where_they_cannot_be(model, image, tmp_path, monkeypatch, capsys):
     words = ["-i", str(image), "-o", str(tmp_path / "cache")]
     assert embed.main([*words, "-axes", "3"]) == 2 and "-axes are 0, 1 and 2" in capsys.readouterr().err
