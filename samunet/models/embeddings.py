@@ -59,11 +59,9 @@ class EmbeddingCache:
                     save_file(
                         {TENSOR_NAME: embeddings[index]}, temporary, metadata={CHECKSUM: _sha256(embeddings[index])}
                     )
-        return (
-            torch.stack([embeddings[index] for index in range(len(files))])
-            .to(pixels.device)
-            .unflatten(0, pixels.shape[:2])
-        )
+        with torch.autocast(pixels.device.type, enabled=False):  # which would refuse to stack some formats
+            stacked = torch.stack([embeddings[index] for index in range(len(files))])
+        return stacked.to(pixels.device).unflatten(0, pixels.shape[:2])
 
     def _read(self, file: Path) -> Tensor | None:
         """Return a stored embedding, or None where there is none that is as it was written."""

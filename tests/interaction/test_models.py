@@ -192,9 +192,8 @@ def test_an_axis_that_is_done_is_kept_where_the_next_one_fails(tmp_path):
     assert Embeddings(image, Discs(), image_sha256(image), folder).missing((0, 1)) == (1,)
 
 
-def test_two_processes_do_not_fill_one_folder_and_the_second_takes_what_the_first_made(tmp_path, monkeypatch):
+def test_two_processes_do_not_fill_one_folder_and_the_second_takes_what_the_first_made(tmp_path):
     image, folder = volume(), tmp_path / "embeddings"
-    monkeypatch.setattr("samunet.core.lock.WAIT_S", 0.0)
     one, other = (Embeddings(image, Discs(), image_sha256(image), folder) for _ in range(2))
 
     def meanwhile(done, of):

@@ -115,6 +115,8 @@ def test_labels_that_lie_elsewhere_than_their_image_are_refused(model, dataset, 
     mirrored = nibabel.Nifti1Image(np.asarray(file.dataobj), file.affine @ np.diag([-1, 1, 1, 1]))
     nibabel.save(mirrored, tmp_path / "mirrored" / first.name)
     first.unlink()
+    for other in sorted((dataset / "imagesTr").iterdir())[1:]:
+        other.unlink()
     assert annotate.main(["-d", "999", "--predictions", str(tmp_path / "mirrored")]) == 2
     assert "they must share one grid" in capsys.readouterr().err
 

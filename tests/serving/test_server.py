@@ -8,6 +8,7 @@ import re
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from urllib.parse import quote
 
 import nibabel
@@ -366,12 +367,13 @@ def requests_of(client):
 
 def fuzzed(client, examples):
     for method, verb, bodies in requests_of(client):
+        ask = partial(client.request, method, verb)
 
         @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-        @given(body=bodies)
-        def fuzz(body, method=method, verb=verb):
-            answer = client.request(method, verb, **({} if body is None else {"json": body}))
-            assert answer.status_code in (200, 400, 422), (verb, body, answer.text)
+        @given(body=bodies, ask=st.just(ask))
+        def fuzz(body, ask):
+            answer = ask(**({} if body is None else {"json": body}))
+            assert answer.status_code in (200, 400, 422), (ask.args, body, answer.text)
             assert answer.status_code == 200 or answer.json()["error"]
 
         fuzz()
@@ -463,7 +465,6 @@ def test_what_nobody_foresaw_is_a_sentence_too(ask, client, desk, monkeypatch):
 def test_an_error_of_encoding_beforehand_is_told(ask, client, desk, tmp_path, monkeypatch, fault, status, reason):
     name = next(iter(desk.works))
     monkeypatch.setattr(desk, "cache", tmp_path)
-    monkeypatch.setattr("samunet.core.lock.WAIT_S", 0.0)
     if fault is not None:
         monkeypatch.setattr("samunet.interaction.embeddings.write_json", lambda *_: (_ for _ in ()).throw(fault))
     with held(tmp_path / name) if fault is None else nullcontext():
