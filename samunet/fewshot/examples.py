@@ -128,7 +128,7 @@ def read_references(folder: Path) -> References:
         spec, cases = _undescribed(folder)
     if not cases:
         raise DatasetError(f"All labels of {folder} are proposals; correct one, and take its name out of dataset.json.")
-    examples = []
+    examples: list[Example] = []
     for case in cases:
         reader = reader_for(spec.file_ending, spec.reader, case.images[0])
         volume, label = read_case(case, spec, reader)
