@@ -50,6 +50,7 @@ def test_the_tutorial_of_few_labels_runs_from_top_to_bottom(tmp_path):
     script = "\n".join(blocks)
     shorter = {
         "samunet_fewshot ": "--side 32 --deformation none ",  # registrations of a minute take a second
+        "-o few_labels": " --method registration",
         "samunet_plan_and_preprocess -d 18 ": f"{COARSE} ",
     }
     for command, options in shorter.items():
