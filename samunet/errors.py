@@ -75,6 +75,15 @@ class WeightsAbsentError(CheckpointError):
     exit_code = 4
 
 
+def in_words(error: BaseException) -> str:
+    """Return an error as a sentence; one that nobody raised on purpose, with its type, which tells where to look."""
+    if isinstance(error, SamunetError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return " Did you mean 'x'? Known: a, b, x." for an unknown name; no suggestion when nothing is near."""
     import difflib  # here, as errors are rare

@@ -49,8 +49,7 @@ def main(options: Options) -> None:
         raise ConfigError("Give -i IMAGE -o LABEL, or -d DATASET.")
     works, objects, table = _image(options) if options.dataset is None else _dataset(options, options.dataset)
     desk = Desk(works, options.serving.load(), objects=objects, cache=options.serving.cache, table=table)
-    first = next((work for work in works if not work.output.is_file()), works[0])
-    desk.open(first.name)
+    desk.open_first()
 
     def started(address: str) -> None:
         print(f"Annotating {counted(len(works), 'case')} at {address}", flush=True)

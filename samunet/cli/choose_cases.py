@@ -27,7 +27,7 @@ class Options:
 
 
 @command("samunet_choose_cases", __doc__, Options)
-def main(options: Options) -> None:
+def main(options: Options) -> int:
     from samunet.core.workspace import workspace_from_environment
     from samunet.fewshot.models import model_named
     from samunet.fewshot.run import choose_cases
@@ -37,8 +37,9 @@ def main(options: Options) -> None:
     folders = workspace_from_environment().weights_folders
     model = model_named(options.model, device=options.device, cache=options.cache, weights_folders=folders)
     chosen = choose_cases(options.images, options.count, model, quiet=options.quiet)
-    for case in chosen:
+    for case in chosen.cases:
         print(case.identifier)
-    first = chosen[0]
+    first = chosen.cases[0]
     label = Path("LABELED", "labels", f"{first.identifier}{output_ending(first.images[0], SERIES_ENDING)}")
     print_next("samunet_annotate", "-i", *first.images, "-o", label)
+    return 3 if chosen.failures else 0

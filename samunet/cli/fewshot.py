@@ -28,8 +28,8 @@ class Options:
     method: Literal["auto", "per_sam", "per_sam_f", "sam_mpa", "registration", "nearest"] = "auto"
     """How to label."""
     model: Annotated[str, "-m MODEL"] = "seed"
-    """Promptable model: "seed" for the one that comes with samunet, a seed's file, or a checkpoint of SAM or MedSAM by
-    file or name."""
+    """Promptable model: "seed" for the one that comes with samunet, a seed's file, or a checkpoint of SAM, MedSAM
+    or HQ-SAM by file or name."""
     form: Literal["released", "log"] = "released"
     """Of PerSAM's attention in SAM: as its authors released it, or sharper."""
     deformation: Literal["demons", "bsplines", "none"] = "demons"

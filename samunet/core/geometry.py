@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Annotated
 
@@ -94,6 +94,24 @@ class Geometry:
     def orientation(self) -> str:
         """Letters of the patient's sides toward which axes (D, H, W) grow, the nearest where oblique, e.g. "SPL"."""
         return _letters(self.direction)
+
+    def turned(self, axes: tuple[int, int, int], flips: Flips) -> Geometry:
+        """Return the grid of an array of this grid whose axis `axes[i]` became axis i, running backward where
+        `flips[i]`.
+        """
+        ends = [(self.shape[axis] - 1) * flip for axis, flip in zip(axes, flips, strict=True)]
+        along = [np.array(self.direction[axis]) for axis in axes]
+        spacing = triple([self.spacing[axis] for axis in axes])
+        origin = np.array(self.origin) + sum(n * step * way for n, step, way in zip(ends, spacing, along, strict=True))
+        signed = [triple((-way if flip else way).tolist()) for way, flip in zip(along, flips, strict=True)]
+        return replace(
+            self,
+            shape=shape3([self.shape[axis] for axis in axes]),
+            spacing=spacing,
+            origin=triple(origin.tolist()),
+            direction=(signed[0], signed[1], signed[2]),
+            nifti_header=None,
+        )
 
     def _corners(self) -> list[np.ndarray]:
         steps = np.array(self.direction) * np.array(self.spacing)[:, None]

@@ -30,14 +30,19 @@ def directions(vectors: Sequence[np.ndarray]) -> np.ndarray:
     return centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-6)
 
 
+def refuse_count(count: int, cases: int) -> None:
+    """Raise ConfigError where so many cases cannot be chosen."""
+    if not 1 <= count <= cases:
+        raise ConfigError(f"-n is the number of cases to choose, 1 to {cases} of these; got {count}.")
+
+
 def medoids(vectors: Sequence[np.ndarray], count: int) -> list[int]:
     """Return the indices of the cases nearest to the centers of `count` clusters, those of the largest clusters first.
 
     Raises:
         ConfigError: there are fewer cases than that.
     """
-    if not 1 <= count <= len(vectors):
-        raise ConfigError(f"-n is the number of cases to choose, 1 to {len(vectors)} of these; got {count}.")
+    refuse_count(count, len(vectors))
     unit = directions(vectors)
     groups = KMeans(count, n_init=STARTS, random_state=0).fit(unit)
     chosen = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json, training_cases
-from samunet.core.geometry import Geometry
+from samunet.core.geometry import Geometry, turn_between
+from samunet.core.history import turned
 from samunet.core.labels import parse_labels
 from samunet.core.values import distinct
 from samunet.core.volume import Volume
@@ -47,6 +49,7 @@ class References:
     spec: DatasetSpec
     cases: tuple[Case, ...]
     examples: tuple[Example, ...]
+    """With their axes along those of the first."""
 
     @cached_property
     def classes(self) -> dict[int, str]:
@@ -60,18 +63,25 @@ class References:
         """File axis, of (D, H, W), along which slices follow each other: the coarsest, or the first."""
         return slice_axis(self.examples[0].volume.geometry)
 
-    def check(self, image: Example) -> None:
-        """Raise DatasetError for an image that cannot be compared with the references."""
+    def like_these(self, image: Example) -> Example:
+        """Return an image with its axes along those of the references; raises DatasetError for one that cannot be
+        compared with them.
+        """
+        image = along(image, self.examples[0].volume.geometry)
+        self._check(image)
+        return image
+
+    def _check(self, image: Example) -> None:
         grid = image.volume.geometry
         for example in self.examples:
             other = example.volume.geometry
             pair = f"Case '{image.identifier}' and reference '{example.identifier}'"
             if grid.planar != other.planar:
                 raise DatasetError(f"{pair} are a 2D and a 3D image; give references of the images' kind.")
-            if grid.directed and other.directed and grid.orientation != other.orientation:
+            if grid.planar and grid.directed and other.directed and grid.orientation != other.orientation:
                 raise DatasetError(
-                    f"{pair} have the orientations {grid.orientation} and {other.orientation}; bring one to the "
-                    "other's, or give references of the same."
+                    f"{pair} are 2D images of the orientations {grid.orientation} and {other.orientation}; bring one "
+                    "to the other's, or give references of the same."
                 )
             ratio = max(max(a / b, b / a) for a, b in zip(grid.spacing, other.spacing, strict=True))
             if grid.measured and other.measured and ratio > UNLIKE:
@@ -79,6 +89,20 @@ class References:
                     f"{pair} have the spacings {_mm(grid.spacing)} and {_mm(other.spacing)} mm (D, H, W), a factor of "
                     f"{ratio:.1f} apart, {UNLIKE:g} at most is expected; resample, or give references of the same."
                 )
+
+
+def along(example: Example, grid: Geometry) -> Example:
+    """Return a volume and its label with the axes of another grid's orientation; 2D images and those that tell no
+    direction stay as they are.
+    """
+    here = example.volume.geometry
+    if here.planar or not (here.directed and grid.directed) or here.orientation == grid.orientation:
+        return example
+    axes, flips = turn_between(here.orientation, grid.orientation)
+    array = np.ascontiguousarray(turned(example.volume.array, axes, flips))
+    label = None if example.label is None else np.ascontiguousarray(turned(example.label, axes, flips))
+    volume = Volume(array=array, geometry=here.turned(axes, flips))
+    return Example(identifier=example.identifier, volume=volume, label=label)
 
 
 def slice_axis(grid: Geometry) -> int:
@@ -104,11 +128,12 @@ def read_references(folder: Path) -> References:
         spec, cases = _undescribed(folder)
     if not cases:
         raise DatasetError(f"All labels of {folder} are proposals; correct one, and take its name out of dataset.json.")
-    examples = []
+    examples: list[Example] = []
     for case in cases:
         reader = reader_for(spec.file_ending, spec.reader, case.images[0])
         volume, label = read_case(case, spec, reader)
-        examples.append(Example(identifier=case.identifier, volume=volume, label=label))
+        example = Example(identifier=case.identifier, volume=volume, label=label)
+        examples.append(along(example, (examples or [example])[0].volume.geometry))
     references = References(spec=spec, cases=cases, examples=tuple(examples))
     _check(references, folder)
     return references
@@ -130,7 +155,7 @@ def _check(references: References, folder: Path) -> None:
                 "out of dataset.json."
             )
     for example in references.examples[1:]:
-        references.check(example)
+        references.like_these(example)
 
 
 def _undescribed(folder: Path) -> tuple[DatasetSpec, tuple[Case, ...]]:
@@ -146,6 +171,11 @@ def _undescribed(folder: Path) -> tuple[DatasetSpec, tuple[Case, ...]]:
     cases = tuple(  # named as among images to segment, so that they are known again there
         Case(identifier=case.identifier.removesuffix("_0000"), images=case.images, label=case.label) for case in labeled
     )
+    for name, count in Counter(case.identifier for case in cases).items():
+        if count > 1:
+            raise DatasetError(
+                f"{folder / pair[0]} holds {count} images of case '{name}'; rename or remove one of them."
+            )
     ending = output_ending(cases[0].images[0], "")
     reader, values = reader_for(ending, example=cases[0].images[0]), {0}
     for case in cases:

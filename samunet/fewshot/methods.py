@@ -5,6 +5,7 @@ Leaving out one reference at a time, each method labels it by the others: what i
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,11 @@ import numpy as np
 from scipy import ndimage
 from torch import Tensor
 
+from samunet.core.geometry import turn_between
+from samunet.core.history import turned
+from samunet.core.parts import is_full
 from samunet.core.units import counted
-from samunet.errors import PredictionError
+from samunet.errors import PredictionError, in_words
 from samunet.fewshot import mpa, per_sam
 from samunet.fewshot.choose import directions, summary_of
 from samunet.fewshot.examples import Example, References
@@ -26,6 +30,8 @@ from samunet.machine.progress import bar
 from samunet.ops.components import largest_component
 from samunet.ops.overlap import overlap
 from samunet.ops.resample import resample_label
+
+logger = logging.getLogger(__name__)
 
 PER_SAM, PER_SAM_F, SAM_MPA, REGISTRATION, NEAREST = "per_sam", "per_sam_f", "sam_mpa", "registration", "nearest"
 METHODS = (PER_SAM, PER_SAM_F, SAM_MPA, REGISTRATION, NEAREST)
@@ -93,13 +99,18 @@ class FewShot:
             DatasetError: the image cannot be compared with the references.
             PredictionError: no reference could be registered in its time.
         """
-        self.references.check(image)
+        like_them = self.references.like_these(image)
         examples = self.references.examples if examples is None else examples
         if method in (PER_SAM, PER_SAM_F):
-            return self._by_likeness(image, examples, fitted=method == PER_SAM_F)
-        if method == NEAREST:
-            return self._copied(image, examples)
-        return self._by_registration(image, examples, decoded=method == SAM_MPA)
+            proposal = self._by_likeness(like_them, examples, fitted=method == PER_SAM_F)
+        elif method == NEAREST:
+            proposal = self._copied(like_them, examples)
+        else:
+            proposal = self._by_registration(like_them, examples, decoded=method == SAM_MPA)
+        if like_them is image:
+            return proposal
+        there, back = (example.volume.geometry.orientation for example in (like_them, image))
+        return replace(proposal, label=np.ascontiguousarray(turned(proposal.label, *turn_between(there, back))))
 
     def leave_one_out(self, methods: Sequence[str], *, quiet: bool = False) -> Scores:
         """Label each reference by the others; one alone leaves no scores."""
@@ -110,7 +121,10 @@ class FewShot:
             for method in methods:
                 try:
                     label = self.propose(method, left, others).label
-                except PredictionError:  # out of time counts as nothing found
+                except Exception as error:  # counts as nothing found, and other methods may
+                    if is_full(error):
+                        raise
+                    logger.warning("%s fails on reference '%s': %s", method, left.identifier, in_words(error))
                     label = np.zeros_like(left.known())
                 for value in self.values:
                     dice = overlap(left.known(), label, (value,), self.references.spec.labels.ignore).dice
@@ -175,10 +189,10 @@ class FewShot:
         label, scores = mpa.segment(self.model, image, self.references.axis, chance, self.values)
         return Proposal(label=label, confidence=scores)
 
-    def forget(self, image: Example) -> None:
+    def forget(self, identifier: str) -> None:
         """Drop what is kept of an image that is done."""
-        self._summaries.pop(image.identifier, None)
-        for pair in [pair for pair in self._warped if pair[0] == image.identifier]:
+        self._summaries.pop(identifier, None)
+        for pair in [pair for pair in self._warped if pair[0] == identifier]:
             del self._warped[pair]
 
     def _copied(self, image: Example, examples: Sequence[Example]) -> Proposal:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from samunet.checkpoints.seeds import SHIPPED, is_seed, shipped_seed
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
+from samunet.errors import ConfigError
 from samunet.fewshot.guided import guided_masks
 from samunet.machine.hardware import autocast, choose_device, choose_precision
 from samunet.models.embeddings import EmbeddingCache
@@ -32,6 +33,7 @@ from samunet.pipeline.planes import (
 )
 from samunet.sam.backbones import TOKEN_PIXELS
 from samunet.sam.checkpoints import find_weights
+from samunet.sam.high_quality import plain_decoder
 from samunet.variants.sam_unet.network import EncodedImage
 
 
@@ -154,7 +156,8 @@ class SeedModel:
     def encode(self, plane: np.ndarray, spacing: Sequence[float]) -> Look:
         frame = _frame(self.side, plane.shape[1:], spacing)
         shown = seed_pixels(plane, self.side, spacing).to(self.device)
-        flat = self.cache.embed(shown[None], self._flat) if self.cache else self._flat(shown[None])
+        with autocast(self.device, self.precision):
+            flat = self.cache.embed(shown[None], self._flat) if self.cache else self._flat(shown[None])
         stages, first = [], 0
         for number, width in enumerate(self.widths):
             side = self.side >> number
@@ -164,8 +167,7 @@ class SeedModel:
 
     def _flat(self, pixels: Tensor) -> Tensor:
         """(N, 1, 1, H, W) planes to the (N, 1, n) numbers of all stages, as half precision holds them."""
-        with autocast(self.device, self.precision):
-            stages = self.network.encode_image(pixels).stages
+        stages = self.network.encode_image(pixels).stages
         return torch.cat([stage.flatten(1) for stage in stages], dim=1)[:, None].to(torch.float16)
 
     def tokens(self, look: Look) -> Tensor:
@@ -212,7 +214,9 @@ class SeedModel:
 
 
 class SAMModel:
-    """A SAM with its own prompt encoder and mask decoder; also MedSAM, and others in SAM's layout.
+    """A SAM with its own prompt encoder and mask decoder; also MedSAM, HQ-SAM, and others in SAM's layout.
+
+    PerSAM's guided pass is that of SAM's own decoder, of HQ-SAM too.
 
     Args:
         side: pixels of the square that the encoder looks at.
@@ -223,23 +227,24 @@ class SAMModel:
         self.precision = choose_precision("auto", self.device)
         self.sam = sam_network(path, side).to(self.device)
         self.side, self.mask_side, self.name = side, 4 * side // TOKEN_PIXELS, path.stem
+        self.width = self.sam.prompt_encoder.embed_dim  # what follows in an embedding is for HQ-SAM's own decoder
         self.cache = None if cache is None else EmbeddingCache(cache, self.sam.image_encoder)
 
     @torch.inference_mode()
     def encode(self, plane: np.ndarray, spacing: Sequence[float]) -> Look:
         frame = _frame(self.side, plane.shape[1:], spacing)
         pixels = sam_pixels(plane, self.side, spacing)[None].to(self.device)
-        embedding = self.cache.embed(pixels, self._embedding) if self.cache else self._embedding(pixels)
+        with autocast(self.device, self.precision):
+            embedding = self.cache.embed(pixels, self._embedding) if self.cache else self._embedding(pixels)
         return Look(frame, [embedding[0]])
 
     def _embedding(self, pixels: Tensor) -> Tensor:
         """(N, 1, 3, H, W) to (N, 1, C, h, w)."""
-        with autocast(self.device, self.precision):
-            embedding: Tensor = self.sam.image_encoder(pixels[:, 0])
+        embedding: Tensor = self.sam.image_encoder(pixels[:, 0])
         return embedding[:, None].float()
 
     def tokens(self, look: Look) -> Tensor:
-        return look.parts[0][0].float().cpu()
+        return look.parts[0][0, : self.width].float().cpu()
 
     def summary(self, look: Look) -> np.ndarray:
         return look.frame.cells(self.tokens(look)).mean((1, 2)).numpy()
@@ -259,9 +264,9 @@ class SAMModel:
     @torch.inference_mode()
     def guided(self, look: Look, prompts: PlanePrompts, guidance: Guidance) -> Answer:
         raw, quality = guided_masks(
-            self.sam.mask_decoder,
+            plain_decoder(self.sam),
             self.sam.prompt_encoder,
-            look.parts[0],
+            look.parts[0][:, : self.width],
             *self._embedded(look, prompts),
             guidance=guidance.attention.flatten().to(self.device),
             semantic=guidance.prototype.to(self.device),
@@ -297,7 +302,14 @@ def model_named(
 
     Raises:
         CheckpointError, WeightsAbsentError: there is no such model, or it is none of these.
+        ConfigError: it is a trained model.
     """
+    if (Path(name).expanduser() / "plans.json").is_file():
+        raise ConfigError(
+            f"{name} is a trained model, which has no features of single planes to compare with references; give a "
+            "seed or a checkpoint of SAM here. A trained model annotates with samunet_annotate -m, and labels with "
+            "samunet_predict."
+        )
     path = shipped_seed(2) if name == str(SHIPPED) else find_weights(name, weights_folders)
     if is_seed(path):
         return SeedModel(path, device=device, cache=cache)

@@ -9,16 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from samunet.core.codec import atomic_path, write_json
 from samunet.core.dataset import PROPOSALS, Case, DatasetSpec
+from samunet.core.geometry import Geometry
 from samunet.core.lock import held
+from samunet.core.parts import is_full
 from samunet.core.units import counted
-from samunet.errors import ConfigError, DatasetError, SamunetError, did_you_mean
+from samunet.errors import ConfigError, DatasetError, did_you_mean, in_words
 from samunet.evaluation.picture import draw_case
-from samunet.fewshot.choose import medoids, summary_of
+from samunet.fewshot.choose import medoids, refuse_count, summary_of
 from samunet.fewshot.examples import (
     Example,
     References,
+    along,
     read_example,
     read_references,
     slice_axis,
@@ -29,7 +34,7 @@ from samunet.fewshot.methods import AUTO, METHODS, REGISTRATION, FewShot, Propos
 from samunet.fewshot.models import PlaneModel
 from samunet.fewshot.registration import Registration
 from samunet.imageio import output_ending, reader_of_image, writer_for
-from samunet.importing.dataset import FoundCase, refuse_taken, write_dataset
+from samunet.importing.dataset import FoundCase, one_ending, refuse_repeated, refuse_taken, write_dataset
 from samunet.machine.progress import bar
 from samunet.pipeline.inputs import cases_to_predict
 
@@ -92,10 +97,14 @@ def propose_labels(asked: Asked, model: PlaneModel) -> Done:
         references=references, model=model, form=asked.form, registration=asked.registration, workers=asked.workers
     )
     cases = _images(asked, references)
+    if asked.dataset is not None:  # said before the work, not after it
+        found = _found(asked, references, cases)
+        one_ending(found)
+        refuse_repeated(asked.dataset, found)
     expected = few.leave_one_out(_methods(asked, few), quiet=asked.quiet)
     untried = few.untried if few.untried in expected else REGISTRATION
     method = best_of(expected, untried) if asked.method == AUTO else asked.method
-    logger.info("%s", in_words(expected, references, method))
+    logger.info("%s", told(expected, references, method))
     with held(asked.output):
         confidence, failures = _write_all(asked, few, cases, method)
         least = min(
@@ -112,18 +121,53 @@ def propose_labels(asked: Asked, model: PlaneModel) -> Done:
     return done
 
 
-def choose_cases(images: Sequence[Path], count: int, model: PlaneModel, *, quiet: bool = False) -> list[Case]:
-    """Return the cases that are worth labeling, the most typical first; see `medoids`."""
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which cases are worth labeling."""
+
+    cases: tuple[Case, ...]
+    """The most typical first; see `medoids`."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Reasons by case; these were left out."""
+
+
+def choose_cases(images: Sequence[Path], count: int, model: PlaneModel, *, quiet: bool = False) -> Chosen:
+    """Choose the cases that are worth labeling.
+
+    Raises:
+        ConfigError: there are fewer cases than that.
+        DatasetError: images are absent, two have one name, or none can be read.
+    """
     spec = spec_of_values((), {0, 1}, "images", "")
     cases = cases_to_predict(list(images), spec, Path(os.devnull))
-    vectors = []
+    refuse_count(count, len(cases))
+    vectors: dict[str, np.ndarray] = {}
+    failures: dict[str, str] = {}
+    grid: Geometry | None = None
     for case in bar(cases, title="Looking at cases", quiet=quiet):
-        volume = reader_of_image(case.images[0], None).read_image(case.images)
-        vectors.append(summary_of(model, volume, slice_axis(volume.geometry)))
-    return [cases[index] for index in medoids(vectors, count)]
+        try:
+            volume = reader_of_image(case.images[0], None).read_image(case.images)
+            grid = grid or volume.geometry
+            volume = along(Example(identifier=case.identifier, volume=volume), grid).volume
+            vectors[case.identifier] = summary_of(model, volume, slice_axis(volume.geometry))
+        except Exception as error:  # whatever is wrong with this one, the others go on
+            failures[case.identifier] = _failed(case, error)
+    if not vectors:
+        raise DatasetError(f"None of {counted(len(cases), 'image')} can be looked at; give others.")
+    seen = [case for case in cases if case.identifier in vectors]
+    return Chosen(cases=tuple(seen[index] for index in medoids(list(vectors.values()), count)), failures=failures)
 
 
-def in_words(expected: Scores, references: References, method: str) -> str:
+def _failed(case: Case, error: Exception) -> str:
+    """Return in words why a case failed, and say it; raises a full disk's error, which no other case escapes."""
+    if is_full(error):
+        raise error
+    reason = in_words(error)
+    logger.warning("Case '%s' failed: %s", case.identifier, reason)
+    return reason
+
+
+def told(expected: Scores, references: References, method: str) -> str:
     """Say what Dice to expect of each method."""
     if len(references.examples) < 2:
         return f"One reference tells nothing of how good labels will be; taking {method}. Give two or more to know."
@@ -172,11 +216,11 @@ def _write_all(
             image = read_example(case, few.references.spec)
             proposal = few.propose(method, image)
             _write(asked, few.references, case, image, proposal)
-            few.forget(image)
-        except SamunetError as error:
-            failures[case.identifier] = str(error)
-            logger.warning("Case '%s' failed: %s", case.identifier, error)
+        except Exception as error:  # whatever is wrong with this one, the others go on
+            failures[case.identifier] = _failed(case, error)
             continue
+        finally:
+            few.forget(case.identifier)
         named = {few.references.classes[value]: round(sure, 4) for value, sure in proposal.confidence.items()}
         confidence[case.identifier] = named
     return confidence, failures
@@ -185,15 +229,15 @@ def _write_all(
 def _write(asked: Asked, references: References, case: Case, image: Example, proposal: Proposal) -> None:
     geometry = image.volume.geometry
     segmentation = proposal.label.astype(references.spec.labels.segmentation_dtype())
-    path = _label_of(asked, case, references.spec)
-    ending = output_ending(case.images[0], references.spec.file_ending)
-    writer_for(ending, references.spec.reader, planar=geometry.planar).write_segmentation(segmentation, geometry, path)
     if asked.preview:
         drawn = draw_case(
             case.identifier, image.volume.array[0], {"Proposal": segmentation}, geometry, references.classes
         )
         with atomic_path(asked.output / PREVIEW / f"{case.identifier}.png") as temporary:
             temporary.write_bytes(drawn.png)
+    path = _label_of(asked, case, references.spec)
+    ending = output_ending(case.images[0], references.spec.file_ending)
+    writer_for(ending, references.spec.reader, planar=geometry.planar).write_segmentation(segmentation, geometry, path)
 
 
 def _label_of(asked: Asked, case: Case, spec: DatasetSpec) -> Path:
@@ -213,19 +257,26 @@ def _report(asked: Asked, references: References, done: Done) -> dict[str, Any]:
     }
 
 
+def _found(asked: Asked, references: References, cases: Sequence[Case]) -> list[FoundCase]:
+    return [
+        FoundCase(
+            identifier=case.identifier,
+            images=case.images,
+            label=case.label or _label_of(asked, case, references.spec),
+        )
+        for case in (*references.cases, *cases)
+    ]
+
+
 def _write_dataset(asked: Asked, references: References, cases: Sequence[Case]) -> Path:
     """Write references and proposals as a raw dataset, whose dataset.json names the proposals."""
     spec = references.spec
-    found = [
-        FoundCase(identifier=case.identifier, images=case.images, label=case.label or _label_of(asked, case, spec))
-        for case in (*references.cases, *cases)
-    ]
     keys = ("regions_class_order", "overwrite_image_reader_writer")
     kept: dict[str, object] = {key: spec.raw[key] for key in keys if key in spec.raw}
     return write_dataset(
         asked.raw or Path(),
         asked.dataset or "",
-        found,
+        _found(asked, references, cases),
         channels=spec.channels,
         labels=spec.raw["labels"],
         more={**kept, PROPOSALS: [case.identifier for case in cases]},

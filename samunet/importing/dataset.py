@@ -92,14 +92,7 @@ def write_dataset(
         raise DatasetError(
             f"{name}: none of the {counted(len(cases), 'case')} found has a label, so there is nothing to train on."
         )
-    repeated = sorted(
-        identifier for identifier, count in Counter(case.identifier.casefold() for case in cases).items() if count > 1
-    )
-    if repeated:  # in capitals or not: some file systems do not tell them apart
-        raise DatasetError(
-            f"{name}: several cases have one name, first '{repeated[0]}' ({counted(len(repeated), 'name')} in all); "
-            "rename the files."
-        )
+    refuse_repeated(name, cases)
     with held(raw_folder, name=name):
         refuse_taken(target)  # by a command that has ended since
         partial = raw_folder / parts.part_name()
@@ -167,6 +160,19 @@ def refuse_taken(target: Path) -> None:
         raise DatasetError(f"The number {match[1]} belongs to {taken[0]} already; give another one.")
 
 
+def refuse_repeated(name: str, cases: Sequence[FoundCase]) -> None:
+    """Raise DatasetError where cases of a dataset have one name, in capitals or not: some file systems do not tell them
+    apart.
+    """
+    counts = Counter(case.identifier.casefold() for case in cases)
+    repeated = sorted(identifier for identifier, count in counts.items() if count > 1)
+    if repeated:
+        raise DatasetError(
+            f"{name}: several cases have one name, first '{repeated[0]}' ({counted(len(repeated), 'name')} in all); "
+            "rename the files."
+        )
+
+
 def identifier_of(text: str) -> str:
     """Turn a name into a case identifier: letters of any script, digits, '.', '-' and '_' only."""
     kept = "".join(
@@ -182,12 +188,24 @@ def ending_of(path: Path) -> str:
 
 def common_ending(cases: Sequence[FoundCase]) -> str:
     """Return the one ending of all copies; raises DatasetError where files are absent or have several."""
-    files = [path for case in cases for path in (*case.images, *([case.label] if case.label else []))]
+    files = _files_of(cases)
     missing = [path for path in files if not path.exists()]
     if missing:
         raise DatasetError(
             f"{counted(len(missing), 'file')} cannot be found, first {missing[0]}; correct the list, or add the files."
         )
+    return one_ending(cases)
+
+
+def _files_of(cases: Sequence[FoundCase]) -> list[Path]:
+    return [path for case in cases for path in (*case.images, *([case.label] if case.label else []))]
+
+
+def one_ending(cases: Sequence[FoundCase]) -> str:
+    """Return the one ending of all copies, of files that need not exist yet; raises DatasetError where they have
+    several.
+    """
+    files = _files_of(cases)
     endings = sorted({SERIES_ENDING if path.is_dir() else ending_of(path) for path in files})
     if len(endings) != 1 or not endings[0]:
         example = next((path for path in files if not ending_of(path)), files[0] if files else None)

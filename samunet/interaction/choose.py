@@ -27,6 +27,6 @@ def model_named(name: str, device: str | None = None, weights_folders: Sequence[
         return SeedModel(shipped_seed(2), device=device)
     path = Path(name).expanduser()
     if (path / "plans.json").is_file():
-        return VolumeModel(path, device)
+        return VolumeModel(path, device, weights_folders)
     found = find_weights(name, weights_folders)
     return SeedModel(found, device=device) if is_seed(found) else SAMModel(found, device=device)

@@ -11,6 +11,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ import blosc2
 import numpy as np
 import torch
 
-from samunet.core.codec import decode, encode, read_json, write_json
+from samunet.core.codec import atomic_path, decode, encode, read_json, write_json
+from samunet.core.lock import held
 from samunet.core.volume import Volume
 from samunet.errors import CheckpointError
 from samunet.interaction.slices import Features, PlaneModel
@@ -73,8 +75,7 @@ class Embeddings:
         self._files: dict[tuple[int, str], blosc2.NDArray] = {}
         self._maps: tuple[str, ...] = ()
         self._lock = threading.Lock()
-        if folder is not None and (folder / HEADER).is_file():
-            self._open(folder)
+        self._look()
 
     def of(self, axis: int, index: int) -> Features:
         """Return the features of a plane, as half precision holds them."""
@@ -97,39 +98,54 @@ class Embeddings:
         return sum(2 * count[axis] * sum(math.prod(part.shape) for part in self.of(axis, 0).values()) for axis in axes)
 
     def fill(self, axes: Sequence[int], progress: Callable[[int, int], bool] = lambda done, of: True) -> None:
-        """Encode all planes across some axes into the folder.
+        """Encode all planes across some axes into the folder, those that another process has put there meanwhile not
+        again. An axis is there when all of it is.
 
         Args:
             progress: told after each plane how many are done, of how many; False ends the work.
+
+        Raises:
+            CheckpointError: no folder was named, or it is of another image or model.
+            InUseError: another process encodes into it.
         """
         if self.folder is None:
             raise CheckpointError("Embeddings are kept in a folder; name one.")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        shape, done = self.volume.geometry.shape, 0
-        for axis in axes:
-            maps: dict[str, blosc2.NDArray] = {}
-            for index in range(shape[axis]):
-                for name, part in self.of(axis, index).items():
-                    if name not in maps:
-                        path, form = self.folder / f"axis{axis}_{name}.b2nd", tuple(part.shape)
-                        maps[name] = blosc2.empty(
-                            (shape[axis], *form), np.float16, urlpath=str(path), mode="w", chunks=(1, *form)
-                        )
-                    maps[name][index] = part.numpy()
-                done += 1
-                if not progress(done, sum(shape[each] for each in axes)):
-                    return
-        filled = sorted({*axes, *(axis for axis, _ in self._files)})
-        header = Header(image=self.image, model=self.model.sha256, axes=tuple(filled), maps=tuple(maps))
-        write_json(self.folder / HEADER, encode(header))
-        self._open(self.folder)
+        with held(self.folder), suppress(_Stopped):
+            self._look()
+            axes, done = self.missing(axes), 0
+            count = sum(self.volume.geometry.shape[axis] for axis in axes)
+            for axis in axes:
+                with ExitStack() as files:
+                    maps: dict[str, blosc2.NDArray] = {}
+                    for index in range(self.volume.geometry.shape[axis]):
+                        self._put(self.folder, files, maps, axis, index)
+                        done += 1
+                        if not progress(done, count):
+                            raise _Stopped
+                filled = tuple(sorted({axis, *(other for other, _ in self._files)}))
+                header = Header(image=self.image, model=self.model.sha256, axes=filled, maps=tuple(maps))
+                write_json(self.folder / HEADER, encode(header))
+                self._look()
+
+    def _put(self, folder: Path, files: ExitStack, maps: dict[str, blosc2.NDArray], axis: int, index: int) -> None:
+        """Encode a plane into the files of an axis, which the first one opens and the stack closes."""
+        for name, part in self.of(axis, index).items():
+            if name not in maps:
+                path, form = files.enter_context(atomic_path(_file(folder, axis, name))), tuple(part.shape)
+                planes = self.volume.geometry.shape[axis]
+                maps[name] = blosc2.empty((planes, *form), np.float16, urlpath=str(path), mode="w", chunks=(1, *form))
+            maps[name][index] = part.numpy()
 
     def _make(self, axis: int, index: int) -> Features:
         plane = np.ascontiguousarray(plane_of(self.volume.array, axis, index))
         features = self.model.encode(plane, plane_spacing(self.volume, axis))
         return {name: part.to("cpu", torch.float16) for name, part in features.items()}
 
-    def _open(self, folder: Path) -> None:
+    def _look(self) -> None:
+        """Open what is in the folder by now; nothing where it is not filled yet."""
+        folder = self.folder
+        if folder is None or not (folder / HEADER).is_file():
+            return
         header = decode(Header, read_json(folder / HEADER), str(folder / HEADER))
         for what, ours, theirs in (("image", self.image, header.image), ("model", self.model.sha256, header.model)):
             if ours != theirs:
@@ -137,13 +153,31 @@ class Embeddings:
                     f"The embeddings in {folder} are of another {what} (SHA-256 {theirs[:12]}, here {ours[:12]}). "
                     "Name another folder, or make them again with samunet_embed."
                 )
-        self._maps = header.maps
-        for axis in header.axes:
-            for name in header.maps:
-                path = folder / f"axis{axis}_{name}.b2nd"
-                self._files[axis, name] = blosc2.open(str(path), mode="r")
+        names = [(axis, name) for axis in header.axes for name in header.maps]
+        try:
+            files = {(axis, name): blosc2.open(str(_file(folder, axis, name)), mode="r") for axis, name in names}
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _unreadable(folder, error) from None
+        self._maps, self._files = header.maps, files  # at once: another thread may be reading
 
     def _read(self, axis: int, index: int) -> Features | None:
-        if self.missing((axis,)):
+        if self.missing((axis,)) or self.folder is None:
             return None
-        return {name: torch.from_numpy(self._files[axis, name][index : index + 1][0]) for name in self._maps}
+        try:
+            return {name: torch.from_numpy(self._files[axis, name][index : index + 1][0]) for name in self._maps}
+        except RuntimeError as error:  # blosc2 finds damage inside a file only when it decodes it
+            raise _unreadable(self.folder, error) from None
+
+
+class _Stopped(Exception):
+    """Leaves the axis that is being encoded as it was."""
+
+
+def _file(folder: Path, axis: int, name: str) -> Path:
+    return folder / f"axis{axis}_{name}.b2nd"
+
+
+def _unreadable(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"The embeddings in {folder} cannot be read ({error}); remove it, and make them again with samunet_embed."
+    )

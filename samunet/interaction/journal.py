@@ -1,7 +1,7 @@
 """What was done to a volume, in a file that only grows; every line is on the disk before an answer goes out.
 
-A line is a checksum and JSON. A process that is killed leaves half a line at most, which nobody was told of; it is cut
-off when the journal is opened again.
+A line is a checksum and JSON. A process that is killed leaves half a line at most, without its end, which nobody was
+told of; it is cut off when the journal is opened again. Any other damage is refused, and nothing is cut off.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,11 @@ def begin(image: str, file: str | None, labels: np.ndarray, objects: Sequence[Th
 
 
 class Journal:
-    """A file of a `Start` and `Step`s; `steps` is read to its end before one is appended."""
+    """A file of a `Start` and `Step`s; `steps` is read to its end before one is appended.
+
+    Raises:
+        DatasetError: a line is damaged; see `steps` for those after the first.
+    """
 
     def __init__(self, path: Path, begin: Callable[[], Start]) -> None:
         self.path = path
@@ -67,9 +72,14 @@ class Journal:
                 part.write_bytes(_line(encode(begin())))
             _sync_folder(path.parent)
         lines = self._read()
-        self.start = decode(Start, next(lines, None), f"{path}, line 1")
+        first = next(lines, None)
+        if first is None:
+            raise self._damaged(1)
+        self.start = decode(Start, first, f"{path}, line 1")
         self._steps = lines
         self._file = path.open("ab", buffering=0)
+        self._torn: int | None = None
+        """Where a line begins that could be neither written nor taken back."""
 
     def steps(self) -> Iterator[Step]:
         """Read the steps that were taken before, and cut off what a killed process left unfinished."""
@@ -79,41 +89,56 @@ class Journal:
     def append(self, step: Step) -> None:
         """Write a step, and return once it is on the disk; where that fails, nothing of it stays.
 
+        Where it stays all the same, nothing more is written before it is cut off.
+
         Raises:
             ConfigError: the journal was closed.
         """
         if self._file.closed:
             raise ConfigError("This annotation was closed since; open its image again.")
         line = _line({name: value for name, value in encode(step).items() if value is not None})
-        end = self._file.seek(0, os.SEEK_END)
+        self._cut()
+        self._torn = self._file.seek(0, os.SEEK_END)
         try:
             while line:
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError:
-            self._file.truncate(end)
+            with suppress(OSError):
+                self._cut()
             raise
+        self._torn = None
+
+    def _cut(self) -> None:
+        if self._torn is not None:
+            self._file.truncate(self._torn)
+            self._torn = None
 
     def close(self) -> None:
         self._file.close()
 
     def _read(self) -> Iterator[Any]:
-        """Give the lines one by one; raises DatasetError for a damaged one that others follow."""
+        """Give the lines one by one; raises DatasetError for a damaged one, but for half a one at the end."""
         with self.path.open("rb+") as file:
             whole = 0
             for number, line in enumerate(file, 1):
                 content = line[9:].strip()
-                if not line.endswith(b"\n") or line[:9] != _checksum(content):
-                    if file.read(1):
-                        raise DatasetError(
-                            f"{self.path}: line {number} is damaged, and others follow. Restore the file from a copy, "
-                            "or move it away to begin from the label file."
-                        )
+                if not line.endswith(b"\n") and number > 1:
                     file.truncate(whole)
                     os.fsync(file.fileno())
                     return
+                if line[:9] != _checksum(content):
+                    raise self._damaged(number)
                 yield parse_json(content, f"{self.path}, line {number}")
                 whole += len(line)
+
+    def _damaged(self, number: int) -> DatasetError:
+        kept = f"its first {number - 1} lines, which are whole" if number > 2 else "its first line, which is whole"
+        return DatasetError(
+            f"{self.path}: line {number} is damaged. Put a copy of the journal from before in its "
+            "place. Without one, move it to another folder, which keeps it, and go on from the label file, which holds "
+            f"what was saved last{f'; or leave of it here {kept}' if number > 1 else ''}."
+        )
 
 
 def _line(value: Any) -> bytes:

@@ -89,7 +89,7 @@ class SeedModel:
 
 
 class SAMModel:
-    """A SAM with its own prompt encoder and mask decoder; also MedSAM, and others in SAM's layout.
+    """A SAM with its own prompt encoder and mask decoder; also MedSAM, HQ-SAM, and others in SAM's layout.
 
     Args:
         side: pixels of the square that the encoder looks at.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,9 @@ class VolumeModel:
     prompts show, whatever its name.
     """
 
-    def __init__(self, folder: Path, device: str | None = None) -> None:
-        predictor = load_predictor(folder, device=device, options=PredictionOptions(flips=False, quiet=True))
+    def __init__(self, folder: Path, device: str | None = None, weights_folders: Sequence[Path] = ()) -> None:
+        options = PredictionOptions(flips=False, quiet=True)
+        predictor = load_predictor(folder, device=device, options=options, weights_folders=weights_folders)
         if not isinstance(predictor, PromptedPredictor):
             raise ConfigError(
                 f"Model {folder.name} segments without prompts. Annotate with one such as 3d_adapter_prompted, or "

@@ -18,7 +18,7 @@ EMBEDDING_FORMAT = b"1"  # raise it when the encoder gives other embeddings for 
 
 
 class EmbeddingCache:
-    """Embeddings of one encoder, found by the content of the pixels that went in.
+    """Embeddings of one encoder, found by the pixels that went in, and by the number format that is in force.
 
     Args:
         folder: where encoders have a folder each, named by a hash of their weights.
@@ -45,7 +45,7 @@ class EmbeddingCache:
             else pixels.dtype
         )
         planes = pixels.flatten(0, 1)
-        names = [hashlib.sha256(_bytes(plane)).hexdigest()[:32] for plane in planes]
+        names = [_sha256(plane)[:32] for plane in planes]
         folder = self.folder / str(kind).removeprefix("torch.")
         files = [folder / name[:2] / f"{name}.safetensors" for name in names]
         embeddings = {
@@ -59,11 +59,9 @@ class EmbeddingCache:
                     save_file(
                         {TENSOR_NAME: embeddings[index]}, temporary, metadata={CHECKSUM: _sha256(embeddings[index])}
                     )
-        return (
-            torch.stack([embeddings[index] for index in range(len(files))])
-            .to(pixels.device)
-            .unflatten(0, pixels.shape[:2])
-        )
+        with torch.autocast(pixels.device.type, enabled=False):  # which would refuse to stack some formats
+            stacked = torch.stack([embeddings[index] for index in range(len(files))])
+        return stacked.to(pixels.device).unflatten(0, pixels.shape[:2])
 
     def _read(self, file: Path) -> Tensor | None:
         """Return a stored embedding, or None where there is none that is as it was written."""
@@ -80,8 +78,8 @@ class EmbeddingCache:
         return embedding
 
 
-def _sha256(embedding: Tensor) -> str:
-    return hashlib.sha256(f"{embedding.dtype} {tuple(embedding.shape)};".encode() + _bytes(embedding)).hexdigest()
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)};".encode() + _bytes(tensor)).hexdigest()
 
 
 def _fingerprint(encoder: nn.Module) -> str:

@@ -24,6 +24,7 @@ from samunet.pipeline.pretraining import plan_of
 from samunet.pretraining.recipe import Recipe
 from samunet.sam.backbones import BACKBONES, PIXEL_MEAN, PIXEL_STD
 from samunet.sam.build import build_sam
+from samunet.sam.high_quality import in_high_quality
 from samunet.sam.weights import load_weights, read_tensors
 from samunet.variants.network import build_network
 from samunet.variants.sam_unet_prompted.network import PromptedSAMUNet
@@ -47,14 +48,16 @@ def seed_network(path: Path) -> tuple[PromptedSAMUNet, tuple[int, ...]]:
 
 
 def sam_network(path: Path, side: int) -> Sam:
-    """Load a checkpoint in SAM's layout for squares of `side` pixels; raises CheckpointError for other files."""
+    """Load a checkpoint in SAM's layout for squares of `side` pixels, HQ-SAM's with its decoder; raises CheckpointError
+    for other files.
+    """
     table = read_tensors(path).get("image_encoder.pos_embed")
     backbone = next((one for one in BACKBONES if table is not None and one.width == table.shape[-1]), None)
     if backbone is None:
         raise CheckpointError(f"{path} is no seed of samunet and no checkpoint of SAM; name another file.")
     sam = build_sam(backbone, (side, side))
     load_weights(sam, backbone, path)
-    return sam.eval()
+    return in_high_quality(sam).eval()
 
 
 def seed_pixels(plane: np.ndarray, side: int, spacing: Sequence[float]) -> Tensor:

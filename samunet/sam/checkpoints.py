@@ -101,6 +101,8 @@ def find_weights(path_or_name: str, folders: Sequence[Path]) -> Path:
     looked = f"looked for {name} in {', '.join(map(str, folders))}" if folders else "no folder of checkpoints is known"
     if official is None:
         names = ", ".join(checkpoint.name for checkpoint in CHECKPOINTS)
+        if path.is_dir():
+            raise WeightsAbsentError(f"{path_or_name} is a folder; give a weights file in it, or one of {names}.")
         raise WeightsAbsentError(
             f"Weights file {path_or_name} does not exist ({looked}). Put it there, or give another path or "
             f"one of {names}."

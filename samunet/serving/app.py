@@ -19,7 +19,7 @@ import numpy as np
 
 import samunet
 from samunet.core.codec import encode
-from samunet.errors import ConfigError, InUseError, SamunetError
+from samunet.errors import ConfigError, InUseError, SamunetError, in_words
 from samunet.imageio.nibabel_reader import affine_of
 from samunet.interaction.session import Change, Session
 from samunet.interaction.state import Block
@@ -85,7 +85,9 @@ class Verbs:
             }
 
     def progress(self) -> dict[str, int]:
-        """Tell how many planes are encoded beforehand, of how many."""
+        """Tell how many planes are encoded beforehand, of how many; refused with the reason where that ended early."""
+        if self.desk.fault is not None:
+            raise self.desk.fault
         return dict(zip(("done", "of"), self.desk.encoded, strict=True))
 
     def set_image(self, body: Image) -> dict[str, Any]:
@@ -241,7 +243,7 @@ def make_app(desk: Desk) -> FastAPI:
 
     app = FastAPI(title="samunet", version=samunet.__version__, description=__doc__, docs_url=None, redoc_url=None)
     verbs, page = Verbs(desk), files("samunet") / "serving" / "page"
-    faults: dict[int | str, dict[str, Any]] = {code: {"model": Fault} for code in (400, 403, 404, 409, 413, 422)}
+    faults: dict[int | str, dict[str, Any]] = {code: {"model": Fault} for code in (400, 403, 404, 409, 413, 422, 500)}
 
     def fault(status: int, reason: str) -> JSONResponse:
         return JSONResponse({"error": reason}, status)
@@ -255,6 +257,10 @@ def make_app(desk: Desk) -> FastAPI:
         return fault(
             400, f"{error.filename or 'A file'}: {error.strerror}. Nothing was changed; make space and try again."
         )
+
+    @app.exception_handler(Exception)  # and its traceback goes to the terminal
+    def broken(_: object, error: Exception) -> JSONResponse:
+        return fault(500, f"This failed: {in_words(error)}. The terminal says where.")
 
     @app.exception_handler(RequestValidationError)
     def misunderstood(_: object, error: RequestValidationError) -> JSONResponse:

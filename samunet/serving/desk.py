@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,32 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-from samunet.core.codec import write_csv
 from samunet.core.dataset import CHANNEL_FILE
 from samunet.core.geometry import REFUSE_VOXELS, Geometry
 from samunet.core.names import check_case_name
 from samunet.core.units import counted
 from samunet.core.volume import Volume
-from samunet.errors import ConfigError, DatasetError, did_you_mean
+from samunet.errors import ConfigError, DatasetError, InUseError, SamunetError, did_you_mean, in_words
 from samunet.imageio import known_ending, reader_of_image
 from samunet.imageio.natural import JPEG
+from samunet.interaction.embeddings import Embeddings
 from samunet.interaction.session import Session
 from samunet.interaction.slices import PlaneModel
 from samunet.interaction.state import Thing
 from samunet.interaction.volumes import VolumeModel
+from samunet.serving.table import CASE, effort, put_row, read_table
+
+logger = logging.getLogger(__name__)
 
 TABLE = "annotation.csv"
 """Of what each case took, beside the labels or in the dataset's folder."""
 PICTURES = (".png", ".bmp")
-IDLE_S = 60.0  # longer between two steps counts as a pause of so long
-COUNTED = {
-    "clicks": ("point",),
-    "boxes": ("box",),
-    "scribbles and lassos": ("scribble", "lasso"),
-    "strokes": ("paint", "erase"),
-    "planes carried on": ("propagate", "interpolate"),
-    "undone": ("undo",),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +54,9 @@ class Desk:
         cache: folder of embeddings, one folder a case; missing ones are made while people work.
         folder: where labels of images go that programs send; None takes none.
         table: CSV file of what each case took; None for none.
+
+    Raises:
+        DatasetError: the table's file is none.
     """
 
     def __init__(
@@ -75,6 +72,10 @@ class Desk:
         self.works = {work.name: work for work in works}
         self.model, self.objects, self.cache, self.folder, self.table = model, objects, cache, folder, table
         self.case, self.encoded = "", (0, 0)
+        self.fault: SamunetError | None = None
+        """Why planes of the open case are not encoded beforehand; a click encodes its own all the same."""
+        if table is not None:
+            read_table(table)
         self._session: Session | None = None
         self._filling: threading.Thread | None = None
         self._ending = threading.Event()
@@ -87,8 +88,24 @@ class Desk:
             raise ConfigError("No image is open; set one first.")
         return self._session
 
+    def open_first(self) -> None:
+        """Open the first case without a label, or the first; those that cannot be opened are named and passed over.
+
+        Raises:
+            SamunetError, OSError: there is one case only, or none can be opened; of the first.
+        """
+        failed: list[Exception] = []
+        for work in sorted(self.works.values(), key=lambda work: work.output.is_file()):
+            try:
+                return self.open(work.name)
+            except Exception as error:  # whatever is wrong with this one, others may be whole
+                failed.append(error)
+                if len(self.works) > 1:
+                    logger.warning("Case '%s' is passed over: %s", work.name, in_words(error))
+        raise failed[0]
+
     def open(self, name: str) -> None:
-        """Open a case, in place of the one that is open.
+        """Open a case, in place of the one that is open, which stays where this fails.
 
         Raises:
             ConfigError: there is no such case.
@@ -114,14 +131,24 @@ class Desk:
         if ending in JPEG or (ending in PICTURES and slices > 1):  # said before the work, not when it is saved
             raise ConfigError(f"{output} cannot hold labels of {counted(slices, 'slice')}; name it case.nii.gz or so.")
         with self.lock:
-            self.close()
+            if self._session is not None and self._session.output == output:
+                self.close()
             cache = None if self.cache is None else self.cache / name
-            self._session = Session(volume, self.model, output, start=start, objects=self.objects, embeddings=cache)
-            self.case, looks = name, self._session.looks
+            session = Session(volume, self.model, output, start=start, objects=self.objects, embeddings=cache)
+            self.close()
+            self._session, self.case, looks = session, name, session.looks
             if cache is not None and looks is not None and (axes := looks.missing((0,))):
                 self._ending.clear()
-                self._filling = threading.Thread(target=looks.fill, args=(axes, self._tell), daemon=True)
+                self._filling = threading.Thread(target=self._fill, args=(looks, axes), daemon=True)
                 self._filling.start()
+
+    def _fill(self, looks: Embeddings, axes: Sequence[int]) -> None:
+        try:
+            looks.fill(axes, self._tell)
+        except Exception as error:  # nobody waits for this thread; whoever asks for its progress is told
+            kind = InUseError if isinstance(error, InUseError) else SamunetError
+            self.fault = kind(f"Planes are encoded as you click, and not beforehand: {in_words(error)}")
+            logger.warning("Case '%s': %s", self.case, self.fault)
 
     def _tell(self, done: int, of: int) -> bool:
         self.encoded = done, of
@@ -130,15 +157,14 @@ class Desk:
     def save(self) -> Path:
         """Write the labels, and what the case took into the table."""
         with self.lock:
-            path, session = self.session.save(), self.session
+            session = self.session
+            path = session.save()
             if self.table is not None:
-                row = {"case": self.case, **effort(session)}
-                before = []
-                if self.table.is_file():
-                    with self.table.open(newline="", encoding="utf-8") as file:
-                        before = [line for line in csv.DictReader(file) if line["case"] != self.case]
-                rows = sorted([str(line.get(key, "")) for key in row] for line in [*before, row])
-                write_csv(self.table, list(row), rows)
+                try:
+                    put_row(self.table, {CASE: self.case, **effort(session)})
+                except (SamunetError, OSError) as error:
+                    said = f"The labels are saved to {path}, but not what they took: {in_words(error)}"
+                    raise DatasetError(said) from None
             return path
 
     def close(self) -> None:
@@ -149,7 +175,7 @@ class Desk:
                 self._filling.join()
             if self._session is not None:
                 self._session.close()
-            self._session, self._filling, self.case, self.encoded = None, None, "", (0, 0)
+            self._session, self._filling, self.fault, self.case, self.encoded = None, None, None, "", (0, 0)
 
 
 def _labels_of(path: Path, grid: Geometry) -> np.ndarray:
@@ -165,7 +191,7 @@ def _labels_of(path: Path, grid: Geometry) -> np.ndarray:
 
 def case_name(image: Path) -> str:
     """Return the name of an image's case: that of its file, without ending and channel."""
-    stem = image.name[: len(image.name) - len(known_ending(image))]
+    stem = _stem(image)
     match = CHANNEL_FILE.fullmatch(stem)
     return match["case"] if match else stem
 
@@ -177,29 +203,36 @@ def cases_in(inputs: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
         inputs: image files, or folders of them.
 
     Raises:
-        DatasetError: there is no image, or a path is none.
+        DatasetError: there is no image, a path is none, or images that are no channels of one have the same case.
     """
     cases: dict[str, list[Path]] = {}
     for path in inputs:
         files = sorted(path.iterdir()) if path.is_dir() and known_ending(path) == "" else [path]
         for file in files:
             if known_ending(file) and file.is_file():
-                cases.setdefault(case_name(file), []).append(file)
+                of_case = cases.setdefault(case_name(file), [])
+                if file not in of_case:
+                    of_case.append(file)
             elif not path.is_dir():
                 raise DatasetError(f"{path} is no image file and no folder of images; correct the path.")
     if not cases:
         raise DatasetError(f"No image is in {', '.join(map(str, inputs))}; name files, or a folder that holds some.")
+    for name, (first, *others) in cases.items():
+        for other in others:
+            if (
+                other.parent != first.parent
+                or known_ending(other) != known_ending(first)
+                or not _numbered(other, first)
+            ):
+                raise DatasetError(
+                    f"{first} and {other} would be one case, '{name}'; rename one, or take them in turn."
+                )
     return {name: tuple(files) for name, files in cases.items()}
 
 
-def effort(session: Session) -> dict[str, float]:
-    """Count what an annotation took, and how near to its beginning it ended."""
-    times = np.array([at for _, at in session.steps])
-    operations = [op for op, _ in session.steps]
-    row: dict[str, float] = {name: sum(operations.count(op) for op in ops) for name, ops in COUNTED.items()}
-    row["seconds"] = round(float(np.minimum(np.diff(times), IDLE_S).sum())) if len(times) else 0
-    start, end = session.start, session.labels()
-    pairs = [(start == thing.value, end == thing.value) for thing in session.state.objects]
-    dices = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs if a.any() or b.any()]
-    row["Dice of the beginning and the end"] = round(float(np.mean(dices)), 4) if dices else 1.0
-    return row
+def _numbered(*files: Path) -> bool:
+    return all(case_name(file) != _stem(file) for file in files)
+
+
+def _stem(image: Path) -> str:
+    return image.name[: len(image.name) - len(known_ending(image))]

@@ -108,3 +108,17 @@ def test_an_orientation_is_that_of_nibabel_also_when_oblique(order, signs):
         affine = np.eye(4)
         affine[:3, :3] = np.diag([-1, -1, 1]) @ axes.T  # nibabel's world is RAS
         assert grid(direction=tuple(map(tuple, axes))).orientation == "".join(aff2axcodes(affine))
+
+
+@pytest.mark.parametrize("there", ["SPL", "IAR", "RSA", "PIL"])
+def test_a_turned_grid_has_every_voxel_where_it_was(there):
+    here = grid(origin=(5.0, -3.0, 2.0), direction=((0.0, 0.6, 0.8), (0.0, 0.8, -0.6), (-1.0, 0.0, 0.0)))
+
+    def places(of):
+        steps = np.array(of.direction) * np.array(of.spacing)[:, None]
+        return np.array(of.origin)[:, None, None, None] + np.einsum("ax,adhw->xdhw", steps, np.indices(of.shape))
+
+    axes, flips = turn_between(here.orientation, there)
+    new = here.turned(axes, flips)
+    assert new.orientation == there
+    np.testing.assert_allclose(places(new), turned(places(here), axes, flips), atol=1e-12)

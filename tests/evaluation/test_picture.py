@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_plane import geometry, stored
 
+import samunet
 from samunet.core.geometry import Geometry
 from samunet.errors import ShapeError
 from samunet.evaluation.colors import label_color
@@ -119,3 +121,9 @@ def test_a_2d_image_counts_no_slices():
     flat = Geometry(shape=(1, 8, 8), spacing=(1.0, 1.0, 1.0), planar=True)
     label = np.eye(8, dtype=np.uint8)[None]
     assert draw_case("a", label * 1.0, {"label": label}, flat, {1: "cell"}).caption == "It shows cell."
+
+
+def test_every_picture_of_a_case_is_hung_by_one_rule():
+    package = Path(samunet.__file__).parent
+    drawing = [path for path in package.rglob("*.py") if "imshow(" in path.read_text(encoding="utf-8")]
+    assert drawing == [package / "evaluation" / "picture.py"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from phantoms import ball
 
-from samunet.errors import ConfigError
+from samunet.errors import CheckpointError, ConfigError, WeightsAbsentError
 from samunet.fewshot import per_sam
 from samunet.fewshot.choose import medoids
 from samunet.fewshot.examples import References, spec_of_values
@@ -15,7 +15,13 @@ from samunet.fewshot.guided import RELEASED
 from samunet.fewshot.likeness import likeness_of, reference_slices, refuse_small
 from samunet.fewshot.methods import FewShot
 from samunet.fewshot.models import PlanePrompts, SAMModel, model_named
+from samunet.models.prompt_tokens import NO_POINT, PromptTokens
+from samunet.models.prompted import PromptedMasks
 from samunet.ops.overlap import overlap
+from samunet.sam import hq
+from samunet.sam.backbones import backbone_named
+from samunet.sam.build import build_sam
+from samunet.sam.high_quality import plain_decoder
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +125,62 @@ def test_embeddings_are_kept_by_model_and_image(tmp_path, disc):
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
 
 
+def test_embeddings_of_one_number_format_are_none_of_another(tmp_path, disc):
+    plane, found = disc.volume.array[:, 0], {}
+    for precision in (None, torch.bfloat16):
+        for cache in (tmp_path, None):
+            model = model_named("seed", device="cpu", cache=cache)
+            model.precision = precision
+            found[precision, cache] = torch.cat([part.flatten() for part in model.encode(plane, (1, 1)).parts])
+        assert torch.equal(found[precision, tmp_path], found[precision, None])
+    assert not torch.equal(found[None, tmp_path], found[torch.bfloat16, tmp_path])
+    assert {path.parts[-3] for path in tmp_path.rglob("*.safetensors")} == {"float32", "bfloat16"}
+
+
+def file_of_hq_sam(folder, side):
+    """A file of HQ-SAM's names and of random numbers."""
+    torch.manual_seed(0)
+    sam = build_sam(backbone_named("vit_nano"), (side, side))
+    parts = hq.new_parts(sam)
+    for parameter in parts.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    named = {f"mask_decoder.{name}": tensor for name, tensor in parts.state_dict().items()}
+    torch.save(sam.state_dict() | named, folder / "sam_hq.pth")
+    return folder / "sam_hq.pth"
+
+
+def test_a_checkpoint_of_hq_sam_serves_as_the_model_with_its_own_token(tmp_path, disc):
+    """Its single mask is that of the network of hq_sam_prompted, which a test holds against HQ-SAM's equations."""
+    path = file_of_hq_sam(tmp_path, 128)
+    model = SAMModel(path, side=128, cache=tmp_path / "cache")
+    look = model.encode(disc.volume.array[:, 0], (1, 1))
+    answer = model.decode(look, PlanePrompts(inside=np.array([[52, 70]]))).raw[0]
+    parts, plain = model.sam.hq, SAMModel(path, side=128)
+    head = PromptedMasks(plain.sam, plain_decoder(plain.sam), hq=True)
+    fine = torch.nn.functional.pixel_shuffle(look.parts[0][:, model.width :], 4)
+    shown = PromptTokens(torch.tensor([[[70.5, 52.5], [0.0, 0.0]]]) / 128, torch.tensor([[1, NO_POINT]]))
+    with torch.inference_mode():
+        expected = head(look.parts[0][:, : model.width], shown, fine)[0]
+    torch.testing.assert_close(answer, expected, atol=1e-4, rtol=1e-4)
+    assert parts is model.sam.image_encoder.parts
+    references = References(spec=spec_of_values(("MR",), {0, 1}, "x", ".png"), cases=(), examples=(disc,))
+    few = FewShot(references=references, model=model)
+    for method in ("per_sam", "per_sam_f"):
+        proposal = few.propose(method, ball((1, 96, 128), (0, 40, 60), 20, name="other"))
+        assert proposal.label.shape == (1, 96, 128)
+
+
+def test_a_trained_model_or_its_folder_is_refused_with_what_to_do(tmp_path, trained):
+    with pytest.raises(ConfigError, match=rf"{trained.parent} is a trained model, .* samunet_annotate -m"):
+        model_named(str(trained.parent), device="cpu")
+    with pytest.raises(WeightsAbsentError, match=f"{trained} is a folder; give a weights file in it"):
+        model_named(str(trained), device="cpu")
+    with pytest.raises(CheckpointError, match="is no seed of samunet and no checkpoint of SAM"):
+        model_named(str(trained / "checkpoint_final.safetensors"), device="cpu")
+
+
 def test_a_checkpoint_of_sam_serves_as_the_model(tmp_path, disc):
     from safetensors.torch import save_file
-
-    from samunet.sam.backbones import backbone_named
-    from samunet.sam.build import build_sam
 
     torch.manual_seed(0)
     sam = build_sam(backbone_named("vit_nano"), (128, 128))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from phantoms import ball, write_dataset, write_image
@@ -9,10 +11,16 @@ from phantoms import ball, write_dataset, write_image
 from samunet.cli.choose_cases import main as choose
 from samunet.cli.fewshot import main as fewshot
 from samunet.core.codec import read_json, write_json
-from samunet.core.dataset import PROPOSALS, read_dataset_json
+from samunet.core.dataset import PROPOSALS, Case, read_dataset_json
+from samunet.core.geometry import turn_between
+from samunet.core.history import turned
+from samunet.core.volume import Volume
 from samunet.core.workspace import Workspace
 from samunet.errors import ConfigError, DatasetError
-from samunet.fewshot.examples import read_references
+from samunet.fewshot.examples import References, read_references, spec_of_values
+from samunet.fewshot.methods import FewShot, Proposal
+from samunet.fewshot.models import model_named
+from samunet.fewshot.run import Asked, _write, choose_cases, propose_labels
 from samunet.imageio import reader_for
 from samunet.ops.overlap import overlap
 from samunet.pipeline.datasets import refuse_proposals
@@ -129,10 +137,9 @@ def test_what_is_wrong_with_references_is_one_sentence(tmp_path):
     other.label[other.label == 2] = 3
     with pytest.raises(DatasetError, match=r"holds the values \[.*3.*\], which dataset.json does not name"):
         read_references(write_dataset(tmp_path / "other", [other]))
-    turned = ((0.0, 0.0, 1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0))
-    pair = [ball(SHAPE, (7, 16, 16), 6, name="a"), ball(SHAPE, (7, 16, 16), 6, name="b", direction=turned)]
-    with pytest.raises(DatasetError, match="'b' and reference 'a' have the orientations S.. and S..; bring one"):
-        read_references(write_dataset(tmp_path / "turned", pair))
+    coarse = [ball(SHAPE, (7, 16, 16), 6, name="a"), ball(SHAPE, (7, 16, 16), 6, name="b", spacing=(9.0, 1.0, 1.0))]
+    with pytest.raises(DatasetError, match="'b' and reference 'a' have the spacings 9 x 1 x 1 and 1 x 1 x 1 mm"):
+        read_references(write_dataset(tmp_path / "coarse", coarse))
     with pytest.raises(DatasetError, match="has neither a dataset.json nor folders images and labels"):
         read_references(tmp_path)
 
@@ -151,9 +158,132 @@ def test_the_cases_to_label_are_named_by_the_command(tmp_path, raw, capsys):
     assert following == f"Next: samunet_annotate -i {image} -o LABELED/labels/{names[0]}.png"
 
 
-def test_a_name_that_is_taken_is_refused_before_the_work(tmp_path, raw):
-    from samunet.fewshot.run import Asked, propose_labels
+def test_whatever_is_wrong_with_an_image_it_alone_fails_by_name(tmp_path, raw, monkeypatch, capsys):
+    labeled = [ball(DISC, (0, 30, 30), 16, name=name, seed=seed) for seed, name in enumerate(("one", "two"))]
+    references = write_dataset(tmp_path / "references", labeled, ".png")
+    names = ("broken", "cut", "good", "odd")
+    for name in names:
+        write_image(tmp_path / "images", ball(DISC, (0, 32, 32), 16, name=name, seed=2), ".png")
+    (tmp_path / "images" / "cut_0000.png").write_bytes(b"\x89PNG\r\n")
+    forgotten = []
+    propose, forget = FewShot.propose, FewShot.forget
 
+    def fails(self, method, image, examples=None):
+        if image.identifier in ("odd", "two"):
+            raise np.linalg.LinAlgError("Singular matrix")
+        if image.identifier == "broken":
+            raise AttributeError("no such thing")
+        return propose(self, method, image, examples)
+
+    monkeypatch.setattr(FewShot, "propose", fails)
+    monkeypatch.setattr(FewShot, "forget", lambda self, name: forgotten.append(name) or forget(self, name))
+    words = ["-i", tmp_path / "images", "-r", references, "-o", tmp_path / "out", "--method", "nearest", "--no_pbar"]
+    assert fewshot([*map(str, words)]) == 3
+    report = read_json(tmp_path / "out" / "fewshot.json")
+    assert report["confidence"].keys() == {"good"} and (tmp_path / "out" / "good.png").is_file()
+    assert report["failures"]["odd"] == "LinAlgError: Singular matrix"
+    assert report["failures"]["broken"] == "AttributeError: no such thing"
+    assert "cut_0000.png" in report["failures"]["cut"]
+    assert report["expected_dice"]["nearest"]["shell"][1] == 0
+    said = capsys.readouterr().out
+    assert "nearest fails on reference 'two': LinAlgError: Singular matrix" in said
+    assert "Case 'broken' failed: AttributeError: no such thing" in said
+    assert forgotten == list(names)
+
+
+def test_a_full_disk_ends_the_work(tmp_path, raw, monkeypatch, capsys):
+    references = write_dataset(tmp_path / "references", [ball(DISC, (0, 30, 30), 16, name="one")], ".png")
+    write_image(tmp_path / "images", ball(DISC, (0, 32, 32), 16, name="new"), ".png")
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "new.png")
+
+    monkeypatch.setattr("samunet.fewshot.run._write", full)
+    words = ["-i", tmp_path / "images", "-r", references, "-o", tmp_path / "out", "--method", "nearest", "--no_pbar"]
+    assert fewshot([*map(str, words)]) == 2
+    assert "new.png: No space left on device; make space" in capsys.readouterr().err
+
+
+def test_what_cannot_become_a_dataset_is_refused_before_the_work(tmp_path, raw):
+    references = write_dataset(tmp_path / "references", [ball(DISC, (0, 30, 30), 16, name="one")], ".png")
+    write_image(tmp_path / "images", ball(DISC, (0, 32, 32), 16, name="new"), ".png")
+    write_image(tmp_path / "other", ball(DISC, (0, 32, 32), 16, name="other"), ".bmp")
+    asked = Asked(
+        images=(tmp_path / "images", tmp_path / "other"),
+        references=references,
+        output=tmp_path / "out",
+        dataset="Dataset901_Few",
+        raw=raw,
+    )
+    with pytest.raises(DatasetError, match=r"must share one known ending; found \.bmp, \.png"):
+        propose_labels(asked, model=None)
+    write_image(tmp_path / "capitals", ball(DISC, (0, 32, 32), 16, name="NEW"), ".png")
+    twice = dataclasses.replace(asked, images=(tmp_path / "images", tmp_path / "capitals"))
+    with pytest.raises(DatasetError, match="several cases have one name, first 'new'"):
+        propose_labels(twice, model=None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_cases_to_choose_are_counted_before_the_work_and_those_that_fail_left_out(tmp_path, raw, capsys):
+    for radius, name in enumerate(("one", "two", "zero"), 16):
+        write_image(tmp_path / "images", ball(DISC, (0, 30, 30), radius, name=name), ".png")
+    with pytest.raises(ConfigError, match="-n is the number of cases to choose, 1 to 3 of these; got 4"):
+        choose_cases([tmp_path / "images"], 4, model=None)
+    (tmp_path / "images" / "zero_0000.png").write_bytes(b"")
+    assert choose(["-i", str(tmp_path / "images"), "-n", "2", "--no_pbar"]) == 3
+    said = capsys.readouterr().out
+    assert "Case 'zero' failed: " in said and {*said.splitlines()} >= {"one", "two"}
+
+
+def test_references_of_equal_names_are_refused(tmp_path):
+    folder = write_dataset(tmp_path / "data", [ball(DISC, (0, 30, 30), 16, name=name) for name in ("one", "one_0000")])
+    (folder / "dataset.json").unlink()
+    (folder / "imagesTr" / "one_0000_0000.nii.gz").rename(folder / "imagesTr" / "one.nii.gz")
+    with pytest.raises(DatasetError, match="holds 2 images of case 'one'; rename or remove one of them"):
+        read_references(folder)
+
+
+@pytest.mark.parametrize("there", ["SAR", "RSA", "LIP"])
+def test_volumes_of_other_orientations_get_the_same_labels_on_their_own_grids(tmp_path, there):
+    asymmetric = ball(SHAPE, (6, 12, 20), 6, name="one", spacing=(1.0, 1.5, 1.0))
+    turn = turn_between("SPL", there)
+
+    def stored(example):
+        volume = example.volume
+        array, grid = np.ascontiguousarray(turned(volume.array, *turn)), volume.geometry.turned(*turn)
+        label = np.ascontiguousarray(turned(example.label, *turn))
+        return dataclasses.replace(example, volume=Volume(array=array, geometry=grid), label=label)
+
+    references = read_references(
+        write_dataset(tmp_path / "data", [asymmetric, stored(dataclasses.replace(asymmetric, identifier="two"))])
+    )
+    first, second = references.examples
+    assert first.volume.geometry.orientation == second.volume.geometry.orientation == "SPL"
+    assert np.array_equal(first.label, second.label) and np.array_equal(first.volume.array, second.volume.array)
+    assert first.volume.geometry.voxels_apart(second.volume.geometry) < 1e-3
+    few = FewShot(references=references, model=model_named("seed", device="cpu"))
+    new = ball(SHAPE, (7, 14, 18), 6, name="new", seed=2, spacing=(1.0, 1.5, 1.0))
+    plain, other = few.propose("nearest", new), few.propose("nearest", stored(new))
+    assert plain.label.any() and np.array_equal(other.label, turned(plain.label, *turn))
+
+
+def test_previews_are_hung_as_radiologists_do_however_the_file_is_stored(tmp_path):
+    spec = spec_of_values(("MR",), {0, 1, 2}, "x", ".nii.gz")
+    pictures = []
+    for columns in (1, -1):
+        direction = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (float(columns), 0.0, 0.0))
+        image = ball(SHAPE, (7, 12, 10), 6, name=f"case{columns}", direction=direction)
+        volume = dataclasses.replace(image.volume, array=image.volume.array[..., ::columns])
+        image = dataclasses.replace(image, volume=volume, label=image.label[..., ::columns])
+        asked = Asked(images=(), references=tmp_path, output=tmp_path, preview=True)
+        case = Case(identifier=image.identifier, images=(tmp_path / "x_0000.nii.gz",), label=None)
+        references = References(spec=spec, cases=(), examples=())
+        _write(asked, references, case, image, Proposal(label=image.label, confidence={}))
+        pictures.append((tmp_path / "preview" / f"{image.identifier}.png").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_a_name_that_is_taken_is_refused_before_the_work(tmp_path, raw):
     raw.mkdir()
     (raw / "Dataset901_Other").mkdir()
     asked = Asked(images=(tmp_path,), references=tmp_path, output=tmp_path, dataset="Dataset901_Few", raw=raw)

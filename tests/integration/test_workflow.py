@@ -43,6 +43,31 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
     assert "mean foreground" in output
 
 
+@pytest.mark.slow
+def test_the_tutorial_of_few_labels_runs_from_top_to_bottom(tmp_path):
+    text = (ROOT / "documentation" / "tutorials" / "few-labels.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    script = "\n".join(blocks)
+    shorter = {
+        "samunet_fewshot ": "--side 32 --deformation none ",  # registrations of a minute take a second
+        "-o few_labels": " --method registration",
+        "samunet_plan_and_preprocess -d 18 ": f"{COARSE} ",
+    }
+    for command, options in shorter.items():
+        assert command in script
+        script = script.replace(command, f"{command}{options}")
+    output = shell(script, tmp_path)
+    folder = tmp_path / "samunet_few"
+    chosen = (folder / "chosen.txt").read_text().split()
+    report = json.loads((folder / "proposals" / "fewshot.json").read_text())
+    assert len(chosen) == 3 and sorted(report["references"]) == sorted(chosen)
+    assert len(report["confidence"]) == 9 and not report["failures"]
+    assert len(list((folder / "proposals" / "preview").iterdir())) == 9
+    compared = json.loads((folder / "comparison" / "comparison.json").read_text())
+    assert "few_labels" in json.dumps(compared) and (folder / "comparison" / "report.html").is_file()
+    assert "trained" in output
+
+
 def test_the_demo_writes_a_page_and_scores(tmp_path):
     output = shell("samunet_demo -o demo --epochs 1 --iterations 2 -device cpu", tmp_path)
     assert "[6] Evaluation" in output and output.endswith("samunet_import FOLDER\n")

@@ -12,7 +12,7 @@ from samunet.core.codec import read_json, write_json
 from samunet.core.geometry import Geometry
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
 from samunet.core.volume import Volume
-from samunet.errors import CheckpointError, ConfigError, ShapeError
+from samunet.errors import CheckpointError, ConfigError, InUseError, ShapeError
 from samunet.imageio import reader_of_image
 from samunet.interaction.embeddings import Embeddings, image_sha256
 from samunet.interaction.session import Session
@@ -176,6 +176,44 @@ def test_embedding_that_was_stopped_leaves_no_header(tmp_path):
     looks = Embeddings(image, Discs(), image_sha256(image), folder)
     looks.fill((0,), lambda done, of: done < 3)
     assert not (folder / "embeddings.json").exists() and looks.missing((0,)) == (0,)
+
+
+def test_an_axis_that_is_done_is_kept_where_the_next_one_fails(tmp_path):
+    image, folder = volume(), tmp_path / "embeddings"
+
+    def full(done, of):
+        if done > 8:
+            raise OSError(28, "No space left on device")
+        return True
+
+    with pytest.raises(OSError, match="No space left"):
+        Embeddings(image, Discs(), image_sha256(image), folder).fill((0, 1), full)
+    assert sorted(path.name for path in folder.iterdir()) == ["axis0_plane.b2nd", "embeddings.json"]
+    assert Embeddings(image, Discs(), image_sha256(image), folder).missing((0, 1)) == (1,)
+
+
+def test_two_processes_do_not_fill_one_folder_and_the_second_takes_what_the_first_made(tmp_path):
+    image, folder = volume(), tmp_path / "embeddings"
+    one, other = (Embeddings(image, Discs(), image_sha256(image), folder) for _ in range(2))
+
+    def meanwhile(done, of):
+        if done == 3:
+            with pytest.raises(InUseError, match="is in use by"):
+                other.fill((0,))
+        return True
+
+    one.fill((0,), meanwhile)
+    made = other.model.encoded
+    other.fill((0, 2))
+    assert other.model.encoded == made + 12 and other.missing((0, 2)) == ()
+
+
+def test_damaged_embeddings_are_refused_by_name(tmp_path):
+    image, folder = volume(), tmp_path / "embeddings"
+    Embeddings(image, Discs(), image_sha256(image), folder).fill((0,))
+    (folder / "axis0_plane.b2nd").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=f"{folder} cannot be read .* make them again with samunet_embed"):
+        Embeddings(image, Discs(), image_sha256(image), folder)
 
 
 @pytest.fixture(scope="module")

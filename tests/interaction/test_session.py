@@ -255,8 +255,61 @@ def test_a_damaged_line_before_others_is_refused_and_half_a_last_one_cut_off(ses
     with Session(session.volume, Discs(), session.output) as again:
         assert again.labels()[1, 1, 1] == 1 and again.labels()[1, 2, 2] == 0
     path.write_bytes(whole.replace(b'"op":"paint"', b'"op":"erase"', 1))
+    with pytest.raises(DatasetError, match=r"line 4 is damaged\. .* leave of it here its first 3 lines"):
+        Session(session.volume, Discs(), session.output)
+
+
+@pytest.mark.parametrize("spoil", [lambda line: line[:-7], lambda line: line.replace(b"5", b"6", 1), lambda _: b""])
+def test_a_damaged_first_line_is_refused_by_name_and_kept(session, spoil):
+    session.close()
+    path = session.output.parent / FOLDER / "case.nii.gz.journal"
+    damaged = spoil(path.read_bytes().splitlines(keepends=True)[0])
+    path.write_bytes(damaged)
+    with pytest.raises(DatasetError, match=rf"{path}: line 1 is damaged\. .* go on from the label file"):
+        Session(session.volume, Discs(), session.output)
+    assert path.read_bytes() == damaged
+
+
+def test_a_whole_last_line_that_is_damaged_is_refused_and_kept(session):
+    session.paint([(1, 1, 1)], value=1, radius=0)
+    session.close()
+    path = session.output.parent / FOLDER / "case.nii.gz.journal"
+    damaged = path.read_bytes().replace(b'"op":"paint"', b'"op":"erase"')
+    path.write_bytes(damaged)
     with pytest.raises(DatasetError, match="line 4 is damaged"):
         Session(session.volume, Discs(), session.output)
+    assert path.read_bytes() == damaged
+
+
+class Failing:
+    """A journal's file on a disk that takes half a line, and does not give it back."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, line):
+        self.file.write(line[: len(line) // 2])
+        raise OSError(28, "No space left on device")
+
+    def truncate(self, _):
+        raise OSError(5, "Input/output error")
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_half_a_line_that_cannot_be_taken_back_spoils_no_later_one(session):
+    session.paint([(1, 1, 1)], value=1, radius=0)
+    journal, file = session._journal, session._journal._file
+    journal._file = Failing(file)
+    with pytest.raises(OSError, match="No space left"):
+        session.paint([(1, 2, 2)], value=1, radius=0)
+    with pytest.raises(OSError, match="Input/output error"):
+        session.paint([(1, 2, 2)], value=1, radius=0)
+    journal._file = file
+    session.paint([(1, 3, 3)], value=1, radius=0)
+    with reopened(session) as again:
+        assert np.argwhere(again.labels()).tolist() == [[1, 1, 1], [1, 3, 3]]
 
 
 def test_a_step_that_cannot_be_written_leaves_everything_as_it_was(session, monkeypatch):

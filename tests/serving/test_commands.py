@@ -115,6 +115,8 @@ def test_labels_that_lie_elsewhere_than_their_image_are_refused(model, dataset, 
     mirrored = nibabel.Nifti1Image(np.asarray(file.dataobj), file.affine @ np.diag([-1, 1, 1, 1]))
     nibabel.save(mirrored, tmp_path / "mirrored" / first.name)
     first.unlink()
+    for other in sorted((dataset / "imagesTr").iterdir())[1:]:
+        other.unlink()
     assert annotate.main(["-d", "999", "--predictions", str(tmp_path / "mirrored")]) == 2
     assert "they must share one grid" in capsys.readouterr().err
 
@@ -149,6 +151,37 @@ def test_what_does_not_go_together_is_refused(words, reason, model, dataset, ima
     assert reason in capsys.readouterr().err
 
 
+def test_a_damaged_case_is_passed_over_and_named(run, dataset, capsys):
+    first, second, third = sorted((dataset / "imagesTr").iterdir())
+    for path in (dataset / "labelsTr").iterdir():
+        path.unlink()
+    first.write_bytes(first.read_bytes()[:300])
+    second.write_bytes(b"")
+    opened = []
+    run("-d", "999", meanwhile=lambda desk: opened.append(desk.case))
+    assert opened == [third.name.removesuffix("_0000.nii.gz")]
+    said = capsys.readouterr().out
+    assert all(f"Case '{one.name.removesuffix('_0000.nii.gz')}' is passed over" in said for one in (first, second))
+    third.write_bytes(b"")
+    assert annotate.main(["-d", "999", "--no_browser"]) == 2 and first.name in capsys.readouterr().err
+
+
+def test_equal_names_are_refused_and_channels_are_not(model, image, tmp_path, capsys):
+    other = tmp_path / "other" / image.name
+    other.parent.mkdir()
+    shutil.copyfile(image, other)
+    plain = tmp_path / "other" / image.name.replace("_0000", "")
+    for pair in ((image, other), (image.parent, other.parent), (other, plain)):
+        shutil.copyfile(image, plain)
+        assert embed.main(["-i", *map(str, pair), "-o", str(tmp_path / "cache")]) == 2
+        said = capsys.readouterr().err
+        assert f"would be one case, '{plain.name[:-7]}'" in said and other.name in said
+        plain.unlink()
+    shutil.copyfile(image, other.with_name(image.name.replace("_0000", "_0001")))
+    assert embed.main(["-i", str(other.parent), str(other), "-o", str(tmp_path / "cache"), "--no_pbar"]) == 0
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [plain.name[:-7]]
+
+
 def test_embeddings_are_made_once_told_before_and_taken(run, model, dataset, image, tmp_path, capsys):
     words = ["-i", str(dataset / "imagesTr"), "-o", str(tmp_path / "cache"), "--no_pbar"]
     assert embed.main(words) == 0
@@ -162,6 +195,15 @@ def test_embeddings_are_made_once_told_before_and_taken(run, model, dataset, ima
 
     words = ("-i", image, "-o", tmp_path / "case.nii.gz", "--labels", "small=1", "--cache", tmp_path / "cache")
     run(*words, meanwhile=encodes_nothing)
+
+
+def test_an_image_that_cannot_be_encoded_is_named_and_the_others_are(model, dataset, tmp_path, capsys):
+    first, second, third = sorted((dataset / "imagesTr").iterdir())
+    second.write_bytes(second.read_bytes()[:300])
+    assert embed.main(["-i", str(dataset / "imagesTr"), "-o", str(tmp_path / "cache"), "--no_pbar"]) == 3
+    said = capsys.readouterr()
+    assert f"Case '{second.name.removesuffix('_0000.nii.gz')}' failed" in said.err and "of 2 cases" in said.out
+    assert len(list((tmp_path / "cache").glob("*/embeddings.json"))) == 2
 
 
 def test_embeddings_are_refused_where_they_cannot_be(model, image, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,9 @@ import csv
 import json
 import re
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from urllib.parse import quote
 
 import nibabel
@@ -13,8 +16,11 @@ import numpy as np
 import pytest
 from annotating import Discs
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny import write_tiny_dataset
 
+from samunet.core.lock import held
+from samunet.errors import DatasetError
 from samunet.imageio import reader_of_image
 from samunet.interaction.state import Block, new_thing
 from samunet.serving.desk import Desk, Work
@@ -325,23 +331,61 @@ def test_a_disk_that_is_full_is_told(ask, client, desk, monkeypatch):
     assert answer.status_code == 400 and "labels.nii.gz: No space left on device" in answer.json()["error"]
 
 
-@pytest.mark.slow
-def test_no_request_that_fits_the_description_breaks_the_server(ask, client):
-    """Bodies that schemathesis draws from the description: each is answered, or refused with a sentence."""
-    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
-    schema = schemathesis.openapi.from_dict(client.get("openapi.json").json())
-    for found in schema.get_all_operations():
-        operation = found.ok()
+def drawn(schema, schemas):
+    """Return a strategy for what a JSON schema of the description allows."""
+    if "$ref" in schema:
+        return drawn(schemas[schema["$ref"].rpartition("/")[2]], schemas)
+    if "anyOf" in schema:
+        return st.one_of([drawn(one, schemas) for one in schema["anyOf"]])
+    kind = schema["type"]
+    if kind == "object":
+        needed, optional = {}, {}
+        for name, part in schema["properties"].items():
+            (needed if name in schema.get("required", ()) else optional)[name] = drawn(part, schemas)
+        return st.fixed_dictionaries(needed, optional=optional)
+    if kind == "array":
+        items = drawn(schema["items"], schemas)
+        return st.lists(items, max_size=4) | st.lists(items, min_size=3, max_size=3)
+    return {
+        "integer": st.integers(-2, 12) | st.integers(),
+        "number": st.floats(0, 5) | st.floats(allow_nan=False, allow_infinity=False),
+        "string": st.sampled_from(["bool", "uint8", "", "AAAA", "a"]) | st.text(),
+        "boolean": st.booleans(),
+        "null": st.none(),
+    }[kind]
 
-        @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-        @given(case=operation.as_strategy())
-        def fuzz(case):
-            body = {"json": case.body} if isinstance(case.body, dict) else {}
-            answer = client.request(case.method, case.path.lstrip("/"), **body)
-            assert answer.status_code in (200, 400, 422), (case.path, case.body, answer.text)
+
+def requests_of(client):
+    """Return each verb that takes something, with a strategy for it, by the server's own description."""
+    told = client.get("openapi.json").json()
+    for path, methods in told["paths"].items():
+        for method, verb in methods.items():
+            content = verb.get("requestBody", {}).get("content", {"": {"schema": {"type": "null"}}})
+            (schema,) = (one["schema"] for one in content.values())
+            yield method, path.lstrip("/"), drawn(schema, told["components"]["schemas"])
+
+
+def fuzzed(client, examples):
+    for method, verb, bodies in requests_of(client):
+        ask = partial(client.request, method, verb)
+
+        @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(body=bodies, ask=st.just(ask))
+        def fuzz(body, ask):
+            answer = ask(**({} if body is None else {"json": body}))
+            assert answer.status_code in (200, 400, 422), (ask.args, body, answer.text)
             assert answer.status_code == 200 or answer.json()["error"]
 
         fuzz()
+
+
+def test_some_requests_that_fit_the_description_do_not_break_the_server(ask, client):
+    fuzzed(client, 3)
+
+
+@pytest.mark.slow
+def test_no_request_that_fits_the_description_breaks_the_server(ask, client):
+    fuzzed(client, 200)
 
 
 def test_what_is_meant_for_one_case_never_lands_in_another(client, ask, desk):
@@ -352,3 +396,84 @@ def test_what_is_meant_for_one_case_never_lands_in_another(client, ask, desk):
     assert refused.status_code == 409 and f"opened {second} meanwhile" in refused.json()["error"]
     assert not desk.session.steps and desk.session.state.draft is None
     assert client.post("add_point_interaction", json=click, headers={"x-case": quote(second)}).status_code == 200
+
+
+def test_other_columns_and_rows_of_the_table_stay_as_they_are(ask, desk):
+    desk.table.write_text('who,case,clicks,note\nA. B.,other,7,"fast, blurred"\nC.,tiny_000,1,again\n', "utf-8-sig")
+    ask("add_point_interaction", coordinates=[9, 8, 2])
+    for _ in range(2):
+        ask("save")
+        with desk.table.open(newline="", encoding="utf-8") as file:
+            head, *rows = csv.reader(file)
+        assert head[:4] == ["who", "case", "clicks", "note"] and head[4:6] == ["boxes", "scribbles and lassos"]
+        assert rows[0] == ["A. B.", "other", "7", "fast, blurred", *[""] * (len(head) - 4)]
+        assert rows[1][:4] == ["C.", "tiny_000", "1", "again"] and len(rows) == 2 and all(rows[1])
+    desk.table.unlink()
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"case;clicks\na;1\n", "no column 'case'"),
+        (b"case,clicks\na,1,2\n", "more than the 2 cells"),
+        (b"case,clicks\na,\xff\n", "utf-8"),
+        (b'case\n"a\n', "unexpected end of data"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_by_name_and_kept(ask, client, desk, content, reason):
+    desk.table.write_bytes(content)
+    with pytest.raises(DatasetError, match=re.escape(str(desk.table)) + ".*" + reason):
+        Desk((), Discs(), table=desk.table)
+    ask("add_point_interaction", coordinates=[9, 8, 2])
+    answer = client.post("save")
+    assert answer.status_code == 400 and reason in answer.json()["error"]
+    work = desk.works[desk.case]
+    assert f"The labels are saved to {work.output}" in answer.json()["error"] and work.output.is_file()
+    assert desk.table.read_bytes() == content
+    desk.table.unlink()
+
+
+def test_a_case_that_cannot_be_opened_leaves_the_open_one_and_the_server(ask, client, desk, monkeypatch):
+    first, second = desk.works
+    ask("add_point_interaction", coordinates=[9, 8, 2])
+    before = ask("state")
+    work = desk.works[second]
+    damaged = desk.folder / "damaged.nii.gz"
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_bytes(work.images[0].read_bytes()[:200])
+    monkeypatch.setitem(desk.works, second, replace(work, images=(damaged,)))
+    answer = client.post("set_image", json={"name": second})
+    assert answer.status_code == 400 and str(damaged) in answer.json()["error"]
+    assert ask("state") == before
+    ask("add_point_interaction", coordinates=[10, 8, 2])
+
+
+def test_what_nobody_foresaw_is_a_sentence_too(ask, client, desk, monkeypatch):
+    monkeypatch.setattr(desk.model, "answer", lambda *_: 1 / 0)
+    answer = client.post("add_point_interaction", json={"coordinates": [9, 8, 2]})
+    assert answer.status_code == 500 and "ZeroDivisionError: division by zero" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "fault, status, reason",
+    [
+        (OSError(28, "No space left on device", "axis0_plane.b2nd"), 400, "axis0_plane.b2nd: No space left on device"),
+        (RuntimeError("of a device"), 400, "RuntimeError: of a device"),
+        (None, 409, "is in use by"),
+    ],
+)
+def test_an_error_of_encoding_beforehand_is_told(ask, client, desk, tmp_path, monkeypatch, fault, status, reason):
+    name = next(iter(desk.works))
+    monkeypatch.setattr(desk, "cache", tmp_path)
+    if fault is not None:
+        monkeypatch.setattr("samunet.interaction.embeddings.write_json", lambda *_: (_ for _ in ()).throw(fault))
+    with held(tmp_path / name) if fault is None else nullcontext():
+        ask("set_image", name=name)
+        desk._filling.join()
+    answer = client.get("progress")
+    assert answer.status_code == status
+    assert answer.json()["error"].startswith("Planes are encoded as you click") and reason in answer.json()["error"]
+    ask("add_point_interaction", coordinates=[9, 8, 2])
+    monkeypatch.undo()
+    ask("set_image", name=name)
+    assert ask("progress") == {"done": 0, "of": 0}

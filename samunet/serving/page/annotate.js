@@ -257,7 +257,8 @@ function carry(step) {
   return call("propagate", { ...common(), axis: 2 - axis, index: grid.file(here)[axis], step: step * sign });
 }
 
-async function open() {
+// `passed` says which cases before it could not be opened.
+async function open(passed = []) {
   grid = null;
   say("Opening …", false);
   while (nv.volumes.length) nv.removeVolume(nv.volumes[0]);
@@ -269,18 +270,37 @@ async function open() {
   colors();
   await put(await ask("target_buffer"));
   $("grid").textContent = `${state.shape.join(" x ")} voxels of ${state.spacing.map((mm) => +mm.toFixed(2)).join(" x ")} mm, ${state.orientation}; ${state.model}`;
-  say(state.undo ? "Going on where this case was left." : "", false);
+  say([...passed, state.undo ? "Going on where this case was left." : ""].join(" "), passed.length > 0);
   document.body.dataset.case = state.case;
   follow();
 }
 
-async function opened(name) {
+// Open a case, or one after the other until one can be opened; where none can, the one that is open stays.
+async function opened(...names) {
+  const passed = [], before = document.body.dataset.case;
   delete document.body.dataset.case;
-  if (await call("set_image", { name })) await open();
+  for (const name of names) {
+    if (await call("set_image", { name })) return open(passed);
+    passed.push(`Case ${name} cannot be opened: ${$("note").textContent}`);
+  }
+  show(await ask("state"));
+  if (state.case) document.body.dataset.case = before;
+  say(passed.join(" "), true);
+}
+
+function step(by) {
+  const names = Array.from($("cases").options, (one) => one.value), at = $("cases").selectedIndex;
+  return opened(...(by > 0 ? names.slice(at + 1) : names.slice(0, at).reverse()));
 }
 
 async function follow() {
-  const { done, of } = await ask("progress");
+  let done, of;
+  try {
+    ({ done, of } = await ask("progress"));
+  } catch (error) {
+    $("progress").hidden = true;
+    return say(error.message || String(error), true);
+  }
   $("progress").hidden = done >= of;
   $("progress").value = of ? done / of : 0;
   $("progress").title = `${done} of ${of} planes encoded`;
@@ -325,8 +345,8 @@ async function begin() {
   for (const [id, action] of Object.entries(buttons)) $(id).onclick = action;
   $("reset").onclick = () => call("reset_interactions", common());
   $("cases").onchange = () => opened($("cases").value);
-  $("previous").onclick = () => opened($("cases").options[$("cases").selectedIndex - 1].value);
-  $("next").onclick = () => opened($("cases").options[$("cases").selectedIndex + 1].value);
+  $("previous").onclick = () => step(-1);
+  $("next").onclick = () => step(1);
   $("radius").oninput = () => brush(0);
   $("opacity").oninput = () => nv.setDrawOpacity(+$("opacity").value);
   const view = $("view");
