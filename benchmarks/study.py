@@ -99,7 +99,7 @@ def rows_of(data: dict[str, Any], minutes: float, *names: str) -> tuple[Row, ...
 
 FOUR = {"batch_size": 4}
 # The best two of the ranking, and what to hold them against.
-FINAL = ("default", "no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)
+FINAL = ("no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)
 STUDIES = {
     "sam_unet_ranking": rows_of(HIPPOCAMPUS, 6.0, *VARIANTS),
     "sam_unet_final": rows_of(HIPPOCAMPUS, 20.0, *FINAL) + rows_of(PROSTATE, 20.0, *FINAL),
@@ -167,6 +167,7 @@ STUDIES = {
         )
         for pretrained in (None, "seed")
     ),
+    "sam_unet_gentle": rows_of(HIPPOCAMPUS, 10.0, "default", "control: no SAM path"),
     "sam_unet_try": rows_of(HIPPOCAMPUS, 0.2, "default", NNUNET),
 }
 
