@@ -31,7 +31,7 @@ def planned(tmp_path_factory):
 @pytest.fixture
 def quick_start(monkeypatch):
     """Let processes that measure begin with everything imported; one test leaves them to start as they do."""
-    monkeypatch.setattr(measuring.multiprocessing, "get_context", lambda _: START)
+    monkeypatch.setattr(measuring.multiprocessing, "get_context", lambda *_: START)
 
 
 def test_the_peak_of_a_process_rises_with_what_it_holds():
