@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from samunet.training.config import TrainingConfig
 
 TINY = "Dataset901_Tiny"
 TINY_TRAINING = {"epochs": 2, "iterations": 3, "batch_size": 2, "workers": 0, "precision": "fp32"}
+START = multiprocessing.get_context("forkserver")
+"""Starts processes that have imported what trains."""
+START.set_forkserver_preload(["samunet.pipeline.training", "samunet.pipeline.measuring"])
 
 
 def untouched(geometry: Geometry) -> SpatialHistory:

@@ -39,7 +39,8 @@ def draw_training(
         colors: of the classes and regions, by name; others get colors that none of these has.
         title: above the picture, e.g. "fold 0".
     """
-    figure = Figure(figsize=(11, 8), layout="constrained")
+    figure = Figure(figsize=(11, 8))
+    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.07, top=0.93, wspace=0.2, hspace=0.08)  # halves its time
     losses, dice, rates, clock = figure.subplots(2, 2, sharex=True).ravel()
     epochs = range(1, len(values["train_loss"]) + 1)
 

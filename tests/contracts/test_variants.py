@@ -107,8 +107,17 @@ def name(request) -> str:
 PRETRAINED = pytest.mark.parametrize("pretrained", [False, True], ids=["from scratch", "pretrained"])
 
 
-@pytest.mark.parametrize("classes", [1, 2, 5, 40])
-@pytest.mark.parametrize("patch", [(6, 24, 40), (1, 24, 40), (2, 40, 24)])
+@pytest.mark.parametrize(
+    ("classes", "patch"),
+    [
+        (1, (6, 24, 40)),
+        (40, (6, 24, 40)),
+        (2, (1, 24, 40)),
+        (40, (1, 24, 40)),
+        (1, (2, 40, 24)),
+        (5, (2, 40, 24)),
+    ],
+)
 @PRETRAINED
 def test_logits_have_the_size_of_the_patch_and_one_channel_a_class(name, classes, patch, pretrained):
     spec = spec_for(patch, classes=classes, pretrained=pretrained)

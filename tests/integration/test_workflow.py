@@ -1,4 +1,4 @@
-"""The documented ways through the project, run as a user would: console scripts, the tutorial, the demo."""
+"""The documented ways through the project, run as a user would: the tutorial by its console scripts, the demo."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tiny import write_tiny_dataset
 
-from samunet.cli import evaluate_folder, plan_and_preprocess, predict, train
+from samunet.cli import demo, evaluate_folder, plan_and_preprocess, predict, train
+from samunet.phantom import dataset as phantom
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
@@ -37,9 +39,11 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) >= 4
     script = "\n".join(block for block in blocks if "pip install" not in block)
-    planning = "samunet_plan_and_preprocess -d 17 "  # the same way on a coarser grid, through the smallest encoder
-    assert script.count(planning) == 1
-    output = shell(script.replace(planning, f"{planning}{COARSE} "), tmp_path)
+    # The same way on a coarser grid, through the smallest encoder, in fewer steps.
+    for told, done in (("_preprocess -d 17", f"_preprocess -d 17 {COARSE}"), ("--iterations 10", "--iterations 2")):
+        assert script.count(told) == 1
+        script = script.replace(told, done)
+    output = shell(script, tmp_path)
     assert "mean foreground" in output
 
 
@@ -68,13 +72,17 @@ def test_the_tutorial_of_few_labels_runs_from_top_to_bottom(tmp_path):
     assert "trained" in output
 
 
-def test_the_demo_writes_a_page_and_scores(tmp_path):
-    output = shell("samunet_demo -o demo --epochs 1 --iterations 2 -device cpu", tmp_path)
+def test_the_demo_writes_a_page_and_scores(tmp_path, monkeypatch, capsys):
+    few = partial(phantom.write_phantom_dataset, num_training=2, num_test=2)
+    monkeypatch.setattr(phantom, "write_phantom_dataset", few)
+    words = ["--epochs", "1", "--iterations", "2", "-device", "cpu"]
+    assert demo.main(["-o", str(tmp_path / "demo"), *words]) == 0
+    output = capsys.readouterr().out
     assert "[6] Evaluation" in output and output.endswith("samunet_import FOLDER\n")
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert page.count("data:image/png") == 5  # four cases and the learning curve
+    assert page.count("data:image/png") == 3  # two cases and the learning curve
     summary = json.loads((tmp_path / "demo" / "predictions" / "summary.json").read_text())
-    assert len(summary["metric_per_case"]) == 4
+    assert len(summary["metric_per_case"]) == 2
 
 
 @pytest.mark.parametrize("file_ending", [".png", ".nii.gz"])

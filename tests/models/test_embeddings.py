@@ -68,8 +68,8 @@ def frozen(tmp_path_factory):
     return workspace, dataset.spec.name, folder
 
 
-def train(workspace, name, *, configuration="2d_frozen", fold="all", **settings):
-    config = TrainingConfig(epochs=1, iterations=12, batch_size=4, workers=0, precision="fp32", **settings)
+def train(workspace, name, *, configuration="2d_frozen", fold="all", iterations=12, **settings):
+    config = TrainingConfig(epochs=1, iterations=iterations, batch_size=4, workers=0, precision="fp32", **settings)
     chosen = pipeline.TrainOptions(configuration=configuration, fold=fold, device="cpu", validate=False, overwrite=True)
     return load_checkpoint(pipeline.train(workspace, name, config, chosen) / "checkpoint_final.safetensors").model
 
@@ -94,7 +94,7 @@ def slice_by_slice(monkeypatch):
 def test_training_without_augmentation_keeps_each_slice_once_and_learns_the_same(frozen, slice_by_slice, monkeypatch):
     workspace, name, folder = frozen
     kept = folder.with_name(f"{folder.name}_embeddings")
-    train(workspace, name)
+    train(workspace, name, iterations=1)
     assert not kept.exists()  # augmented slices never come again
     with monkeypatch.context() as patch:
         patch.setattr(prompt_free.PromptFreeSAM, "keep_embeddings", lambda *_: False)
@@ -117,7 +117,7 @@ def test_an_encoder_that_trains_keeps_nothing(frozen):
     workspace, name, _ = frozen
     for path in workspace.preprocessed.rglob("*.safetensors"):
         path.unlink()
-    train(workspace, name, configuration="2d_samed", augmentation="none")
+    train(workspace, name, configuration="2d_samed", augmentation="none", iterations=1)
     assert not list(workspace.preprocessed.rglob("*.safetensors"))
 
 

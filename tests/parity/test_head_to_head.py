@@ -159,9 +159,16 @@ def test_a_side_that_missed_its_minutes_is_refused(met, capsys):
     write_json(path, cost)
 
 
-def test_a_failing_command_is_named_with_its_log(met, capsys):
+def test_a_failing_command_is_named_with_its_log(met, capsys, monkeypatch, tmp_path):
+    failing = tmp_path / "nnUNetv2_train"
+    failing.write_text("#!/bin/sh\necho there is no trainer of this name\nexit 3\n")
+    failing.chmod(0o755)
+    monkeypatch.setattr(nnunet, "script", lambda _: str(failing))
     assert compare.main([*met[1], "--nnunet_trainer", "nnUNetTrainerNobody"]) != 0
-    assert re.search(r"nnUNetv2_train ended with exit code \d+: .*logs", capsys.readouterr().err)
+    assert re.search(
+        r"nnUNetv2_train ended with exit code 3: there is no trainer of this name The whole output is in .*logs",
+        capsys.readouterr().err,
+    )
 
 
 def test_an_unknown_planner_or_configuration_is_refused(met, capsys):

@@ -7,7 +7,7 @@ import mmap
 
 import pytest
 import torch
-from samples import planned_with_weights
+from samples import START, planned_with_weights
 
 from samunet import pipeline
 from samunet.cli import plan_experiment
@@ -26,6 +26,12 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
     return planned_with_weights(tmp_path_factory.mktemp("memory"), "Dataset907_Memory", size=(6, 40, 32), side=256)
+
+
+@pytest.fixture
+def quick_start(monkeypatch):
+    """Let processes that measure begin with everything imported; one test leaves them to start as they do."""
+    monkeypatch.setattr(measuring.multiprocessing, "get_context", lambda *_: START)
 
 
 def test_the_peak_of_a_process_rises_with_what_it_holds():
@@ -47,7 +53,7 @@ def test_a_larger_batch_measures_larger(planned):
     assert 0.005 < small.gib < 2 and large.gib > 1.5 * small.gib and small.seconds > 0
 
 
-def test_what_cannot_be_measured_is_refused_and_a_dead_process_needs_infinitely_much(planned, monkeypatch):
+def test_what_cannot_be_measured_is_refused_and_a_dead_process_needs_infinitely_much(planned, monkeypatch, quick_start):
     _, dataset, _, plan = planned
     with pytest.raises(ConfigError, match="cannot be measured on mps"):
         measure_step(plan, "3d_adapter", dataset.spec.labels, torch.device("mps"))
@@ -62,7 +68,7 @@ def die(*_) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_plan_that_needs_too_much_is_planned_smaller(planned, monkeypatch):
+def test_a_plan_that_needs_too_much_is_planned_smaller(planned, monkeypatch, quick_start):
     workspace, dataset, weights, _ = planned
     fingerprint = pipeline.extract(workspace, dataset, threads=1, clean=False, quiet=True)
     asked = {"backbone": "vit_nano", "weights": str(weights), "sha256": file_sha256(weights)}
@@ -115,7 +121,7 @@ def test_a_plan_that_needs_too_much_is_planned_smaller(planned, monkeypatch):
     )  # nothing that does not fit is saved
 
 
-def test_the_command_measures(planned, monkeypatch, capsys):
+def test_the_command_measures(planned, monkeypatch, capsys, quick_start):
     workspace, _, weights, _ = planned
     for part in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{part}", str(getattr(workspace, part)))

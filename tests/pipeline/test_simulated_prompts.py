@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from samples import make_tiny_project
 
 from samunet import pipeline
 from samunet.cli import accumulate_crossval_results, compare, evaluate_folder, predict, report, simulate_prompts, train
@@ -45,20 +44,21 @@ NAME = "3d_med_sa_prompted"
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A project of these tests' own, since they train models that others must not find."""
-    return make_tiny_project(tmp_path_factory.mktemp("prompted"))
-
-
-@pytest.fixture
-def environment(project, monkeypatch):
-    for name, value in project.environment.items():
-        monkeypatch.setenv(name, value)
+def project(project, tmp_path_factory):
+    """The tiny project with results of these tests' own, since they train models that others must not find."""
+    folder = tmp_path_factory.mktemp("prompted")
+    return dataclasses.replace(project, workspace=dataclasses.replace(project.workspace, results_folder=folder))
 
 
 @pytest.fixture(scope="module")
 def prompted(project):
     return project.train(configuration=NAME, config={"epochs": 1, "iterations": 2})
+
+
+@pytest.fixture(scope="module")
+def automatic(project):
+    """A model beside it that takes no prompts."""
+    return project.train(configuration="3d_adapter")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,9 @@ def test_a_promptable_fold_is_validated_with_prompts_that_are_named(prompted):
     assert json.loads((folder / SUMMARY).read_text())["prompts"].startswith("reference")
 
 
-def test_files_are_predicted_with_prompts_and_labelled(prompted, project, boxes, tmp_path, environment, capsys):
+def test_files_are_predicted_with_prompts_and_labelled(
+    prompted, automatic, project, boxes, tmp_path, environment, capsys
+):
     images = project.workspace.raw / project.dataset / "imagesTr"
     words = [
         "-i",
@@ -154,7 +156,7 @@ def test_files_are_predicted_with_prompts_and_labelled(prompted, project, boxes,
     )
     assert "reference: one 3D box per structure" in read_summary(tmp_path / "out" / SUMMARY).prompts
     assert "with prompts (reference: one 3D box" in capsys.readouterr().out
-    automatic = [
+    words = [
         "-i",
         str(images),
         "-o",
@@ -166,10 +168,9 @@ def test_files_are_predicted_with_prompts_and_labelled(prompted, project, boxes,
         "-device",
         "cpu",
     ]
-    project.train(configuration="3d_adapter")
-    assert predict.main(automatic) == 2
+    assert predict.main(words) == 2
     assert "holds predictions made with prompts; write those without to another folder" in capsys.readouterr().err
-    assert predict.main([*automatic, "--prompts", str(boxes)]) == 2
+    assert predict.main([*words, "--prompts", str(boxes)]) == 2
     assert "segments without prompts" in capsys.readouterr().err
 
 
@@ -242,9 +243,10 @@ def test_the_network_answers_where_it_is_shown_and_nowhere_else(prompted, images
     assert logits.isfinite().all() and (logits[1, shown] > ABSENT + 1).any() and (logits[1, ~shown] == ABSENT).all()
 
 
-def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(prompted, project, tmp_path, environment, capsys):
+def test_comparing_and_joining_keep_the_label_and_refuse_to_mix(
+    prompted, automatic, project, tmp_path, environment, capsys
+):
     raw = project.workspace.raw / project.dataset
-    project.train(configuration="3d_adapter", overwrite=True)
     words = ["-d", project.dataset, "-o", str(tmp_path / "report")]
     models = [f"SAMTrainer__samunetPlans__{name}" for name in ("3d_adapter", NAME)]
     assert compare.main([*words, "--models", *models]) == 2
@@ -451,9 +453,9 @@ def test_a_prompt_in_one_slice_shows_an_object_beyond_its_tile(project):
     assert (grown.logits[2] == ABSENT).all()
 
 
-def test_the_default_network_with_prompts_is_planned_trained_and_validated_by_one_click_a_structure(tmp_path):
-    project = make_tiny_project(tmp_path)
-    folder = project.train(configuration="3d_adapter_prompted", config={"epochs": 1, "iterations": 2})
+def test_the_default_network_with_prompts_is_planned_trained_and_validated_by_one_click_a_structure(project, tmp_path):
+    short = {"epochs": 1, "iterations": 2}
+    folder = project.train(configuration="3d_adapter_prompted", results=tmp_path, config=short)
     summary = read_summary(folder / "validation" / SUMMARY)
     assert summary.prompts == "reference: 1 click per structure"
     predictor = load_predictor(folder.parent, device="cpu", options=PredictionOptions(flips=False, quiet=True))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from samples import START
 
 import samunet.checkpoints.file
 from samunet import pipeline
@@ -23,11 +24,9 @@ from samunet.checkpoints.file import load_checkpoint
 from samunet.errors import CheckpointError, DatasetError
 from samunet.training.config import RunConfig, TrainingConfig
 
-SETTINGS = {"epochs": 2, "iterations": 8, "batch_size": 2, "workers": 0, "precision": "fp32", "ema": 0.9}
+SETTINGS = {"epochs": 2, "iterations": 8, "batch_size": 1, "workers": 0, "precision": "fp32", "ema": 0.9}
 EVERY_STEP = RunConfig(save_every_steps=1)
 FINAL, LATEST = "checkpoint_final.safetensors", "checkpoint_latest.safetensors"
-START = multiprocessing.get_context("forkserver")
-START.set_forkserver_preload(["samunet.pipeline.training"])
 
 
 def train(workspace, *, slow_save: float = 0.0, file_limit: int | None = None, **options) -> str:
@@ -102,7 +101,7 @@ def kill_and_resume(workspace, uninterrupted, kills: int, seed: int) -> None:
             else:
                 first = step_of(fold)
                 wait_for(lambda run=process, first=first: not run.is_alive() or step_of(fold) > first)
-                time.sleep(choose.uniform(0, 0.3))
+                time.sleep(choose.uniform(0, 0.1))
             os.kill(process.pid, signal.SIGKILL)
             done += 1
         process.join()

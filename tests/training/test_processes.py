@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from samples import START
 from training.test_accumulate import gradients, setup
 
 from samunet.checkpoints.file import load_checkpoint
@@ -21,7 +21,6 @@ from samunet.training.processes import Processes, joined
 from samunet.variants import ma_sam, sam_unet
 
 FINAL = "checkpoint_final.safetensors"
-START = multiprocessing.get_context("forkserver")
 CASES = {
     "dice over the batch": (ma_sam, {"adapter_width": 16, "rank": 4, "dropout": 0.0}),
     "2D": (sam_unet, {"slices": 1}),
