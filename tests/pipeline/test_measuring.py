@@ -30,7 +30,7 @@ def planned(tmp_path_factory):
 
 @pytest.fixture
 def quick_start(monkeypatch):
-    """Let processes that measure begin with everything imported; one test leaves them to start as they do."""
+    """Let processes that measure begin with everything imported; other tests leave them to start as they do."""
     monkeypatch.setattr(measuring.multiprocessing, "get_context", lambda *_: START)
 
 
@@ -53,7 +53,7 @@ def test_a_larger_batch_measures_larger(planned):
     assert 0.005 < small.gib < 2 and large.gib > 1.5 * small.gib and small.seconds > 0
 
 
-def test_what_cannot_be_measured_is_refused_and_a_dead_process_needs_infinitely_much(planned, monkeypatch, quick_start):
+def test_what_cannot_be_measured_is_refused_and_a_dead_process_needs_infinitely_much(planned, monkeypatch):
     _, dataset, _, plan = planned
     with pytest.raises(ConfigError, match="cannot be measured on mps"):
         measure_step(plan, "3d_adapter", dataset.spec.labels, torch.device("mps"))
