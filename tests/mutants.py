@@ -804,10 +804,10 @@ MUTANTS = (
     ),
     mutant(
         "features read as they are",
-        "models/hypernetwork.py",
+        "variants/sam_unet/hypernetwork.py",
         "weights - weights.mean(-1, keepdim=True)",
         "weights",
-        "models/test_hypernetwork.py",
+        "variants/test_hypernetwork.py",
         "Over what all places share, a class wins everywhere.",
     ),
     mutant(

@@ -148,8 +148,7 @@ def test_series_are_imported_beside_their_labels(tmp_path, monkeypatch):
         (tmp_path / part).rename(tmp_path / "mine" / part)
     assert import_dataset.main([str(tmp_path / "mine"), "-d", "Dataset081_Any", "--yes", "--no_pbar"]) == 0
     for path in (tmp_path / "by names").glob("*/*.nii.gz"):
-        name = f"{path.parent.name}/{path.name.replace('p.', 'p_')}"
-        assert (tmp_path / "raw/Dataset081_Any" / name).read_bytes() == path.read_bytes()
+        assert (tmp_path / "raw/Dataset081_Any" / path.parent.name / path.name).read_bytes() == path.read_bytes()
 
 
 def test_folders_of_series_are_cases_to_predict(tmp_path):

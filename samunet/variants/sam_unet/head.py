@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from samunet.models.hypernetwork import Hypernetwork, read_normalized
 from samunet.sam.decoder import decode
+from samunet.variants.sam_unet.hypernetwork import Hypernetwork, read_normalized
 
 
 class ClassTokenHead(nn.Module):

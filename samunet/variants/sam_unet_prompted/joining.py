@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from samunet.core.plan import Topology
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
 from samunet.models.convolution import Convolution
-from samunet.models.hypernetwork import Hypernetwork, read_normalized
 from samunet.models.prompt_tokens import embed, read_map
 from samunet.sam.backbones import TOKEN_PIXELS
 from samunet.sam.decoder import decode, without_mask
+from samunet.variants.sam_unet.hypernetwork import Hypernetwork, read_normalized
 
 BITS = (INSIDE, OUTSIDE, BOX, MASK)
 STEM_WIDTH = 16

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from samunet.models.hypernetwork import Hypernetwork, read_normalized
+from samunet.variants.sam_unet.hypernetwork import Hypernetwork, read_normalized
 
 
 @pytest.mark.parametrize(
