@@ -39,13 +39,13 @@ def estimate(step: dict) -> float:
         median_shape=(1.0, 1.0, 1.0),
         patch_size=patch,
         batch_size=step["batch"],
-        backbone="vit_tiny",
-        weights=None,
+        backbone=step["backbone"],
+        weights=None if step["backbone"] == "vit_tiny" else "from a file",
         weights_sha256=None,
         encoder_scale=step["encoder_scale"],
         topology=topology,
         mirror_axes=(),
-        variant_options={},
+        variant_options=step["options"],
     )
     spec = DatasetSpec(
         name=step["dataset"],
@@ -62,7 +62,9 @@ def estimate(step: dict) -> float:
 @pytest.mark.parametrize(
     "step",
     STEPS,
-    ids=lambda step: f"{step['dataset'][:10]}-{step['configuration']}-{step['patch']}-{step['precision']}",
+    ids=lambda step: (
+        f"{step['dataset'][:10]}-{step['configuration']}-{step['backbone']}-{step['patch']}-{step['precision']}"
+    ),
 )
 def test_the_estimate_is_the_one_that_was_held_against_the_measured_step(step):
     """Whoever changes a factor measures again: the page tells how far this estimate is off."""
