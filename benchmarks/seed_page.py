@@ -187,24 +187,25 @@ def transfer_section(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def causes_section(causes: dict[str, Any], mends: dict[str, Any]) -> list[str]:
-    """Tell why the default network did not bear the seed once, and what was tried."""
+    """Tell what lets the default network bear the seed, and which other means were tried."""
     arms: dict[str, dict[bool, dict[str, Any]]] = {}
     for row in mends["rows"]:
         arms.setdefault(row["mend"], {})[row["seeded"]] = row
     lines = [
-        "### What had to change for it",
+        "### What lets the default network bear it",
         "",
-        "SAM's path used to harm short trainings, and the more so from the seed. Where the harm was: rows of equal",
-        "minutes (study `seed_causes`), with parts left out.",
+        "A plain SAM path beside the U-Net harms short trainings, and the more so from the seed. Where the harm lies:",
+        "rows of equal minutes with parts left out (study `seed_causes`, gates and class tokens without what follows).",
         "",
         *gains(causes["rows"]),
         "",
         "Adam moves every fresh weight by the rate. The gates and the class tokens' hypernetwork have hundreds of",
-        "inputs, so that together their first steps outweighed the U-Net; and the seed's features of full resolution",
-        "share so much that class tokens gave one class every place. So today gates and class tokens' weights are",
+        "inputs, so that together their first steps outweigh the U-Net; and the seed's features of full resolution",
+        "share so much that class tokens give one class every place. So gates and class tokens' weights are",
         "divided by the root of their inputs, and read features that are normalized over their channels in each voxel",
-        "([the network](../methods/sam_unet.md#structure)). What was tried, with 5 cases of 004 for 1.5 minutes and",
-        "one seed each, beside other work, so that steps differ:",
+        "([the network](../methods/sam_unet.md#structure)). Networks with some of these and with",
+        "others, which are not kept, on 5 cases of 004 for 1.5 minutes with one seed, beside other work, so that steps",
+        "differ (`benchmarks/results/seed_mends.json`):",
         "",
         table_row("change", "steps", "as always", "steps", "from the seed"),
         table_row(*["---"] * 5),

@@ -109,7 +109,8 @@ class Pace:
         else:
             each = now - self._first
             self.epochs = self._fitting(each, now) if self.measuring_epochs else self.epochs
-            hopeless = now + (self.epochs - 1) * each > HOPELESS * self.budget
+            most = 1 + LARGEST_ERROR if self.measuring_epochs else HOPELESS  # nobody asked for more epochs than fit
+            hopeless = now + (self.epochs - 1) * each > most * self.budget
         if hopeless:
             epochs = self.epochs if step > 1 or not self.measuring_epochs else 1 + MEASURING_EPOCHS
             more = FIRST_STEPS - step + epochs - 1 + epochs * VALIDATION_SHARE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,17 +73,18 @@ class Run:
         """The settings as files of equal trainings hold them."""
         return deciding_settings(self.config, self.precision_name)
 
-    def again(self, flags: Mapping[str, object]) -> str:
-        """Return the command that was typed with other values of some flags, to copy; the flags alone where there was
-        none.
+    def again(self, flags: Mapping[str, object], without: Collection[str] = ()) -> str:
+        """Return the command that was typed with other values of some flags and without others, to copy; the flags
+        alone where there was none.
         """
         kept: list[str] = []
+        left_out = {*flags, *without}
         words = iter(self.command)
         for word in words:
             name, equals, _ = word.partition("=")
-            if name in flags:
+            if name in left_out:
                 _ = equals or next(words, None)
-            elif word == "--set" and f"--{(value := next(words, '')).partition('=')[0]}" not in flags:
+            elif word == "--set" and f"--{(value := next(words, '')).partition('=')[0]}" not in left_out:
                 kept += [word, value]
             elif word not in ("--c", "--set"):
                 kept.append(word)

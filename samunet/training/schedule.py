@@ -14,6 +14,8 @@ from samunet.training.forecast import Forecast, seconds_left
 from samunet.training.pace import Pace, training_clock
 from samunet.training.run import Run
 
+NOT_WITH_MINUTES = ("--epochs", "--stop_epoch", "-num_gpus")  # options of a training of so many epochs
+
 
 class Schedule(Protocol):
     """Divides a training into epochs of steps, and says when it will end."""
@@ -132,9 +134,9 @@ def schedule_of(
         clock, pace = training_clock(device), saved.pace if saved is not None else None
         return Pace(config.minutes, config.last_epoch, clock, pace, epoch=epoch, compiled=config.compile, run=run)
     way_out = ""
-    if run is not None:
+    if run is not None and run.resume is None:  # what goes on has its settings
         smaller = f", or {run.smaller}" if run.smaller else ""
-        minutes = run.again({"--minutes": MINUTES_INSTEAD})
+        minutes = run.again({"--minutes": MINUTES_INSTEAD}, without=NOT_WITH_MINUTES)
         way_out = f"To be done earlier on this machine, give it minutes ({minutes}){smaller}."
     return FixedEpochs(config, device.type, step=step, epoch=epoch, way_out=way_out)
 

@@ -92,7 +92,7 @@ def test_two_folds_are_averaged(trained, tmp_path, images):
     with torch.no_grad():
         for parameter in both.networks[1].outputs.parameters():
             parameter.zero_()  # the second fold says nothing but what its token head adds
-        for parameter in both.networks[1].head.hypernetwork[-1].parameters():
+        for parameter in both.networks[1].head.weights_of[-1].parameters():
             parameter.zero_()
     one = load_predictor(model, folds=["0"], device="cpu", options=QUICK)
     reader = reader_for(".nii.gz")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from samunet.planning.splits import Split
 from samunet.training.config import RunConfig, TrainingConfig
 from samunet.training.pace import FIRST_STEPS, Pace
 from samunet.training.run import Run
-from samunet.training.schedule import factor_at
+from samunet.training.schedule import NOT_WITH_MINUTES, factor_at
 
 
 class Clock:
@@ -206,6 +207,18 @@ def test_a_refusal_names_commands_that_fit(project):
     assert more == "samunet_train 901 3d_adapter 0 --epochs 200 --minutes 45"
     assert "samunet_plan_and_preprocess -d 901 -c 3d_adapter -gpu_memory_target 1 " in str(refused.value)
     assert smaller.endswith("-p samunetPlans_small")
+    typed = replace(run, command=("samunet_train", "901", "3d_adapter", "0", "--epochs", "200", "-num_gpus", "2"))
+    assert typed.again({"--minutes": 120}, NOT_WITH_MINUTES) == "samunet_train 901 3d_adapter 0 --minutes 120"
+
+
+def test_minutes_alone_that_do_not_hold_two_epochs_of_slow_steps_are_refused():
+    pace = Pace(1, 0, clock := Clock())
+    pace.start()
+    clock.now += 29
+    pace.after_step(1)
+    clock.now += 29
+    with pytest.raises(ConfigError, match="2 epochs of one step at least need about 2 minutes, and 1 were given"):
+        pace.after_step(2)
 
 
 def test_a_training_of_minutes_takes_them(project, tmp_path):

@@ -46,7 +46,7 @@ def network_of(spec=SPEC, **options):
     [
         ({"class_tokens": False}, "head."),
         ({"depth_adapters": "no"}, "sam.sites."),
-        ({"injection": "one"}, "gates.1."),
+        ({"injection": "one"}, "injections.1."),
         ({"sam_path": False}, "sam."),
         ({"deep_supervision": False}, "outputs.1."),
     ],
@@ -68,7 +68,7 @@ def test_the_control_is_the_network_at_its_start():
         {
             name: tensor
             for name, tensor in whole.state_dict().items()
-            if not name.startswith(("sam.", "gates.", "head."))
+            if not name.startswith(("sam.", "injections.", "head."))
         }
     )
     image = torch.randn(1, 1, 4, 32, 32)

@@ -35,14 +35,14 @@ class ClassTokenHead(nn.Module):
         self.no_mask = prompts.no_mask_embed
         self.positions = prompts.pe_layer
         self.class_tokens = nn.Embedding(outputs, width)
-        self.hypernetwork = Hypernetwork(width, features, hidden=2)
+        self.weights_of = Hypernetwork(width, features, hidden=2)
 
     def forward(self, embedding: Tensor, features: Tensor) -> Tensor:
         """(B, D', C, h, w) embedding and (B, F, D, H, W) features to (B, K, D, H, W) logits."""
         tokens = torch.cat((self.iou_token.weight, self.class_tokens.weight))
         dense = self.no_mask.weight.view(1, -1, 1, 1)
         decoded = decode(self.transformer, self.positions, embedding.flatten(0, 1), tokens, dense=dense)
-        weights = self.hypernetwork(decoded.tokens[:, 1:]).unflatten(0, embedding.shape[:2])
+        weights = self.weights_of(decoded.tokens[:, 1:]).unflatten(0, embedding.shape[:2])
         depth = features.shape[2]
         if weights.shape[1] != depth:
             sequence = weights.movedim(1, -1).flatten(1, 2)  # (B, K * F, D')

@@ -44,17 +44,17 @@ class ImageEncoder(SlabSegmenter):
 
     convolutions: Encoder
     sam: SAMPath | None
-    gates: nn.ModuleList
+    injections: nn.ModuleList
 
     def join_sam(self, sam: Sam, spec: NetworkSpec, config: Config) -> None:
         """Make SAM's path and its gates, or neither."""
         if not config.sam_path:
-            self.sam, self.gates = None, nn.ModuleList()
+            self.sam, self.injections = None, nn.ModuleList()
             return
         widths, self.stage = spec.topology.widths, injection_stage(spec)
         self.sam = SAMPath(sam, spec, config, self.stage)
         injected = widths[self.stage :] if config.injection == "deep" else widths[self.stage : self.stage + 1]
-        self.gates = nn.ModuleList(Gate(self.sam.features, stage_width) for stage_width in injected)
+        self.injections = nn.ModuleList(Gate(self.sam.features, stage_width) for stage_width in injected)
 
     def encode_image(self, image: Tensor) -> EncodedImage:
         """Encode (B, C, D, H, W) images; nothing here knows of classes or prompts."""
@@ -64,8 +64,10 @@ class ImageEncoder(SlabSegmenter):
             features = stage(features)
             if self.sam is not None and index == self.stage:
                 embedding, injected = self.sam(image, features)
-            if self.sam is not None and 0 <= index - self.stage < len(self.gates):
-                features = self.inject(self.gates[index - self.stage], features, _resize(injected, features.shape[2:]))
+            if self.sam is not None and 0 <= index - self.stage < len(self.injections):
+                features = self.inject(
+                    self.injections[index - self.stage], features, _resize(injected, features.shape[2:])
+                )
             stages.append(features)
         return EncodedImage(stages, embedding)
 

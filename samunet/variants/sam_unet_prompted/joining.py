@@ -83,7 +83,7 @@ class PromptTokenHead(nn.Module):
         self.transformer, self.prompts, self.scale = sam.mask_decoder.transformer, sam.prompt_encoder, scale
         self.prompts.mask_downscaling = nn.Identity()  # earlier masks come as maps
         self.token = nn.Embedding(1, width)
-        self.hypernetwork = Hypernetwork(width, features, hidden=1)
+        self.weights_of = Hypernetwork(width, features, hidden=1)
 
     def forward(self, embedding: Tensor, drawn: Tensor, features: Tensor) -> Tensor:
         """Return logits to add.
@@ -112,7 +112,7 @@ class PromptTokenHead(nn.Module):
             prompts=embed(self.prompts, prompts),
             shown=prompts.kinds >= 0,
         )
-        weights = self.hypernetwork(decoded.tokens[:, :1])
+        weights = self.weights_of(decoded.tokens[:, :1])
         masks = read_normalized("pkf,pfhw->pkhw", weights, features[sample, :, place])
         return added.index_put((sample, place), masks[:, 0].to(added.dtype))[:, None]
 
