@@ -24,7 +24,7 @@ from samunet.core.lock import held
 from samunet.core.names import check_case_name
 from samunet.core.units import counted
 from samunet.errors import ConfigError, DatasetError
-from samunet.imageio import itk_pool, output_ending, reader_for
+from samunet.imageio import itk_pool, output_ending, reader_for, reader_of_image
 from samunet.imageio.natural import JPEG, NaturalImage2DIO
 from samunet.imageio.nifti import is_nifti
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
@@ -264,7 +264,7 @@ def _write_case(
     first, target = images / f"{case.identifier}_0000{ending}", folder / "labelsTr" / f"{case.identifier}{ending}"
     united = unite_masks(case.identifier, case.masks, first, labels, repairs)
     refuse_overlaps(united.overlaps, repairs.priority)
-    write_label(united.label, reader_for(ending, example=first), united.grid, target)
+    write_label(united.label, reader_of_image(first, None), united.grid, target)
     return [{"file": target.relative_to(folder).as_posix(), **change} for change in united.changes]
 
 

@@ -246,8 +246,8 @@ def _references(folder: Path, groups: _Groups) -> dict[Words, dict[str, _File]]:
         first = max((groups.labels[case] for case in untold), key=len)
         names = sorted(str(file.path.relative_to(folder)) for file, _ in first)
         raise DatasetError(
-            f"{counted(len(untold), 'case')} of {folder} have several label files, whose names tell no structures, first "
-            f"{', '.join(names[:MOST_NAMES])}; needed is one file with a value for each structure, or one for each "
+            f"{counted(len(untold), 'case')} of {folder} have several label files, whose names tell no structures, "
+            f"first {', '.join(names[:MOST_NAMES])}; needed is one file with a value for each structure, or one for each "
             "under its name, the same in all cases. Rename them, or move the others away."
         )
     spelled: dict[str, str] = {}
