@@ -7,6 +7,7 @@ row that a label has more name its structure, and a case may have a mask for eac
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections import Counter, defaultdict
@@ -120,7 +121,7 @@ def match_files(folder: Path) -> Matches:
         ]
         best = max(tried, key=_Groups.quality)
         for least in (2, 1):  # p1/segmentations/liver and p1/segmentations/spleen beside p1/ct
-            if not best.told():
+            if len(best.images) == len(best.untold):
                 tried += [_match(part, own, channels=least) for part in alike for own in (False, True)]
                 best = max(tried, key=_Groups.quality)
     if not best.images:
@@ -149,11 +150,18 @@ class _Groups:
 
     def quality(self) -> tuple[int, int, int]:
         """Return how well this explains the files: by cases with labels, images without, words that are no case's."""
-        return self.told(), -len(self.alone), -sum(map(bool, self.spelled))
+        return len(self.images) - len(self.untold), -len(self.alone), -sum(map(bool, self.spelled))
 
-    def told(self) -> int:
-        """Count the cases that have one label, or several whose names tell them apart."""
-        return sum(len(self.labels[case]) == 1 or self.masks(case) is not None for case in self.images)
+    @functools.cached_property
+    def untold(self) -> list[Words]:
+        """Cases with labels whose names do not tell which structure each is, where any case has several."""
+        if all(len(self.labels[case]) == 1 for case in self.images):
+            return []
+        masks = {case: self.masks(case) for case in self.images}
+        counts = Counter(name.lower() for named in masks.values() for name in named or ())
+        if len(masks) > 1 and max(counts.values(), default=0) == 1:
+            return list(masks)  # p1_x and p1_y beside p1, p2_z beside p2: what is in no second case is no structure
+        return [case for case, named in masks.items() if named is None]
 
     def masks(self, case: Words) -> dict[str, _File] | None:
         """Return the labels of a case by what their names say beside it; None where that names no structures."""
@@ -237,27 +245,21 @@ def _references(folder: Path, groups: _Groups) -> dict[Words, dict[str, _File]]:
     """Return for each case the masks by structure, in alphabetical order, or its one label file under an empty name."""
     if all(len(groups.labels[case]) == 1 for case in groups.images):
         return {case: {"": groups.labels[case][0][0]} for case in groups.images}
-    masks = {case: groups.masks(case) for case in groups.images}
-    counts = Counter(name.lower() for named in masks.values() for name in named or ())
-    untold = [case for case, named in masks.items() if named is None]
-    if not untold and len(masks) > 1 and max(counts.values()) == 1:
-        untold = list(masks)  # p1_x and p1_y beside p1, p2_z beside p2: what is in no second case is no structure
-    if untold:
-        first = max((groups.labels[case] for case in untold), key=len)
-        names = sorted(str(file.path.relative_to(folder)) for file, _ in first)
+    if groups.untold:
+        several = [case for case in groups.untold if len(groups.labels[case]) > 1] or groups.untold
+        names = sorted(str(file.path.relative_to(folder)) for file, _ in groups.labels[several[0]])
         raise DatasetError(
-            f"{counted(len(untold), 'case')} of {folder} have several label files, whose names tell no structures, "
-            f"first {', '.join(names[:MOST_NAMES])}; needed is one file with a value for each structure, or one for each "
-            "under its name, the same in all cases. Rename them, or move the others away."
+            f"{counted(len(several), 'case')} of {folder} have several label files, whose names tell no structures, "
+            f"first {', '.join(names[:MOST_NAMES])}; needed is one file with a value for each structure, or one for "
+            "each under its name, the same in all cases. Rename them, or move the others away."
         )
+    masks = {case: groups.masks(case) or {} for case in groups.images}
     spelled: dict[str, str] = {}
-    for named in masks.values():
-        for name in sorted(named or ()):
-            spelled.setdefault(name.lower(), name)
+    for name in sorted(itertools.chain(*masks.values())):
+        spelled.setdefault(name.lower(), name)
     return {
         case: {spelled[name.lower()]: named[name] for name in sorted(named, key=str.lower)}
         for case, named in masks.items()
-        if named is not None
     }
 
 

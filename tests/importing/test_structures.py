@@ -164,7 +164,7 @@ def test_masks_that_are_none_or_lie_elsewhere_are_refused_by_name(raw, tmp_path,
         (
             mask_of("liver") + np.eye(9, 8, dtype=np.uint8)[..., None],
             0,
-            "liver.nii.gz holds 4 values, up to 255; the mask",
+            "liver.nii.gz holds 3 values, up to 255; the mask",
         ),
         (mask_of("liver")[1:], 0, r"liver.nii.gz has shape \(5, 8, 8\), image has \(5, 8, 9\)"),
         (mask_of("liver"), 1.0, "liver.nii.gz and image lie 1 mm .1 voxels. apart at a corner"),
