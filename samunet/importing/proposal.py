@@ -145,6 +145,7 @@ def propose(
     named_channels, named_labels = described(folder / "dataset.json")
     matches, count = _with_equal_channels(_cases_in(folder))
     overlaps: list[Overlap] = []
+    values: tuple[int, ...]
     if structures := structures_of([case.masks for case in matches.cases]):
         labels, label_values = (
             labels_of_masks(structures, given or {}, named_labels, repairs.priority),

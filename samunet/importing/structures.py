@@ -47,10 +47,10 @@ class United:
     @property
     def changes(self) -> list[dict[str, object]]:
         """Return the entries of the report of repairs."""
-        shared = [
+        shared: list[dict[str, object]] = [
             {"repair": "overlap", "below": one.below, "above": one.above, "voxels": one.voxels} for one in self.overlaps
         ]
-        return [*map(dict, self.moved), *shared]
+        return [*(dict(change) for change in self.moved), *shared]
 
 
 def structures_of(masks: Sequence[Mapping[str, Path]]) -> list[str]:
