@@ -20,6 +20,7 @@ from samunet.core.units import counted
 
 if TYPE_CHECKING:
     from samunet.importing.dataset import FoundCase
+    from samunet.importing.repair import Repairs
 
 ANY = "any"
 
@@ -49,7 +50,9 @@ class AnyFolder(Copying):
     channels: Annotated[tuple[str, ...], "--channels NAME"] = ()
     """In order; CT is normalized as CT, others as MR (default: what is proposed)."""
     labels: Annotated[tuple[str, ...], "--labels NAME=VALUE"] = ()
-    """Structures with their values in the copies (default: what is proposed)."""
+    """Structures with their values in the copies (default: what is proposed); of masks, those to keep."""
+    priority: Annotated[tuple[str, ...], "--priority NAME"] = ()
+    """Structures whose masks may overlap, the one on top last."""
     yes: bool = False
     """Copy without asking."""
 
@@ -166,17 +169,22 @@ def _propose(options: AnyFolder) -> None:
     from samunet.errors import ConfigError
     from samunet.importing.dataset import refuse_taken
     from samunet.importing.proposal import propose
+    from samunet.importing.repair import Repairs
 
     workspace = workspace_from_environment()
     raw = workspace.raw  # where it is not set, that is said before all labels are read
     if options.name is not None:
         refuse_taken(raw / options.name)
-    proposal = propose(options.folder, workspace, threads=options.threads, quiet=options.quiet)
+    labels = dict(_labels(options.labels))
+    repairs = Repairs(priority=options.priority, copy_grid=options.copy_grid, orthonormalize=options.orthonormalize)
+    proposal = propose(
+        options.folder, workspace, given=labels, repairs=repairs, threads=options.threads, quiet=options.quiet
+    )
     proposal = replace(
         proposal,
         name=options.name or proposal.name,
         channels=options.channels or proposal.channels,
-        labels=dict(_labels(options.labels)) or proposal.labels,
+        labels=labels or proposal.labels,
         label_values=dict(_values(options.map_labels)) or proposal.label_values,
         reasons={
             **proposal.reasons,
@@ -189,23 +197,26 @@ def _propose(options: AnyFolder) -> None:
     words = [str(options.folder), "-d", proposal.name, "--channels", *proposal.channels, "--labels", *names]
     if options.map_labels:
         words += ["--map_labels", *options.map_labels]
+    if options.priority:
+        words += ["--priority", *options.priority]
     if not (options.name and options.channels and options.labels):
         print(f"Other names: samunet_import {shlex.join(words)}")
     if not agrees(options.yes, f"Copy {counted(len(proposal.cases), 'case')} to {raw}?"):
         raise ConfigError("Nothing was copied; add --yes to copy, or correct the names in the line above.")
-    _write(
-        options, proposal.cases, proposal.name, proposal.channels, proposal.labels, label_values=proposal.label_values
-    )
+    repairs = replace(repairs, label_values=proposal.label_values)
+    _write(options, proposal.cases, proposal.name, proposal.channels, proposal.labels, repairs)
 
 
 def _import(options: Layout) -> None:
+    from samunet.importing.repair import Repairs
     from samunet.importing.video import CHANNELS
 
     labels, values = dict(_labels(options.labels)), dict(_values(options.map_labels))
     with tempfile.TemporaryDirectory() as scratch:
         cases = options.cases(Path(scratch))
         channels = options.channels if isinstance(options, Images) else CHANNELS
-        _write(options, cases, options.name, channels, labels, label_values=values)
+        repairs = Repairs(label_values=values, orthonormalize=options.orthonormalize, copy_grid=options.copy_grid)
+        _write(options, cases, options.name, channels, labels, repairs)
 
 
 def _write(
@@ -214,15 +225,12 @@ def _write(
     name: str,
     channels: Sequence[str],
     labels: Mapping[str, int],
-    *,
-    label_values: Mapping[int, int],
+    repairs: Repairs,
 ) -> None:
     from samunet.core.codec import read_json
     from samunet.core.workspace import workspace_from_environment
     from samunet.importing.dataset import REPORT, write_dataset
-    from samunet.importing.repair import Repairs
 
-    repairs = Repairs(label_values=label_values, orthonormalize=options.orthonormalize, copy_grid=options.copy_grid)
     folder = write_dataset(
         workspace_from_environment().raw,
         name,

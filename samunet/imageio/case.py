@@ -86,28 +86,33 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
     if case.label is None:
         raise DatasetError(f"Case '{case.identifier}' has no label file.")
     label, geometry = reader.read_label(case.label)
-    if label.shape != volume.geometry.shape:
-        raise DatasetError(
-            f"Case '{case.identifier}': label has shape {label.shape}, image has {volume.geometry.shape}. "
-            "They must share one grid; resample the label, or remove the case from the dataset."
-        )
-    voxels_apart = volume.geometry.voxels_apart(geometry)
-    if voxels_apart >= REFUSE_VOXELS:
-        raise DatasetError(
-            f"Case '{case.identifier}': label and image lie {volume.geometry.apart(geometry)} apart at a corner (label "
-            f"spacing {geometry.spacing}, "
-            f"image spacing {volume.geometry.spacing} mm). They must share one grid; correct the headers "
-            "(samunet_import --copy_grid does in copies where the voxels belong together), or resample the label."
-        )
-    if voxels_apart >= WARN_VOXELS:
-        logger.warning(
-            "Case '%s': label and image lie %s apart at a corner; the image's grid is used.",
-            case.identifier,
-            volume.geometry.apart(geometry),
-        )
+    check_grid_of_label(geometry, volume.geometry, f"Case '{case.identifier}': label")
     what = f"Case '{case.identifier}': label file {case.label.name}"
     refuse_unexpected_values(label, spec.labels.expected_in_files, what)
     return volume, label
+
+
+def check_grid_of_label(label: Geometry, image: Geometry, what: str, *, shape_only: bool = False) -> None:
+    """Raise DatasetError unless a label lies on its image's grid, to half a voxel; logs where it is near that.
+
+    Args:
+        what: the label, as the message begins.
+        shape_only: look at the shape only.
+    """
+    if label.shape != image.shape:
+        raise DatasetError(
+            f"{what} has shape {label.shape}, image has {image.shape}. "
+            "They must share one grid; resample the label, or remove the case from the dataset."
+        )
+    voxels_apart = 0.0 if shape_only else image.voxels_apart(label)
+    if voxels_apart >= REFUSE_VOXELS:
+        raise DatasetError(
+            f"{what} and image lie {image.apart(label)} apart at a corner (label spacing {label.spacing}, image "
+            f"spacing {image.spacing} mm). They must share one grid; correct the headers "
+            "(samunet_import --copy_grid does in copies where the voxels belong together), or resample the label."
+        )
+    if voxels_apart >= WARN_VOXELS:
+        logger.warning("%s and image lie %s apart at a corner; the image's grid is used.", what, image.apart(label))
 
 
 def refuse_unexpected_values(label: np.ndarray, expected: Sequence[int], what: str) -> None:

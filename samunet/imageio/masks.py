@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from samunet.core.dataset import CHANNEL_FILE
@@ -36,6 +37,7 @@ def masks_among(files: Sequence[Path]) -> dict[Path, Path]:
         if path not in said:
             for stem in {_stem(path), channels.get(path, _stem(path))}:
                 named[_words(stem)].append(path)
+    few = functools.cache(lambda path: holds_labels(path, MOST_UNSAID, HIGHEST_UNSAID))  # one image, many masks
     found: dict[Path, Path] = {}
     for path in files:
         if path in channels and path not in said:
@@ -45,7 +47,7 @@ def masks_among(files: Sequence[Path]) -> dict[Path, Path]:
             others = [other for other in named.get(words[:length], ()) if other != path]
             if path not in said and length == len(words):
                 others = [other for other in others if other in channels]
-            image = next((other for other in others if _is_mask(path, other, said=path in said)), None)
+            image = next((other for other in others if _is_mask(path, other, few, said=path in said)), None)
             if image is not None:
                 found[path] = image
             if others:
@@ -74,8 +76,10 @@ def _words(stem: str) -> Words:
     return tuple(word.lower() for word in words_in(stem) if not role_of([word]))
 
 
-def _is_mask(path: Path, image: Path, *, said: bool) -> bool:
-    """Tell whether a file is a mask on an image's grid; `said`: its name says so."""
+def _is_mask(path: Path, image: Path, few: Callable[[Path], bool], *, said: bool) -> bool:
+    """Tell whether a file is a mask on an image's grid; `said`: its name says so, else `few` its values and not the
+    image's.
+    """
     try:
         own, other = (reader_of_image(one, None).peek(one) for one in (path, image))
         if own.channels != 1 or own.geometry.shape != other.geometry.shape:
@@ -86,7 +90,7 @@ def _is_mask(path: Path, image: Path, *, said: bool) -> bool:
         return False
     if said:
         return holds_labels(path, MOST_VALUES)
-    return holds_labels(path, MOST_UNSAID, HIGHEST_UNSAID) and not holds_labels(image, MOST_UNSAID, HIGHEST_UNSAID)
+    return few(path) and not few(image)
 
 
 def holds_labels(path: Path, most: int = MOST_VALUES, highest: float = math.inf) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from samunet.core.lock import held
 from samunet.core.names import check_case_name
 from samunet.core.units import counted
 from samunet.errors import ConfigError, DatasetError
-from samunet.imageio import itk_pool, output_ending, reader_for
+from samunet.imageio import itk_pool, output_ending, reader_for, reader_of_image
 from samunet.imageio.natural import JPEG, NaturalImage2DIO
 from samunet.imageio.nifti import is_nifti
 from samunet.imageio.tiff3d import Tiff3DIO, spacing_file
-from samunet.importing.repair import Repairs, repair_file
+from samunet.importing.repair import Repairs, repair_file, write_label
+from samunet.importing.structures import refuse_overlaps, unite_masks
 from samunet.machine.progress import each
 
 DATASET_NAME = re.compile(r"Dataset(\d{3,})_[A-Za-z0-9]+")
@@ -44,14 +46,21 @@ class FoundCase:
     images: tuple[Path, ...]
     """One file per channel, or one file with all channels."""
     label: Path | None
-    """None for a case without reference, which becomes a test case."""
+    """None for a case without reference, which becomes a test case, and for one with masks."""
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    """In place of a label, structures and a file for each, which become one label map."""
 
     def __post_init__(self) -> None:
         check_case_name(self.identifier, self.images[0])
 
     @property
+    def references(self) -> tuple[Path, ...]:
+        """The label, or the masks."""
+        return (self.label,) if self.label is not None else tuple(self.masks.values())
+
+    @property
     def training(self) -> bool:
-        return self.label is not None
+        return bool(self.references)
 
 
 def write_dataset(
@@ -74,13 +83,14 @@ def write_dataset(
         name: DatasetXXX_Name.
         channels: names in order; they choose the normalization.
         labels: the `labels` of dataset.json, background included.
-        repairs: applied to the copies; repairs.json beside them then says what was changed.
+        repairs: applied to the copies; repairs.json beside them then says what was changed. `priority` also says which
+            masks of structures may share voxels.
         more: further keys of dataset.json.
 
     Raises:
         ConfigError: the name is none of a dataset.
-        DatasetError: the folder or another of that number exists, the labels are wrong, two cases have one name, or the
-            files differ in ending or number of channels.
+        DatasetError: the folder or another of that number exists, the labels are wrong, two cases have one name, the
+            files differ in ending or number of channels, or masks cannot be united.
         InUseError: another command writes this dataset.
     """
     target = raw_folder / name
@@ -101,8 +111,8 @@ def write_dataset(
             with parts.naming(target):
                 for part in ("imagesTr", "labelsTr", *(["imagesTs"] if len(training) < len(cases) else [])):
                     (partial / part).mkdir(parents=True)
-                each(
-                    lambda case: _write_case(partial, case, ending, len(channels)),
+                united = each(
+                    lambda case: _write_case(partial, case, ending, len(channels), labels, repairs),
                     cases,
                     threads=threads,
                     title="Copying cases",
@@ -117,7 +127,8 @@ def write_dataset(
                 }
                 write_json(partial / "dataset.json", description)
                 if repairs:
-                    write_json(partial / REPORT, _repair(partial, ending, repairs, threads=threads, quiet=quiet))
+                    changes = _repair(partial, ending, repairs, threads=threads, quiet=quiet)
+                    write_json(partial / REPORT, [*itertools.chain(*united), *changes])
                 partial.rename(target)
         finally:
             parts.end_part(partial)
@@ -198,7 +209,7 @@ def common_ending(cases: Sequence[FoundCase]) -> str:
 
 
 def _files_of(cases: Sequence[FoundCase]) -> list[Path]:
-    return [path for case in cases for path in (*case.images, *([case.label] if case.label else []))]
+    return [path for case in cases for path in (*case.images, *case.references)]
 
 
 def one_ending(cases: Sequence[FoundCase]) -> str:
@@ -217,7 +228,10 @@ def one_ending(cases: Sequence[FoundCase]) -> str:
     return endings[0]
 
 
-def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> None:
+def _write_case(
+    folder: Path, case: FoundCase, ending: str, channels: int, labels: Mapping[str, Any], repairs: Repairs
+) -> list[dict[str, Any]]:
+    """Write the copies of a case; returns what it took to unite its masks."""
     images = folder / ("imagesTr" if case.training else "imagesTs")
     if len(case.images) == 1:
         held = _channels_of(case.images[0], ending)
@@ -245,6 +259,13 @@ def _write_case(folder: Path, case: FoundCase, ending: str, channels: int) -> No
             )
         shutil.copyfile(case.label, folder / "labelsTr" / f"{case.identifier}{ending}")
         _copy_spacing([case.label], folder / "labelsTr" / f"{case.identifier}.json")
+    if not case.masks:
+        return []
+    first, target = images / f"{case.identifier}_0000{ending}", folder / "labelsTr" / f"{case.identifier}{ending}"
+    united = unite_masks(case.identifier, case.masks, first, labels, repairs)
+    refuse_overlaps(united.overlaps, repairs.priority)
+    write_label(united.label, reader_of_image(first, None), united.grid, target)
+    return [{"file": target.relative_to(folder).as_posix(), **change} for change in united.changes]
 
 
 def _copy_image(source: Path, target: Path) -> None:

@@ -1,22 +1,25 @@
 """Images and their labels found among any files, by words in the names of folders and files.
 
 A file is a label where a word such as mask or seg says so. Its other words name the case; an image belongs to it where
-its words are the same, but for some in a row, which name the channel: p1_mask and p1_T2, T2/p1 and masks/p1.
+its words are the same, but for some in a row, which name the channel: p1_mask and p1_T2, T2/p1 and masks/p1. Words in a
+row that a label has more name its structure, and a case may have a mask for each: p1/ct and p1/segmentations/liver.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from samunet.core.names import role_of, words_in
 from samunet.core.units import counted
 from samunet.errors import MOST_NAMES, DatasetError
 from samunet.imageio.dicom import is_dicom
+from samunet.imageio.masks import masks_among
 from samunet.importing.dataset import SERIES_ENDING, FoundCase, ending_of, identifier_of
 
 SEPARATORS = "_-. "
@@ -65,10 +68,16 @@ class _File:
 
     def case_name(self, rest: range, own: bool) -> str:
         """Return its name without some of its words, and without its folders where own."""
-        numbered, names = itertools.count(), []
-        for part in (*self.folders, *self.name):
-            names.append("".join(word for word, number in zip(part, numbered, strict=False) if number not in rest))
+        names = self._spelled(lambda number: number not in rest)
         return "_".join(filter(None, names[len(self.folders) if own else 0 :]))
+
+    def structure(self, rest: range) -> str:
+        """Return some of its words: kidney_left of p1_kidney_left_mask."""
+        return "_".join(filter(None, self._spelled(lambda number: number in rest)))
+
+    def _spelled(self, wanted: Callable[[int], bool]) -> list[str]:
+        numbered = itertools.count()
+        return ["".join(word for word in part if wanted(next(numbered))) for part in (*self.folders, *self.name)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +97,14 @@ def match_files(folder: Path) -> Matches:
     """Find cases among all files below a folder.
 
     Raises:
-        DatasetError: there is no image, no label or no pair of them, or a case has several labels.
+        DatasetError: there is no image, no label or no pair of them, or a case has several labels whose names tell no
+            structures.
     """
     files = list(_files(folder))
     if not files:
         raise DatasetError(f"{folder} holds no image that a reader knows; give the folder of images and labels.")
+    if not any(file.label for file in files):
+        files = _told_by_content(files)
     if not any(file.label for file in files):
         raise DatasetError(
             f"{folder} holds {counted(len(files), 'image')} and nothing that looks like a label, by a folder such as "
@@ -108,12 +120,15 @@ def match_files(folder: Path) -> Matches:
             _match(part, own, extra) for part in alike for own in (False, True) for extra in _said_by_all(part, own)
         ]
         best = max(tried, key=_Groups.quality)
+        for least in (2, 1):  # p1/segmentations/liver and p1/segmentations/spleen beside p1/ct
+            if len(best.images) == len(best.untold):
+                tried += [_match(part, own, channels=least) for part in alike for own in (False, True)]
+                best = max(tried, key=_Groups.quality)
     if not best.images:
         first = next(file.path for file in files if file.label)
         raise DatasetError(
             f"No image in {folder} belongs to a label by its name, e.g. to {first.relative_to(folder)}; name them "
-            "alike, unite masks of one structure each in one file a case, or list them in a table: samunet_import csv "
-            "--help"
+            "alike, or list them in a table: samunet_import csv --help"
         )
     return _assembled(folder, files, best)
 
@@ -135,7 +150,24 @@ class _Groups:
 
     def quality(self) -> tuple[int, int, int]:
         """Return how well this explains the files: by cases with labels, images without, words that are no case's."""
-        return len(self.images), -len(self.alone), -sum(map(bool, self.spelled))
+        return len(self.images) - len(self.untold), -len(self.alone), -sum(map(bool, self.spelled))
+
+    @functools.cached_property
+    def untold(self) -> list[Words]:
+        """Cases with labels whose names do not tell which structure each is, where any case has several."""
+        if all(len(self.labels[case]) == 1 for case in self.images):
+            return []
+        masks = {case: self.masks(case) for case in self.images}
+        counts = Counter(name.lower() for named in masks.values() for name in named or ())
+        if len(masks) > 1 and max(counts.values(), default=0) == 1:
+            return list(masks)  # p1_x and p1_y beside p1, p2_z beside p2: what is in no second case is no structure
+        return [case for case, named in masks.items() if named is None]
+
+    def masks(self, case: Words) -> dict[str, _File] | None:
+        """Return the labels of a case by what their names say beside it; None where that names no structures."""
+        named = {file.structure(reading.rest_words): file for file, reading in self.labels[case]}
+        told = len({name.lower() for name in named}) == len(self.labels[case])
+        return named if told and not any(name == "" or name.isdecimal() for name in named) else None
 
 
 def _said_by_all(files: Sequence[_File], own: bool) -> set[str]:
@@ -144,9 +176,19 @@ def _said_by_all(files: Sequence[_File], own: bool) -> set[str]:
     return set[str].intersection(*rests) - {""}
 
 
-def _match(files: Sequence[_File], own: bool, extra: str | None = None) -> _Groups:
-    """Give images to labels; extra: what all labels say beside the case, where that is known."""
-    names = {next(file.readings(own)).case for file in files if not file.label}
+def _match(files: Sequence[_File], own: bool, extra: str | None = None, channels: int | None = None) -> _Groups:
+    """Give images to labels.
+
+    Args:
+        extra: what all labels say beside the case, where that is known.
+        channels: a label says a case and more also where an image does, with words that so many images have.
+    """
+    images = [file for file in files if not file.label]
+    names = {next(file.readings(own)).case for file in images}
+    if channels is not None:
+        said = [(reading.rest.lower(), reading.case) for file in images for reading in file.readings(own)]
+        counts = Counter(rest for rest, _ in said)
+        names |= {case for rest, case in said if counts[rest] >= channels}
     groups = _Groups(defaultdict(list), defaultdict(dict), [], {}, own)
     for file in files:
         whole = next(file.readings(own))
@@ -155,35 +197,28 @@ def _match(files: Sequence[_File], own: bool, extra: str | None = None) -> _Grou
             fits = (reading for reading in file.readings(own) if extra == reading.rest or reading.case in names)
             reading = next(fits, whole)
             groups.labels[reading.case].append((file, reading))
-    for file in files:
-        if not file.label:
-            fitting = next((reading for reading in file.readings(own) if reading.case in groups.labels), None)
-            if fitting is None or groups.images[fitting.case].setdefault(fitting.rest.lower(), file) is not file:
-                groups.alone.append(file)
-            else:
-                groups.spelled.setdefault(fitting.rest.lower(), fitting.rest)
+    for file in images:
+        fitting = next((reading for reading in file.readings(own) if reading.case in groups.labels), None)
+        if fitting is None or groups.images[fitting.case].setdefault(fitting.rest.lower(), file) is not file:
+            groups.alone.append(file)
+        else:
+            groups.spelled.setdefault(fitting.rest.lower(), fitting.rest)
     return groups
 
 
 def _assembled(folder: Path, files: Sequence[_File], groups: _Groups) -> Matches:
     labels = {case: groups.labels[case] for case in groups.images}
-    twice = [sorted(file.path for file, _ in found) for found in labels.values() if len(found) > 1]
-    if twice:
-        raise DatasetError(
-            f"{counted(len(twice), 'case')} of {folder} have several label files, first "
-            f"{', '.join(str(path.relative_to(folder)) for path in twice[0])}; one file with a value for each "
-            "structure is needed. Unite them, or move the others away."
-        )
+    references = _references(folder, groups)
     channels = _channels(folder, groups)
-    found: list[tuple[list[_File], _File, range, _File | None]] = []
+    found: list[tuple[list[_File], _File, range, Mapping[str, _File]]] = []
     lacking: list[Path] = []
     for case, images in groups.images.items():
         wanted = [images.get(name) for name in channels] if channels else list(images.values())
         there, (label, reading) = [file for file in wanted if file is not None], labels[case][0]
         if len(there) < len(wanted):
-            lacking += [file.path for file in (*images.values(), label)]
+            lacking += [file.path for file in (*images.values(), *references[case].values())]
         else:
-            found.append((there, label, reading.rest_words, label))
+            found.append((there, label, reading.rest_words, references[case]))
     tests: dict[Words, dict[str, tuple[_File, range]]] = defaultdict(dict)
     for file in groups.alone:
         for reading in file.readings(groups.own):
@@ -193,8 +228,8 @@ def _assembled(folder: Path, files: Sequence[_File], groups: _Groups) -> Matches
     for by_channel in tests.values():
         if set(by_channel) == set(channels or ("",)):
             there = [by_channel[name][0] for name in channels or ("",)]
-            found.append((there, *next(iter(by_channel.values())), None))
-    used = {file.path for images, named, _, _ in found for file in (*images, named)}
+            found.append((there, *next(iter(by_channel.values())), {}))
+    used = {file.path for images, named, _, own in found for file in (*images, named, *own.values())}
     rest = [file.path for file in files if file.path not in used and file.path not in lacking]
     reasons = {"whose case lacks a channel": lacking, "that belong to no label or channel": rest}
     structures = {reading.rest for readings in labels.values() for _, reading in readings}
@@ -204,6 +239,28 @@ def _assembled(folder: Path, files: Sequence[_File], groups: _Groups) -> Matches
         structure=structures.pop() if len(structures) == 1 else "",
         left_out={reason: tuple(paths) for reason, paths in reasons.items() if paths},
     )
+
+
+def _references(folder: Path, groups: _Groups) -> dict[Words, dict[str, _File]]:
+    """Return for each case the masks by structure, in alphabetical order, or its one label file under an empty name."""
+    if all(len(groups.labels[case]) == 1 for case in groups.images):
+        return {case: {"": groups.labels[case][0][0]} for case in groups.images}
+    if groups.untold:
+        several = [case for case in groups.untold if len(groups.labels[case]) > 1] or groups.untold
+        names = sorted(str(file.path.relative_to(folder)) for file, _ in groups.labels[several[0]])
+        raise DatasetError(
+            f"{counted(len(several), 'case')} of {folder} have several label files, whose names tell no structures, "
+            f"first {', '.join(names[:MOST_NAMES])}; needed is one file with a value for each structure, or one for "
+            "each under its name, the same in all cases. Rename them, or move the others away."
+        )
+    masks = {case: groups.masks(case) or {} for case in groups.images}
+    spelled: dict[str, str] = {}
+    for name in sorted(itertools.chain(*masks.values())):
+        spelled.setdefault(name.lower(), name)
+    return {
+        case: {spelled[name.lower()]: named[name] for name in sorted(named, key=str.lower)}
+        for case, named in masks.items()
+    }
 
 
 def _channels(folder: Path, groups: _Groups) -> tuple[str, ...]:
@@ -221,19 +278,20 @@ def _channels(folder: Path, groups: _Groups) -> tuple[str, ...]:
     return tuple(sorted(common, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
 
 
-def _named(found: Sequence[tuple[list[_File], _File, range, _File | None]]) -> Iterator[FoundCase]:
+def _named(found: Sequence[tuple[list[_File], _File, range, Mapping[str, _File]]]) -> Iterator[FoundCase]:
     """Name cases by their labels, or their images without the channel; by folders too where names alone are equal."""
     for own in (True, False):
         names = [
-            _as_written([*images, *([label] if label else [])], file.case_name(rest, own))
-            for images, file, rest, label in found
+            _as_written([*images, *references.values()], file.case_name(rest, own))
+            for images, file, rest, references in found
         ]
         if len({name.casefold() for name in names}) == len(names) and all(names):
             break
-    for name, (images, _, _, label) in sorted(zip(names, found, strict=True), key=lambda pair: pair[0]):
+    for name, (images, _, _, references) in sorted(zip(names, found, strict=True), key=lambda pair: pair[0]):
         paths = tuple(image.path for image in images)
         name = f"case_{name}" if name.isdecimal() else name  # 0001_0000 would read as two channels
-        yield FoundCase(identifier=identifier_of(name), images=paths, label=None if label is None else label.path)
+        masks = {structure: file.path for structure, file in references.items()}
+        yield FoundCase(identifier=identifier_of(name), images=paths, label=masks.pop("", None), masks=masks)
 
 
 def _as_written(files: Sequence[_File], name: str) -> str:
@@ -263,6 +321,16 @@ def _files(folder: Path) -> Iterator[_File]:
         label = nearest == "label" or (not (sure and nearest) and role_of(words_in(stem)) == "label")
         folders = tuple(part for name in relative.parent.parts for part in _parts(name))
         yield _File(path, label, folders, _parts(stem), stem)
+
+
+def _told_by_content(files: Sequence[_File]) -> list[_File]:
+    """Take for labels what goes on where an image's name ends and holds a mask of it: case_01_liver beside case_01."""
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for file in files:
+        if file.path.is_file():
+            by_folder[file.path.parent].append(file.path)
+    masks = set[Path]().union(*map(masks_among, by_folder.values()))
+    return [replace(file, label=file.path in masks) for file in files]
 
 
 def _walk(folder: Path) -> Iterator[Path]:

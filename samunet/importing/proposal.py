@@ -22,9 +22,19 @@ from samunet.errors import MOST_NAMES, ConfigError, DatasetError
 from samunet.imageio import reader_of_image
 from samunet.imageio.natural import NaturalImage2DIO
 from samunet.imageio.nifti import is_nifti
-from samunet.importing.dataset import FoundCase, common_ending
+from samunet.importing.dataset import NONE, FoundCase, common_ending
 from samunet.importing.layouts import described, from_bids, from_datalist, from_table
 from samunet.importing.matching import Matches, match_files
+from samunet.importing.repair import Repairs
+from samunet.importing.structures import (
+    BY_MASKS,
+    Overlap,
+    labels_of_masks,
+    lines_of_masks,
+    refuse_overlaps,
+    structures_of,
+    unite_masks,
+)
 from samunet.machine.progress import each
 
 FIRST_FREE = 11  # 1 to 10 are the Medical Segmentation Decathlon's
@@ -56,6 +66,8 @@ class Proposal:
     """Why channels and labels are what they are."""
     left_out: Mapping[str, tuple[Path, ...]]
     """Files that become nothing, by the reason."""
+    overlaps: Sequence[Overlap] = ()
+    """Voxels that masks of structures share."""
 
     def __post_init__(self) -> None:
         parse_labels({BACKGROUND_NAME: 0, **self.labels})
@@ -69,7 +81,9 @@ class Proposal:
 
     @property
     def held(self) -> str:
-        """Which values the label files hold."""
+        """What the label files say of structures."""
+        if any(case.masks for case in self.cases):
+            return BY_MASKS
         return f"the files hold {', '.join(map(str, self.values))}"
 
     def lines(self) -> list[str]:
@@ -84,29 +98,43 @@ class Proposal:
         if self.label_values:
             changes = ", ".join(f"{old} becomes {new}" for old, new in self.label_values.items())
             text.append(f"  changed   label values in the copies: {changes}")
+        text += lines_of_masks([case.masks for case in training], self.overlaps)
         first, last = training[0], f"{len(self.channels) - 1:04d}"
         split = len(first.images) < len(self.channels) and is_nifti(first.images[0])
         for index, path in enumerate(first.images):
             copy = f"{first.identifier}_{index:04d}{self.ending}{f' to _{last}' if split else ''}"
             text.append(f"  e.g.      {self._short(path)} -> imagesTr/{copy}")
-        text.append(f"            {self._short(first.label)} -> labelsTr/{first.identifier}{self.ending}")
+        more = ", ..." if len(first.references) > 1 else ""
+        text.append(f"            {self._short(first.references[0])}{more} -> labelsTr/{first.identifier}{self.ending}")
         for reason, paths in self.left_out.items():
             names = ", ".join(map(self._short, paths[:MOST_NAMES]))
             more = ", ..." if len(paths) > MOST_NAMES else ""
             text.append(f"  left out  {counted(len(paths), 'file')} {reason}: {names}{more}")
         return text
 
-    def _short(self, path: Path | None) -> str:
-        return str(path.relative_to(self.folder) if path and path.is_relative_to(self.folder) else path)
+    def _short(self, path: Path) -> str:
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
 
-def propose(folder: Path, workspace: Workspace, *, threads: int, quiet: bool = False) -> Proposal:
+def propose(
+    folder: Path,
+    workspace: Workspace,
+    *,
+    given: Mapping[str, int] | None = None,
+    repairs: Repairs = NONE,
+    threads: int,
+    quiet: bool = False,
+) -> Proposal:
     """Look at a folder, and say which dataset it would become. Reads every label and writes nothing.
 
+    Args:
+        given: structures and their values in the copies; masks of other structures are left out.
+        repairs: of which `priority` and `copy_grid` say how masks are united.
+
     Raises:
-        ConfigError: it lies in nnUNet_raw already.
+        ConfigError: it lies in nnUNet_raw already; or a structure is named that has no mask.
         DatasetError: it holds no images with labels that belong together by their names, or label files that cannot be
-            read or do not hold label values.
+            read or do not hold label values, or masks that cannot be united.
     """
     if not folder.is_dir():
         fault = "is no folder" if folder.exists() else "does not exist"
@@ -116,11 +144,26 @@ def propose(folder: Path, workspace: Workspace, *, threads: int, quiet: bool = F
         raise ConfigError(f"{folder} is in nnUNet_raw already; look at it: samunet_check_dataset -d {folder.name}")
     named_channels, named_labels = described(folder / "dataset.json")
     matches, count = _with_equal_channels(_cases_in(folder))
+    overlaps: list[Overlap] = []
+    values: tuple[int, ...]
+    if structures := structures_of([case.masks for case in matches.cases]):
+        labels, label_values = (
+            labels_of_masks(structures, given or {}, named_labels, repairs.priority),
+            dict[int, int](),
+        )
+        values, label_reason = (0, *labels.values()), BY_MASKS
+        matches = _with_masks_of(matches, labels)
+        overlaps = _overlaps(matches.cases, labels, repairs, threads=threads, quiet=quiet)
+    else:
+        if repairs.priority:
+            raise ConfigError(
+                f"The cases in {folder} have one label file each, in which nothing overlaps; leave out --priority."
+            )
+        paths = [case.label for case in matches.cases if case.label is not None]
+        found = each(_values_of, paths, threads=threads, title="Reading labels", quiet=quiet)
+        values = tuple(sorted(set[int]().union(*found)))
+        labels, label_values, label_reason = _labels(values, named_labels, matches.structure)
     cases = matches.cases
-    paths = [case.label for case in cases if case.label is not None]
-    found = each(_values_of, paths, threads=threads, title="Reading labels", quiet=quiet)
-    values = tuple(sorted(set[int]().union(*found)))
-    labels, label_values, label_reason = _labels(values, named_labels, matches.structure)
     if len(named_channels) == count:
         channels, channel_reason = named_channels, "as dataset.json names them"
     else:
@@ -136,7 +179,35 @@ def propose(folder: Path, workspace: Workspace, *, threads: int, quiet: bool = F
         label_values=label_values,
         reasons={"channels": channel_reason, "labels": label_reason},
         left_out=matches.left_out,
+        overlaps=overlaps,
     )
+
+
+def _with_masks_of(matches: Matches, labels: Mapping[str, int]) -> Matches:
+    """Leave out the masks of other structures; a case that has no more becomes one without a label."""
+    others = tuple(path for case in matches.cases for name, path in case.masks.items() if name not in labels)
+    cases = tuple(
+        replace(case, masks={name: path for name, path in case.masks.items() if name in labels})
+        for case in matches.cases
+    )
+    left_out = {"of structures that no label names": others} if others else {}
+    return replace(matches, cases=cases, left_out={**matches.left_out, **left_out})
+
+
+def _overlaps(
+    cases: Sequence[FoundCase], labels: Mapping[str, int], repairs: Repairs, *, threads: int, quiet: bool
+) -> list[Overlap]:
+    """Unite the masks of every case as copying will; returns what they share where `repairs` say what lies on top."""
+    united = each(
+        lambda case: unite_masks(case.identifier, case.masks, case.images[0], labels, repairs).overlaps,
+        [case for case in cases if case.masks],
+        threads=threads,
+        title="Reading masks",
+        quiet=quiet,
+    )
+    overlaps = [overlap for found in united for overlap in found]
+    refuse_overlaps(overlaps, repairs.priority)
+    return overlaps
 
 
 def _cases_in(folder: Path) -> Matches:

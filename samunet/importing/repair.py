@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ class Repairs:
     """Turn NIfTI axes that do not meet at right angles to the nearest that do."""
     copy_grid: bool = False
     """Give labels the grid of their case's first image, where both have one shape."""
+    priority: Sequence[str] = ()
+    """Structures whose masks may share voxels, which the last of them gets."""
 
     def __bool__(self) -> bool:
-        return bool(self.label_values) or self.orthonormalize or self.copy_grid
+        return bool(self.label_values) or self.orthonormalize or self.copy_grid or bool(self.priority)
 
 
 def repair_file(
@@ -59,16 +61,23 @@ def repair_file(
 def _copy_grid(path: Path, reader: ImageReader, image: Path) -> list[dict[str, Any]]:
     values, own = reader.read_label(path)
     geometry = reader.load(image)[1]
-    if own.shape != geometry.shape or not (own.measured and geometry.measured):
+    changes = grid_changes(own, geometry)
+    if changes:
+        write_label(values, reader, geometry, path)
+    return changes
+
+
+def grid_changes(own: Geometry, image: Geometry) -> list[dict[str, Any]]:
+    """Return the entry of the report for a label that gets the grid of its image; none where it lies there already."""
+    if own.shape != image.shape or not (own.measured and image.measured):
         return []  # another shape is refused by checks and by planning; without a size there is nothing to copy
-    if (apart := own.corner_distance_mm(geometry)) <= SAME_GRID * min(geometry.spacing):
+    if (apart := own.corner_distance_mm(image)) <= SAME_GRID * min(image.spacing):
         return []
-    _write_label(values, reader, geometry, path)
     return [
         {
             "repair": "grid of the image",
             "mm": float(f"{apart:.4g}"),
-            "voxels": float(f"{own.voxels_apart(geometry):.4g}"),
+            "voxels": float(f"{own.voxels_apart(image):.4g}"),
         }
     ]
 
@@ -96,7 +105,7 @@ def _map_values(path: Path, reader: ImageReader, mapping: Mapping[int, int]) -> 
     mapped = values.copy()
     for old, new in mapping.items():
         mapped[values == old] = new
-    _write_label(mapped, reader, geometry, path)
+    write_label(mapped, reader, geometry, path)
     return [
         {"repair": "label value", "from": old, "to": mapping[old], "voxels": count}
         for old, count in counts.items()
@@ -104,7 +113,8 @@ def _map_values(path: Path, reader: ImageReader, mapping: Mapping[int, int]) -> 
     ]
 
 
-def _write_label(values: np.ndarray, reader: ImageReader, geometry: Geometry, path: Path) -> None:
+def write_label(values: np.ndarray, reader: ImageReader, geometry: Geometry, path: Path) -> None:
+    """Write label values (D, H, W) in the smallest type that holds them; raises DatasetError where none does."""
     if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
         raise DatasetError(
             f"{path.name} holds {values.min()} to {values.max()}; label files hold 0 to 65535, so map the others with "
