@@ -156,8 +156,8 @@ class Pace:
         need = (now + (self.epochs - epoch) * each) / 60
         if epoch == MEASURING_EPOCHS < self.epochs and 60 * need > (1 + LARGEST_ERROR) * self.budget:
             raise ConfigError(
-                f"{self.epochs} epochs of one step would take about {need:.1f} minutes, more than the {self.budget / 60:g} "
-                f"given. {self._ways_out(each, now, math.ceil(need))}"
+                f"{self.epochs} epochs of one step would take about {need:.1f} minutes, more than the "
+                f"{self.budget / 60:g} given. {self._ways_out(each, now, math.ceil(need))}"
             )
         self.first_step += self.steps
         self.steps, self.began, self.epoch = max(1, round(share / each)), now, epoch

@@ -94,7 +94,7 @@ def test_minutes_that_are_far_too_few_end_the_training_after_its_first_steps(fir
             # the steps taken, one a later epoch, and 200 validation batches at a third of a step
             least = {1: (130 + 200 * 130 + 200 / 3 * 130), 2: (97 + 199 * 47 + 200 / 3 * 47)}[step]
             need = -int(-least // 60)
-            message = rf"A step takes about {taken} here: 200 epochs .* take about {need} minutes, more than the 4 given.*s {need}\."
+            message = rf"about {taken} here: 200 epochs .* take about {need} minutes, more than the 4 given.*s {need}\."
             with pytest.raises(ConfigError, match=message):
                 pace.after_step(step)
             return
