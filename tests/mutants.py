@@ -683,10 +683,18 @@ MUTANTS = (
     mutant(
         "a mask's name is enough",
         "imageio/masks.py",
-        "return holds_labels(path, MOST_VALUES)",
-        "return True",
+        "(holds_labels(path) if path in said else",
+        "(True if path in said else",
         "imageio/test_masks.py",
         "An image that is called a mask would not be predicted.",
+    ),
+    mutant(
+        "references in doubt are images",
+        "evaluation/score.py",
+        "holds_labels(path) is not False)",
+        "holds_labels(path))",
+        "evaluation/test_score.py",
+        "References that hold numbers of objects, or cannot be read, would not be scored, without a word.",
     ),
     mutant(
         "a training of minutes goes on at its first rate",

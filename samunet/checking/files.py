@@ -122,5 +122,5 @@ def _count(spec: DatasetSpec, cases: list[Case]) -> list[Finding]:
     if "numTraining" in spec.raw and spec.num_training == len(cases):
         return []
     said = f"numTraining is {spec.num_training}" if "numTraining" in spec.raw else "numTraining is missing"
-    message = f"{said}; {counted(len(cases), 'training case')} in the folders."
+    message = f"{said}; the folders hold {counted(len(cases), 'training case')}."
     return [Finding("", "dataset.json", "number-of-cases", message)]

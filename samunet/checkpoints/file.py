@@ -102,10 +102,9 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: Path
     misfits = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing or unexpected or misfits:
         raise CheckpointError(
-            f"Checkpoint {where} does not fit the plan: missing are {counted(len(missing), 'tensor')} {missing[:2]}, "
-            f"{len(unexpected)} unexpected "
-            f"{unexpected[:2]}, {len(misfits)} of another shape {misfits[:2]}. Use the plan it was trained with, or "
-            "train again."
+            f"Checkpoint {where} does not fit the plan: {counted(len(missing), 'tensor')} missing {missing[:2]}, "
+            f"{len(unexpected)} unexpected {unexpected[:2]}, {len(misfits)} of another shape {misfits[:2]}. "
+            "Use the plan it was trained with, or train again."
         )
     model.load_state_dict(state, strict=False)
 

@@ -31,8 +31,8 @@ def fill(
     missing, unexpected = sorted(set(names) - set(stored)), [] if rest else sorted(set(stored) - set(names))
     if missing or unexpected:
         raise CheckpointError(
-            f"This is no {title} checkpoint for this network: missing are {counted(len(missing), 'tensor')} "
-            f"({', '.join(missing[:3])}), {len(unexpected)} are unexpected ({', '.join(unexpected[:3])}). {same} must "
+            f"This is no {title} checkpoint for this network: {counted(len(missing), 'tensor')} missing "
+            f"({', '.join(missing[:3])}), {len(unexpected)} unexpected ({', '.join(unexpected[:3])}). {same} must "
             "be those of its training."
         )
     for official, name in names.items():

@@ -68,7 +68,7 @@ SYNONYMS = {
     "plan_and_preprocess": "plan prepare preprocessing planning",
     "evaluate_folder": "eval evaluate score metrics evaluation validate",
     "annotate": "label click draw edit",
-    "import": "convert load add",
+    "import": "import_dataset convert load add",
     "check_dataset": "check verify validate_dataset",
     "info": "list show status models datasets",
     "fewshot": "propose few_shot oneshot",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from samunet.errors import DatasetError
+from samunet.errors import MOST_NAMES, DatasetError
 
 DEFAULT_TRAINER, DEFAULT_PLANS_NAME = "SAMTrainer", "samunetPlans"
 DEFAULT_TOLERANCE_MM = 2.0  # of the normalized surface Dice; pixels where files tell no size
@@ -17,7 +17,8 @@ FORBIDDEN = '/\\:*?"<>|'  # separators, and what Windows allows in no name
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\u200c\u200d"  # of such characters, those that are part of words in Persian and Indic scripts
 # Words that tell labels and images from each other.
-LABEL = re.compile("segm?(entations?)?|masks?|labels?|lbl|gt|ground|(ground)?truth|annotations?|manual|rois?|dseg")
+MASK = re.compile("segm?(entations?)?|masks?|labels?|lbl|gt|(ground)?truth|annotations?|dseg")
+LABEL = re.compile(f"{MASK.pattern}|ground|manual|rois?")  # the last three are of images too: manual focus
 IMAGE = re.compile("images?|imgs?|imaging|im|scans?|vol(umes?)?|raw|orig(inal)?|inputs?|pictures?|dicom|dcm")
 
 _BYTE = {chr(0xDC00 + byte): f"\\x{byte:x}" for byte in range(0x80, 0x100)}
@@ -43,6 +44,11 @@ def fault_of_name(name: object, most_bytes: int = MOST_BYTES) -> str | None:
 def in_utf8(name: str) -> str:
     """Return a file name in which bytes that are no UTF-8 stand as in web addresses, M%FCller."""
     return "".join(f"%{ord(character) - 0xDC00:X}" if character in _BYTE else character for character in name)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names of files for a sentence: the first five of them, in UTF-8."""
+    return ", ".join([*map(in_utf8, names[:MOST_NAMES]), *(["..."] if names[MOST_NAMES:] else [])])
 
 
 def is_name(value: object) -> bool:

@@ -13,13 +13,14 @@ import numpy as np
 from samunet.core.dataset import files_with_ending
 from samunet.core.geometry import REFUSE_VOXELS, WARN_VOXELS, Geometry
 from samunet.core.labels import Labels
+from samunet.core.names import listed
 from samunet.core.prompts import prompts_behind
 from samunet.core.units import counted
-from samunet.errors import MOST_NAMES, ConfigError, DatasetError
+from samunet.errors import ConfigError, DatasetError
 from samunet.evaluation.summary import CaseScore, Metrics, Summary, Target, summarize, target_key
 from samunet.imageio import ImageReader
 from samunet.imageio.case import refuse_unexpected_values
-from samunet.imageio.masks import case_of, channel_case, holds_labels, masks_among
+from samunet.imageio.masks import channel_case, holds_labels, masks_among
 from samunet.machine.progress import pool_of
 from samunet.ops.components import detection_f1
 from samunet.ops.overlap import overlap
@@ -180,20 +181,30 @@ def evaluate_folder(
 
 
 def _without_images(files: dict[str, Path], others: dict[str, Path], file_ending: str) -> dict[str, Path]:
-    """Leave out images beside which their masks lie; such a mask takes its image's name where `others` has that."""
-    masks = {mask: image for mask, image in masks_among(list(files.values())).items() if not holds_labels(image)}
-    if not masks:
-        return files
-    names = {path: name for name, path in files.items()}
-    cases = {mask: case_of(mask, image) for mask, image in masks.items()}
-    images = {path for path in files.values() if path in masks.values() or channel_case(path) in cases.values()}
-    kept = {name: path for name, path in files.items() if path in masks or path not in images}
-    for mask, case in cases.items():
-        if names[mask] not in others and case + file_ending in others:
-            kept[case + file_ending] = kept.pop(names[mask])
-    text = "%s: %s left out as images, since their masks lie beside them (%s beside %s)."
-    mask, image = next(iter(masks.items()))
-    logger.info(text, mask.parent, counted(len(files) - len(kept), "file"), mask.name, image.name)
+    """Leave out images beside which their masks lie, but none whose name `others` has.
+
+    The mask of a case's channels takes the case's name where `others` has that, and not its own.
+    """
+    masks = masks_among(list(files.values()))
+    cases = {mask: case for mask, image in masks.items() if (case := channel_case(image)) is not None}
+    images = {
+        path: name
+        for name, path in files.items()
+        if (path in masks.values() or channel_case(path) in cases.values())
+        and not (path in masks or name in others or holds_labels(path) is not False)
+    }
+    kept: dict[str, Path] = {}
+    for name, path in files.items():
+        case = f"{cases[path]}{file_ending}" if path in cases else name
+        taken = case if case in others and name not in others else name
+        if path not in images and (other := kept.setdefault(taken, path)) != path:
+            raise DatasetError(
+                f"{other} and {path.name} are both of {taken}, which is to be scored once; give each a file of its own "
+                "name in the other folder, or leave one in this."
+            )
+    if images:
+        folder, left, names = next(iter(images)).parent, counted(len(images), "file"), listed(list(images.values()))
+        logger.warning("%s: %s left out, as images beside which their masks lie: %s.", folder, left, names)
     return kept
 
 
@@ -227,5 +238,5 @@ def _measure(
 def refuse_missing(names: set[str], what: str, way_out: str) -> None:
     """Raise DatasetError that lists the cases that lack something, unless there is none."""
     if names:
-        first = ", ".join(sorted(names)[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
-        raise DatasetError(f"{len(names)} {'case has' if len(names) == 1 else 'cases have'} {what}: {first}. {way_out}")
+        have = "case has" if len(names) == 1 else "cases have"
+        raise DatasetError(f"{len(names)} {have} {what}: {listed(sorted(names))}. {way_out}")

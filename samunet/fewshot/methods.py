@@ -17,7 +17,6 @@ from torch import Tensor
 from samunet.core.geometry import turn_between
 from samunet.core.history import turned
 from samunet.core.parts import is_full
-from samunet.core.units import counted
 from samunet.errors import PredictionError, in_words
 from samunet.fewshot import mpa, per_sam
 from samunet.fewshot.choose import directions, summary_of
@@ -175,8 +174,8 @@ class FewShot:
         warped = [result for result in all_warped if result is not None]
         if not warped:
             raise PredictionError(
-                f"Case '{image.identifier}': none of {counted(len(nearest), 'reference')} could be registered; where "
-                f"that took {self.registration.seconds:g} s, give more with --seconds, or a smaller --side."
+                f"Case '{image.identifier}': no reference could be registered ({len(nearest)} tried); where that "
+                f"took {self.registration.seconds:g} s, give more with --seconds, or a smaller --side."
             )
         chance = mpa.combined(warped, image.volume.geometry.shape)
         if not decoded:

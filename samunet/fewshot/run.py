@@ -200,9 +200,7 @@ def _images(asked: Asked, references: References) -> list[Case]:
     cases = cases_to_predict(list(asked.images), references.spec, asked.output)
     rest = [case for case in cases if case.identifier not in labeled]
     if not rest:
-        raise DatasetError(
-            f"Of {counted(len(cases), 'image')} none is without a label; give others than the references."
-        )
+        raise DatasetError(f"No image is without a label ({len(cases)} given); give others than the references.")
     return rest
 
 

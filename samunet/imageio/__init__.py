@@ -23,6 +23,7 @@ __all__ = [
     "reader_for",
     "reader_of_image",
     "reader_of_segmentations",
+    "stem_of",
     "writer_for",
 ]
 
@@ -100,6 +101,11 @@ def _planned_reader(folder: Path) -> str | None:
 def known_ending(path: Path) -> str:
     """Return the ending of an image file, in lower case, as the readers know it; an empty string where none does."""
     return next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), "")
+
+
+def stem_of(path: Path) -> str:
+    """Return the name of an image file without its ending; all of it where no reader knows the ending."""
+    return path.name[: len(path.name) - len(known_ending(path))]
 
 
 def output_ending(image: Path, otherwise: str) -> str:

@@ -13,7 +13,7 @@ from samunet.core.codec import read_json
 from samunet.core.names import check_case_name
 from samunet.core.units import counted
 from samunet.errors import DatasetError
-from samunet.imageio.natural import JPEG
+from samunet.imageio import stem_of
 from samunet.importing.dataset import FoundCase, ending_of, identifier_of
 
 logger = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def from_datalist(path: Path, root: Path | None = None) -> list[FoundCase]:
             cases.append(
                 _listed(
                     folder,
-                    _stem(Path(images[0])).removesuffix("_0000"),
+                    stem_of(Path(images[0])).removesuffix("_0000"),
                     images,
                     label,
                     f"{path}, entry {index} of '{part}'",
@@ -251,16 +251,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     by_stem: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if (path.is_dir() or ending_of(path)) and not path.name.startswith("."):
-            other = by_stem.setdefault(_stem(path), path)
+            other = by_stem.setdefault(path.name if path.is_dir() else stem_of(path), path)
             if other != path:
                 raise DatasetError(f"{other} and {path.name} would be one case; rename or remove one of them.")
     return by_stem
-
-
-def _stem(path: Path) -> str:
-    if path.is_dir():
-        return path.name
-    if path.suffix.lower() in JPEG:
-        return path.stem
-    ending = ending_of(path)
-    return path.name[: len(path.name) - len(ending)] if ending else path.stem

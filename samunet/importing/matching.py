@@ -18,6 +18,7 @@ from pathlib import Path
 from samunet.core.names import role_of, words_in
 from samunet.core.units import counted
 from samunet.errors import MOST_NAMES, DatasetError
+from samunet.imageio import stem_of
 from samunet.imageio.dicom import is_dicom
 from samunet.imageio.masks import masks_among
 from samunet.importing.dataset import SERIES_ENDING, FoundCase, ending_of, identifier_of
@@ -317,7 +318,7 @@ def _files(folder: Path) -> Iterator[_File]:
     sure = {"label", "image"} <= set(by_folder)  # then an image may be called frame_label_3
     for path, nearest in zip(found, by_folder, strict=True):
         relative = path.relative_to(folder)
-        stem = path.name if path.is_dir() else relative.name[: len(path.name) - len(_spelled_ending(path))]
+        stem = path.name if path.is_dir() else stem_of(path)
         label = nearest == "label" or (not (sure and nearest) and role_of(words_in(stem)) == "label")
         folders = tuple(part for name in relative.parent.parts for part in _parts(name))
         yield _File(path, label, folders, _parts(stem), stem)
@@ -329,7 +330,7 @@ def _told_by_content(files: Sequence[_File]) -> list[_File]:
     for file in files:
         if file.path.is_file():
             by_folder[file.path.parent].append(file.path)
-    masks = set[Path]().union(*map(masks_among, by_folder.values()))
+    masks = set[Path]().union(*(masks_among(folder, unsaid=True) for folder in by_folder.values()))
     return [replace(file, label=file.path in masks) for file in files]
 
 
@@ -357,8 +358,3 @@ def _parts(name: str) -> tuple[Words, ...]:
 
 def _ending(path: Path) -> str:
     return SERIES_ENDING if path.is_dir() else ending_of(path)
-
-
-def _spelled_ending(path: Path) -> str:
-    """Return the ending that a file has; `ending_of` gives that of its copy."""
-    return ending_of(path) if path.name.lower().endswith(ending_of(path)) else path.suffix

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from samunet.imageio import known_ending, reader_of_image
+from samunet.imageio import known_ending, reader_of_image, stem_of
 
 LayerData = tuple[np.ndarray, dict[str, Any], str]
 
@@ -23,7 +23,7 @@ def read(path: str) -> list[LayerData]:
     file = Path(path)
     volume = reader_of_image(file, None).read_image([file])
     grid = volume.geometry
-    name = file.name[: len(file.name) - len(known_ending(file))]
+    name = stem_of(file)
     layers: list[LayerData] = []
     for number, channel in enumerate(volume.array):
         shown, scale = (channel[0], grid.spacing[1:]) if grid.planar else (channel, grid.spacing)

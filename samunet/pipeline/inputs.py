@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, channels_by_case
-from samunet.core.names import check_case_name, in_utf8
+from samunet.core.names import check_case_name, in_utf8, listed
+from samunet.core.units import counted
 from samunet.errors import MOST_NAMES, DatasetError
-from samunet.imageio import known_ending, output_ending, reader_of_image
+from samunet.imageio import known_ending, output_ending, reader_of_image, stem_of
 from samunet.imageio.dicom import is_dicom
-from samunet.imageio.masks import masks_among
+from samunet.imageio.masks import channel_case, masks_among
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +97,14 @@ def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
     masks = masks_among([path for path in files if known_ending(path)])
     _say_masks(source, masks)
     images = [path for path in files if known_ending(path) and path not in masks]
-    numbered = {path for path in images if CHANNEL_FILE.fullmatch(_stem(path))}
+    numbered = {path for path in images if channel_case(path)}
     own = {path for path in images if known_ending(path) == spec.file_ending}
     # Where channels are numbered, other names are faults in the model's own format, and other things in others.
     taken = [path for path in images if not numbered or path in numbered or path in own]
     left = [path for path in files if path not in (*taken, *masks) and path.suffix.lower() not in BESIDE]
     if taken and left:
         reason = "no reader knows their ending, or their names lack _0000"
-        logger.info("%s: not taken for images: %s (%s).", source, _shown(left), reason)
+        logger.info("%s: not taken for images: %s (%s).", source, listed([path.name for path in left]), reason)
     named: dict[str, Path] = {}
     for path in taken:
         other = named.setdefault(_stem(path), path)
@@ -116,14 +117,11 @@ def _images_in(source: Path, spec: DatasetSpec) -> dict[str, tuple[Path, ...]]:
 
 def _say_masks(source: Path, masks: Mapping[Path, Path]) -> None:
     if masks:
+        left, names = counted(len(masks), "file"), listed([path.name for path in masks])
         example, image = next(iter(masks.items()))
         why = f"they hold few whole numbers on the grid of an image of their name, as {example.name} of {image.name}"
         way_out = "A file that is given itself is always taken."
-        logger.info("%s: left out as masks: %s (%s). %s", source, _shown(list(masks)), in_utf8(why), way_out)
-
-
-def _shown(paths: Sequence[Path]) -> str:
-    return ", ".join([*(in_utf8(path.name) for path in paths[:MOST_NAMES]), *(["..."] if paths[MOST_NAMES:] else [])])
+        logger.warning("%s: %s left out as masks: %s (%s). %s", source, left, names, in_utf8(why), way_out)
 
 
 def _holds_all_channels(path: Path, spec: DatasetSpec) -> bool:
@@ -170,4 +168,4 @@ def _where(source: Path) -> str:
 
 def _stem(path: Path) -> str:
     # Prediction refuses such a file, and goes on with the others.
-    return in_utf8(path.name[: len(path.name) - len(known_ending(path))])
+    return in_utf8(stem_of(path))

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from samunet.core.dataset import CHANNEL_FILE
 from samunet.core.geometry import REFUSE_VOXELS, Geometry
 from samunet.core.names import check_case_name
 from samunet.core.units import counted
 from samunet.core.volume import Volume
 from samunet.errors import ConfigError, DatasetError, InUseError, SamunetError, did_you_mean, in_words
-from samunet.imageio import known_ending, reader_of_image
+from samunet.imageio import known_ending, reader_of_image, stem_of
+from samunet.imageio.masks import channel_case
 from samunet.imageio.natural import JPEG
 from samunet.interaction.embeddings import Embeddings
 from samunet.interaction.session import Session
@@ -191,9 +191,7 @@ def _labels_of(path: Path, grid: Geometry) -> np.ndarray:
 
 def case_name(image: Path) -> str:
     """Return the name of an image's case: that of its file, without ending and channel."""
-    stem = _stem(image)
-    match = CHANNEL_FILE.fullmatch(stem)
-    return match["case"] if match else stem
+    return channel_case(image) or stem_of(image)
 
 
 def cases_in(inputs: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
@@ -222,17 +220,9 @@ def cases_in(inputs: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
             if (
                 other.parent != first.parent
                 or known_ending(other) != known_ending(first)
-                or not _numbered(other, first)
+                or not (channel_case(other) and channel_case(first))
             ):
                 raise DatasetError(
                     f"{first} and {other} would be one case, '{name}'; rename one, or take them in turn."
                 )
     return {name: tuple(files) for name, files in cases.items()}
-
-
-def _numbered(*files: Path) -> bool:
-    return all(case_name(file) != _stem(file) for file in files)
-
-
-def _stem(image: Path) -> str:
-    return image.name[: len(image.name) - len(known_ending(image))]

@@ -116,15 +116,16 @@ class Pace:
             more = FIRST_STEPS - step + epochs - 1 + epochs * VALIDATION_SHARE
             need = math.ceil((now + more * each) / 60)
             raise ConfigError(
-                f"A step takes about {readable_seconds(each)} here: {epochs} epochs of one step at least need about "
-                f"{need} minutes, and {self.budget / 60:g} were given. {self._ways_out(each, now, need)}"
+                f"A step takes about {readable_seconds(each)} here: {counted(epochs, 'epoch')} of one step at least "
+                f"would take about {counted(need, 'minute')}, more than the {self.budget / 60:g} given. "
+                f"{self._ways_out(each, now, need)}"
             )
         if step == 1 or not self.measuring_epochs:
             return None
         steps = max(1, round((self.budget - now) / max(each * WITH_VALIDATION * (self.epochs - 1), TINY)))
         return (
-            f"A step takes about {readable_seconds(each)} here: {self.budget / 60:g} minutes are divided among "
-            f"{self.epochs} epochs of about {counted(steps, 'step')}; --epochs N sets their number."
+            f"A step takes about {readable_seconds(each)} here: in {self.budget / 60:g} min there is time for "
+            f"{counted(self.epochs, 'epoch')} of about {counted(steps, 'step')}; --epochs N sets their number."
         )
 
     def _fitting(self, each: float, now: float) -> int:
@@ -156,8 +157,8 @@ class Pace:
         need = (now + (self.epochs - epoch) * each) / 60
         if epoch == MEASURING_EPOCHS < self.epochs and 60 * need > (1 + LARGEST_ERROR) * self.budget:
             raise ConfigError(
-                f"{self.epochs} epochs of one step would take about {need:.1f} minutes, and {self.budget / 60:g} were "
-                f"given. {self._ways_out(each, now, math.ceil(need))}"
+                f"{self.epochs} epochs of one step would take about {need:.1f} minutes, more than the "
+                f"{self.budget / 60:g} given. {self._ways_out(each, now, math.ceil(need))}"
             )
         self.first_step += self.steps
         self.steps, self.began, self.epoch = max(1, round(share / each)), now, epoch

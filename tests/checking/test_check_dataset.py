@@ -355,7 +355,7 @@ def test_names_folders_and_counts(dataset):
         ("number-of-cases", "dataset.json"),
     ]
     describe(dataset, numTraining=None)
-    assert "numTraining is missing; 4 training cases in the folders." in {
+    assert "numTraining is missing; the folders hold 4 training cases." in {
         finding.message for finding in check(dataset).findings
     }
     shutil.rmtree(dataset / "labelsTr")

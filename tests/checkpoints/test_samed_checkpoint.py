@@ -91,7 +91,7 @@ def test_files_of_others_are_refused():
     stored = authors_tensors(network, of_decoder=False)
     with pytest.raises(CheckpointError, match="lacks 'w_a_000'"):
         options_of({"image_encoder.pos_embed": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match=r"no SAMed checkpoint .*: missing are 0 tensors \(\), 1 are unexpected"):
+    with pytest.raises(CheckpointError, match=r"no SAMed checkpoint .*: 0 tensors missing \(\), 1 unexpected"):
         load_official(network, stored | {"w_c_000": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="'w_b_003' has shape"):
         load_official(network, stored | {"w_b_003": torch.zeros(1)})

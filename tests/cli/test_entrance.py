@@ -50,6 +50,7 @@ def test_an_unknown_word_names_the_nearest(capsys):
         ("plan", "plan_and_preprocess"),
         ("eval", "evaluate_folder"),
         ("label", "annotate"),
+        ("import_dataset", "import"),
     ],
 )
 def test_what_others_call_the_work_is_understood(word, meant, capsys):

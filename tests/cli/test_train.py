@@ -87,7 +87,7 @@ def test_minutes_alone_fit_are_said_once_and_go_on(environment, project, capsys)
     assert "Stopped after step 1 by" in capsys.readouterr().out
     assert train.main([*words, "--skip_validation", "--c"]) == 0
     said = capsys.readouterr().out
-    assert said.count("0.04 minutes are divided among 2 epochs of about") == 1 and "epoch 2/2: " in said
+    assert said.count("in 0.04 min there is time for 2 epochs of about") == 1 and "epoch 2/2: " in said
     images = project.workspace.raw / project.dataset / "imagesTs"
     assert f"Next: samunet_predict -d 901 -c 3d_adapter -i {images} -o PREDICTIONS" in said
     state = load_checkpoint(next(environment.glob("*/*/fold_0/checkpoint_final.safetensors"))).state

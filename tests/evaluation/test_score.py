@@ -172,14 +172,48 @@ def test_distances_are_in_pixels_where_the_reference_tells_no_size(tags, unit, h
     assert summary.mean[(1,)].hd == pytest.approx(hd)
 
 
-@pytest.mark.parametrize("image", ["a", "a_0000"])
-def test_images_beside_references_are_left_out_and_their_masks_take_the_names_of_predictions(folder, image, caplog):
-    caplog.set_level("INFO", "samunet")
-    before = score(folder)
+def intensities(folder, name):
     noise = sitk.GetImageFromArray(np.random.default_rng(0).normal(100, 40, (2, 2, 3)))
     noise.SetSpacing((1.0, 1.0, 3.0))
+    sitk.WriteImage(noise, str(folder / "gt" / f"{name}{ENDING}"))
+
+
+def test_channels_beside_references_are_left_out_and_their_masks_take_the_names_of_predictions(folder, caplog):
+    before = score(folder)
     (folder / "gt" / f"a{ENDING}").rename(folder / "gt" / f"a_seg{ENDING}")
-    sitk.WriteImage(noise, str(folder / "gt" / f"{image}{ENDING}"))
-    after = score(folder)
-    assert after.foreground_mean == before.foreground_mean
-    assert f"1 file left out as images, since their masks lie beside them (a_seg{ENDING} beside {image}" in caplog.text
+    for channel in ("a_0000", "a_0001"):
+        intensities(folder, channel)
+    assert score(folder).foreground_mean == before.foreground_mean
+    said = "2 files left out, as images beside which their masks lie: a_0000.nii.gz, a_0001.nii.gz."
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{folder / 'gt'}: {said}"
+    ]
+
+
+def test_a_file_whose_name_is_in_the_other_folder_is_scored_whatever_lies_beside_it(folder):
+    (folder / "gt" / f"a{ENDING}").rename(folder / "gt" / f"a_seg{ENDING}")
+    intensities(folder, "a")
+    with pytest.raises(DatasetError, match=r"1 case has no prediction .*: a_seg\.nii\.gz\. "):
+        score(folder)
+    with pytest.raises(DatasetError, match=r"a\.nii\.gz holds .* expected whole numbers"):
+        score(folder, chill=True)
+
+
+def test_references_that_may_be_ones_do_not_vanish_beside_masks(folder):
+    gt = folder / "gt"
+    write(gt / f"c_seg{ENDING}", np.zeros((2, 2, 3)))
+    write(gt / f"c{ENDING}", np.arange(12).reshape(2, 2, 3))
+    write(gt / f"d_seg{ENDING}", np.zeros((20, 4, 3)))
+    write(gt / f"d{ENDING}", np.arange(240).reshape(20, 4, 3))  # numbers of objects
+    with pytest.raises(DatasetError, match=r"4 cases have no prediction .*: c\.nii.*, c_seg.*, d\.nii.*, d_seg"):
+        score(folder)
+
+
+def test_two_masks_of_one_case_are_refused_by_name(folder):
+    gt = folder / "gt"
+    intensities(folder, "a_0000")
+    (gt / f"a{ENDING}").rename(gt / f"a_liver_mask{ENDING}")
+    write(gt / f"a_kidney_mask{ENDING}", np.ones((2, 2, 3)))
+    for chill in (False, True):
+        with pytest.raises(DatasetError, match=r"a_kidney_mask.nii.gz and a_liver_mask.nii.gz are both of a\.nii\.gz"):
+            score(folder, chill=chill)

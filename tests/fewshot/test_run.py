@@ -121,7 +121,7 @@ def test_references_are_left_out_and_kept_apart_from_proposals(tmp_path, raw, ca
     label = references / "labelsTr" / "one.png"
     label.rename(label.with_name("one_0000.png"))
     assert fewshot([*map(str, words[:-1]), str(tmp_path / "out")]) == 2
-    assert "Of 1 image none is without a label" in capsys.readouterr().err
+    assert "No image is without a label (1 given)" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_references_is_one_sentence(tmp_path):

@@ -113,16 +113,14 @@ def test_a_file_name_that_is_no_utf_8_is_a_case_of_its_own_beside_the_others(tmp
 
 
 def test_masks_beside_images_are_left_out_and_named_but_not_where_they_are_given_themselves(tmp_path, caplog):
-    caplog.set_level("INFO", "samunet")
     draw = np.random.default_rng(0)
     for name in ("a", "b"):
         Image.fromarray(draw.integers(0, 256, (20, 30), dtype=np.uint8)).save(tmp_path / f"{name}.png")
         Image.fromarray(255 * draw.integers(0, 2, (20, 30), dtype=np.uint8)).save(tmp_path / f"{name}_mask.png")
     assert named(tmp_path) == {"a": ["a.png"], "b": ["b.png"]}
-    said = (
-        "left out as masks: a_mask.png, b_mask.png (they hold few whole numbers on the grid of an image of their name"
-    )
-    assert f"{said}, as a_mask.png of a.png)" in caplog.text
+    why = "they hold few whole numbers on the grid of an image of their name, as a_mask.png of a.png"
+    assert f"2 files left out as masks: a_mask.png, b_mask.png ({why})" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
     given = cases_to_predict([tmp_path / "a.png", tmp_path / "a_mask.png"], spec(), tmp_path / "out")
     assert [case.identifier for case in given] == ["a", "a_mask"]
     for name in ("a", "b"):

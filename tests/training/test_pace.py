@@ -64,7 +64,9 @@ def test_a_machine_that_becomes_slower_gets_fewer_steps():
 
 def test_minutes_that_hold_no_step_an_epoch_are_refused_after_the_first_epochs():
     clock = Clock()
-    with pytest.raises(ConfigError, match=r"30 epochs of one step would take about 15\.\d minutes, and 1 were given"):
+    with pytest.raises(
+        ConfigError, match=r"30 epochs of one step would take about 15\.\d minutes, more than the 1 given"
+    ):
         train(Pace(1, 30, clock), clock, lambda epoch: 30.0, 30)
 
 
@@ -93,9 +95,7 @@ def test_minutes_that_are_far_too_few_end_the_training_after_its_first_steps(fir
             # the steps taken, one a later epoch, and 200 validation batches at a third of a step
             least = {1: (130 + 200 * 130 + 200 / 3 * 130), 2: (97 + 199 * 47 + 200 / 3 * 47)}[step]
             need = -int(-least // 60)
-            message = (
-                rf"A step takes about {taken} here: 200 epochs .* need about {need} minutes, and 4 were.*s {need}\."
-            )
+            message = rf"about {taken} here: 200 epochs .* take about {need} minutes, more than the 4 given.*s {need}\."
             with pytest.raises(ConfigError, match=message):
                 pace.after_step(step)
             return
@@ -143,7 +143,7 @@ def test_minutes_alone_choose_how_many_epochs_suit_them_and_take_all_of_them(min
     assert pace.after_step(1) is None and pace.last_epoch == 200
     clock.now += seconds
     said = pace.after_step(2)
-    assert f"{minutes} minutes are divided among {epochs} epochs of about {steps} step" in said
+    assert f"in {minutes} min there is time for {epochs} epochs of about {steps} step" in said
     pace.begin_epoch(1)
     while pace.epoch < pace.last_epoch:
         assert pace.after_step(pace.first_step + 1) is None
