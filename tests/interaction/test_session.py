@@ -281,6 +281,23 @@ def test_a_whole_last_line_that_is_damaged_is_refused_and_kept(session):
     assert path.read_bytes() == damaged
 
 
+@pytest.mark.parametrize("only_first", [True, False])
+def test_a_last_line_that_lacks_its_end_alone_is_kept_and_the_next_one_begins_behind_it(session, only_first):
+    session.paint([(1, 1, 1)], value=1, radius=0)
+    session.close()
+    path = session.output.parent / FOLDER / "case.nii.gz.journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = lines[:1] if only_first else lines
+    path.write_bytes(b"".join(kept)[:-1])
+    with Session(session.volume, Discs(), session.output) as again:
+        assert len(again.steps) == len(kept) - 1 and again.labels()[1, 1, 1] == (not only_first)
+        thing = again.name_object()
+        again.paint([(1, 2, 2)], value=thing.value, radius=0)
+    assert path.read_bytes().startswith(b"".join(kept))
+    with Session(session.volume, Discs(), session.output) as again:
+        assert len(again.steps) == len(kept) + 1 and again.labels()[1, 2, 2] == thing.value
+
+
 class Failing:
     """A journal's file on a disk that takes half a line, and does not give it back."""
 
