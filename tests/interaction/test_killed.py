@@ -15,7 +15,16 @@ from samunet.errors import ConfigError
 from samunet.interaction.session import Session
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
-MOMENTS = ("before", "half a line", "all but its end", "unsynced", "synced", "at a rename", "at the lock's end", "never")
+MOMENTS = (
+    "before",
+    "half a line",
+    "all but its end",
+    "unsynced",
+    "synced",
+    "at a rename",
+    "at the lock's end",
+    "never",
+)
 ONE_JOURNAL = 40  # operations
 
 
