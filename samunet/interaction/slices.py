@@ -70,7 +70,8 @@ class SeedModel:
         self.device = choose_device(device)
         self.precision = choose_precision("auto", self.device)
         network, widths = seed_network(path)
-        self.network, self.channels = network.to(self.device), {str(stage): width for stage, width in enumerate(widths)}
+        self.network = network.to(self.device)
+        self.channels: Mapping[str, int] = {str(stage): width for stage, width in enumerate(widths)}
         self.side, self.name = side, path.stem
         self.sha256 = f"{file_sha256(path)}-{side}"
 
@@ -105,7 +106,7 @@ class SAMModel:
         self.sam = sam_network(path, side).to(self.device)
         self.side, self.name = side, path.stem
         fine, width = isinstance(self.sam.image_encoder, HQEncoder), self.sam.prompt_encoder.embed_dim
-        self.channels = {"embedding": self.sam.image_encoder.channels if fine else width}
+        self.channels: Mapping[str, int] = {"embedding": self.sam.image_encoder.channels if fine else width}
         # The same file gave SAM's channels alone, before its finer ones were kept.
         self.sha256 = f"{file_sha256(path)}-{side}{'-hq' if fine else ''}"
 
