@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -28,7 +30,7 @@ def volume(geometry: Geometry = OBLIQUE, seed: int = 0) -> Volume:
 class Discs:
     """Segments a disc of 2 pixels around each click inside, less what is next to one outside; areas as they are."""
 
-    name, sha256 = "discs", "of no weights"
+    name, sha256, channels = "discs", "of no weights", MappingProxyType({})
 
     def __init__(self) -> None:
         self.encoded = 0

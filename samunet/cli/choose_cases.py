@@ -5,6 +5,7 @@ Next: label these, for example with samunet_annotate, then samunet_fewshot -i IM
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ class Options:
     quiet: Quiet = False
 
 
-@command("samunet_choose_cases", __doc__, Options)
+@command("samunet_choose_cases", __doc__, Options, piped=True)
 def main(options: Options) -> int:
     from samunet.core.workspace import workspace_from_environment
     from samunet.fewshot.models import model_named
@@ -41,5 +42,5 @@ def main(options: Options) -> int:
         print(case.identifier)
     first = chosen.cases[0]
     label = Path("LABELED", "labels", f"{first.identifier}{output_ending(first.images[0], SERIES_ENDING)}")
-    print_next("samunet_annotate", "-i", *first.images, "-o", label)
+    print_next("samunet_annotate", "-i", *first.images, "-o", label, file=sys.stderr)
     return 3 if chosen.failures else 0

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 from samunet import __version__
 from samunet.cli.fields import Options, add_options, options_from
@@ -69,17 +69,20 @@ class Model:
         return workspace, dataset, model_folder(workspace, dataset, self.plans, configuration, self.trainer)
 
 
-def command(name: str, text: str | None, kind: type[Options]) -> Callable[[Callable[[Options], int | None]], Main]:
+def command(
+    name: str, text: str | None, kind: type[Options], *, piped: bool = False
+) -> Callable[[Callable[[Options], int | None]], Main]:
     """Make a function of options the command of that name: one that parses words and returns the exit code.
 
-    The help begins with the first paragraph of the text, and ends with the others.
+    The help begins with the first paragraph of the text, and ends with the others. Messages of one whose standard
+    output other programs read go to the error output.
     """
 
     def decorate(function: Callable[[Options], int | None]) -> Main:
         def main(argv: Sequence[str] | None = None) -> int:
             parser = _parser(name, text)
             _add_command(parser, kind, function)
-            return _run(parser, argv)
+            return _run(parser, argv, piped)
 
         return main
 
@@ -137,13 +140,13 @@ def _add_command(
     parser.set_defaults(_call=lambda arguments: function(options_from(arguments, kind)))
 
 
-def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, piped: bool = False) -> int:
     """Parse, run and return the exit code; deliberate errors become one line on stderr."""
     if not _parses.get():
         raise _OnlyParser(parser)
     arguments = parser.parse_args(argv)
     try:
-        with _logs_on_output(), interruptions_raised():
+        with _logs_on(sys.stderr if piped else sys.stdout), interruptions_raised():
             return arguments._call(arguments) or 0
     except SamunetError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -173,14 +176,12 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
 
 
 @contextmanager
-def _logs_on_output() -> Iterator[None]:
-    """Within this context messages go to the standard output, and nowhere else; who calls a command gets their own
-    handlers back.
-    """
+def _logs_on(stream: TextIO) -> Iterator[None]:
+    """Within this context messages go to a stream alone; who calls a command gets their own handlers back."""
     import logging  # here, and other modules where they are needed, as --help is to be instant
 
     root = logging.getLogger()
-    before, root.handlers = root.handlers, [logging.StreamHandler(sys.stdout)]
+    before, root.handlers = root.handlers, [logging.StreamHandler(stream)]
     logging.getLogger("samunet").setLevel(logging.INFO)
     try:
         yield
@@ -226,9 +227,13 @@ def _end(number: int) -> NoReturn:
     os._exit(128 + number)
 
 
-def print_next(*words: str | Path) -> None:
-    """Say which command comes next, with the user's own ids and folders; capital words are for the user to fill in."""
-    print(f"Next: {command_line([str(word) for word in words])}")
+def print_next(*words: str | Path, file: TextIO | None = None) -> None:
+    """Say which command comes next, with the user's own ids and folders; capital words are for the user to fill in.
+
+    Args:
+        file: None for the standard output.
+    """
+    print(f"Next: {command_line([str(word) for word in words])}", file=file)
 
 
 def command_line(words: Sequence[str]) -> str:

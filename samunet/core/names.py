@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from samunet.errors import MOST_NAMES, DatasetError
 
@@ -23,6 +24,11 @@ IMAGE = re.compile("images?|imgs?|imaging|im|scans?|vol(umes?)?|raw|orig(inal)?|
 
 _BYTE = {chr(0xDC00 + byte): f"\\x{byte:x}" for byte in range(0x80, 0x100)}
 """How Python reads bytes of file names that are no UTF-8, to the bytes as people write them: M\\xfcller."""
+
+
+def journal_of(label: Path) -> Path:
+    """Return the journal of a label file: what was done to it by hand, where it is there."""
+    return label.absolute().parent / ".annotating" / f"{label.name}.journal"
 
 
 def fault_of_name(name: object, most_bytes: int = MOST_BYTES) -> str | None:

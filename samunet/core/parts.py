@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from samunet.core.process import ProcessId, is_dead, this_process
+from samunet.errors import in_words
 
 PREFIX = ".part-"
 PART_NAME = re.compile(r"\.part-(?P<host>.+)-(?P<number>\d+)-(?P<began>\d+)-[0-9a-f]{12}(?![0-9a-f]).*")
@@ -72,6 +73,12 @@ def remove_open_parts() -> None:
 def is_full(error: BaseException) -> bool:
     """Tell whether an error is that of a full disk, after which no other file can be written either."""
     return isinstance(error, OSError) and error.errno in FULL
+
+
+def with_way_out(error: OSError) -> str:
+    """Return in words an error of a file that nothing was written to, and what to do about it."""
+    way_out = "make space" if is_full(error) else "see that the file is there and that you may read and write it,"
+    return f"{in_words(error)}. Nothing was changed; {way_out} and try again."
 
 
 @contextmanager

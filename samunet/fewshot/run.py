@@ -15,6 +15,7 @@ from samunet.core.codec import atomic_path, write_json
 from samunet.core.dataset import PROPOSALS, Case, DatasetSpec
 from samunet.core.geometry import Geometry
 from samunet.core.lock import held
+from samunet.core.names import journal_of
 from samunet.core.parts import is_full
 from samunet.core.units import counted
 from samunet.errors import ConfigError, DatasetError, did_you_mean, in_words
@@ -41,6 +42,7 @@ from samunet.pipeline.inputs import cases_to_predict
 logger = logging.getLogger(__name__)
 
 REPORT, PREVIEW = "fewshot.json", "preview"
+AGAIN = " To propose one again, move its journal away, which lies in the folder .annotating beside the proposals."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,8 @@ class Done:
     """By case and class."""
     failures: dict[str, str] = field(default_factory=dict)
     """Reasons by case."""
+    corrected: tuple[str, ...] = ()
+    """Cases whose proposals of an earlier run are being corrected, and which were left alone."""
     dataset: Path | None = None
     least_sure: tuple[Case, Path] | None = None
     """The case whose proposal is the least sure, and the proposal's file; None where there is none."""
@@ -106,17 +110,32 @@ def propose_labels(asked: Asked, model: PlaneModel) -> Done:
     method = best_of(expected, untried) if asked.method == AUTO else asked.method
     logger.info("%s", told(expected, references, method))
     with held(asked.output):
-        confidence, failures = _write_all(asked, few, cases, method)
+        labels = {case.identifier: _label_of(asked, case, references.spec) for case in cases}
+        corrected = tuple(name for name, label in labels.items() if journal_of(label).is_file())
+        if corrected:
+            logger.warning("Left alone, as somebody corrects them: %s.%s", ", ".join(corrected), AGAIN)
+        new = [case for case in cases if case.identifier not in corrected]
+        confidence, failures = _write_all(asked, few, new, method)
         least = min(
             (case for case in cases if confidence.get(case.identifier)),
             key=lambda case: min(confidence[case.identifier].values()),
             default=None,
         )
-        look = None if least is None else (least, _label_of(asked, least, references.spec))
-        done = Done(method=method, expected=expected, confidence=confidence, failures=failures, least_sure=look)
+        done = Done(
+            method=method,
+            expected=expected,
+            confidence=confidence,
+            failures=failures,
+            corrected=corrected,
+            least_sure=None if least is None else (least, labels[least.identifier]),
+        )
         write_json(asked.output / REPORT, _report(asked, references, done))
     if asked.dataset is not None and asked.raw is not None:
-        target = _write_dataset(asked, references, [case for case in cases if case.identifier in confidence])
+        target = _write_dataset(
+            asked,
+            references,
+            [case for case in cases if labels[case.identifier].is_file() and case.identifier not in failures],
+        )
         return replace(done, dataset=target)
     return done
 
@@ -252,6 +271,7 @@ def _report(asked: Asked, references: References, done: Done) -> dict[str, Any]:
         },
         "confidence": done.confidence,
         "failures": done.failures,
+        "corrected": list(done.corrected),
     }
 
 

@@ -150,14 +150,21 @@ class Embeddings:
         for what, ours, theirs in (("image", self.image, header.image), ("model", self.model.sha256, header.model)):
             if ours != theirs:
                 raise CheckpointError(
-                    f"The embeddings in {folder} are of another {what} (SHA-256 {theirs[:12]}, here {ours[:12]}). "
-                    "Name another folder, or make them again with samunet_embed."
+                    f"The embeddings in {folder} are of another {what} (SHA-256 {_short(theirs)}, here "
+                    f"{_short(ours)}). Name another folder, or make them again with samunet_embed."
                 )
         names = [(axis, name) for axis in header.axes for name in header.maps]
         try:
             files = {(axis, name): blosc2.open(str(_file(folder, axis, name)), mode="r") for axis, name in names}
         except (OSError, RuntimeError, ValueError) as error:
             raise _unreadable(folder, error) from None
+        for (_, name), planes in files.items():
+            wanted = self.model.channels.get(name)
+            if wanted is not None and planes.shape[2:3] != (wanted,):
+                raise CheckpointError(
+                    f"Map '{name}' of the embeddings in {folder} has the shape {planes.shape[1:]}, where {wanted} "
+                    f"channels are {self.model.name}'s; remove the folder, and make them again with samunet_embed."
+                )
         self._maps, self._files = header.maps, files  # at once: another thread may be reading
 
     def _read(self, axis: int, index: int) -> Features | None:
@@ -175,6 +182,11 @@ class _Stopped(Exception):
 
 def _file(folder: Path, axis: int, name: str) -> Path:
     return folder / f"axis{axis}_{name}.b2nd"
+
+
+def _short(sha256: str) -> str:
+    """Return the beginning of a SHA-256, and what follows its 64 digits."""
+    return sha256[:12] + sha256[64:]
 
 
 def _unreadable(folder: Path, error: Exception) -> CheckpointError:

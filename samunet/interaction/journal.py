@@ -1,7 +1,8 @@
 """What was done to a volume, in a file that only grows; every line is on the disk before an answer goes out.
 
 A line is a checksum and JSON. A process that is killed leaves half a line at most, without its end, which nobody was
-told of; it is cut off when the journal is opened again. Any other damage is refused, and nothing is cut off.
+told of; it is cut off when the journal is opened again, and a line that lacks its end alone is given it. Any other
+damage is refused, and nothing is cut off.
 """
 
 from __future__ import annotations
@@ -123,12 +124,17 @@ class Journal:
             whole = 0
             for number, line in enumerate(file, 1):
                 content = line[9:].strip()
-                if not line.endswith(b"\n") and number > 1:
+                if line[:9] != _checksum(content):
+                    if line.endswith(b"\n") or number == 1:
+                        raise self._damaged(number)
                     file.truncate(whole)
                     os.fsync(file.fileno())
                     return
-                if line[:9] != _checksum(content):
-                    raise self._damaged(number)
+                if not line.endswith(b"\n"):  # nobody was told of this step, or an editor took the end: it is kept
+                    file.seek(0, os.SEEK_END)
+                    file.write(b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
                 yield parse_json(content, f"{self.path}, line {number}")
                 whole += len(line)
 

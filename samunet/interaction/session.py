@@ -18,7 +18,7 @@ import numpy as np
 
 from samunet.core.codec import atomic_path, file_sha256
 from samunet.core.lock import held
-from samunet.core.names import is_name
+from samunet.core.names import is_name, journal_of
 from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.volume import Volume
 from samunet.errors import ConfigError, DatasetError, ShapeError
@@ -46,8 +46,6 @@ from samunet.interaction.state import (
 )
 from samunet.interaction.volumes import VolumeModel
 
-FOLDER = ".annotating"
-"""Beside label files: their journals."""
 POINTS_OF = {"point": 1, "box": 2}
 MOST_POINTS = 10_000  # of a line, and prompts of a draft
 
@@ -99,11 +97,11 @@ class Session:
         self._model, self._lock = model, threading.RLock()
         self._case: PreprocessedCase | None = None
         with ExitStack() as stack:
-            folder = output.absolute().parent / FOLDER
-            stack.enter_context(held(folder, name=output.name))
+            journal = journal_of(output)
+            stack.enter_context(held(journal.parent, name=output.name))
             start = np.zeros(volume.geometry.shape, np.uint8) if start is None else start
             file = file_sha256(output) if output.is_file() else None
-            self._journal = Journal(folder / f"{output.name}.journal", partial(begin, self.image, file, start, objects))
+            self._journal = Journal(journal, partial(begin, self.image, file, start, objects))
             stack.callback(self._journal.close)
             self._replay()
             self._closing = stack.pop_all()

@@ -6,7 +6,7 @@ h w pixels of what the model looks at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -29,6 +29,7 @@ from samunet.pipeline.planes import (
     seed_pixels,
     size_within,
 )
+from samunet.sam.high_quality import HQEncoder
 from samunet.variants.sam_unet.network import EncodedImage
 from samunet.variants.sam_unet_prompted.joining import thinned
 
@@ -52,6 +53,8 @@ class PlaneModel(Protocol):
     name: str
     sha256: str
     """Of its weights and of how planes are shown to it: embeddings of one model are none of another."""
+    channels: Mapping[str, int]
+    """Of its maps, by their names; those that it does not name may have any number."""
 
     def encode(self, plane: np.ndarray, spacing: Sequence[float]) -> Features:
         """Look at a (C, H, W) float32 plane with a spacing in mm (H, W); nothing here knows of prompts."""
@@ -66,7 +69,9 @@ class SeedModel:
     def __init__(self, path: Path, side: int = SEED_SIDE, device: str | None = "cpu") -> None:
         self.device = choose_device(device)
         self.precision = choose_precision("auto", self.device)
-        self.network = seed_network(path)[0].to(self.device)
+        network, widths = seed_network(path)
+        self.network = network.to(self.device)
+        self.channels: Mapping[str, int] = {str(stage): width for stage, width in enumerate(widths)}
         self.side, self.name = side, path.stem
         self.sha256 = f"{file_sha256(path)}-{side}"
 
@@ -100,7 +105,10 @@ class SAMModel:
         self.precision = choose_precision("auto", self.device)
         self.sam = sam_network(path, side).to(self.device)
         self.side, self.name = side, path.stem
-        self.sha256 = f"{file_sha256(path)}-{side}"
+        fine, width = isinstance(self.sam.image_encoder, HQEncoder), self.sam.prompt_encoder.embed_dim
+        self.channels: Mapping[str, int] = {"embedding": self.sam.image_encoder.channels if fine else width}
+        # The same file gave SAM's channels alone, before its finer ones were kept.
+        self.sha256 = f"{file_sha256(path)}-{side}{'-hq' if fine else ''}"
 
     @torch.inference_mode()
     def encode(self, plane: np.ndarray, spacing: Sequence[float]) -> Features:

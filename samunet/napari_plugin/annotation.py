@@ -60,6 +60,7 @@ class Annotation:
         """Of the object that is annotated."""
         self.outside = False
         """Prompts show what is not of the object."""
+        self.closed = False
         self._ndim, self._silent, self._shift, self._brushed = image.ndim, False, False, False
         self._told = self.session.labels()  # what the layer was given
         place, case = {name: getattr(image, name) for name in PLACE}, desk.case
@@ -183,20 +184,33 @@ class Annotation:
         self._do("saving", lambda: Change(note=f"Saved to {self.desk.save()}"))
 
     def refresh(self) -> None:
-        """Let the layers show what the session holds, and nothing that it did not take over."""
-        self._brushed = False
-        if not self.desk.case:
-            return
-        self._volume()[:] = self._told[:] = self.session.labels()
-        self._show(Change())
+        """Let the layers show what the session holds, but for what somebody has painted meanwhile."""
+        if self.desk.case:
+            self._show(Change(labels=Block.of(self.session.labels())))
 
-    def close(self) -> None:
-        """Take the layers away and end the session; the same label file goes on with it."""
+    def close(self, note: str = "") -> None:
+        """Take the layers away, and end the session after what was asked for before; the same label file goes on with
+        it.
+
+        Args:
+            note: what to say then.
+        """
+        if self.closed:
+            return
+        self.closed, self._brushed = True, False
         self.viewer.layers.events.removed.disconnect(self._removed)
         for layer in self.layers:
             if layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
-        self.desk.close()
+        self._run("closing", self.end, lambda _: self._changed(note), lambda: self._changed(note))
+
+    def end(self) -> None:
+        """Take over what was painted last, and end the session; raises as `Session.set_object` does, but ends it."""
+        try:
+            if self.desk.case:
+                self._take(*self._strokes())
+        finally:
+            self.desk.close()
 
     def _do(self, what: str, work: Callable[[], Change]) -> None:
         self._sweep()
@@ -210,6 +224,8 @@ class Annotation:
             shown, told = self._volume()[where], self._told[where]
             np.copyto(shown, new, where=shown == told)  # elsewhere somebody has painted meanwhile
             told[:] = new
+        if self.closed:
+            return
         if self.value not in {thing.value for thing in self.objects} and self.objects:
             self.value = self.objects[0].value
         colors = {thing.value: thing.color for thing in self.objects}
@@ -306,11 +322,23 @@ class Annotation:
         """Take over what was painted, filled or erased with napari's own tools."""
         if self._brushed and self.desk.case:
             self._brushed = False
-            painted = self._volume() != self._told
-            box = extent(painted)
-            where = slices(box)
-            work = partial(self._take, box, painted[where].copy(), self._volume()[where].copy())
-            self._run("taking over what was painted", work, self._show, self.refresh)
+            strokes = self._strokes()
+            work, refused = partial(self._take, *strokes), partial(self._take_back, *strokes)
+            self._run("taking over what was painted", work, self._show, refused)
+
+    def _strokes(self) -> tuple[Box, np.ndarray, np.ndarray]:
+        """Return where something was painted that the session was not told of: a box, and in it which voxels, and the
+        values of all.
+        """
+        painted = self._volume() != self._told
+        box = extent(painted)
+        return box, painted[slices(box)].copy(), self._volume()[slices(box)].copy()
+
+    def _take_back(self, box: Box, painted: np.ndarray, values: np.ndarray) -> None:
+        """Take strokes out of the layer that the session refused; those painted since then stay."""
+        shown = self._volume()[slices(box)]
+        np.copyto(shown, self._told[slices(box)], where=painted & (shown == values))
+        self.refresh()
 
     def _take(self, box: Box, painted: np.ndarray, values: np.ndarray) -> Change:
         session = self.session
@@ -325,8 +353,7 @@ class Annotation:
 
     def _removed(self, event: Any) -> None:
         if event.value in self.layers:
-            self.close()
-            self._changed("The annotation is closed; start goes on with it.")
+            self.close("The annotation is closed; start goes on with it.")
 
 
 def _outline(prompt: Prompt, axis: int) -> Sequence[Sequence[float]]:

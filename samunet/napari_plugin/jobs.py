@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from napari.qt.threading import create_worker
 from napari.utils.notifications import notification_manager, show_error
 
+from samunet.core.parts import with_way_out
 from samunet.errors import SamunetError
 
 
@@ -27,7 +28,7 @@ def tell(error: BaseException) -> None:
     if isinstance(error, SamunetError):
         show_error(str(error))
     elif isinstance(error, OSError):
-        show_error(f"{error.filename or 'A file'}: {error.strerror}. Nothing was changed; make space and try again.")
+        show_error(with_way_out(error))
     else:
         notification_manager.receive_error(type(error), error, error.__traceback__)
 

@@ -17,7 +17,7 @@ from samunet.interaction.slices import PlaneModel
 from samunet.interaction.volumes import VolumeModel
 from samunet.napari_plugin.annotation import Annotation
 from samunet.napari_plugin.cases import file_of, label_file_of, open_desk
-from samunet.napari_plugin.jobs import Jobs
+from samunet.napari_plugin.jobs import Jobs, tell
 from samunet.serving.desk import Desk
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class AnnotationWidget(Container):
     def __init__(self, napari_viewer: Viewer) -> None:
         self.viewer = napari_viewer
         self.opened: Annotation | None = None
-        self._open: list[Desk] = []
+        self._open: list[Annotation] = []
+        self._starts = 0
         self._model: tuple[str, PlaneModel | VolumeModel] | None = None
         self._jobs = Jobs(self._tell_job)
         self.image = ComboBox(label="image", choices=lambda _: self._images())
@@ -115,15 +116,19 @@ class AnnotationWidget(Container):
 
         self._with(Annotation.close)
         self.opened = None
-        self._jobs("opening image and model", work, partial(self._opened, layer), lambda: self._told(""))
+        self._starts += 1
+        self._jobs("opening image and model", work, partial(self._opened, layer, self._starts), lambda: self._told(""))
 
-    def _opened(self, layer: Image, desk: Desk) -> None:
-        self._open[:] = [desk]
+    def _opened(self, layer: Image, start: int, desk: Desk) -> None:
+        if start != self._starts:  # it was pressed again meanwhile, perhaps for the same file
+            desk.close()
+            return
         try:
             self.opened = Annotation(self.viewer, desk, layer, self._jobs, self._told)
         except BaseException:
             desk.close()
             raise
+        self._open[:] = [*(one for one in self._open if one.desk.case), self.opened]
         self.opened.outside = self.outside.value
         self.opened.refresh()
         self._take_tool()
@@ -163,12 +168,12 @@ class AnnotationWidget(Container):
 
     def _with(self, verb: Callable[[Annotation], Any]) -> None:
         """Do something with the annotation, where one is open."""
-        if self.opened is not None and self.opened.desk.case:
+        if self.opened is not None and not self.opened.closed:
             verb(self.opened)
 
     def _told(self, note: str) -> None:
         """Show objects, what may be done, and what was done."""
-        if self.opened is not None and not self.opened.desk.case:
+        if self.opened is not None and self.opened.closed:
             self.opened = None
         with self.object.changed.blocked():
             self.object.reset_choices()
@@ -193,7 +198,10 @@ class AnnotationWidget(Container):
         return Container(widgets=widgets, layout="horizontal", labels=False, label=label)
 
 
-def _close(jobs: Jobs, desks: list[Desk], *_: Any) -> None:
+def _close(jobs: Jobs, annotations: list[Annotation], *_: Any) -> None:
     jobs.end()
-    for desk in desks:
-        desk.close()
+    for annotation in annotations:
+        try:
+            annotation.end()
+        except Exception as error:
+            tell(error)

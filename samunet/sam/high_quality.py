@@ -25,6 +25,12 @@ class HQEncoder(nn.Module):
         super().__init__()
         self.encoder, self.parts = encoder, parts
 
+    @property
+    def channels(self) -> int:
+        """C + 16c."""
+        width = self.parts.hf_token.embedding_dim
+        return width + FINER**2 * (width // 8)
+
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, 16h, 16w) to (N, C + 16c, h, w)."""
         tokens = embed_patches(self.encoder, pixels[:, None])

@@ -19,6 +19,7 @@ import numpy as np
 
 import samunet
 from samunet.core.codec import encode
+from samunet.core.parts import with_way_out
 from samunet.errors import ConfigError, InUseError, SamunetError, in_words
 from samunet.imageio.nibabel_reader import affine_of
 from samunet.interaction.session import Change, Session
@@ -254,9 +255,7 @@ def make_app(desk: Desk) -> FastAPI:
 
     @app.exception_handler(OSError)
     def failed(_: object, error: OSError) -> JSONResponse:
-        return fault(
-            400, f"{error.filename or 'A file'}: {error.strerror}. Nothing was changed; make space and try again."
-        )
+        return fault(400, with_way_out(error))
 
     @app.exception_handler(Exception)  # and its traceback goes to the terminal
     def broken(_: object, error: Exception) -> JSONResponse:

@@ -84,3 +84,18 @@ def test_other_errors_are_left_as_they_are(tmp_path):
     with pytest.raises(OSError, match="other") as raised, atomic_path(tmp_path / "a"):
         raise OSError(errno.EIO, "bad sector", "other")
     assert raised.value.filename == "other" and not parts.is_full(raised.value)
+
+
+def test_space_is_spoken_of_only_where_there_is_none():
+    full, absent = (
+        OSError(28, "No space left on device", "a.nii"),
+        FileNotFoundError(2, "No such file or directory", "b"),
+    )
+    assert parts.with_way_out(full) == (
+        "a.nii: No space left on device. Nothing was changed; make space and try again."
+    )
+    assert parts.with_way_out(absent) == (
+        "b: No such file or directory. Nothing was changed; see that the file is there and that you may read and write "
+        "it, and try again."
+    )
+    assert parts.with_way_out(OSError("cannot be read")).startswith("OSError: cannot be read. Nothing was changed; see")

@@ -15,7 +15,16 @@ from samunet.errors import ConfigError
 from samunet.interaction.session import Session
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
-MOMENTS = ("before", "half a line", "unsynced", "synced", "at a rename", "at the lock's end", "never")
+MOMENTS = (
+    "before",
+    "half a line",
+    "all but its end",
+    "unsynced",
+    "synced",
+    "at a rename",
+    "at the lock's end",
+    "never",
+)
 ONE_JOURNAL = 40  # operations
 
 
@@ -32,8 +41,8 @@ class Dying:
     def write(self, line):
         if self.moment == "before":
             die()
-        if self.moment == "half a line":
-            self.file.write(line[: len(line) // 2])
+        if self.moment in ("half a line", "all but its end"):
+            self.file.write(line[: len(line) // 2 if self.moment == "half a line" else -1])
             die()
         written = self.file.write(line)
         if self.moment == "unsynced":

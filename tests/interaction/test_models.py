@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import pytest
 import torch
 from annotating import Discs, volume
 
 from samunet.checkpoints.seeds import shipped_seed
-from samunet.core.codec import read_json, write_json
+from samunet.core.codec import file_sha256, read_json, write_json
 from samunet.core.geometry import Geometry
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
 from samunet.core.volume import Volume
@@ -20,6 +22,7 @@ from samunet.interaction.slices import SAMModel, SeedModel
 from samunet.interaction.volumes import VolumeModel
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
+from samunet.sam.hq import new_parts
 
 SQUARE = (1.0, 1.0)
 
@@ -169,6 +172,30 @@ def test_embeddings_of_another_image_or_model_are_refused(tmp_path):
     write_json(folder / "embeddings.json", header | {"model": "other"})
     with pytest.raises(CheckpointError, match="are of another model"):
         Embeddings(image, Discs(), image_sha256(image), folder)
+
+
+def test_embeddings_with_other_channels_than_the_models_are_refused_by_name(tmp_path):
+    image, folder, model = volume(), tmp_path / "embeddings", Discs()
+    Embeddings(image, Discs(), image_sha256(image), folder).fill((0,))
+    model.channels = {"plane": 3}
+    with pytest.raises(CheckpointError, match=rf"'plane' of .*{folder} has the shape .*, where 3 channels are discs's"):
+        Embeddings(image, model, image_sha256(image), folder)
+
+
+def test_embeddings_of_hq_sam_from_before_its_finer_features_were_kept_are_refused(tmp_path, sam):
+    path = tmp_path / "sam_hq.pth"
+    parts = {f"mask_decoder.{name}": tensor for name, tensor in new_parts(sam.sam).state_dict().items()}
+    torch.save(sam.sam.state_dict() | parts, path)
+    model, image = SAMModel(path, side=96), volume(Geometry(shape=(1, 20, 20), spacing=(1, 1, 1)))
+    assert model.sha256 == f"{file_sha256(path)}-96-hq" and sam.sha256.endswith("-96")
+    for one in (model, sam):
+        assert one.encode(image.array[0], SQUARE)["embedding"].shape[1] == one.channels["embedding"]
+    older = copy(sam)
+    older.sha256 = f"{file_sha256(path)}-96"
+    Embeddings(image, older, image_sha256(image), tmp_path).fill((0,))
+    short = file_sha256(path)[:12]
+    with pytest.raises(CheckpointError, match=rf"of another model \(SHA-256 {short}-96, here {short}-96-hq\)"):
+        Embeddings(image, model, image_sha256(image), tmp_path)
 
 
 def test_embedding_that_was_stopped_leaves_no_header(tmp_path):

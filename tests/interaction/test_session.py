@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from samunet.core.geometry import Geometry
+from samunet.core.names import journal_of
 from samunet.core.prompts import BOX, INSIDE
 from samunet.errors import ConfigError, DatasetError, InUseError, ShapeError
 from samunet.imageio import reader_of_image
 from samunet.interaction import session as session_module
-from samunet.interaction.session import FOLDER, Session
+from samunet.interaction.session import Session
 from samunet.interaction.slices import Answer
 from samunet.interaction.state import Thing
 
@@ -249,7 +250,7 @@ def test_a_damaged_line_before_others_is_refused_and_half_a_last_one_cut_off(ses
     session.paint([(1, 1, 1)], value=1, radius=0)
     session.paint([(1, 2, 2)], value=1, radius=0)
     session.close()
-    path = session.output.parent / FOLDER / "case.nii.gz.journal"
+    path = journal_of(session.output)
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
     with Session(session.volume, Discs(), session.output) as again:
@@ -262,7 +263,7 @@ def test_a_damaged_line_before_others_is_refused_and_half_a_last_one_cut_off(ses
 @pytest.mark.parametrize("spoil", [lambda line: line[:-7], lambda line: line.replace(b"5", b"6", 1), lambda _: b""])
 def test_a_damaged_first_line_is_refused_by_name_and_kept(session, spoil):
     session.close()
-    path = session.output.parent / FOLDER / "case.nii.gz.journal"
+    path = journal_of(session.output)
     damaged = spoil(path.read_bytes().splitlines(keepends=True)[0])
     path.write_bytes(damaged)
     with pytest.raises(DatasetError, match=rf"{path}: line 1 is damaged\. .* go on from the label file"):
@@ -273,12 +274,29 @@ def test_a_damaged_first_line_is_refused_by_name_and_kept(session, spoil):
 def test_a_whole_last_line_that_is_damaged_is_refused_and_kept(session):
     session.paint([(1, 1, 1)], value=1, radius=0)
     session.close()
-    path = session.output.parent / FOLDER / "case.nii.gz.journal"
+    path = journal_of(session.output)
     damaged = path.read_bytes().replace(b'"op":"paint"', b'"op":"erase"')
     path.write_bytes(damaged)
     with pytest.raises(DatasetError, match="line 4 is damaged"):
         Session(session.volume, Discs(), session.output)
     assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("only_first", [True, False])
+def test_a_last_line_that_lacks_its_end_alone_is_kept_and_the_next_one_begins_behind_it(session, only_first):
+    session.paint([(1, 1, 1)], value=1, radius=0)
+    session.close()
+    path = journal_of(session.output)
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = lines[:1] if only_first else lines
+    path.write_bytes(b"".join(kept)[:-1])
+    with Session(session.volume, Discs(), session.output) as again:
+        assert len(again.steps) == len(kept) - 1 and again.labels()[1, 1, 1] == (not only_first)
+        thing = again.name_object()
+        again.paint([(1, 2, 2)], value=thing.value, radius=0)
+    assert path.read_bytes().startswith(b"".join(kept))
+    with Session(session.volume, Discs(), session.output) as again:
+        assert len(again.steps) == len(kept) + 1 and again.labels()[1, 2, 2] == thing.value
 
 
 class Failing:

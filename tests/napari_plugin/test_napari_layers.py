@@ -225,6 +225,62 @@ def test_painting_a_value_that_no_object_has_is_refused_and_taken_back(opened):
     assert later.errors == ["There is no object 7; there are: 1 (object 1)."] and not annotation.labels.data.any()
 
 
+def test_what_is_painted_while_a_job_fails_is_taken_over(opened):
+    viewer, annotation, later = opened
+    annotation.add_object("object 1")  # refused, as another object has the name
+    annotation.labels.brush_size = 3
+    annotation.labels.paint((2, 10, 12), 1)
+    painted = annotation.labels.data.copy()
+    later.now()
+    assert len(later.errors) == 1 and painted.any()
+    assert np.array_equal(annotation.labels.data, painted)
+    assert np.array_equal(annotation.session.state.labels, painted)
+
+
+def test_what_is_painted_while_a_stroke_is_refused_stays(opened):
+    viewer, annotation, later = opened
+    annotation.labels.brush_size = 1
+    annotation.labels.paint((2, 10, 12), 7)
+    later.jobs.pop()[1](None)  # it was looked at, and is to be taken over
+    work, _, failed = later.jobs.pop()
+    with pytest.raises(ConfigError, match="no object 7"):
+        work()
+    annotation.labels.paint((2, 20, 20), 1)
+    failed()
+    later.now()
+    assert np.argwhere(annotation.session.state.labels).tolist() == [[2, 20, 20]]
+    assert np.array_equal(annotation.labels.data, annotation.session.state.labels)
+
+
+@pytest.mark.parametrize(
+    "end", [Annotation.close, lambda annotation: annotation.viewer.layers.remove(annotation.labels)]
+)
+@pytest.mark.parametrize("swept", [False, True])
+def test_what_was_painted_last_is_there_when_the_case_is_opened_again(opened, image, end, swept):
+    viewer, annotation, later = opened
+    output = annotation.session.output
+    annotation.labels.paint((2, 10, 12), 1)
+    if swept:  # it waits to be taken over, and is then undone
+        annotation.accept()
+        annotation.undo()
+    annotation.labels.paint((3, 10, 12), 1)
+    end(annotation)
+    later.now()
+    assert not annotation.desk.case and not later.errors
+    _, again, later = annotated(image, output)
+    assert again.labels.data[3, 10, 12] == 1 and again.labels.data[2, 10, 12] == (not swept)
+    again.close()
+    later.now()
+
+
+def test_a_stroke_that_is_refused_at_the_end_is_told_and_the_case_closed(opened):
+    viewer, annotation, later = opened
+    annotation.labels.paint((2, 10, 12), 7)
+    annotation.close()
+    later.now()
+    assert later.errors == ["There is no object 7; there are: 1 (object 1)."] and not annotation.desk.case
+
+
 def test_planes_are_carried_on_and_filled(opened):
     viewer, annotation, later = opened
     for index in (1, 4):
@@ -256,6 +312,7 @@ def test_saved_labels_lie_on_the_images_grid_and_everything_is_found_again(opene
     later.now()
     before = annotation.labels.data.copy()
     annotation.close()
+    later.now()
     assert len(viewer.layers) == 1
     _, again, later = annotated(image, output)
     assert np.array_equal(again.labels.data, before) and again.points.data.tolist() == [[4, 10, 12]]
@@ -264,6 +321,7 @@ def test_saved_labels_lie_on_the_images_grid_and_everything_is_found_again(opene
     later.now()
     assert not again.labels.data.any()
     again.close()
+    later.now()
 
 
 def test_the_browser_goes_on_with_the_same_case(opened, image, monkeypatch):
@@ -272,6 +330,7 @@ def test_the_browser_goes_on_with_the_same_case(opened, image, monkeypatch):
     later.now()
     output, labels = annotation.session.output, annotation.labels.data.copy()
     annotation.close()
+    later.now()
     monkeypatch.setattr("samunet.interaction.choose.model_named", lambda *_: Discs())
     seen = []
     monkeypatch.setattr(
@@ -284,6 +343,7 @@ def test_the_browser_goes_on_with_the_same_case(opened, image, monkeypatch):
 def test_taking_a_layer_away_ends_the_annotation(opened):
     viewer, annotation, later = opened
     viewer.layers.remove(annotation.shapes)
+    later.now()
     assert not annotation.desk.case and len(viewer.layers) == 1
     assert later.notes[-1] == "The annotation is closed; start goes on with it."
 
@@ -323,6 +383,7 @@ def test_a_picture_is_annotated_in_two_dimensions(tmp_path):
     labels, _ = reader_of_image(tmp_path / "mine.png", None).read_label(tmp_path / "mine.png")
     assert np.array_equal(labels[0], annotation.labels.data)
     annotation.close()
+    later.now()
 
 
 def test_an_array_without_a_file_is_annotated_with_its_scale(tmp_path):

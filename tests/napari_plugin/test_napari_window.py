@@ -164,14 +164,31 @@ def test_a_fault_of_our_own_is_shown_and_does_not_stop_what_follows(window, told
     assert len(widget.opened.points.data) == 0
 
 
-def test_a_closed_window_lets_others_annotate(window, image, monkeypatch):
+@pytest.mark.parametrize("files", [("one.nii.gz", "two.nii.gz"), ("one.nii.gz", "one.nii.gz")])
+def test_start_pressed_twice_opens_what_was_asked_for_last(window, told, tmp_path, monkeypatch, files):
+    viewer, widget = window
+    monkeypatch.setattr(module, "model_named", lambda *_: Discs())
+    desks, opening = [], module.open_desk
+    monkeypatch.setattr(module, "open_desk", lambda *words: desks.append(opening(*words)) or desks[-1])
+    for file in files:
+        widget.output.line_edit.value = str(tmp_path / file)
+        widget.start()
+    settle(widget)
+    assert told() == [] and [bool(desk.case) for desk in desks] == [False, True]
+    assert widget.opened.session.output == tmp_path / files[1] and len(viewer.layers) == 4
+
+
+def test_a_closed_window_keeps_what_was_painted_last_and_lets_others_annotate(window, image, monkeypatch):
     viewer, widget = window
     monkeypatch.setattr(module, "model_named", lambda *_: Discs())
     widget.start()
     settle(widget)
-    desk = widget.opened.desk
+    desk, session = widget.opened.desk, widget.opened.session
+    widget.opened.labels.brush_size = 1
+    widget.opened.labels.paint(CENTER, 1)
     viewer.close()
     settle(widget, lambda: not desk.case)
+    assert np.argwhere(session.labels()).tolist() == [list(CENTER)]
 
 
 def test_the_manifest_names_what_exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from contextlib import nullcontext
@@ -322,13 +323,15 @@ def test_a_file_that_another_program_annotates_is_busy(ask, client, desk):
     assert answer.status_code == 409 and "error" in answer.json()
 
 
-def test_a_disk_that_is_full_is_told(ask, client, desk, monkeypatch):
-    def full(path):
-        raise OSError(28, "No space left on device", "labels.nii.gz")
+@pytest.mark.parametrize("number, way_out", [(28, "make space and"), (13, "see that the file is there and")])
+def test_a_file_that_cannot_be_written_is_told_with_the_way_out(ask, client, desk, monkeypatch, number, way_out):
+    def fail():
+        raise OSError(number, os.strerror(number), "labels.nii.gz")
 
-    monkeypatch.setattr(desk.session, "save", lambda: full("labels"))
+    monkeypatch.setattr(desk.session, "save", fail)
     answer = client.post("save")
-    assert answer.status_code == 400 and "labels.nii.gz: No space left on device" in answer.json()["error"]
+    told = f"labels.nii.gz: {os.strerror(number)}. Nothing was changed; {way_out}"
+    assert answer.status_code == 400 and answer.json()["error"].startswith(told)
 
 
 def drawn(schema, schemas):
