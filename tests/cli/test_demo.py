@@ -37,5 +37,5 @@ def test_its_other_lines_are_taken_by_their_commands(tmp_path, monkeypatch):
         module = importlib.import_module(
             f"samunet.cli.{name.removeprefix('samunet_').replace('import', 'import_dataset')}"
         )
-        monkeypatch.setattr(common, "_run", lambda parser, argv: parser.parse_args(argv))
+        monkeypatch.setattr(common, "_run", lambda parser, argv, *_: parser.parse_args(argv))
         assert module.main(arguments)

@@ -122,7 +122,7 @@ def test_verifying_lists_every_problem_at_once(fresh, capsys):
     error = plan_fails(capsys, "--verify_dataset_integrity")
     assert (
         "3 errors" in error
-        and "numTraining is 9; 3 training cases" in error
+        and "numTraining is 9; the folders hold 3 training cases" in error
         and "tiny_001" in error
         and "tiny_002" in error
     )

@@ -217,7 +217,9 @@ def test_minutes_alone_that_do_not_hold_two_epochs_of_slow_steps_are_refused():
     clock.now += 29
     pace.after_step(1)
     clock.now += 29
-    with pytest.raises(ConfigError, match="2 epochs of one step at least need about 2 minutes, and 1 were given"):
+    with pytest.raises(
+        ConfigError, match="2 epochs of one step at least would take about 2 minutes, more than the 1 given"
+    ):
         pace.after_step(2)
 
 
