@@ -1,10 +1,11 @@
 """What carries a promptable network pretrained on scenes: prompts as maps or tokens, SAM's encoder, extra tasks.
 
-    nnUNet_raw=... python benchmarks/seed_study.py --work FOLDER [--minutes 10]
+    nnUNet_raw=... python benchmarks/seed_study.py --work FOLDER [--minutes 10] [--names ROW ROW]
 
 Each row is pretrained for equal processor time of one thread, with one seed, and then judged on scenes that it did not
 see and on real slices as `benchmarks/seed_prompts.py` does. A row that is done in --work is not done again. Writes
-benchmarks/results/seed_study.json. It is no benchmark of speed; other work may go on beside.
+benchmarks/results/seed_study.json, where rows of equal minutes that were not asked for stay. It is no benchmark of
+speed; other work may go on beside.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from seed_prompts import Network, judged, measure, table_of
 
 from samunet.checkpoints.file import load_checkpoint
 from samunet.checkpoints.seeds import load_seed
-from samunet.core.codec import write_json
+from samunet.core.codec import read_json, write_json
 from samunet.core.results import FINAL
 from samunet.pipeline.pretraining import SEED_WEIGHTS
 
-RESULTS = Path(__file__).parent / "results"
+RESULT = Path(__file__).parent / "results" / "seed_study.json"
 ROWS: dict[str, list[str]] = {
     "maps": [],
     "maps, no extra tasks": ["--no-auxiliary"],
@@ -48,22 +49,24 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--cases", type=int, default=10)
+    parser.add_argument("--names", nargs="+", choices=ROWS, default=list(ROWS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
-    for name, flags in ROWS.items():
+    settings = {"machine": {"cpu": processor_name()}, "minutes": arguments.minutes, "seed": 0}
+    before = read_json(RESULT) if RESULT.is_file() else {}
+    alike = before["rows"] if before.get("minutes") == arguments.minutes else []
+    rows = {row["row"]: row for row in alike}
+    for name in arguments.names:
+        flags = ROWS[name]
         folder = arguments.work / name.replace(", ", "_").replace(" ", "_")
         if not (folder / SEED_WEIGHTS).exists():
             pretrained(folder, flags, arguments.minutes)
         state = load_checkpoint(folder / "fold_all" / FINAL, with_optimizer=False).state
         network = Network(load_seed(folder / SEED_WEIGHTS), SIDES, trained=True)
         table = table_of((task, name, measure(task, network)) for task in judged([4, 35, 45], arguments.cases))
-        rows.append({"row": name, "steps": state.step, "scenes": state.history["mean_fg_dice"][-1], "real": table})
-        print(rows[-1], flush=True)
-        write_json(
-            RESULTS / "seed_study.json",
-            {"machine": {"cpu": processor_name()}, "minutes": arguments.minutes, "seed": 0, "rows": rows},
-        )
+        rows[name] = {"row": name, "steps": state.step, "scenes": state.history["mean_fg_dice"][-1], "real": table}
+        print(rows[name], flush=True)
+        write_json(RESULT, settings | {"rows": [rows[name] for name in ROWS if name in rows]})
 
 
 if __name__ == "__main__":

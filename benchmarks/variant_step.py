@@ -22,14 +22,20 @@ from slab_step import CLASSES, RESULTS, measure
 from samunet.core.codec import read_json, write_json
 from samunet.variants.method import load_variant
 
-VARIANTS = ("sam_unet", "ma_sam", "samed", "med_sa", "masksam", "med_sa_prompted", "ma_sam_prompted")
-OPTIONS = {"med_sa_prompted": {"prompts": "iterative"}}
-"""Options that make a step whose work the default draws at random the most that it may be."""
+# What is measured under a name, where that is not a method with its defaults.
+OTHERWISE = {
+    "ma_sam, hq": ("ma_sam", {"hq": True}),
+    "med_sa_prompted": ("med_sa_prompted", {"prompts": "iterative"}),  # the most that a step may be
+}
+VARIANTS = (
+    *("sam_unet", "ma_sam", "ma_sam, hq", "samed", "med_sa", "masksam", "h_sam", "db_sam", "autosam"),
+    *("sam_unet_prompted", "ma_sam_prompted", "med_sa_prompted", "db_sam_prompted"),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--backbone", default="vit_b")
     parser.add_argument("--shape", nargs=3, type=int, default=[5, 512, 512], metavar=("D", "H", "W"))
     parser.add_argument("--repeats", type=int, default=2)
@@ -38,8 +44,9 @@ def main() -> None:
     arguments = parser.parse_args()
     device, (depth, height, width) = torch.device(arguments.device), arguments.shape
     if arguments.one:
-        variant = load_variant(arguments.one)
-        config = variant.read(OPTIONS.get(arguments.one, {}), arguments.one)
+        name, options = OTHERWISE.get(arguments.one, (arguments.one, {}))
+        variant = load_variant(name)
+        config = variant.read(options, name)
         print(
             json.dumps(measure(variant, config, arguments.backbone, (depth, height, width), device, arguments.repeats))
         )
