@@ -3,8 +3,9 @@
     nnUNet_raw=... python benchmarks/seed_prompts.py [--seed FILE] [--cases 20] [--sides 64 128 256]
 
 Whole slices: of each case and structure the slice that shows most of it, of 2D images some components. They are
-brought to each of --sides pixels along the longer side; the answer counts of which the network expects the highest IoU.
-All are scored on their own grid. Clicks: the first in the middle of the
+brought to each of --sides pixels along the longer side. The seed answers as samunet_annotate lets it, which looks at
+small objects again and closer; at each of the sizes alone; and at all, of which the answer counts that it expects the
+highest IoU of. All are scored on their own grid. Clicks: the first in the middle of the
 structure or anywhere in it, each further one in the middle of the largest error; a box is tight. Beside it, with the
 same prompts: region growing and the random walker of scikit-image, an ellipse in the box, and the network before
 pretraining. Of region growing's tolerances the best on average counts, which helps it. Writes
@@ -30,10 +31,15 @@ from samunet.checkpoints.seeds import Seed, load_seed, shipped_seed
 from samunet.checkpoints.transfer import transfer
 from samunet.core.codec import write_json
 from samunet.core.dataset import read_dataset_json, training_cases
+from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
 from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
+from samunet.core.volume import Volume
 from samunet.core.workspace import workspace_from_environment
 from samunet.imageio import reader_for
+from samunet.interaction.closer import ask_plane
+from samunet.interaction.embeddings import Embeddings
+from samunet.interaction.slices import SeedModel
 from samunet.pipeline.pretraining import plan_of
 from samunet.pipeline.simulated_prompts import middle_of
 from samunet.pretraining.recipe import Recipe
@@ -84,6 +90,29 @@ def tasks(folder: Path, cases: int) -> Iterator[Task]:
 
 def normal(image: np.ndarray) -> np.ndarray:
     return ((image - image.mean()) / (image.std() + 1e-6)).astype(np.float32)
+
+
+class Engine:
+    """The seed as samunet_annotate shows it a plane."""
+
+    def __init__(self, seed: Path) -> None:
+        self.model = SeedModel(seed)
+
+    def encode(self, image: np.ndarray) -> None:
+        array = image[None, None]
+        volume = Volume(array=array, geometry=Geometry(shape=array.shape[1:], spacing=(1.0, 1.0, 1.0)))
+        self.looks = Embeddings(volume, self.model, "")
+
+    def answer(
+        self, clicks: list[tuple[int, int, bool]], box: np.ndarray | None, before: np.ndarray | None
+    ) -> np.ndarray:
+        drawn = np.zeros(self.looks.volume.geometry.shape[1:], np.uint8)
+        for y, x, inside in clicks:
+            drawn[y, x] |= INSIDE if inside else OUTSIDE
+        for mask, bit in ((box, BOX), (before, MASK)):
+            if mask is not None:
+                drawn[mask] |= bit
+        return ask_plane(self.looks, 0, 0, drawn).mask
 
 
 class Network:
@@ -216,7 +245,7 @@ def walking(image: np.ndarray) -> Answer:
     return answer
 
 
-def measure(task: Task, network: Network) -> dict[str, float]:
+def measure(task: Task, network: Engine | Network) -> dict[str, float]:
     """Return the Dice of one network with a box, and after clicks from two starts."""
     network.encode(task.image)
     scores = {"box": dice(network.answer([], boxed(task.target), None), task.target)}
@@ -278,8 +307,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     seed = load_seed(arguments.seed)
-    networks = {"seed": Network(seed, arguments.sides, trained=True)}
+    networks: dict[str, Engine | Network] = {"seed": Engine(arguments.seed)}
     if len(arguments.sides) > 1:
+        networks["seed, size by expected IoU"] = Network(seed, arguments.sides, trained=True)
         networks |= {f"seed, {side} pixels": Network(seed, [side], trained=True) for side in arguments.sides}
     networks["untrained"] = Network(seed, arguments.sides, trained=False)
     scored, began = [], time.monotonic()

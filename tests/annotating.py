@@ -30,7 +30,7 @@ def volume(geometry: Geometry = OBLIQUE, seed: int = 0) -> Volume:
 class Discs:
     """Segments a disc of 2 pixels around each click inside, less what is next to one outside; areas as they are."""
 
-    name, sha256, channels = "discs", "of no weights", MappingProxyType({})
+    name, sha256, channels, looks_closer = "discs", "of no weights", MappingProxyType({}), False
 
     def __init__(self) -> None:
         self.encoded = 0

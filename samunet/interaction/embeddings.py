@@ -26,7 +26,10 @@ from samunet.errors import CheckpointError
 from samunet.interaction.slices import Features, PlaneModel
 
 HEADER = "embeddings.json"
-IN_MEMORY = 48  # planes
+IN_MEMORY = 48  # planes, and parts of them
+
+Window = tuple[tuple[int, int], tuple[int, int]]
+"""Of a plane: first and one past the last row, and column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +74,19 @@ class Embeddings:
 
     def __init__(self, volume: Volume, model: PlaneModel, image: str, folder: Path | None = None) -> None:
         self.volume, self.model, self.image, self.folder = volume, model, image, folder
-        self._recent: OrderedDict[tuple[int, int], Features] = OrderedDict()
+        self._recent: OrderedDict[tuple[int, int, Window | None], Features] = OrderedDict()
         self._files: dict[tuple[int, str], blosc2.NDArray] = {}
         self._maps: tuple[str, ...] = ()
         self._lock = threading.Lock()
         self._look()
 
-    def of(self, axis: int, index: int) -> Features:
-        """Return the features of a plane, as half precision holds them."""
+    def of(self, axis: int, index: int, window: Window | None = None) -> Features:
+        """Return the features of a plane, or of a part of it seen by itself, as half precision holds them."""
         with self._lock:
-            place = axis, index
+            place = axis, index, window
             if place not in self._recent:
-                self._recent[place] = self._read(*place) or self._make(*place)
+                kept = self._read(axis, index) if window is None else None
+                self._recent[place] = kept or self._make(*place)
                 if len(self._recent) > IN_MEMORY:
                     self._recent.popitem(last=False)
             self._recent.move_to_end(place)
@@ -136,8 +140,9 @@ class Embeddings:
                 maps[name] = blosc2.empty((planes, *form), np.float16, urlpath=str(path), mode="w", chunks=(1, *form))
             maps[name][index] = part.numpy()
 
-    def _make(self, axis: int, index: int) -> Features:
-        plane = np.ascontiguousarray(plane_of(self.volume.array, axis, index))
+    def _make(self, axis: int, index: int, window: Window | None) -> Features:
+        rows, columns = (slice(None), slice(None)) if window is None else (slice(*side) for side in window)
+        plane = np.ascontiguousarray(plane_of(self.volume.array, axis, index)[:, rows, columns])
         features = self.model.encode(plane, plane_spacing(self.volume, axis))
         return {name: part.to("cpu", torch.float16) for name, part in features.items()}
 

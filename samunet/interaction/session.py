@@ -23,6 +23,7 @@ from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.volume import Volume
 from samunet.errors import ConfigError, DatasetError, ShapeError
 from samunet.imageio import known_ending, writer_for
+from samunet.interaction.closer import ask_plane
 from samunet.interaction.embeddings import Embeddings, image_sha256, plane_of, plane_spacing
 from samunet.interaction.journal import Journal, begin
 from samunet.interaction.operations import answered, changed, interpolated, propagated, replaced
@@ -262,7 +263,7 @@ class Session:
     def _ask_plane(self, axis: int, index: int, drawn: np.ndarray) -> Answer:
         if self.looks is None:
             raise ConfigError(f"Model {self._model.name} segments volumes, and not plane by plane.")
-        return self.looks.model.answer(self.looks.of(axis, index), drawn, plane_spacing(self.volume, axis))
+        return ask_plane(self.looks, axis, index, drawn)
 
     def paint(
         self,

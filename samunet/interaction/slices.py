@@ -55,6 +55,8 @@ class PlaneModel(Protocol):
     """Of its weights and of how planes are shown to it: embeddings of one model are none of another."""
     channels: Mapping[str, int]
     """Of its maps, by their names; those that it does not name may have any number."""
+    looks_closer: bool
+    """Whether it is shown small objects again, larger, see `samunet.interaction.closer`."""
 
     def encode(self, plane: np.ndarray, spacing: Sequence[float]) -> Features:
         """Look at a (C, H, W) float32 plane with a spacing in mm (H, W); nothing here knows of prompts."""
@@ -65,6 +67,8 @@ class PlaneModel(Protocol):
 
 class SeedModel:
     """The promptable U-Net of a seed, on planes brought to `side` pixels along their longer side in mm."""
+
+    looks_closer = True
 
     def __init__(self, path: Path, side: int = SEED_SIDE, device: str | None = "cpu") -> None:
         self.device = choose_device(device)
@@ -99,6 +103,8 @@ class SAMModel:
     Args:
         side: pixels of the square that the encoder looks at.
     """
+
+    looks_closer = False  # it sees enough pixels, and a look takes long
 
     def __init__(self, path: Path, side: int = SAM_SIDE, device: str | None = "cpu") -> None:
         self.device = choose_device(device)

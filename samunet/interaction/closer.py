@@ -1,0 +1,57 @@
+"""Ask a model about a plane, and let it look closer where what prompts show is small in it.
+
+A model that sees a plane at few pixels sees little of a small object. Where there is neither box nor mask yet, its
+answer to the whole plane tells how large the object is; then it is shown the object's surroundings alone, at as many
+pixels. Axes: H W pixels of a plane of the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from samunet.core.prompts import BOX, MASK
+from samunet.interaction.embeddings import Embeddings, Window, plane_spacing
+from samunet.interaction.slices import Answer
+
+AROUND = 2.5  # lengths of the object that a closer look shows, at least
+FEWEST = 24  # pixels of the file along its side, at least
+LEVELS_A_HALF, SHIFTS = 2, 8  # sizes per halving of the plane, and places per size: like looks are the same one
+
+
+def ask_plane(looks: Embeddings, axis: int, index: int, drawn: np.ndarray) -> Answer:
+    """Segment what a (H, W) uint8 map of prompts shows in a plane (see `samunet.core.prompts`)."""
+    model, spacing = looks.model, plane_spacing(looks.volume, axis)
+    shown, whole = drawn, None
+    if not (model.looks_closer and (drawn & (BOX | MASK)).any()):
+        whole = model.answer(looks.of(axis, index), drawn, spacing)
+        shown = drawn | whole.mask * np.uint8(MASK)
+    window = window_about(shown > 0, spacing) if model.looks_closer else None
+    if window is None:
+        return whole or model.answer(looks.of(axis, index), drawn, spacing)
+    part = tuple(slice(*side) for side in window)
+    near = model.answer(looks.of(axis, index, window), shown[part], spacing)
+    mask = np.zeros(drawn.shape, bool)
+    mask[part] = near.mask
+    return near._replace(mask=mask)
+
+
+def window_about(shown: np.ndarray, spacing: Sequence[float]) -> Window | None:
+    """Return the square, in mm, about what is True in a (H, W) plane; None where the whole plane shows it as well."""
+    places = [np.flatnonzero(shown.any(1 - side)) for side in (0, 1)]
+    if not len(places[0]):
+        return None
+    first, last = (np.array([place[end] for place in places]) for end in (0, -1))
+    step, shape = np.array(spacing, float), np.array(shown.shape)
+    longest = float((shape * step).max())
+    least = max(AROUND * float(((last + 1 - first) * step).max()), FEWEST * float(step.min()))
+    level = math.floor(LEVELS_A_HALF * math.log2(longest / least))
+    if level < 1:
+        return None
+    side = longest / 2 ** (level / LEVELS_A_HALF)
+    middle = np.round((first + last + 1) / 2 * step / side * SHIFTS) * side / SHIFTS
+    start = np.clip(np.round((middle - side / 2) / step), 0, np.maximum(shape - np.round(side / step), 0)).astype(int)
+    stop = np.minimum(start + np.maximum(np.round(side / step), 1), shape).astype(int)
+    return (int(start[0]), int(stop[0])), (int(start[1]), int(stop[1]))
