@@ -67,8 +67,8 @@ def prompts_section(result: dict[str, Any]) -> list[str]:
         "",
         f"{network['training']['minutes']:g} minutes of one CPU core, {network['steps']} steps. Dice on whole slices,",
         f"the one of each case that shows most of a structure, {result['cases']} cases per dataset (of nuclei up to 5",
-        "per image). The row `seed` is what `samunet_annotate` does: a plane is seen at 128 pixels along its longer side,",
-        "and what prompts show in it again, closer, where it is small. Beside it the whole plane alone at",
+        "per image). The row `seed` is what `samunet_annotate` does: a plane is seen at 128 pixels along its longer",
+        "side, and what prompts show in it again, closer, where it is small. Beside it the whole plane alone at",
         f"{', '.join(map(str, result['sides']))} pixels, and of these at every click the answer of which the network",
         "itself expects the highest IoU.",
         "Further clicks lie in the middle of the largest error. All methods are shown the same prompts; of region",
@@ -134,8 +134,8 @@ def study_section(study: dict[str, Any]) -> list[str]:
         "## What carries it",
         "",
         f"Equal minutes ({study['minutes']:g} of one CPU core), one seed. Dice with prompts on scenes that were not",
-        "trained on, and on the real slices above (size by expected IoU) with one click in the middle or a box, means of",
-        "structures. Made by `benchmarks/seed_study.py`.",
+        "trained on, and on the real slices above (size by expected IoU) with one click in the middle or a box, means",
+        "over structures. Made by `benchmarks/seed_study.py`.",
         "",
     ]
     datasets = list(dict.fromkeys(entry["dataset"] for entry in study["rows"][0]["real"]))
