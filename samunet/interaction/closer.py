@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from samunet.core.prompts import BOX, MASK
+from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
 from samunet.interaction.embeddings import Embeddings, Window, plane_spacing
 from samunet.interaction.slices import Answer
+from samunet.pipeline.simulated_prompts import middle_of
 
 AROUND = 2.5  # lengths of the object that a closer look shows, at least
 FEWEST = 24  # pixels of the file along its side, at least
@@ -36,6 +37,18 @@ def ask_plane(looks: Embeddings, axis: int, index: int, drawn: np.ndarray) -> An
     mask = np.zeros(drawn.shape, bool)
     mask[part] = near.mask
     return near._replace(mask=mask)
+
+
+def clicked(looks: Embeddings, axis: int, index: int, target: np.ndarray, clicks: int) -> list[np.ndarray]:
+    """Return what a model makes of each click of somebody who knows a plane's (H, W) bool target: the first in its
+    middle, each further one in the middle of the largest error. It ends where there is none.
+    """
+    drawn, masks = np.zeros(target.shape, np.uint8), [np.zeros(target.shape, bool)]
+    while len(masks) <= clicks and (wrong := masks[-1] != target).any():
+        _, row, column = middle_of(wrong[None])
+        drawn[row, column] |= INSIDE if target[row, column] else OUTSIDE
+        masks.append(ask_plane(looks, axis, index, drawn | masks[-1] * np.uint8(MASK)).mask)
+    return masks[1:]
 
 
 def window_about(shown: np.ndarray, spacing: Sequence[float]) -> Window | None:
