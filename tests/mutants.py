@@ -819,6 +819,22 @@ MUTANTS = (
         "Over what all places share, a class wins everywhere.",
     ),
     mutant(
+        "a closer look at too little",
+        "interaction/closer.py",
+        "least = max(AROUND * ",
+        "least = max(0.7 * ",
+        "interaction/test_closer.py",
+        "The object would be cut off.",
+    ),
+    mutant(
+        "a closer look that forgets where",
+        "interaction/closer.py",
+        "mask[part] = near.mask",
+        "mask[: near.mask.shape[0], : near.mask.shape[1]] = near.mask",
+        "interaction/test_closer.py",
+        "The answer would lie in the plane's corner.",
+    ),
+    mutant(
         "gates open with the width of their input",
         "variants/sam_unet/network.py",
         "self.share = inputs**-0.5",

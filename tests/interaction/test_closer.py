@@ -10,7 +10,7 @@ from samunet.checkpoints.seeds import shipped_seed
 from samunet.core.geometry import Geometry
 from samunet.core.prompts import BOX, INSIDE, OUTSIDE
 from samunet.core.volume import Volume
-from samunet.interaction.closer import AROUND, FEWEST, ask_plane, window_about
+from samunet.interaction.closer import AROUND, FEWEST, ask_plane, clicked, window_about
 from samunet.interaction.embeddings import Embeddings, image_sha256
 from samunet.interaction.slices import SeedModel
 
@@ -103,6 +103,17 @@ def test_an_object_that_fills_the_plane_is_asked_about_once():
     drawn[5:35, 5:35] = BOX
     assert ask_plane(looks_at(np.zeros((40, 40)), model), 0, 0, drawn).mask.sum() == 900
     assert model.shapes == [(40, 40)]
+
+
+def test_somebody_who_knows_the_target_clicks_until_it_is_reached():
+    rows, columns = np.ogrid[:60, :80]
+    first, second = (np.hypot(rows - row, columns - column) <= 2 for row, column in ((20, 30), (45, 60)))
+    looks = looks_at(np.zeros((60, 80)), Discs())
+    (mask,) = clicked(looks, 0, 0, first, 5)
+    assert np.array_equal(mask, first)
+    one, both = clicked(looks, 0, 0, first | second, 5)
+    assert one.sum() == 13 and np.array_equal(both, first | second)
+    assert len(clicked(looks, 0, 0, np.hypot(rows - 30, columns - 40) <= 9, 3)) == 3
 
 
 @pytest.mark.parametrize("radius", [6, 10])
