@@ -1,13 +1,14 @@
-"""Whole commands of this checkout and of an earlier one in turns: preprocessing, and prediction with one model.
+"""Whole commands of this checkout and of an earlier one in turns: preprocessing, training, prediction with one model.
 
     git worktree add ../before REVISION
     python benchmarks/before_after.py --before ../before --datasets 4 35 45 --runs 5  # nnUNet_raw holds them
 
-For each dataset both sides plan and preprocess it into empty folders (two cases at a time), then segment the same
-images with the same model, trained for two steps by the earlier checkout. Times are processor time and time of day of
-the command with all its processes; the ratio is that of each pair of runs, its median is quoted. Each command computes
-with one thread. Writes benchmarks/results/before_after.json, where rows of other datasets stay that were measured
-against the same revision on the same processor. Nothing else should run meanwhile.
+For each dataset both sides plan and preprocess it into empty folders (two cases at a time), train --steps steps of what
+they planned, and segment the same images with the same model, trained for two steps by the earlier checkout. Times are
+processor time and time of day of the command with all its processes; the ratio is that of each pair of runs, its median
+is quoted. Each command computes with one thread. Writes benchmarks/results/before_after.json, where rows of other
+datasets and commands stay that were measured against the same revision on the same processor. Nothing else should run
+meanwhile.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from samunet.core.workspace import workspace_from_environment
 
 RESULTS = Path(__file__).parent / "results"
 HERE = Path(__file__).parents[1]
+PLANNING = "plan and preprocess"
 
 
 def main() -> None:
@@ -39,6 +41,8 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["4"])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--images", type=int, default=12, help="images predicted per run; 0 for none")
+    parser.add_argument("--steps", type=int, default=20, help="of a training; 0 for none")
+    parser.add_argument("--no_planning", action="store_true", help="time the other commands only")
     arguments = parser.parse_args()
     workspace = workspace_from_environment()
     asked = ["git", "-C", str(arguments.before), "rev-parse", "--short", "HEAD"]
@@ -50,75 +54,44 @@ def main() -> None:
     for wanted in arguments.datasets:
         name = workspace.dataset_name(wanted)
         with tempfile.TemporaryDirectory() as folder:
-            found = compare(name, workspace.raw, arguments.before, Path(folder), arguments.runs, arguments.images)
-        rows = [row for row in rows if row["dataset"] != name] + found
+            found = compare(name, workspace.raw, Path(folder), arguments)
+        timed = {(row["dataset"], row["task"]) for row in found}
+        rows = [row for row in rows if (row["dataset"], row["task"]) not in timed] + found
         write_json(path, settings | {"rows": rows})
 
 
-def compare(name: str, raw: Path, before: Path, work: Path, runs: int, number_of_images: int) -> list[dict]:
-    """Time both commands on one dataset; returns a row for each."""
+def compare(name: str, raw: Path, work: Path, asked: argparse.Namespace) -> list[dict]:
+    """Time the commands on one dataset; returns a row for each."""
     number, planar = name[7:10], any((raw / name / "imagesTr").glob("*.png"))
     configuration = "2d_adapter" if planar else "3d_adapter"
-    planning = [
-        "plan_and_preprocess",
-        "-d",
-        number,
-        "-c",
-        configuration,
-        "-np",
-        "2",
-        "-npfp",
-        "2",
-        "-gpu_memory_target",
-        "1",
-        "--no_pbar",
-    ]
-    training = [
-        "train",
-        number,
-        configuration,
-        "0",
-        "--epochs",
-        "1",
-        "--iterations",
-        "2",
-        "-device",
-        "cpu",
-        "--skip_validation",
-    ]
-    images = work / "images"
-    images.mkdir()
-    for path in sorted((raw / name / "imagesTr").iterdir())[:number_of_images]:
-        shutil.copy(path, images)
-    sides = {"before": before, "after": HERE}
+    planning = (
+        f"plan_and_preprocess -d {number} -c {configuration} -np 2 -npfp 2 -gpu_memory_target 1 --no_pbar".split()
+    )
+    training = f"train {number} {configuration} 0 --epochs 1 -device cpu --skip_validation --iterations".split()
+    predicting = ["predict", "-i", str(work / "images"), "-o", str(work / "out"), "-d", number]
+    predicting += ["-device", "cpu", "--disable_tta", "--disable_progress_bar"]
+    (work / "images").mkdir()
+    for path in sorted((raw / name / "imagesTr").iterdir())[: asked.images]:
+        shutil.copy(path, work / "images")
+    sides = {"before": asked.before, "after": HERE}
     for side in sides:  # reads every file once, and trains the model that both predict with
         run(planning, sides[side], raw, work / side)
-    if number_of_images:
-        run(training, before, raw, work / "before")
-    predicting = [
-        "predict",
-        "-i",
-        str(images),
-        "-o",
-        str(work / "out"),
-        "-d",
-        number,
-        "-device",
-        "cpu",
-        "--disable_tta",
-        "--disable_progress_bar",
-    ]
-    rows, tasks = [], {"plan and preprocess": planning}
-    if number_of_images:
-        tasks[f"predict {counted(number_of_images, 'image')}"] = predicting
-    for task, words in tasks.items():
+    # By task: the words, and the folder that each run finds empty; both predict with the model of one side.
+    tasks: dict[str, tuple[list[str], str]] = {} if asked.no_planning else {PLANNING: (planning, "preprocessed")}
+    if asked.images:
+        run([*training, "2"], asked.before, raw, work / "before")
+        tasks[f"predict {counted(asked.images, 'image')}"] = predicting, ""
+    if asked.steps:  # last: it takes the place of that model
+        tasks[f"train {counted(asked.steps, 'step')}"] = [*training, str(asked.steps)], "results"
+    rows = []
+    for task, (words, emptied) in tasks.items():
         taken: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-        for turn in range(runs):
+        for turn in range(asked.runs):
             for side in sides if turn % 2 == 0 else reversed(sides):
-                shutil.rmtree(work / "out", ignore_errors=True)
-                if words is planning:
-                    shutil.rmtree(work / side / "preprocessed")
-                taken[side].append(run(words, sides[side], raw, work / (side if words is planning else "before")))
+                folder = work / (side if emptied else "before")
+                for done in [work / "out"] + [folder / emptied] * bool(emptied):
+                    shutil.rmtree(done, ignore_errors=True)
+                taken[side].append(run(words, sides[side], raw, folder))
         ratios = [[a[what] / b[what] for a, b in zip(taken["after"], taken["before"], strict=True)] for what in (0, 1)]
         row = {
             "dataset": name,
