@@ -151,6 +151,8 @@ class Seen:
     """Smallest and largest length of the whole image on each axis, mm."""
     intensities: tuple[tuple[Real, Real], ...]
     """Smallest and largest end of the cases' typical ranges, for each channel."""
+    narrowest: tuple[Real, ...] = ()
+    """Width of the narrowest of these ranges, for each channel; earlier plans do not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)

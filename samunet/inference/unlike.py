@@ -12,7 +12,7 @@ from samunet.core.values import typical_range
 from samunet.errors import PredictionError
 
 FAR_TIMES = 3.0  # ours: times below the smallest or above the largest of the training cases
-FAR_INTENSITIES = 10.0  # ours: likewise of the width of their range; scanners differ in gain
+FAR_INTENSITIES = 10.0  # ours: likewise of the width of their ranges; scanners differ in gain
 ABSURD = 300.0  # ours: units of length lie 1000 times apart, cases of one kind never that far
 
 
@@ -72,13 +72,16 @@ def remarks_on_intensities(image: np.ndarray, plan: Plan) -> list[str]:
     if plan.seen is None:
         return []
     remarks = []
-    for values, channel, (low, high) in zip(image, plan.channels, plan.seen.intensities, strict=True):
+    widths = plan.seen.narrowest or (0.0,) * len(image)
+    for values, channel, (low, high), least in zip(image, plan.channels, plan.seen.intensities, widths, strict=True):
         own_low, own_high = typical_range(values)
-        width, usual = own_high - own_low, high - low
-        if own_low > high or own_high < low or width * FAR_INTENSITIES < usual or width > FAR_INTENSITIES * usual:
+        width = own_high - own_low
+        narrow = width * FAR_INTENSITIES < least
+        if own_low > high or own_high < low or narrow or width > FAR_INTENSITIES * (high - low):
             own, seen = f"{own_low:.4g} to {own_high:.4g}", f"{low:.4g} to {high:.4g}"
             remarks.append(
                 f"its intensities of channel '{channel.name}' run from {own}, those of the training cases from {seen}"
+                + (f", none over less than {least:.4g}" if narrow else "")
             )
     return remarks
 

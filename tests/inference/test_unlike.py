@@ -18,6 +18,7 @@ SEEN = Seen(
     spacing=((3.0, 0.5, 0.5), (5.0, 1.0, 1.0)),
     extent=((60.0, 200.0, 200.0), (120.0, 400.0, 400.0)),
     intensities=((-1000.0, 1000.0),),
+    narrowest=(1500.0,),
 )
 PLAN = replace(small_plan(), orientation="SPL", seen=SEEN)
 
@@ -64,6 +65,16 @@ def test_intensities_of_another_range_are_said(low, high, unlike):
     assert bool(remarks) == unlike
     if unlike:
         assert "intensities of channel 'channel0'" in remarks[0] and "from -1000 to 1000" in remarks[0]
+
+
+def test_training_cases_that_differ_make_none_of_them_unlike():
+    """One case of 500,000 beside others of 1,000, as raw MR has them, is no reason to name every case of 1,000."""
+    seen = replace(SEEN, intensities=((5.0, 5e5),), narrowest=(80.0,))
+    image = np.linspace(50, 1250, 1000, dtype=np.float32).reshape(1, 10, 10, 10)
+    assert remarks_on_intensities(image, replace(PLAN, seen=seen)) == []
+    (remark,) = remarks_on_intensities(10 + image / 250, replace(PLAN, seen=seen))
+    assert remark.endswith("those of the training cases from 5 to 5e+05, none over less than 80")
+    assert remarks_on_intensities(10 + image / 250, replace(PLAN, seen=replace(seen, narrowest=()))) == []
 
 
 def test_plans_that_measured_nothing_compare_nothing():

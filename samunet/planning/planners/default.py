@@ -170,6 +170,7 @@ def _seen(fingerprint: Fingerprint, orientation: str | None) -> Seen:
             (float(low), float(high))
             for low, high in zip(ranges[..., 0].min(axis=0), ranges[..., 1].max(axis=0), strict=True)
         ),
+        narrowest=tuple((ranges[..., 1] - ranges[..., 0]).min(axis=0).tolist()),
     )
 
 
