@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from samunet.models.convolution import set_to_zero
+
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
@@ -39,15 +41,9 @@ class Bottleneck(nn.Module):
         self.activation = ACTIVATIONS[style.activation]()
         self.middle = middle
         if style.start_at_zero:
-            start_at_zero(self.up)
+            set_to_zero(self.up)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., E) to (..., E)."""
         squeezed = self.activation(self.down(tokens))
         return self.up(squeezed if self.middle is None else self.middle(squeezed))
-
-
-def start_at_zero(layer: nn.Linear) -> None:
-    """Set weights and bias to zero."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)

@@ -92,3 +92,9 @@ def _fold(image: Tensor) -> Tensor:
 def _unfold(planes: Tensor, image: Tensor) -> Tensor:
     """(B * D, C, H, W) to (B, C, D, H, W), with B and D of an image."""
     return planes.unflatten(0, (image.shape[0], image.shape[2])).movedim(1, 2)
+
+
+def set_to_zero(layer: nn.Module) -> None:
+    """Let a layer give nothing until it is trained."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

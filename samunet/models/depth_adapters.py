@@ -11,7 +11,7 @@ import torch
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
-from samunet.models.convolution import Convolution
+from samunet.models.convolution import Convolution, set_to_zero
 from samunet.sam.backbones import LAYER_NORM_EPS
 from samunet.sam.encoder import Sites, query_and_value
 
@@ -36,7 +36,7 @@ class DepthAdapter(nn.Module):
         self.activation = nn.GELU()
         self.up = nn.Linear(bottleneck, width, bias=False)
         if start_at_zero:
-            nn.init.zeros_(self.up.weight)
+            set_to_zero(self.up)
 
     def forward(self, tokens: Tensor) -> Tensor:
         squeezed = self.down(self.norm(tokens)).movedim(-1, 1)
@@ -50,7 +50,7 @@ class SharedFactors(nn.Module):
         super().__init__()
         self.down = nn.Linear(width, rank, bias=False)
         self.up = nn.Linear(rank, width, bias=False)
-        nn.init.zeros_(self.up.weight)
+        set_to_zero(self.up)
 
 
 class MASAMSites(Sites):

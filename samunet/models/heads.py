@@ -16,6 +16,7 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 
 from samunet.errors import ConfigError
+from samunet.models.convolution import set_to_zero
 from samunet.sam.decoder import DecoderSites, decode, mask_weights, own_tokens, read_masks, without_mask
 from samunet.sam.hq import FusedFeature, parts_of, twice
 
@@ -119,8 +120,7 @@ class Corrections(FusedFeature):
         self.load_state_dict(parts_of(sam).state_dict(), strict=False)  # its token and the token's weights stay out
         mlps = [MLP(width, width, width // 8, 3) for _ in range(outputs)]
         for mlp in mlps:
-            nn.init.zeros_(mlp.layers[-1].weight)
-            nn.init.zeros_(mlp.layers[-1].bias)
+            set_to_zero(mlp.layers[-1])
         self.mlps = nn.ModuleList(mlps)
 
     def masks(self, tokens: Tensor, upsampled: Tensor, fine: Tensor) -> Tensor:

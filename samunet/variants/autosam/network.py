@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from samunet.models.convolution import set_to_zero
 from samunet.models.heads import ClassTokenMasks
 from samunet.models.prompt_free import PromptFreeSAM, slicewise
 from samunet.models.spec import NetworkSpec
@@ -81,8 +82,7 @@ class DensePrompt(nn.Module):
             replace(topology, strides=strides, kernels=topology.kernels[last:], widths=topology.widths[last:])
         )
         self.out = nn.Linear(topology.widths[last], width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        set_to_zero(self.out)
         self.last, self.pitch = last, TOKEN_PIXELS / spec.encoder_scale
 
     def forward(self, image: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -14,7 +14,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from samunet.models.convolution import Convolution, instance_norm
+from samunet.models.convolution import Convolution, instance_norm, set_to_zero
 from samunet.sam.encoder import ends_of_quarters
 from samunet.variants.db_sam.deformable import DeformableLayer, skip_some
 
@@ -95,7 +95,7 @@ class AlongDepth(Convolution):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0), groups=channels, bias=False)
-        nn.init.zeros_(self.weight)
+        set_to_zero(self)
 
     def forward(self, image: Tensor) -> Tensor:
         return image + super().forward(image)
@@ -148,7 +148,7 @@ class InTurn(nn.Module):
         squeeze, excite = (nn.Linear(*sizes, bias=False) for sizes in ((width, width // 4), (width // 4, width)))
         self.channels = nn.Sequential(squeeze, nn.ReLU(), excite, nn.Sigmoid())
         self.out = nn.Linear(width, width, bias=False)
-        nn.init.zeros_(self.out.weight)
+        set_to_zero(self.out)
         self.of_tokens, self.of_levels = DeformableLayer(width, heads, LEVELS), DeformableLayer(width, heads, 1)
 
     def forward(self, tokens: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from samunet.models.convolution import set_to_zero
+
 POINTS = 4  # that a head looks at in each level, the authors'
 DROPOUT, DROP_PATH = 0.1, 0.3  # of what attention gives, and of planes for which training skips a layer; the authors'
 
@@ -40,7 +42,7 @@ class DeformableAttention(nn.Module):
         self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
         for start in (self.offsets.weight, self.shares.weight, self.shares.bias):
             nn.init.zeros_(start)
-        start_at_zero(self.output)
+        set_to_zero(self.output)
         angle = torch.arange(heads) * (2 * math.pi / heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -101,7 +103,7 @@ class DeformableLayer(nn.Module):
         self.attention = DeformableAttention(width, heads, levels)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.around = nn.Conv2d(4 * width, 4 * width, 3, padding=1, groups=4 * width)
-        start_at_zero(self.narrow)
+        set_to_zero(self.narrow)
 
     def forward(self, queries: Tensor, values: Tensor) -> Tensor:
         """(N, J, h, w, E) queries and (N, L, h, w, E) values to what the queries become."""
@@ -110,12 +112,6 @@ class DeformableLayer(nn.Module):
         hidden = self.widen(self.mlp_norm(queries)).flatten(0, 1).permute(0, 3, 1, 2)
         hidden = F.gelu(self.around(hidden)).permute(0, 2, 3, 1).unflatten(0, queries.shape[:2])
         return queries + skip_some(self.narrow(hidden), self.training)
-
-
-def start_at_zero(layer: nn.Linear) -> None:
-    """Let a layer with a bias give nothing at first."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
 
 
 def skip_some(increment: Tensor, training: bool) -> Tensor:

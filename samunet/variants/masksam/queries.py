@@ -16,7 +16,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from samunet.core.geometry import Shape
-from samunet.models.convolution import ConvNormAct, Convolution, TransposedConvolution, instance_norm
+from samunet.models.convolution import ConvNormAct, Convolution, TransposedConvolution, instance_norm, set_to_zero
 from samunet.sam.decoder import decode, mask_weights, masks_from, own_tokens
 from samunet.variants.masksam.adapters import MaskDecoderAdapters, SlabOfQueries
 from samunet.variants.masksam.matching import tight_boxes
@@ -214,8 +214,7 @@ class FinestMasks(nn.Module):
         for _ in range(doublings):
             layers += [twice_in_plane(width, width), instance_norm(width), nn.GELU()]
         last = Convolution(width, queries, (1, 3, 3), padding=(0, 1, 1))
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
+        set_to_zero(last)
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, masks: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
-from samunet.models.bottleneck import Bottleneck, BottleneckStyle, start_at_zero
+from samunet.models.bottleneck import Bottleneck, BottleneckStyle
+from samunet.models.convolution import set_to_zero
 from samunet.sam.decoder import IMAGE_TO_TOKEN, TOKEN_TO_IMAGE, DecoderSites
 from samunet.sam.encoder import Sites, attend_along_depth
 
@@ -74,7 +75,7 @@ class PromptedBottleneck(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in self.maps)
         self.join = nn.Linear(2 * hidden, hidden) if form == "concat" else None
         if style.start_at_zero:
-            start_at_zero(self.up)
+            set_to_zero(self.up)
 
     def forward(self, tokens: Tensor, prompts: Tensor) -> Tensor:
         """(N, T, E) tokens and prompts to an increment (N, T, E)."""

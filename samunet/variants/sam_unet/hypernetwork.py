@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from samunet.models.convolution import set_to_zero
+
 EPSILON = 1e-5  # as of layer norms
 
 
@@ -29,8 +31,7 @@ class Hypernetwork(nn.Sequential):
         for _ in range(hidden):
             layers += [nn.Linear(width, width), nn.ReLU()]
         super().__init__(*layers, nn.Linear(width, features))
-        for parameter in self[-1].parameters():
-            nn.init.zeros_(parameter)
+        set_to_zero(self[-1])
         self.share = width**-0.5
 
     def forward(self, tokens: Tensor) -> Tensor:

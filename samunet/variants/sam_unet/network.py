@@ -14,7 +14,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from samunet.core.batch import Batch
-from samunet.models.convolution import Convolution
+from samunet.models.convolution import Convolution, set_to_zero
 from samunet.models.depth_adapters import MASAMSites, SharedFactors
 from samunet.models.losses import deep_supervision_sums, deep_supervision_terms
 from samunet.models.pixels import SAMPixels
@@ -128,8 +128,7 @@ class Gate(Convolution):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 1)
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
+        set_to_zero(self)
         self.share = inputs**-0.5
 
     def forward(self, features: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from segment_anything.modeling.image_encoder import Attention
 from segment_anything.modeling.transformer import Attention as DecoderAttention
 from torch import Tensor, nn
 
+from samunet.models.convolution import set_to_zero
 from samunet.sam.decoder import IMAGE_TO_TOKEN, SELF, TOKEN_TO_IMAGE, DecoderSites
 from samunet.sam.encoder import Sites, query_and_value
 
@@ -24,7 +25,7 @@ class LowRank(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int, rank: int) -> None:
         down, up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
-        nn.init.zeros_(up.weight)
+        set_to_zero(up)
         super().__init__(down, up)
 
     def product(self) -> Tensor:
