@@ -101,7 +101,7 @@ function show(told) {
   state = told;
   if (grid && before !== JSON.stringify(state.objects)) colors();
   const draft = state.draft;
-  $("draft").textContent = !draft ? "No draft." : `${draft.prompts.length} prompts for ${name(draft.object)}` + (draft.quality == null ? "" : `; the model expects an IoU of ${draft.quality.toFixed(2)}`);
+  $("draft").textContent = !draft ? "No draft." : `${draft.prompts.length} prompt${draft.prompts.length === 1 ? "" : "s"} for ${name(draft.object)}` + (draft.quality == null ? "" : `; the model expects an IoU of ${draft.quality.toFixed(2)}`);
   $("accept").disabled = $("discard").disabled = !draft;
   $("undo").disabled = !state.undo;
   $("redo").disabled = !state.redo;
