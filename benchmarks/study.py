@@ -167,6 +167,10 @@ STUDIES = {
         )
         for pretrained in (None, "seed")
     ),
+    "few_labels": tuple(
+        Row(name=name, minutes=6.0, configuration=name, training={"batch_size": batch}, train_cases=10, **HIPPOCAMPUS)
+        for name, batch in (("2d_h_sam", 8), ("2d_samed", 8), ("3d_adapter", 2))
+    ),
     "sam_unet_gentle": rows_of(HIPPOCAMPUS, 10.0, "default", "control: no SAM path"),
     "sam_unet_try": rows_of(HIPPOCAMPUS, 0.2, "default", NNUNET),
 }
