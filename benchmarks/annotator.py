@@ -10,7 +10,8 @@ fill          5 planes from the first that shows it to the last, 1 click a round
 fill, boxes   the same with a tight box in place of each plane's first click
 
 Seconds are processor time of the server, not a person's. Latency is that of clicks in a plane of 256 x 256 pixels
-that is encoded, each in a draft of its own, by the clock. Writes benchmarks/results/annotator.json.
+that is encoded, each in a draft of its own, by the clock; at a small object the model looks closer, and encodes its
+surroundings at the first. Writes benchmarks/results/annotator.json.
 """
 
 from __future__ import annotations

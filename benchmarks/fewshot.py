@@ -6,7 +6,8 @@
 References and targets are drawn once, at random, and have no case in common; more references hold the fewer, and the
 targets are the same for any number of them. Registration alone and the nearest reference's label as it is are the ones
 to beat. What leave-one-reference-out expects of each method, and so what `auto` takes, stands beside. With --train, the
-default network is trained on the same references for that many minutes of processor time, and labels the same targets.
+default network (vit_tiny, two patches a step, as the studies plan it, on all cases of the dataset) is trained on the
+same references for that many minutes of processor time, and labels the same targets.
 Writes benchmarks/results/fewshot.json after every case, and goes on where it stopped.
 """
 
@@ -74,7 +75,7 @@ def measure(folder: Path, counts: list[int], targets: int, model: PlaneModel, se
     for count in counts:
         references = References(spec=spec, cases=tuple(drawn[:count]), examples=tuple(examples[:count]))
         few = FewShot(references=references, model=model, registration=settings)
-        row = _row(folder.name, count)
+        row = _row(folder.name, count, targets=targets, side=settings.side)
         for target in examples[MOST_REFERENCES:]:
             if target.identifier not in row["cases"]:
                 row["cases"][target.identifier] = _case(few, target)
@@ -101,7 +102,7 @@ def _case(few: FewShot, target: Example) -> dict[str, Any]:
 
 def train_on(folder: Path, count: int, targets: int, minutes: float, work: Path) -> None:
     """Train the default network on the references alone, and score it on the targets."""
-    row = _row(folder.name, count)
+    row = _row(folder.name, count, targets=targets)
     if "trained" in row:
         return
     spec, drawn, _ = drawn_examples(folder, MOST_REFERENCES + targets)
@@ -120,13 +121,14 @@ def train_on(folder: Path, count: int, targets: int, minutes: float, work: Path)
         labels = case.label, predictions / f"{case.identifier}{spec.file_ending}"
         score = score_case(*labels, targets=targets_from_labels(spec.labels), **options)
         dice[case.identifier] = {names[target_key(part)]: one.dice for part, one in score.metrics.items()}
-    _save(_row(folder.name, count) | {"trained": {"training": asdict(training), "dice": dice, **cost}})
+    _save(_row(folder.name, count, targets=targets) | {"trained": {"training": asdict(training), "dice": dice, **cost}})
 
 
-def _row(dataset: str, count: int) -> dict[str, Any]:
+def _row(dataset: str, count: int, **settings: int) -> dict[str, Any]:
+    """Return the row that was begun with the same settings, or a new one."""
     rows = read_json(RESULT)["rows"] if RESULT.is_file() else []
-    found = [row for row in rows if (row["dataset"], row["references"]) == (dataset, count)]
-    return found[0] if found else {"dataset": dataset, "references": count, "cases": {}}
+    sought = {"dataset": dataset, "references": count} | settings
+    return next((row for row in rows if row.items() >= sought.items()), sought | {"cases": {}})
 
 
 def _save(row: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ BASELINES = ("registration", "nearest")
 def fewshot_page() -> str:
     """Return documentation/results/fewshot.md."""
     found = json.loads(RESULT.read_text(encoding="utf-8"))
-    rows = [row for row in found["rows"] if row["cases"]]
+    rows = [row for row in found["rows"] if "auto" in row]
+    sides = " and ".join(map(str, sorted({row["side"] for row in rows})))
     lines = [
         "# Few labels: what proposals reach",
         "",
@@ -26,9 +27,10 @@ def fewshot_page() -> str:
         "by the number of references ([how](../tutorials/few-labels.md)). Registration alone and the nearest",
         "reference's label are the ones to beat. References and cases were drawn at random once and are few, so the",
         "intervals (95 %, cases drawn again) are wide: read the order of size, not the second digit. `expected` is the",
-        "mean Dice on the references themselves, each labeled by the others. Images were registered at 64 voxels",
-        "a side. *Trained* is the default network (`3d_adapter`, of planes `2d_adapter`), from nothing, on the same",
-        "references alone, for the minutes given. Made by `benchmarks/fewshot.py` on one core of an",
+        f"mean Dice on the references themselves, each labeled by the others. Images were registered at {sides} voxels",
+        "a side. *Trained* is the default network (`3d_adapter`, of planes `2d_adapter`, with `vit_tiny`), planned on",
+        "all cases of the dataset (035 at 3 x 1.25 x 1.25 mm) and trained from nothing on the same references alone, for",
+        "the minutes given. Made by `benchmarks/fewshot.py` on one core of an",
         f"{found['processor']}; this page is written by `benchmarks/tables.py`.",
         "",
         table_row("dataset", "class", "references", "cases", "method", "Dice", "95 %", "expected"),
@@ -56,7 +58,9 @@ def fewshot_page() -> str:
     better = [row for row in rows if any(_beats(row, method) for method in row["expected"] if method not in BASELINES)]
     named = ", ".join(f"{row['dataset']} with {row['references']}" for row in better) or "none of them"
     lines += ["", f"A method with a model is better on average than registration alone on: {named}.", ""]
-    return "\n".join([*lines, *choice_section(json.loads(CHOICE.read_text(encoding="utf-8")))])
+    if CHOICE.is_file():
+        lines += choice_section(json.loads(CHOICE.read_text(encoding="utf-8")))
+    return "\n".join(lines)
 
 
 def choice_section(found: dict[str, Any]) -> list[str]:
@@ -65,8 +69,8 @@ def choice_section(found: dict[str, Any]) -> list[str]:
         "## Which cases to label first",
         "",
         "Cases that `samunet_choose_cases` names out of a pool, and as many drawn at random, again and again: mean",
-        "foreground Dice that each set reaches as references of registration on the same other cases. Made by",
-        "`benchmarks/first_cases.py`.",
+        "foreground Dice that each set reaches as references of registration (`side` voxels a side) on the same other",
+        "cases. Made by `benchmarks/first_cases.py`.",
         "",
         table_row(
             "dataset", "pool", "cases", "chosen", "Dice", "of draws: mean", "lowest, quartiles, highest", "beaten"
@@ -76,7 +80,7 @@ def choice_section(found: dict[str, Any]) -> list[str]:
     for row in found["rows"]:
         spread = ", ".join(f"{value:.3f}" for value in np.percentile(row["draws"], (0, 25, 50, 75, 100)))
         beaten = sum(draw < row["chosen"] for draw in row["draws"])
-        cells = (row["dataset"], row["pool"], row["targets"], row["count"], f"{row['chosen']:.3f}")
+        cells = (row["dataset"], row["side"], row["pool"], row["targets"], row["count"], f"{row['chosen']:.3f}")
         mean = f"{np.mean(row['draws']):.3f}"
         lines.append(table_row(*cells, mean, spread, f"{beaten} of {len(row['draws'])}"))
     return [*lines, ""]

@@ -11,6 +11,7 @@ import numpy as np
 from plan_page import table_row
 
 from samunet.comparison.statistics import paired_difference
+from samunet.pipeline.planes import SEED_SIDE
 
 RESULTS = Path(__file__).parent / "results"
 PROMPTS, STUDY, TRANSFER, CAUSES, MENDS, ANNOTATOR, INTERACTIVE = (
@@ -67,11 +68,10 @@ def prompts_section(result: dict[str, Any]) -> list[str]:
         "",
         f"{network['training']['minutes']:g} minutes of one CPU core, {network['steps']} steps. Dice on whole slices,",
         f"the one of each case that shows most of a structure, {result['cases']} cases per dataset (of nuclei up to 5",
-        "per image). The row `seed` is what `samunet_annotate` does: a plane is seen at 128 pixels along its longer",
-        "side, and what prompts show in it again, closer, where it is small. Beside it the whole plane alone at",
+        f"per image). The row `seed` is what `samunet_annotate` does: a plane is seen at {SEED_SIDE} pixels along its",
+        "longer side, and what prompts show in it again, closer, where it is small. Beside it the whole plane alone at",
         f"{', '.join(map(str, result['sides']))} pixels, and of these at every click the answer of which the network",
-        "itself expects the highest IoU. How close a closer look is (2.5 lengths of the object) was chosen out of 1.5,",
-        "1.8, 2, 2.5, 3 and 4 on 5 of the cases of each dataset, where they differ little.",
+        "itself expects the highest IoU. How close a closer look is was chosen on a part of these cases.",
         "Further clicks lie in the middle of the largest error. All methods are shown the same prompts; of region",
         "growing's tolerances the best on average counts. Made by `benchmarks/seed_prompts.py`.",
         "",
@@ -125,8 +125,8 @@ def annotator_section(result: dict[str, Any]) -> list[str]:
         f"A click in an encoded plane of 256 x 256 pixels takes {used:.0f} ms of one core, over HTTP, with its",
         f"discarding. By the clock its mask came after {click['median']:.0f} ms (median), and after",
         f"{click['with encoding']:.0f} ms where the plane was to be encoded first; at a small object, which is looked",
-        f"at closer, after {click['closer, first']:.0f} ms at the first click and {click['closer, median']:.0f} ms at",
-        f"further ones (median), while {others:.0f} programs wanted the machine's two cores.",
+        f"at closer, after {click['closer, first']:.0f} ms at the first click, and",
+        f"{click['closer, median']:.0f} ms at other first clicks there (median), while {others:.0f} programs wanted the machine's two cores.",
         "",
     ]
 

@@ -29,7 +29,7 @@ from skimage.segmentation import flood, random_walker
 
 from samunet.checkpoints.seeds import Seed, load_seed, shipped_seed
 from samunet.checkpoints.transfer import transfer
-from samunet.core.codec import write_json
+from samunet.core.codec import read_json, write_json
 from samunet.core.dataset import read_dataset_json, training_cases
 from samunet.core.geometry import Geometry
 from samunet.core.labels import parse_labels
@@ -303,6 +303,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--datasets", type=int, nargs="+", default=[4, 35, 45])
     parser.add_argument("--no_classical", action="store_true")
+    parser.add_argument("--only_seed", action="store_true", help="its rows alone; the others stay as they are")
     parser.add_argument("--out", type=Path, default=RESULTS / "seed_prompts.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -312,12 +313,17 @@ def main() -> None:
         networks["seed, size by expected IoU"] = Network(seed, arguments.sides, trained=True)
         networks |= {f"seed, {side} pixels": Network(seed, [side], trained=True) for side in arguments.sides}
     networks["untrained"] = Network(seed, arguments.sides, trained=False)
+    kept = []
+    if arguments.only_seed:
+        networks = {"seed": networks["seed"]}
+        kept = [row for row in read_json(arguments.out)["rows"] if row["method"] != "seed"]
     scored, began = [], time.monotonic()
     for task in judged(arguments.datasets, arguments.cases):
         scored += [(task, name, measure(task, network)) for name, network in networks.items()]
-        if not arguments.no_classical:
+        if not (arguments.no_classical or arguments.only_seed):
             scored += [(task, name, scores) for name, scores in classical(task)]
     table = table_of(scored)
+    order = list(dict.fromkeys(row["structure"] for row in table))
     for row in table:
         print(row)
     write_json(
@@ -328,7 +334,7 @@ def main() -> None:
             "cases": arguments.cases,
             "sides": arguments.sides,
             "seconds": round(time.monotonic() - began),
-            "rows": table,
+            "rows": sorted(table + kept, key=lambda row: (row["dataset"], order.index(row["structure"]))),
         },
     )
 

@@ -372,17 +372,15 @@ def _before_and_after() -> list[str]:
     result = json.loads(path.read_text())
     sections = [
         "\n## What safety costs\n",
-        f"Whole commands of revision {result['before']}, before stored cases had checksums and ITK read in a process "
-        "of "
-        "its own, and of today's,",
-        f"in turns with one thread ({result['machine']['cpu']}): processor time with all processes, and the median "
-        "ratio "
-        "of the pairs. Many small",
-        "cases show what is done once per file. Made by `benchmarks/before_after.py`.\n",
+        f"Whole commands of an earlier revision, {result['before']}, and of today's, in turns with one thread",
+        f"({result['machine']['cpu']}): processor time with all processes, and the median ratio of the pairs. Since then",
+        "stored cases have checksums, and ITK reads in a process of its own; many small cases show what is done once per",
+        "file. Trainings are of the default network, whose gates and class tokens have changed. Made by",
+        "`benchmarks/before_after.py`.\n",
         table_row("dataset", "command", "before s", "today s", "ratio"),
         "|---" * 5 + "|",
     ]
-    for row in result["rows"]:
+    for row in sorted(result["rows"], key=lambda row: (row["dataset"], row["task"])):
         seconds = (f"{row[f'{side}_cpu_seconds']:.1f}" for side in ("before", "after"))
         sections.append(table_row(row["dataset"], row["task"], *seconds, f"{row['cpu_ratio']:.2f}"))
     return sections

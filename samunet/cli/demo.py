@@ -1,5 +1,5 @@
-"""Make a small CT-like phantom dataset in nnU-Net's layout, then plan, train, predict and evaluate on it, and write a
-page of pictures. Needs no download and no GPU.
+"""Make a small CT-like phantom dataset in nnU-Net's layout, then plan, train, predict and evaluate on it, click at its
+test images without any training, and write a page of pictures. Needs no download and no GPU.
 
 Next: documentation/tutorials/first-segmentation.md does the same step by step.
 """
@@ -126,7 +126,7 @@ def _click(dataset: RawDataset, device: str | None) -> CasePicture:
     from samunet.interaction.slices import SeedModel
     from samunet.ops.overlap import overlap
 
-    model, pictures, dice = SeedModel(shipped_seed(2), device=device), [], []
+    model, picture, dice = SeedModel(shipped_seed(2), device=device), None, []
     for identifier, files in group_channels(dataset.folder / "imagesTs", dataset.spec.file_ending).items():
         volume = dataset.reader.read_image(files)
         label, _ = dataset.reader.read_label(dataset.folder / "labelsTs" / f"{identifier}{dataset.spec.file_ending}")
@@ -137,18 +137,16 @@ def _click(dataset: RawDataset, device: str | None) -> CasePicture:
             for answer, mask in zip(answers.values(), (masks[0], masks[-1]), strict=True):
                 answer[index][mask] = value
             dice.append([overlap(label[index] == value, mask, (1,), None).dice for mask in (masks[0], masks[-1])])
-        pictures.append(
-            draw_case(
-                f"{identifier}, clicked in one slice",
-                volume.array[0],
-                {"reference": label, **answers},
-                volume.geometry,
-                dataset.spec.labels.names_of_values,
-            )
+        picture = picture or draw_case(
+            f"{identifier}, clicked in one slice",
+            volume.array[0],
+            {"reference": label, **answers},
+            volume.geometry,
+            dataset.spec.labels.names_of_values,
         )
     first, last = np.mean(dice, axis=0)
     print(f"  Mean Dice in the slices clicked in: {first:.3f} after 1 click a structure, {last:.3f} after {CLICKS}.")
-    return pictures[0]
+    return picture
 
 
 def _evaluate(dataset: RawDataset, predictions: Path) -> Summary:

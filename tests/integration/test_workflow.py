@@ -79,8 +79,11 @@ def test_the_demo_writes_a_page_and_scores(tmp_path, monkeypatch, capsys):
     assert demo.main(["-o", str(tmp_path / "demo"), *words]) == 0
     output = capsys.readouterr().out
     assert "[6] Evaluation" in output and output.endswith("samunet_import FOLDER\n")
+    first, last = map(float, re.search(r"(0\.\d+) after 1 click a structure, (0\.\d+) after 5", output).groups())
+    assert 0.2 < first < last < 1
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert page.count("data:image/png") == 3  # two cases and the learning curve
+    assert page.count("data:image/png") == 4  # two cases, one clicked in, and the learning curve
+    assert "clicked in one slice" in page
     summary = json.loads((tmp_path / "demo" / "predictions" / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == 2
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from samunet.checkpoints.seeds import shipped_seed
 from samunet.core.geometry import Geometry
-from samunet.core.prompts import BOX, INSIDE, OUTSIDE
+from samunet.core.prompts import BOX, INSIDE, MASK, OUTSIDE
 from samunet.core.volume import Volume
 from samunet.interaction.closer import AROUND, FEWEST, ask_plane, clicked, window_about
 from samunet.interaction.embeddings import Embeddings, image_sha256
@@ -97,6 +97,28 @@ def test_a_box_is_looked_at_closer_at_once():
     assert len(model.shapes) == model.encoded == 1
 
 
+def test_what_is_not_of_the_object_may_lie_far_away():
+    model = Closer()
+    drawn = np.zeros((200, 300), np.uint8)
+    drawn[20, 30], drawn[190, 290] = INSIDE, OUTSIDE
+    mask = ask_plane(looks_at(np.zeros((200, 300)), model), 0, 0, drawn).mask
+    assert mask.sum() == 13 and mask[20, 30] and max(model.shapes[-1]) < 60
+
+
+def test_a_mask_that_leaked_does_not_keep_the_model_from_looking_closer():
+    """The answer to the whole plane, which the mask fills, is small; so that is looked at again."""
+
+    class Corrected(Closer):
+        def answer(self, features, drawn, spacing):
+            return super().answer(features, drawn & ~np.uint8(MASK), spacing)
+
+    model = Corrected()
+    drawn = np.full((200, 300), MASK, np.uint8)
+    drawn[20, 30] |= INSIDE
+    mask = ask_plane(looks_at(np.zeros((200, 300)), model), 0, 0, drawn).mask
+    assert mask.sum() == 13 and [max(shape) < 60 for shape in model.shapes] == [False, True]
+
+
 def test_an_object_that_fills_the_plane_is_asked_about_once():
     model = Closer()
     drawn = np.zeros((40, 40), np.uint8)
@@ -129,3 +151,6 @@ def test_the_seed_finds_small_objects_in_large_planes(radius):
         for mask in (ask_plane(looks, 0, 0, drawn).mask, seed.answer(looks.of(0, 0), drawn, (1, 1)).mask)
     )
     assert near > 0.85 and near > far
+    drawn[400, 420] = OUTSIDE
+    again = ask_plane(looks, 0, 0, drawn).mask
+    assert 2 * (again & target).sum() / (again.sum() + target.sum()) > 0.85
