@@ -373,9 +373,9 @@ def _before_and_after() -> list[str]:
     sections = [
         "\n## What safety costs\n",
         f"Whole commands of an earlier revision, {result['before']}, and of today's, in turns with one thread",
-        f"({result['machine']['cpu']}): processor time with all processes, and the median ratio of the pairs. Since then",
-        "stored cases have checksums, and ITK reads in a process of its own; many small cases show what is done once per",
-        "file. Trainings are of the default network, whose gates and class tokens have changed. Made by",
+        f"({result['machine']['cpu']}): processor time with all processes, and the median ratio of the pairs. Since",
+        "then stored cases have checksums, and ITK reads in a process of its own; many small cases show what is done once",
+        "per file. Trainings are of the default network, whose gates and class tokens have changed. Made by",
         "`benchmarks/before_after.py`.\n",
         table_row("dataset", "command", "before s", "today s", "ratio"),
         "|---" * 5 + "|",

@@ -126,7 +126,8 @@ def _click(dataset: RawDataset, device: str | None) -> CasePicture:
     from samunet.interaction.slices import SeedModel
     from samunet.ops.overlap import overlap
 
-    model, picture, dice = SeedModel(shipped_seed(2), device=device), None, []
+    model, dice = SeedModel(shipped_seed(2), device=device), []
+    pictures: list[CasePicture] = []
     for identifier, files in group_channels(dataset.folder / "imagesTs", dataset.spec.file_ending).items():
         volume = dataset.reader.read_image(files)
         label, _ = dataset.reader.read_label(dataset.folder / "labelsTs" / f"{identifier}{dataset.spec.file_ending}")
@@ -137,16 +138,13 @@ def _click(dataset: RawDataset, device: str | None) -> CasePicture:
             for answer, mask in zip(answers.values(), (masks[0], masks[-1]), strict=True):
                 answer[index][mask] = value
             dice.append([overlap(label[index] == value, mask, (1,), None).dice for mask in (masks[0], masks[-1])])
-        picture = picture or draw_case(
-            f"{identifier}, clicked in one slice",
-            volume.array[0],
-            {"reference": label, **answers},
-            volume.geometry,
-            dataset.spec.labels.names_of_values,
-        )
+        if not pictures:
+            title, names = f"{identifier}, clicked in one slice", dataset.spec.labels.names_of_values
+            overlays = {"reference": label, **answers}
+            pictures.append(draw_case(title, volume.array[0], overlays, volume.geometry, names))
     first, last = np.mean(dice, axis=0)
     print(f"  Mean Dice in the slices clicked in: {first:.3f} after 1 click a structure, {last:.3f} after {CLICKS}.")
-    return picture
+    return pictures[0]
 
 
 def _evaluate(dataset: RawDataset, predictions: Path) -> Summary:

@@ -24,21 +24,26 @@ LEVELS_A_HALF, SHIFTS = 2, 8  # sizes per halving of the plane, and places per s
 
 def ask_plane(looks: Embeddings, axis: int, index: int, drawn: np.ndarray) -> Answer:
     """Segment what a (H, W) uint8 map of prompts shows in a plane (see `samunet.core.prompts`)."""
-    model, spacing = looks.model, plane_spacing(looks.volume, axis)
+    spacing, closer = plane_spacing(looks.volume, axis), looks.model.looks_closer
     shown, window = drawn, None
-    if model.looks_closer and (drawn & (BOX | MASK)).any():
+    if closer and (drawn & (BOX | MASK)).any():
         window = window_about(drawn & SHOWS > 0, spacing)
     if window is None:
-        whole = model.answer(looks.of(axis, index), drawn, spacing)
+        whole = ask_whole_plane(looks, axis, index, drawn)
         shown = np.where(whole.mask, drawn | MASK, drawn & (INSIDE | OUTSIDE | BOX)).astype(np.uint8)
-        window = window_about(shown & SHOWS > 0, spacing) if model.looks_closer else None
+        window = window_about(shown & SHOWS > 0, spacing) if closer else None
         if window is None:
             return whole
     part = tuple(slice(*side) for side in window)
-    near = model.answer(looks.of(axis, index, window), shown[part], spacing)
+    near = looks.model.answer(looks.of(axis, index, window), shown[part], spacing)
     mask = np.zeros(drawn.shape, bool)
     mask[part] = near.mask
     return near._replace(mask=mask)
+
+
+def ask_whole_plane(looks: Embeddings, axis: int, index: int, drawn: np.ndarray) -> Answer:
+    """Do the same without a closer look; from plane to plane that carries objects on better."""
+    return looks.model.answer(looks.of(axis, index), drawn, plane_spacing(looks.volume, axis))
 
 
 def clicked(looks: Embeddings, axis: int, index: int, target: np.ndarray, clicks: int) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ from samunet.core.preprocessed import PreprocessedCase
 from samunet.core.volume import Volume
 from samunet.errors import ConfigError, DatasetError, ShapeError
 from samunet.imageio import known_ending, writer_for
-from samunet.interaction.closer import ask_plane
+from samunet.interaction.closer import ask_plane, ask_whole_plane
 from samunet.interaction.embeddings import Embeddings, image_sha256, plane_of, plane_spacing
 from samunet.interaction.journal import Journal, begin
 from samunet.interaction.operations import answered, changed, interpolated, propagated, replaced
@@ -254,16 +254,16 @@ class Session:
 
     def _ask(self, draft: Draft, drawn: np.ndarray) -> Answer:
         if draft.index is not None:
-            return self._ask_plane(draft.axis, draft.index, drawn.squeeze(draft.axis))
+            return ask_plane(self._planes(), draft.axis, draft.index, drawn.squeeze(draft.axis))
         if not isinstance(self._model, VolumeModel):
             raise ConfigError(f"Model {self._model.name} segments planes; discard the draft of another model first.")
         self._case = self._case or self._model.open(self.volume)
         return self._model.answer(self._case, drawn)
 
-    def _ask_plane(self, axis: int, index: int, drawn: np.ndarray) -> Answer:
+    def _planes(self) -> Embeddings:
         if self.looks is None:
             raise ConfigError(f"Model {self._model.name} segments volumes, and not plane by plane.")
-        return ask_plane(self.looks, axis, index, drawn)
+        return self.looks
 
     def paint(
         self,
@@ -322,7 +322,7 @@ class Session:
         """Carry the object from a plane to the next ones, see `samunet.interaction.operations.propagated`."""
         with self._lock:
             self._check(value, axis, ())
-            taken, ask = self.accept(), partial(self._ask_plane, axis)
+            taken, ask = self.accept(), partial(ask_whole_plane, self._planes(), axis)
             image = self.volume.array.mean(0) if len(self.volume.array) > 1 else self.volume.array[0]
             new, why = propagated(self.state.labels, image, value, axis, index, step, most, ask)
             done = self._take_planes("propagate", axis, new) if new else Change()

@@ -1,7 +1,7 @@
 """Models that segment planes of a volume, whatever its axis: samunet's seed, and SAM with its own decoder.
 
-A plane is encoded once, and so is each part of it that is looked at closer; a prompt costs what comes after. Axes: C channels, H W pixels of a plane of the file,
-h w pixels of what the model looks at.
+A plane is encoded once, and so is each part of it that is looked at closer; a prompt costs what comes after. Axes: C
+channels, H W pixels of a plane of the file, h w pixels of what the model looks at.
 """
 
 from __future__ import annotations
