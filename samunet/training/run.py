@@ -94,7 +94,7 @@ class Run:
     def smaller(self) -> str:
         """How to plan and train smaller, in commands; "" where the plan is no dataset's."""
         number = dataset_id(self.plan.dataset)
-        if number is None:
+        if not number:  # scenes have number 0
             return ""
         name, gib = f"{self.plan.plans_name}_small", min(1.0, self.plan.memory_gib / 2)
         return (

@@ -207,6 +207,8 @@ def test_a_refusal_names_commands_that_fit(project):
     assert more == "samunet_train 901 3d_adapter 0 --epochs 200 --minutes 45"
     assert "samunet_plan_and_preprocess -d 901 -c 3d_adapter -gpu_memory_target 1 " in str(refused.value)
     assert smaller.endswith("-p samunetPlans_small")
+    scenes = replace(run, plan=replace(run.plan, dataset="Dataset000_Scenes"))
+    assert scenes.smaller == "", "a pretraining has no plan of its own to make smaller"
     typed = replace(run, command=("samunet_train", "901", "3d_adapter", "0", "--epochs", "200", "-num_gpus", "2"))
     assert typed.again({"--minutes": 120}, NOT_WITH_MINUTES) == "samunet_train 901 3d_adapter 0 --minutes 120"
 
