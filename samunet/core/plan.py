@@ -226,6 +226,13 @@ class Plan:
         check_transpose(self.transpose)
         if not self.channels:
             raise ConfigError("channels must name one channel or more; got none.")
+        if self.seen is not None:
+            counts = len(self.seen.intensities), len(self.seen.narrowest or self.channels)
+            if {*counts} != {len(self.channels)}:
+                raise ConfigError(
+                    f"seen must tell intensities, and narrowest where it does, of each of the {len(self.channels)} "
+                    f"channels; got {counts[0]} and {counts[1]}."
+                )
 
     def configuration(self, name: str) -> Configuration:
         """Return a configuration by name; raises ConfigError that names the nearest one."""

@@ -74,6 +74,17 @@ def test_a_saved_plan_comes_back_equal_and_in_equal_bytes(tmp_path):
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
+@pytest.mark.parametrize("change", [{"intensities": []}, {"narrowest": [1.0, 2.0]}])
+def test_what_was_seen_is_told_of_each_channel(tmp_path, change):
+    raw = PLAN | {"seen": PLAN["seen"] | change}
+    (tmp_path / "samunetPlans.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match="seen must tell intensities, and narrowest .*each of the 1 channels; got"):
+        load_plan(tmp_path / "samunetPlans.json")
+    earlier = PLAN | {"seen": {name: value for name, value in PLAN["seen"].items() if name != "narrowest"}}
+    (tmp_path / "samunetPlans.json").write_text(json.dumps(earlier))
+    assert load_plan(tmp_path / "samunetPlans.json").seen.narrowest == ()
+
+
 def test_a_configuration_inherits_and_overrides(tmp_path):
     plan = load(
         tmp_path,
