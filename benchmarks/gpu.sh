@@ -6,7 +6,7 @@
 #     DEVICE=cpu MINUTES=0.2 OUT=... benchmarks/gpu.sh    # tries the script itself; leaves the steps out
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${OUT:-results_of_gpu} device=${DEVICE:-cuda} minutes=${MINUTES:-5} python=${PYTHON:-python3}
+out=${OUT:-results_of_gpu} device=${DEVICE:-cuda} minutes=${MINUTES:-4} python=${PYTHON:-python3}
 export PYTHONPATH=$PWD SAMUNET_TEST_DEVICE=$device
 mkdir -p "$out"
 "$python" -c "import torch; print(torch.__version__, torch.zeros(1, device='$device').device)"
@@ -16,11 +16,11 @@ if [[ $device == cuda ]]; then
     timeout 60 "$python" benchmarks/variant_step.py --device cuda | tee "$out/steps.txt"
     cp benchmarks/results/variant_step_cuda.json "$out"
 fi
-timeout "$(awk "BEGIN {print int(60 * $minutes) + 60}")" \
+timeout "$(awk "BEGIN {print int(60 * $minutes) + 75}")" \
     "$python" -m samunet pretrain -o "$out/seed" -device "$device" --minutes "$minutes" --epochs 10
 seed=$(find "$out/seed" -name "seed*.safetensors")
 "$python" -m samunet weights verify "$seed"
 if [[ -n ${nnUNet_raw:-} ]]; then
-    timeout 120 "$python" benchmarks/seed_prompts.py --seed "$seed" --cases 3 --sides 128 --no_classical \
+    timeout 75 "$python" benchmarks/seed_prompts.py --seed "$seed" --cases 3 --sides 128 --no_classical \
         --out "$out/seed_prompts.json"
 fi
