@@ -210,13 +210,10 @@ def main(studies: dict[str, tuple[Row, ...]] = STUDIES, description: str | None 
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         result = {"key": key, "code": code, **json.loads(done.stdout.splitlines()[-1])}
         with lock:
-            known[:] = [
-                old for old in known if any(old["row"].get(key) != value for key, value in identity(row).items())
-            ] + [result]
-            write_json(
-                target,
-                {"machine": {"cpu": processor_name(), "threads_a_job": 1, "jobs": arguments.jobs}, "rows": known},
-            )
+            now = read_json(target)["rows"] if target.is_file() else []  # another call of the study may have written
+            kept = [old for old in now if any(old["row"].get(key) != value for key, value in identity(row).items())]
+            machine = {"cpu": processor_name(), "threads_a_job": 1, "jobs": arguments.jobs}
+            write_json(target, {"machine": machine, "rows": [*kept, result]})
         print(
             (
                 f"{row.name}: Dice {result['dice']:.4f} after {result['cpu_minutes']:.2f} min of CPU time, "
