@@ -11,6 +11,7 @@ import numpy as np
 from plan_page import table_row
 
 from samunet.comparison.statistics import paired_difference
+from samunet.core.units import counted
 from samunet.pipeline.planes import SEED_SIDE
 
 RESULTS = Path(__file__).parent / "results"
@@ -126,8 +127,8 @@ def annotator_section(result: dict[str, Any]) -> list[str]:
         f"discarding. By the clock its mask came after {click['median']:.0f} ms (median), and after",
         f"{click['with encoding']:.0f} ms where the plane was to be encoded first; at a small object, which is looked",
         f"at closer, after {click['closer, first']:.0f} ms at the first click, and",
-        f"{click['closer, median']:.0f} ms at other first clicks there (median), while {others:.0f} programs wanted",
-        "the machine's two cores.",
+        f"{click['closer, median']:.0f} ms at other first clicks there (median), while",
+        f"{counted(round(others), 'program')} wanted the machine's two cores.",
         "",
     ]
 
