@@ -89,8 +89,9 @@ def compare(name: str, raw: Path, work: Path, asked: argparse.Namespace) -> list
         for turn in range(asked.runs):
             for side in sides if turn % 2 == 0 else reversed(sides):
                 folder = work / (side if emptied else "before")
-                for done in [work / "out"] + [folder / emptied] * bool(emptied):
-                    shutil.rmtree(done, ignore_errors=True)
+                shutil.rmtree(work / "out", ignore_errors=True)
+                if emptied:
+                    shutil.rmtree(folder / emptied)
                 taken[side].append(run(words, sides[side], raw, folder))
         ratios = [[a[what] / b[what] for a, b in zip(taken["after"], taken["before"], strict=True)] for what in (0, 1)]
         row = {

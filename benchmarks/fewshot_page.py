@@ -73,9 +73,10 @@ def choice_section(found: dict[str, Any]) -> list[str]:
         "cases. Made by `benchmarks/first_cases.py`.",
         "",
         table_row(
-            "dataset", "pool", "cases", "chosen", "Dice", "of draws: mean", "lowest, quartiles, highest", "beaten"
+            *("dataset", "side", "pool", "cases", "chosen", "Dice"),
+            *("of draws: mean", "lowest, quartiles, highest", "beaten"),
         ),
-        table_row(*["---"] * 8),
+        table_row(*["---"] * 9),
     ]
     for row in found["rows"]:
         spread = ", ".join(f"{value:.3f}" for value in np.percentile(row["draws"], (0, 25, 50, 75, 100)))

@@ -3,7 +3,7 @@
 # of the seed's network, which is judged on real slices where nnUNet_raw holds the datasets. Nothing is downloaded.
 #
 #     OUT=results_of_gpu benchmarks/gpu.sh
-#     DEVICE=cpu MINUTES=0.2 OUT=... benchmarks/gpu.sh    # tries the script itself; leaves the steps out
+#     DEVICE=cpu MINUTES=1 OUT=... benchmarks/gpu.sh    # tries the script itself; leaves the steps out
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results_of_gpu} device=${DEVICE:-cuda} minutes=${MINUTES:-4} python=${PYTHON:-python3}

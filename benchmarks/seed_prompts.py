@@ -4,8 +4,8 @@
 
 Whole slices: of each case and structure the slice that shows most of it, of 2D images some components. They are
 brought to each of --sides pixels along the longer side. The seed answers as samunet_annotate lets it, which looks at
-small objects again and closer; at each of the sizes alone; and at all, of which the answer counts that it expects the
-highest IoU of. All are scored on their own grid. Clicks: the first in the middle of the
+small objects again and closer; at each of the sizes alone; and at all of them, of which that answer counts whose IoU it
+expects to be the highest. All are scored on their own grid. Clicks: the first in the middle of the
 structure or anywhere in it, each further one in the middle of the largest error; a box is tight. Beside it, with the
 same prompts: region growing and the random walker of scikit-image, an ellipse in the box, and the network before
 pretraining. Of region growing's tolerances the best on average counts, which helps it. Writes
@@ -309,14 +309,14 @@ def main() -> None:
     torch.set_num_threads(1)
     seed = load_seed(arguments.seed)
     networks: dict[str, Engine | Network] = {"seed": Engine(arguments.seed)}
-    if len(arguments.sides) > 1:
-        networks["seed, size by expected IoU"] = Network(seed, arguments.sides, trained=True)
-        networks |= {f"seed, {side} pixels": Network(seed, [side], trained=True) for side in arguments.sides}
-    networks["untrained"] = Network(seed, arguments.sides, trained=False)
     kept = []
     if arguments.only_seed:
-        networks = {"seed": networks["seed"]}
         kept = [row for row in read_json(arguments.out)["rows"] if row["method"] != "seed"]
+    else:
+        if len(arguments.sides) > 1:
+            networks["seed, size by expected IoU"] = Network(seed, arguments.sides, trained=True)
+            networks |= {f"seed, {side} pixels": Network(seed, [side], trained=True) for side in arguments.sides}
+        networks["untrained"] = Network(seed, arguments.sides, trained=False)
     scored, began = [], time.monotonic()
     for task in judged(arguments.datasets, arguments.cases):
         scored += [(task, name, measure(task, network)) for name, network in networks.items()]
