@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from plan_page import table_row
+
+from samunet.fewshot.methods import mean_dice
 
 RESULT = Path(__file__).parent / "results" / "fewshot.json"
 CHOICE = RESULT.with_name("first_cases.json")
@@ -99,7 +102,7 @@ def _rows_of(row: dict[str, Any]) -> list[str]:
             random = np.random.default_rng(0)
             means = [np.nanmean(random.choice(dice, len(dice))) for _ in range(DRAWS)]
             low, high = np.percentile(means, (2.5, 97.5))
-            hoped = f"{np.mean(expected):.2f}" if expected else ""
+            hoped = "" if math.isnan(mean := mean_dice(expected)) else f"{mean:.2f}"
             cells = (row["dataset"], name, row["references"], len(dice), method)
             lines.append(table_row(*cells, f"{np.nanmean(dice):.2f}", f"{low:.2f} to {high:.2f}", hoped))
     return lines

@@ -10,18 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from samunet.core.dataset import Case, DatasetSpec, read_dataset_json, training_cases
+from samunet.core.dataset import CHANNEL_FILE, Case, DatasetSpec, read_dataset_json, training_cases
 from samunet.core.geometry import Geometry, turn_between
 from samunet.core.history import turned
 from samunet.core.labels import parse_labels
+from samunet.core.units import counted
 from samunet.core.values import distinct
 from samunet.core.volume import Volume
 from samunet.errors import DatasetError
-from samunet.imageio import output_ending, reader_for, reader_of_image
+from samunet.imageio import output_ending, reader_of_image
 from samunet.imageio.case import read_case, read_image
-from samunet.importing.layouts import from_folders
+from samunet.importing.dataset import SERIES_ENDING
+from samunet.importing.layouts import by_stem
 
 FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))
+FIRST = "_0000"  # channel
 COARSER = 1.5  # times the spacing in the plane: slices that follow each other along that axis
 UNLIKE = 4.0  # factor between the spacings of an image and its references beyond which nothing is compared
 
@@ -53,10 +56,13 @@ class References:
 
     @cached_property
     def classes(self) -> dict[int, str]:
-        """Names of label values, background and the ignore label left out."""
-        return {
-            value: name for value, name in self.spec.labels.names_of_values.items() if value != self.spec.labels.ignore
-        }
+        """Names of label values, background and the ignore label left out; of values that regions give one name, each
+        with its value.
+        """
+        names = {**self.spec.labels.names_of_values}
+        names.pop(self.spec.labels.ignore or 0, None)
+        count = Counter(names.values())
+        return {value: f"{name} ({value})" if count[name] > 1 else name for value, name in names.items()}
 
     @cached_property
     def axis(self) -> int:
@@ -130,8 +136,9 @@ def read_references(folder: Path) -> References:
         raise DatasetError(f"All labels of {folder} are proposals; correct one, and take its name out of dataset.json.")
     examples: list[Example] = []
     for case in cases:
-        reader = reader_for(spec.file_ending, spec.reader, case.images[0])
-        volume, label = read_case(case, spec, reader)
+        # Each by the reader of its own ending: a DICOM series has its label in another format.
+        readers = [reader_of_image(path, spec.reader) for path in (case.images[0], case.label) if path is not None]
+        volume, label = read_case(case, spec, *readers)
         example = Example(identifier=case.identifier, volume=volume, label=label)
         examples.append(along(example, (examples or [example])[0].volume.geometry))
     references = References(spec=spec, cases=cases, examples=tuple(examples))
@@ -165,23 +172,48 @@ def _undescribed(folder: Path) -> tuple[DatasetSpec, tuple[Case, ...]]:
         raise DatasetError(
             f"{folder} has neither a dataset.json nor folders images and labels; give a folder with labeled cases."
         )
-    labeled = [case for case in from_folders([folder / pair[0]], folder / pair[1]) if case.label is not None]
-    if not labeled:
-        raise DatasetError(f"{folder / pair[1]} holds no label of an image in {folder / pair[0]}; add one.")
-    cases = tuple(  # named as among images to segment, so that they are known again there
-        Case(identifier=case.identifier.removesuffix("_0000"), images=case.images, label=case.label) for case in labeled
-    )
-    for name, count in Counter(case.identifier for case in cases).items():
-        if count > 1:
-            raise DatasetError(
-                f"{folder / pair[0]} holds {count} images of case '{name}'; rename or remove one of them."
-            )
-    ending = output_ending(cases[0].images[0], "")
-    reader, values = reader_for(ending, example=cases[0].images[0]), {0}
+    cases = _matched(folder / pair[0], folder / pair[1])
+    values = {0}
     for case in cases:
-        values |= {*distinct(reader.read_label(case.label)[0])} if case.label else set()
-    channels = tuple(f"channel{index}" for index in range(len(reader.read_image(cases[0].images).array)))
-    return spec_of_values(channels, values, folder.name, ending), cases
+        if case.label is not None:
+            values |= {*distinct(reader_of_image(case.label, None).read_label(case.label)[0])}
+    if {*range(max(values) + 1)} != values:
+        raise DatasetError(
+            f"The labels in {folder / pair[1]} hold the values {', '.join(map(str, sorted(values)))}; values from 0 to "
+            f"{len(values) - 1} are expected, without a gap. Renumber them, add a reference that shows what is "
+            "lacking, or import them as a dataset (samunet_import) and give that."
+        )
+    channels = reader_of_image(cases[0].images[0], None).read_image(cases[0].images).array
+    names = tuple(f"channel{index}" for index in range(len(channels)))
+    return spec_of_values(names, values, folder.name, output_ending(cases[0].images[0], SERIES_ENDING)), cases
+
+
+def _matched(images: Path, labels: Path) -> tuple[Case, ...]:
+    """Match images and labels by name, with nnU-Net's numbers of channels or without; cases are named as among images
+    to segment, so that they are known again there.
+    """
+    labeled, found = by_stem(labels), by_stem(images)
+    owners = {name.removesuffix(FIRST): label for name, label in labeled.items()}
+    channels: dict[str, dict[str, Path]] = {}
+    for name, path in found.items():
+        number = None if name in labeled and not name.endswith(FIRST) else CHANNEL_FILE.fullmatch(name)
+        case, channel = (number["case"], number["channel"]) if number and number["case"] in owners else (name, "")
+        channels.setdefault(case, {})[channel] = path
+    for name, files in channels.items():
+        if len(files) > 1 and "" in files:
+            raise DatasetError(f"{images} holds {len(files)} images of case '{name}'; rename or remove one of them.")
+    if strangers := sorted({*owners} - {*channels}):
+        raise DatasetError(
+            f"{labels} holds {counted(len(strangers), 'label')} without an image of the same name in {images}, first "
+            f"'{strangers[0]}'; rename them."
+        )
+    if not owners:
+        raise DatasetError(f"{labels} holds no label; add one.")
+    return tuple(
+        Case(identifier=name, images=tuple(files[number] for number in sorted(files)), label=owners[name])
+        for name, files in channels.items()
+        if name in owners
+    )
 
 
 def spec_of_values(channels: tuple[str, ...], values: set[int], name: str, ending: str) -> DatasetSpec:

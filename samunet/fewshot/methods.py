@@ -39,7 +39,8 @@ NEIGHBORS = 3  # references that are registered with an image
 ONE_PIECE = 0.9  # share of a structure in its largest piece, in all references, above which other pieces are dropped
 
 Scores = dict[str, dict[int, list[float]]]
-"""By method and label value: the Dice of each reference that shows it or is given it, labeled by the others."""
+"""By method and label value: the Dice of each reference in turn, labeled by the others; NaN where no other shows the
+structure, or where it neither is nor is found."""
 
 
 Learned = tuple[dict[int, Likeness], dict[int, Tensor] | None]
@@ -71,6 +72,7 @@ class FewShot:
     _summaries: dict[str, np.ndarray] = field(default_factory=dict)
     _learned: dict[tuple[object, ...], Learned] = field(default_factory=dict)
     _warped: dict[tuple[str, str], Warped | None] = field(default_factory=dict)
+    _largest: dict[tuple[str, int], float] = field(default_factory=dict)
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -85,7 +87,8 @@ class FewShot:
     @property
     def untried(self) -> str:
         """The method to take where one reference leaves nothing to compare: registration places organs, not cells."""
-        return REGISTRATION if all(map(self._one_piece, self.values)) else PER_SAM_F
+        known = self.references.examples
+        return REGISTRATION if all(self._one_piece(value, known) for value in self.values) else PER_SAM_F
 
     def propose(self, method: str, image: Example, examples: Sequence[Example] | None = None) -> Proposal:
         """Label an image.
@@ -117,6 +120,7 @@ class FewShot:
         all_examples = self.references.examples if len(self.references.examples) > 1 else ()
         for left in bar(all_examples, title="Trying methods on the references", quiet=quiet):
             others = [example for example in self.references.examples if example is not left]
+            shown = [value for value in self.values if any((example.known() == value).any() for example in others)]
             for method in methods:
                 try:
                     label = self.propose(method, left, others).label
@@ -127,8 +131,8 @@ class FewShot:
                     label = np.zeros_like(left.known())
                 for value in self.values:
                     dice = overlap(left.known(), label, (value,), self.references.spec.labels.ignore).dice
-                    if not math.isnan(dice):
-                        scores[method][value].append(dice)
+                    scores[method][value].append(dice if value in shown else math.nan)
+            self._forget_pairs(left.identifier)
         return scores
 
     def _by_likeness(self, image: Example, examples: Sequence[Example], *, fitted: bool) -> Proposal:
@@ -142,7 +146,8 @@ class FewShot:
             if likenesses[value].one_piece and mask.any():
                 mask = largest_component(mask)
             label[label == value] = 0
-            label[ndimage.binary_fill_holes(mask) & (label == 0)] = value
+            filled = ndimage.binary_fill_holes(mask.squeeze()).reshape(mask.shape)  # of one slice, in its plane
+            label[filled & (label == 0)] = value
         return Proposal(label=label, confidence={value: scores.get(value, 0.0) for value in self.values})
 
     def _learn(self, examples: Sequence[Example], *, fitted: bool) -> Learned:
@@ -150,7 +155,9 @@ class FewShot:
         for value in self.values:
             slices = [part for example in examples for part in self._slices_of(example)[value]]
             if slices:
-                likenesses[value] = replace(likeness_of(slices, peak=fitted), one_piece=self._one_piece(value))
+                likenesses[value] = replace(
+                    likeness_of(slices, peak=fitted), one_piece=self._one_piece(value, examples)
+                )
         if not fitted:
             return likenesses, None
         return likenesses, per_sam.fit_weights(self.model, examples, self.references.axis, likenesses, form=self.form)
@@ -165,6 +172,7 @@ class FewShot:
                 label=example.known(),
                 values=self.values,
                 settings=self.registration,
+                name=f"'{image.identifier}' with '{example.identifier}'",
             )
             for example in absent
         ]
@@ -191,6 +199,9 @@ class FewShot:
     def forget(self, identifier: str) -> None:
         """Drop what is kept of an image that is done."""
         self._summaries.pop(identifier, None)
+        self._forget_pairs(identifier)
+
+    def _forget_pairs(self, identifier: str) -> None:
         for pair in [pair for pair in self._warped if pair[0] == identifier]:
             del self._warped[pair]
 
@@ -222,10 +233,16 @@ class FewShot:
             self._slices[example.identifier] = reference_slices(self.model, example, axis, self.values)
         return self._slices[example.identifier]
 
-    def _one_piece(self, value: int) -> bool:
-        masks = [example.known() == value for example in self.references.examples]
-        shares = [largest_component(mask).sum() / mask.sum() for mask in masks if mask.any()]
-        return min(shares) >= ONE_PIECE
+    def _one_piece(self, value: int, examples: Sequence[Example]) -> bool:
+        return min(self._share(example, value) for example in examples) >= ONE_PIECE
+
+    def _share(self, example: Example, value: int) -> float:
+        """Return the share of a structure that is in its largest piece; 1 where there is none."""
+        if (example.identifier, value) not in self._largest:
+            mask = example.known() == value
+            share = largest_component(mask).sum() / mask.sum() if mask.any() else 1.0
+            self._largest[example.identifier, value] = float(share)
+        return self._largest[example.identifier, value]
 
 
 def best_of(scores: Scores, otherwise: str) -> str:
@@ -241,5 +258,11 @@ def best_of(scores: Scores, otherwise: str) -> str:
 
 def mean_of(parts: dict[int, list[float]]) -> float:
     """Return the mean over classes of the means over references; NaN where there are none."""
-    means = [float(np.mean(dice)) for dice in parts.values() if dice]
+    means = [one for one in map(mean_dice, parts.values()) if not math.isnan(one)]
     return float(np.mean(means)) if means else math.nan
+
+
+def mean_dice(dice: Sequence[float]) -> float:
+    """Return the mean over the references that tell one; NaN where none does."""
+    known = [one for one in dice if not math.isnan(one)]
+    return float(np.mean(known)) if known else math.nan

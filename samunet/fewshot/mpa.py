@@ -142,20 +142,27 @@ def segment(
     for number in range(len(values)):
         if len(planes) > 2 and masks[number].any():
             masks[number] = _settled(masks[number], chance[number] > 0.5, axis, image.volume.geometry.spacing)
-    won = np.where(masks, chance + 1e-6, 0)
-    label = np.where(won.max(0) > 0, np.array(values)[won.argmax(0)], 0)
-    return label, {value: float(np.mean(parts)) if parts else 0.0 for value, parts in scores.items()}
+    label, best = np.zeros(chance.shape[1:], np.int64), np.zeros(chance.shape[1:], np.float32)
+    for value, mask, own in zip(values, masks, chance, strict=True):
+        won = mask & (own + 1e-6 > best)
+        label[won], best[won] = value, own[won] + 1e-6
+    there = {value: bool((label == value).any()) for value in values}
+    return label, {value: float(np.mean(parts)) if there[value] else 0.0 for value, parts in scores.items()}
 
 
 def _settled(mask: np.ndarray, region: np.ndarray, axis: int, spacing: Sequence[float]) -> np.ndarray:
-    """Smooth a (D, H, W) mask across slices, by the median of three signed distances, within reach of a region."""
+    """Smooth a (D, H, W) mask across slices, by the median of three signed distances, within reach of a region; what
+    has no neighbor stays.
+    """
+    planes = np.moveaxis(mask, axis, 0)
     distances = np.stack(
-        [
-            edt.edt(np.ascontiguousarray(plane)) - edt.edt(np.ascontiguousarray(~plane))
-            for plane in np.moveaxis(mask, axis, 0)
-        ]
+        [edt.edt(np.ascontiguousarray(plane)) - edt.edt(np.ascontiguousarray(~plane)) for plane in planes]
     )
-    smooth = np.moveaxis(ndimage.median_filter(distances, (3, 1, 1), mode="nearest") > 0, 0, axis)
+    settled = ndimage.median_filter(distances, (3, 1, 1), mode="nearest") > 0
+    beside = np.pad(planes.any((1, 2)), 1)
+    alone = ~(beside[:-2] | beside[2:])
+    settled[alone] = planes[alone]
+    smooth = np.moveaxis(settled, 0, axis)
     if not region.any():
         return smooth
     return smooth & (edt.edt(np.ascontiguousarray(~region), anisotropy=tuple(spacing)) <= REACH_MM)

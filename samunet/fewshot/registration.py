@@ -1,7 +1,7 @@
 """Bring a labeled image onto another one by SimpleITK, first by an affine map and then by a deformation.
 
 Both are looked at on grids of about equal steps along all axes, with orientation and position left out: they are cases
-of one kind, and their centers start on each other.
+of one kind, and their centers start on each other. Lengths count steps of the fixed image, whatever a voxel measures.
 
 Axes: K classes, D H W voxels of the fixed image's reduced grid.
 """
@@ -24,7 +24,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from samunet.core.codec import encode
-from samunet.core.geometry import Geometry, shape3
+from samunet.core.geometry import Geometry, Triple, shape3, triple
 from samunet.core.process import stop_with_parent
 from samunet.core.ranges import Within, check_ranges
 from samunet.core.volume import Volume
@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 START = "import sys; sys.path[:] = sys.argv[2:]; from samunet.fewshot.registration import serve; serve(sys.argv[1])"
 BINS, SAMPLES, LEAST_SAMPLES = 32, 0.1, 20_000
 LEVELS = (4, 2, 1)
+ITK_ERROR = "ITK ERROR:"
 SMALLEST = 8  # voxels along the shortest side of a level
+THINNEST = 4  # voxels along any side, for ITK's recursive filters
 AFFINE_STEPS, DEMON_STEPS, DEMON_SIGMA = 100, 50, 1.5
 CONTROL_POINTS = 8  # of B-splines, a side
 AROUND = 5  # voxels about the structures within which two images are compared
@@ -66,6 +68,8 @@ class Pair:
     """(D, H, W) of the moving image."""
     values: tuple[int, ...]
     settings: Registration
+    name: str = "a pair"
+    """For messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,23 +84,25 @@ class Warped:
 
 def register(pair: Pair) -> Warped:
     """Register one pair in this process."""
-    fixed, moving = (_normalized(volume, pair.settings.side) for volume in (pair.fixed, pair.moving))
+    flat, grids = all(volume.geometry.shape[0] == 1 for volume in (pair.fixed, pair.moving)), _alike(pair)
+    fixed, moving = (
+        _normalized(volume.array, grid, pair.settings.side, flat=flat)
+        for volume, grid in zip((pair.fixed, pair.moving), grids, strict=True)
+    )
     moving = sitk.HistogramMatching(moving, fixed, numberOfHistogramLevels=128, numberOfMatchPoints=7)
     transform: sitk.Transform = _affine(fixed, moving)
     if pair.settings.deformation == "bsplines":
         transform = sitk.CompositeTransform([transform, _bsplines(fixed, moving, transform)])
     elif pair.settings.deformation == "demons":
         transform = sitk.CompositeTransform([transform, _demons(fixed, moving, transform)])
-    grid = _image(np.zeros(pair.label.shape, np.float32), pair.moving.geometry)
     soft = []
     for value in pair.values:
-        mask = sitk.GetImageFromArray(_planar(pair.label == value, pair.moving.geometry).astype(np.float32))
-        mask.CopyInformation(grid)
+        mask = _image((pair.label == value).astype(np.float32), grids[1], flat=flat)
         soft.append(sitk.GetArrayFromImage(sitk.Resample(mask, fixed, transform, sitk.sitkLinear, 0.0)))
     seen = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0))
     shares = np.stack(soft)
     likeness = _likeness(sitk.GetArrayFromImage(fixed), seen, shares.sum(0) > 0.5)
-    shares = shares[:, None] if pair.fixed.geometry.planar else shares
+    shares = shares[:, None] if flat else shares
     return Warped(soft=shares.astype(np.float16), likeness=likeness)
 
 
@@ -116,7 +122,7 @@ def _in_a_process(pair: Pair, file: Path) -> Warped | None:
         "settings": encode(pair.settings),
         "values": pair.values,
         **{
-            name: {"spacing": volume.geometry.spacing, "planar": volume.geometry.planar}
+            name: {"spacing": volume.geometry.spacing, "measured": volume.geometry.measured}
             for name, volume in (("fixed", pair.fixed), ("moving", pair.moving))
         },
     }
@@ -132,8 +138,10 @@ def _in_a_process(pair: Pair, file: Path) -> Warped | None:
     except subprocess.TimeoutExpired:
         return None
     except subprocess.CalledProcessError as error:
-        last = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        logger.warning("A registration failed: %s", last or f"its process ended with {error.returncode}")
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        told = [line.partition(ITK_ERROR)[2].strip() for line in lines if ITK_ERROR in line]
+        reason = [*lines[-1:], *told] or [f"its process ended with {error.returncode}"]
+        logger.warning("Registration of %s failed: %s", pair.name, reason[-1])
         return None
     with np.load(file) as done:
         return Warped(soft=done["soft"], likeness=float(done["likeness"]))
@@ -156,33 +164,44 @@ def serve(file: str) -> None:
     np.savez(file, soft=result.soft, likeness=result.likeness)
 
 
-def _planar(array: np.ndarray, geometry: Geometry) -> np.ndarray:
-    return array[0] if geometry.planar else array
+def _alike(pair: Pair) -> tuple[Triple, Triple]:
+    """Return the (D, H, W) spacing of the fixed and of the moving grid in steps of the fixed one's reduced grid; where
+    only one of them tells the size of its voxels, each in steps of its own.
+    """
+    grids, side = (pair.fixed.geometry, pair.moving.geometry), pair.settings.side
+    own = [_step(list(zip(grid.shape, grid.spacing, strict=True))[grid.shape[0] == 1 :], side) for grid in grids]
+    units = own if grids[0].measured != grids[1].measured else own[:1] * 2
+    fixed, moving = (triple([step / unit for step in grid.spacing]) for grid, unit in zip(grids, units, strict=True))
+    return fixed, moving
 
 
-def _image(array: np.ndarray, geometry: Geometry) -> sitk.Image:
-    """Return an ITK image with its center at 0."""
-    image = sitk.GetImageFromArray(_planar(array, geometry))
-    image.SetSpacing(tuple(reversed(geometry.spacing))[: image.GetDimension()])
+def _step(axes: Sequence[tuple[int, float]], side: int) -> float:
+    """Return the step of a reduced grid, by voxels and spacing of each axis."""
+    return max(max(n * step for n, step in axes) / side, min(step for _, step in axes))
+
+
+def _image(array: np.ndarray, spacing: Triple, *, flat: bool) -> sitk.Image:
+    """Return an ITK image with its center at 0; of one slice in two dimensions, where that is all there is."""
+    image = sitk.GetImageFromArray(array[0] if flat else array)
+    image.SetSpacing(tuple(reversed(spacing))[: image.GetDimension()])
     image.SetOrigin([-(n - 1) / 2 * step for n, step in zip(image.GetSize(), image.GetSpacing(), strict=True)])
     return image
 
 
-def _normalized(volume: Volume, side: int) -> sitk.Image:
+def _normalized(channels: np.ndarray, spacing: Triple, side: int, *, flat: bool) -> sitk.Image:
     """Return the mean of the channels, z-scored, at most `side` voxels of about equal steps along each axis."""
-    array = volume.array.mean(0)
+    array = channels.mean(0)
     low, high = np.percentile(array, (0.5, 99.5))
     array = np.clip(array, low, high)
-    image = _image(((array - array.mean()) / (array.std() + 1e-6)).astype(np.float32), volume.geometry)
-    extent = [n * step for n, step in zip(image.GetSize(), image.GetSpacing(), strict=True)]
-    step = max(max(extent) / side, min(image.GetSpacing()))
-    size = [max(1, round(length / step)) for length in extent]
-    spacing = [length / n for length, n in zip(extent, size, strict=True)]
-    blur = [max(0.0, 0.5 * (new / old - 1) * old) for new, old in zip(spacing, image.GetSpacing(), strict=True)]
+    image = _image(((array - array.mean()) / (array.std() + 1e-6)).astype(np.float32), spacing, flat=flat)
+    axes = list(zip(image.GetSize(), image.GetSpacing(), strict=True))
+    size = [max(THINNEST, round(n * step / _step(axes, side))) for n, step in axes]
+    steps = [n * step / reduced for (n, step), reduced in zip(axes, size, strict=True)]
+    blur = [max(0.0, 0.5 * (new / old - 1) * old) for new, old in zip(steps, image.GetSpacing(), strict=True)]
     smooth = sitk.DiscreteGaussian(image, [sigma**2 for sigma in blur]) if max(blur) else image
     grid = sitk.Image(size, sitk.sitkFloat32)
-    grid.SetSpacing(spacing)
-    grid.SetOrigin([-(n - 1) / 2 * width for n, width in zip(size, spacing, strict=True)])
+    grid.SetSpacing(steps)
+    grid.SetOrigin([-(n - 1) / 2 * width for n, width in zip(size, steps, strict=True)])
     place = sitk.Transform(image.GetDimension(), sitk.sitkIdentity)
     return sitk.Resample(smooth, grid, place, sitk.sitkLinear, 0.0, sitk.sitkFloat32, True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from samunet.fewshot.examples import (
     spec_of_values,
 )
 from samunet.fewshot.guided import FORMS
-from samunet.fewshot.methods import AUTO, METHODS, REGISTRATION, FewShot, Proposal, Scores, best_of
+from samunet.fewshot.methods import AUTO, METHODS, REGISTRATION, FewShot, Proposal, Scores, best_of, mean_dice
 from samunet.fewshot.models import PlaneModel
 from samunet.fewshot.registration import Registration
 from samunet.imageio import output_ending, reader_of_image, writer_for
@@ -71,7 +72,7 @@ class Done:
 
     method: str
     expected: Scores
-    confidence: dict[str, dict[str, float]]
+    confidence: dict[str, dict[str, float]] = field(default_factory=dict)
     """By case and class."""
     failures: dict[str, str] = field(default_factory=dict)
     """Reasons by case."""
@@ -105,31 +106,23 @@ def propose_labels(asked: Asked, model: PlaneModel) -> Done:
         found = _found(asked, references, cases)
         one_ending(found)
         refuse_repeated(asked.dataset, found)
-    expected = few.leave_one_out(_methods(asked, few), quiet=asked.quiet)
-    untried = few.untried if few.untried in expected else REGISTRATION
-    method = best_of(expected, untried) if asked.method == AUTO else asked.method
-    logger.info("%s", told(expected, references, method))
+    methods = _methods(asked, few)
     with held(asked.output):
+        expected = few.leave_one_out(methods, quiet=asked.quiet)
+        untried = few.untried if few.untried in expected else REGISTRATION
+        method = best_of(expected, untried) if asked.method == AUTO else asked.method
+        logger.info("%s", told(expected, references, method))
         labels = {case.identifier: _label_of(asked, case, references.spec) for case in cases}
         corrected = tuple(name for name, label in labels.items() if journal_of(label).is_file())
         if corrected:
             logger.warning("Left alone, as somebody corrects them: %s.%s", ", ".join(corrected), AGAIN)
-        new = [case for case in cases if case.identifier not in corrected]
-        confidence, failures = _write_all(asked, few, new, method)
-        least = min(
-            (case for case in cases if confidence.get(case.identifier)),
-            key=lambda case: min(confidence[case.identifier].values()),
-            default=None,
-        )
-        done = Done(
-            method=method,
-            expected=expected,
-            confidence=confidence,
-            failures=failures,
-            corrected=corrected,
-            least_sure=None if least is None else (least, labels[least.identifier]),
-        )
-        write_json(asked.output / REPORT, _report(asked, references, done))
+        done = Done(method=method, expected=expected, corrected=corrected)
+        _write_all(asked, few, [case for case in cases if case.identifier not in corrected], done)
+    sure = {name: min(parts.values()) for name, parts in done.confidence.items() if parts}
+    if sure:
+        least = min((case for case in cases if case.identifier in sure), key=lambda case: sure[case.identifier])
+        done = replace(done, least_sure=(least, labels[least.identifier]))
+    failures = done.failures
     if asked.dataset is not None and asked.raw is not None:
         target = _write_dataset(
             asked,
@@ -192,8 +185,9 @@ def told(expected: Scores, references: References, method: str) -> str:
         return f"One reference tells nothing of how good labels will be; taking {method}. Give two or more to know."
     lines = [f"Dice to expect, by leaving out each of {counted(len(references.examples), 'reference')} in turn:"]
     for name, parts in expected.items():
-        means = [f"{references.classes[value]} {sum(dice) / len(dice):.3f}" for value, dice in parts.items() if dice]
-        lines.append(f"  {name:12s} {', '.join(means)}{'  <- taken' if name == method else ''}")
+        means = {references.classes[value]: mean_dice(dice) for value, dice in parts.items()}
+        said = [f"{part} {'not known' if math.isnan(mean) else f'{mean:.3f}'}" for part, mean in means.items()]
+        lines.append(f"  {name:12s} {', '.join(said)}{'  <- taken' if name == method else ''}")
     return "\n".join(lines)
 
 
@@ -223,24 +217,23 @@ def _images(asked: Asked, references: References) -> list[Case]:
     return rest
 
 
-def _write_all(
-    asked: Asked, few: FewShot, cases: Sequence[Case], method: str
-) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    confidence: dict[str, dict[str, float]] = {}
-    failures: dict[str, str] = {}
+def _write_all(asked: Asked, few: FewShot, cases: Sequence[Case], done: Done) -> None:
+    """Write the proposals, and after each what is known by then."""
+    report = asked.output / REPORT
+    write_json(report, _report(few.references, done))
     for case in bar(cases, title="Proposing labels", quiet=asked.quiet):
         try:
             image = read_example(case, few.references.spec)
-            proposal = few.propose(method, image)
+            proposal = few.propose(done.method, image)
             _write(asked, few.references, case, image, proposal)
         except Exception as error:  # whatever is wrong with this one, the others go on
-            failures[case.identifier] = _failed(case, error)
-            continue
+            done.failures[case.identifier] = _failed(case, error)
+        else:
+            named = {few.references.classes[value]: round(sure, 4) for value, sure in proposal.confidence.items()}
+            done.confidence[case.identifier] = named
         finally:
             few.forget(case.identifier)
-        named = {few.references.classes[value]: round(sure, 4) for value, sure in proposal.confidence.items()}
-        confidence[case.identifier] = named
-    return confidence, failures
+        write_json(report, _report(few.references, done))
 
 
 def _write(asked: Asked, references: References, case: Case, image: Example, proposal: Proposal) -> None:
@@ -261,12 +254,15 @@ def _label_of(asked: Asked, case: Case, spec: DatasetSpec) -> Path:
     return asked.output / f"{case.identifier}{output_ending(case.images[0], spec.file_ending)}"
 
 
-def _report(asked: Asked, references: References, done: Done) -> dict[str, Any]:
+def _report(references: References, done: Done) -> dict[str, Any]:
     return {
         "method": done.method,
         "references": [case.identifier for case in references.cases],
         "expected_dice": {
-            method: {references.classes[value]: dice for value, dice in parts.items()}
+            method: {
+                references.classes[value]: [None if math.isnan(one) else one for one in dice]
+                for value, dice in parts.items()
+            }
             for method, parts in done.expected.items()
         },
         "confidence": done.confidence,

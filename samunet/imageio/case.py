@@ -72,8 +72,13 @@ def _check_channels(count: int, case: Case, spec: DatasetSpec) -> None:
         )
 
 
-def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volume, np.ndarray]:
+def read_case(
+    case: Case, spec: DatasetSpec, reader: ImageReader, of_label: ImageReader | None = None
+) -> tuple[Volume, np.ndarray]:
     """Read image and reference of a training case.
+
+    Args:
+        of_label: reader of the label; None takes the image's.
 
     Returns:
         The volume, and the label (D, H, W) as integers.
@@ -85,7 +90,7 @@ def read_case(case: Case, spec: DatasetSpec, reader: ImageReader) -> tuple[Volum
     volume = read_image(case, spec, reader)
     if case.label is None:
         raise DatasetError(f"Case '{case.identifier}' has no label file.")
-    label, geometry = reader.read_label(case.label)
+    label, geometry = (of_label or reader).read_label(case.label)
     check_grid_of_label(geometry, volume.geometry, f"Case '{case.identifier}': label")
     what = f"Case '{case.identifier}': label file {case.label.name}"
     refuse_unexpected_values(label, spec.labels.expected_in_files, what)

@@ -95,7 +95,7 @@ def write_dataset(
     """
     target = raw_folder / name
     refuse_taken(target)
-    parse_labels(labels)
+    parse_labels(labels, (more or {}).get("regions_class_order"))
     ending = common_ending(cases)
     training = [case for case in cases if case.training]
     if not training:

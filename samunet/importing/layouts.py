@@ -40,7 +40,7 @@ def from_msd(folder: Path) -> tuple[str, list[FoundCase], list[str], dict[str, i
             f"{folder / 'dataset.json'} is none of the Medical Segmentation Decathlon: 'modality' and 'labels' must "
             'map "0", "1", ... to names.'
         )
-    images = _by_stem(folder / "imagesTr")
+    images = by_stem(folder / "imagesTr")
     cases = [
         FoundCase(identifier=name, images=(image,), label=folder / "labelsTr" / image.name)
         for name, image in images.items()
@@ -48,7 +48,7 @@ def from_msd(folder: Path) -> tuple[str, list[FoundCase], list[str], dict[str, i
     if (folder / "imagesTs").is_dir():
         cases += [
             FoundCase(identifier=name, images=(image,), label=None)
-            for name, image in _by_stem(folder / "imagesTs").items()
+            for name, image in by_stem(folder / "imagesTs").items()
         ]
     return (
         f"Dataset{int(match[1]):03d}_{match[2].replace('_', '')}",
@@ -90,7 +90,7 @@ def _counts(mapping: object) -> TypeGuard[dict[str, Any]]:
 
 def from_folders(images: Sequence[Path], labels: Path) -> list[FoundCase]:
     """Match one folder of images per channel with labels by file name; a case without label is a test case."""
-    channels, labeled = [_by_stem(folder) for folder in images], _by_stem(labels)
+    channels, labeled = [by_stem(folder) for folder in images], by_stem(labels)
     for folder, files in ((labels, labeled), *zip(images[1:], channels[1:], strict=True)):
         if strangers := sorted(set(files) - set(channels[0])):
             raise DatasetError(
@@ -244,7 +244,7 @@ def _listed(folder: Path, name: str | None, images: Sequence[Any], label: Any, w
     )
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def by_stem(folder: Path) -> dict[str, Path]:
     """Map names without ending to the image files and DICOM folders of a folder, sorted."""
     if not folder.is_dir():
         raise DatasetError(f"Folder {folder} does not exist.")

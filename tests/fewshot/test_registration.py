@@ -7,9 +7,9 @@ from scipy import ndimage
 
 from samunet.core.volume import Volume
 from samunet.errors import PredictionError
-from samunet.fewshot import mpa
+from samunet.fewshot import mpa, per_sam
 from samunet.fewshot.examples import Example, References, spec_of_values
-from samunet.fewshot.methods import FewShot, best_of
+from samunet.fewshot.methods import FewShot, Proposal, best_of
 from samunet.fewshot.models import model_named
 from samunet.fewshot.registration import Pair, Registration, Warped, register, register_all
 from samunet.ops.overlap import overlap
@@ -57,6 +57,33 @@ def test_a_known_warp_is_undone(shape, center, deformation):
     assert found.likeness > 0.8
 
 
+@pytest.mark.parametrize("spacing", [0.0005, 0.02, 20.0])
+@pytest.mark.parametrize("deformation", ["demons", "none"])
+def test_a_shift_is_undone_whatever_a_voxel_measures(spacing, deformation):
+    shape, grid = (1, 96, 96), {"spacing": (1.0, spacing, spacing)}
+    moving, fixed = ball(shape, (0, 44, 44), 14, **grid), ball(shape, (0, 53, 50), 14, seed=1, **grid)
+    settings = Registration(deformation=deformation)
+    pair = Pair(fixed=fixed.volume, moving=moving.volume, label=moving.label, values=(1, 2), settings=settings)
+    assert min(dice(fixed, register(pair))) > 0.85
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_thin_volumes_are_registered(depth):
+    shape = (depth, 48, 48)
+    moving, fixed = (ball(shape, (depth // 2, 22 + n, 24), 9, planar=False, seed=n) for n in (0, 3))
+    pair = Pair(fixed=fixed.volume, moving=moving.volume, label=moving.label, values=(1, 2), settings=Registration())
+    assert min(dice(fixed, register(pair))) > 0.8
+
+
+def test_of_a_picture_and_one_whose_pixels_are_measured_each_counts_its_own():
+    shape = (1, 64, 64)
+    moving = ball(shape, (0, 30, 30), 12, spacing=(1.0, 0.001, 0.001))
+    fixed = ball(shape, (0, 33, 32), 12, seed=1, measured=False)
+    pair = Pair(fixed=fixed.volume, moving=moving.volume, label=moving.label, values=(1, 2), settings=Registration())
+    [found] = register_all([pair], workers=1)
+    assert found is not None and min(dice(fixed, found)) > 0.85
+
+
 def test_a_pair_out_of_time_gives_nothing_and_stops_no_other():
     small, large = ball((1, 32, 32), (0, 16, 16), 8), ball((96, 96, 96), (48, 48, 48), 20)
     pairs = [
@@ -89,12 +116,15 @@ def test_where_no_reference_is_registered_in_time_the_case_says_so(seed):
 def test_a_registration_that_fails_is_told_in_one_line(monkeypatch, caplog, capfd):
     monkeypatch.setattr("samunet.fewshot.registration.START", "raise ValueError('too few samples')")
     example = ball((1, 32, 32), (0, 16, 16), 8)
-    pair = Pair(
-        fixed=example.volume, moving=example.volume, label=example.known(), values=(1,), settings=Registration()
-    )
+    volume, words = example.volume, {"values": (1,), "settings": Registration(), "name": "'new' with 'one'"}
+    pair = Pair(fixed=volume, moving=volume, label=example.known(), **words)
     assert register_all([pair], workers=1) == [None]
-    assert caplog.messages == ["A registration failed: ValueError: too few samples"]
+    assert caplog.messages == ["Registration of 'new' with 'one' failed: ValueError: too few samples"]
     assert "Traceback" not in capfd.readouterr().err
+    told = "RuntimeError: in Execute: ITK ERROR: Metric(0x1): no overlap\nFor instance, align the centers."
+    monkeypatch.setattr("samunet.fewshot.registration.START", f"import sys; sys.exit({told!r})")
+    assert register_all([pair], workers=1) == [None]
+    assert caplog.messages[1:] == ["Registration of 'new' with 'one' failed: Metric(0x1): no overlap"]
 
 
 def test_of_several_references_the_more_alike_one_counts():
@@ -120,6 +150,37 @@ def test_a_structure_that_registration_does_not_find_is_absent(seed):
     assert mpa.prompts_from(np.full((32, 32), 0.2)) is None
 
 
+def test_a_structure_in_a_single_slice_stays_and_one_that_is_gone_is_not_sure(seed, monkeypatch):
+    chance = np.zeros((2, 5, 32, 32), np.float32)
+    chance[0, 2, 8:20, 8:20], chance[1, 2, 9:19, 9:19] = 0.9, 0.6
+    monkeypatch.setattr(mpa, "decoded", lambda model, look, part: (part > 0.5, 0.7))
+    label, sure = mpa.segment(seed, ball((5, 32, 32), (2, 14, 14), 6), 0, chance, (1, 2))
+    assert np.array_equal(label == 1, chance[0] > 0.5) and sure == {1: 0.7, 2: 0.0}
+
+
+def test_what_no_other_reference_shows_is_not_known(monkeypatch):
+    one, two = ball((1, 32, 32), (0, 16, 16), 8, name="one"), ball((1, 32, 32), (0, 16, 16), 8, name="two")
+    two.label[two.label == 2] = 1
+    described = spec_of_values(("MR",), {0, 1, 2}, "x", ".png")
+    few = FewShot(references=References(spec=described, cases=(), examples=(one, two)), model=None)
+    monkeypatch.setattr(
+        FewShot, "propose", lambda self, method, image, others: Proposal(label=one.label, confidence={})
+    )
+    scores = few.leave_one_out(["nearest"])["nearest"]
+    assert np.isnan(scores[2][0]) and scores[2][1] == 0 and scores[1][0] == 1
+
+
+def test_a_hole_in_one_slice_is_filled(seed, monkeypatch):
+    ring = ball((1, 32, 32), (0, 16, 16), 8)
+    ring.label[ring.label == 2] = 0
+    few = FewShot(
+        references=References(spec=spec_of_values(("MR",), {0, 1}, "x", ".png"), cases=(), examples=(ring,)), model=seed
+    )
+    monkeypatch.setattr(per_sam, "find_all", lambda *_, **__: (ring.label.copy(), {1: 0.5}))
+    filled = few.propose("per_sam", ring).label
+    assert (filled == 1).sum() == (ball((1, 32, 32), (0, 16, 16), 8).label > 0).sum()
+
+
 def test_prompts_lie_where_they_should():
     chance = np.zeros((80, 80))
     chance[20:40, 20:60] = 1
@@ -133,7 +194,8 @@ def test_prompts_lie_where_they_should():
 
 def test_the_best_method_on_the_references_is_taken_and_with_one_reference_that_for_its_kind():
     assert best_of({"per_sam": {1: [0.2], 2: [0.4]}, "sam_mpa": {1: [0.5], 2: [0.3]}}, "nearest") == "sam_mpa"
-    assert best_of({"per_sam": {1: []}, "sam_mpa": {1: []}}, "nearest") == "nearest"
+    assert best_of({"per_sam": {1: [np.nan]}, "sam_mpa": {1: []}}, "nearest") == "nearest"
+    assert best_of({"per_sam": {1: [np.nan, 0.4]}, "sam_mpa": {1: [0.2, 0.5]}}, "nearest") == "per_sam"
     organ, cells = ball((1, 64, 64), (0, 30, 30), 9), ball((1, 64, 64), (0, 30, 30), 9)
     cells.label[:, 50:58, 50:62] = 1
     for example, method in ((organ, "registration"), (cells, "per_sam_f")):

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from phantoms import ball, write_dataset, write_image
+from PIL import Image
 
 from samunet.cli.choose_cases import main as choose
 from samunet.cli.fewshot import main as fewshot
@@ -14,6 +15,7 @@ from samunet.core.codec import read_json, write_json
 from samunet.core.dataset import PROPOSALS, Case, read_dataset_json
 from samunet.core.geometry import turn_between
 from samunet.core.history import turned
+from samunet.core.labels import parse_labels
 from samunet.core.names import journal_of
 from samunet.core.volume import Volume
 from samunet.core.workspace import Workspace
@@ -257,6 +259,87 @@ def test_cases_to_choose_are_counted_before_the_work_and_those_that_fail_left_ou
     assert choose(["-i", str(tmp_path / "images"), "-n", "2", "--no_pbar"]) == 3
     said = capsys.readouterr()
     assert "Case 'zero' failed: " in said.err and sorted(said.out.splitlines()) == ["one", "two"]
+
+
+def test_references_with_regions_become_a_dataset_with_them(tmp_path, raw):
+    references = write_dataset(tmp_path / "references", [ball(DISC, (0, 30, 30), 16, name="one")], ".png")
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    described = read_json(references / "dataset.json") | {"labels": labels, "regions_class_order": [1, 2]}
+    write_json(references / "dataset.json", described)
+    write_image(tmp_path / "images", ball(DISC, (0, 32, 32), 16, name="new"), ".png")
+    words = ["-i", tmp_path / "images", "-r", references, "-o", tmp_path / "out", "--method", "nearest", "--no_pbar"]
+    assert fewshot([*map(str, words), "--as_dataset", "Dataset901_Few"]) == 0
+    spec = read_dataset_json(raw / "Dataset901_Few" / "dataset.json")
+    assert spec.labels.foreground == read_dataset_json(references / "dataset.json").labels.foreground
+    assert read_json(tmp_path / "out" / "fewshot.json")["confidence"]["new"].keys() == {"whole", "core"}
+
+
+def test_values_that_share_a_regions_name_are_told_apart():
+    labels = parse_labels({"background": 0, "lesion": [1, 2], "core": 2, "edema": [3, 4]}, [1, 2, 3])
+    spec = dataclasses.replace(spec_of_values(("MR",), {0, 1}, "x", ".png"), labels=labels)
+    named = References(spec=spec, cases=(), examples=()).classes
+    assert named == {1: "lesion", 2: "core", 3: "edema (3)", 4: "edema (4)"}
+
+
+def test_an_image_is_known_again_whatever_its_name(tmp_path, raw, capsys):
+    labeled = ball(DISC, (0, 30, 30), 16, name="patient (1)")
+    references = write_dataset(tmp_path / "references", [labeled], ".png")
+    (references / "dataset.json").unlink()
+    (references / "imagesTr" / "patient (1)_0000.png").rename(references / "imagesTr" / "patient (1).png")
+    assert fewshot(["-i", str(references / "imagesTr"), "-r", str(references), "-o", str(tmp_path / "out")]) == 2
+    assert "No image is without a label (1 given)" in capsys.readouterr().err
+
+
+def test_references_without_a_description_may_have_nnunets_names(tmp_path):
+    folder = write_dataset(tmp_path / "data", [ball(SHAPE, (7, 16, 16), 6, name=name) for name in ("one", "two_0001")])
+    (folder / "dataset.json").unlink()
+    for name in ("one", "two_0001"):
+        first = folder / "imagesTr" / f"{name}_0000.nii.gz"
+        first.with_name(f"{name}_0001.nii.gz").write_bytes(first.read_bytes())
+    found = read_references(folder)
+    assert [case.identifier for case in found.cases] == ["one", "two_0001"]
+    assert found.spec.channels == ("channel0", "channel1") and len(found.examples[0].volume.array) == 2
+    (folder / "labelsTr" / "one.nii.gz").rename(folder / "labelsTr" / "three.nii.gz")
+    with pytest.raises(DatasetError, match="holds 1 label without an image of the same name in .*, first 'three'"):
+        read_references(folder)
+
+
+def test_numbered_pictures_are_cases_and_masks_of_255_are_refused_by_name(tmp_path):
+    examples = [ball(DISC, (0, 30, 30), 16, name=f"scan_{number:04}") for number in (1, 2)]
+    folder = write_dataset(tmp_path / "data", examples, ".png")
+    (folder / "dataset.json").unlink()
+    for example in examples:
+        (folder / "imagesTr" / f"{example.identifier}_0000.png").rename(
+            folder / "imagesTr" / f"{example.identifier}.png"
+        )
+    assert [case.identifier for case in read_references(folder).cases] == ["scan_0001", "scan_0002"]
+    for path in (folder / "labelsTr").iterdir():
+        white = np.array(Image.open(path))
+        Image.fromarray(np.where(white > 0, 255, 0).astype(np.uint8)).save(path)
+    with pytest.raises(DatasetError, match=r"labelsTr hold the values 0, 255; values from 0 to 1 are expected"):
+        read_references(folder)
+
+
+def test_what_is_known_is_kept_when_the_work_is_stopped(tmp_path, raw, monkeypatch):
+    labeled = [ball(DISC, (0, 30, 30), 16, name=name, seed=seed) for seed, name in enumerate(("one", "two"))]
+    references = write_dataset(tmp_path / "references", labeled, ".png")
+    for name in ("a", "b"):
+        write_image(tmp_path / "images", ball(DISC, (0, 32, 32), 16, name=name, seed=2), ".png")
+    propose = FewShot.propose
+
+    def stopped(self, method, image, examples=None):
+        if image.identifier == "b":
+            raise KeyboardInterrupt
+        return propose(self, method, image, examples)
+
+    monkeypatch.setattr(FewShot, "propose", stopped)
+    asked = Asked(
+        images=(tmp_path / "images",), references=references, output=tmp_path / "out", method="nearest", quiet=True
+    )
+    with pytest.raises(KeyboardInterrupt):
+        propose_labels(asked, model_named("seed", device="cpu"))
+    report = read_json(tmp_path / "out" / "fewshot.json")
+    assert report["confidence"].keys() == {"a"} and len(report["expected_dice"]["nearest"]["shell"]) == 2
 
 
 def test_references_of_equal_names_are_refused(tmp_path):

@@ -13,6 +13,7 @@ from samunet.cli import import_dataset
 from samunet.core.dataset import DatasetSpec
 from samunet.core.labels import parse_labels
 from samunet.errors import DatasetError, ImageFileError
+from samunet.fewshot.examples import read_references
 from samunet.imageio import itk_pool, reader_for
 from samunet.imageio.sitk import SimpleITKIO
 from samunet.pipeline import cases_to_predict
@@ -149,6 +150,15 @@ def test_series_are_imported_beside_their_labels(tmp_path, monkeypatch):
     assert import_dataset.main([str(tmp_path / "mine"), "-d", "Dataset081_Any", "--yes", "--no_pbar"]) == 0
     for path in (tmp_path / "by names").glob("*/*.nii.gz"):
         assert (tmp_path / "raw/Dataset081_Any" / path.parent.name / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_series_with_a_label_in_another_format_is_a_reference(tmp_path):
+    write_series(oblique(), tmp_path / "images" / "p.1")
+    (tmp_path / "labels").mkdir()
+    sitk.WriteImage(sitk.Cast(oblique() > 0, sitk.sitkUInt8), str(tmp_path / "labels" / "p.1.nii.gz"))
+    found = read_references(tmp_path)
+    assert found.spec.file_ending == ".nii.gz" and found.cases[0].images == (tmp_path / "images" / "p.1",)
+    np.testing.assert_array_equal(found.examples[0].volume.array[0] > 0, found.examples[0].label)
 
 
 def test_folders_of_series_are_cases_to_predict(tmp_path):
