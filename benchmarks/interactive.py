@@ -106,7 +106,7 @@ def run(row: Row, work: Path) -> dict[str, Any]:
     )
     labels, dice = dataset.spec.labels, {}
     for kind, clicking in PROMPTS.items():
-        if clicking.whole and not predictor.networks[0].whole_object:
+        if clicking.whole and not predictor.whole_object:
             continue
         prompts = prompts_from_references(cases, dataset.spec, dataset.reader, clicking, plan=predictor.plan)
         predictions = fold / f"predictions, {kind}"

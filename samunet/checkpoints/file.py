@@ -60,6 +60,8 @@ class CheckpointState:
     """Logged values, one per epoch; None where there was none."""
     pace: dict[str, Any] = field(default_factory=dict)
     """State of the pace of a training that was told its minutes; empty for others."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Of a pretraining: what its network is and learns; empty for others."""
 
 
 @dataclass(frozen=True, kw_only=True)

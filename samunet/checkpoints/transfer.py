@@ -4,7 +4,7 @@ What fits by name and shape is loaded. A kernel without depth becomes the middle
 round, so that a slice alone gives what it gave; of kernels as large as their stride the mean is spread. Several image
 channels share what one had. A wider network takes channels over as its first ones, which do not look at its others at
 first, so that it gives what the narrower one gave; narrower networks are left as they began. So are the outputs of a
-network of other classes: what showed one structure would be its background.
+network of another number of classes: what showed one structure would be its background.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STAGE = re.compile(r"convolutions\.stages\.(\d+)\.")
+STAGE = re.compile(r"convolutions\.stages\.(?P<number>\d+)\.")
 UPWARD = re.compile(r"(decoder\.(?:upward|levels)\.)(\d+)(\..*)")
 RISING, OUTPUTS = "decoder.upward.", "outputs."
 FIRST = "convolutions.stages.0.0.weight"
 JOINED = re.compile(r"decoder\.levels\.\d+\.0\.weight|quality\.layers\.0\.weight")
 """Layers that see two sets of channels, one after the other."""
-NARROW = re.compile(r"(convolutions|decoder|outputs|quality|stem\.joins)\.")
+GATE = re.compile(r"injections\.(?P<number>\d+)(\..*)")
+"""Where SAM's features join the U-Net: at one of its stages and each after it, or, where there is one gate, at any."""
+NARROW = re.compile(r"(convolutions|decoder|outputs|quality|stem\.joins|injections)\.")
 """What has a U-Net's widths."""
 
 
@@ -63,13 +65,13 @@ def transfer(model: nn.Module, weights: Mapping[str, Tensor], into: Collection[s
         into: names of the tensors that may be filled; None for all.
     """
     wanted = {name: tensor for name, tensor in model.state_dict().items() if into is None or name in into}
-    stages, source_stages = _stages(wanted), _stages(weights)
+    deeper, gates = (_count(STAGE, weights) - _count(STAGE, wanted), (_count(GATE, wanted), _count(GATE, weights)))
     found: dict[str, Tensor] = {}
     loaded: list[str] = []
     adapted: list[str] = []
     used: set[str] = set()
     for name, tensor in wanted.items():
-        source = _source_name(name, stages, source_stages)
+        source = _source_name(name, deeper, gates)
         if source not in weights:
             continue
         given = weights[source].to(tensor.dtype)
@@ -87,14 +89,25 @@ def transfer(model: nn.Module, weights: Mapping[str, Tensor], into: Collection[s
     )
 
 
-def _stages(names: Mapping[str, Tensor]) -> int:
-    return 1 + max((int(match[1]) for match in map(STAGE.match, names) if match), default=-1)
+def _count(pattern: re.Pattern[str], names: Mapping[str, Tensor]) -> int:
+    return 1 + max((int(match["number"]) for match in map(pattern.match, names) if match), default=-1)
 
 
-def _source_name(name: str, stages: int, source_stages: int) -> str:
-    """Return a tensor's name in the other network: decoders are counted from the deepest level, which differs."""
-    match = UPWARD.fullmatch(name)
-    return f"{match[1]}{int(match[2]) + source_stages - stages}{match[3]}" if match else name
+def _source_name(name: str, deeper: int, gates: tuple[int, int]) -> str:
+    """Return a tensor's name in the other network: decoders are counted from the deepest level, which differs, and
+    gates go with their stage, where that is known.
+
+    Args:
+        deeper: how many stages the other network has more.
+        gates: of this network and of the other one.
+    """
+    if match := UPWARD.fullmatch(name):
+        return f"{match[1]}{int(match[2]) + deeper}{match[3]}"
+    if match := GATE.fullmatch(name):
+        own, other = gates
+        number = int(match["number"]) - deeper + other - own if min(gates) > 1 else 0 if own == other else -1
+        return f"injections.{number}{match[2]}"
+    return name
 
 
 def _adapted(name: str, given: Tensor, began: Tensor) -> Tensor | None:

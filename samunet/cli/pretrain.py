@@ -40,8 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(options: Options, typed: list[str]) -> None:
+    from samunet.errors import ConfigError
     from samunet.pipeline.pretraining import PretrainOptions, pretrain
 
+    if options.resume and options.overwrite:
+        raise ConfigError("--overwrite pretrains from the beginning; leave out --c, which goes on.")
     written = pretrain(
         PretrainOptions(
             folder=options.folder,

@@ -53,6 +53,11 @@ class PromptedPredictor(Predictor):
         return self.networks[0].prompts
 
     @property
+    def whole_object(self) -> bool:
+        """Whether a click in one slice shows an object in all: networks of single slices see no other."""
+        return self.networks[0].whole_object and self.configuration.patch_size[0] > 1
+
+    @property
     def score_channels(self) -> int:
         """Volumes of scores, and as many weights, but background's, that count the tiles with a say."""
         return super().score_channels + self.map_planes + self.options.uncertainty
@@ -83,8 +88,8 @@ class PromptedPredictor(Predictor):
     def scores_with(self, image: np.ndarray, drawn: np.ndarray, folder: Path | None) -> Scores:
         """Return the scores of an image and its prompts.
 
-        Objects reach beyond tiles: where the networks take a prompt for all slices, tiles without one are shown what
-        their neighbors found, until it changes little.
+        Objects reach beyond tiles: where the networks take a prompt for all of a tile, tiles without one are shown what
+        their neighbors found, until it changes little; tiles of one slice have none in others.
 
         Args:
             image: (C, D, H, W) on the network's grid.
@@ -93,7 +98,8 @@ class PromptedPredictor(Predictor):
         both, answered = np.concatenate([image, drawn]), np.zeros(drawn.shape, bool)
         scores = self._scores_of(both, folder)
         tile = self.configuration.patch_size
-        beyond = any(size > side for size, side in zip(drawn.shape[1:], tile, strict=True))
+        axes = slice(int(tile[0] == 1), None)
+        beyond = any(size > side for size, side in zip(drawn.shape[1:][axes], tile[axes], strict=True))
         for _ in range(MOST_PASSES - 1 if beyond and self.networks[0].whole_object else 0):
             before, answered = answered, scores.logits[-len(drawn) :].numpy() > 0
             if np.count_nonzero(answered ^ before) <= SETTLED * np.count_nonzero(answered):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,6 +73,8 @@ def pretrain(options: PretrainOptions) -> Path | None:
     with held(options.folder):
         folder = options.folder / "fold_all"
         resume = resumable(folder) if options.resume else None
+        begun = options.folder / RECIPE
+        options = _with_begun(options, begun) if options.resume and resume is None and begun.is_file() else options
         recipe = _recipe(options, resume)
         run = _settle(options, recipe, resume, folder)
         with StopRequest(folder, options.run.max_hours) as stopping:
@@ -83,7 +85,9 @@ def pretrain(options: PretrainOptions) -> Path | None:
             started = None
             if options.start is not None and resume is None:
                 started = start_from_seed(network, options.start, recipe.dimensions)
-            write_json(options.folder / RECIPE, recipe)
+            if resume is None:
+                asked = {"recipe": options.recipe, "learning": options.learning, "start": options.start}
+                write_json(begun, asked)
             trainer = assemble(run, model.to(run.device), _sources(run, recipe), Processes(), stopping)
             if started:
                 trainer.log.line(started)
@@ -93,30 +97,44 @@ def pretrain(options: PretrainOptions) -> Path | None:
                     trainer.finish()
             finally:
                 trainer.log.close()
-        return write_seed(folder, recipe) if finished else None
+        return write_seed(folder) if finished else None
+
+
+def _with_begun(options: PretrainOptions, begun: Path) -> PretrainOptions:
+    """Return the options with those of a pretraining that was stopped before its first checkpoint."""
+    asked = read_json(begun)
+    for part, given in (("recipe", options.recipe), ("learning", options.learning)):
+        _refuse_changes(options.folder, asked[part], {name: given[name] for name in given if name in asked[part]})
+    start = options.start if asked["start"] is None else Path(asked["start"])
+    recipe, learning = {**asked["recipe"], **options.recipe}, {**asked["learning"], **options.learning}
+    return replace(options, recipe=recipe, learning=learning, start=start)
+
+
+def _refuse_changes(folder: Path, before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if before[name] != value:
+            raise CheckpointError(
+                f"{folder} was pretrained with {name} {before[name]} (now {value}). Continue with the same, or start "
+                "again without --c."
+            )
 
 
 def _recipe(options: PretrainOptions, resume: Checkpoint | None) -> Recipe:
     """Return what was asked for, or what a pretraining goes on with."""
     if resume is None:
         return Recipe(**options.recipe)
-    before = decode(Recipe, read_json(options.folder / RECIPE), RECIPE)
-    for name, value in options.recipe.items():
-        if getattr(before, name) != value:
-            raise CheckpointError(
-                f"{options.folder} was pretrained with {name} {getattr(before, name)} (now {value}). Continue with the "
-                "same, or start again without --c."
-            )
-    return before
+    _refuse_changes(options.folder, resume.state.recipe, options.recipe)
+    return decode(Recipe, resume.state.recipe, f"{options.folder}: recipe")
 
 
 def _settle(options: PretrainOptions, recipe: Recipe, resume: Checkpoint | None, folder: Path) -> Run:
     if resume is None:
-        refuse_trained(folder, overwrite=options.overwrite)
+        refuse_trained(folder, overwrite=options.overwrite, ways_on=("--c writes its weights again",))
     device, plan = choose_device(options.device), plan_of(recipe)
     name = next(iter(plan.configurations))
     settings = encode(Learning(**options.learning)) if resume is None else options.learning
-    config = settings_to_train(settings, resume, folder, planned_batch=plan.configuration(name).batch_size)
+    batch = plan.configuration(name).batch_size
+    config = settings_to_train(settings, resume, folder, planned_batch=batch, extendable=False)
     labels = {"background": 0, "object": TARGET}
     raw = {"channel_names": {"0": "scene"}, "labels": labels, "numTraining": 0, "file_ending": ".nii.gz"}
     spec = DatasetSpec(
@@ -141,6 +159,7 @@ def _settle(options: PretrainOptions, recipe: Recipe, resume: Checkpoint | None,
         device=device,
         precision=choose_precision(config.precision, device),
         resume=resume,
+        recipe=encode(recipe),
         command=options.command,
     )
 
@@ -201,7 +220,7 @@ def _sources(run: Run, recipe: Recipe) -> Sources:
     )
 
 
-def write_seed(folder: Path, recipe: Recipe) -> Path:
+def write_seed(folder: Path) -> Path:
     """Write the weights of a finished pretraining as fp16, and a card that says what they are; returns their path."""
     checkpoint = load_checkpoint(folder / FINAL)
     prefix = "network."  # of PretrainingNetwork
@@ -211,9 +230,10 @@ def write_seed(folder: Path, recipe: Recipe) -> Path:
         if name.startswith(prefix)
     }
     card = {
-        "recipe": encode(recipe),
+        "recipe": checkpoint.state.recipe,
         "training": checkpoint.state.training,
         "steps": checkpoint.state.step,
+        "dice": checkpoint.state.history["mean_fg_dice"][-1],
         "samunet": samunet.__version__,
         "contains": "weights learned from procedural scenes; no image of any patient",
     }

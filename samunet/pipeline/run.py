@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from samunet.variants.network import build_network
 
 logger = logging.getLogger(__name__)
 
+WAYS_ON = ("--c --extend EPOCHS adds epochs", "--val validates it")
 FREE = ("workers", "compile")  # settings on which the weights do not depend but for rounding
 
 
@@ -122,17 +123,19 @@ def resumable(folder: Path) -> Checkpoint | None:
     return None
 
 
-def refuse_trained(folder: Path, *, overwrite: bool) -> None:
+def refuse_trained(folder: Path, *, overwrite: bool, ways_on: Sequence[str] = WAYS_ON) -> None:
     """Raise ConfigError where a training from the beginning would replace a finished one that nobody said may go; say
     so where it may.
+
+    Args:
+        ways_on: what the command can do with a finished one, the first where no other was begun since.
     """
     latest = (folder / LATEST).is_file()
     if (folder / FINAL).is_file():
         if not overwrite:
-            goes_on = (
-                "continues the training that was to replace or extend it" if latest else "--extend EPOCHS adds epochs"
-            )
-            raise ConfigError(f"{folder} is trained; --c {goes_on}, --val validates it, --overwrite trains it again.")
+            first = "--c continues the training that was to replace or extend it" if latest else ways_on[0]
+            ways = ", ".join((first, *ways_on[1:], "--overwrite trains it again"))
+            raise ConfigError(f"{folder} is trained; {ways}.")
         until = "whose model stays until the new one is there"
         logger.info("This training replaces the finished one in %s, %s.", folder, until)
     elif latest:
@@ -146,6 +149,7 @@ def settings_to_train(
     *,
     planned_batch: int,
     extend: int = 0,
+    extendable: bool = True,
 ) -> TrainingConfig:
     """Return the settings of a training, with the plan's batch size where no other is given.
 
@@ -154,6 +158,7 @@ def settings_to_train(
             that continues.
         planned_batch: patches per step by the plan.
         extend: epochs to add to a training that continues.
+        extendable: whether the command can do that.
 
     Raises:
         CheckpointError: a setting differs from that of the training that continues.
@@ -179,7 +184,7 @@ def settings_to_train(
         was = ", ".join(f"{key} {kept[key]} (now {given[key]})" for key in changed)
         more = given["epochs"] - kept["epochs"] if changed == ["epochs"] else 0
         way_out = "Continue with the same settings, or start again without --c."
-        if more > 0 and not before.minutes:
+        if more > 0 and extendable and not before.minutes:
             way_out = f"To train {counted(more, 'epoch')} more, give --c --extend {more} instead of --epochs."
         raise CheckpointError(f"{folder} was trained with other settings: {was}. {way_out}")
     if before.minutes and extend:

@@ -59,7 +59,7 @@ def prompts_for_validation(predictor: PromptedPredictor, cases: Sequence[Case], 
     """Make the prompts that a model is validated with: a tight box for one trained on boxes alone, else one click, per
     structure or, where the model needs one in each slice, per structure and slice.
     """
-    clicking = Clicking(points=0 if predictor.kind == "box" else 1, whole=predictor.networks[0].whole_object)
+    clicking = Clicking(points=0 if predictor.kind == "box" else 1, whole=predictor.whole_object)
     return prompts_from_references(cases, dataset.spec, dataset.reader, clicking, plan=predictor.plan)
 
 

@@ -11,6 +11,8 @@ from samunet.errors import ConfigError
 if TYPE_CHECKING:
     from samunet.core.geometry import Shape
 
+SMALLEST = 4  # voxels a side of the deepest stage, nnU-Net's limit; its norms need several
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -40,10 +42,10 @@ class Recipe:
         if self.tokens and not self.backbone:
             raise ConfigError("--tokens needs SAM's decoder and so its encoder; give --backbone too, e.g. vit_tiny.")
         parts = 2 ** (self.stages - 1)
-        if self.side % parts or (self.dimensions == 3 and self.depth % 4):
+        if self.side % parts or self.side < SMALLEST * parts or (self.dimensions == 3 and self.depth % 4):
             raise ConfigError(
-                f"--side must be a multiple of {parts} for {self.stages} stages, and --depth one of 4; got {self.side} "
-                f"and {self.depth}."
+                f"--side must be a multiple of {parts} for {self.stages} stages and {SMALLEST * parts} at least, and "
+                f"--depth a multiple of 4; got {self.side} and {self.depth}."
             )
 
     @property

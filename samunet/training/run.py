@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Run:
     """The training that goes on gets more epochs; earlier ones do not count for patience."""
     pretrained: Path | None = None
     """A checkpoint whose weights a new training starts from, as far as they fit."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Of a pretraining: what its network is and learns; checkpoints hold it."""
     command: tuple[str, ...] = ()
     """What the user typed, for debug.json."""
 

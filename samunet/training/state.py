@@ -77,6 +77,7 @@ class TrainingState:
             precision=self.run.precision_name,
             history=log.history,
             pace=schedule.state(),
+            recipe=self.run.recipe,
         )
         return Checkpoint(
             state=state,

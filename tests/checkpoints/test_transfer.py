@@ -133,6 +133,28 @@ def test_the_default_network_takes_convolutions_from_a_promptable_one(options):
     }
 
 
+@torch.no_grad()
+def test_gates_of_sams_features_go_with_their_stage():
+    strides, kernels = ((1, 1, 1), *((1, 2, 2),) * 4), ((1, 3, 3),) * 5
+    topology = Topology(strides=strides, kernels=kernels, widths=(4, 8, 8, 8, 8))
+    specs = [
+        dataclasses.replace(SPEC, topology=topology, patch_size=(1, 64, 64), encoder_scale=scale)
+        for scale in (2.0, 4.0)
+    ]
+    source, target = made(0, "sam_unet", specs[0]), made(1, "sam_unet", specs[1])
+    first, second = source.stage, target.stage
+    assert first != second and min(len(net.injections) for net in (source, target)) > 1
+    for number, gate in enumerate(source.injections):
+        gate.weight.fill_(first + number)
+    report = transfer(target, source.state_dict())
+    shared = range(max(first, second), 5)
+    assert all((target.injections[stage - second].weight == stage).all() for stage in shared)
+    for stage in range(second, first):
+        assert f"injections.{stage - second}.weight" in report.fresh
+    one = made(0, "sam_unet", specs[0], injection="one")
+    assert any(name.startswith("injections.") for name in transfer(one, source.state_dict()).fresh)
+
+
 def test_outputs_of_other_classes_are_left_as_they_began():
     classes = parse_labels({"background": 0, "one": 1, "other": 2})
     source, target = made(0), made(1, "sam_unet", slab_spec(labels=classes))

@@ -31,8 +31,35 @@ def test_a_pretraining_that_was_stopped_goes_on_with_its_settings_to_the_same_by
     on = pretrain(options(stopped, recipe={}, learning={}, resume=True))
     assert on.read_bytes() == whole.read_bytes()
     assert (stopped / CARD).read_bytes() == (tmp_path / "whole" / CARD).read_bytes()
-    with pytest.raises(ConfigError, match="is trained"):
+    with pytest.raises(ConfigError, match="is trained; --c writes its weights again, --overwrite trains it again"):
         pretrain(options(stopped))
+    with pytest.raises(CheckpointError, match="epochs 2 .now 3.. Continue with the same settings"):
+        pretrain(options(stopped, learning={"epochs": 3}, resume=True))
+
+
+def killed_before_its_first_checkpoint(given, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("samunet.pipeline.pretraining.assemble", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(given)
+
+
+def test_weights_keep_their_recipe_whatever_was_begun_since(tmp_path, monkeypatch):
+    first = pretrain(options(tmp_path)).read_bytes()
+    killed_before_its_first_checkpoint(options(tmp_path, recipe=SMALL | {"side": 64}, overwrite=True), monkeypatch)
+    assert pretrain(options(tmp_path, recipe={}, learning={}, resume=True)).read_bytes() == first
+    assert json.loads((tmp_path / CARD).read_text(encoding="utf-8"))["recipe"]["side"] == 32
+
+
+def test_what_was_killed_before_its_first_checkpoint_goes_on_with_its_settings(tmp_path, monkeypatch):
+    whole, early = pretrain(options(tmp_path / "whole")), tmp_path / "early"
+    killed_before_its_first_checkpoint(options(early), monkeypatch)
+    with pytest.raises(CheckpointError, match=r"pretrained with side 32 \(now 64\)"):
+        pretrain(options(early, recipe={"side": 64}, resume=True))
+    assert pretrain(options(early, recipe={}, learning={}, resume=True)).read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +67,8 @@ def test_a_pretraining_that_was_stopped_goes_on_with_its_settings_to_the_same_by
     [
         ({"tokens": True}, "needs SAM's decoder"),
         ({"side": 100}, "must be a multiple of 16"),
-        ({"dimensions": 3, "depth": 6}, "one of 4"),
+        ({"side": 32, "stages": 6}, "for 6 stages and 128 at least"),
+        ({"dimensions": 3, "depth": 6}, "a multiple of 4"),
         ({"backbone": "vit_smal"}, "no backbone"),
     ],
 )
@@ -58,6 +86,9 @@ def test_the_command_writes_half_precision_weights_and_says_what_they_are(tmp_pa
     assert {str(tensor.dtype) for tensor in read_tensors(tmp_path / SEED_WEIGHTS).values()} == {"torch.float16"}
     card = json.loads((tmp_path / CARD).read_text(encoding="utf-8"))
     assert card["recipe"]["side"] == 32 and card["steps"] == 2 and "no image of any patient" in card["contains"]
+    assert 0 <= card["dice"] <= 1
+    assert main(["-o", str(tmp_path), "--c", "--overwrite"]) == 2
+    assert "leave out --c, which goes on" in capsys.readouterr().err
 
 
 def test_slabs_are_pooled_along_depth_late():

@@ -33,11 +33,11 @@ from samunet.errors import ConfigError
 from samunet.evaluation.summary import SUMMARY, read_summary
 from samunet.imageio import reader_for
 from samunet.inference.load import load_predictor
-from samunet.inference.predictor import PredictionOptions
+from samunet.inference.predictor import PredictionOptions, Scores
 from samunet.inference.prompted_predictor import PromptedPredictor
 from samunet.models.segmenter import ABSENT, PromptedSegmenter
 from samunet.pipeline.options import Clicking
-from samunet.pipeline.simulated_prompts import middle_of, prompts_from_references
+from samunet.pipeline.simulated_prompts import middle_of, prompts_for_validation, prompts_from_references
 from samunet.preprocessing.prompt_map import prompt_map
 
 NAME = "3d_med_sa_prompted"
@@ -418,39 +418,66 @@ def test_clicks_at_a_whole_structure_begin_in_the_middle_of_its_largest_piece(pr
             assert all(label[int(z), int(y), int(x)] in values for x, y, z in points)
 
 
-def test_a_prompt_in_one_slice_shows_an_object_beyond_its_tile(project):
-    """A network that finds what touches a prompt within its tile finds a bar of three tiles by one click."""
+class Touching(PromptedSegmenter):
+    """Finds what touches a prompt within its tile."""
 
-    class Touching(PromptedSegmenter):
-        prompts, whole_object = "mixed", True
+    prompts, whole_object = "mixed", True
 
-        def forward(self, image, drawn=None):
-            near = (drawn > 0).flatten(2).any(2)[..., None, None, None]
-            logits = torch.where((image[:, :1] > 0) & near, 5.0, -5.0)
-            return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
+    def forward(self, image, drawn=None):
+        near = (drawn > 0).flatten(2).any(2)[..., None, None, None]
+        logits = torch.where((image[:, :1] > 0) & near, 5.0, -5.0)
+        return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
 
+
+def touching_predictor(project, dimensions):
     plan = pipeline.open_plan(project.workspace, project.dataset, "samunetPlans")
-    name = next(name for name, entry in plan.configurations.items() if entry.dimensions == 3)
-    spec = read_dataset_json(project.workspace.raw / project.dataset / "dataset.json")
-    predictor = PromptedPredictor(
+    name = next(name for name, entry in plan.configurations.items() if entry.dimensions == dimensions)
+    return PromptedPredictor(
         plan=plan,
         configuration=plan.configuration(name),
-        dataset=spec,
+        dataset=read_dataset_json(project.workspace.raw / project.dataset / "dataset.json"),
         folds=("0",),
         networks=(Touching(),),
         device=torch.device("cpu"),
         options=PredictionOptions(flips=False, quiet=True, step_size=0.5, precision="fp32"),
     )
-    depth, height, width = predictor.configuration.patch_size
-    image = np.full((len(plan.channels), depth, height, 3 * width), -1, np.float32)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_prompt_in_one_slice_shows_an_object_beyond_its_tile(project, dimensions):
+    """A bar of three tiles is found by one click; by a network of single slices, in its slice."""
+    predictor = touching_predictor(project, dimensions)
+    _, height, width = predictor.configuration.patch_size
+    depth = 4
+    image = np.full((len(predictor.plan.channels), depth, height, 3 * width), -1, np.float32)
     image[:, :, 4:8] = 1
     drawn = np.zeros((predictor.map_planes, *image.shape[1:]), np.uint8)
     drawn[0, depth // 2, 5, 2] = INSIDE
     alone = predictor._scores_of(np.concatenate([image, drawn]), None)
     assert (alone.logits[1] > 0).any(dim=(0, 1)).sum() < 3 * width
     grown = predictor.scores_with(image, drawn, None)
-    assert torch.equal(grown.logits[1] > 0, torch.from_numpy(image[0] > 0))
+    expected = image[0] > 0
+    expected[np.arange(depth) != depth // 2] &= dimensions == 3
+    assert torch.equal(grown.logits[1] > 0, torch.from_numpy(expected))
     assert (grown.logits[2] == ABSENT).all()
+
+
+def test_networks_of_single_slices_are_validated_by_a_click_in_each(project, monkeypatch):
+    dataset = pipeline.open_dataset(project.workspace, project.dataset)
+    for dimensions, origin in ((2, "1 click per structure and slice"), (3, "1 click per structure")):
+        predictor = touching_predictor(project, dimensions)
+        prompts = prompts_for_validation(predictor, dataset.cases[:1], dataset)
+        assert prompts.origin == f"reference: {origin}"
+    flat = touching_predictor(project, 2)
+    image = np.zeros((len(flat.plan.channels), 3, *flat.configuration.patch_size[1:]), np.float32)
+    runs = []
+    monkeypatch.setattr(
+        PromptedPredictor,
+        "_scores_of",
+        lambda *_: runs.append(1) or Scores(logits=torch.zeros(3, 3), disagreement=None),
+    )
+    flat.scores_with(image, np.zeros((flat.map_planes, *image.shape[1:]), np.uint8), None)
+    assert len(runs) == 1  # no slice learns from another
 
 
 def test_the_default_network_with_prompts_is_planned_trained_and_validated_by_one_click_a_structure(project, tmp_path):
