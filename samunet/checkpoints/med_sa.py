@@ -29,6 +29,12 @@ def load_official(network: PromptedSAM, stored: Mapping[str, Tensor]) -> None:
     """
     stored = {name.removeprefix(PARALLEL): tensor for name, tensor in stored.items()}
     names = dict(_names(network))
+    needed = [name for name in _untrained(network) if name not in stored]
+    if needed:
+        raise CheckpointError(
+            f"The Medical SAM Adapter checkpoint has no '{needed[0]}', which tells on which weights of SAM it was "
+            "trained; give the whole network, as the authors' code saves it."
+        )
     fill(network, stored, names, title="Medical SAM Adapter", same="Backbone and ratio", rest=True)
     own = network.state_dict()
     positions = [name for name, tensor in stored.items() if name.endswith(RELATIVE) and tensor.any()]
@@ -37,17 +43,7 @@ def load_official(network: PromptedSAM, stored: Mapping[str, Tensor]) -> None:
             f"Medical SAM Adapter checkpoint: '{positions[0]}' is not zero, as it is in the authors' code."
         )
     others = [
-        name
-        for name in own
-        if name.startswith("image_encoder.")
-        and name != TABLE
-        and name in stored
-        and not torch.equal(own[name], stored[name])
-    ]
-    others += [
-        name
-        for name in network.head.prompt_encoder.state_dict()
-        if not _equal(own[f"head.prompt_encoder.{name}"], stored, name)
+        name for name, mine in _untrained(network).items() if name != TABLE and not torch.equal(own[mine], stored[name])
     ]
     if others:
         raise CheckpointError(
@@ -57,9 +53,12 @@ def load_official(network: PromptedSAM, stored: Mapping[str, Tensor]) -> None:
     own[TABLE].copy_(F.interpolate(table, size=own[TABLE].shape[1:3], mode="bicubic").movedim(1, -1))
 
 
-def _equal(own: Tensor, stored: Mapping[str, Tensor], name: str) -> bool:
-    theirs = stored.get(f"prompt_encoder.{name}")
-    return theirs is None or torch.equal(own, theirs)
+def _untrained(network: PromptedSAM) -> dict[str, str]:
+    """Map the authors' tensor names to ours, of what stays SAM's; relative positions are others there."""
+    encoder = [f"image_encoder.{name}" for name in network.image_encoder.state_dict() if "rel_pos" not in name]
+    return {name: name for name in encoder} | {
+        f"prompt_encoder.{name}": f"head.prompt_encoder.{name}" for name in network.head.prompt_encoder.state_dict()
+    }
 
 
 def _names(network: PromptedSAM) -> Iterator[tuple[str, str]]:

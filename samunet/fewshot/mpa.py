@@ -146,8 +146,7 @@ def segment(
     for value, mask, own in zip(values, masks, chance, strict=True):
         won = mask & (own + 1e-6 > best)
         label[won], best[won] = value, own[won] + 1e-6
-    there = {value: bool((label == value).any()) for value in values}
-    return label, {value: float(np.mean(parts)) if there[value] else 0.0 for value, parts in scores.items()}
+    return label, {value: float(np.mean(scores[value])) if (label == value).any() else 0.0 for value in values}
 
 
 def _settled(mask: np.ndarray, region: np.ndarray, axis: int, spacing: Sequence[float]) -> np.ndarray:

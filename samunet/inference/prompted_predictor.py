@@ -98,8 +98,8 @@ class PromptedPredictor(Predictor):
         both, answered = np.concatenate([image, drawn]), np.zeros(drawn.shape, bool)
         scores = self._scores_of(both, folder)
         tile = self.configuration.patch_size
-        axes = slice(int(tile[0] == 1), None)
-        beyond = any(size > side for size, side in zip(drawn.shape[1:][axes], tile[axes], strict=True))
+        within = [size <= side for size, side in zip(drawn.shape[1:], tile, strict=True)]
+        beyond = not all(within[1:] if tile[0] == 1 else within)
         for _ in range(MOST_PASSES - 1 if beyond and self.networks[0].whole_object else 0):
             before, answered = answered, scores.logits[-len(drawn) :].numpy() > 0
             if np.count_nonzero(answered ^ before) <= SETTLED * np.count_nonzero(answered):

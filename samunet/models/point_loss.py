@@ -19,11 +19,12 @@ CANDIDATES = 3  # points drawn for each that is kept, HQ-SAM's
 OF_A_SLICE, OF_A_SLAB = 12_544, 32_768  # points; the first is HQ-SAM's
 
 
-def undecided(margin: Tensor, count: int, candidates: int = CANDIDATES) -> Tensor:
+def undecided(margin: Tensor, known: Tensor, count: int, candidates: int = CANDIDATES) -> Tensor:
     """Choose points of every row: three quarters are the least decided of those drawn at random, the rest are random.
 
     Args:
         margin: (M, V) how far a network is from deciding otherwise.
+        known: (M, V) whether a voxel counts; points are drawn among those that do, in a row without one anywhere.
         count: points of a row.
         candidates: points drawn for each that is kept.
 
@@ -34,10 +35,21 @@ def undecided(margin: Tensor, count: int, candidates: int = CANDIDATES) -> Tenso
     if voxels <= count:
         return torch.arange(voxels, device=margin.device).expand(rows, -1)
     with torch.no_grad():
-        drawn = torch.randint(voxels, (rows, candidates * count), device=margin.device)
-        first = margin.gather(1, drawn).topk(round(FOCUS * count), dim=1, largest=False).indices
-        rest = torch.randint(voxels, (rows, count - first.shape[1]), device=margin.device)
-        return torch.cat((drawn.gather(1, first), rest), dim=1)
+        focused = round(FOCUS * count)
+        drawn = _at_random(known, candidates * count + count - focused)
+        some, rest = drawn.split((candidates * count, count - focused), dim=1)
+        first = margin.gather(1, some).topk(focused, dim=1, largest=False).indices
+        return torch.cat((some.gather(1, first), rest), dim=1)
+
+
+def _at_random(known: Tensor, count: int) -> Tensor:
+    """Draw (M, count) indices of voxels that count, each row by itself."""
+    rows, voxels = known.shape
+    if known.all():
+        return torch.randint(voxels, (rows, count), device=known.device)
+    before = known.long().cumsum(1)
+    numbers = (torch.rand(rows, count, device=known.device) * before[:, -1:]).long() + 1
+    return torch.searchsorted(before, numbers).clamp_max(voxels - 1)
 
 
 def mask_loss(logits: Tensor, targets: Tensor, known: Tensor, count: int, candidates: int = CANDIDATES) -> Tensor:
@@ -50,7 +62,7 @@ def mask_loss(logits: Tensor, targets: Tensor, known: Tensor, count: int, candid
     Returns:
         (M,) losses.
     """
-    places = undecided(logits.detach().abs(), count, candidates)
+    places = undecided(logits.detach().abs(), known > 0, count, candidates)
     logits, targets, known = (part.gather(1, places) for part in (logits, targets, known))
     entropy = (F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * known).sum(1)
     entropy = entropy / known.sum(1).clamp_min(1)
@@ -65,7 +77,7 @@ def at_points(logits: Tensor, label: Tensor, labels: Labels) -> tuple[Tensor, Te
     Args:
         logits: (B, K, D, H, W).
         label: (B, D, H, W).
-        labels: what the integers mean; ignored voxels count as decided.
+        labels: what the integers mean; ignored voxels are no points.
 
     Returns:
         (B, K, P, 1, 1) logits and (B, P, 1, 1) labels.
@@ -77,7 +89,7 @@ def at_points(logits: Tensor, label: Tensor, labels: Labels) -> tuple[Tensor, Te
         else:
             best, second = flat.topk(2, dim=1).values.unbind(1)
             margin = best - second
-        margin = margin.masked_fill(~known_voxels(values, labels), torch.inf)
-    places = undecided(margin, OF_A_SLICE if logits.shape[2] == 1 else OF_A_SLAB)
+    points = OF_A_SLICE if logits.shape[2] == 1 else OF_A_SLAB
+    places = undecided(margin, known_voxels(values, labels), points)
     chosen = flat.gather(2, places.unsqueeze(1).expand(-1, flat.shape[1], -1))
     return chosen[..., None, None], values.gather(1, places)[..., None, None]

@@ -104,6 +104,11 @@ def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: floa
     return tuple(choices)
 
 
+def narrowed(width: int, ratio: float) -> int:
+    """Return the inner width of a bottleneck that narrows to a share of its width, 1 at least."""
+    return max(1, int(ratio * width))
+
+
 def step_gib(
     spec: NetworkSpec,
     backbone: Backbone,

@@ -115,6 +115,8 @@ def fit_to_patch(logits: Tensor, shape: Sequence[int], scale: float, encoder_siz
         encoder_size: (H, W) of the padded plane, in encoder pixels.
     """
     plane = (shape[1], shape[2])
+    if [side * scale for side in logits.shape[3:]] == list(encoder_size):
+        return logits[..., : plane[0], : plane[1]]  # a logit a voxel already
     planes = logits.movedim(1, 2).flatten(0, 1)
     if planes.shape[2:] != encoder_size:
         planes = F.interpolate(planes, size=encoder_size, mode="bilinear", align_corners=False)

@@ -47,16 +47,21 @@ class Foreign:
     """Options of the method, with which the weights were trained."""
     load: Callable[[Any, Mapping[str, Tensor]], None]
     """Fills a network of the method."""
+    regions: bool = True
+    """Whether outputs may be regions; otherwise they are classes with background, of which softmax makes chances."""
     told: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda stored: {}
     """Returns the options that a file itself tells."""
 
 
-MA_SAM = Foreign(title="MA-SAM", variant="ma_sam", options={"pixel_range": "unit"}, load=ma_sam.load_official)
+MA_SAM = Foreign(
+    title="MA-SAM", variant="ma_sam", options={"pixel_range": "unit"}, load=ma_sam.load_official, regions=False
+)
 SAMED = Foreign(
     title="SAMed",
     variant="samed",
     options={"pixel_range": "unit"},
     load=samed.load_official,
+    regions=False,
     told=samed.options_of,
 )
 
@@ -96,7 +101,7 @@ def import_checkpoint(
     plan = pipeline.resolve(workspace, pipeline.open_plan(workspace, dataset, plans_name), configuration)
     spec = read_dataset_json(workspace.raw / dataset / "dataset.json")
     entry = plan.configuration(configuration)
-    _check_method(entry, foreign)
+    _check_method(entry, foreign, spec.labels)
     if entry.weights is None:
         raise ConfigError(
             f"Configuration '{configuration}' has no pretrained weights, on which {foreign.title} was trained. Plan "
@@ -155,8 +160,8 @@ def export_ma_sam(
     plan, stored = load_plan(folder / "plans.json"), load_checkpoint(checkpoint, with_optimizer=False)
     entry = plan.configuration(stored.state.configuration)
     check_frozen_weights(stored.state, entry, checkpoint)
-    _check_method(entry, MA_SAM)
     labels = read_dataset_json(folder / "dataset.json").labels
+    _check_method(entry, MA_SAM, labels)
     network = _network(plan, entry, labels, workspace.weights_folders, MA_SAM)
     load_trainable_state(network, stored.weights, checkpoint, pretrained=True)
     with atomic_path(target) as temporary:
@@ -164,7 +169,12 @@ def export_ma_sam(
     return target
 
 
-def _check_method(configuration: Configuration, foreign: Foreign) -> None:
+def _check_method(configuration: Configuration, foreign: Foreign, labels: Labels) -> None:
+    if labels.has_regions and not foreign.regions:
+        raise ConfigError(
+            f"{foreign.title}'s checkpoints have an output for background and one for each class, which exclude each "
+            "other; the dataset's regions may overlap. Use a dataset with classes."
+        )
     if configuration.variant != foreign.variant:
         raise ConfigError(
             f"{foreign.title}'s checkpoints fit the method {foreign.variant} only; the configuration has "

@@ -205,6 +205,9 @@ def test_files_of_others_are_refused():
     short = {name: tensor for name, tensor in stored.items() if "Space" not in name}
     with pytest.raises(CheckpointError, match=r"16 tensors missing \(image_encoder.blocks.0.Space_Adapter.D_fc1.bias"):
         load_official(network, short)
+    trained = {name: stored[name] for name in stored if "_Adapter" in name or name.startswith("mask_decoder.")}
+    with pytest.raises(CheckpointError, match="no 'image_encoder.pos_embed', .*; give the whole network"):
+        load_official(network, trained)
     with pytest.raises(CheckpointError, match="other weights of SAM than the plan's: 'image_encoder"):
         load_official(network_for(1, sam_of(1)), stored)
     with pytest.raises(CheckpointError, match="'image_encoder.blocks.0.attn.rel_h' is not zero"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from samples import planned_with_weights
@@ -12,8 +14,9 @@ from samunet.cli import samed as command
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology, load_plan
 from samunet.core.results import model_folder
-from samunet.errors import CheckpointError
+from samunet.errors import CheckpointError, ConfigError
 from samunet.models.spec import NetworkSpec
+from samunet.pipeline.exchange import SAMED, _check_method
 from samunet.sam.backbones import backbone_named
 from samunet.sam.build import build_sam
 from samunet.variants import samed
@@ -95,6 +98,14 @@ def test_files_of_others_are_refused():
         load_official(network, stored | {"w_c_000": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="'w_b_003' has shape"):
         load_official(network, stored | {"w_b_003": torch.zeros(1)})
+
+
+def test_regions_are_no_classes_of_the_authors():
+    regions = parse_labels({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])
+    configuration = SimpleNamespace(variant="samed")
+    with pytest.raises(ConfigError, match="SAMed's checkpoints have an output for background .* regions may overlap"):
+        _check_method(configuration, SAMED, regions)
+    _check_method(configuration, SAMED, parse_labels({"background": 0, "whole": 1}))
 
 
 def test_an_authors_file_becomes_a_fold(tmp_path, monkeypatch):

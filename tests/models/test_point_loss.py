@@ -16,11 +16,25 @@ def test_three_quarters_of_the_points_are_undecided_ones():
     torch.manual_seed(0)
     margin = torch.ones(2, 4000)
     margin[:, ::3] = 0  # a third: of 1200 that are drawn more than the 300 that are wanted
-    places = undecided(margin, 400)
+    places = undecided(margin, margin > -1, 400)
     assert places.shape == (2, 400)
     assert not margin.gather(1, places)[:, :300].any()
     assert 0.5 < margin.gather(1, places)[:, 300:].mean() < 0.85  # the rest knows nothing of it
-    assert torch.equal(undecided(margin, 4000)[1], torch.arange(4000))
+    assert torch.equal(undecided(margin, margin > -1, 4000)[1], torch.arange(4000))
+
+
+def test_points_are_drawn_among_the_voxels_that_count():
+    torch.manual_seed(0)
+    margin, known = torch.rand(3, 4000), torch.zeros(3, 4000, dtype=torch.bool)
+    known[0, ::50], known[1, 7] = True, True
+    places = undecided(margin, known, 400)
+    assert known[0][places[0]].all() and len(places[0].unique()) > 50 and (places[1] == 7).all()
+    assert places.max() < 4000  # the last row has none
+    logits, targets = torch.randn(3, 4000), torch.ones(3, 4000)
+    losses = mask_loss(logits, targets, known.float(), 400)
+    alone = torch.ones(1, 400)
+    assert torch.isclose(losses[1], mask_loss(logits[1, 7] * alone, alone, alone, 400)[0])
+    assert losses[2] == 0
 
 
 def test_with_all_points_the_loss_of_masks_is_cross_entropy_and_dice():
@@ -55,5 +69,5 @@ def test_points_lie_where_the_two_best_classes_are_close_and_not_where_the_label
     torch.manual_seed(0)
     chosen, values = at_points(logits, label, labels)
     assert chosen.shape == (1, 3, 40, 1, 1) and values.shape == (1, 40, 1, 1)
-    assert not chosen[0, 0, :15].any()  # of the 120 that are drawn a quarter lies in the other ten columns
-    assert not (values[0, :15] == 3).any()
+    assert not chosen[0, 0, :30].any()  # of the 120 that are drawn a third lies in the other ten columns
+    assert not (values == 3).any()

@@ -30,6 +30,14 @@ def test_every_voxel_gets_the_logit_of_its_place(scale, encoder_size, upsampling
     assert torch.allclose(found[0, 1, 0][edge], columns[edge], atol=tolerance)
 
 
+@pytest.mark.parametrize(("scale", "upsampling"), [(1.0, 16), (2.0, 8), (4.0, 4)])
+def test_logits_of_voxels_stay_as_they_are(scale, upsampling):
+    side = 96 * upsampling // 16
+    logits = torch.randn(1, 2, 3, side, side)
+    found = fit_to_patch(logits, (3, 23, 21), scale, (96, 96))
+    assert torch.equal(found, logits[..., :23, :21])
+
+
 def test_slices_and_classes_keep_their_places():
     logits = torch.arange(12.0).view(2, 3, 2, 1, 1).expand(-1, -1, -1, 8, 8)
     assert torch.equal(fit_to_patch(logits, (2, 32, 32), 1.0, (32, 32))[..., 5, 7], logits[..., 0, 0])

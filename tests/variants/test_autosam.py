@@ -95,8 +95,11 @@ def test_kept_embeddings_give_the_same_logits(tmp_path):
     assert len([*tmp_path.rglob("*.safetensors")]) == 8 and not small(encoder="constant")[0].keep_embeddings(tmp_path)
 
 
-def test_of_a_pretrained_sam_only_what_knows_the_classes_trains():
-    network, _ = small()
+@pytest.mark.parametrize("channels", [1, 2])
+def test_of_a_pretrained_sam_only_what_knows_the_classes_trains(channels):
+    spec = replace(SPEC, schemes=("ct",) * channels)
+    network = autosam.build(build_sam(backbone_named("vit_nano"), (64, 96)), spec, autosam.Config())
+    assert not network.embed(network.pixels(torch.zeros(1, channels, *SPEC.patch_size)))[0].requires_grad
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     parts = {".".join(name.split(".")[:3]) for name in trained if not name.startswith("prompt.")}
     new = {f"head.mask_decoder.{part}" for part in ("mask_tokens", "output_hypernetworks_mlps")}

@@ -194,8 +194,8 @@ def test_what_predicts_is_the_mean_of_both_decoders_or_the_second():
 
 
 def test_the_rarest_class_gets_most_noise_and_an_absent_one_none():
-    counts = torch.tensor([[1000.0, 10, 0, 100], [5, 5, 5, 5]])
-    expected = [[0.35 / 3, 0.35, 0, 0.7 / 3], [0.35] * 4]
+    counts = torch.tensor([[1000.0, 10, 0, 100], [5, 5, 5, 5], [0, 7, 0, 0], [900, 0, 0, 30]])
+    expected = [[0, 0.35, 0, 0.175], [0.35] * 4, [0.0] * 4, [0, 0, 0, 0.35]]
     assert torch.allclose(class_deviations(counts, 0.35), torch.tensor(expected))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,18 +32,18 @@ SPEC = NetworkSpec(
 )
 
 
-def network_of(name, **options):
+def network_of(name, spec=SPEC, **options):
     torch.manual_seed(0)
     sam = build_sam(backbone_named("vit_nano"), PATCH[1:])
     sam.add_module(hq.IN_SAM, hq.new_parts(sam))  # as a file of HQ-SAM's brings them
     method = load_variant(name)
-    return method.build(sam, SPEC, method.read(options, "options")).eval()
+    return method.build(sam, spec, method.read(options, "options")).eval()
 
 
-def batch():
+def batch(channels=1):
     generator = torch.Generator().manual_seed(1)
     label = torch.randint(0, 3, (1, *PATCH), generator=generator).short()
-    return Batch(image=torch.randn(1, 1, *PATCH, generator=generator), label=label)
+    return Batch(image=torch.randn(1, channels, *PATCH, generator=generator), label=label)
 
 
 def shown():
@@ -101,9 +103,11 @@ def test_the_mask_is_sams_plus_that_of_the_added_token_over_the_fused_feature(si
     assert torch.allclose(found, expected[0, 0], atol=1e-4 * float(expected.abs().max()))
 
 
-def test_with_pretrained_weights_exactly_the_25_added_tensors_train():
-    network = network_of("hq_sam_prompted", prompts="points").train()
-    sum(network.loss(batch()).values()).backward()
+@pytest.mark.parametrize("channels", [1, 2])
+def test_with_pretrained_weights_exactly_the_25_added_tensors_train(channels):
+    spec = replace(SPEC, schemes=("zscore",) * channels)
+    network = network_of("hq_sam_prompted", spec, prompts="points").train()
+    sum(network.loss(batch(channels)).values()).backward()
     reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert reached == {f"head.hq.{name}" for name in network.head.hq.state_dict()} and len(reached) == 25
     assert reached == {name for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -120,6 +124,21 @@ def test_training_compares_the_added_tokens_mask_alone():
     sams = network.eval()._masks(embedded, shown(), PATCH)
     assert torch.allclose((whole - sams)[0, 0, 0], alone[0, 0, 0], atol=1e-4)
     assert not network.train()._masks(embedded, shown(), PATCH)[0, 0, 0].any()
+
+
+@torch.no_grad()
+def test_clicks_correct_the_masks_that_predict(monkeypatch):
+    network = network_of("hq_sam_prompted", prompts="iterative")
+    embedded, seen = network.embed(network.pixels(batch().image)), []
+    monkeypatch.setattr("samunet.models.prompted.corrected", lambda drawn, masks, *_: seen.append(masks) or drawn)
+    torch.manual_seed(3)
+    network.train().simulate(batch().label, embedded)
+    torch.manual_seed(3)
+    network.eval().simulate(batch().label, embedded)
+    trained, predicting = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert trained and all(map(torch.equal, trained, predicting)) and not network.head.training
+    network.train().simulate(batch().label, embedded)
+    assert network.head.training
 
 
 WITH_CLASS_TOKENS = ("samed", "ma_sam", "med_sa", "full", "frozen", "h_sam", "db_sam", "autosam")

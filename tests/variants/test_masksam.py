@@ -222,6 +222,7 @@ def test_masks_come_at_the_resolution_of_voxels_and_start_as_the_decoders(scale,
     )
     image = torch.randn(1, 1, *patch)
     masks = network._answers(image)[1].masks
+    assert torch.equal(network._fit(masks, image.shape[2:]), masks)
     assert masks.shape == (1, 8, *patch) and (network.refine is None) == (doublings == 0)
     network.refine = None
     coarse = network._answers(image)[1].masks
@@ -287,8 +288,11 @@ def test_the_number_of_queries_follows_the_classes(outputs, queries):
 
 def test_what_cannot_be_is_refused():
     sam = build_sam(NANO, (64, 96))
-    with pytest.raises(ConfigError, match="3 queries cannot answer for 4 classes"):
-        masksam.build(sam, spec_for(), masksam.Config(queries=3))
+    with pytest.raises(ConfigError, match="queries is 2, and 3 structures of one slice need one each"):
+        masksam.build(sam, spec_for(), masksam.Config(queries=2))
+    with pytest.raises(ConfigError, match="queries is 3, and 4 structures"):  # with background
+        masksam.build(sam, spec_for(), masksam.Config(queries=3, background="query"))
+    masksam.build(sam, spec_for(), masksam.Config(queries=3, ratio=0.004))  # bottlenecks of one number
     with pytest.raises(ConfigError, match="encoder_scale must be 1, 2, 4"):
         masksam.build(sam, spec_for(scale=1.5), masksam.Config())
     for wrong in ({"match": "pixel"}, {"compat": "none"}, {"ratio": 2.0}, {"points": 0}, {"generator_doublings": 5}):

@@ -46,8 +46,8 @@ class AutoSAM(PromptFreeSAM):
         self.prompt, self.constant = DensePrompt(spec, sam.mask_decoder.transformer_dim, last), constant
         black = -torch.tensor(PIXEL_MEAN) / torch.tensor(PIXEL_STD)
         self.register_buffer("black", black.view(1, 1, 3, 1, 1), persistent=False)
-        if constant:
-            self.pixels.requires_grad_(False)
+        if constant or spec.pretrained:
+            self.pixels.requires_grad_(False)  # channels other than 1 or 3 enter as their mean
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, ...]:
         if not self.constant:

@@ -50,7 +50,7 @@ class HSAM(PromptFreeSAM):
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         label = batch.label
         deviations = None
-        if self.training and self.class_noise > 0:
+        if self.training and self.class_noise > 0 and self.head.second.gate is not None:
             deviations = class_deviations(output_targets(label, self.labels).sum((2, 3, 4)), self.class_noise)
         first, second = self._stages(batch.image, deviations)
         first = self._cut(first, label.shape[2:])
@@ -93,9 +93,11 @@ def class_deviations(counts: Tensor, most: float) -> Tensor:
     """Return the deviations of noise on classes: `most` for the rarest, 0 for the most frequent, linear in their rank.
 
     Args:
-        counts: (B, K) voxels of each class in each sample; an absent class gets no noise and no rank.
+        counts: (B, K) voxels of each class in each sample; an absent class gets no noise and no rank, and neither does
+            one that is alone.
         most: for the rarest.
     """
     present = counts > 0
+    others = present.sum(1, keepdim=True) - 1
     rarer = (counts.unsqueeze(1) < counts.unsqueeze(2)) & present.unsqueeze(1)
-    return most * (1 - rarer.sum(2) / max(1, counts.shape[1] - 1)) * present
+    return most * (1 - rarer.sum(2) / others.clamp_min(1)) * (present & (others > 0))

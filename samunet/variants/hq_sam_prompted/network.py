@@ -38,6 +38,15 @@ class HQSAM(PromptedSAM):
         for part in (sam.prompt_encoder, sam.mask_decoder):
             part.requires_grad_(not spec.pretrained)
         super().__init__(sam, spec, None, head=HQMasks(sam, sam.mask_decoder, hq=True), **settings)
+        self.pixels.requires_grad_(not spec.pretrained)  # channels other than 1 or 3 enter as their mean
+
+    def simulate(self, label: Tensor, embedded: tuple[Tensor, ...]) -> Tensor:
+        """See `PromptedSAM`; clicks correct the masks that predict, not those that are trained alone."""
+        self.head.eval()
+        try:
+            return super().simulate(label, embedded)
+        finally:
+            self.head.train(self.training)
 
     def sums(self, batch: Batch) -> dict[str, Tensor]:
         label, embedded = batch.label, self.embed(self.pixels(batch.image))

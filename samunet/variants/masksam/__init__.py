@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from samunet.core.units import counted
 from samunet.errors import ConfigError
 from samunet.models.spec import NetworkSpec
 from samunet.variants.masksam.rules import Config, cost, preferred
@@ -28,10 +29,11 @@ def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
     from samunet.variants.masksam.network import MaskSAM
 
     queries = config.queries_for(spec.labels.outputs)
-    if queries < spec.labels.outputs:
+    answered = spec.labels.outputs - config.background_is_rest(spec.labels)
+    if queries < answered:
         raise ConfigError(
-            f"masksam: {queries} queries cannot answer for {spec.labels.outputs} classes of one slice; give as many or "
-            "more."
+            f"masksam: queries is {queries}, and {counted(answered, 'structure')} of one slice need one each; give as "
+            "many or more."
         )
     if spec.encoder_scale < 1 or not math.log2(spec.encoder_scale).is_integer():
         raise ConfigError(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from samunet.core.batch import Batch
 from samunet.models.bottleneck import BottleneckStyle
 from samunet.models.losses import known_voxels, output_targets, slab_sums, slab_terms
+from samunet.models.rules import narrowed
 from samunet.models.sam_with_sites import fit_to_patch
 from samunet.models.segmenter import ParameterGroup, SlabSegmenter, groups_around
 from samunet.models.spec import NetworkSpec
@@ -50,7 +51,7 @@ class MaskSAM(SlabSegmenter):
         super().__init__()
         config = config.settled()
         self.labels, self.scale, self.checkpointing = spec.labels, spec.encoder_scale, config.checkpointing
-        self.background_is_rest = config.background == "rest" and not spec.labels.has_regions
+        self.background_is_rest = config.background_is_rest(spec.labels)
         self.combined_loss = config.combined_loss
         self.weights = SetWeights(points=config.points, match=config.match)
         doublings = int(math.log2(spec.encoder_scale))
@@ -62,7 +63,7 @@ class MaskSAM(SlabSegmenter):
         blocks, width = sam.image_encoder.blocks, sam.image_encoder.pos_embed.shape[-1]
         self.taps = ends_of_quarters(sam.image_encoder)
         style, depth = BottleneckStyle(start_at_zero=config.initialization == "zero"), spec.patch_size[0]
-        self.sites = nn.ModuleList(MaskSites(width, int(config.ratio * width), style) for _ in blocks)
+        self.sites = nn.ModuleList(MaskSites(width, narrowed(width, config.ratio), style) for _ in blocks)
         self.depth_embedding = nn.Parameter(torch.zeros(depth, width))
         decoder_width = sam.mask_decoder.transformer_dim
         self.generator = PromptGenerator(
@@ -75,7 +76,7 @@ class MaskSAM(SlabSegmenter):
         adapters = mask_decoder_adapters(
             len(sam.mask_decoder.transformer.layers),
             decoder_width,
-            int(config.ratio * decoder_width),
+            narrowed(decoder_width, config.ratio),
             style,
             depth=depth if config.decoder_depth == "perceptron" else None,
         )

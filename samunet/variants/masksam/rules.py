@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from samunet.core.geometry import Shape
+from samunet.core.labels import Labels
 from samunet.core.plan import Preference, Topology
 from samunet.core.ranges import Within
 from samunet.errors import ConfigError
 from samunet.models import rules
-from samunet.models.rules import step_gib
+from samunet.models.rules import narrowed, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 
@@ -80,6 +81,10 @@ class Config:
             return self
         return replace(self, background="query", combined_loss=0.0, generator_doublings=STAGES, finest_masks=False)
 
+    def background_is_rest(self, labels: Labels) -> bool:
+        """Tell whether background is where no class is, and no query's answer."""
+        return self.settled().background == "rest" and not labels.has_regions
+
     def queries_for(self, outputs: int) -> int:
         """Return the number of queries for so many classes with background, or regions."""
         return self.queries or QUERIES_AT_A_TIME * math.ceil(QUERIES_A_CLASS * outputs / QUERIES_AT_A_TIME)
@@ -105,7 +110,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
         spec,
         backbone,
         batch_size,
-        adapter_width=int(config.ratio * backbone.width),
+        adapter_width=narrowed(backbone.width, config.ratio),
         upsampling=4,
         checkpointing=config.checkpointing,
     )

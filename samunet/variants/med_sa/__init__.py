@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from samunet.core.ranges import Within
 from samunet.errors import ConfigError
-from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
+from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, narrowed, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants.method import Method
@@ -92,7 +92,7 @@ def adapters_for(sam: Sam, spec: NetworkSpec, config: AdapterConfig) -> tuple[li
     style = BottleneckStyle(activation=config.activation, start_at_zero=config.initialization == "zero")
     depth = config.depth_attention and spec.patch_size[0] > 1
     sites: list[Sites] = [
-        MedicalSites(width, int(config.ratio * width), style, depth=depth, scale=config.scale)
+        MedicalSites(width, narrowed(width, config.ratio), style, depth=depth, scale=config.scale)
         for _ in sam.image_encoder.blocks
     ]
     first = MedicalDecoderSites(
@@ -124,7 +124,7 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
 def adapters_width(backbone: Backbone, config: AdapterConfig) -> int:
     """Return what a block's adapters keep for the gradient, in the unit of `step_gib`."""
     if not config.depth_attention:
-        return int(backbone.width * config.ratio)
+        return narrowed(backbone.width, config.ratio)
     return int(backbone.width * (config.ratio * 1.5 + ATTENTION_ALONG_DEPTH))
 
 

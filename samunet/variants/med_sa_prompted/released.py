@@ -15,6 +15,7 @@ from torch import Tensor
 from samunet.models.bottleneck import BottleneckStyle
 from samunet.models.prompt_tokens import PromptTokens
 from samunet.models.prompted import PromptedMasks
+from samunet.models.rules import narrowed
 from samunet.models.spec import NetworkSpec
 from samunet.sam.decoder import Attend, DecoderSites
 from samunet.sam.encoder import Sites, attend_along_depth, pad_to_windows
@@ -89,7 +90,7 @@ def released_adapters(sam: Sam, spec: NetworkSpec, config: AdapterConfig) -> lis
     """
     width, depth = sam.image_encoder.pos_embed.shape[-1], config.depth_attention and spec.patch_size[0] > 1
     sites: list[Sites] = [
-        ReleasedSites(block, width, int(config.ratio * width), depth=depth, scale=config.scale)
+        ReleasedSites(block, width, narrowed(width, config.ratio), depth=depth, scale=config.scale)
         for block in sam.image_encoder.blocks
     ]
     for block in sam.image_encoder.blocks:
