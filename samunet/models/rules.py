@@ -8,8 +8,7 @@ from typing import Annotated
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
-from samunet.core.ranges import Within
-from samunet.errors import ConfigError
+from samunet.core.ranges import OneOf, Within, check_ranges
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 
@@ -40,7 +39,15 @@ MODES = ("points", "iterative", "box", "mixed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOptions:
+class Options:
+    """Options of a method or a part of one; raises ConfigError where one does not fit the rule beside its type."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "Option")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(Options):
     """How an adapted encoder is fed, run and read."""
 
     pixel_range: str = "sam"
@@ -53,30 +60,21 @@ class EncoderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptSimulation:
+class PromptSimulation(Options):
     """How prompts are simulated from labels in training."""
 
-    prompts: str = "mixed"
+    prompts: Annotated[str, OneOf(*MODES)] = "mixed"
     """"points": clicks inside a structure; "iterative": one inside, then more where the network errs; "box"; "mixed":
     one of these for each batch."""
     points: Annotated[int, Within(1, 1000)] = 3
     """Clicks of "points" in each slice."""
     rounds: Annotated[int, Within(1, 100)] = 3
     """Clicks of "iterative" in each slice, the first included."""
-    box_overlap: Annotated[float, Within(0, 1)] = 0.75
+    box_overlap: Annotated[float, Within(0, 1, above=True)] = 0.75
     """The sides of a box move by chance, as far as the plane's IoU with the tight box stays at this or above; 1 leaves
     it tight."""
     box_relaxation: Annotated[int, Within(0, 10_000)] = 2
     """A box is then larger by up to so many voxels on every side, along depth too, as boxes drawn by hand are."""
-
-    def __post_init__(self) -> None:
-        if self.prompts not in MODES:
-            raise ConfigError(f"prompts must be one of {', '.join(MODES)}; got '{self.prompts}'.")
-        if self.points < 1 or self.rounds < 1 or not 0 < self.box_overlap <= 1 or self.box_relaxation < 0:
-            raise ConfigError(
-                "points and rounds must be 1 or more, box_overlap in (0, 1] and box_relaxation 0 or more; got "
-                f"{self.points}, {self.rounds}, {self.box_overlap} and {self.box_relaxation}."
-            )
 
 
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:

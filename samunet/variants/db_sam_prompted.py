@@ -13,7 +13,6 @@ from samunet.models.rules import ONE_MASK, WITH_PROMPTS, PromptSimulation
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants import db_sam
-from samunet.variants.method import Method
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -56,14 +55,4 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
     return db_sam.cost(spec, backbone, batch_size, config.network, decoder_runs=len(spec.labels.foreground))
 
 
-METHOD = Method(
-    source=db_sam.METHOD.source,
-    starts_as="sam",
-    slices_meet=True,
-    without_gradient=WITH_PROMPTS | ONE_MASK,
-    config=Config,
-    build=build,
-    preferred=db_sam.preferred,
-    cost=cost,
-    prompted=True,
-)
+METHOD = db_sam.METHOD.with_prompts(WITH_PROMPTS | ONE_MASK, config=Config, build=build, cost=cost)

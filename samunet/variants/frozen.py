@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.core.ranges import Within
+from samunet.core.ranges import OneOf, Within
 from samunet.errors import ConfigError
-from samunet.models.rules import WITHOUT_PROMPTS, preferred, step_gib
+from samunet.models.rules import WITHOUT_PROMPTS, Options, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants.method import Method
@@ -21,14 +21,12 @@ if TYPE_CHECKING:
 
     from samunet.models.segmenter import SlabSegmenter
 
-HEADS = ("class_tokens", "cnn", "linear")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Options):
     """Options of this method."""
 
-    head: str = "class_tokens"
+    head: Annotated[str, OneOf("class_tokens", "cnn", "linear")] = "class_tokens"
     """"class_tokens": SAM's mask decoder with one token per class; "cnn": a small convolutional decoder; "linear": one
     linear map per token."""
     upsampling: Annotated[int, Within(1, 16)] = 16
@@ -42,8 +40,7 @@ class Config:
     """Accept an encoder without pretrained weights, as a control; it stays frozen too."""
 
     def __post_init__(self) -> None:
-        if self.head not in HEADS:
-            raise ConfigError(f"frozen: head must be one of {', '.join(HEADS)}; got '{self.head}'.")
+        super().__post_init__()
         if self.hq and self.head != "class_tokens":
             raise ConfigError(f"frozen: hq corrects the masks of class tokens; the head is '{self.head}'.")
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from samunet.core.ranges import Within
-from samunet.errors import ConfigError
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
@@ -29,10 +28,6 @@ class Config(EncoderOptions):
     """Learning rate of a block as a share of the next block's; 1 trains all blocks alike."""
     upsampling: Annotated[int, Within(1, 16)] = 16
     """Upsampling of the decoder: 16, progressive, to the encoder's resolution (MA-SAM's); 4 as in SAM."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.layer_decay <= 1:
-            raise ConfigError(f"full: layer_decay must be above 0 and at most 1; got {self.layer_decay}.")
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
-from samunet.core.ranges import Within
-from samunet.errors import ConfigError
+from samunet.core.ranges import OneOf, Within
 from samunet.models import rules
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, step_gib
 from samunet.models.spec import NetworkSpec
@@ -26,35 +25,23 @@ if TYPE_CHECKING:
 
 SLAB_DEPTH = 5  # the authors'
 ADAPTER_WIDTH = 384  # the authors', for the backbones with official weights, whose tokens have 768 numbers or more
-INITIALIZATIONS = ("official", "zero")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(EncoderOptions):
     """Options of this method; the defaults are the authors'."""
 
-    rank: Annotated[int, Within(1, 4096)] = 32
+    rank: Annotated[int, Within(0, 4096)] = 32
     """Rank of FacT on q and v; 0 leaves it out."""
     adapter_width: Annotated[int, Within(0, 4096)] = 0
     """Bottleneck of the 3D adapters; 0: the authors' 384, but at most half the width of the backbone's tokens."""
-    dropout: Annotated[float, Within(0, 1)] = 0.1
+    dropout: Annotated[float, Within(0, 1, below=True)] = 0.1
     """Share of FacT's low-rank vectors that training drops."""
-    initialization: str = "official"
+    initialization: Annotated[str, OneOf("official", "zero")] = "official"
     """"official": adapters start at random, so the encoder does not start as SAM; "zero": their up projections start at
     zero."""
     upsampling: Annotated[int, Within(1, 16)] = 16
     """Upsampling of the decoder: 16, progressive, to the encoder's resolution; 4 as in SAM."""
-
-    def __post_init__(self) -> None:
-        if self.initialization not in INITIALIZATIONS:
-            raise ConfigError(
-                f"ma_sam: initialization must be one of {', '.join(INITIALIZATIONS)}; got '{self.initialization}'."
-            )
-        if self.rank < 0 or self.adapter_width < 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(
-                "ma_sam: rank and adapter_width must be 0 or more and dropout in [0, 1); "
-                f"got {self.rank}, {self.adapter_width} and {self.dropout}."
-            )
 
     def adapter_width_for(self, width: int) -> int:
         """Return the adapters' bottleneck in a backbone with tokens of a width."""

@@ -13,7 +13,6 @@ from samunet.models.rules import WITH_PROMPTS, PromptSimulation, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants import ma_sam
-from samunet.variants.method import Method
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -64,14 +63,4 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
     )
 
 
-METHOD = Method(
-    source=ma_sam.METHOD.source,
-    starts_as=None,  # as ma_sam
-    slices_meet=True,
-    without_gradient=WITH_PROMPTS,
-    config=Config,
-    build=build,
-    preferred=ma_sam.preferred,
-    cost=cost,
-    prompted=True,
-)
+METHOD = ma_sam.METHOD.with_prompts(WITH_PROMPTS, config=Config, build=build, cost=cost)

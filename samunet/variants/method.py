@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from samunet.models.segmenter import SlabSegmenter
 
 C = TypeVar("C")
+P = TypeVar("P")
 ATTRIBUTE = "METHOD"  # of a method in its module
 
 
@@ -62,6 +63,27 @@ class Method(Generic[C]):
     """True where the network segments what prompts show."""
     convolutions: Convolutions[C] | None = None
     """For a method with a convolutional path beside SAM's encoder."""
+
+    def with_prompts(
+        self,
+        without_gradient: Mapping[str, str],
+        *,
+        config: type[P],
+        build: Callable[[Sam, NetworkSpec, P], SlabSegmenter],
+        cost: Callable[[NetworkSpec, Backbone, int, P], float],
+    ) -> Method[P]:
+        """Return the method that segments what prompts show by the same adaptation of SAM."""
+        return Method(
+            source=self.source,
+            starts_as=self.starts_as,
+            slices_meet=self.slices_meet,
+            without_gradient=without_gradient,
+            config=config,
+            build=build,
+            preferred=self.preferred,
+            cost=cost,
+            prompted=True,
+        )
 
     def read(self, options: Mapping[str, Any], where: str) -> C:
         """Build the configuration from options as plans hold them, flat.

@@ -211,7 +211,7 @@ def test_noise_is_of_training_alone_and_can_be_left_out():
 
 @pytest.mark.parametrize("option", ["gate", "output"])
 def test_an_unknown_choice_is_named(option):
-    with pytest.raises(ConfigError, match=f"h_sam: {option} must be one of .*; got 'other'"):
+    with pytest.raises(ConfigError, match=rf"options.{option}: expected one of"):
         METHOD.read({option: "other"}, "options")
 
 

@@ -180,7 +180,7 @@ def test_options_change_what_they_say():
         {"hyper_layers": 0},
         {"initialization": "random"},
     ):
-        with pytest.raises(ConfigError, match="med_sa: "):
+        with pytest.raises(ConfigError, match="Option "):
             med_sa.Config(**wrong)
 
 

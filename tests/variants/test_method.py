@@ -89,8 +89,8 @@ def test_parts_keep_the_defaults_that_the_method_gives_them():
         ({"adapters": {}}, r"plan: unknown key 'adapters'"),
         ({"points": "x"}, r"plan\.points: expected a whole number"),
         ({"compat": 3}, r"plan\.compat: expected text"),
-        ({"compat": "x"}, r"plan: med_sa_prompted: compat must be one of paper, official, official_2025"),
-        ({"prompts": "x"}, r"plan: prompts must be one of points, iterative, box, mixed"),
+        ({"compat": "x"}, r"plan\.compat: expected one of paper, official, official_2025"),
+        ({"prompts": "x"}, r"plan\.prompts: expected one of points, iterative, box, mixed"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_with_their_place(options, message):

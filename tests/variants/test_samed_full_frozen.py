@@ -89,7 +89,7 @@ def test_full_fine_tuning_trains_everything_and_early_layers_slowly():
     assert [rates[id(block.norm1.weight)] for block in encoder.blocks] == [0.5**4, 0.5**3, 0.5**2, 0.5]
     assert rates[id(encoder.pos_embed)] == rates[id(encoder.patch_embed.proj.weight)] == 0.5**5
     assert sum(len(group.parameters) for group in groups) == len(list(network.parameters()))
-    with pytest.raises(ConfigError, match="layer_decay must be above 0"):
+    with pytest.raises(ConfigError, match="layer_decay must be from 0.001 to 1"):
         full.Config(layer_decay=0.0)
 
 

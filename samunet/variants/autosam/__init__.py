@@ -6,9 +6,9 @@ The network is the plan's U-Net down to the grid of tokens; slices meet in it. S
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from samunet.errors import ConfigError
+from samunet.core.ranges import OneOf
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.models.unet_rules import convolutions_gib, cumulative
@@ -20,20 +20,14 @@ if TYPE_CHECKING:
 
     from samunet.models.segmenter import SlabSegmenter
 
-ENCODERS = ("sam", "constant")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config(EncoderOptions):
     """Options of this method."""
 
-    encoder: str = "sam"
+    encoder: Annotated[str, OneOf("sam", "constant")] = "sam"
     """"sam": SAM's encoder sees the image; "constant": it sees a black plane, about as in the released code, so that
     the prompt alone says what is there: tells what SAM's encoder brings."""
-
-    def __post_init__(self) -> None:
-        if self.encoder not in ENCODERS:
-            raise ConfigError(f"autosam: encoder must be one of {', '.join(ENCODERS)}; got '{self.encoder}'.")
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:

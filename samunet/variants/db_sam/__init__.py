@@ -6,11 +6,11 @@ Slices meet in the branch. See documentation/methods/db_sam.md.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
-from samunet.errors import ConfigError
+from samunet.core.ranges import OneOf
 from samunet.models import rules
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, step_gib
 from samunet.models.spec import NetworkSpec
@@ -24,20 +24,15 @@ if TYPE_CHECKING:
 
 SLAB_DEPTH = 7  # the branch convolves along depth three times, by a slice to each side
 LAYER_BYTES, PYRAMID_BYTES = 160, 200  # fitted to measured steps on a CPU in bf16
-LAYOUTS = ("plus", "two_branch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(EncoderOptions):
     """Options of this method."""
 
-    layout: str = "plus"
+    layout: Annotated[str, OneOf("plus", "two_branch")] = "plus"
     """"plus": the released default, tokens and all levels of the branch look at each other; "two_branch": the paper's,
     tokens and levels look at each other in turn."""
-
-    def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise ConfigError(f"db_sam: layout must be one of {', '.join(LAYOUTS)}; got '{self.layout}'.")
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:

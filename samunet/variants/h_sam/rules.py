@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from samunet.core.ranges import Within
-from samunet.errors import ConfigError
+from samunet.core.ranges import OneOf, Within
 from samunet.models.rules import EncoderOptions, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
-
-CHOICES = {"gate": ("sigmoid", "released"), "output": ("mean", "second")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +17,15 @@ class Config(EncoderOptions):
 
     rank: Annotated[int, Within(1, 4096)] = 5
     """Rank of LoRA on q and v."""
-    gate: str = "sigmoid"
+    gate: Annotated[str, OneOf("sigmoid", "released")] = "sigmoid"
     """What strengthens the embedding for the second decoder: "sigmoid", attention among classes that can learn;
     "released", the doubling that the authors' code comes to."""
-    output: str = "mean"
+    output: Annotated[str, OneOf("mean", "second")] = "mean"
     """What predicts: the "mean" of both decoders' logits, or the "second" alone."""
     embedding_noise: Annotated[float, Within(0, 10)] = 0.2
     """Deviation of the noise on the second decoder's embedding in training, as a share of the embedding's range."""
     class_noise: Annotated[float, Within(0, 10)] = 0.35
     """Deviation of the noise on the rarest class within the gate in training; it falls to 0 for the most frequent."""
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"h_sam: {name} must be one of {', '.join(choices)}; got '{getattr(self, name)}'.")
 
 
 def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config) -> float:

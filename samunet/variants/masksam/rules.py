@@ -9,20 +9,12 @@ from typing import Annotated
 from samunet.core.geometry import Shape
 from samunet.core.labels import Labels
 from samunet.core.plan import Preference, Topology
-from samunet.core.ranges import Within
-from samunet.errors import ConfigError
+from samunet.core.ranges import OneOf, Within
 from samunet.models import rules
-from samunet.models.rules import narrowed, step_gib
+from samunet.models.rules import Options, narrowed, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 
-CHOICES = {
-    "initialization": ("zero", "official"),
-    "decoder_depth": ("convolution", "perceptron"),
-    "match": ("slice", "volume"),
-    "background": ("rest", "query"),
-    "compat": ("samunet", "paper"),
-}
 QUERIES_A_CLASS = 1.5
 QUERIES_AT_A_TIME = 8
 SLAB_DEPTH = 5  # the authors have 4, 9 and 26; with few slices a step takes seconds and many fit into a training
@@ -31,23 +23,23 @@ STAGES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Options):
     """Options of this method; the defaults are the paper's where it tells and where they learn in few steps."""
 
     queries: Annotated[int, Within(0, 10_000)] = 0
     """Number of queries; 0 takes one and a half per class, rounded up to a multiple of 8 (the authors' 8 and 24)."""
-    ratio: Annotated[float, Within(1e-3, 16)] = 0.25
+    ratio: Annotated[float, Within(1e-3, 1)] = 0.25
     """Width of the adapters as a share of the width of their tokens."""
-    decoder_depth: str = "convolution"
+    decoder_depth: Annotated[str, OneOf("convolution", "perceptron")] = "convolution"
     """How the decoder's adapters see depth: "convolution" over three slices, for any depth; "perceptron" over all of
     them, as published."""
-    initialization: str = "zero"
+    initialization: Annotated[str, OneOf("zero", "official")] = "zero"
     """"zero": the adapters' up projections start at zero, so that the encoder starts as SAM; "official": at random."""
-    match: str = "slice"
+    match: Annotated[str, OneOf("slice", "volume")] = "slice"
     """Which query has which class: assigned for each slice, as published, or once for the whole slab ("volume")."""
     points: Annotated[int, Within(1, 2**24)] = 32768
     """Pixels of a slice at which masks are compared; all of them where it has no more."""
-    background: str = "rest"
+    background: Annotated[str, OneOf("rest", "query")] = "rest"
     """"rest": no query answers for background, it is where no other class is; "query": one does, as published."""
     combined_loss: Annotated[float, Within(0, 100)] = 1.0
     """Weight of .2 cross-entropy and .8 Dice on the classes' combined chances, beside the matched losses."""
@@ -55,25 +47,10 @@ class Config:
     """How often the prompt generator doubles the token grid at most; up to the voxels it is most of a step's work."""
     finest_masks: bool = True
     """Bring the decoder's masks, a quarter of the encoder's resolution, to voxels by convolutions over all queries."""
-    compat: str = "samunet"
+    compat: Annotated[str, OneOf("samunet", "paper")] = "samunet"
     """"paper": the published setting, whatever the four options before say."""
     checkpointing: bool = False
     """Run each block again in the backward pass instead of keeping its activations."""
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"masksam: {name} must be one of {', '.join(choices)}; got '{getattr(self, name)}'.")
-        if self.queries < 0 or not 0 < self.ratio <= 1 or self.points < 1:
-            raise ConfigError(
-                "masksam: queries must be 0 or more, ratio in (0, 1] and points 1 or more; got "
-                f"{self.queries}, {self.ratio} and {self.points}."
-            )
-        if self.combined_loss < 0 or self.generator_doublings not in range(STAGES + 1):
-            raise ConfigError(
-                f"masksam: combined_loss must be 0 or more and generator_doublings 0 to {STAGES}; got "
-                f"{self.combined_loss} and {self.generator_doublings}."
-            )
 
     def settled(self) -> Config:
         """Return the options with those that `compat` decides."""

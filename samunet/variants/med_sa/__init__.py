@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from samunet.core.ranges import Within
-from samunet.errors import ConfigError
+from samunet.core.ranges import OneOf, Within
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, narrowed, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
     from samunet.sam.decoder import DecoderSites
     from samunet.sam.encoder import Sites
 
-CHOICES = {
-    "activation": ("relu", "gelu"),
-    "initialization": ("zero", "official"),
-    "prompted": ("hyper", "add", "concat"),
-}
 ATTENTION_ALONG_DEPTH = 0.75  # of a token's width: what it keeps for the gradient, in adapter widths of `step_gib`
 
 
@@ -35,32 +29,22 @@ ATTENTION_ALONG_DEPTH = 0.75  # of a token's width: what it keeps for the gradie
 class AdapterConfig(EncoderOptions):
     """Options of the adapters; the defaults are the paper's where it tells, but for the start at zero."""
 
-    ratio: Annotated[float, Within(1e-3, 16)] = 0.25
+    ratio: Annotated[float, Within(1e-3, 1)] = 0.25
     """Width of the encoder's adapters as a share of its tokens' width."""
     decoder_width: Annotated[int, Within(1, 4096)] = 64
     """Width of the decoder's adapters."""
-    activation: str = "relu"
+    activation: Annotated[str, OneOf("relu", "gelu")] = "relu"
     """Activation of the adapters: "relu" as in the paper, "gelu" as in the released code."""
     scale: Annotated[float, Within(-100, 100)] = 0.5
     """Factor on the adapters beside the MLPs."""
-    initialization: str = "zero"
+    initialization: Annotated[str, OneOf("zero", "official")] = "zero"
     """"zero": the adapters' up projections start at zero, so that the encoder starts as SAM; "official": at random."""
     depth_attention: bool = True
     """Attend along depth as well (SD-Trans); without it slices do not see each other."""
-    prompted: str = "hyper"
+    prompted: Annotated[str, OneOf("hyper", "add", "concat")] = "hyper"
     """How prompt tokens steer the decoder's first adapter: "hyper" (HyP-Adpt), "add" or "concat", the ablation."""
-    hyper_layers: Annotated[int, Within(0, 64)] = 1
+    hyper_layers: Annotated[int, Within(1, 64)] = 1
     """Layers that "hyper" makes."""
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"med_sa: {name} must be one of {', '.join(choices)}; got '{getattr(self, name)}'.")
-        if not 0 < self.ratio <= 1 or self.decoder_width < 1 or self.hyper_layers < 1:
-            raise ConfigError(
-                "med_sa: ratio must be in (0, 1], decoder_width and hyper_layers 1 or more; got "
-                f"{self.ratio}, {self.decoder_width} and {self.hyper_layers}."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

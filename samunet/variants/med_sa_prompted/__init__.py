@@ -7,39 +7,36 @@ documentation/methods/med_sa.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from samunet.core.ranges import OneOf
 from samunet.errors import ConfigError
-from samunet.models.rules import ONE_MASK, WITH_PROMPTS, PromptSimulation, preferred, step_gib
+from samunet.models.rules import ONE_MASK, WITH_PROMPTS, Options, PromptSimulation, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants import med_sa
-from samunet.variants.method import Method
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from samunet.models.segmenter import SlabSegmenter
 
-COMPAT = ("paper", "official", "official_2025")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Options):
     """Options of this method: med_sa's adapters, and the prompts of training."""
 
     adapters: med_sa.AdapterConfig = med_sa.AdapterConfig()
     """Options of med_sa's adapters."""
     simulation: PromptSimulation = PromptSimulation()
     """Prompts of training."""
-    compat: str = "paper"
+    compat: Annotated[str, OneOf("paper", "official", "official_2025")] = "paper"
     """"paper", or the network of the authors' code, which differs, to read their weights: "official" as it was until
     April 2025, "official_2025" since; only `ratio`, `scale` and `depth_attention` of the adapters' options count
     then."""
 
     def __post_init__(self) -> None:
-        if self.compat not in COMPAT:
-            raise ConfigError(f"med_sa_prompted: compat must be one of {', '.join(COMPAT)}; got '{self.compat}'.")
+        super().__post_init__()
         if self.compat != "paper" and self.adapters.hq:
             raise ConfigError("med_sa_prompted: the authors' network has no hq; leave it out, or take compat paper.")
 
@@ -84,14 +81,4 @@ def cost(spec: NetworkSpec, backbone: Backbone, batch_size: int, config: Config)
     )
 
 
-METHOD = Method(
-    source=med_sa.METHOD.source,
-    starts_as="sam",
-    slices_meet=True,
-    without_gradient=WITH_PROMPTS | ONE_MASK,
-    config=Config,
-    build=build,
-    preferred=preferred,
-    cost=cost,
-    prompted=True,
-)
+METHOD = med_sa.METHOD.with_prompts(WITH_PROMPTS | ONE_MASK, config=Config, build=build, cost=cost)

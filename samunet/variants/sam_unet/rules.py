@@ -8,9 +8,9 @@ from typing import Annotated
 
 from samunet.core.geometry import Shape
 from samunet.core.plan import Preference, Topology
-from samunet.core.ranges import Within
+from samunet.core.ranges import OneOf, Within
 from samunet.errors import ConfigError, PlanningError
-from samunet.models.rules import FROZEN_BYTES, adapter_weights, kept_blocks
+from samunet.models.rules import FROZEN_BYTES, Options, adapter_weights, kept_blocks
 from samunet.models.spec import NetworkSpec
 from samunet.models.unet_rules import FEATURE_BYTES, convolutions, convolutions_gib, cumulative, stage_voxels
 from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
@@ -18,16 +18,13 @@ from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 WIDEST_TOKEN = 2.0  # times the width of the smallest class; half the pitch brought nothing in short trainings
 OVERHEAD_GIB = 0.1  # fitted to measured steps on a CPU in bf16
 TOKEN_WORK = 2.0  # one of a token's multiply-adds takes as long as so many of a convolution's; fitted likewise
-INJECTIONS = ("deep", "one")
-TOKEN_SOURCES = ("auto", "patches", "features")
-DEPTH_ADAPTERS = ("auto", "yes", "no")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Options):
     """Options of this model."""
 
-    token_source: str = "auto"
+    token_source: Annotated[str, OneOf("auto", "patches", "features")] = "auto"
     """"patches": SAM's patch embedding of the image; "features": the U-Net's features at the injection stage;
     "auto": patches with pretrained weights, features without."""
     adapter_ratio: Annotated[float, Within(1e-3, 16)] = 0.5
@@ -36,9 +33,9 @@ class Config:
     """Rank of the low-rank updates of q and v of a frozen backbone (MA-SAM's); not used when the backbone trains."""
     deep_supervision: bool = True
     """Take the loss at every decoder level but the lowest in training."""
-    injection: str = "deep"
+    injection: Annotated[str, OneOf("deep", "one")] = "deep"
     """"deep": SAM's features go to the stage of the token pitch and all deeper ones; "one": to that stage only."""
-    depth_adapters: str = "auto"
+    depth_adapters: Annotated[str, OneOf("auto", "yes", "no")] = "auto"
     """3D adapters in every block, "yes" or "no"; "auto": with pretrained weights. Without them slices meet only in the
     convolutions."""
     class_tokens: bool = True
@@ -47,16 +44,6 @@ class Config:
     """Run each of SAM's blocks again in the backward pass instead of keeping its activations."""
     sam_path: bool = True
     """False leaves SAM out altogether: the plain U-Net, the control of this method."""
-
-    def __post_init__(self) -> None:
-        if self.token_source not in TOKEN_SOURCES:
-            raise ConfigError(f"token_source must be one of {', '.join(TOKEN_SOURCES)}; got '{self.token_source}'.")
-        if self.injection not in INJECTIONS:
-            raise ConfigError(f"injection must be one of {', '.join(INJECTIONS)}; got '{self.injection}'.")
-        if self.depth_adapters not in DEPTH_ADAPTERS:
-            raise ConfigError(
-                f"depth_adapters must be one of {', '.join(DEPTH_ADAPTERS)}; got '{self.depth_adapters}'."
-            )
 
 
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:

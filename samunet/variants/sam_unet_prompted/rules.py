@@ -7,13 +7,14 @@ from typing import Annotated
 
 from samunet.core.ranges import Within
 from samunet.errors import ConfigError
+from samunet.models.rules import Options
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
 from samunet.variants.sam_unet import rules
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Options):
     """Options of this method: sam_unet's, of which class_tokens means prompts as tokens, and its own."""
 
     network: rules.Config = rules.Config()
@@ -25,6 +26,7 @@ class Config:
     wrong."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.maps and not self.tokens:
             raise ConfigError(
                 "sam_unet_prompted: without maps prompts must be tokens, which need sam_path and class_tokens."

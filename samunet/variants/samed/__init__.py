@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from samunet.core.ranges import Within
-from samunet.errors import ConfigError
 from samunet.models.rules import WITHOUT_PROMPTS, EncoderOptions, preferred, step_gib
 from samunet.models.spec import NetworkSpec
 from samunet.sam.backbones import Backbone
@@ -31,10 +30,6 @@ class Config(EncoderOptions):
     """SAMed_s: freeze the decoder's two-way transformer as well, with LoRA on its q and v."""
     low_resolution_loss: bool = True
     """Take the loss on the decoder's logits, a quarter of the encoder's resolution, instead of on the patch's grid."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"samed: rank must be 1 or more; got {self.rank}.")
 
 
 def build(sam: Sam, spec: NetworkSpec, config: Config) -> SlabSegmenter:
