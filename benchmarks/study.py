@@ -171,6 +171,21 @@ STUDIES = {
         Row(name=name, minutes=6.0, configuration=name, training={"batch_size": batch}, train_cases=10, **HIPPOCAMPUS)
         for name, batch in (("2d_h_sam", 8), ("2d_samed", 8), ("3d_adapter", 2))
     ),
+    # One network, which sees each slice by itself, and as many slices a step: from twenty places or from four.
+    "slab_sampling": tuple(
+        Row(
+            name=name,
+            minutes=6.0,
+            configuration=configuration,
+            training={"batch_size": batch},
+            changes={"encoder_scale": 2.0, "patch_size": (depth, 56, 40)},
+            **HIPPOCAMPUS,
+        )
+        for name, configuration, batch, depth in (
+            ("20 slices of as many places", "2d_samed", 20, 1),
+            ("4 slabs of 5 neighbors", "3d_samed", 4, 5),
+        )
+    ),
     "sam_unet_gentle": rows_of(HIPPOCAMPUS, 10.0, "default", "control: no SAM path"),
     "sam_unet_try": rows_of(HIPPOCAMPUS, 0.2, "default", NNUNET),
 }

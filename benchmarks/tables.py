@@ -37,6 +37,7 @@ IN_README = ("Dataset004", "ACDC", "Dataset035", "BraTS", "AMOS", "Dataset045", 
 METHODS = RESULTS / "variant_step_cpu.json"
 HEAD_TO_HEAD, ATTEMPTS = RESULTS / "head_to_head.json", RESULTS / "study_ma_sam_attempts.json"
 MASKSAM, FEW_LABELS = RESULTS / "study_masksam_attempts.json", RESULTS / "study_few_labels.json"
+SLAB_SAMPLING = RESULTS / "study_slab_sampling.json"
 COMPARED = RESULTS / "methods.json"
 MEETINGS = {
     "hippocampus": "Hippocampus MR",
@@ -699,6 +700,13 @@ def methods_page(result: dict) -> str:
             "Trainings on ten cases of the hippocampus, without flips: H-SAM's claim is few labels. Made by",
             "`benchmarks/study.py few_labels`.\n",
             *attempts_table(json.loads(FEW_LABELS.read_text())),
+        ]
+    if SLAB_SAMPLING.is_file():
+        sections += [
+            "\n## Slices of many places, or slabs of neighbors\n",
+            "SAMed, which sees each slice by itself, on as many slices a step: what slabs cost that are neighbors of each",
+            "other, whatever a method makes of depth. Made by `benchmarks/study.py slab_sampling`.\n",
+            *attempts_table(json.loads(SLAB_SAMPLING.read_text())),
         ]
     return "\n".join([*sections, METHODS_READING])
 
