@@ -704,8 +704,8 @@ def methods_page(result: dict) -> str:
     if SLAB_SAMPLING.is_file():
         sections += [
             "\n## Slices of many places, or slabs of neighbors\n",
-            "SAMed, which sees each slice by itself, on as many slices a step: what slabs cost that are neighbors of each",
-            "other, whatever a method makes of depth. Made by `benchmarks/study.py slab_sampling`.\n",
+            "SAMed, which sees each slice by itself, on as many slices a step: what it costs that slices of a slab are",
+            "alike, whatever a method makes of depth. Made by `benchmarks/study.py slab_sampling`.\n",
             *attempts_table(json.loads(SLAB_SAMPLING.read_text())),
         ]
     return "\n".join([*sections, METHODS_READING])
