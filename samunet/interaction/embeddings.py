@@ -156,7 +156,7 @@ class Embeddings:
             if ours != theirs:
                 raise CheckpointError(
                     f"The embeddings in {folder} are of another {what} (SHA-256 {_short(theirs)}, here "
-                    f"{_short(ours)}). Name another folder, or make them again with samunet_embed."
+                    f"{_short(ours)}). Name another folder, or remove it, and make them again with samunet_embed."
                 )
         names = [(axis, name) for axis in header.axes for name in header.maps]
         try:

@@ -87,6 +87,14 @@ class Journal:
         for number, line in enumerate(self._steps, 2):
             yield decode(Step, line, f"{self.path}, line {number}")
 
+    def restart(self, start: Start) -> None:
+        """Begin anew, without steps."""
+        self._file.close()
+        with atomic_path(self.path) as part:
+            part.write_bytes(_line(encode(start)))
+        _sync_folder(self.path.parent)
+        self.start, self._steps, self._file = start, iter(()), self.path.open("ab", buffering=0)
+
     def append(self, step: Step) -> None:
         """Write a step, and return once it is on the disk; where that fails, nothing of it stays.
 
@@ -148,7 +156,7 @@ class Journal:
 
 
 def _line(value: Any) -> bytes:
-    content = json.dumps(value, separators=(",", ":")).encode()
+    content = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
     return _checksum(content) + content + b"\n"
 
 

@@ -68,11 +68,12 @@ def changed(labels: np.ndarray, axis: int, planes: Planes) -> tuple[Box, np.ndar
     return box_at([start + at for (start, _), at in zip(box, corner, strict=True)], part.shape), part
 
 
-def interpolated(labels: np.ndarray, value: int, axis: int, spacing: Sequence[float]) -> Planes:
+def interpolated(labels: np.ndarray, value: int, axis: int, spacing: Sequence[float], *, over: bool = False) -> Planes:
     """Return the planes that are empty of an object between two that show it, filled by signed distances in mm.
 
     Args:
         spacing: within planes, in mm.
+        over: take voxels of other objects too.
 
     Raises:
         ConfigError: there are none.
@@ -85,7 +86,7 @@ def interpolated(labels: np.ndarray, value: int, axis: int, spacing: Sequence[fl
             for index, mask in enumerate(
                 between(planes[first] == value, planes[last] == value, shares, spacing), first + 1
             ):
-                new[index] = np.where(mask & (planes[index] == 0), value, planes[index])
+                new[index] = np.where(mask & ((planes[index] == 0) | over), value, planes[index])
     if not new:
         raise ConfigError(f"Object {value} leaves no plane empty between two others across axis {axis}.")
     return new
@@ -100,6 +101,8 @@ def propagated(
     step: int,
     most: int,
     ask: Callable[[int, np.ndarray], Answer],
+    *,
+    over: bool = False,
 ) -> tuple[Planes, str]:
     """Carry an object from plane to plane, until what the model makes of it collapses.
 
@@ -111,6 +114,7 @@ def propagated(
         step: 1 or -1.
         most: planes.
         ask: gives the answer for a plane to a (H, W) map of prompts.
+        over: take voxels of other objects too.
 
     Returns:
         The new planes, and why there are no more of them.
@@ -134,7 +138,7 @@ def propagated(
         if (planes[index] == value).any():
             return new, f"plane {index} shows it already"
         answer = ask(index, _carried(mask))
-        mask = answer.mask & (planes[index] == 0)
+        mask = answer.mask & ((planes[index] == 0) | over)
         if not LEAST_AREA <= mask.sum() / area <= MOST_AREA:
             return new, f"in plane {index} the area goes from {area} to {mask.sum()} pixels"
         if answer.quality is not None and answer.quality < LEAST_QUALITY:

@@ -103,8 +103,14 @@ class Session:
             start = np.zeros(volume.geometry.shape, np.uint8) if start is None else start
             file = file_sha256(output) if output.is_file() else None
             self._journal = Journal(journal, partial(begin, self.image, file, start, objects))
-            stack.callback(self._journal.close)
-            self._replay()
+            stack.callback(lambda: self._journal.close())
+            self._replay(file)
+            known = self._with_new(objects)
+            if all(op == "object" for op, _ in self.steps):  # nothing was annotated: today's labels are the beginning
+                self._journal.restart(begin(self.image, file, start, known))
+                self._replay(file)
+            elif known != self.state.objects:
+                self._take("object", draft=self.state.draft, objects=known)
             self._closing = stack.pop_all()
 
     def __enter__(self) -> Session:
@@ -118,7 +124,15 @@ class Session:
         with self._lock:
             self._closing.close()
 
-    def _replay(self) -> None:
+    def _with_new(self, objects: Sequence[Thing]) -> tuple[Thing, ...]:
+        """Return the objects of the journal, and those of today that it does not know and has a place for."""
+        things = {thing.value: thing for thing in self.state.objects}
+        names, most = {thing.name for thing in self.state.objects}, np.iinfo(self.state.labels.dtype).max
+        new = {thing.value: thing for thing in objects if thing.value not in things and thing.name not in names}
+        things |= {value: thing for value, thing in new.items() if value <= most}
+        return tuple(things[value] for value in sorted(things))
+
+    def _replay(self, file: str | None) -> None:
         start, files = self._journal.start, {self._journal.start.file}
         if start.image != self.image:
             raise DatasetError(
@@ -130,10 +144,13 @@ class Session:
         self.steps: list[tuple[str, float]] = []
         """Name and time of every step since then."""
         for step in self._journal.steps():
+            if not self.state.can(step.op):  # of two at once, in journals of earlier versions
+                continue
             self.state.move(step)
             self.steps.append((step.op, step.at))
             files.add(step.sha256)
-        if self.output.is_file() and file_sha256(self.output) not in files:
+        touched = any(op != "object" for op, _ in self.steps)
+        if touched and file is not None and file not in files:
             raise DatasetError(
                 f"{self.output} was changed by another program since it was annotated here. To go on from the file as "
                 f"it is, move its journal {self._journal.path} away; to go on from the journal, move the file away."
@@ -152,9 +169,11 @@ class Session:
         """
         with self._lock:
             objects, dtype = self.state.objects, self.state.labels.dtype
-            new = 1 + max((thing.value for thing in objects), default=0)
+            taken, most = {thing.value for thing in objects}, np.iinfo(dtype).max
+            after = 1 + max(taken, default=0)
+            new = after if after <= most else next((free for free in range(1, most) if free not in taken), after)
             thing = new_thing(new) if value is None else self._object(value)
-            if thing.value > np.iinfo(dtype).max:
+            if thing.value > most:
                 raise ConfigError(f"The labels are {dtype}, which has no place for object {new}.")
             thing = thing if name is None else replace(thing, name=name)
             others = [other for other in objects if other.value != thing.value]
@@ -204,10 +223,11 @@ class Session:
             self._check(value, axis, points)
             flat = self.looks is not None or kind in ("scribble", "lasso")
             index = in_plane(points, axis)[1] if flat else None
-            place, taken, old = None if self.looks is None else index, Change(), self.state.draft
-            if old is not None and (old.value, old.axis, old.index) != (value, axis, place):
+            where = (0, None) if self.looks is None else (axis, index)  # a volume has one draft in all views
+            taken, old = Change(), self.state.draft
+            if old is not None and (old.value, old.axis, old.index) != (value, *where):
                 taken, old = self.accept(), None
-            draft = old or Draft(value=value, axis=axis, index=place)
+            draft = old or Draft(value=value, axis=where[0], index=where[1])
             if len(draft.prompts) >= MOST_POINTS:
                 raise ConfigError(f"A draft has {MOST_POINTS} prompts at most; accept it first.")
             prompt = Prompt(kind=kind, points=tuple(points), include=include)
@@ -250,7 +270,8 @@ class Session:
         mask = answer.mask if over else answer.mask & ((labels == 0) | (labels == draft.value))
         box = extent(mask | (labels == draft.value))
         corner = [start + at for (start, _), (at, _) in zip(box, region, strict=True)]
-        return replace(draft, mask=Block.of(mask[slices(box)], corner), quality=answer.quality)
+        quality = None if answer.quality is None or not np.isfinite(answer.quality) else answer.quality
+        return replace(draft, mask=Block.of(mask[slices(box)], corner), quality=quality)
 
     def _ask(self, draft: Draft, drawn: np.ndarray) -> Answer:
         if draft.index is not None:
@@ -294,8 +315,8 @@ class Session:
             new = {index: np.where(mask, 0 if erase else value, plane)}
             return self._joined(taken, self._take_planes("erase" if erase else "paint", axis, new))
 
-    def set_object(self, mask: np.ndarray, *, value: int, over: bool = False) -> Change:
-        """Make a (D, H, W) bool mask the object, in place of what it was."""
+    def set_object(self, mask: np.ndarray, *, value: int, over: bool = False, op: str = "initial") -> Change:
+        """Make a (D, H, W) bool mask the object, in place of what it was; `op` says what for, in the journal."""
         with self._lock:
             self._check(value, 0, ())
             if mask.shape != self.volume.geometry.shape:
@@ -304,10 +325,13 @@ class Session:
             box = extent(mask | (labels == value))
             part, wanted = labels[slices(box)], mask[slices(box)]
             wanted = wanted & ((part == value) | (part == 0) | over)
-            return self._joined(taken, self._take("initial", box=box, labels=replaced(part, wanted, value)))
+            return self._joined(taken, self._take(op, box=box, labels=replaced(part, wanted, value)))
 
-    def interpolate(self, *, value: int, axis: int = 0) -> Change:
-        """Fill planes between those that show the object, by signed distances in mm; others keep their voxels.
+    def interpolate(self, *, value: int, axis: int = 0, over: bool = False) -> Change:
+        """Fill planes between those that show the object, by signed distances in mm.
+
+        Args:
+            over: voxels of other objects may be taken.
 
         Raises:
             ConfigError: no plane lies empty between two others.
@@ -315,30 +339,32 @@ class Session:
         with self._lock:
             self._check(value, axis, ())
             taken = self.accept()
-            new = interpolated(self.state.labels, value, axis, plane_spacing(self.volume, axis))
+            new = interpolated(self.state.labels, value, axis, plane_spacing(self.volume, axis), over=over)
             return self._joined(taken, self._take_planes("interpolate", axis, new), note=f"{len(new)} planes filled")
 
-    def propagate(self, index: int, *, value: int, axis: int = 0, step: int = 1, most: int = 1000) -> Change:
+    def propagate(
+        self, index: int, *, value: int, axis: int = 0, step: int = 1, most: int = 1000, over: bool = False
+    ) -> Change:
         """Carry the object from a plane to the next ones, see `samunet.interaction.operations.propagated`."""
         with self._lock:
             self._check(value, axis, ())
             taken, ask = self.accept(), partial(ask_whole_plane, self._planes(), axis)
             image = self.volume.array.mean(0) if len(self.volume.array) > 1 else self.volume.array[0]
-            new, why = propagated(self.state.labels, image, value, axis, index, step, most, ask)
+            new, why = propagated(self.state.labels, image, value, axis, index, step, most, ask, over=over)
             done = self._take_planes("propagate", axis, new) if new else Change()
             return self._joined(taken, done, note=f"{len(new)} planes; {why}")
 
     def undo(self) -> Change:
         """Take back the last step; raises ConfigError at the beginning."""
-        return self._move("undo", self.state.can_undo)
+        return self._move("undo")
 
     def redo(self) -> Change:
         """Take the last step that was taken back; raises ConfigError where there is none."""
-        return self._move("redo", self.state.can_redo)
+        return self._move("redo")
 
-    def _move(self, op: str, possible: bool) -> Change:
+    def _move(self, op: str) -> Change:
         with self._lock:
-            if not possible:
+            if not self.state.can(op):
                 raise ConfigError(f"There is nothing to {op}.")
             return self._commit(Step(op=op, at=time.time()))
 
@@ -350,6 +376,8 @@ class Session:
             writer = writer_for(known_ending(self.output), None, planar=geometry.planar)
             with atomic_path(self.output) as part:
                 writer.write_segmentation(self.state.labels, geometry, part)
+                for beside in writer.files(part)[1:]:  # the spacing of a TIFF stack
+                    beside.replace(self.output.with_suffix(beside.suffix))
                 # Before the file has its name: a journal that knows too much does not take it for another's.
                 step = Step(op="save", at=time.time(), sha256=file_sha256(part))
                 self._journal.append(step)

@@ -173,6 +173,10 @@ class State:
     def can_redo(self) -> bool:
         return bool(self._undone)
 
+    def can(self, op: str) -> bool:
+        """Tell whether there is something to undo or redo, where that is the step."""
+        return {"undo": self.can_undo, "redo": self.can_redo}.get(op, True)
+
     def move(self, step: Step) -> Box | None:
         """Take a step; returns the box of what may look different, None for nothing.
 

@@ -346,9 +346,11 @@ class Annotation:
         part = wanted[slices(box)]
         before = part[painted]
         part[painted] = values[painted]
+        op = "paint" if values[painted].any() else "erase"
         for value in dict.fromkeys((*np.unique(values[painted]).tolist(), *np.unique(before).tolist())):
             if value and not np.array_equal(session.labels() == value, wanted == value):
-                session.set_object(wanted == value, value=value, over=True)
+                session.set_object(wanted == value, value=value, over=True, op=op)
+                op = "initial"  # what else the stroke changed
         return Change(labels=Block.of(session.labels()))
 
     def _removed(self, event: Any) -> None:

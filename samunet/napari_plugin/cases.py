@@ -102,6 +102,8 @@ def _shown(layer: Image) -> np.ndarray:
 
 def _volume_of(layer: Image) -> Volume:
     array = np.ascontiguousarray(_shown(layer), np.float32)
+    if not np.isfinite(array).all():
+        raise ConfigError(f"Layer {layer.name} holds values that are not finite; replace them first.")
     d, h, w = [1.0] * (3 - layer.ndim) + [abs(float(step)) for step in layer.scale]
     shape = (array.shape[1], array.shape[2], array.shape[3])
     return Volume(array=array, geometry=Geometry(shape=shape, spacing=(d, h, w), planar=layer.ndim == 2))

@@ -51,9 +51,10 @@ class Jobs:
         self._waiting.append((what, work, done, failed))
         self._next()
 
-    def end(self) -> None:
-        """Do nothing more: there is no window any longer that could be told."""
+    def end(self) -> list[Callable[[], Any]]:
+        """Tell nothing more, for there is no window any longer; returns what is still to be done, in order."""
         self._over = True
+        return [work for _, work, _, _ in self._waiting]
 
     @property
     def busy(self) -> bool:

@@ -199,9 +199,8 @@ class AnnotationWidget(Container):
 
 
 def _close(jobs: Jobs, annotations: list[Annotation], *_: Any) -> None:
-    jobs.end()
-    for annotation in annotations:
+    for last in (*jobs.end(), *(annotation.end for annotation in annotations)):  # they wait for what is at work
         try:
-            annotation.end()
+            last()
         except Exception as error:
             tell(error)

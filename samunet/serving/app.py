@@ -139,12 +139,12 @@ class Verbs:
 
     def interpolate(self, body: OfObject) -> dict[str, Any]:
         """Fill the planes between those that show the object."""
-        return self._said(self.desk.session.interpolate(value=body.object, axis=body.axis))
+        return self._said(self.desk.session.interpolate(value=body.object, axis=body.axis, over=body.over))
 
     def propagate(self, body: Carry) -> dict[str, Any]:
         """Carry the object from a plane to the next ones."""
-        session, options = self.desk.session, {"axis": body.axis, "step": body.step, "most": body.most}
-        return self._said(session.propagate(body.index, value=body.object, **options))
+        options = {"axis": body.axis, "step": body.step, "most": body.most}
+        return self._said(self.desk.session.propagate(body.index, value=body.object, over=body.over, **options))
 
     def predict(self) -> dict[str, Any]:
         """Ask the model about the prompts of the draft."""

@@ -271,6 +271,10 @@ def test_a_trained_model_segments_a_whole_object_from_one_click(prompted, projec
         session.set_object(session.labels() == 1, value=1)
         session.add_prompt("point", [point], value=1, include=False)
         assert (seen[-1].to(torch.uint8) & MASK > 0).any() and (seen[-1].to(torch.uint8) & OUTSIDE > 0).any()
+        session.discard()
+        session.add_prompt("point", [point], value=1, axis=0)
+        session.add_prompt("point", [tuple(at - 1 for at in point)], value=1, axis=2)  # in another view, of one draft
+        assert len(session.state.draft.prompts) == 2
         one_plane = np.zeros(image.geometry.shape, bool)
         one_plane[point[0], 5:9, 5:9] = True
         session.set_object(one_plane, value=1)

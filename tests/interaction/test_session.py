@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from samunet.imageio import reader_of_image
 from samunet.interaction import session as session_module
 from samunet.interaction.session import Session
 from samunet.interaction.slices import Answer
-from samunet.interaction.state import Thing
+from samunet.interaction.state import Step, Thing
 
 VOXELS = st.tuples(*(st.integers(0, size - 1) for size in SHAPE))
+LIVER = Thing(value=1, name="liver", color="#000000")
 SPHERE = Geometry(shape=(21, 40, 40), spacing=(2.0, 0.5, 0.5))
 
 
@@ -37,7 +39,7 @@ def session(tmp_path):
 
 def reopened(session, **options):
     session.close()
-    return Session(session.volume, Discs(), session.output, **options)
+    return Session(session.volume, Discs(), session.output, **({"start": session.start} | options))
 
 
 def test_a_click_is_a_draft_until_it_is_accepted(session):
@@ -209,6 +211,78 @@ def test_a_session_goes_on_where_it_ended_with_names_draft_and_undo(session):
         assert [thing.name for thing in again.state.objects] == ["liver", "tumor"] and not again.labels().any()
 
 
+def test_a_case_that_was_merely_opened_begins_with_what_there_is_today(session):
+    session.name_object("liver metastasis", 2)
+    prediction = np.zeros(SHAPE, np.uint8)
+    prediction[2, 3:6] = 1
+    later = [Thing(value=value, name=name, color="#000000") for value, name in ((1, "Liver"), (3, "spleen"))]
+    with reopened(session, start=prediction, objects=later) as again:
+        assert np.array_equal(again.labels(), prediction)
+        assert [thing.name for thing in again.state.objects] == ["liver", "liver metastasis", "spleen"]
+        again.paint([(1, 1, 1)], value=3, radius=0)
+        kept = again.labels()
+    more = [*later, Thing(value=4, name="kidney", color="#000000")]
+    with reopened(again, start=np.zeros(SHAPE, np.uint8), objects=more) as once_more:  # the journal goes before it
+        assert np.array_equal(once_more.labels(), kept)
+        assert [thing.value for thing in once_more.state.objects] == [1, 2, 3, 4]
+        assert once_more.paint([(1, 2, 2)], value=4, radius=0).labels is not None
+
+
+def test_of_two_undos_at_once_one_is_refused_before_it_is_written(tmp_path):
+    with Session(volume(), Discs(), tmp_path / "case.nii.gz", objects=[LIVER]) as session:
+        session.paint([(1, 1, 1)], value=1, radius=0)
+        refused = []
+
+        def undo():
+            try:
+                session.undo()
+            except ConfigError as error:
+                refused.append(str(error))
+
+        with session._lock:  # as while an object is carried on
+            threads = [threading.Thread(target=undo) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+        for thread in threads:
+            thread.join()
+        assert refused == ["There is nothing to undo."]
+        session._journal.append(Step(op="undo", at=0.0))  # as an earlier version left it
+    with reopened(session) as again:
+        assert not again.labels().any() and again.state.can_redo
+
+
+def test_a_quality_that_is_no_number_is_none(tmp_path, monkeypatch):
+    with Session(volume(), Discs(), tmp_path / "case.nii.gz", objects=[LIVER]) as session:
+        monkeypatch.setattr(
+            session_module, "ask_plane", lambda *_: Answer(mask=np.ones(SHAPE[1:], bool), quality=float("nan"))
+        )
+        session.add_prompt("point", [(2, 5, 6)], value=1)
+    with reopened(session) as again:
+        assert again.state.draft.quality is None and again.labels()[2].all()
+
+
+def test_the_spacing_of_a_tiff_stack_lies_beside_the_labels(tmp_path):
+    with Session(volume(), Discs(), tmp_path / "case.tif", objects=[LIVER]) as session:
+        session.paint([(1, 1, 1)], value=1, radius=0)
+        session.save()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["case.json", "case.tif"]
+    labels, geometry = reader_of_image(session.output, None).read_label(session.output)
+    assert np.array_equal(labels, session.labels()) and geometry.spacing == pytest.approx(OBLIQUE.spacing)
+
+
+def test_voxels_of_others_are_carried_over_where_that_is_asked_for(tmp_path):
+    start = np.zeros(SHAPE, np.uint8)
+    start[[1, 3], 2:6, 2:6], start[2] = 1, 2
+    for over, there in ((False, 0), (True, 16)):
+        with Session(volume(), Discs(), tmp_path / f"{over}.nii.gz", start=start, objects=[LIVER]) as session:
+            session.interpolate(value=1, over=over)
+            assert (session.labels()[2] == 1).sum() == there
+            session.undo()
+            session.set_object(np.arange(SHAPE[0])[:, None, None] + 0 * start == 4, value=2, over=True)
+            change = session.propagate(3, value=1, over=over)
+            assert (change.labels is not None) == over
+
+
 def test_the_journal_of_another_image_is_refused(session):
     session.close()
     with pytest.raises(DatasetError, match="the journal of another image"):
@@ -377,6 +451,7 @@ def test_more_than_255_objects_need_labels_of_16_bits(tmp_path):
         ) as s,
         pytest.raises(ConfigError, match="uint8, which has no place for object 256"),
     ):
+        assert [s.name_object().value for _ in range(254)] == [*range(1, 255)]
         s.name_object()
     start = np.full(SHAPE, 300, np.int32)
     with Session(volume(), Discs(), tmp_path / "b.nii.gz", start=start) as s:

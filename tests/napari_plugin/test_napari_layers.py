@@ -17,6 +17,7 @@ from samunet.imageio import reader_of_image
 from samunet.napari_plugin.annotation import Annotation
 from samunet.napari_plugin.cases import label_file_of, open_desk
 from samunet.napari_plugin.reader import read, reader_of
+from samunet.serving.table import effort
 
 pytestmark = QUIET
 SIZE = (6, 32, 40)
@@ -201,6 +202,7 @@ def test_what_napari_paints_and_erases_is_a_step(opened):
     labels.paint((2, 10, 12), 0)
     later.now()
     assert not annotation.session.state.labels.any()
+    assert effort(annotation.session)["strokes"] == 2
     annotation.undo()
     later.now()
     assert np.array_equal(labels.data, painted)

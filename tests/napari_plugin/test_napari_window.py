@@ -201,3 +201,23 @@ def test_the_manifest_names_what_exists():
     project = (Path(samunet.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert '[project.entry-points."napari.manifest"]\nsamunet = "samunet:napari.yaml"' in project
     assert napari is not None
+
+
+def test_a_save_that_waits_for_the_model_is_done_when_the_window_closes(window, image, monkeypatch):
+    viewer, widget = window
+    widget.start()
+    settle(widget)
+    annotation, session, output = widget.opened, widget.opened.session, widget.output.value
+    viewer.dims.current_step = (4, 0, 0)
+    ask = type(session).add_prompt
+
+    def slow(*arguments, **options):
+        time.sleep(0.5)
+        return ask(*arguments, **options)
+
+    monkeypatch.setattr(type(session), "add_prompt", slow)
+    click(annotation.points, *CENTER)
+    annotation.save()
+    viewer.close()
+    labels, _ = reader_of_image(output, None).read_label(output)
+    assert labels[CENTER] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import shutil
@@ -12,6 +13,8 @@ import nibabel
 import numpy as np
 import pytest
 from skimage.io import imread
+
+from samunet.core.codec import write_json
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -41,13 +44,19 @@ def phantom(tmp_path):
     return tmp_path / "phantom_0000.nii.gz"
 
 
-@pytest.fixture
-def address(phantom, tmp_path):
+@contextlib.contextmanager
+def serving(*words):
     pytest.importorskip("fastapi", reason="the extra annotate is not installed")
-    words = ["annotate", "-i", str(phantom), "-o", str(tmp_path / "case.nii.gz"), "--labels", "ball=1", "--no_browser"]
-    with subprocess.Popen([sys.executable, "-m", "samunet", *words], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "samunet", "annotate", *map(str, words), "--no_browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         yield re.search(r"http\S+", process.stdout.readline())[0]
         process.terminate()
+
+
+@pytest.fixture
+def address(phantom, tmp_path):
+    with serving("-i", phantom, "-o", tmp_path / "case.nii.gz", "--labels", "ball=1") as address:
+        yield address
 
 
 @pytest.fixture
@@ -114,3 +123,31 @@ def test_a_ball_is_clicked_seen_corrected_taken_back_saved_and_found_again(addre
     settled()
     assert is_orange(color(RIGHT)) and "Going on" in page.inner_text("#note")
     assert all(url.startswith((address, "data:", "blob:")) for url in requests) and not faults
+
+
+def test_what_is_pressed_while_the_next_case_opens_is_done_to_none(browser, phantom, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    folder = tmp_path / "Dataset001_Balls"
+    (folder / "imagesTr").mkdir(parents=True)
+    for name in ("first", "second"):
+        shutil.copy(phantom, folder / "imagesTr" / f"{name}_0000.nii.gz")
+    described = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "ball": 1}, "numTraining": 0}
+    write_json(folder / "dataset.json", described | {"file_ending": ".nii.gz"})
+    with serving("-d", 1) as address:
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        page.set_default_timeout(WAIT)
+        page.goto(address)
+        page.wait_for_selector("body[data-case='first'][data-busy='0']")
+        page.mouse.click(*page.evaluate(ON_SCREEN, RIGHT))
+        page.wait_for_selector("body[data-busy='0']")
+        pressed = """() => {
+            $("next").onclick();
+            for (const id of ["save", "undo", "add"]) $(id).onclick();
+            for (const key of ["z", "s"]) window.dispatchEvent(new KeyboardEvent("keydown", { key, ctrlKey: true }));
+        }"""
+        page.evaluate(pressed)
+        page.wait_for_selector("body[data-case='second'][data-busy='0']")
+        assert page.locator("#undo").is_disabled() and not (folder / "labelsTr" / "second.nii.gz").exists()
+        page.click("#previous")
+        page.wait_for_selector("body[data-case='first'][data-busy='0']")
+        assert page.inner_text("#draft").startswith("1 prompt for ball")

@@ -7,23 +7,25 @@ const TOOLS = { move: ["Move", "m"], point: ["Point", "p"], box: ["Box", "b"], s
 const LINES = ["box", "scribble", "lasso", "paint", "erase"];
 const SIDES = ["sagittal", "coronal", "axial"];
 let nv, state = {}, grid = null, tool = "point", object = 1, waiting = Promise.resolve(), busy = 0;
+let opening = false; // another case: nothing is done to the one that is still shown
 let stroke = null; // of the mouse that is down: {axis, plane, path of page voxels, marks of canvas places, outside}
 let plane = { axis: 2, place: 0 }; // that was clicked last: axis of the page, and index along it
 
-async function ask(verb, body) {
-  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json", "x-case": encodeURIComponent(state.case ?? "") }, body: JSON.stringify(body) };
+async function ask(verb, body, of) {
+  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json", "x-case": encodeURIComponent(of ?? "") }, body: JSON.stringify(body) };
   const response = await fetch(verb, options);
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error);
   return answer;
 }
 
-// One request after the other, in the order of the clicks.
+// One request after the other, in the order of the clicks; each is meant for the case that is shown when it is made.
 function call(verb, body = {}) {
+  const of = state.case;
   const run = async () => {
     say("", false);
     try {
-      const answer = await ask(verb, body);
+      const answer = await ask(verb, body, of);
       if (answer.labels) await put(answer.labels);
       show(answer.state || answer);
       if (answer.object) object = answer.object;
@@ -135,7 +137,7 @@ function list() {
     item.setAttribute("aria-current", thing.value === object);
     item.onclick = () => choose(thing.value);
     item.onkeydown = (event) => { if (event.key === "Enter") { event.stopPropagation(); choose(thing.value); } };
-    item.ondblclick = () => { const name = prompt("Name of the object", thing.name); if (name) call("name_object", { object: thing.value, name }); };
+    item.ondblclick = () => { const name = prompt("Name of the object", thing.name); if (name) ifOpen(() => call("name_object", { object: thing.value, name })); };
     return item;
   }));
   $("cases").replaceChildren(...(state.cases ?? []).map((one) => new Option(`${one.done ? "✓ " : ""}${one.name}`, one.name, false, one.name === state.case)));
@@ -171,7 +173,7 @@ function placeOf(event) {
 }
 
 function down(event) {
-  if (tool === "move" || event.button !== 0 || !grid) return;
+  if (tool === "move" || event.button !== 0 || !grid || opening) return;
   const place = placeOf(event);
   if (!place) return;
   plane = { axis: place.axis, place: place.voxel[place.axis] };
@@ -279,13 +281,19 @@ async function open(passed = []) {
 async function opened(...names) {
   const passed = [], before = document.body.dataset.case;
   delete document.body.dataset.case;
-  for (const name of names) {
-    if (await call("set_image", { name })) return open(passed);
-    passed.push(`Case ${name} cannot be opened: ${$("note").textContent}`);
+  opening = true;
+  stroke = null;
+  try {
+    for (const name of names) {
+      if (await call("set_image", { name })) return await open(passed);
+      passed.push(`Case ${name} cannot be opened: ${$("note").textContent}`);
+    }
+    show(await ask("state"));
+    if (state.case) document.body.dataset.case = before;
+    say(passed.join(" "), true);
+  } finally {
+    opening = false;
   }
-  show(await ask("state"));
-  if (state.case) document.body.dataset.case = before;
-  say(passed.join(" "), true);
 }
 
 function step(by) {
@@ -314,6 +322,10 @@ const KEYS = {
 };
 const CONTROL = { z: () => call("undo"), y: () => call("redo"), Z: () => call("redo"), s: () => call("save") };
 
+function ifOpen(action) {
+  if (grid && !opening) action();
+}
+
 function brush(change) {
   $("radius").value = +$("radius").value + change;
   $("radiusmm").textContent = `${$("radius").value} mm`;
@@ -323,7 +335,7 @@ function key(event) {
   if (["INPUT", "SELECT", "BUTTON"].includes(event.target.tagName) && ["Enter", " "].includes(event.key)) return;
   const chosen = event.ctrlKey || event.metaKey ? CONTROL[event.key] : KEYS[event.key];
   const asked = Object.keys(TOOLS).find((which) => TOOLS[which][1] === event.key);
-  if (chosen && grid) chosen();
+  if (chosen) ifOpen(chosen);
   else if (event.ctrlKey || event.metaKey || event.altKey) return;
   else if (asked) take(asked);
   else if (/^[1-9]$/.test(event.key) && state.objects?.[event.key - 1]) choose(state.objects[event.key - 1].value);
@@ -342,8 +354,8 @@ async function begin() {
   take("point");
   brush(0);
   const buttons = { accept: KEYS.Enter, discard: KEYS.Escape, undo: CONTROL.z, redo: CONTROL.y, save: CONTROL.s, add: KEYS.n, interpolate: KEYS.i, back: KEYS[","], forth: KEYS["."] };
-  for (const [id, action] of Object.entries(buttons)) $(id).onclick = action;
-  $("reset").onclick = () => call("reset_interactions", common());
+  for (const [id, action] of Object.entries(buttons)) $(id).onclick = () => ifOpen(action);
+  $("reset").onclick = () => ifOpen(() => call("reset_interactions", common()));
   $("cases").onchange = () => opened($("cases").value);
   $("previous").onclick = () => step(-1);
   $("next").onclick = () => step(1);
