@@ -60,6 +60,10 @@ class CheckpointState:
     """Logged values, one per epoch; None where there was none."""
     pace: dict[str, Any] = field(default_factory=dict)
     """State of the pace of a training that was told its minutes; empty for others."""
+    made_of: dict[str, str] = field(default_factory=dict)
+    """Hashes of the split, of the labels' meaning and of the cases' files; empty in files of earlier versions."""
+    patient_from: Count = 0
+    """Epoch from which epochs count for patience."""
     recipe: dict[str, Any] = field(default_factory=dict)
     """Of a pretraining: what its network is and learns; empty for others."""
 

@@ -142,7 +142,7 @@ def _train(asked: Options, typed: list[str]) -> None:
         return
     folder = pipeline.train(workspace, dataset, settings, options)
     if rank == 0:
-        finished = not training.save_checkpoints or pipeline.is_finished(folder)
+        finished = training.only_validate or not training.save_checkpoints or pipeline.is_finished(folder)
         print(f"Done: {folder}" if finished else STOPPED)
         if finished:
             plan = () if training.plans_name == DEFAULT_PLANS_NAME else ("-p", training.plans_name)

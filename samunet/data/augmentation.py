@@ -88,8 +88,8 @@ class Augmentation:
             ignore_axes=(0,) if self.in_plane_only and not planar else None,
             blur=planar or self.patch_size[0] > BLUR_REACH,
         )
-        if self.mirror_axes:
-            steps.append(MirrorTransform(allowed_axes=tuple(axis - planar for axis in self.mirror_axes)))
+        if mirrored := tuple(axis - planar for axis in self.mirror_axes if axis >= planar):  # a single slice has no D
+            steps.append(MirrorTransform(allowed_axes=mirrored))
         if self.masked_channels:
             steps.append(
                 MaskImageTransform(apply_to_channels=list(self.masked_channels), channel_idx_in_seg=0, set_outside_to=0)

@@ -33,7 +33,7 @@ class PredictionOptions:
     sums_on_device: Annotated[bool, "--not_on_device"] = True
     """Sum up logits where the network runs while that leaves room, instead of in RAM."""
     precision: Annotated[str, "--precision KIND"] = "auto"
-    """auto (bf16 where the hardware multiplies in it, else fp32), fp32, bf16 or fp16."""
+    """auto (bf16 where the hardware multiplies in it, else fp16 on CUDA and fp32 on CPUs), fp32, bf16 or fp16."""
     tile_batch: Annotated[int, ""] = 1
     """Tiles in one forward pass; flipped copies count."""
     quiet: Annotated[bool, "--disable_progress_bar"] = False

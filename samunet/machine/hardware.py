@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from samunet.core.units import counted
 from samunet.errors import ConfigError
 
 PRECISION_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
@@ -36,6 +37,12 @@ def choose_device(asked: str | None) -> torch.device:
     if not present[kind]:
         there = ", ".join(name for name, is_there in present.items() if is_there)
         raise ConfigError(f"Device '{asked}' is not on this machine; present: {there}.")
+    _, colon, number = asked.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if colon and not (number.isdecimal() and int(number) < count):
+        raise ConfigError(
+            f"Device '{asked}' is not on this machine; it has {counted(count, kind + ' device')}, from 0."
+        )
     return torch.device(asked)
 
 

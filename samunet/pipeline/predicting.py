@@ -62,7 +62,7 @@ def predict(
     spec, options = predictor.dataset, options or FileOptions()
     with held(folder, share=share):
         _check_prompts(options.prompts, predictor, cases, folder)
-        options = _within_memory(options, predictor)
+        options = within_memory(options, predictor)
         to_predict = [case for case in cases if not (skip_existing and _is_done(folder, case, predictor, options))]
         if len(to_predict) < len(cases):
             logger.info("Already predicted: %d of %s.", len(cases) - len(to_predict), counted(len(cases), "case"))
@@ -138,7 +138,7 @@ def tile_batch(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 4
 
 
-def _within_memory(options: FileOptions, predictor: Predictor) -> FileOptions:
+def within_memory(options: FileOptions, predictor: Predictor) -> FileOptions:
     """Take what the networks need off the limit; without a limit, keep to a share of what is free now."""
     if options.max_ram is None:
         free = available_memory()

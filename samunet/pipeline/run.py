@@ -63,15 +63,17 @@ def settle(
     data: Path,
     folder: Path,
     device: torch.device,
+    made_of: Mapping[str, str],
 ) -> Run:
     """Return the training that is asked for, new or going on, or refuse it before anything in the folder is touched.
 
     Args:
         settings: see `settings_to_train`.
+        made_of: see `Run`.
 
     Raises:
         ConfigError: the fold is trained already, or the settings contradict each other.
-        CheckpointError: the training to go on with has other settings, another plan or other weights.
+        CheckpointError: the training to go on with has other settings, another plan, other data or other weights.
     """
     if not options.save_checkpoints and any(folder.glob("checkpoint_*")):
         raise CheckpointError(
@@ -87,7 +89,7 @@ def settle(
             "A training of fixed minutes runs in one process; give --epochs and --iterations instead, or one GPU."
         )
     if resume is not None:
-        check_resume(resume, folder, plan, options.configuration)
+        check_resume(resume, folder, plan, options.configuration, made_of)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return Run(
@@ -106,6 +108,7 @@ def settle(
         resume=resume,
         extended=options.extend > 0,
         pretrained=options.pretrained,
+        made_of=dict(made_of),
         command=options.command,
     )
 
@@ -197,12 +200,22 @@ def settings_to_train(
     return replace(before, epochs=before.epochs + extend, stop_epoch=stop, **free)
 
 
-def check_resume(resume: Checkpoint, folder: Path, plan: Plan, name: str) -> None:
-    """Raise CheckpointError when the plan or the frozen weights are no longer those of the training that continues."""
+def check_resume(resume: Checkpoint, folder: Path, plan: Plan, name: str, made_of: Mapping[str, str]) -> None:
+    """Raise CheckpointError when plan, frozen weights or data are no longer those of the training that continues.
+
+    Args:
+        made_of: see `Run`.
+    """
     what = changed_for_training(load_plan(folder.parent / "plans.json"), plan, name)
     if what is not None:
         raise CheckpointError(
             f"{folder} was trained by another plan: {what} changed since. Restore the plan, or start again without --c."
+        )
+    changed = [part for part, before in resume.state.made_of.items() if made_of.get(part) != before]
+    if changed:
+        raise CheckpointError(
+            f"{folder} was trained on other data: {changed[0]} changed since. Restore what was, or start again without "
+            "--c."
         )
     check_frozen_weights(resume.state, plan.configuration(name), folder)
 

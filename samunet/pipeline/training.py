@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import os
@@ -22,7 +24,7 @@ from samunet.core.plan import Plan, changed_for_training, load_plan
 from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST, Seeds, Spread, model_folder
 from samunet.core.units import counted
 from samunet.core.workspace import Workspace
-from samunet.errors import CheckpointError, DatasetError
+from samunet.errors import CheckpointError, ConfigError, DatasetError
 from samunet.evaluation.score import Measures, scorer
 from samunet.evaluation.summary import SUMMARY, CaseScore, Summary, read_summary, summarize, target_key, write_summary
 from samunet.inference.files import predict_cases
@@ -34,6 +36,7 @@ from samunet.machine.progress import each
 from samunet.pipeline.datasets import groups_of, keep_up_splits, open_dataset, refuse_proposals
 from samunet.pipeline.options import TrainOptions
 from samunet.pipeline.planning import open_plan, resolve
+from samunet.pipeline.predicting import within_memory
 from samunet.pipeline.run import build_trainer, settings_to_train, settle
 from samunet.pipeline.simulated_prompts import prompts_for_validation
 from samunet.planning.splits import Split, split_for_fold
@@ -46,6 +49,8 @@ from samunet.training.stopping import StopRequest
 from samunet.training.trainer import SAMTrainer
 
 logger = logging.getLogger(__name__)
+
+MOST_SCORED = 8  # cases at a time, as samunet_evaluate_folder
 
 
 def train(
@@ -83,19 +88,25 @@ def _train(
     if not (data / "dataset.json").is_file():
         raise DatasetError(
             f"{dataset_name} is not preprocessed for {options.configuration} ({data} is absent). "
-            f"Run first: samunet_preprocess -d {dataset_name} -c {options.configuration}"
+            f"Run first: samunet_preprocess -d {dataset_name} -c {options.configuration} -plans_name {plan.plans_name}"
         )
     spec = replace(read_dataset_json(data / "dataset.json"), name=dataset_name)
     split = fold_split(workspace, spec, stored_cases(data), options.fold)
     if not options.proposals:
         refuse_proposals(workspace, spec, sorted({*split.train, *split.val}))
-    check_made_by(data, sorted({*split.train, *split.val}), spec, plan, configuration)
+    files = check_made_by(data, sorted({*split.train, *split.val}), spec, plan, configuration)
     device = choose_device(options.device)
     if options.only_validate and options.rank > 0:
         return folder
     if not options.only_validate:
-        check_other_folds(folder, plan, spec, options.configuration)
-        run = settle(options, settings, plan=plan, spec=spec, split=split, data=data, folder=folder, device=device)
+        check_other_folds(folder, plan, spec, options.configuration, own=not options.resume)
+        made_of = {
+            "the split": _digest([split.train, split.val]),
+            "the meaning of the labels": _digest([spec.raw["labels"], spec.raw.get("regions_class_order")]),
+            "the files of cases": files,
+        }
+        places = {"data": data, "folder": folder}
+        run = settle(options, settings, plan=plan, spec=spec, split=split, made_of=made_of, device=device, **places)
         with (
             joined(options.rank, options.processes, device) as processes,
             StopRequest(folder, options.run.max_hours) as stopping,
@@ -145,6 +156,8 @@ def train_seeds(
     Returns:
         The report's path; None when asked to stop before the last seed was done.
     """
+    if options.extend:
+        raise ConfigError("--extend adds epochs to one training; give it with the --seed of each, without --seeds.")
     first = int(settings.get("seed", TrainingConfig().seed))
     plan = resolve(workspace, open_plan(workspace, dataset_name, options.plans_name), options.configuration)
     planned_batch = plan.configuration(options.configuration).batch_size
@@ -199,11 +212,22 @@ def fold_split(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], fo
     return split
 
 
-def check_other_folds(folder: Path, plan: Plan, spec: DatasetSpec, name: str) -> None:
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def check_other_folds(folder: Path, plan: Plan, spec: DatasetSpec, name: str, *, own: bool = False) -> None:
     """Raise CheckpointError when trained folds beside `folder` are of another plan or other labels: all folds of a
     model share both.
+
+    Args:
+        own: look at a finished model in `folder` too, which predicts until a new one is there.
     """
-    others = [path.parent.name for path in sorted(folder.parent.glob("fold_*/checkpoint_*")) if path.parent != folder]
+    others = [
+        path.parent.name
+        for path in sorted(folder.parent.glob("fold_*/checkpoint_*"))
+        if path.parent != folder or (own and (folder / FINAL).is_file())
+    ]
     saved = folder.parent / "plans.json"
     if not others or not saved.is_file():
         return
@@ -238,6 +262,7 @@ def validate(
     if isinstance(predictor, PromptedPredictor):
         prompts = prompts_for_validation(predictor, cases, dataset)
     files = FileOptions(save_probabilities=options.save_probabilities, prompts=prompts, ending=dataset.spec.file_ending)
+    files = within_memory(files, predictor)
     if failures := predict_cases(predictor, cases, target, files).failures:
         raise DatasetError(
             f"{counted(len(failures), 'validation case')} failed, first '{failures[0].identifier}': "
@@ -250,7 +275,7 @@ def validate(
             raise DatasetError(f"Case '{case.identifier}' has no reference; add it to the dataset, or remove the case.")
         return score_of(case.label, target / f"{case.identifier}{dataset.spec.file_ending}")
 
-    scored = each(score, cases, threads=os.cpu_count() or 1, title="Scoring")
+    scored = each(score, cases, threads=min(MOST_SCORED, os.cpu_count() or 1), title="Scoring")
     summary = summarize(scored, None if prompts is None else prompts.origin, tolerance=DEFAULT_TOLERANCE_MM)
     write_summary(target / SUMMARY, summary)
     return summary

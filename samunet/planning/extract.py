@@ -198,7 +198,7 @@ def _measure(case: Case, spec: DatasetSpec, reader: ImageReader, draws: int, in_
         planar=volume.geometry.planar,
         sized=volume.geometry.measured,
         values=voxels[:, drawn],
-        counts=counts[:, drawn],
+        counts=counts[:, drawn].astype(np.min_scalar_type(counts.max(initial=0))),  # they stay until all are measured
         sizes=sizes,
     )
 

@@ -135,16 +135,20 @@ def settings_hash(spec: DatasetSpec, plan: Plan, configuration: Configuration) -
 
 def check_made_by(
     folder: Path, cases: Sequence[str], spec: DatasetSpec, plan: Plan, configuration: Configuration
-) -> None:
-    """Raise DatasetError unless preprocessed cases were made with the settings of a plan."""
+) -> str:
+    """Return a hash of what preprocessed cases were made from; raises DatasetError unless that was with the settings of
+    a plan.
+    """
     settings = settings_hash(spec, plan, configuration)
-    others = [case for case in cases if (origin := _origin_of(folder, case)) is None or origin.settings != settings]
+    origins = {case: _origin_of(folder, case) for case in cases}
+    others = [case for case, origin in origins.items() if origin is None or origin.settings != settings]
     if others:
         raise DatasetError(
             f"{len(others)} of {counted(len(cases), 'case')} in {folder} were preprocessed by another plan or an "
             "earlier version, "
             f"first '{others[0]}'. Run first: samunet_preprocess -d {plan.dataset} -plans_name {plan.plans_name}"
         )
+    return _digest({case: origin.files for case, origin in origins.items() if origin is not None})
 
 
 def _origin_of(folder: Path, identifier: str) -> Origin | None:

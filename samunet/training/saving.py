@@ -6,7 +6,7 @@ import shutil
 import time
 
 from samunet.checkpoints.file import save_checkpoint
-from samunet.core.results import FINAL, LATEST, VALIDATION, VALIDATION_BEST
+from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST
 from samunet.training.log import TrainingLog
 from samunet.training.processes import Processes
 from samunet.training.run import Run
@@ -36,6 +36,14 @@ class Saver:
         if self.processes.first:
             save_checkpoint(self.run.folder / name, state.checkpoint(log, schedule, random))
             self.saved_at = time.monotonic()
+
+    def begin(self, state: TrainingState, log: TrainingLog, schedule: Schedule) -> None:
+        """Save a training that takes another one's place, so that --c goes on with it; a finished one's model stays."""
+        folder = self.run.folder
+        if self.run.resume is None and any((folder / name).is_file() for name in (LATEST, FINAL, BEST)):
+            self.save(LATEST, state, log, schedule)
+            if self.processes.first and not (folder / FINAL).is_file():
+                (folder / BEST).unlink(missing_ok=True)
 
     def finish(self, state: TrainingState, log: TrainingLog, schedule: Schedule) -> None:
         """Write checkpoint_final, which takes the place of what a finished training before left in the folder."""

@@ -40,6 +40,7 @@ class TrainingState:
         self.step, self.epoch = 0, 0
         self.epoch_loss = 0.0  # sum of the losses of the epoch's steps so far
         self.best_dice = -1.0
+        self.patient_from = 0  # epoch
 
     def averaged(self) -> AbstractContextManager[None]:
         """Return a context in which the model holds the averages of its weights, where there are some."""
@@ -52,6 +53,7 @@ class TrainingState:
         load_optimizer_state(self.optimizer, self._names, saved.optimizer)
         self.step, self.epoch = state.step, state.epoch
         self.epoch_loss, self.best_dice = state.epoch_loss, state.best_dice
+        self.patient_from = state.epoch if self.run.extended else state.patient_from
         self.scaler.load_state_dict(state.scaler)
         if self.average is not None:
             for name, value in saved.average.items():
@@ -77,6 +79,8 @@ class TrainingState:
             precision=self.run.precision_name,
             history=log.history,
             pace=schedule.state(),
+            made_of=self.run.made_of,
+            patient_from=self.patient_from,
             recipe=self.run.recipe,
         )
         return Checkpoint(

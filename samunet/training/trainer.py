@@ -73,14 +73,14 @@ class SAMTrainer:
     def train(self) -> bool:
         """Train to the last epoch; returns False when asked to stop before, with everything saved."""
         state, config = self.state, self.run.config
-        patient_from = state.epoch if self.run.extended else 0
         self.schedule.start()
+        self.saver.begin(state, self.log, self.schedule)
         with (
             naming_dead_workers(),
             closing(self.sources.training(state.step, self.schedule.ahead(state.step))) as batches,
         ):
             while state.epoch < self.schedule.last_epoch:
-                if 0 < config.patience <= epochs_without_better(self.log.values, patient_from):
+                if 0 < config.patience <= epochs_without_better(self.log.values, state.patient_from):
                     self.log.line(
                         f"No better Dice for {config.patience} epochs; training ends after epoch {state.epoch}."
                     )

@@ -14,11 +14,13 @@ from dataclasses import replace
 import pytest
 
 from samunet import pipeline
-from samunet.checkpoints.file import load_checkpoint
+from samunet.checkpoints.file import load_checkpoint, save_checkpoint
 from samunet.checkpoints.model_zip import export_model, install_model
 from samunet.cli import train as train_command
 from samunet.core.lock import held, reading
-from samunet.errors import ConfigError, InUseError
+from samunet.core.plan import load_plan, save_plan
+from samunet.core.results import BEST
+from samunet.errors import CheckpointError, ConfigError, InUseError
 from samunet.inference.load import load_predictor
 from samunet.pipeline.training import is_finished
 from samunet.training.config import RunConfig
@@ -122,6 +124,47 @@ def test_an_extension_that_is_stopped_leaves_the_finished_model(project, fold, r
     assert (mine / FINAL).read_bytes() == old and load_checkpoint(mine / LATEST).state.training["epochs"] == 3
     project.train(**given, config={**SHORT, "epochs": 3})
     assert load_checkpoint(mine / FINAL).state.epoch == 3 and is_finished(mine)
+
+
+def killed_before_its_first_epoch(monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SAMTrainer, "_train_epoch", killed)
+
+
+def test_what_is_begun_over_a_finished_fold_is_what_goes_on(project, fold, results, monkeypatch):
+    mine, old = in_results(fold, results), (fold / FINAL).read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed_before_its_first_epoch(patch)
+        project.train(results=results, config=SHORT, overwrite=True)
+    assert (mine / FINAL).read_bytes() == old and not is_finished(mine)
+    assert load_checkpoint(mine / LATEST).state.step == 0
+    project.train(results=results, config=SHORT, resume=True, validate=False)
+    assert (mine / FINAL).read_bytes() == old and is_finished(mine)  # equal trainings, and this one was done
+
+
+def test_a_finished_fold_of_another_plan_is_not_overwritten(project, fold, results):
+    mine = in_results(fold, results)
+    plan = load_plan(mine.parent / "plans.json")
+    entry = replace(plan.configuration("3d_adapter"), spacing=(9.0, 9.0, 9.0))
+    save_plan(mine.parent / "plans.json", replace(plan, configurations={**plan.configurations, "3d_adapter": entry}))
+    with pytest.raises(CheckpointError, match="holds fold_0, which was trained by another plan: .* 3d_adapter changed"):
+        project.train(results=results, config=SHORT, overwrite=True)
+    for name in (FINAL, BEST):
+        (mine / name).unlink(missing_ok=True)
+    project.train(results=results, config=SHORT, validate=False)
+
+
+@pytest.mark.parametrize("part", ["the split", "the meaning of the labels", "the files of cases"])
+def test_a_training_goes_on_with_the_data_that_it_began_with(project, fold, results, part, monkeypatch):
+    mine = in_results(fold, results)
+    stored = load_checkpoint(mine / FINAL)
+    assert set(stored.state.made_of) == {"the split", "the meaning of the labels", "the files of cases"}
+    other = replace(stored, state=replace(stored.state, made_of={**stored.state.made_of, part: "0" * 64}))
+    save_checkpoint(mine / FINAL, other)
+    with pytest.raises(CheckpointError, match=f"was trained on other data: {part} changed since"):
+        project.train(results=results, config=SHORT, resume=True, extend=1)
 
 
 def test_a_training_that_stops_keeps_its_checkpoint_when_it_is_begun_anew(project, tmp_path, caplog):

@@ -222,6 +222,27 @@ def test_an_extension_trains_although_patience_had_run_out(project, tmp_path, mo
     assert load_checkpoint(fold / FINAL).state.epoch == 5
 
 
+def test_an_extension_that_is_stopped_keeps_its_patience(project, tmp_path, monkeypatch):
+    dice = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1])
+    given = {"results": tmp_path, "validate": False}
+    settings = {"epochs": 5, "iterations": 1, "patience": 2, "whole_cases": 1}
+    monkeypatch.setattr("samunet.pipeline.run.mean_dice", lambda *_: next(dice))
+    fold = project.train(config=settings, **given)
+    before = SAMTrainer._finish_epoch
+
+    def stopped(self, *arguments):
+        before(self, *arguments)
+        (self.run.folder / "stop").touch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SAMTrainer, "_finish_epoch", stopped)
+        project.train(config=settings, **given, resume=True, extend=4)
+    stops = load_checkpoint(fold / "checkpoint_latest.safetensors").state
+    assert stops.patient_from == 3 and stops.epoch == 4
+    project.train(config={**settings, "epochs": 9}, **given, resume=True)
+    assert load_checkpoint(fold / FINAL).state.epoch == 5
+
+
 def test_a_class_that_is_nowhere_does_not_spoil_the_mean(project, tmp_path, monkeypatch):
     validate = SAMTrainer._validate
 

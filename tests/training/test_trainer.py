@@ -11,6 +11,7 @@ import torch
 
 from samunet.checkpoints.file import load_checkpoint
 from samunet.errors import CheckpointError, ConfigError, DatasetError
+from samunet.machine.hardware import choose_device
 from samunet.models.segmenter import SlabSegmenter
 from samunet.training.config import RunConfig
 from samunet.training.trainer import SAMTrainer
@@ -162,6 +163,15 @@ def test_a_device_that_is_not_there_is_refused(project):
     missing = "mps" if not torch.backends.mps.is_available() else "cuda"
     with pytest.raises(ConfigError, match=f"Device '{missing}' is not on this machine; present: .*cpu"):
         project.train(device=missing)
+
+
+def test_the_number_of_a_device_is_looked_at(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda:1") and choose_device("cpu:0").type == "cpu"
+    for wrong in ("cuda:2", "cuda:x", "cpu:1"):
+        with pytest.raises(ConfigError, match=f"Device '{wrong}' is not on this machine; it has [12] .* device"):
+            choose_device(wrong)
 
 
 def test_2d_trains_too(project, tmp_path):
