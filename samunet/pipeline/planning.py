@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from samunet.core.codec import decode, read_json
 from samunet.core.dataset import DatasetSpec, read_dataset_json
 from samunet.core.fingerprint import Fingerprint
 from samunet.core.labels import left_right_pairs
+from samunet.core.lock import held
+from samunet.core.names import DEFAULT_PLANS_NAME
 from samunet.core.plan import MOVE_PLANS, Plan, check_plans_name, load_plan, parse_configuration_name, save_plan
 from samunet.core.units import counted
 from samunet.core.workspace import FINGERPRINT_FILE, Workspace, dataset_id
@@ -59,12 +62,18 @@ def plan(
         CheckpointError: the weights do not fit, or nothing says that their file can be trusted.
         PlanningError: no plan fits the memory, by estimate or as measured.
         ConfigError: a step cannot be measured on that device.
+        InUseError: a training goes by the plan that would be replaced.
     """
     names = tuple(name for name in DEFAULT_CONFIGURATIONS if not (fingerprint.planar and name.startswith("3d")))
     made = _plan(workspace, dataset.spec, fingerprint, options, names, dataset.reader.name)
     if measure_on is not None:
         made = _measured(workspace, dataset, fingerprint, made, options, measure_on)
-    save_plan(plan_path(workspace, dataset.spec.name, options.plans_name), made)
+    path = plan_path(workspace, dataset.spec.name, options.plans_name)
+    folders = {path.parent / entry.data_identifier for entry in made.configurations.values()}
+    with ExitStack() as stack:  # nobody trains by the plan that this one replaces
+        for folder in sorted(filter(Path.is_dir, folders)):
+            stack.enter_context(held(folder))
+        save_plan(path, made)
     return made
 
 
@@ -115,9 +124,10 @@ def open_plan(workspace: Workspace, dataset: str, plans_name: str) -> Plan:
     """
     path = plan_path(workspace, dataset, plans_name)
     if not path.is_file():
+        named = "" if plans_name == DEFAULT_PLANS_NAME else f" -overwrite_plans_name {plans_name}"
         raise ConfigError(
             f"{dataset} has no plan '{plans_name}' ({path}). Make it first: samunet_plan_and_preprocess -d "
-            f"{dataset_id(dataset)}"
+            f"{dataset_id(dataset)}{named}"
         )
     plan = load_plan(path)
     _refuse_other_dataset(plan, dataset, str(path))

@@ -187,7 +187,7 @@ def test_one_training_a_fold_while_others_train_other_folds(project, tmp_path):
     assert not list(folder.rglob(".lock*"))
 
 
-def test_nobody_preprocesses_what_another_trains_on_and_nobody_trains_on_what_is_being_preprocessed(project, tmp_path):
+def test_nobody_plans_or_preprocesses_what_another_trains_on_nor_trains_on_what_is_being_made(project, tmp_path):
     data = project.workspace.preprocessed / project.dataset / "samunetPlans_3d"
     dataset = pipeline.open_dataset(project.workspace, project.dataset)
     plan = pipeline.open_plan(project.workspace, project.dataset, "samunetPlans")
@@ -195,6 +195,11 @@ def test_nobody_preprocesses_what_another_trains_on_and_nobody_trains_on_what_is
         pipeline.preprocess(project.workspace, dataset, plan, "3d_adapter", threads=1, quiet=True)
     with another(data), pytest.raises(InUseError, match="samunetPlans_3d is in use by"):
         project.train(results=tmp_path)
+    before = pipeline.plan_path(project.workspace, project.dataset, "samunetPlans").read_bytes()
+    fingerprint = pipeline.extract(project.workspace, dataset, threads=1, clean=False, quiet=True)
+    with another(data, reading), pytest.raises(InUseError, match="samunetPlans_3d is in use by"):
+        pipeline.plan(project.workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=16.0))
+    assert pipeline.plan_path(project.workspace, project.dataset, "samunetPlans").read_bytes() == before
     assert (data / "dataset.json").is_file() and not list(tmp_path.iterdir())
 
 
