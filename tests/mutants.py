@@ -324,6 +324,14 @@ MUTANTS = (
         "An empty prediction is as wrong as it can be.",
     ),
     mutant(
+        "what is ignored is outside",
+        "ops/surface.py",
+        "surface(mask | ignored) & mask",
+        "surface(mask)",
+        "ops/test_surface.py",
+        "Between slices without annotation every voxel of a slice would be its surface.",
+    ),
+    mutant(
         "components by faces",
         "ops/components.py",
         "CORNERS: Final = 26",

@@ -221,10 +221,11 @@ def _measure(
     if measures.tolerance is None and not measures.lesions:
         return scores
     referenced, predicted = (np.isin(array, target) for array in (reference, prediction))
-    if ignore is not None:
-        referenced, predicted = (mask & (reference != ignore) for mask in (referenced, predicted))
+    ignored = None if ignore is None else reference == ignore
+    if ignored is not None:
+        referenced, predicted = (mask & ~ignored for mask in (referenced, predicted))
     if measures.tolerance is not None:
-        scores |= vars(surface_scores(referenced, predicted, geometry.spacing, measures.tolerance))
+        scores |= vars(surface_scores(referenced, predicted, geometry.spacing, measures.tolerance, ignored))
         if (voxel := geometry.voxel_ml) is not None:
             scores |= {
                 "volume_pred_ml": voxel * np.count_nonzero(predicted),

@@ -1,7 +1,8 @@
 """How far the surfaces of two masks lie apart.
 
 The surface of a mask is its voxels that touch, with a face, a voxel outside it or the rim of the image; along an axis
-of one voxel nothing touches, so that a 2D image has outlines. Distances run between centers of surface voxels, in mm.
+of one voxel nothing touches, so that a 2D image has outlines. Nobody knows what an ignored voxel is, so touching one
+makes no surface. Distances run between centers of surface voxels, in mm.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ DISTANCE_ROUNDING = 1e-5  # distances are float32: one that equals the tolerance
 
 @dataclass(frozen=True, kw_only=True)
 class SurfaceScores:
-    """Distances in mm, and shares, of one class or region in one case. All are NaN where both masks are empty."""
+    """Distances in mm, and shares, of one class or region in one case. All are NaN where both masks are empty, or equal
+    and without a surface.
+    """
 
     hd: float
     """Hausdorff distance: the largest distance of a surface voxel to the other surface."""
@@ -33,17 +36,24 @@ class SurfaceScores:
     """Normalized surface Dice: share of both surfaces' voxels within the tolerance of the other surface."""
 
 
-def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: Triple, tolerance: float) -> SurfaceScores:
+def surface_scores(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    spacing: Triple,
+    tolerance: float,
+    ignored: np.ndarray | None = None,
+) -> SurfaceScores:
     """Compare the surfaces of two masks; raises ShapeError where the two differ in shape.
 
-    Where one is empty and the other is not, NSD is 0 and every distance is the diagonal of the image, the largest
-    possible one.
+    Where the masks differ and one has no surface, NSD is 0 and every distance is the diagonal of the image, the largest
+    possible one. An empty mask has none, nor has one around which everything is ignored.
 
     Args:
         reference: (D, H, W) bool.
         prediction: likewise.
         spacing: of D, H, W in mm.
         tolerance: mm, for NSD.
+        ignored: (D, H, W) bool, voxels that count nowhere; both masks are False there. None where all count.
 
     Source: definitions of Maier-Hein et al. (2024), "Metrics reloaded"; NSD after Nikolov et al. (2018), on voxels
     instead of surface elements.
@@ -52,15 +62,17 @@ def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: Tripl
         raise ShapeError(
             f"The reference has shape {reference.shape}, the prediction {prediction.shape}; both must be on one grid."
         )
-    some = bool(reference.any()), bool(prediction.any())
-    if not any(some):
-        return SurfaceScores(hd=math.nan, hd95=math.nan, assd=math.nan, nsd=math.nan)
-    if not all(some):
+    surfaces = [
+        surface(mask) if ignored is None else surface(mask | ignored) & mask for mask in (reference, prediction)
+    ]
+    if not all(voxels.any() for voxels in surfaces):
+        if np.array_equal(reference, prediction):
+            return SurfaceScores(hd=math.nan, hd95=math.nan, assd=math.nan, nsd=math.nan)
         diagonal = math.dist(
             [0] * 3, [(size - 1) * width for size, width in zip(reference.shape, spacing, strict=True)]
         )
         return SurfaceScores(hd=diagonal, hd95=diagonal, assd=diagonal, nsd=0.0)
-    to_prediction, to_reference = _distances(reference, prediction, spacing)
+    to_prediction, to_reference = _distances(*surfaces, spacing)
     both = np.concatenate([to_prediction, to_reference])
     return SurfaceScores(
         hd=float(both.max()),
@@ -86,10 +98,9 @@ def surface(mask: np.ndarray) -> np.ndarray:
 
 
 def _distances(one: np.ndarray, other: np.ndarray, spacing: Triple) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distances of the surface voxels of each mask to the other's surface, in the box that holds both."""
-    surfaces = [surface(mask) for mask in (one, other)]
-    box = bounding_box(surfaces[0] | surfaces[1])
-    first, second = (np.ascontiguousarray(crop(mask, box)) for mask in surfaces)
+    """Return the distances of the voxels of each surface to the other, in the box that holds both."""
+    box = bounding_box(one | other)
+    first, second = (np.ascontiguousarray(crop(voxels, box)) for voxels in (one, other))
     return tuple(
         np.sqrt(edt.edtsq(~target, anisotropy=spacing)[source]) for source, target in ((first, second), (second, first))
     )

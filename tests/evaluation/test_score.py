@@ -67,6 +67,23 @@ def test_ignored_voxels_do_not_count(folder):
     assert (got.tp, got.fp, got.fn, got.tn) == (2, 0, 2, 7)
 
 
+def test_surfaces_do_not_follow_the_border_to_ignored_voxels(tmp_path):
+    squares = np.zeros((2, 9, 20), np.uint8)
+    squares[0, 1:8, 2:9] = squares[1, 2:7, 3:8] = 1  # one smaller all around
+    for part, square in zip(("gt", "out"), squares, strict=True):
+        sparse = np.full((21, 9, 20), 3 if part == "gt" else 1)
+        sparse[[5, 10, 15]] = square
+        write(tmp_path / part / f"a{ENDING}", sparse)
+    got = score(tmp_path, targets=((1,),), ignore=3, measures=Measures(tolerance=0.5)).cases[0].metrics[(1,)]
+    assert (got.nsd, got.n_ref, got.n_pred) == (
+        0,
+        3 * 49,
+        3 * 25,
+    )  # outlines of 24 and 16 voxels, nowhere on each other
+    assert got.assd == pytest.approx((36 + 4 * 2**0.5) / 40) and got.hd == pytest.approx(2**0.5)  # 4 outer corners
+    assert got.volume_pred_ml == pytest.approx(3 * 25 * 3 / 1000)
+
+
 def test_a_region_unites_its_values(folder):
     got = score(folder, targets=((1, 2),)).mean[(1, 2)]
     assert got.dice == pytest.approx((4 / 7 + 1) / 2)

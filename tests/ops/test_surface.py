@@ -85,6 +85,29 @@ def test_a_slice_has_an_outline():
     assert surface(np.repeat(mask, 3, 0)).sum() == 2 * 25 + 16
 
 
+def test_slices_between_ignored_ones_score_as_the_slice_alone():
+    slices, at = np.zeros((2, 1, 9, 20), bool), [5, 10, 15]
+    slices[0, 0, 2:7, 2:7] = slices[1, 0, 2:7, 12:17] = True  # ten to the right: no voxel nearer than six
+    sparse, ignored = np.zeros((2, 21, 9, 20), bool), np.ones((21, 9, 20), bool)
+    sparse[:, at], ignored[at] = slices, False
+    for prediction in (1, 0):
+        alone = surface_scores(slices[0], slices[prediction], (100.0, 1.0, 1.0), 2.0)
+        among = surface_scores(sparse[0], sparse[prediction], (100.0, 1.0, 1.0), 2.0, ignored)
+        assert [getattr(among, name) for name in NAMES] == pytest.approx([getattr(alone, name) for name in NAMES])
+        assert among.nsd == 1 - prediction
+
+
+def test_where_all_around_is_ignored_equal_masks_have_no_scores_and_others_are_as_far_as_can_be():
+    whole, ignored = np.zeros((3, 5, 5), bool), np.ones((3, 5, 5), bool)
+    whole[1, 1:4, 1:4], ignored[1, 1:4, 1:4] = True, False
+    assert all(math.isnan(getattr(surface_scores(whole, whole, (1.0, 1.0, 1.0), 1.0, ignored), name)) for name in NAMES)
+    part = whole.copy()
+    part[1, 1] = False  # has a surface, where the reference has none
+    for other in (part, whole & False):
+        found = surface_scores(whole, other, (1.0, 1.0, 1.0), 1.0, ignored)
+        assert found.nsd == 0 and found.hd == found.hd95 == found.assd == pytest.approx(6)  # of 2, 4 and 4
+
+
 def test_empty_masks_follow_the_table():
     nothing, something = np.zeros((3, 4, 5), bool), np.zeros((3, 4, 5), bool)
     something[1, 1, 1] = True
