@@ -172,9 +172,9 @@ class _Groups:
 
 
 def _said_by_all(files: Sequence[_File], own: bool) -> set[str]:
-    """Return the words in a row that every label has."""
+    """Return the words in a row that every label has; a number alone is none, but part of what names the case."""
     rests = [{reading.rest for reading in file.readings(own)} for file in files if file.label]
-    return set[str].intersection(*rests) - {""}
+    return {rest for rest in set[str].intersection(*rests) if rest and not rest.isdecimal()}
 
 
 def _match(files: Sequence[_File], own: bool, extra: str | None = None, channels: int | None = None) -> _Groups:
@@ -182,20 +182,27 @@ def _match(files: Sequence[_File], own: bool, extra: str | None = None, channels
 
     Args:
         extra: what all labels say beside the case, where that is known.
-        channels: a label says a case and more also where an image does, with words that so many images have.
+        channels: a label says a case and more also where an image does, with words that so many images have; more than
+            a number, which is of another case: 3 of c3 beside c1 and c2.
     """
     images = [file for file in files if not file.label]
-    names = {next(file.readings(own)).case for file in images}
+    names, begun = {next(file.readings(own)).case for file in images}, set[Words]()
     if channels is not None:
         said = [(reading.rest.lower(), reading.case) for file in images for reading in file.readings(own)]
         counts = Counter(rest for rest, _ in said)
-        names |= {case for rest, case in said if counts[rest] >= channels}
+        begun = {case for rest, case in said if counts[rest] >= channels}
     groups = _Groups(defaultdict(list), defaultdict(dict), [], {}, own)
     for file in files:
         whole = next(file.readings(own))
         if file.label and whole.case:
             # p1_liver_mask beside p1: what the label says more is its structure.
-            fits = (reading for reading in file.readings(own) if extra == reading.rest or reading.case in names)
+            fits = (
+                reading
+                for reading in file.readings(own)
+                if extra == reading.rest
+                or reading.case in names
+                or (reading.case in begun and not reading.rest.isdecimal())
+            )
             reading = next(fits, whole)
             groups.labels[reading.case].append((file, reading))
     for file in images:

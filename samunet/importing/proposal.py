@@ -18,7 +18,7 @@ from samunet.core.labels import BACKGROUND_NAME, parse_labels
 from samunet.core.names import LABEL, is_name, words_in
 from samunet.core.units import counted
 from samunet.core.workspace import Workspace
-from samunet.errors import MOST_NAMES, ConfigError, DatasetError
+from samunet.errors import MOST_NAMES, ConfigError, DatasetError, SamunetError
 from samunet.imageio import reader_of_image
 from samunet.imageio.natural import NaturalImage2DIO
 from samunet.imageio.nifti import is_nifti
@@ -220,10 +220,11 @@ def _cases_in(folder: Path) -> Matches:
     except DatasetError as error:
         for pattern, read in (("*.json", from_datalist), ("*.csv", from_table)):
             for path in sorted(folder.glob(pattern)):
-                with suppress(DatasetError):
+                with suppress(SamunetError):  # any file may be there
                     cases = tuple(read(path))
-                    channels = tuple(map(str, range(len(cases[0].images))))
-                    return Matches(cases=cases, channels=channels, structure="", left_out={})
+                    if any(case.training for case in cases):
+                        channels = tuple(map(str, range(len(cases[0].images))))
+                        return Matches(cases=cases, channels=channels, structure="", left_out={})
         raise error
 
 
@@ -293,8 +294,8 @@ def _channels(
     """Return a name for each channel, and the reason."""
     if len(names) == count and all(name and not name.isdecimal() for name in names):
         return tuple("CT" if name.lower() in CT_WORDS else name for name in names), "from the names of the files"
-    first = cases[0].images[0]
-    if count == 3 and first.suffix.lower() in NaturalImage2DIO.endings:
+    first, *others = cases[0].images
+    if count == 3 and not others and first.suffix.lower() in NaturalImage2DIO.endings:
         return ("R", "G", "B"), "colors"
     if count > 1:
         return tuple(f"image_{index}" for index in range(count)), "nothing tells what they are"

@@ -240,6 +240,68 @@ def test_bids_lists_and_tables_are_read_as_such(source, tmp_path):
         assert [case.label.name for case in look(folder).cases] == ["tiny_001.nii.gz"]
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "first"),
+    [
+        (["c1.nii.gz", "c2.nii.gz", "c4.nii.gz"], ["c3.nii.gz"], "c3"),
+        ([f"case_0{number}.nii.gz" for number in range(1, 6)], ["case_1.nii.gz"], "case_1"),
+        (["c2.nii.gz"], ["c3.nii.gz"], "c3"),
+    ],
+)
+def test_an_image_does_not_get_the_label_of_another_number(source, tmp_path, images, labels, first):
+    for folder, names in (("images", images), ("labels", labels)):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+        for name in names:
+            shutil.copy(source / "labelsTr/tiny_000.nii.gz", tmp_path / "mine" / folder / name)
+    with pytest.raises(
+        DatasetError, match=f"No image in .* belongs to a label by its name, e.g. to labels.{first}.nii"
+    ):
+        look(tmp_path / "mine")
+
+
+def test_labels_of_other_numbers_and_endings_are_left_out(source, tmp_path):
+    (tmp_path / "mine/images").mkdir(parents=True)
+    (tmp_path / "mine/labels").mkdir()
+    for name in ("c1.nii.gz", "c2.nii", "c3.nii.gz"):
+        nibabel.save(nibabel.load(source / "imagesTr/tiny_000_0000.nii.gz"), tmp_path / "mine/images" / name)
+    for name in ("c1.nii.gz", "c2.nii.gz", "c3.nii"):
+        nibabel.save(nibabel.load(source / "labelsTr/tiny_000.nii.gz"), tmp_path / "mine/labels" / name)
+    found = look(tmp_path / "mine")
+    pairs = {
+        case.identifier: [path.name for path in (*case.images, *case.references)]
+        for case in found.cases
+        if case.training
+    }
+    assert pairs == {"c1": ["c1.nii.gz", "c1.nii.gz"]}
+
+
+def test_what_lies_in_the_folder_and_is_no_list_hides_no_reason(source, tmp_path):
+    folder = lay(source, tmp_path / "mine", "x/{case}", "y/{case}")
+    (folder / "broken.json").write_text("{")
+    (folder / "empty.json").write_text('{"training": []}')
+    (folder / "unlabeled.csv").write_text("case,image,label\ntiny_000,x/tiny_000.nii.gz,\n")
+    with pytest.raises(DatasetError, match="holds 6 images and nothing that looks like a label"):
+        look(folder)
+    (folder / "zlist.json").write_text(
+        json.dumps({"training": [{"image": "x/tiny_000.nii.gz", "label": "y/tiny_001.nii.gz"}]})
+    )
+    assert [case.label.name for case in look(folder).cases] == ["tiny_001.nii.gz"]
+
+
+def test_three_pictures_a_case_are_no_colors(tmp_path):
+    draw = np.random.default_rng(0)
+    for name in "ab":
+        for part in ("images", "masks"):
+            (tmp_path / "p" / part).mkdir(parents=True, exist_ok=True)
+        for channel in range(3):
+            Image.fromarray(draw.integers(0, 256, (9, 8), dtype=np.uint8)).save(
+                tmp_path / f"p/images/{name}_000{channel}.png"
+            )
+        Image.fromarray(draw.integers(0, 2, (9, 8), dtype=np.uint8)).save(tmp_path / f"p/masks/{name}.png")
+    found = look(tmp_path / "p")
+    assert found.channels == ("image_0", "image_1", "image_2") and len(found.cases) == 2
+
+
 def test_what_cannot_be_told_is_said(source, tmp_path):
     nothing = tmp_path / "nothing"
     nothing.mkdir()
