@@ -173,7 +173,12 @@ def load(
 
 
 def predict(
-    model: Predictor | Path | str | int, images: Path | str | Sequence[Path | str], output: Path | str, **options: Any
+    model: Predictor | Path | str | int,
+    images: Path | str | Sequence[Path | str],
+    output: Path | str,
+    *,
+    workspace: Workspace | None = None,
+    **options: Any,
 ) -> list[Path]:
     """Segment a folder of images, or image files, into a folder; one image at a time is `samunet.load(...).predict`.
 
@@ -193,7 +198,7 @@ def predict(
     from samunet.errors import DatasetError
     from samunet.imageio import output_ending
 
-    predictor = load(model) if isinstance(model, (str, Path, int)) else model
+    predictor = load(model, workspace=workspace) if isinstance(model, (str, Path, int)) else model
     files, folder = _options(pipeline.FileOptions, options), Path(output)
     inputs = [Path(images)] if isinstance(images, (str, Path)) else [Path(image) for image in images]
     cases = pipeline.cases_to_predict(inputs, predictor.dataset, folder, files.ending)
@@ -212,6 +217,7 @@ def evaluate(
     dataset_json: Path | str | None = None,
     tolerance: float | None = DEFAULT_TOLERANCE_MM,
     lesions: bool = False,
+    chill: bool = False,
     threads: int = THREADS,
 ) -> Summary:
     """Score a folder of segmentations against references of the same names.
@@ -220,12 +226,13 @@ def evaluate(
         dataset_json: names labels and file ending; None takes the one beside the predictions, which `predict` writes.
         tolerance: of the normalized surface Dice in mm (pixels where files tell no size); None for overlap alone.
         lesions: also the F1 score of finding connected components.
+        chill: score the cases that have both files instead of refusing.
 
     Returns:
         Scores by case and class; `summary.foreground_mean.dice` is nnU-Net's mean Dice, in [0, 1].
 
     Raises:
-        DatasetError: a case lacks one of its files, or the two do not lie on one grid.
+        DatasetError: a case lacks one of its files, unless `chill`, or the two do not lie on one grid.
     """
     from samunet.core.dataset import read_dataset_json
     from samunet.evaluation.score import Measures, evaluate_folder, targets_from_labels
@@ -241,6 +248,7 @@ def evaluate(
         file_ending=dataset.file_ending,
         reader=reader_of_segmentations(folder, dataset),
         threads=threads,
+        chill=chill,
         measures=Measures(tolerance=tolerance, lesions=lesions),
         expected=dataset.labels.expected_in_files,
     )

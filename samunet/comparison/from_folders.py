@@ -54,12 +54,12 @@ def compare_folders(
     """
     entries = []
     for name, folder in folders.items():
-        files = files_by_stem(folder, spec.file_ending)
+        files = _files_in(folder, spec, f"the predictions of '{name}'")
         _refuse_other_labels(folder / "dataset.json", name, spec.labels)
         entries.append(Entry(name=name, files=files, prompts=prompts_behind(folder)))
     files_of_case = group_channels(images, spec.file_ending) if images is not None else {}
     first_files = {case: paths[0] for case, paths in files_of_case.items()}
-    labels = files_by_stem(references, spec.file_ending)
+    labels = _files_in(references, spec, "the references")
     return _compare(entries, labels, spec, output, images=first_files, tolerance=tolerance, threads=threads)
 
 
@@ -87,6 +87,11 @@ def compare_trained(
     names = models or sorted(
         (path.name for path in folder.glob("*__*__*") if _validated(path, spec, folds)), key=_nnunets_first
     )
+    if len(names) < 2:
+        raise ConfigError(
+            f"A comparison takes two models or more of {folder} that have predicted their validation cases; got "
+            f"{names[0] if names else 'none'}. Train and validate first."
+        )
     entries, first_folds = [], None
     for name, shown in zip(names, short_names(names), strict=True):
         predicted = _validated(folder / name, spec, folds)
@@ -157,6 +162,17 @@ def _compare(
         ],
     )
     return comparison
+
+
+def _files_in(folder: Path, spec: DatasetSpec, what: str) -> dict[str, Path]:
+    """Return the segmentations of a folder by case; raises DatasetError where there is none."""
+    files = files_by_stem(folder, spec.file_ending)
+    if not files:
+        raise DatasetError(
+            f"No file ending in {spec.file_ending} is in {folder}, where {what} should be; give their folder, and the "
+            "dataset.json that names their ending."
+        )
+    return files
 
 
 def _validated(model: Path, spec: DatasetSpec, folds: Sequence[str]) -> dict[str, tuple[str, Path]]:

@@ -160,10 +160,14 @@ def evaluate_folder(
     if not chill:
         unpredicted, unknown = references.keys() - predictions.keys(), predictions.keys() - references.keys()
         refuse_missing(
-            unpredicted, f"no prediction in {prediction_folder}", "Predict them, or score the rest with --chill."
+            unpredicted,
+            f"no prediction in {prediction_folder}",
+            "Predict them, or score the rest with --chill (chill=True in Python).",
         )
         refuse_missing(
-            unknown, f"no reference in {reference_folder}", "Move them away, or leave them out with --chill."
+            unknown,
+            f"no reference in {reference_folder}",
+            "Move them away, or leave them out with --chill (chill=True in Python).",
         )
     names = sorted(references.keys() & predictions.keys())
     if not names:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import samunet
 from samunet.core.codec import file_sha256
@@ -74,6 +77,32 @@ def test_a_dataset_is_planned_preprocessed_and_trained(project, tmp_path):
         epochs=1, iterations=1, batch_size=1, workers=0, validation_iterations=1,
     )  # fmt: skip
     assert samunet.load(fold.parent, folds=[1], device="cpu", workspace=workspace).folds == ("1",)
+
+
+def test_a_folder_is_segmented_with_a_model_of_another_workspace(project, trained, images, monkeypatch, tmp_path):
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.delenv(f"nnUNet_{name}", raising=False)
+    inputs = sorted(images.glob("*_000?.nii.gz"))[:2]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in inputs:
+        (folder / path.name).write_bytes(path.read_bytes())
+    written = samunet.predict(project.dataset, folder, tmp_path / "out", workspace=project.workspace, quiet=True)
+    assert [path.is_file() for path in written] == [True]
+
+
+def test_cases_that_lack_a_file_are_left_out_where_asked(tmp_path):
+    for part, names in (("references", "ab"), ("predictions", "bc")):
+        (tmp_path / part).mkdir()
+        for name in names:
+            Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / part / f"{name}.png")
+    description = {"channel_names": {"0": "x"}, "labels": {"background": 0, "a": 1}, "numTraining": 2}
+    (tmp_path / "predictions" / "dataset.json").write_text(json.dumps({**description, "file_ending": ".png"}))
+    folders = tmp_path / "references", tmp_path / "predictions"
+    with pytest.raises(samunet.DatasetError, match=r"no prediction in .* --chill \(chill=True in Python\)"):
+        samunet.evaluate(*folders)
+    summary = samunet.evaluate(*folders, chill=True)
+    assert [case.name for case in summary.cases] == ["b.png"] and summary.foreground_mean.dice == 1
 
 
 def test_wrong_words_name_the_nearest(trained):

@@ -177,6 +177,36 @@ def test_half_a_question_is_refused(words, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_without_segmentations_is_named(dataset, capsys):
+    root = dataset.parent
+    (root / "none").mkdir()
+    (root / "none" / "case_000.png").write_bytes(b"")
+    for predictions in ((("a", "none"), ("b", "good")), (("a", "good"), ("b", "none"))):
+        assert run(dataset, *predictions) == 2
+        said = capsys.readouterr().err
+        name = next(name for name, folder in predictions if folder == "none")
+        assert f"No file ending in .nii.gz is in {root / 'none'}, where the predictions of '{name}' should be" in said
+    shutil.rmtree(dataset / "labelsTr")
+    (dataset / "labelsTr").mkdir()
+    assert run(dataset, ("a", "good"), ("b", "bad")) == 2
+    assert f"is in {dataset / 'labelsTr'}, where the references should be" in capsys.readouterr().err
+
+
+def test_fewer_than_two_models_are_no_comparison(dataset, monkeypatch, capsys, tmp_path):
+    root = dataset.parent
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(root if name == "raw" else root / name))
+    words = ["-d", dataset.name, "-o", str(tmp_path / "report")]
+    results = root / "results" / dataset.name
+    assert command.main(words) == 2
+    assert f"two models or more of {results} that have predicted" in (said := capsys.readouterr().err)
+    assert "got none. Train and validate first." in said
+    shutil.copytree(root / "good", results / "SAMTrainer__samunetPlans__3d_adapter" / "fold_0" / "validation")
+    for more in ([], ["--models", "SAMTrainer__samunetPlans__3d_adapter"]):
+        assert command.main([*words, *more]) == 2
+        assert "got SAMTrainer__samunetPlans__3d_adapter. Train and validate first." in capsys.readouterr().err
+
+
 def test_names_are_needed_and_differ(dataset, capsys):
     root = dataset.parent
     words = ["--reference", str(dataset / "labelsTr"), "-djfile", str(dataset / "dataset.json"), "-o", str(root / "x")]
