@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from samunet.comparison.compare import Comparison
     from samunet.comparison.head_to_head import Settings
 
+DEFAULT_CONFIGURATIONS = ("3d_adapter",)
+OF_TRAINING = {
+    "--match": "match",
+    "--minutes": "minutes",
+    "--num_train_cases": "train_cases",
+    "--planner": "planner",
+    "--nnunet_configuration": "nnunet_configuration",
+    "--nnunet_trainer": "nnunet_trainers",
+    "-device": "device",
+}
+"""Flags that say how is trained, and their fields of Training."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -25,10 +37,11 @@ class Training:
 
     wanted: Annotated[bool, "--run_nnunet"] = False
     """Plan, preprocess and train with nnU-Net and with samunet what is not trained yet."""
-    configurations: Annotated[tuple[str, ...], "-c NAME"] = ("3d_adapter",)
-    """samunet's configurations, or PLANS__CONFIGURATION."""
-    folds: Folds = DEFAULT_FOLDS
-    """Folds to train."""
+    configurations: Annotated[tuple[str, ...], "-c NAME"] = ()
+    """samunet's configurations, or PLANS__CONFIGURATION (default: 3d_adapter); without --run_nnunet, those whose models
+    are compared (default: all)."""
+    folds: Folds = ()
+    """Folds to train (default: 0 1 2 3 4); without --run_nnunet, to compare (default: all)."""
     match: Annotated[str, "--match WHAT"] = "none"
     """none: each tool's own length; epochs; or minutes."""
     minutes: Annotated[float, "--minutes N"] = 0.0
@@ -53,8 +66,8 @@ class Training:
         from samunet.training.config import TrainingConfig
 
         return Settings(
-            configurations=self.configurations,
-            folds=self.folds,
+            configurations=self.configurations or DEFAULT_CONFIGURATIONS,
+            folds=self.folds or DEFAULT_FOLDS,
             match=self.match,
             minutes=self.minutes,
             epochs=TrainingConfig().epochs if self.epochs is None else self.epochs,
@@ -111,21 +124,7 @@ def main(options: Options) -> None:
         raise ConfigError(
             "Give either -d DATASET, or --reference FOLDER --predictions NAME=FOLDER NAME=FOLDER -djfile FILE."
         )
-    training = options.training
-    if training.wanted and (options.dataset is None or options.models):
-        raise ConfigError("--run_nnunet goes with -d DATASET and without --models.")
-    of_training = {
-        "--match": training.match != "none",
-        "--minutes": training.minutes,
-        "--num_train_cases": training.train_cases,
-    }
-    if not training.wanted and any(of_training.values()):
-        raise ConfigError(
-            f"{next(name for name, given in of_training.items() if given)} goes with --run_nnunet; without it nothing "
-            "is trained."
-        )
-    if training.epochs is not None and (training.match != "epochs" or not training.wanted):
-        raise ConfigError("--epochs goes with --run_nnunet --match epochs.")
+    _refuse_unused(options)
     with held(options.output):
         comparison = _compared(options)
     for verdict in comparison.verdicts():
@@ -133,6 +132,27 @@ def main(options: Options) -> None:
     for name, origin in comparison.prompts.items():
         print(f"{name} was shown prompts ({origin}).")
     print(f"Wrote {options.output / 'report.html'}")
+
+
+def _refuse_unused(options: Options) -> None:
+    """Raise ConfigError for a flag that would change nothing."""
+    from samunet.errors import ConfigError
+
+    training, default = options.training, Training()
+    if training.wanted and (options.dataset is None or options.models):
+        raise ConfigError("--run_nnunet goes with -d DATASET and without --models.")
+    of_models = {"--models": options.models, "-c": training.configurations, "-f": training.folds}
+    if options.dataset is None and (given := [flag for flag, words in of_models.items() if words]):
+        raise ConfigError(f"{given[0]} goes with -d DATASET, of whose models it chooses some.")
+    if options.dataset is not None and options.images is not None:
+        raise ConfigError("--images goes with --predictions; with -d the images are the dataset's own.")
+    if options.models and training.configurations:
+        raise ConfigError("--models and -c both choose models; give one of them.")
+    given = [flag for flag, name in OF_TRAINING.items() if getattr(training, name) != getattr(default, name)]
+    if not training.wanted and given:
+        raise ConfigError(f"{given[0]} goes with --run_nnunet; without it nothing is trained.")
+    if training.epochs is not None and (training.match != "epochs" or not training.wanted):
+        raise ConfigError("--epochs goes with --run_nnunet --match epochs.")
 
 
 def _compared(options: Options) -> Comparison:
@@ -147,7 +167,8 @@ def _compared(options: Options) -> Comparison:
     workspace = workspace_from_environment()
     dataset = workspace.dataset_name(str(options.dataset))
     if not options.training.wanted:
-        return compare_trained(workspace, dataset, options.models, options.output, **how)
+        chosen: dict[str, Any] = {"folds": options.training.folds, "configurations": options.training.configurations}
+        return compare_trained(workspace, dataset, options.models, options.output, **chosen, **how)
     from samunet.comparison.head_to_head import run_against_nnunet  # loads torch, which comparing alone does not need
 
     return run_against_nnunet(workspace, dataset, options.training.settings(), options.output, **how)

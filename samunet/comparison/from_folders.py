@@ -28,7 +28,7 @@ from samunet.core.prompts import prompts_behind
 from samunet.core.results import Seeds
 from samunet.core.units import counted
 from samunet.core.workspace import Workspace
-from samunet.errors import ConfigError, DatasetError
+from samunet.errors import ConfigError, DatasetError, did_you_mean
 from samunet.evaluation.picture import CasePicture, draw_case
 from samunet.imageio import reader_of_segmentations
 from samunet.machine.progress import each
@@ -47,6 +47,8 @@ def compare_folders(
 ) -> Comparison:
     """Compare prediction folders and write the report into `output`; raises ConfigError or DatasetError where the
     folders are not alike in cases or labels.
+
+    Patients are the groups of dataset.json where these cover all cases; else every case is one, and the page says why.
 
     Args:
         folders: by the name shown, the baseline first.
@@ -72,6 +74,7 @@ def compare_trained(
     tolerance: float,
     threads: int,
     folds: Sequence[str] = (),
+    configurations: Sequence[str] = (),
 ) -> Comparison:
     """Compare what the models of a dataset predicted for their validation cases, samunet's and nnU-Net's, and write the
     report; raises ConfigError or DatasetError where there are fewer than two, or they differ in folds, cases or labels.
@@ -80,17 +83,22 @@ def compare_trained(
         models: names of folders `<Trainer>__<plans>__<configuration>`, the baseline first; none takes all that have
             such predictions, nnU-Net's first.
         folds: to look at; all numbered ones when there are none.
+        configurations: names, or <plans>__<configuration>, whose models are taken when none is named; all when there
+            are none.
     """
+    refuse_unnumbered(folds)
     raw = workspace.raw / dataset
     spec = read_dataset_json(raw / "dataset.json")
     folder = workspace.results / dataset
-    names = models or sorted(
-        (path.name for path in folder.glob("*__*__*") if _validated(path, spec, folds)), key=_nnunets_first
+    names = models or _of_configurations(
+        configurations,
+        sorted((path.name for path in folder.glob("*__*__*") if _validated(path, spec, folds)), key=_nnunets_first),
     )
     if len(names) < 2:
+        of_folds = f" of fold {', '.join(folds)}" if folds else ""
         raise ConfigError(
-            f"A comparison takes two models or more of {folder} that have predicted their validation cases; got "
-            f"{names[0] if names else 'none'}. Train and validate first."
+            f"A comparison takes two models or more of {folder} that have predicted their validation cases{of_folds}; "
+            f"got {names[0] if names else 'none'}. Train and validate first."
         )
     entries, first_folds = [], None
     for name, shown in zip(names, short_names(names), strict=True):
@@ -133,7 +141,14 @@ def _compare(
     models: Sequence[Path] = (),  # of the entries, in their order
 ) -> Comparison:
     reader = reader_of_segmentations(next(iter(entries[0].files.values())).parent, spec)
-    groups = groups_from(spec.raw.get("groups"), cases or sorted(references))
+    groups, ungrouped = None, []
+    try:
+        groups = groups_from(spec.raw.get("groups"), cases or sorted(references))
+    except DatasetError as error:
+        if models:
+            raise
+        # A table of the training cases says nothing of a test set.
+        ungrouped = [f"Every case counts as a patient, since groups do not name these: {error}"]
     comparison = compare(
         entries, references, spec.labels, reader, patients=groups, tolerance=tolerance, threads=threads
     )
@@ -146,7 +161,12 @@ def _compare(
 
     telling = [case for case in most_telling_cases(comparison) if case in images]
     how = [f"{name} was shown prompts; {origin}." for name, origin in comparison.prompts.items()]
-    how += [*_how(entries, comparison), *(_same_folds(entries[0]) if models else ()), *map(_how_trained, models)]
+    how += [
+        *ungrouped,
+        *_how(entries, comparison),
+        *(_same_folds(entries[0]) if models else ()),
+        *map(_how_trained, models),
+    ]
     folds = sorted({path.parents[1].name for entry in entries for path in entry.files.values()}) if models else []
     write_comparison(
         output,
@@ -173,6 +193,27 @@ def _files_in(folder: Path, spec: DatasetSpec, what: str) -> dict[str, Path]:
             "dataset.json that names their ending."
         )
     return files
+
+
+def refuse_unnumbered(folds: Sequence[str]) -> None:
+    """Raise ConfigError for a fold that is none of a cross-validation."""
+    wrong = [fold for fold in folds if not fold.isdecimal()]
+    if wrong:
+        raise ConfigError(
+            f"Folds to compare are numbers, of a cross-validation whose cases nobody trained on; got '{wrong[0]}'."
+        )
+
+
+def _of_configurations(wanted: Sequence[str], models: Sequence[str]) -> list[str]:
+    """Return the models of the configurations wanted, or of all; raises ConfigError where one has none."""
+    configurations = {model: (model.split("__", 1)[1], model.rsplit("__", 1)[1]) for model in models}
+    known = {configuration for _, configuration in configurations.values()}
+    for name in wanted:
+        if not any(name in own for own in configurations.values()):
+            raise ConfigError(
+                f"No model of configuration '{name}' has predicted its validation cases.{did_you_mean(name, known)}"
+            )
+    return [model for model in models if not wanted or not set(wanted).isdisjoint(configurations[model])]
 
 
 def _validated(model: Path, spec: DatasetSpec, folds: Sequence[str]) -> dict[str, tuple[str, Path]]:

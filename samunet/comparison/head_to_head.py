@@ -15,7 +15,7 @@ import torch
 
 from samunet.comparison import nnunet
 from samunet.comparison.compare import Comparison
-from samunet.comparison.from_folders import compare_trained
+from samunet.comparison.from_folders import compare_trained, refuse_unnumbered
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.cost import read_cost
 from samunet.core.names import DEFAULT_PLANS_NAME
@@ -68,11 +68,7 @@ class Settings:
             raise ConfigError(f"--match takes one of {', '.join(MATCHES)}; got '{self.match}'.")
         if (self.match == "minutes") != (self.minutes > 0):
             raise ConfigError("--match minutes goes with --minutes N above 0, and --minutes with nothing else.")
-        wrong = [fold for fold in self.folds if not fold.isdecimal()]
-        if wrong:
-            raise ConfigError(
-                f"Folds to compare are numbers, of a cross-validation whose cases nobody trained on; got '{wrong[0]}'."
-            )
+        refuse_unnumbered(self.folds)
         if self.epochs < 1:
             raise ConfigError(f"--epochs takes a number above 0; got {self.epochs}.")
         if self.train_cases < 0:

@@ -18,6 +18,7 @@ from samunet.comparison.comparison_page import most_telling_cases
 from samunet.comparison.from_folders import compare_folders, short_names
 from samunet.core.dataset import read_dataset_json
 
+FOLDERS = ["--reference", "x", "--predictions", "a=b", "c=d", "-djfile", "x.json"]
 LABELS = {"background": 0, "body_part": 1, "core": 2}
 
 
@@ -139,6 +140,18 @@ def test_patients_are_drawn_together(dataset):
         assert len(set(found.patients)) == patients
 
 
+@pytest.mark.parametrize("groups", [{"other_case": "anna"}, "^(patient[0-9]+)_"])
+def test_groups_of_other_cases_make_every_case_a_patient_and_the_page_says_so(dataset, groups):
+    raw = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(raw | {"groups": groups}))
+    assert run(dataset, ("bad", "bad"), ("good", "good")) == 0
+    document = json.loads((dataset.parent / "report" / "comparison.json").read_text())
+    assert document["patients"] == document["cases"] and len(document["cases"]) == 8
+    page = (dataset.parent / "report" / "report.html").read_text()
+    assert "dataset.json names no patients of theirs under groups" in page
+    assert "Every case counts as a patient, since groups do not name these: dataset.json: " in page
+
+
 def test_unlike_is_refused(dataset, capsys):
     root = dataset.parent
     first = sorted((root / "bad").iterdir())[0]
@@ -170,6 +183,16 @@ def test_unlike_is_refused(dataset, capsys):
         ([], "Give either -d DATASET, or --reference"),
         (["-d", "1", "--reference", "x"], "Give either -d DATASET, or --reference"),
         (["--reference", "x", "--predictions", "a=b"], "Give either -d DATASET, or --reference"),
+        ([*FOLDERS, "--models", "a__b__c"], "--models goes with -d DATASET, of whose models it chooses some."),
+        ([*FOLDERS, "-f", "0"], "-f goes with -d DATASET"),
+        ([*FOLDERS, "-c", "3d_adapter"], "-c goes with -d DATASET"),
+        ([*FOLDERS, "-device", "cpu"], "-device goes with --run_nnunet; without it nothing is trained."),
+        (["-d", "1", "--images", "x"], "--images goes with --predictions; with -d the images are the dataset's own."),
+        (["-d", "1", "--models", "a__b__c", "-c", "c"], "--models and -c both choose models; give one of them."),
+        (["-d", "1", "-device", "cpu"], "-device goes with --run_nnunet"),
+        (["-d", "1", "--planner", "nnUNetPlannerResEncL"], "--planner goes with --run_nnunet"),
+        (["-d", "1", "--nnunet_configuration", "2d"], "--nnunet_configuration goes with --run_nnunet"),
+        (["-d", "1", "--nnunet_trainer", "A", "B"], "--nnunet_trainer goes with --run_nnunet"),
     ],
 )
 def test_half_a_question_is_refused(words, message, tmp_path, capsys):
@@ -250,6 +273,19 @@ def test_models_of_a_dataset_are_compared_on_their_validation_cases(dataset, mon
     assert command.main(words) == 0
     said = capsys.readouterr().out
     assert "between 3d_adapter and nnU-Net 3d_fullres is not shown" in said and "on 4 cases" in said
+    assert command.main([*words, "-f", "0"]) == 0 and "on 2 cases" in capsys.readouterr().out
+    chosen = results / "SAMTrainer__samunetPlans__3d_ma_sam"
+    shutil.copytree(results / "SAMTrainer__samunetPlans__3d_adapter", chosen)
+    assert command.main([*words, "-c", "3d_fullres", "samunetPlans__3d_ma_sam"]) == 0
+    assert "between 3d_ma_sam and nnU-Net 3d_fullres is not shown" in (said := capsys.readouterr().out)
+    assert "3d_adapter" not in said
+    for more, message in (
+        (["-f", "7"], "their validation cases of fold 7; got none. Train and validate first."),
+        (["-f", "all"], "Folds to compare are numbers"),
+        (["-c", "3d_adaptor"], "No model of configuration '3d_adaptor' has predicted .* Did you mean '3d_adapter'"),
+    ):
+        assert command.main([*words, *more]) == 2 and re.search(message, capsys.readouterr().err)
+    shutil.rmtree(chosen)
     moved = results / "SAMTrainer__samunetPlans__3d_adapter"
     shutil.move(moved / "fold_0" / "validation" / names[0], moved / "fold_1" / "validation" / names[0])
     assert command.main(words) == 2
