@@ -21,6 +21,7 @@ JOINERS = "\u200c\u200d"  # of such characters, those that are part of words in 
 MASK = re.compile("segm?(entations?)?|masks?|labels?|lbl|gt|(ground)?truth|annotations?|dseg")
 LABEL = re.compile(f"{MASK.pattern}|ground|manual|rois?")  # the last three are of images too: manual focus
 IMAGE = re.compile("images?|imgs?|imaging|im|scans?|vol(umes?)?|raw|orig(inal)?|inputs?|pictures?|dicom|dcm")
+PREDICTION = re.compile("predictions?|preds?|outputs?|results?")  # folders that are neither
 
 _BYTE = {chr(0xDC00 + byte): f"\\x{byte:x}" for byte in range(0x80, 0x100)}
 """How Python reads bytes of file names that are no UTF-8, to the bytes as people write them: M\\xfcller."""

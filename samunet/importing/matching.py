@@ -9,76 +9,28 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from samunet.core.names import role_of, words_in
+from samunet.core.names import words_in
 from samunet.core.units import counted
 from samunet.errors import MOST_NAMES, DatasetError
-from samunet.imageio import stem_of
-from samunet.imageio.dicom import is_dicom
-from samunet.imageio.masks import masks_among
-from samunet.importing.dataset import SERIES_ENDING, FoundCase, ending_of, identifier_of
+from samunet.importing.dataset import FoundCase, identifier_of
+from samunet.importing.files import (
+    SEPARATORS,
+    File,
+    Reading,
+    Words,
+    ending_of_copy,
+    list_files,
+    parts_of,
+    told_by_content,
+)
 
-SEPARATORS = "_-. "
-FOREIGN = "__MACOSX"  # what a Mac leaves in zip files
-
-Words = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """The words of a file as those of its case and some in a row that say something else."""
-
-    case: Words
-    """In lower case."""
-    rest: str
-    rest_words: range
-    """Which words they are, of all that the file's folders and name have."""
-
-
-@dataclass(frozen=True)
-class _File:
-    """An image file, or a folder with the files of a DICOM series."""
-
-    path: Path
-    label: bool
-    folders: tuple[Words, ...]
-    """Words of each part of the names of its folders between separators, without those that tell images from labels."""
-    name: tuple[Words, ...]
-    """Likewise of its own name."""
-    stem: str
-    """Its own name, without ending."""
-
-    def readings(self, own: bool) -> Iterator[_Reading]:
-        """Give all of them: first with all words as the case's, then with few others, those at the end first.
-
-        Args:
-            own: by the words of the name alone, without those of folders.
-        """
-        skipped = sum(map(len, self.folders)) if own else 0
-        words = [word for part in (*self.folders, *self.name) for word in part][skipped:]
-        for length in range(max(1, len(words))):
-            for start in range(len(words) - length, -1, -1) if length else [len(words)]:
-                case = tuple(word.lower() for word in words[:start] + words[start + length :])
-                rest = range(skipped + start, skipped + start + length)
-                yield _Reading(case, "".join(words[start : start + length]), rest)
-
-    def case_name(self, rest: range, own: bool) -> str:
-        """Return its name without some of its words, and without its folders where own."""
-        names = self._spelled(lambda number: number not in rest)
-        return "_".join(filter(None, names[len(self.folders) if own else 0 :]))
-
-    def structure(self, rest: range) -> str:
-        """Return some of its words: kidney_left of p1_kidney_left_mask."""
-        return "_".join(filter(None, self._spelled(lambda number: number in rest)))
-
-    def _spelled(self, wanted: Callable[[int], bool]) -> list[str]:
-        numbered = itertools.count()
-        return ["".join(word for word in part if wanted(next(numbered))) for part in (*self.folders, *self.name)]
+TESTS = re.compile("[Tt]ests?|[Tt]esting|TEST(S|ING)?|Ts")  # words of folders: imagesTs, test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,27 +45,33 @@ class Matches:
     left_out: Mapping[str, tuple[Path, ...]]
     """Files that become nothing, by the reason."""
 
+    def leaving(self, left_out: Mapping[str, Sequence[Path]]) -> Matches:
+        """Return these with more files that become nothing."""
+        more = {reason: tuple(paths) for reason, paths in left_out.items() if paths}
+        return replace(self, left_out={**self.left_out, **more})
+
 
 def match_files(folder: Path) -> Matches:
-    """Find cases among all files below a folder.
+    """Find cases among all files below a folder; those in folders of tests become test cases where others are not.
 
     Raises:
-        DatasetError: there is no image, no label or no pair of them, or a case has several labels whose names tell no
-            structures.
+        DatasetError: there is no image, no label or no pair of them of one ending, or a case has several labels whose
+            names tell no structures.
     """
-    files = list(_files(folder))
+    files = list(list_files(folder))
     if not files:
         raise DatasetError(f"{folder} holds no image that a reader knows; give the folder of images and labels.")
     if not any(file.label for file in files):
-        files = _told_by_content(files)
+        files = told_by_content(files)
     if not any(file.label for file in files):
         raise DatasetError(
             f"{folder} holds {counted(len(files), 'image')} and nothing that looks like a label, by a folder such as "
             "labels or an "
             "ending such as _seg or _mask; rename the labels, or name the folders: samunet_import folders --help"
         )
-    of_labels = sorted({_ending(file.path) for file in files if file.label})
-    alike = [[file for file in files if _ending(file.path) == ending] for ending in of_labels]
+    files, predictions = _without_predictions(files)
+    of_labels = sorted({ending_of_copy(file.path) for file in files if file.label})
+    alike = [[file for file in files if ending_of_copy(file.path) == ending] for ending in of_labels]
     tried = [_match(part, own) for part in alike for own in (False, True)]
     best = max(tried, key=_Groups.quality)
     if len(best.images) < sum(file.label for file in files):  # p1_liver_mask beside p1_T2
@@ -126,23 +84,24 @@ def match_files(folder: Path) -> Matches:
                 tried += [_match(part, own, channels=least) for part in alike for own in (False, True)]
                 best = max(tried, key=_Groups.quality)
     if not best.images:
+        _refuse_other_endings(folder, files)
         first = next(file.path for file in files if file.label)
         raise DatasetError(
             f"No image in {folder} belongs to a label by its name, e.g. to {first.relative_to(folder)}; name them "
             "alike, or list them in a table: samunet_import csv --help"
         )
-    return _assembled(folder, files, best)
+    return _with_test_cases(folder, _assembled(folder, files, best).leaving({"in folders of predictions": predictions}))
 
 
 @dataclass(frozen=True)
 class _Groups:
     """Which files belong together."""
 
-    labels: dict[Words, list[tuple[_File, _Reading]]]
+    labels: dict[Words, list[tuple[File, Reading]]]
     """By case."""
-    images: dict[Words, dict[str, _File]]
+    images: dict[Words, dict[str, File]]
     """Of cases with a label, by the rest of their words in lower case."""
-    alone: list[_File]
+    alone: list[File]
     """Images without a label."""
     spelled: dict[str, str]
     """Those rests as they are spelled."""
@@ -164,20 +123,41 @@ class _Groups:
             return list(masks)  # p1_x and p1_y beside p1, p2_z beside p2: what is in no second case is no structure
         return [case for case, named in masks.items() if named is None]
 
-    def masks(self, case: Words) -> dict[str, _File] | None:
+    def masks(self, case: Words) -> dict[str, File] | None:
         """Return the labels of a case by what their names say beside it; None where that names no structures."""
         named = {file.structure(reading.rest_words): file for file, reading in self.labels[case]}
         told = len({name.lower() for name in named}) == len(self.labels[case])
         return named if told and not any(name == "" or name.isdecimal() for name in named) else None
 
 
-def _said_by_all(files: Sequence[_File], own: bool) -> set[str]:
+def _without_predictions(files: Sequence[File]) -> tuple[Sequence[File], list[Path]]:
+    """Return the files without those in folders of predictions, and these; all where no images with labels are left."""
+    kept = [file for file in files if not file.predicted]
+    if {file.label for file in kept} < {True, False}:
+        return files, []
+    return kept, [file.path for file in files if file.predicted]
+
+
+def _refuse_other_endings(folder: Path, files: Sequence[File]) -> None:
+    """Raise DatasetError where images belong to labels of another ending."""
+    groups = max((_match(files, own) for own in (False, True)), key=_Groups.quality)
+    if not groups.images:
+        return
+    of_images = {ending_of_copy(file.path) for images in groups.images.values() for file in images.values()}
+    of_labels = {ending_of_copy(file.path) for case in groups.images for file, _ in groups.labels[case]}
+    raise DatasetError(
+        f"The images in {folder} end in {', '.join(sorted(of_images))}, their labels in "
+        f"{', '.join(sorted(of_labels))}; all files must share one ending. Convert them to one format, e.g. .nii.gz."
+    )
+
+
+def _said_by_all(files: Sequence[File], own: bool) -> set[str]:
     """Return the words in a row that every label has; a number alone is none, but part of what names the case."""
     rests = [{reading.rest for reading in file.readings(own)} for file in files if file.label]
     return {rest for rest in set[str].intersection(*rests) if rest and not rest.isdecimal()}
 
 
-def _match(files: Sequence[_File], own: bool, extra: str | None = None, channels: int | None = None) -> _Groups:
+def _match(files: Sequence[File], own: bool, extra: str | None = None, channels: int | None = None) -> _Groups:
     """Give images to labels.
 
     Args:
@@ -214,11 +194,11 @@ def _match(files: Sequence[_File], own: bool, extra: str | None = None, channels
     return groups
 
 
-def _assembled(folder: Path, files: Sequence[_File], groups: _Groups) -> Matches:
+def _assembled(folder: Path, files: Sequence[File], groups: _Groups) -> Matches:
     labels = {case: groups.labels[case] for case in groups.images}
     references = _references(folder, groups)
     channels = _channels(folder, groups)
-    found: list[tuple[list[_File], _File, range, Mapping[str, _File]]] = []
+    found: list[tuple[list[File], File, range, Mapping[str, File]]] = []
     lacking: list[Path] = []
     for case, images in groups.images.items():
         wanted = [images.get(name) for name in channels] if channels else list(images.values())
@@ -227,7 +207,7 @@ def _assembled(folder: Path, files: Sequence[_File], groups: _Groups) -> Matches
             lacking += [file.path for file in (*images.values(), *references[case].values())]
         else:
             found.append((there, label, reading.rest_words, references[case]))
-    tests: dict[Words, dict[str, tuple[_File, range]]] = defaultdict(dict)
+    tests: dict[Words, dict[str, tuple[File, range]]] = defaultdict(dict)
     for file in groups.alone:
         for reading in file.readings(groups.own):
             if reading.rest.lower() in (channels or ("",)):
@@ -239,17 +219,41 @@ def _assembled(folder: Path, files: Sequence[_File], groups: _Groups) -> Matches
             found.append((there, *next(iter(by_channel.values())), {}))
     used = {file.path for images, named, _, own in found for file in (*images, named, *own.values())}
     rest = [file.path for file in files if file.path not in used and file.path not in lacking]
-    reasons = {"whose case lacks a channel": lacking, "that belong to no label or channel": rest}
+    ending = ending_of_copy(next(iter(labels.values()))[0][0].path)
     structures = {reading.rest for readings in labels.values() for _, reading in readings}
-    return Matches(
+    matches = Matches(
         cases=tuple(_named(found)),
         channels=tuple(groups.spelled[name] for name in channels) or ("",),
         structure=structures.pop() if len(structures) == 1 else "",
-        left_out={reason: tuple(paths) for reason, paths in reasons.items() if paths},
+        left_out={},
+    )
+    return matches.leaving(
+        {
+            "whose case lacks a channel": lacking,
+            "that belong to no label or channel": [path for path in rest if ending_of_copy(path) == ending],
+            f"of another ending than {ending}, which the labels have": [
+                path for path in rest if ending_of_copy(path) != ending
+            ],
+        }
     )
 
 
-def _references(folder: Path, groups: _Groups) -> dict[Words, dict[str, _File]]:
+def _with_test_cases(folder: Path, matches: Matches) -> Matches:
+    """Take the labels from cases in folders of tests, unless no other case has one."""
+    tests = [
+        any(TESTS.fullmatch(word) for name in case.images[0].relative_to(folder).parts[:-1] for word in words_in(name))
+        for case in matches.cases
+    ]
+    if not any(case.training and not test for case, test in zip(matches.cases, tests, strict=True)):
+        return matches
+    labels = [path for case, test in zip(matches.cases, tests, strict=True) if test for path in case.references]
+    cases = tuple(
+        replace(case, label=None, masks={}) if test else case for case, test in zip(matches.cases, tests, strict=True)
+    )
+    return replace(matches, cases=cases).leaving({"with labels of test cases": labels})
+
+
+def _references(folder: Path, groups: _Groups) -> dict[Words, dict[str, File]]:
     """Return for each case the masks by structure, in alphabetical order, or its one label file under an empty name."""
     if all(len(groups.labels[case]) == 1 for case in groups.images):
         return {case: {"": groups.labels[case][0][0]} for case in groups.images}
@@ -286,7 +290,7 @@ def _channels(folder: Path, groups: _Groups) -> tuple[str, ...]:
     return tuple(sorted(common, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
 
 
-def _named(found: Sequence[tuple[list[_File], _File, range, Mapping[str, _File]]]) -> Iterator[FoundCase]:
+def _named(found: Sequence[tuple[list[File], File, range, Mapping[str, File]]]) -> Iterator[FoundCase]:
     """Name cases by their labels, or their images without the channel; by folders too where names alone are equal."""
     for own in (True, False):
         names = [
@@ -302,66 +306,16 @@ def _named(found: Sequence[tuple[list[_File], _File, range, Mapping[str, _File]]
         yield FoundCase(identifier=identifier_of(name), images=paths, label=masks.pop("", None), masks=masks)
 
 
-def _as_written(files: Sequence[_File], name: str) -> str:
+def _as_written(files: Sequence[File], name: str) -> str:
     """Return the name of a case as its files begin with it, where they do: scan_1 of scan_1_T2 and scan_1_seg, whose
     words that tell images from labels `name` lacks.
     """
-    wanted = [word.lower() for part in _parts(name) for word in part]
+    wanted = [word.lower() for part in parts_of(name) for word in part]
     first, *others = (file.stem for file in files)
     for end in range(len(first), 0, -1):
         begins = all(stem.startswith(first[:end]) and stem[end : end + 1] in ("", *SEPARATORS) for stem in others)
         if not begins or first[end - 1] in SEPARATORS or (end < len(first) and first[end] not in SEPARATORS):
             continue
-        if [word.lower() for part in _parts(first[:end]) for word in part] == wanted:
+        if [word.lower() for part in parts_of(first[:end]) for word in part] == wanted:
             return first[:end]
     return name
-
-
-def _files(folder: Path) -> Iterator[_File]:
-    """List image files and folders of DICOM series below a folder, labels told from images."""
-    found = list(_walk(folder))
-    above = [[role_of(words_in(part)) for part in reversed(path.relative_to(folder).parts[:-1])] for path in found]
-    by_folder = [next(filter(None, roles), "") for roles in above]
-    sure = {"label", "image"} <= set(by_folder)  # then an image may be called frame_label_3
-    for path, nearest in zip(found, by_folder, strict=True):
-        relative = path.relative_to(folder)
-        stem = path.name if path.is_dir() else stem_of(path)
-        label = nearest == "label" or (not (sure and nearest) and role_of(words_in(stem)) == "label")
-        folders = tuple(part for name in relative.parent.parts for part in _parts(name))
-        yield _File(path, label, folders, _parts(stem), stem)
-
-
-def _told_by_content(files: Sequence[_File]) -> list[_File]:
-    """Take for labels what goes on where an image's name ends and holds a mask of it: case_01_liver beside case_01."""
-    by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for file in files:
-        if file.path.is_file():
-            by_folder[file.path.parent].append(file.path)
-    masks = set[Path]().union(*(masks_among(folder, unsaid=True) for folder in by_folder.values()))
-    return [replace(file, label=file.path in masks) for file in files]
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    seen = set()  # links to folders are followed, but not in a circle
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != FOREIGN)
-        if os.path.realpath(root) in seen:
-            folders[:] = names = []
-        seen.add(os.path.realpath(root))
-        files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
-        images = [path for path in files if ending_of(path)]
-        if not images and files and Path(root) != folder and is_dicom(files[0]):
-            yield Path(root)
-        yield from images
-
-
-def _parts(name: str) -> tuple[Words, ...]:
-    for separator in SEPARATORS[1:]:
-        name = name.replace(separator, SEPARATORS[0])
-    return tuple(
-        tuple(word for word in words_in(part) if not role_of([word])) for part in name.split(SEPARATORS[0]) if part
-    )
-
-
-def _ending(path: Path) -> str:
-    return SERIES_ENDING if path.is_dir() else ending_of(path)

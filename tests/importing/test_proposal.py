@@ -273,6 +273,8 @@ def test_labels_of_other_numbers_and_endings_are_left_out(source, tmp_path):
         if case.training
     }
     assert pairs == {"c1": ["c1.nii.gz", "c1.nii.gz"]}
+    other = found.left_out["of another ending than .nii.gz, which the labels have"]
+    assert [path.name for path in other] == ["c2.nii", "c3.nii"]
 
 
 def test_what_lies_in_the_folder_and_is_no_list_hides_no_reason(source, tmp_path):
@@ -286,6 +288,67 @@ def test_what_lies_in_the_folder_and_is_no_list_hides_no_reason(source, tmp_path
         json.dumps({"training": [{"image": "x/tiny_000.nii.gz", "label": "y/tiny_001.nii.gz"}]})
     )
     assert [case.label.name for case in look(folder).cases] == ["tiny_001.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [("images{part}/{{case}}", "labels{part}/{{case}}"), ("{part}/images/{{case}}", "{part}/masks/{{case}}")],
+)
+def test_labeled_cases_in_folders_of_tests_become_test_cases(source, tmp_path, image, label):
+    parts = ("Tr", "Ts") if "images{" in image else ("train", "test")
+    for part, cases in zip(parts, (NAMES[:2], NAMES[2:]), strict=True):
+        lay(source, tmp_path / "mine", image.format(part=part), label.format(part=part), cases=cases)
+    found = look(tmp_path / "mine")
+    assert {case.identifier: case.training for case in found.cases} == dict(
+        zip(NAMES, (True, True, False), strict=True)
+    )
+    left = f"{label.format(part=parts[1]).format(case='tiny_002')}.nii.gz"
+    assert f"  left out  1 file with labels of test cases: {left}" in found.lines()
+    shutil.rmtree(tmp_path / "mine")
+    alone = look(lay(source, tmp_path / "mine", image.format(part=parts[1]), label.format(part=parts[1])))
+    assert all(case.training for case in alone.cases) and alone.left_out == {}
+
+
+def test_masks_of_test_cases_are_left_out_too(source, tmp_path):
+    for part, cases in (("train", NAMES[:2]), ("test", NAMES[2:])):
+        lay(source, tmp_path / "mine", part + "/{case}/ct", part + "/{case}/masks/liver", cases=cases)
+        lay(source, tmp_path / "mine", part + "/{case}/ct", part + "/{case}/masks/spleen", cases=cases)
+    for path in (tmp_path / "mine").glob("*/*/masks/*"):
+        mask, value = nibabel.load(path), 1 if "liver" in path.name else 2
+        nibabel.save(nibabel.Nifti1Image((np.asarray(mask.dataobj) == value).astype(np.uint8), mask.affine), path)
+    found = look(tmp_path / "mine")
+    assert [(case.identifier, sorted(case.masks)) for case in found.cases] == [
+        ("test_tiny_002", []),
+        ("train_tiny_000", ["liver", "spleen"]),
+        ("train_tiny_001", ["liver", "spleen"]),
+    ]
+
+
+@pytest.mark.parametrize("name", ["predictions", "preds_nnunet", "outputs", "labels/results", "pred_masks"])
+def test_a_folder_of_predictions_is_neither_a_channel_nor_labels(source, tmp_path, name):
+    folder = lay(source, tmp_path / "mine", "images/{case}", "labels/{case}")
+    shutil.copytree(folder / "labels", folder / name, dirs_exist_ok=True)
+    found = look(folder)
+    assert found.channels == ("image",) and len(found.cases) == 3
+    assert all(case.label.parent == folder / "labels" and len(case.images) == 1 for case in found.cases)
+    assert {path.parent for path in found.left_out["in folders of predictions"]} == {folder / name}
+    assert any(line.startswith("  left out  3 files in folders of predictions: ") for line in found.lines())
+
+
+def test_results_are_taken_where_there_are_no_other_labels(source, tmp_path):
+    found = look(lay(source, tmp_path / "mine", "images/{case}", "results/masks/{case}"))
+    assert [case.label.parent.name for case in found.cases] == ["masks"] * 3
+    found = look(lay(source, tmp_path / "other", "output/{case}", "output/{case}_seg"))
+    assert [case.label.parent.name for case in found.cases] == ["output"] * 3
+
+
+def test_images_and_labels_of_other_endings_are_said_to_be_so(source, tmp_path):
+    folder = lay(source, tmp_path / "mine", "images/{case}", "labels/{case}")
+    for path in list((folder / "images").iterdir()):
+        nibabel.save(nibabel.load(path), str(path).removesuffix(".gz"))
+        path.unlink()
+    with pytest.raises(DatasetError, match="images in .* end in .nii, their labels in .nii.gz; .* Convert them to one"):
+        look(folder)
 
 
 def test_three_pictures_a_case_are_no_colors(tmp_path):
