@@ -202,9 +202,9 @@ def join_label_values(cases: Sequence[CheckedCase], expected: Sequence[int]) -> 
     ]
     for values, count in alike.items():
         if count > 1:
-            first = next(case.identifier for case in cases if case.unexpected == values)
+            having = tuple(case.identifier for case in cases if case.unexpected == values)
             message = (
-                f"{counted(count, 'label file')}, the first of case '{first}', hold the values {list(values[:5])}; "
+                f"{counted(count, 'label file')}, the first of case '{having[0]}', hold the values {list(values[:5])}; "
                 f"dataset.json names {list(expected)}."
             )
             if values == (255,) and len(expected) == 2:
@@ -212,5 +212,5 @@ def join_label_values(cases: Sequence[CheckedCase], expected: Sequence[int]) -> 
                     " 255 may stand for 1, as in pictures of masks: samunet_import with --map_labels 255=1 writes "
                     "copies with 1."
                 )
-            findings.append(Finding("", "labelsTr", "label-values", message))
+            findings.append(Finding("", "labelsTr", "label-values", message, having))
     return findings

@@ -106,6 +106,8 @@ class Finding:
     """Kind of the fault, a key of KINDS."""
     message: str
     """What was measured, in one or two sentences."""
+    cases: tuple[str, ...] = ()
+    """Identifiers of those that have the fault, where it is one of several."""
 
     @property
     def severity(self) -> str:

@@ -46,14 +46,16 @@ class CheckReport:
         return tuple(finding for finding in self.findings if finding.severity == ERROR)
 
     def of_case(self, identifier: str) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.case == identifier)
+        """Return the findings of a case, those of several cases included; of "" those of no single case."""
+        return tuple(finding for finding in self.findings if finding.case == identifier or identifier in finding.cases)
 
     def lines(self) -> list[str]:
-        """Return one line a finding, and one for each case without any."""
+        """Return one line a finding, of several cases too, and one for each case without any."""
         own = [_line(finding) for finding in self.of_case("")]
         listed = {case.identifier for case in self.cases} | {finding.case for finding in self.findings}
         for name in sorted(listed - {""}):
-            own += [_line(finding) for finding in self.of_case(name)] or [f"ok       {name}"]
+            found = self.of_case(name)
+            own += [_line(finding) for finding in found if finding.case == name] if found else [f"ok       {name}"]
         return own
 
     @property
@@ -63,7 +65,7 @@ class CheckReport:
     @property
     def clean(self) -> int:
         """Number of cases without a finding."""
-        faulty = {finding.case for finding in self.findings}
+        faulty = {name for finding in self.findings for name in (finding.case, *finding.cases)}
         return sum(case.identifier not in faulty for case in self.cases)
 
     def summary(self) -> str:

@@ -19,7 +19,7 @@ from samunet.checking.across import join_label_values
 from samunet.checking.case import CheckedCase
 from samunet.checking.findings import KINDS, Finding
 from samunet.checking.page import write_page
-from samunet.checking.run import check_dataset
+from samunet.checking.run import check_dataset, worst_cases
 from samunet.cli import check_dataset as command
 from samunet.core import memory
 from samunet.errors import DatasetError
@@ -501,7 +501,9 @@ def test_the_command_writes_lines_json_and_a_page(dataset, capsys, monkeypatch, 
     assert "error    tiny_001 imagesTr/tiny_001_0000.nii.gz  truncated: " in text and "ok       tiny_003" in text
     assert "Dataset999_Tiny: 4 cases, 2 of them without findings; 2 errors, 0 warnings." in text
     findings = json.loads(out.read_text())["findings"]
-    assert [sorted(finding) for finding in findings] == [["case", "code", "file", "fix", "message", "severity"]] * 2
+    assert [sorted(finding) for finding in findings] == [
+        ["case", "cases", "code", "file", "fix", "message", "severity"]
+    ] * 2
     html = page.read_text()
     assert (
         html.count("<img") == 1
@@ -578,6 +580,20 @@ def test_masks_of_0_and_255_are_one_finding_with_one_remedy():
     ) and "2 label files, the first of case 'a', hold the values [255]" in one.message
     assert "--map_labels 255=1" in one.message
     assert [finding.case for finding in join_label_values([case("a", (255,)), case("b", (7,))], (0, 1))] == ["a", "b"]
+
+
+def test_cases_of_one_joint_finding_are_not_ok(tmp_path):
+    folder = write_tiny_dataset(tmp_path, cases=3)
+    for name in ("tiny_000", "tiny_002"):
+        change(folder / f"labelsTr/{name}.nii.gz", array=put(9))
+    report = check(folder)
+    (one,) = [finding for finding in report.findings if finding.code == "label-values"]
+    assert (one.case, one.cases) == ("", ("tiny_000", "tiny_002")) and one.as_json()["cases"] == one.cases
+    lines = report.lines()
+    assert [line.split()[1] for line in lines if line.startswith("ok ")] == ["tiny_001"]
+    assert sum("label-values" in line for line in lines) == 1 and report.clean == 1
+    assert [case.identifier for case in worst_cases(report, 6)] == ["tiny_000", "tiny_002"]
+    assert "3 cases, 1 of them without findings; 1 error, 0 warnings." in report.summary()
 
 
 def test_the_page_colors_severity_beside_its_word(tmp_path):
