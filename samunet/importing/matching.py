@@ -130,7 +130,7 @@ class _Groups:
         return named if told and not any(name == "" or name.isdecimal() for name in named) else None
 
 
-def _without_predictions(files: Sequence[File]) -> tuple[Sequence[File], list[Path]]:
+def _without_predictions(files: list[File]) -> tuple[list[File], list[Path]]:
     """Return the files without those in folders of predictions, and these; all where no images with labels are left."""
     kept = [file for file in files if not file.predicted]
     if {file.label for file in kept} < {True, False}:

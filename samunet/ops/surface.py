@@ -62,17 +62,17 @@ def surface_scores(
         raise ShapeError(
             f"The reference has shape {reference.shape}, the prediction {prediction.shape}; both must be on one grid."
         )
-    surfaces = [
+    one, other = (
         surface(mask) if ignored is None else surface(mask | ignored) & mask for mask in (reference, prediction)
-    ]
-    if not all(voxels.any() for voxels in surfaces):
+    )
+    if not (one.any() and other.any()):
         if np.array_equal(reference, prediction):
             return SurfaceScores(hd=math.nan, hd95=math.nan, assd=math.nan, nsd=math.nan)
         diagonal = math.dist(
             [0] * 3, [(size - 1) * width for size, width in zip(reference.shape, spacing, strict=True)]
         )
         return SurfaceScores(hd=diagonal, hd95=diagonal, assd=diagonal, nsd=0.0)
-    to_prediction, to_reference = _distances(*surfaces, spacing)
+    to_prediction, to_reference = _distances(one, other, spacing)
     both = np.concatenate([to_prediction, to_reference])
     return SurfaceScores(
         hd=float(both.max()),

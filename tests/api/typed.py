@@ -23,7 +23,8 @@ def from_dataset_to_scores(dataset: int | str, workspace: samunet.Workspace) -> 
     model = samunet.load(fold.parent, folds=[0, "1"], device="cpu", workspace=workspace)
     assert_type(model, samunet.Predictor)
     assert_type(samunet.predict(model, "images", "predictions"), list[Path])
-    summary = samunet.evaluate("references", Path("predictions"), tolerance=None)
+    assert_type(samunet.predict(dataset, "images", "predictions", workspace=workspace, quiet=True), list[Path])
+    summary = samunet.evaluate("references", Path("predictions"), tolerance=None, chill=True)
     assert_type(summary, Summary)
     assert_type(samunet.compare("references", {"a": "x", "b": Path("y")}, "page"), Comparison)
     return summary.foreground_mean.dice
