@@ -40,7 +40,7 @@ from samunet.serving.bodies import (
     volume_of,
     voxels,
 )
-from samunet.serving.desk import Desk
+from samunet.serving.desk import MEANT, Desk
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -270,14 +270,13 @@ def make_app(desk: Desk) -> FastAPI:
     def unknown(_: object, error: HTTPException) -> JSONResponse:
         return fault(error.status_code, f"{error.detail}. The verbs are {', '.join((*READ, *WRITE))}.")
 
-    def same_case(x_case: str = Header("")) -> None:
-        if x_case and unquote(x_case) != desk.case:
-            raise InUseError(f"Another page opened {desk.case or 'no case'} meanwhile; open your case again here.")
+    async def of_case(x_case: str = Header("")) -> None:
+        MEANT.set(unquote(x_case))  # for this request alone: each runs in a context of its own
 
     for names, method in ((READ, "GET"), (WRITE, "POST")):
         for name in names:
-            checks = [Depends(same_case)] if method == "POST" and name != "set_image" else []
-            app.add_api_route(f"/{name}", getattr(verbs, name), methods=[method], responses=faults, dependencies=checks)
+            meant = [Depends(of_case)] if method == "POST" and name != "set_image" else []
+            app.add_api_route(f"/{name}", getattr(verbs, name), methods=[method], responses=faults, dependencies=meant)
 
     @app.get("/image.nii", include_in_schema=False)
     def image() -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 TABLE = "annotation.csv"
 """Of what each case took, beside the labels or in the dataset's folder."""
 PICTURES = (".png", ".bmp")
+MEANT: ContextVar[str] = ContextVar("MEANT", default="")
+"""The case that a request is meant for; empty for whichever is open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,22 +74,31 @@ class Desk:
     ) -> None:
         self.works = {work.name: work for work in works}
         self.model, self.objects, self.cache, self.folder, self.table = model, objects, cache, folder, table
-        self.case, self.encoded = "", (0, 0)
+        self.encoded = (0, 0)
         self.fault: SamunetError | None = None
         """Why planes of the open case are not encoded beforehand; a click encodes its own all the same."""
         if table is not None:
             read_table(table)
-        self._session: Session | None = None
+        self._opened: tuple[str, Session] | None = None
+        """Case and session, which change together."""
         self._filling: threading.Thread | None = None
         self._ending = threading.Event()
         self.lock = threading.RLock()
 
     @property
+    def case(self) -> str:
+        """Name of the open case; empty where there is none."""
+        return "" if self._opened is None else self._opened[0]
+
+    @property
     def session(self) -> Session:
-        """The open session; raises ConfigError where there is none."""
-        if self._session is None:
+        """The open session; raises ConfigError where there is none, InUseError where it is not of the case `MEANT`."""
+        case, session = self._opened or ("", None)
+        if MEANT.get() not in ("", case):
+            raise InUseError(f"Another page opened {case or 'no case'} meanwhile; open your case again here.")
+        if session is None:
             raise ConfigError("No image is open; set one first.")
-        return self._session
+        return session
 
     def open_first(self) -> None:
         """Open the first case without a label, or the first; those that cannot be opened are named and passed over.
@@ -131,12 +143,12 @@ class Desk:
         if ending in JPEG or (ending in PICTURES and slices > 1):  # said before the work, not when it is saved
             raise ConfigError(f"{output} cannot hold labels of {counted(slices, 'slice')}; name it case.nii.gz or so.")
         with self.lock:
-            if self._session is not None and self._session.output == output:
+            if self._opened is not None and self._opened[1].output == output:
                 self.close()
             cache = None if self.cache is None else self.cache / name
             session = Session(volume, self.model, output, start=start, objects=self.objects, embeddings=cache)
             self.close()
-            self._session, self.case, looks = session, name, session.looks
+            self._opened, looks = (name, session), session.looks
             if cache is not None and looks is not None and (axes := looks.missing((0,))):
                 self._ending.clear()
                 self._filling = threading.Thread(target=self._fill, args=(looks, axes), daemon=True)
@@ -173,9 +185,9 @@ class Desk:
             if self._filling is not None:
                 self._ending.set()
                 self._filling.join()
-            if self._session is not None:
-                self._session.close()
-            self._session, self._filling, self.fault, self.case, self.encoded = None, None, None, "", (0, 0)
+            if self._opened is not None:
+                self._opened[1].close()
+            self._opened, self._filling, self.fault, self.encoded = None, None, None, (0, 0)
 
 
 def _labels_of(path: Path, grid: Geometry) -> np.ndarray:

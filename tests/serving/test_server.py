@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from tiny import write_tiny_dataset
 
 from samunet.core.lock import held
-from samunet.errors import DatasetError
+from samunet.errors import DatasetError, InUseError
 from samunet.imageio import reader_of_image
 from samunet.interaction.state import Block, new_thing
-from samunet.serving.desk import Desk, Work
+from samunet.serving.desk import MEANT, Desk, Work
 
 pytest.importorskip("fastapi", reason="the extra annotate is not installed")
 pytest.importorskip("httpx2", reason="the client of FastAPI's tests is not installed")
@@ -399,6 +399,12 @@ def test_what_is_meant_for_one_case_never_lands_in_another(client, ask, desk):
     assert refused.status_code == 409 and f"opened {second} meanwhile" in refused.json()["error"]
     assert not desk.session.steps and desk.session.state.draft is None
     assert client.post("add_point_interaction", json=click, headers={"x-case": quote(second)}).status_code == 200
+    meant = MEANT.set(second)
+    assert desk.session
+    desk.open(first)  # by another page, after the request was let in
+    with pytest.raises(InUseError, match=f"opened {first} meanwhile"):
+        desk.session  # noqa: B018 - it is what verbs ask for
+    MEANT.reset(meant)
 
 
 def test_other_columns_and_rows_of_the_table_stay_as_they_are(ask, desk):
