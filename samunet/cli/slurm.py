@@ -38,7 +38,9 @@ wait "$training"; code=$?
 if [ $code -gt 128 ]; then wait "$training"; code=$?; fi  # the first wait ends with the signal
 sleep 2  # tee writes the last line
 # 143: the signal came in the validation, which --c begins again.
-if [ $code -eq 143 ] || grep -q "^Stopped, nothing is lost" {log}; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ $code -eq 143 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt 20 ] || grep -q "^Stopped, nothing is lost" {log}; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
 exit $code"""
 
 

@@ -232,6 +232,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         parts.end_part(temporary)
 
 
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a value as `encode` makes it; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(encode(value), sort_keys=True).encode()).hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from samunet.core.codec import decode, read_json, write_json
+from samunet.core.codec import decode, digest, read_json, write_json
 from samunet.core.fingerprint import IntensityStatistics
 from samunet.core.geometry import NO_FLIPS, Flips, Geometry, Triple, turn_between
 from samunet.core.history import Axes, check_transpose
@@ -300,6 +300,13 @@ def changed_for_training(before: Plan, now: Plan, name: str) -> str | None:
     without: dict[str, Any] = {"weights": None, "weights_sha256": None}
     same = replace(before.configuration(name), **without) == replace(now.configuration(name), **without)
     return None if same else f"configuration {name}"
+
+
+def digest_for_training(plan: Plan, name: str) -> str:
+    """Return a hash of what `changed_for_training` compares."""
+    without: dict[str, Any] = {"weights": None, "weights_sha256": None}
+    entry = replace(plan.configuration(name), **without)
+    return digest([plan.transpose, plan.orientation, plan.channels, entry])
 
 
 def save_plan(path: Path, plan: Plan) -> None:

@@ -122,10 +122,11 @@ def read_references(folder: Path) -> References:
 
     Args:
         folder: a dataset with dataset.json, of which proposals are left out; or a folder of images and one of labels,
-            of equal file names, in it (imagesTr and labelsTr, or images and labels).
+            of equal file names or nnU-Net's, in it (imagesTr and labelsTr, or images and labels).
 
     Raises:
-        DatasetError: there is no such folder or no reference in it, a label is empty, or a class is in none of them.
+        DatasetError: there is no such folder or no reference in it, a label is empty or has no image, values leave a
+            gap, or a class is in none of them.
     """
     if (folder / "dataset.json").is_file():
         spec = read_dataset_json(folder / "dataset.json")
@@ -193,15 +194,16 @@ def _matched(images: Path, labels: Path) -> tuple[Case, ...]:
     to segment, so that they are known again there.
     """
     labeled, found = by_stem(labels), by_stem(images)
-    owners = {name.removesuffix(FIRST): label for name, label in labeled.items()}
+    # One with the very name of an image is that image's alone: scan_0000 beside scan_0001, of which some are labeled.
+    owners = {name.removesuffix(FIRST) if name in found else name: label for name, label in labeled.items()}
     channels: dict[str, dict[str, Path]] = {}
     for name, path in found.items():
-        number = None if name in labeled and not name.endswith(FIRST) else CHANNEL_FILE.fullmatch(name)
-        case, channel = (number["case"], number["channel"]) if number and number["case"] in owners else (name, "")
-        channels.setdefault(case, {})[channel] = path
-    for name, files in channels.items():
-        if len(files) > 1 and "" in files:
-            raise DatasetError(f"{images} holds {len(files)} images of case '{name}'; rename or remove one of them.")
+        number = None if name in labeled else CHANNEL_FILE.fullmatch(name)
+        case, channel = (number["case"], number["channel"]) if number and number["case"] in labeled else (name, "")
+        case = case.removesuffix(FIRST) if name in labeled else case
+        if channel in channels.setdefault(case, {}) or (channels[case] and "" in (channel, *channels[case])):
+            raise DatasetError(f"{images} holds 2 images of case '{case}'; rename or remove one of them.")
+        channels[case][channel] = path
     if strangers := sorted({*owners} - {*channels}):
         raise DatasetError(
             f"{labels} holds {counted(len(strangers), 'label')} without an image of the same name in {images}, first "

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from samunet.core.names import words_in
 from samunet.core.units import counted
 from samunet.errors import MOST_NAMES, DatasetError
 from samunet.importing.dataset import FoundCase, identifier_of
@@ -30,7 +29,9 @@ from samunet.importing.files import (
     told_by_content,
 )
 
-TESTS = re.compile("[Tt]ests?|[Tt]esting|TEST(S|ING)?|Ts")  # words of folders: imagesTs, test
+KINDS = "images|labels|masks"
+TESTS = re.compile(f"({KINDS})?[-_ ]?([Tt]ests?|[Tt]esting|TEST(S|ING)?|Ts)([-_ ]?(set|{KINDS}))?")
+"""Folders of test cases by their whole names: imagesTs, test, test_images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,22 @@ def match_files(folder: Path) -> Matches:
             "labels or an "
             "ending such as _seg or _mask; rename the labels, or name the folders: samunet_import folders --help"
         )
-    files, predictions = _without_predictions(files)
+    kept, predictions = _without_predictions(files)
+    best = _best(kept)
+    if predictions and not best.images:
+        kept, predictions, best = files, [], _best(files)
+    if not best.images:
+        _refuse_other_endings(folder, files)
+        first = next(file.path for file in files if file.label)
+        raise DatasetError(
+            f"No image in {folder} belongs to a label by its name, e.g. to {first.relative_to(folder)}; name them "
+            "alike, or list them in a table: samunet_import csv --help"
+        )
+    return _with_test_cases(folder, _assembled(folder, kept, best).leaving({"in folders of predictions": predictions}))
+
+
+def _best(files: Sequence[File]) -> _Groups:
+    """Try all ways of giving images to labels; return the best one."""
     of_labels = sorted({ending_of_copy(file.path) for file in files if file.label})
     alike = [[file for file in files if ending_of_copy(file.path) == ending] for ending in of_labels]
     tried = [_match(part, own) for part in alike for own in (False, True)]
@@ -83,14 +99,7 @@ def match_files(folder: Path) -> Matches:
             if len(best.images) == len(best.untold):
                 tried += [_match(part, own, channels=least) for part in alike for own in (False, True)]
                 best = max(tried, key=_Groups.quality)
-    if not best.images:
-        _refuse_other_endings(folder, files)
-        first = next(file.path for file in files if file.label)
-        raise DatasetError(
-            f"No image in {folder} belongs to a label by its name, e.g. to {first.relative_to(folder)}; name them "
-            "alike, or list them in a table: samunet_import csv --help"
-        )
-    return _with_test_cases(folder, _assembled(folder, files, best).leaving({"in folders of predictions": predictions}))
+    return best
 
 
 @dataclass(frozen=True)
@@ -131,11 +140,13 @@ class _Groups:
 
 
 def _without_predictions(files: list[File]) -> tuple[list[File], list[Path]]:
-    """Return the files without those in folders of predictions, and these; all where no images with labels are left."""
-    kept = [file for file in files if not file.predicted]
-    if {file.label for file in kept} < {True, False}:
+    """Return the files without those in folders of predictions, and these; all where no images with labels are left, or
+    such folders hold both themselves, as those of a study's results may.
+    """
+    kept, predicted = ([file for file in files if file.predicted == wanted] for wanted in (False, True))
+    if {file.label for file in kept} < {True, False} or len({file.label for file in predicted}) > 1:
         return files, []
-    return kept, [file.path for file in files if file.predicted]
+    return kept, [file.path for file in predicted]
 
 
 def _refuse_other_endings(folder: Path, files: Sequence[File]) -> None:
@@ -241,8 +252,7 @@ def _assembled(folder: Path, files: Sequence[File], groups: _Groups) -> Matches:
 def _with_test_cases(folder: Path, matches: Matches) -> Matches:
     """Take the labels from cases in folders of tests, unless no other case has one."""
     tests = [
-        any(TESTS.fullmatch(word) for name in case.images[0].relative_to(folder).parts[:-1] for word in words_in(name))
-        for case in matches.cases
+        any(TESTS.fullmatch(name) for name in case.images[0].relative_to(folder).parts[:-1]) for case in matches.cases
     ]
     if not any(case.training and not test for case, test in zip(matches.cases, tests, strict=True)):
         return matches

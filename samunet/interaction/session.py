@@ -30,6 +30,7 @@ from samunet.interaction.operations import answered, changed, interpolated, prop
 from samunet.interaction.shapes import check_voxels, in_plane, stroke
 from samunet.interaction.slices import Answer, PlaneModel
 from samunet.interaction.state import (
+    CLASSES,
     KINDS,
     Block,
     Box,
@@ -68,7 +69,8 @@ class Session:
         volume: the image.
         model: for planes or volumes.
         output: label file to write, of a known format.
-        start: labels to begin with, (D, H, W) whole numbers; None for none. A journal beside `output` goes before it.
+        start: labels to begin with, (D, H, W) whole numbers; None for none. A journal beside `output` goes before it,
+            once something was annotated.
         objects: what is annotated, by value; others that `start` holds are added.
         embeddings: folder of those of the image, see `samunet.interaction.embeddings`.
 
@@ -105,12 +107,12 @@ class Session:
             self._journal = Journal(journal, partial(begin, self.image, file, start, objects))
             stack.callback(lambda: self._journal.close())
             self._replay(file)
-            known = self._with_new(objects)
-            if all(op == "object" for op, _ in self.steps):  # nothing was annotated: today's labels are the beginning
-                self._journal.restart(begin(self.image, file, start, known))
+            new = self._new(objects)
+            if not self._touched:  # today's labels are the beginning
+                self._journal.restart(begin(self.image, file, start, (*self.state.objects, *new)))
                 self._replay(file)
-            elif known != self.state.objects:
-                self._take("object", draft=self.state.draft, objects=known)
+            elif new:
+                self._commit(Step(op=CLASSES, at=time.time(), objects=new))
             self._closing = stack.pop_all()
 
     def __enter__(self) -> Session:
@@ -124,13 +126,16 @@ class Session:
         with self._lock:
             self._closing.close()
 
-    def _with_new(self, objects: Sequence[Thing]) -> tuple[Thing, ...]:
-        """Return the objects of the journal, and those of today that it does not know and has a place for."""
-        things = {thing.value: thing for thing in self.state.objects}
-        names, most = {thing.name for thing in self.state.objects}, np.iinfo(self.state.labels.dtype).max
-        new = {thing.value: thing for thing in objects if thing.value not in things and thing.name not in names}
-        things |= {value: thing for value, thing in new.items() if value <= most}
-        return tuple(things[value] for value in sorted(things))
+    @property
+    def _touched(self) -> bool:
+        """Whether something was annotated, and not only named."""
+        return any(op not in ("object", CLASSES) for op, _ in self.steps)
+
+    def _new(self, objects: Sequence[Thing]) -> tuple[Thing, ...]:
+        """Return those objects that the journal does not know and the labels have a place for."""
+        values, names = ({getattr(thing, name) for thing in self.state.objects} for name in ("value", "name"))
+        most = np.iinfo(self.state.labels.dtype).max
+        return tuple(one for one in objects if one.value not in values and one.name not in names and one.value <= most)
 
     def _replay(self, file: str | None) -> None:
         start, files = self._journal.start, {self._journal.start.file}
@@ -149,8 +154,7 @@ class Session:
             self.state.move(step)
             self.steps.append((step.op, step.at))
             files.add(step.sha256)
-        touched = any(op != "object" for op, _ in self.steps)
-        if touched and file is not None and file not in files:
+        if self._touched and file is not None and file not in files:
             raise DatasetError(
                 f"{self.output} was changed by another program since it was annotated here. To go on from the file as "
                 f"it is, move its journal {self._journal.path} away; to go on from the journal, move the file away."
@@ -376,8 +380,11 @@ class Session:
             writer = writer_for(known_ending(self.output), None, planar=geometry.planar)
             with atomic_path(self.output) as part:
                 writer.write_segmentation(self.state.labels, geometry, part)
-                for beside in writer.files(part)[1:]:  # the spacing of a TIFF stack
+                own, former = writer.files(part)[1:], writer.files(self.output)[1:]  # the spacing of a TIFF stack
+                for beside in own:
                     beside.replace(self.output.with_suffix(beside.suffix))
+                for beside in () if own else former:
+                    beside.unlink()
                 # Before the file has its name: a journal that knows too much does not take it for another's.
                 step = Step(op="save", at=time.time(), sha256=file_sha256(part))
                 self._journal.append(step)

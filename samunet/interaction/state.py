@@ -154,16 +154,26 @@ class Step:
     """Of the file that a save wrote."""
 
 
+CLASSES = "classes"  # a step that adds objects which a dataset has got since, and is never undone
+
+
 class State:
     """Labels, objects and draft, moved by steps; undo and redo have no end."""
 
     def __init__(self, labels: np.ndarray, objects: tuple[Thing, ...]) -> None:
         self.labels = labels
         """(D, H, W) uint8 or uint16: what is accepted."""
-        self.objects = objects
+        self._objects = objects
+        self._given: tuple[Thing, ...] = ()  # by the dataset, since
         self.draft: Draft | None = None
         self._done: list[tuple[Step, Draft | None, tuple[Thing, ...]]] = []
         self._undone: list[Step] = []
+
+    @property
+    def objects(self) -> tuple[Thing, ...]:
+        """What is annotated, by value."""
+        things = {thing.value: thing for thing in (*self._given, *self._objects)}
+        return tuple(things[value] for value in sorted(things))
 
     @property
     def can_undo(self) -> bool:
@@ -187,7 +197,7 @@ class State:
         if step.op == "undo":
             if not self._done:
                 raise ConfigError("There is nothing to undo.")
-            done, self.draft, self.objects = self._done.pop()
+            done, self.draft, self._objects = self._done.pop()
             self._undone.append(done)
             changed = self._put(done.before)
         elif step.op == "redo":
@@ -196,15 +206,18 @@ class State:
             changed = self._do(self._undone.pop())
         elif step.op == "save":
             return None
+        elif step.op == CLASSES:
+            self._given += step.objects or ()
+            return None
         else:
             self._undone.clear()
             changed = self._do(step)
         return hull([changed, *(draft.mask.box for draft in (old, self.draft) if draft and draft.mask)])
 
     def _do(self, step: Step) -> Box | None:
-        self._done.append((step, self.draft, self.objects))
+        self._done.append((step, self.draft, self._objects))
         self.draft = step.draft
-        self.objects = self.objects if step.objects is None else step.objects
+        self._objects = self._objects if step.objects is None else step.objects
         return self._put(step.after)
 
     def _put(self, block: Block | None) -> Box | None:

@@ -47,8 +47,8 @@ def _at_random(known: Tensor, count: int) -> Tensor:
     rows, voxels = known.shape
     if known.all():
         return torch.randint(voxels, (rows, count), device=known.device)
-    before = known.long().cumsum(1)
-    numbers = (torch.rand(rows, count, device=known.device) * before[:, -1:]).long() + 1
+    before = known.cumsum(1, dtype=torch.int32)
+    numbers = (torch.rand(rows, count, device=known.device) * before[:, -1:]).int() + 1
     return torch.searchsorted(before, numbers).clamp_max(voxels - 1)
 
 

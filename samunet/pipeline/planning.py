@@ -69,7 +69,8 @@ def plan(
     if measure_on is not None:
         made = _measured(workspace, dataset, fingerprint, made, options, measure_on)
     path = plan_path(workspace, dataset.spec.name, options.plans_name)
-    folders = {path.parent / entry.data_identifier for entry in made.configurations.values()}
+    plans = [made, load_plan(path)] if path.is_file() else [made]
+    folders = {path.parent / entry.data_identifier for one in plans for entry in one.configurations.values()}
     with ExitStack() as stack:  # nobody trains by the plan that this one replaces
         for folder in sorted(filter(Path.is_dir, folders)):
             stack.enter_context(held(folder))

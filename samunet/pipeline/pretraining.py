@@ -11,7 +11,7 @@ import torch
 
 import samunet
 from samunet.checkpoints.file import Checkpoint, load_checkpoint
-from samunet.checkpoints.seeds import save_seed
+from samunet.checkpoints.seeds import SHIPPED, save_seed
 from samunet.core.codec import decode, encode, read_json, write_json
 from samunet.core.dataset import DatasetSpec
 from samunet.core.fingerprint import IntensityStatistics
@@ -21,7 +21,7 @@ from samunet.core.lock import held
 from samunet.core.plan import ChannelPlan, Configuration, Plan, Topology
 from samunet.core.results import FINAL
 from samunet.data.loader import batches
-from samunet.errors import CheckpointError
+from samunet.errors import CheckpointError, ConfigError
 from samunet.machine.hardware import choose_device, choose_precision, choose_workers
 from samunet.pipeline.run import assemble, prepare, refuse_trained, resumable, settings_to_train, start_from_seed
 from samunet.planning.splits import Split
@@ -86,7 +86,8 @@ def pretrain(options: PretrainOptions) -> Path | None:
             if options.start is not None and resume is None:
                 started = start_from_seed(network, options.start, recipe.dimensions)
             if resume is None:
-                asked = {"recipe": options.recipe, "learning": options.learning, "start": options.start}
+                start = options.start if options.start in (None, SHIPPED) else options.start.absolute()
+                asked = {"recipe": options.recipe, "learning": options.learning, "start": start and str(start)}
                 write_json(begun, asked)
             trainer = assemble(run, model.to(run.device), _sources(run, recipe), Processes(), stopping)
             if started:
@@ -103,9 +104,13 @@ def pretrain(options: PretrainOptions) -> Path | None:
 def _with_begun(options: PretrainOptions, begun: Path) -> PretrainOptions:
     """Return the options with those of a pretraining that was stopped before its first checkpoint."""
     asked = read_json(begun)
+    if set(asked) != {"recipe", "learning", "start"}:
+        raise CheckpointError(f"{begun} is of an earlier version, and there is no checkpoint; start again without --c.")
+    if options.start is not None:
+        raise ConfigError("-pretrained_weights is where a pretraining begins; leave it out with --c.")
     for part, given in (("recipe", options.recipe), ("learning", options.learning)):
         _refuse_changes(options.folder, asked[part], {name: given[name] for name in given if name in asked[part]})
-    start = options.start if asked["start"] is None else Path(asked["start"])
+    start = None if asked["start"] is None else Path(asked["start"])
     recipe, learning = {**asked["recipe"], **options.recipe}, {**asked["learning"], **options.learning}
     return replace(options, recipe=recipe, learning=learning, start=start)
 
@@ -123,6 +128,8 @@ def _recipe(options: PretrainOptions, resume: Checkpoint | None) -> Recipe:
     """Return what was asked for, or what a pretraining goes on with."""
     if resume is None:
         return Recipe(**options.recipe)
+    if not resume.state.recipe:
+        raise CheckpointError(f"{options.folder} was pretrained by an earlier version; start again without --c.")
     _refuse_changes(options.folder, resume.state.recipe, options.recipe)
     return decode(Recipe, resume.state.recipe, f"{options.folder}: recipe")
 

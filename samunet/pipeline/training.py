@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import os
@@ -15,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from samunet.checkpoints.file import load_checkpoint
-from samunet.core.codec import encode, write_json
+from samunet.core.codec import digest, encode, write_json
 from samunet.core.cost import COST
 from samunet.core.dataset import Case, DatasetSpec, read_dataset_json
 from samunet.core.lock import held, reading
 from samunet.core.names import DEFAULT_TOLERANCE_MM
-from samunet.core.plan import Plan, changed_for_training, load_plan
+from samunet.core.plan import Plan, changed_for_training, digest_for_training, load_plan
 from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST, Seeds, Spread, model_folder
 from samunet.core.units import counted
 from samunet.core.workspace import Workspace
@@ -101,9 +99,10 @@ def _train(
     if not options.only_validate:
         check_other_folds(folder, plan, spec, options.configuration, own=not options.resume)
         made_of = {
-            "the split": _digest([split.train, split.val]),
-            "the meaning of the labels": _digest([spec.raw["labels"], spec.raw.get("regions_class_order")]),
+            "the split": digest([split.train, split.val]),
+            "the meaning of the labels": digest([spec.labels.channels, spec.labels.regions_order, spec.labels.ignore]),
             "the files of cases": files,
+            "the plan": digest_for_training(plan, options.configuration),
         }
         places = {"data": data, "folder": folder}
         run = settle(options, settings, plan=plan, spec=spec, split=split, made_of=made_of, device=device, **places)
@@ -210,10 +209,6 @@ def fold_split(workspace: Workspace, spec: DatasetSpec, cases: Sequence[str], fo
     if fold != "all":
         keep_up_splits(workspace, spec, cases)
     return split
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def check_other_folds(folder: Path, plan: Plan, spec: DatasetSpec, name: str, *, own: bool = False) -> None:

@@ -293,7 +293,7 @@ def _draw(random: np.random.RandomState, population: int, draws: int) -> np.ndar
 
 def _statistics(values: np.ndarray, counts: np.ndarray) -> IntensityStatistics:
     """Statistics of the sample in which each value stands `counts` times, without building it."""
-    values, counts = values[counts > 0], counts[counts > 0]
+    values, counts = values[counts > 0], counts[counts > 0].astype(np.int64)
     order = np.argsort(values)
     ordered, ends = values[order].astype(np.float64), np.cumsum(counts[order])
 

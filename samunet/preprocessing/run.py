@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from samunet.core.codec import encode, file_sha256, write_json
+from samunet.core.codec import digest, encode, file_sha256, write_json
 from samunet.core.dataset import Case, DatasetSpec
 from samunet.core.lock import held
 from samunet.core.memory import Room
@@ -85,7 +82,7 @@ def preprocess_dataset(
             try:
                 origin = Origin(
                     settings=settings,
-                    files=_digest([reader.name, *(file_sha256(path) for path in files_of(case, reader))]),
+                    files=digest([reader.name, *(file_sha256(path) for path in files_of(case, reader))]),
                 )
                 if _origin_of(folder, case.identifier) == origin and is_whole(folder, case.identifier):
                     return None
@@ -130,7 +127,7 @@ def settings_hash(spec: DatasetSpec, plan: Plan, configuration: Configuration) -
         configuration.dimensions,
         encode(configuration.spacing),
     ]
-    return _digest([STORED_FORMAT, *decided, spec.raw["labels"]])
+    return digest([STORED_FORMAT, *decided, spec.raw["labels"]])
 
 
 def check_made_by(
@@ -148,7 +145,7 @@ def check_made_by(
             "earlier version, "
             f"first '{others[0]}'. Run first: samunet_preprocess -d {plan.dataset} -plans_name {plan.plans_name}"
         )
-    return _digest({case: origin.files for case, origin in origins.items() if origin is not None})
+    return digest({case: origin.files for case, origin in origins.items() if origin is not None})
 
 
 def _origin_of(folder: Path, identifier: str) -> Origin | None:
@@ -172,7 +169,3 @@ def _refuse_shared_names(cases: Sequence[Case]) -> None:
                     "its files."
                 )
             owners[name] = case.identifier
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

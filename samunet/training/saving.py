@@ -6,7 +6,7 @@ import shutil
 import time
 
 from samunet.checkpoints.file import save_checkpoint
-from samunet.core.results import BEST, FINAL, LATEST, VALIDATION, VALIDATION_BEST
+from samunet.core.results import FINAL, LATEST, VALIDATION, VALIDATION_BEST
 from samunet.training.log import TrainingLog
 from samunet.training.processes import Processes
 from samunet.training.run import Run
@@ -20,13 +20,15 @@ class Saver:
     def __init__(self, run: Run, processes: Processes) -> None:
         self.run, self.processes = run, processes
         self.saved_at = time.monotonic()
+        self.replaces = run.resume is None and (run.folder / FINAL).is_file()
+        """A finished training, which --c would take for this one until it is saved."""
 
     def is_due(self, step: int) -> bool:
         """Tell whether this process is to save checkpoint_latest after a step, counted from 1."""
         control = self.run.control
         late = 0 < 60 * control.save_every_minutes <= time.monotonic() - self.saved_at
         counted = control.save_every_steps > 0 and step % control.save_every_steps == 0
-        return self.processes.first and self.run.saves and (late or counted)
+        return self.processes.first and self.run.saves and (late or counted or (self.replaces and step == 1))
 
     def save(self, name: str, state: TrainingState, log: TrainingLog, schedule: Schedule) -> None:
         """Write a checkpoint; all processes call it, since each has generators of its own."""
@@ -36,14 +38,6 @@ class Saver:
         if self.processes.first:
             save_checkpoint(self.run.folder / name, state.checkpoint(log, schedule, random))
             self.saved_at = time.monotonic()
-
-    def begin(self, state: TrainingState, log: TrainingLog, schedule: Schedule) -> None:
-        """Save a training that takes another one's place, so that --c goes on with it; a finished one's model stays."""
-        folder = self.run.folder
-        if self.run.resume is None and any((folder / name).is_file() for name in (LATEST, FINAL, BEST)):
-            self.save(LATEST, state, log, schedule)
-            if self.processes.first and not (folder / FINAL).is_file():
-                (folder / BEST).unlink(missing_ok=True)
 
     def finish(self, state: TrainingState, log: TrainingLog, schedule: Schedule) -> None:
         """Write checkpoint_final, which takes the place of what a finished training before left in the folder."""

@@ -74,7 +74,6 @@ class SAMTrainer:
         """Train to the last epoch; returns False when asked to stop before, with everything saved."""
         state, config = self.state, self.run.config
         self.schedule.start()
-        self.saver.begin(state, self.log, self.schedule)
         with (
             naming_dead_workers(),
             closing(self.sources.training(state.step, self.schedule.ahead(state.step))) as batches,

@@ -313,6 +313,12 @@ def test_numbered_pictures_are_cases_and_masks_of_255_are_refused_by_name(tmp_pa
             folder / "imagesTr" / f"{example.identifier}.png"
         )
     assert [case.identifier for case in read_references(folder).cases] == ["scan_0001", "scan_0002"]
+    for part in ("imagesTr", "labelsTr"):
+        first = folder / part / "scan_0001.png"
+        first.rename(first.with_name("scan_0000.png"))
+    (folder / "imagesTr" / "scan_0003.png").write_bytes((folder / "imagesTr" / "scan_0002.png").read_bytes())
+    found = read_references(folder)
+    assert [case.identifier for case in found.cases] == ["scan", "scan_0002"] and len(found.spec.channels) == 1
     for path in (folder / "labelsTr").iterdir():
         white = np.array(Image.open(path))
         Image.fromarray(np.where(white > 0, 255, 0).astype(np.uint8)).save(path)

@@ -226,6 +226,13 @@ def test_a_case_that_was_merely_opened_begins_with_what_there_is_today(session):
         assert np.array_equal(once_more.labels(), kept)
         assert [thing.value for thing in once_more.state.objects] == [1, 2, 3, 4]
         assert once_more.paint([(1, 2, 2)], value=4, radius=0).labels is not None
+        once_more.undo()
+        once_more.undo()
+    later = [*more, Thing(value=5, name="pancreas", color="#000000")]
+    with reopened(once_more, objects=later) as last:  # a class that comes later is no step of the user's
+        assert last.state.can_redo and [thing.value for thing in last.state.objects] == [1, 2, 3, 4, 5]
+        last.redo()
+        assert np.array_equal(last.labels(), kept) and last.name_object(value=5).name == "pancreas"
 
 
 def test_of_two_undos_at_once_one_is_refused_before_it_is_written(tmp_path):

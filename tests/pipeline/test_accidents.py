@@ -60,6 +60,9 @@ def no_long_waits(monkeypatch):
     monkeypatch.setitem(held.__wrapped__.__kwdefaults__, "wait", 0.1)
 
 
+PARTS = ("the split", "the meaning of the labels", "the files of cases", "the plan")
+
+
 @pytest.fixture(scope="module")
 def fold(project, tmp_path_factory):
     """A trained and validated fold, to copy from."""
@@ -126,20 +129,20 @@ def test_an_extension_that_is_stopped_leaves_the_finished_model(project, fold, r
     assert load_checkpoint(mine / FINAL).state.epoch == 3 and is_finished(mine)
 
 
-def killed_before_its_first_epoch(monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SAMTrainer, "_train_epoch", killed)
-
-
 def test_what_is_begun_over_a_finished_fold_is_what_goes_on(project, fold, results, monkeypatch):
     mine, old = in_results(fold, results), (fold / FINAL).read_bytes()
+    step = SAMTrainer._step
+
+    def killed_in_the_second(self, batch):
+        if self.state.step:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        killed_before_its_first_epoch(patch)
+        patch.setattr(SAMTrainer, "_step", killed_in_the_second)
         project.train(results=results, config=SHORT, overwrite=True)
     assert (mine / FINAL).read_bytes() == old and not is_finished(mine)
-    assert load_checkpoint(mine / LATEST).state.step == 0
+    assert load_checkpoint(mine / LATEST).state.step == 1
     project.train(results=results, config=SHORT, resume=True, validate=False)
     assert (mine / FINAL).read_bytes() == old and is_finished(mine)  # equal trainings, and this one was done
 
@@ -156,20 +159,29 @@ def test_a_finished_fold_of_another_plan_is_not_overwritten(project, fold, resul
     project.train(results=results, config=SHORT, validate=False)
 
 
-@pytest.mark.parametrize("part", ["the split", "the meaning of the labels", "the files of cases"])
+@pytest.mark.parametrize("part", PARTS)
 def test_a_training_goes_on_with_the_data_that_it_began_with(project, fold, results, part, monkeypatch):
     mine = in_results(fold, results)
     stored = load_checkpoint(mine / FINAL)
-    assert set(stored.state.made_of) == {"the split", "the meaning of the labels", "the files of cases"}
+    assert set(stored.state.made_of) == set(PARTS)
     other = replace(stored, state=replace(stored.state, made_of={**stored.state.made_of, part: "0" * 64}))
     save_checkpoint(mine / FINAL, other)
     with pytest.raises(CheckpointError, match=f"was trained on other data: {part} changed since"):
         project.train(results=results, config=SHORT, resume=True, extend=1)
 
 
-def test_a_training_that_stops_keeps_its_checkpoint_when_it_is_begun_anew(project, tmp_path, caplog):
+def test_a_training_that_stops_keeps_its_checkpoint_when_it_is_begun_anew(project, tmp_path, caplog, monkeypatch):
     given = {"results": tmp_path, "config": SHORT, "validate": False}
     mine = project.train(**given, run=RunConfig(max_hours=1e-6))
+    before = (mine / LATEST).read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SAMTrainer, "_step", killed)
+        project.train(**given)
+    assert (mine / LATEST).read_bytes() == before
     with caplog.at_level("INFO"):
         project.train(**given)
     assert f"This training replaces the unfinished one in {mine}; --c would continue it." in caplog.text

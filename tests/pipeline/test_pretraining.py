@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from samunet.checkpoints.file import load_checkpoint, save_checkpoint
 from samunet.cli.pretrain import main
+from samunet.core.codec import write_json
 from samunet.errors import CheckpointError, ConfigError
 from samunet.pipeline.pretraining import CARD, SEED_WEIGHTS, PretrainOptions, plan_of, pretrain
 from samunet.pretraining.recipe import Recipe
@@ -60,6 +63,29 @@ def test_what_was_killed_before_its_first_checkpoint_goes_on_with_its_settings(t
     with pytest.raises(CheckpointError, match=r"pretrained with side 32 \(now 64\)"):
         pretrain(options(early, recipe={"side": 64}, resume=True))
     assert pretrain(options(early, recipe={}, learning={}, resume=True)).read_bytes() == whole.read_bytes()
+
+
+def test_a_pretraining_begins_with_another_seed_and_says_so_in_its_log(tmp_path, monkeypatch):
+    first = pretrain(options(tmp_path / "first"))
+    second = tmp_path / "second"
+    killed_before_its_first_checkpoint(options(second, start=first), monkeypatch)
+    with pytest.raises(ConfigError, match="leave it out with --c"):
+        pretrain(options(second, start=first, resume=True))
+    assert pretrain(options(second, recipe={}, learning={}, resume=True)) is not None
+    logged = "".join(path.read_text(encoding="utf-8") for path in (second / "fold_all").glob("*.txt"))
+    assert f"Started from weights of {first}" in logged
+
+
+def test_folders_of_earlier_versions_are_refused(tmp_path):
+    folder = pretrain(options(tmp_path)).parent / "fold_all"
+    stored = load_checkpoint(folder / "checkpoint_final.safetensors")
+    save_checkpoint(folder / "checkpoint_final.safetensors", replace(stored, state=replace(stored.state, recipe={})))
+    with pytest.raises(CheckpointError, match="was pretrained by an earlier version"):
+        pretrain(options(tmp_path, recipe={}, learning={}, resume=True))
+    (tmp_path / "old").mkdir()
+    write_json(tmp_path / "old" / "recipe.json", Recipe())
+    with pytest.raises(CheckpointError, match="recipe.json is of an earlier version"):
+        pretrain(options(tmp_path / "old", resume=True))
 
 
 @pytest.mark.parametrize(

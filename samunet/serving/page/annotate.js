@@ -279,6 +279,7 @@ async function open(passed = []) {
 
 // Open a case, or one after the other until one can be opened; where none can, the one that is open stays.
 async function opened(...names) {
+  if (opening) return list();
   const passed = [], before = document.body.dataset.case;
   delete document.body.dataset.case;
   opening = true;
