@@ -22,8 +22,10 @@ from samunet.checkpoints.model_card import CARD, SCORES, model_card
 from samunet.checkpoints.zip_manifest import (
     CHECKPOINT_ENDING,
     CHUNK,
+    DESCRIPTION,
     MANIFEST,
     OF_FOLD,
+    OF_ITS_CASES,
     OF_MODEL,
     PACKED_CARD,
     PLAN,
@@ -98,6 +100,8 @@ def export_model(
         if (scores := folder / f"fold_{fold}" / SCORES).is_file():
             sources[f"{model}/fold_{fold}/{SCORES}"] = _scores_without_paths(scores)
     sources |= {f"{model}/{file}": folder / file for file in OF_MODEL if (folder / file).is_file()}
+    described = {key: value for key, value in read_json(folder / DESCRIPTION).items() if key not in OF_ITS_CASES}
+    sources[f"{model}/{DESCRIPTION}"] = (json.dumps(described, indent=2) + "\n").encode()
     sources[f"{model}/{PLAN}"] = (json.dumps(encode(_without_paths(plan)), indent=2) + "\n").encode()
     weights = None if configuration.weights is None else Path(configuration.weights).name
     if embed and configuration.weights is not None:
@@ -219,7 +223,7 @@ def _put(model: Path, target: Path, aside: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     replaces = target.exists()
     with ExitStack() as stack:
-        for fold in target.glob("fold_*"):
+        for fold in filter(Path.is_dir, target.glob("fold_*")):
             stack.enter_context(held(fold))
         if replaces:
             os.replace(target, aside)

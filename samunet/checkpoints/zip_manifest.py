@@ -29,7 +29,10 @@ MANIFEST, PACKED_CARD = "samunet_model.json", "MODEL_CARD.md"
 WEIGHTS = "weights"  # folder of frozen weights within the zip
 OF_FOLD = ("config.json", "log.jsonl", "progress.png")  # what names no path of the machine
 PLAN, POSTPROCESSING, CHECKPOINT_ENDING = "plans.json", "postprocessing.json", ".safetensors"
-OF_MODEL = ("dataset.json", POSTPROCESSING)
+DESCRIPTION = "dataset.json"
+OF_MODEL = (DESCRIPTION, POSTPROCESSING)
+OF_ITS_CASES = ("dataset", "groups", "proposals")
+"""Keys of the description that name files and patients of this machine; they stay here."""
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Names that it keeps for itself, or changes.
 OF_WINDOWS = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9¹²³])(\..*)?|.*\.", re.IGNORECASE)
@@ -136,7 +139,7 @@ def read_manifest(archive: zipfile.ZipFile, source: Path) -> Manifest:
             raise CheckpointError(
                 f"{source}: {path} has {infos[path].file_size} bytes, its manifest says {entry.size}."
             )
-    lacking = [name for name in (PLAN, "dataset.json") if f"{manifest.model}/{name}" not in manifest.files]
+    lacking = [name for name in (PLAN, DESCRIPTION) if f"{manifest.model}/{name}" not in manifest.files]
     lacking += (
         []
         if any(path.endswith(CHECKPOINT_ENDING) and path != manifest.packed for path in manifest.files)

@@ -31,6 +31,7 @@ def main(options: Options) -> None:
         found,
         options.predictions,
         options.output,
+        labels=dataset.labels,
         file_ending=dataset.file_ending,
         reader=reader,
         threads=options.threads,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from samunet.cli.common import DEFAULT_THREADS, Threads, command
 from samunet.core.units import counted
@@ -78,7 +78,6 @@ def main(options: Options) -> None:
     print(f"Wrote {options.predictions / POSTPROCESSING_FILE}")
     if options.apply:
         target = options.predictions / "postprocessed"
-        names = apply_to_folder(
-            found, options.predictions, target, file_ending=dataset.file_ending, reader=reader, threads=threads
-        )
+        how: dict[str, Any] = {"file_ending": dataset.file_ending, "reader": reader, "threads": threads}
+        names = apply_to_folder(found, options.predictions, target, labels=dataset.labels, **how)
         print(f"Wrote {counted(len(names), 'segmentation')} to {target}")

@@ -39,7 +39,8 @@ def main(options: Options) -> None:
     workspace = workspace_from_environment()
     model = choose_model(workspace, options.model, options.checkpoint)
     with ExitStack() as stack:
-        for fold in [model / f"fold_{fold}" for fold in options.folds] if options.folds else model.glob("fold_*"):
+        every = filter(Path.is_dir, model.glob("fold_*"))
+        for fold in [model / f"fold_{fold}" for fold in options.folds] if options.folds else every:
             stack.enter_context(reading(fold))  # lest a training writes it meanwhile
         manifest = export_model(
             model,

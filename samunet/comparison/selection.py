@@ -140,8 +140,8 @@ def find_best(
     best = candidates[0]
     of_best = {name: references[name] for name in _names(best.folder, spec)}
     how: dict[str, Any] = {"file_ending": spec.file_ending, "threads": threads}
-    how["reader"] = reader_of_segmentations(best.folder, spec)
-    postprocessing = determine(of_best, best.folder, labels=spec.labels, **how)
+    how |= {"reader": reader_of_segmentations(best.folder, spec), "labels": spec.labels}
+    postprocessing = determine(of_best, best.folder, **how)
     write_json(best.folder / POSTPROCESSING_FILE, postprocessing)
     apply_to_folder(postprocessing, best.folder, best.folder / "postprocessed", **how)
     instructions = _instructions(dataset, best, folds, postprocessing)

@@ -135,8 +135,10 @@ def _lock(file: Path) -> int | None:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), file.stat()):
                     return descriptor
-        except BaseException:
+        except BaseException as error:
             os.close(descriptor)
+            if isinstance(error, OSError) and error.errno in NO_LOCKS:  # it would stay for ever
+                file.unlink(missing_ok=True)
             raise
         os.close(descriptor)
 

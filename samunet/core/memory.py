@@ -66,13 +66,15 @@ def available_memory() -> int | None:
 
 
 def _left_in_groups() -> list[int]:
-    """Return what this process's control groups (Linux, version 2) leave; pages of files can be dropped."""
+    """Return what this process's control group (Linux, version 2) and those around it leave; pages of files can be
+    dropped.
+    """
     try:
         own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
         return []
-    left = []
-    for part in {CGROUPS, CGROUPS / own.strip("/")}:
+    leaf, left = CGROUPS / own.strip("/"), []
+    for part in (leaf, *(around for around in leaf.parents if around.is_relative_to(CGROUPS))):
         try:
             limit, used, details = (part.joinpath(f"memory.{name}").read_text() for name in ("max", "current", "stat"))
         except OSError:

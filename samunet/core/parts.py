@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from samunet.core.process import ProcessId, is_dead, this_process
@@ -38,7 +38,8 @@ def remove_dead_parts(folder: Path) -> None:
     for entry in os.scandir(folder) if folder.is_dir() else ():
         match = PART_NAME.fullmatch(entry.name)
         if match and is_dead(ProcessId(host=match["host"], number=int(match["number"]), began=int(match["began"]))):
-            remove_part(Path(entry.path))
+            with suppress(OSError):  # another user's, or where nobody can write any longer
+                remove_part(Path(entry.path))
 
 
 # Listing a folder of thousands of cases for each of its files would take long.

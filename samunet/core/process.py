@@ -42,7 +42,7 @@ def is_dead(process: ProcessId) -> bool:
     """Tell whether a process has certainly ended; nobody knows that of another machine's."""
     if process.host != _host():
         return False
-    if sys.platform == "linux":
+    if sys.platform == "linux" and Path(f"/proc/{process.number}").exists():  # of other users it may be hidden
         return _began(process.number) != process.began
     if os.name != "posix":
         return False

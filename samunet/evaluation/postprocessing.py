@@ -143,14 +143,27 @@ def determine(
 
 
 def apply_to_folder(
-    postprocessing: Postprocessing, source: Path, target: Path, *, file_ending: str, reader: ImageReader, threads: int
+    postprocessing: Postprocessing,
+    source: Path,
+    target: Path,
+    *,
+    labels: Labels,
+    file_ending: str,
+    reader: ImageReader,
+    threads: int,
 ) -> tuple[str, ...]:
     """Write every segmentation of a folder, with all steps applied, to another folder; returns their file names.
 
     Raises:
-        DatasetError: there is none.
-        ConfigError: both folders are one.
+        DatasetError: there is none, or one holds other values than the labels.
+        ConfigError: both folders are one, or a step is about other values than the labels.
     """
+    foreign = sorted({value for step in postprocessing.steps for value in step.values} - {*labels.all_values})
+    if foreign:
+        raise ConfigError(
+            f"The postprocessing is about label {foreign[0]}, and dataset.json names {list(labels.all_values)}; give "
+            "the one that was determined on this dataset."
+        )
     if source.resolve() == target.resolve():
         raise ConfigError(f"{source} is input and output; give another output folder.")
     files = files_with_ending(source, file_ending)
@@ -159,6 +172,7 @@ def apply_to_folder(
 
     def run(name: str) -> None:
         segmentation, geometry = reader.read_label(files[name])
+        refuse_unexpected_values(segmentation, labels.expected_in_files, str(files[name]))
         kept = postprocessing.apply(segmentation)
         reader.write_segmentation(
             kept.astype(np.uint8 if kept.max(initial=0) < 256 else np.uint16), geometry, target / name

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 PREAMBLE = 128  # bytes before the letters DICM
 PARALLEL_WITHIN = 1e-3  # largest difference of a cosine
+LARGEST_SHIFT = 0.5  # mm, of a slice within its plane against the first one
 GAP_TOLERANCE = 0.02  # share of the usual distance between slices; headers hold rounded numbers
 
 
@@ -110,7 +111,7 @@ def read_series(folder: Path, series: str | None = None) -> sitk.Image:
                 "of its own."
             )
             raise ImageFileError(message, "pixel-form")
-    _check_distances(np.array([one.place for one in slices]), folder)
+    _check_places(np.array([one.place for one in slices]), folder)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(file) for file in files])
     if len({one.numbers for one in slices}) > 1:
@@ -268,18 +269,26 @@ def is_dicom(path: Path) -> bool:
         return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
 
 
-def _check_distances(places: np.ndarray, folder: Path) -> None:
-    """ITK takes one distance between slices for all of them; refuse series where that moves slices."""
+def _check_places(places: np.ndarray, folder: Path) -> None:
+    """ITK takes one distance between slices for all of them, straight across; refuse series where that moves slices."""
     positions, axes = places[:, :3], places[:, 3:]
     if np.abs(axes - axes[0]).max() > PARALLEL_WITHIN:
         raise ImageFileError(
             f"{folder} holds slices of different directions; give each stack a folder of its own.", "pixel-form"
         )
-    steps = np.abs(np.diff(positions @ np.cross(axes[0, :3], axes[0, 3:])))
+    across = np.cross(axes[0, :3], axes[0, 3:])
+    steps = np.abs(np.diff(positions @ across))
     if len(steps) and np.abs(steps - np.median(steps)).max() >= GAP_TOLERANCE * np.median(steps):
         raise ImageFileError(
             f"{folder} holds slices {steps.min():.4g} to {steps.max():.4g} mm apart; slices are missing or there "
             "twice, so export the series again.",
+            "header",
+        )
+    within = positions - positions[0] - np.outer((positions - positions[0]) @ across, across)
+    if (shift := np.linalg.norm(within, axis=1).max()) >= LARGEST_SHIFT:
+        raise ImageFileError(
+            f"{folder} holds slices that are shifted against each other, by {shift:.4g} mm in all, as a tilted gantry "
+            "makes them; resample the series to an upright grid, and give that, e.g. as .nii.gz.",
             "header",
         )
 

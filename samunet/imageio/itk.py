@@ -6,6 +6,7 @@ run's results: see `samunet.imageio.itk_pool`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ IMAGE_IO = {
     ".gipl": "GiplImageIO",
 }
 """ITK's reader by ending; left to choose, ITK takes a file for whatever its content begins like."""
+
+NIFTI_HEADERS = (352, 544)  # bytes, of NIfTI-1 and NIfTI-2
 
 
 def perform(
@@ -51,7 +54,12 @@ def perform(
         return [str(file) for file in dicom.series_files(path, series)]
     if task == "peek series":
         return encode(dicom.peek_series(path, series))
-    return sitk.WriteImage(dicom.read_series(path, series), target)
+    image = dicom.read_series(path, series)
+    sitk.WriteImage(image, target)
+    payload = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
+    if not holds(Path(target), payload):
+        raise ImageFileError(f"{target} cannot be written whole; is the disk full?")
+    return None
 
 
 def read_file(path: Path) -> sitk.Image:
@@ -129,3 +137,12 @@ def reason(error: RuntimeError) -> str:
     """Return what ITK says after its file names and addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].removeprefix("ITK ERROR:").strip() if lines else "ITK gives no reason."
+
+
+def holds(path: Path, payload: int) -> bool:
+    """Tell whether a file that ITK writes without looking at errors (2.5.7) holds so many bytes of voxels."""
+    if path.name.endswith(".nii.gz"):
+        with open(path, "rb") as file:
+            file.seek(-4, os.SEEK_END)  # the uncompressed size modulo 2^32 ends a gzip file
+            return int.from_bytes(file.read(), "little") in {(payload + header) % 2**32 for header in NIFTI_HEADERS}
+    return path.suffix not in (".nii", ".gipl") or path.stat().st_size > payload

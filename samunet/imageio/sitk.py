@@ -6,7 +6,6 @@ What ITK reads, it reads in a process of its own.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +18,9 @@ from samunet.errors import ImageFileError
 from samunet.imageio import itk_pool, nibabel_reader
 from samunet.imageio.headers import Header, read_header
 from samunet.imageio.integrity import check_file, refuse_absent
-from samunet.imageio.itk import reason, to_itk
+from samunet.imageio.itk import holds, reason, to_itk
 from samunet.imageio.nifti import is_nifti
 from samunet.imageio.reader import ImageReader, LoadedFile, Peek, check_segmentation, same_spacing
-
-NIFTI_HEADERS = (352, 544)  # bytes, of NIfTI-1 and NIfTI-2
 
 
 class SimpleITKIO(ImageReader):
@@ -96,7 +93,7 @@ class SimpleITKIO(ImageReader):
                 sitk.WriteImage(to_itk(segmentation, geometry), str(temporary), useCompression=True)
             except RuntimeError as error:
                 raise ImageFileError(f"{path} cannot be written: {reason(error)}") from None
-            if not _holds(temporary, segmentation.nbytes):
+            if not holds(temporary, segmentation.nbytes):
                 raise ImageFileError(f"{path} cannot be written whole; is the disk full?")
 
 
@@ -104,12 +101,3 @@ def _geometry(header: Header) -> Geometry:
     (width, height, *slices), (x, y, *thickness) = header.size, header.spacing
     shape, spacing = (slices[0] if slices else 1, height, width), (thickness[0] if slices else 1.0, y, x)
     return Geometry(shape=shape, spacing=spacing, planar=not slices)
-
-
-def _holds(path: Path, payload: int) -> bool:
-    """Tell whether a file that ITK writes without looking at errors (2.5.7) holds so many bytes of voxels."""
-    if path.name.endswith(".nii.gz"):
-        with open(path, "rb") as file:
-            file.seek(-4, os.SEEK_END)  # the uncompressed size modulo 2^32 ends a gzip file
-            return int.from_bytes(file.read(), "little") in {(payload + header) % 2**32 for header in NIFTI_HEADERS}
-    return path.suffix not in (".nii", ".gipl") or path.stat().st_size > payload

@@ -70,11 +70,12 @@ class Tiff3DIO(ImageReader):
         TIFF holds no origin and no direction.
         """
         check_segmentation(segmentation, geometry, path)
-        write_tiff(segmentation, path, geometry)
+        # First, lest a stack lies there whole without its spacing.
         if geometry.measured:
             write_json(path.with_suffix(".json"), {"spacing": geometry.spacing})
         else:
             path.with_suffix(".json").unlink(missing_ok=True)  # of an earlier segmentation
+        write_tiff(segmentation, path, geometry)
 
 
 def _is_stack(axes: str) -> bool:

@@ -182,6 +182,7 @@ def move_plan(
         name: replace(entry, data_identifier=target_plans + own[name]) for name, entry in moved.configurations.items()
     }
     names: dict[str, Any] = {"dataset": target, "plans_name": target_plans, "reader": spec.reader.name}
+    names["seen"] = None  # the source's cases are not those that this plan will train on
     save_plan(path, replace(moved, configurations=renamed, **names))
     return path
 

@@ -23,6 +23,7 @@ from samunet.core.prompts import PROMPTS, PromptFile, read_prompts
 from samunet.core.units import counted, readable
 from samunet.errors import ConfigError, DatasetError, SamunetError
 from samunet.imageio import known_ending, output_ending, reader_of_image, writer_for
+from samunet.imageio.natural import TIFF
 from samunet.inference.extras import UNCERTAINTY, Extras
 from samunet.inference.files import Outcome, predict_cases
 from samunet.inference.options import FileOptions as FileOptions
@@ -97,10 +98,13 @@ def predict_to_file(predictor: Predictor, cases: Sequence[Case], file: Path, opt
     folder.mkdir()
     try:
         outcome = predict(predictor, cases, folder, replace(options, ending=ending))
-        for written in ((ending, file), (".json", file.with_suffix(".json"))):
-            made = folder / f"{cases[0].identifier}{written[0]}"
-            if made.is_file():
-                made.replace(written[1])
+        made, beside = (folder / f"{cases[0].identifier}{part}" for part in (ending, ".json"))
+        if beside.is_file():
+            beside.replace(file.with_suffix(".json"))
+        elif ending in TIFF and made.is_file():
+            file.with_suffix(".json").unlink(missing_ok=True)  # the spacing of an earlier stack
+        if made.is_file():
+            made.replace(file)
     finally:
         end_part(folder)
     return outcome

@@ -33,7 +33,7 @@ class OfficialCheckpoint:
         return self.url.rsplit("/", 1)[1]
 
 
-RECORD_ENDING = ".sha256"
+RECORD_ENDING, PART_ENDING = ".sha256", ".part"
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = (
     OfficialCheckpoint(
@@ -126,7 +126,7 @@ def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path]
     official = next((checkpoint for checkpoint in CHECKPOINTS if path.name == checkpoint.file), None)
     recorded = (
         recorded_sha256(path)
-        if official is not None and path.parent in [folder.resolve() for folder in folders]
+        if official is not None and path.parent.resolve() in [folder.resolve() for folder in folders]
         else None
     )
     expected = (official.sha256 if official is not None else None) or given or recorded
@@ -145,12 +145,13 @@ def trusted_sha256(path: Path, given: str | None = None, folders: Sequence[Path]
 
 def refuse_foreign(name: str, sha256: str | None) -> None:
     """Raise CheckpointError for a file that has the name of an official one, or of its record, and is not that file."""
-    official = _official(name)
+    official = _official(name.removesuffix(PART_ENDING))
     if name.endswith(RECORD_ENDING):
         raise CheckpointError(
             f"'{name}' is the name of a record of hashes, which {name.removesuffix(RECORD_ENDING)} would be trusted by."
         )
-    if official is not None and (official.sha256 is None or official.sha256 != sha256):
+    unfinished = name.endswith(PART_ENDING)  # what a download would go on with
+    if official is not None and (unfinished or official.sha256 is None or official.sha256 != sha256):
         published = f"has the published SHA-256 {official.sha256}" if official.sha256 else "has no published hash"
         raise CheckpointError(
             f"A file '{name}' with SHA-256 {sha256} is not taken from others: {official.name} {published}. Bring it "

@@ -16,7 +16,7 @@ from samunet.core.codec import file_sha256
 from samunet.core.lock import held
 from samunet.core.units import readable
 from samunet.errors import CheckpointError, WeightsAbsentError
-from samunet.sam.checkpoints import OfficialCheckpoint, record_sha256
+from samunet.sam.checkpoints import PART_ENDING, OfficialCheckpoint, record_sha256
 
 TIMEOUT_S = 30.0
 NOTHING_MORE = 416  # HTTP: the range asked for begins at or beyond the end
@@ -57,7 +57,7 @@ def download(
 def _download(
     checkpoint: OfficialCheckpoint, target: Path, expected: str | None, accept: Callable[[str], bool], quiet: bool
 ) -> str:
-    part = target.with_name(target.name + ".part")
+    part = target.with_name(target.name + PART_ENDING)
     try:
         _fetch(checkpoint, part, quiet)
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors

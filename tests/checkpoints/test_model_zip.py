@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import zipfile
 
@@ -14,6 +15,7 @@ import pytest
 from samunet.checkpoints.model_zip import export_model, install_model
 from samunet.checkpoints.zip_manifest import MANIFEST
 from samunet.cli import export_model_to_zip, info, install_pretrained_model_from_zip
+from samunet.core.codec import read_json, write_json
 from samunet.core.plan import load_plan
 from samunet.core.workspace import Workspace
 from samunet.errors import CheckpointError, ConfigError
@@ -64,7 +66,7 @@ def test_an_installed_model_predicts_as_the_exported_one(trained, packed, elsewh
     assert not list(elsewhere.results.glob(".part-*"))
 
 
-def test_the_zip_has_a_card_scores_and_no_path_of_the_machine(trained, packed, tmp_path):
+def test_the_zip_has_a_card_scores_and_no_path_of_the_machine(trained, packed, tmp_path, monkeypatch):
     with zipfile.ZipFile(packed) as archive:
         names = archive.namelist()
         text = b"".join(archive.read(name) for name in names if not name.endswith((".png", ".safetensors")))
@@ -97,6 +99,17 @@ def test_the_zip_has_a_card_scores_and_no_path_of_the_machine(trained, packed, t
         weights_folders=(),
     )
     assert again.read_bytes() == packed.read_bytes()
+    mine = tmp_path / "Dataset901_Tiny" / trained.parent.name
+    shutil.copytree(trained.parent, mine)
+    (mine / "fold_0_seeds.json").write_text("{}")
+    described = read_json(mine / "dataset.json")
+    named = {"groups": {"case": "A. B."}, "dataset": {"case": {"images": ["/home/me/x.nii.gz"]}}, "proposals": ["c"]}
+    write_json(mine / "dataset.json", described | named)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    assert export_model_to_zip.main(["-d", "901", "-c", "3d_adapter", "-o", str(again), "-f", "0"]) == 0
+    with zipfile.ZipFile(again) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/dataset.json"))
+        assert json.loads(archive.read(name)) == described
 
 
 def test_a_model_that_is_there_is_replaced_only_when_asked_for(trained, packed, elsewhere):
@@ -429,6 +442,7 @@ def test_weights_in_a_zip_are_those_that_its_model_stands_on(packed, elsewhere, 
         ("sam_vit_b", "is not taken from others: sam_vit_b has the published SHA-256 ec2df6"),
         ("medsam_vit_b.pth", "is not taken from others: medsam_vit_b has no published hash"),
         ("own.pth.sha256", "is the name of a record of hashes"),
+        ("medsam_vit_b.pth.part", "is not taken from others: medsam_vit_b has no published hash"),
     ],
 )
 def test_a_foreign_file_takes_no_official_name(packed, elsewhere, tmp_path, monkeypatch, name, message):

@@ -35,6 +35,7 @@ def test_a_moved_plan_preprocesses_the_target(tmp_path, monkeypatch, capsys):
         and moved.plans_name == "samunetPlans_moved"
         and moved.channels == source.channels
     )
+    assert moved.seen is None and source.seen is not None
     assert moved.configuration("3d_adapter").patch_size == source.configuration("3d_adapter").patch_size
     assert preprocess.main(["-d", "802", "-plans_name", "samunetPlans_moved", "-c", "3d_adapter", "--no_pbar"]) == 0
     assert moved.configuration("2d_adapter").data_identifier == "samunetPlans_moved_2d"

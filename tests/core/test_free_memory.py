@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
 import pytest
 
 from samunet.core import memory
 from samunet.errors import DatasetError
+
+
+def test_limits_of_groups_around_this_one_count(tmp_path, monkeypatch):
+    leaf = tmp_path / "user.slice" / "job"
+    leaf.mkdir(parents=True)
+    for folder, limit in ((leaf, "max"), (leaf.parent, "1000"), (tmp_path, "5000")):
+        for name, text in (("max", limit), ("current", "400"), ("stat", "active_file 50")):
+            (folder / f"memory.{name}").write_text(f"{text}\n")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    (tmp_path / "cgroup").write_text("0::/user.slice/job\n")
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path,
+        "read_text",
+        lambda self, *given: read(tmp_path / "cgroup" if self == Path("/proc/self/cgroup") else self, *given),
+    )
+    assert sorted(memory._left_in_groups()) == [650, 4650]
 
 
 def test_a_case_waits_until_it_fits_beside_those_in_work(monkeypatch):

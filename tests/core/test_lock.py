@@ -152,3 +152,4 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     with held(tmp_path):
         assert f"The file system of {tmp_path} has no locks" in caplog.text
+    assert not list(tmp_path.iterdir())

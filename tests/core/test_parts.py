@@ -52,6 +52,19 @@ def test_what_a_killed_process_was_writing_goes_with_the_next_write_and_what_a_r
     assert parts.is_part(elsewhere) and not parts.is_part(tmp_path / "other.txt")
 
 
+def test_what_may_not_be_removed_stops_nobody(writer, tmp_path, monkeypatch):
+    process, name = writer
+    process.kill()
+    process.wait()
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(parts, "remove_part", refused)
+    parts.remove_dead_parts(tmp_path)
+    assert (tmp_path / name).exists()
+
+
 def test_a_process_removes_all_that_its_threads_are_writing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'.*whole\.txt'"), atomic_path(tmp_path / "whole.txt") as part:
         part.write_text("half")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from samunet.core import process
 from samunet.core.process import is_dead, this_process
 
 TELL = (
@@ -31,6 +32,15 @@ def test_a_number_that_another_process_got_since_is_a_dead_process():
     mine = this_process()
     assert not is_dead(mine)
     assert is_dead(replace(mine, began=mine.began - 1))
+
+
+def test_a_process_that_the_system_hides_is_not_dead(monkeypatch):
+    hidden = replace(this_process(), number=os.getppid(), began=1)
+    monkeypatch.setattr(process.Path, "exists", lambda self: False)  # of another user, as /proc may be mounted
+    monkeypatch.setattr(process.os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    assert not is_dead(hidden)
+    monkeypatch.setattr(process.os, "kill", lambda *_: (_ for _ in ()).throw(ProcessLookupError()))
+    assert is_dead(hidden)
 
 
 def test_nothing_is_known_of_another_machine():

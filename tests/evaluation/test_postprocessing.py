@@ -101,6 +101,21 @@ def test_the_commands_find_it_write_it_and_apply_it(folders, capsys):
         assert (folders / "predictions" / "postprocessed" / name).read_bytes() == (folders / "out" / name).read_bytes()
 
 
+def test_values_and_steps_of_other_labels_are_refused(folders, capsys):
+    file = folders / "other.json"
+    write_json(file, Postprocessing(steps=(Step(values=(7,), dice_before=0.1, dice_after=0.2),), cases=1))
+    words = ["-i", str(folders / "predictions"), "-o", str(folders / "out"), "-pp_file", str(file)]
+    assert apply_postprocessing.main(words) == 2
+    assert "The postprocessing is about label 7, and dataset.json names" in capsys.readouterr().err
+    write_json(file, Postprocessing(steps=(Step(values=(1,), dice_before=0.1, dice_after=0.2),), cases=1))
+    path = folders / "predictions" / "case_0.nii.gz"
+    image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkInt16)
+    image[0, 0, 0] = -1
+    sitk.WriteImage(image, str(path))
+    assert apply_postprocessing.main(words) == 2
+    assert "case_0.nii.gz holds the values [-1], which dataset.json does not name" in capsys.readouterr().err
+
+
 def test_wrong_input_is_refused_in_one_sentence(folders, capsys):
     (folders / "references" / "case_1.nii.gz").unlink()
     with pytest.raises(DatasetError, match="1 case has no reference in"):

@@ -111,6 +111,13 @@ def test_incomplete_mixed_and_absent_series_are_refused(tmp_path):
         ImageFileError, match="holds 2 DICOM series, expected one \\(1: no description, CT, 5 files, 1.2.826"
     ):
         READER.read_image([tmp_path / "two"])
+    tilted = write_series(oblique(), tmp_path / "tilted")
+    for number, path in enumerate(sorted(tilted.iterdir(), reverse=True)):
+        data = pydicom.dcmread(path)
+        data.ImagePositionPatient[0] += 0.3 * number
+        data.save_as(path)
+    with pytest.raises(ImageFileError, match="slices that are shifted against each other, by 1.2 mm in all, as a tilt"):
+        READER.read_image([tilted])
     (tmp_path / "none").mkdir()
     with pytest.raises(ImageFileError, match="holds no DICOM file"):
         READER.read_image([tmp_path / "none"])

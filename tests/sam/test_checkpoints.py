@@ -212,6 +212,9 @@ def test_a_recorded_hash_counts_for_official_files_without_a_published_one_in_th
     path.write_bytes(b"weights")
     record_sha256(path, file_sha256(path))
     assert trusted_sha256(path, folders=(tmp_path,)) == file_sha256(path)
+    link = tmp_path.with_name(f"{tmp_path.name}_link")
+    link.symlink_to(tmp_path, target_is_directory=True)
+    assert trusted_sha256(link / path.name, folders=(link,)) == file_sha256(path)
     with pytest.raises(CheckpointError, match="none of SAM's official"):
         trusted_sha256(path)
     path.write_bytes(b"other")
