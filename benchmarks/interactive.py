@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from machine import processor_name
-from study import Row, place, prepare, train, validation_cases
+from study import PROSTATE, Row, place, prepare, train, validation_cases
 
 from samunet import pipeline
 from samunet.core.codec import read_json, write_json
@@ -86,9 +86,8 @@ def row_of(name: str, dataset: int, minutes: float) -> Row:
     configuration, options, pretrained = NETWORKS[name]
     return Row(
         name=name,
-        dataset=dataset,
         minutes=minutes,
-        memory_gib=2.0,
+        **(PROSTATE if dataset == PROSTATE["dataset"] else {"dataset": dataset, "memory_gib": 2.0}),
         configuration=configuration,
         options=options,
         pretrained=pretrained,
