@@ -156,7 +156,15 @@ def study_section(study: dict[str, Any]) -> list[str]:
             for key in ("middle 1", "box")
         )
         lines.append(table_row(entry["row"], entry["steps"], f"{entry['scenes']:.3f}", *means))
-    return [*lines, ""]
+    return [
+        *lines,
+        "",
+        "Rows ran on different days beside other work, so steps in equal minutes are not comparable. Tokens alone,",
+        "SAM's own way, find nothing in these minutes: maps carry it. A transformer under maps alone shows no clear",
+        "gain; with tokens beside the maps boxes around nuclei are answered better. The seed that comes with samunet",
+        "was pretrained before that row ran, with maps and without a transformer.",
+        "",
+    ]
 
 
 def interactive_section(result: dict[str, Any]) -> list[str]:
@@ -167,7 +175,8 @@ def interactive_section(result: dict[str, Any]) -> list[str]:
         "Promptable networks trained on a dataset's first fold for equal minutes of one CPU core, one seed, and shown",
         "the same prompts, made from the references: clicks for an object as a whole, one click in each of its slices,",
         "or one box. Mean foreground Dice of the validation cases (035 at 3 x 1.25 x 1.25 mm); no click corrects an",
-        "answer. Methods that segment",
+        "answer. Rows ran beside other work, so steps in equal minutes differ for more reasons than the network's.",
+        "Methods that segment",
         "slice by slice need a click in each; `3d_ma_sam_prompted` trains on boxes alone, as its authors do. Made by",
         "`benchmarks/interactive.py`.",
         "",
