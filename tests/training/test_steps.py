@@ -41,6 +41,7 @@ def trainer_of(project, folder, **settings) -> SAMTrainer:
         data=data,
         folder=folder / "fold_0",
         device=choose_device("cpu"),
+        made_of={},
     )
     return build_trainer(workspace, run, Processes(), StopRequest(run.folder))
 
