@@ -61,7 +61,7 @@ class CheckpointState:
     pace: dict[str, Any] = field(default_factory=dict)
     """State of the pace of a training that was told its minutes; empty for others."""
     made_of: dict[str, str] = field(default_factory=dict)
-    """Hashes of the split, of the labels' meaning and of the cases' files; empty in files of earlier versions."""
+    """Hashes of split, labels' meaning, cases' files and plan; empty in files of earlier versions."""
     patient_from: Count = 0
     """Epoch from which epochs count for patience."""
     recipe: dict[str, Any] = field(default_factory=dict)

@@ -297,16 +297,17 @@ def changed_for_training(before: Plan, now: Plan, name: str) -> str | None:
     """
     if (before.transpose, before.orientation, before.channels) != (now.transpose, now.orientation, now.channels):
         return "orientation, slicing axis or normalization"
-    without: dict[str, Any] = {"weights": None, "weights_sha256": None}
-    same = replace(before.configuration(name), **without) == replace(now.configuration(name), **without)
+    same = _without_weights(before.configuration(name)) == _without_weights(now.configuration(name))
     return None if same else f"configuration {name}"
 
 
 def digest_for_training(plan: Plan, name: str) -> str:
     """Return a hash of what `changed_for_training` compares."""
-    without: dict[str, Any] = {"weights": None, "weights_sha256": None}
-    entry = replace(plan.configuration(name), **without)
-    return digest([plan.transpose, plan.orientation, plan.channels, entry])
+    return digest([plan.transpose, plan.orientation, plan.channels, _without_weights(plan.configuration(name))])
+
+
+def _without_weights(configuration: Configuration) -> Configuration:
+    return replace(configuration, weights=None, weights_sha256=None)
 
 
 def save_plan(path: Path, plan: Plan) -> None:

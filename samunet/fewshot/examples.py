@@ -184,8 +184,8 @@ def _undescribed(folder: Path) -> tuple[DatasetSpec, tuple[Case, ...]]:
             f"{len(values) - 1} are expected, without a gap. Renumber them, add a reference that shows what is "
             "lacking, or import them as a dataset (samunet_import) and give that."
         )
-    channels = reader_of_image(cases[0].images[0], None).read_image(cases[0].images).array
-    names = tuple(f"channel{index}" for index in range(len(channels)))
+    reader = reader_of_image(cases[0].images[0], None)
+    names = tuple(f"channel{index}" for index in range(sum(reader.peek(path).channels for path in cases[0].images)))
     return spec_of_values(names, values, folder.name, output_ending(cases[0].images[0], SERIES_ENDING)), cases
 
 

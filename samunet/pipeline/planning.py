@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from samunet.core.names import DEFAULT_PLANS_NAME
 from samunet.core.plan import MOVE_PLANS, Plan, check_plans_name, load_plan, parse_configuration_name, save_plan
 from samunet.core.units import counted
 from samunet.core.workspace import FINGERPRINT_FILE, Workspace, dataset_id
-from samunet.errors import ConfigError, DatasetError, PlanningError
+from samunet.errors import ConfigError, DatasetError, PlanningError, SamunetError
 from samunet.pipeline.datasets import RawDataset, open_dataset
 from samunet.pipeline.estimating import TRAINED_IN, estimate_gib, planned_method
 from samunet.planning.known import refuse_unknown_names
@@ -69,7 +69,9 @@ def plan(
     if measure_on is not None:
         made = _measured(workspace, dataset, fingerprint, made, options, measure_on)
     path = plan_path(workspace, dataset.spec.name, options.plans_name)
-    plans = [made, load_plan(path)] if path.is_file() else [made]
+    plans = [made]
+    with suppress(SamunetError):  # one that is absent, damaged or of another version trains nobody
+        plans.append(load_plan(path))
     folders = {path.parent / entry.data_identifier for one in plans for entry in one.configurations.values()}
     with ExitStack() as stack:  # nobody trains by the plan that this one replaces
         for folder in sorted(filter(Path.is_dir, folders)):

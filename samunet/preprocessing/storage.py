@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import zipfile
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from typing import Any
 import blosc2
 import numpy as np
 
-from samunet.core.codec import atomic_path, decode, encode, file_sha256, read_json, write_json
+from samunet.core.codec import atomic_path, decode, digest, file_sha256, read_json, write_json
 from samunet.core.history import SpatialHistory
 from samunet.core.labels import Labels
 from samunet.core.names import check_case_name
@@ -67,7 +66,7 @@ class Record:
     def sealed(self) -> Record:
         """The same with its own hash."""
         bare = replace(self, own_sha256="")
-        return replace(self, own_sha256=hashlib.sha256(json.dumps(encode(bare), sort_keys=True).encode()).hexdigest())
+        return replace(self, own_sha256=digest(bare))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ class Run:
     pretrained: Path | None = None
     """A checkpoint whose weights a new training starts from, as far as they fit."""
     made_of: dict[str, str] = field(default_factory=dict)
-    """Hashes of the split, of the labels' meaning and of the cases' files; checkpoints hold them."""
+    """Hashes of the split, of the labels' meaning, of the cases' files and of the plan; checkpoints hold them."""
     recipe: dict[str, Any] = field(default_factory=dict)
     """Of a pretraining: what its network is and learns; checkpoints hold it."""
     command: tuple[str, ...] = ()

@@ -212,6 +212,11 @@ def test_nobody_plans_or_preprocesses_what_another_trains_on_nor_trains_on_what_
     with another(data, reading), pytest.raises(InUseError, match="samunetPlans_3d is in use by"):
         pipeline.plan(project.workspace, dataset, fingerprint, pipeline.PlanOptions(memory_gib=16.0))
     assert pipeline.plan_path(project.workspace, project.dataset, "samunetPlans").read_bytes() == before
+    other = pipeline.plan_path(project.workspace, project.dataset, "samunetOther")
+    other.write_text('{"of": "an earlier version"}')
+    options = pipeline.PlanOptions(memory_gib=1.0, plans_name="samunetOther")
+    assert pipeline.plan(project.workspace, dataset, fingerprint, options).plans_name == "samunetOther"
+    other.unlink()
     assert (data / "dataset.json").is_file() and not list(tmp_path.iterdir())
 
 
