@@ -1,4 +1,4 @@
-"""AutoSAM: the start, where the dense prompt lies, what the constant encoder sees and what trains."""
+"""AutoSAM: the start, where the dense prompt lies and what it does, what the constant encoder sees, what trains."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from samunet.core.batch import Batch
 from samunet.core.labels import parse_labels
 from samunet.core.plan import Topology
 from samunet.errors import ConfigError
@@ -84,6 +85,37 @@ def test_a_prompt_lies_between_minus_one_and_one():
     network, image = small(prompting=True)
     prompt = network.prompt(image, (4, 6))
     assert prompt.shape == (2, 4, 64, 4, 6) and prompt.abs().max() <= 1 and prompt.std() > 0.1
+
+
+@torch.no_grad()
+def test_the_prompt_acts_as_that_of_a_mask():
+    """Segment Anything's own decoder, asked with a mask, where the network's prompt is that mask's embedding."""
+    network, image = small()
+    prompts, decoder = network.head.prompt_encoder, network.head.mask_decoder
+    network.prompt.forward = lambda image, grid: dense - prompts.no_mask_embed.weight.view(1, 1, -1, 1, 1)
+    sparse, embedded = prompts(points=None, boxes=None, masks=torch.randn(8, 1, 16, 24))
+    dense = embedded.unflatten(0, (2, 4))
+    features = network.encode(network.pixels(image)).flatten(0, 1)
+    places = prompts.pe_layer((4, 6))[None]
+    masks = [
+        decoder.predict_masks(features[i : i + 1], places, sparse[i : i + 1], embedded[i : i + 1])[0] for i in range(8)
+    ]
+    expected = network.fit(torch.cat(masks).unflatten(0, (2, 4)).movedim(2, 1), image.shape[2:])
+    assert torch.allclose(network(image), expected, atol=1e-5)
+    assert not torch.allclose(small()[0](image), expected, atol=1e-3)
+
+
+def test_of_empty_planes_it_learns_an_empty_prediction():
+    network, image = small()
+    empty = Batch(image=image, label=torch.zeros(2, *SPEC.patch_size, dtype=torch.int64))
+    trained = [parameter for parameter in network.train().parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, 1e-2)
+    assert network(image).argmax(1).any()
+    for _ in range(30):
+        optimizer.zero_grad()
+        sum(network.loss(empty).values()).backward()
+        optimizer.step()
+    assert not network.eval()(image).argmax(1).any()
 
 
 @torch.no_grad()
