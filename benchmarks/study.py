@@ -122,16 +122,17 @@ STUDIES = {
         )
     ),
     "masksam_attempts": tuple(
-        Row(name=name, minutes=minutes, configuration="2d_masksam", training={"batch_size": 8}, options=options, **data)
+        Row(name=name, minutes=minutes, configuration="2d_masksam", training={"batch_size": size}, options=options, **data)
         for data in (HIPPOCAMPUS, PROSTATE)
-        for name, minutes, options in (
-            ("as it is", 6.0, {}),
-            ("the published setting", 6.0, {"compat": "paper"}),
-            ("background as a query", 6.0, {"background": "query"}),
-            ("no combined loss", 6.0, {"combined_loss": 0.0}),
-            ("generator to the voxels", 6.0, {"generator_doublings": 4}),
-            ("no convolutions to the voxels", 6.0, {"finest_masks": False}),
-            ("as it is, for longer", 25.0, {}),
+        for name, minutes, size, options in (
+            ("as it is", 6.0, 8, {}),
+            ("the published setting", 6.0, 8, {"compat": "paper"}),
+            ("background as a query", 6.0, 8, {"background": "query"}),
+            ("no combined loss", 6.0, 8, {"combined_loss": 0.0}),
+            ("generator to the voxels", 6.0, 8, {"generator_doublings": 4}),
+            ("no convolutions to the voxels", 6.0, 8, {"finest_masks": False}),
+            ("as it is, for longer", 25.0, 8, {}),
+            ("as it is, for longer, four slices a step", 25.0, 4, {}),
         )
     ),
     "seed_transfer": tuple(
