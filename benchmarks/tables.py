@@ -657,14 +657,17 @@ def attempts_section(study: dict | None) -> list[str]:
 
 
 def attempts_table(study: dict) -> list[str]:
-    """What each training of a study reached."""
-    sections = [table_row("dataset", "training", "Dice", "by class", "steps", "CPU minutes"), "|---" * 6 + "|"]
+    """What each training of a study reached, and on its way there where that was kept."""
+    curves = any("dice_by_epoch" in result for result in study["rows"])
+    heads = ["dataset", "training", "Dice", "by class", "steps", "CPU minutes"]
+    heads += ["after each tenth of the steps, on patches, in %"] * curves
+    sections = [table_row(*heads), "|---" * len(heads) + "|"]
     for result in study["rows"]:
         number, name = f"{result['row']['dataset']:03}", result["row"]["name"]
         classes = ", ".join(f"{name} {dice:.3f}" for name, dice in result["dice_by_class"].items())
-        sections.append(
-            table_row(number, name, f"{result['dice']:.3f}", classes, result["steps"], f"{result['cpu_minutes']:.2f}")
-        )
+        cells = [number, name, f"{result['dice']:.3f}", classes, result["steps"], f"{result['cpu_minutes']:.2f}"]
+        cells += [" ".join(f"{100 * dice:.0f}" for dice in result.get("dice_by_epoch", ()))] * curves
+        sections.append(table_row(*cells))
     return sections
 
 
