@@ -37,7 +37,6 @@ AUTOMATIC = (
     "2d_h_sam",
     "3d_med_sa",
     "2d_masksam",
-    "3d_masksam",
     "2d_db_sam",
     "2d_autosam",
 )
