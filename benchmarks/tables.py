@@ -77,6 +77,7 @@ METHODS_READING = """
   on the prostate few methods come to a hundred. There most that begin as a whole at random do not find the peripheral
   zone, a thin ring; what they would make of it later is not told.
 - 2d_autosam comes closest to 3d_adapter on the hippocampus: there too a U-Net looks at the image.
+- On the prostate 2d_db_sam, 2d_autosam and 2d_masksam were not compared.
 - What MaskSAM does in longer trainings is on [its page](../methods/masksam.md#what-it-takes-to-learn).
 - Nothing about what they reach with SAM's weights, on a GPU, or in a day.
 - One seed, one fold. Intervals are over cases; with four cases no difference can be shown, and the order on the
