@@ -38,7 +38,7 @@ from samunet.core.dataset import Case
 from samunet.core.names import DEFAULT_PLANS_NAME
 from samunet.core.plan import save_plan
 from samunet.core.workspace import Workspace, workspace_from_environment
-from samunet.evaluation.score import names_from_labels, score_case, targets_from_labels
+from samunet.evaluation.score import CaseScore, names_from_labels, score_case, targets_from_labels
 from samunet.evaluation.summary import summarize, target_key
 from samunet.inference.files import predict_cases
 from samunet.inference.load import load_predictor
@@ -78,6 +78,8 @@ class Row:
     """Cases of the fold's training half that are used, the first ones; 0 for all."""
     pretrained: str | None = None
     """Weights to start from."""
+    mirrored: bool = False
+    """Predict and score with mirroring too, as the commands do."""
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -99,7 +101,6 @@ def rows_of(data: dict[str, Any], minutes: float, *names: str) -> tuple[Row, ...
 
 
 FOUR = {"batch_size": 4}
-EIGHT: dict[str, Any] = {"training": {"batch_size": 8}}  # of MaskSAM
 # The best two of the ranking, and what to hold them against.
 FINAL = ("no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)
 STUDIES = {
@@ -124,18 +125,18 @@ STUDIES = {
         )
     ),
     "masksam_attempts": tuple(
-        Row(name=name, minutes=minutes, configuration="2d_masksam", options=options, **data, **others)
+        Row(name=name, minutes=minutes, configuration="2d_masksam", **{"training": {"batch_size": 8}} | data | others)
         for data in (HIPPOCAMPUS, PROSTATE)
-        for name, minutes, options, others in (
-            ("as it is", 6.0, {}, EIGHT),
-            ("the published setting", 6.0, {"compat": "paper"}, EIGHT),
-            ("background as a query", 6.0, {"background": "query"}, EIGHT),
-            ("no combined loss", 6.0, {"combined_loss": 0.0}, EIGHT),
-            ("generator to the voxels", 6.0, {"generator_doublings": 4}, EIGHT),
-            ("no convolutions to the voxels", 6.0, {"finest_masks": False}, EIGHT),
-            ("as it is, for longer", 25.0, {}, EIGHT),
-            ("as it is, for longer, four slices a step", 25.0, {}, {"training": FOUR}),
-            ("as it is, for longer, encoder scale 1", 25.0, {}, EIGHT | {"changes": {"encoder_scale": 1.0}}),
+        for name, minutes, others in (
+            ("as it is", 6.0, {}),
+            ("the published setting", 6.0, {"options": {"compat": "paper"}}),
+            ("background as a query", 6.0, {"options": {"background": "query"}}),
+            ("no combined loss", 6.0, {"options": {"combined_loss": 0.0}}),
+            ("generator to the voxels", 6.0, {"options": {"generator_doublings": 4}}),
+            ("no convolutions to the voxels", 6.0, {"options": {"finest_masks": False}}),
+            ("as it is, for longer", 25.0, {}),
+            ("as it is, for longer, four slices a step", 25.0, {"training": FOUR}),
+            ("as it is, for longer, encoder scale 1", 25.0, {"changes": {"encoder_scale": 1.0}, "mirrored": True}),
         )
     ),
     "seed_transfer": tuple(
@@ -331,9 +332,26 @@ def run(row: Row, work: Path) -> dict[str, Any]:
         )
     else:
         cost = train_and_predict(row, work, shared, dataset, cases, predictions)
-    labels, names = dataset.spec.labels, names_from_labels(dataset.spec.labels)
+    names, scores = names_from_labels(dataset.spec.labels), scored(dataset, cases, predictions)
+    summary = summarize(scores)
+    per_case = [float(np.nanmean([metrics.dice for metrics in score.metrics.values()])) for score in scores]
+    return {
+        "row": asdict(row),
+        "dice": round(summary.foreground_mean.dice, 4),
+        **(dice_with_mirroring(dataset, cases, predictions) if row.mirrored else {}),
+        "dice_by_class": {
+            names[target_key(target)]: round(metrics.dice, 4) for target, metrics in summary.mean.items()
+        },
+        "dice_by_case": {case.identifier: round(value, 4) for case, value in zip(cases, per_case, strict=True)},
+        **cost,
+    }
+
+
+def scored(dataset: pipeline.RawDataset, cases: list[Case], predictions: Path) -> list[CaseScore]:
+    """Score a folder of predictions."""
+    labels = dataset.spec.labels
     targets, ending = targets_from_labels(labels), dataset.spec.file_ending
-    scores = [
+    return [
         score_case(
             case.label,
             predictions / f"{case.identifier}{ending}",
@@ -343,17 +361,16 @@ def run(row: Row, work: Path) -> dict[str, Any]:
         )
         for case in cases
     ]
-    summary = summarize(scores)
-    per_case = [float(np.nanmean([metrics.dice for metrics in score.metrics.values()])) for score in scores]
-    return {
-        "row": asdict(row),
-        "dice": round(summary.foreground_mean.dice, 4),
-        "dice_by_class": {
-            names[target_key(target)]: round(metrics.dice, 4) for target, metrics in summary.mean.items()
-        },
-        "dice_by_case": {case.identifier: round(value, 4) for case, value in zip(cases, per_case, strict=True)},
-        **cost,
-    }
+
+
+def dice_with_mirroring(dataset: pipeline.RawDataset, cases: list[Case], predictions: Path) -> dict[str, float]:
+    """Score what was predicted with mirroring, beside `predictions`."""
+    summary = summarize(scored(dataset, cases, mirrored(predictions)))
+    return {"dice_with_mirroring": round(summary.foreground_mean.dice, 4)}
+
+
+def mirrored(predictions: Path) -> Path:
+    return predictions.with_name(f"{predictions.name}_mirrored")
 
 
 def validation_cases(row: Row, shared: Workspace, dataset: pipeline.RawDataset) -> list[Case]:
@@ -366,12 +383,18 @@ def train_and_predict(
 ) -> dict[str, Any]:
     """Train one of samunet's rows and segment every case; returns what the training cost and the plan's entry."""
     fold, cost = train(row, work, shared, dataset)
-    predictor = load_predictor(
-        fold.parent, folds=[row.fold], device="cpu", options=PredictionOptions(flips=False, quiet=True)
-    )
+    predict(row, fold, cases, predictions, flips=False)
+    if row.mirrored:
+        predict(row, fold, cases, mirrored(predictions), flips=True)
+    return cost
+
+
+def predict(row: Row, fold: Path, cases: list[Case], predictions: Path, *, flips: bool) -> None:
+    """Segment every case with what a row trained."""
+    options = PredictionOptions(flips=flips, quiet=True)
+    predictor = load_predictor(fold.parent, folds=[row.fold], device="cpu", options=options)
     if failures := predict_cases(predictor, cases, predictions, FileOptions(quiet=True)).failures:
         raise RuntimeError(str(failures))
-    return cost
 
 
 def train(row: Row, work: Path, shared: Workspace, dataset: pipeline.RawDataset) -> tuple[Path, dict[str, Any]]:
@@ -412,7 +435,7 @@ def train(row: Row, work: Path, shared: Workspace, dataset: pipeline.RawDataset)
         "cpu_minutes": round(used / 60, 2),
         "seconds_a_step": round(seconds_a_step, 4),
         "steps": config.steps,
-        "dice_by_epoch": [round(epoch["mean_fg_dice"], 3) for epoch in read_records(fold / RECORDS)],
+        "dice_by_epoch": [epoch["mean_fg_dice"] for epoch in read_records(fold / RECORDS)],
         "configuration": encode(entry),
     }
 

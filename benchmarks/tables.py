@@ -73,11 +73,9 @@ METHODS_READING = """
 - Who learns fastest from nothing on one core. The published methods adapt a pretrained SAM; without its weights all of
   them are transformers that begin at random, and `sam_unet`, the network of `3d_adapter`, is a U-Net besides, which
   learns from little.
-- Steps count for more than anything else: 2d_db_sam takes eight seconds for one where 2d_samed takes less than one, and
-  on the prostate few methods come to a hundred. There most that begin as a whole at random do not find the peripheral
-  zone, a thin ring; what they would make of it later is not told.
+- How many steps fit into the minutes differs much, and on the prostate few do. There most that begin as a whole at
+  random do not find the peripheral zone, a thin ring; what they would make of it later is not told.
 - 2d_autosam comes closest to 3d_adapter on the hippocampus: there too a U-Net looks at the image.
-- On the prostate 2d_db_sam, 2d_autosam and 2d_masksam were not compared.
 - What MaskSAM does in longer trainings is on [its page](../methods/masksam.md#what-it-takes-to-learn).
 - Nothing about what they reach with SAM's weights, on a GPU, or in a day.
 - One seed, one fold. Intervals are over cases; with four cases no difference can be shown, and the order on the
@@ -656,6 +654,10 @@ def attempts_section(study: dict | None) -> list[str]:
     return sections + attempts_table(study)
 
 
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}"
+
+
 def attempts_table(study: dict) -> list[str]:
     """What each training of a study reached, and on its way there where that was kept."""
     curves = any("dice_by_epoch" in result for result in study["rows"])
@@ -665,8 +667,11 @@ def attempts_table(study: dict) -> list[str]:
     for result in study["rows"]:
         number, name = f"{result['row']['dataset']:03}", result["row"]["name"]
         classes = ", ".join(f"{name} {dice:.3f}" for name, dice in result["dice_by_class"].items())
-        cells = [number, name, f"{result['dice']:.3f}", classes, result["steps"], f"{result['cpu_minutes']:.2f}"]
-        cells += [" ".join(f"{100 * dice:.0f}" for dice in result.get("dice_by_epoch", ()))] * curves
+        dice = f"{result['dice']:.3f}"
+        if "dice_with_mirroring" in result:
+            dice += f" ({result['dice_with_mirroring']:.3f} with mirroring)"
+        cells = [number, name, dice, classes, result["steps"], f"{result['cpu_minutes']:.2f}"]
+        cells += [" ".join(percent(dice) for dice in result.get("dice_by_epoch", ()))] * curves
         sections.append(table_row(*cells))
     return sections
 
@@ -697,6 +702,8 @@ def methods_page(result: dict) -> str:
             f"On {meeting['validation_cases']} validation cases, against {first}:\n",
         ]
         sections += [f"- {verdict}" for verdict in meeting["verdicts"] if first in verdict]
+        if missing := not_compared(result["datasets"], name):
+            sections.append(f"\nNot compared on these cases: {', '.join(missing)}.")
     if FEW_LABELS.is_file():
         sections += [
             "\n## Ten labeled cases\n",
@@ -712,6 +719,13 @@ def methods_page(result: dict) -> str:
             *attempts_table(json.loads(SLAB_SAMPLING.read_text())),
         ]
     return "\n".join([*sections, METHODS_READING])
+
+
+def not_compared(meetings: dict[str, dict], name: str) -> list[str]:
+    """Return the methods that another dataset of `methods.py` has and this one has not."""
+    methods = {key: [training["method"] for training in meeting["trainings"]] for key, meeting in meetings.items()}
+    others = [method for key, found in methods.items() if "_prompted" not in key for method in found]
+    return [] if "_prompted" in name else sorted(set(others) - set(methods[name]))
 
 
 def hostile_page(hostile: dict, process: dict) -> str:

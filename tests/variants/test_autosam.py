@@ -107,7 +107,7 @@ def test_the_prompt_acts_as_that_of_a_mask():
 
 def test_of_empty_planes_it_learns_an_empty_prediction():
     network, image = small()
-    empty = Batch(image=image, label=torch.zeros(2, *SPEC.patch_size, dtype=torch.int64))
+    empty = Batch(image=image, label=torch.zeros(2, *SPEC.patch_size, dtype=torch.int16))
     trained = [parameter for parameter in network.train().parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, 1e-2)
     assert network(image).argmax(1).any()
