@@ -134,7 +134,7 @@ STUDIES = {
             ("no combined loss", 6.0, {"options": {"combined_loss": 0.0}}),
             ("generator to the voxels", 6.0, {"options": {"generator_doublings": 4}}),
             ("no convolutions to the voxels", 6.0, {"options": {"finest_masks": False}}),
-            ("as it is, for longer", 25.0, {}),
+            ("as it is, for longer", 25.0, {"mirrored": True}),
             ("as it is, for longer, four slices a step", 25.0, {"training": FOUR}),
             ("as it is, for longer, encoder scale 1", 25.0, {"changes": {"encoder_scale": 1.0}, "mirrored": True}),
         )

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,7 +151,7 @@ def train_seeds(
     CheckpointError where a seed was trained with other settings.
 
     The first seed's folder is the fold's own; the others' names end in _seed_<seed>, and prediction leaves them alone.
-    A seed that is trained and validated already is not trained again.
+    A seed that is trained and validated already is not trained again. `max_hours` holds for all seeds together.
 
     Returns:
         The report's path; None when asked to stop before the last seed was done.
@@ -162,6 +163,7 @@ def train_seeds(
     planned_batch = plan.configuration(options.configuration).batch_size
     model = model_folder(workspace, dataset_name, options.plans_name, options.configuration)
     dice: dict[str, list[float | None]] = {}
+    begun = time.monotonic()
     for seed in range(first, first + count):
         of_seed = replace(options, variation="" if seed == first else f"_seed_{seed}", validate=True)
         folder = model / f"fold_{options.fold}{of_seed.variation}"
@@ -171,7 +173,12 @@ def train_seeds(
             all_settings = {**encode(settings_from(settings)), "seed": seed}
             settings_to_train(all_settings, load_checkpoint(folder / FINAL), folder, planned_batch=planned_batch)
         if not (done and scores.is_file()):
-            train(workspace, dataset_name, {**settings, "seed": seed}, replace(of_seed, only_validate=done))
+            if hours := options.run.max_hours:
+                hours -= (time.monotonic() - begun) / 3600
+                if hours <= 0:
+                    return None
+            run = replace(options.run, max_hours=hours)
+            train(workspace, dataset_name, {**settings, "seed": seed}, replace(of_seed, only_validate=done, run=run))
         if not is_finished(folder):
             return None
         summary = read_summary(scores)

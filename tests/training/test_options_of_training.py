@@ -296,7 +296,7 @@ def test_a_network_narrower_than_the_seed_is_refused(project, tmp_path):
         project.train(results=tmp_path, config=SHORT, validate=False, pretrained=Path("seed"))
 
 
-def test_several_seeds_report_mean_and_spread(project, trained, tmp_path):
+def test_several_seeds_report_mean_and_spread(project, trained, tmp_path, monkeypatch):
     workspace = type(project.workspace)(**{**vars(project.workspace), "results_folder": tmp_path})
     settings = {"epochs": 1, "iterations": 2, "batch_size": 2, "workers": 0, "precision": "fp32"}
     options = pipeline.TrainOptions(configuration="3d_adapter", fold="0", device="cpu")
@@ -322,6 +322,16 @@ def test_several_seeds_report_mean_and_spread(project, trained, tmp_path):
         pipeline.train_seeds(workspace, project.dataset, {**settings, "epochs": 2}, options, 2)
     stopping = replace(options, run=RunConfig(max_hours=1e-6))
     assert pipeline.train_seeds(workspace, project.dataset, settings, stopping, 3) is None
+    left = []
+    monkeypatch.setattr("samunet.pipeline.training.train", lambda *given: left.append(given[-1].run.max_hours))
+    for now in (900.0, 3600.0):  # of an hour for all seeds together; after it no other one begins
+        clock = iter((0.0, now))
+        monkeypatch.setattr(
+            "samunet.pipeline.training.time", types.SimpleNamespace(monotonic=lambda clock=clock: next(clock))
+        )
+        hour = replace(options, run=RunConfig(max_hours=1.0))
+        assert pipeline.train_seeds(workspace, project.dataset, settings, hour, 4) is None
+        assert left == [0.75]
 
 
 def test_other_logs_get_every_epoch_and_are_asked_for_before_anything_is_removed(
