@@ -185,16 +185,12 @@ class FewShot:
                 f"Case '{image.identifier}': no reference could be registered ({len(nearest)} tried); where that "
                 f"took {self.registration.seconds:g} s, give more with --seconds, or a smaller --side."
             )
-        chance = mpa.combined(warped, image.volume.geometry.shape)
-        if not decoded:
-            label = mpa.most_likely(chance, self.values)
-            sure = {
-                value: float(part[part > 0.5].mean()) if (part > 0.5).any() else 0.0
-                for value, part in zip(self.values, chance, strict=True)
-            }
-            return Proposal(label=label, confidence=sure)
-        label, scores = mpa.segment(self.model, image, self.references.axis, chance, self.values)
-        return Proposal(label=label, confidence=scores)
+        chances = mpa.combined(warped, image.volume.geometry.shape)
+        if decoded:
+            label, sure = mpa.segment(self.model, image, self.references.axis, chances, self.values)
+        else:
+            label, sure = mpa.most_likely(chances, self.values)
+        return Proposal(label=label, confidence=sure)
 
     def forget(self, identifier: str) -> None:
         """Drop what is kept of an image that is done."""

@@ -8,6 +8,7 @@ Source: the paper's abstract (arXiv 2411.17363) fixes the steps; the numbers her
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import edt
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from samunet.core.geometry import Shape
 from samunet.fewshot.examples import Example
 from samunet.fewshot.likeness import plane_spacing, planes_of
 from samunet.fewshot.models import Look, PlaneModel, PlanePrompts
@@ -33,17 +35,54 @@ ACCEPTED = 0.5  # IoU with the registered label below which that is kept
 REACH_MM = 10.0
 
 
-def combined(warped: Sequence[Warped], shape: Sequence[int]) -> np.ndarray:
-    """Return the (K, D, H, W) float32 chance of each class on an image of that shape, by several warped labels."""
+@dataclass(frozen=True)
+class Chances:
+    """The chance of each class on an image, kept on a reduced grid: of a hundred classes it would not fit a memory."""
+
+    soft: np.ndarray
+    """(K, d, h, w) float32, 0 to 1, on the whole extent of the image."""
+    shape: Shape
+    """(D, H, W) of the image."""
+
+    def of(self, number: int) -> np.ndarray:
+        """Return the (D, H, W) chance of one class, enlarged linearly."""
+        soft = torch.from_numpy(self.soft[number])[None, None]
+        return F.interpolate(soft, size=self.shape, mode="trilinear")[0, 0].numpy()
+
+    def plane(self, axis: int, index: int) -> np.ndarray:
+        """Return the (K, H, W) chances on one plane across an axis, as `of` enlarges them."""
+        soft = np.moveaxis(self.soft, axis + 1, 0)
+        place = max((index + 0.5) * len(soft) / self.shape[axis] - 0.5, 0.0)
+        before, share = int(place), np.float32(place % 1)
+        between = soft[before] * (1 - share) + soft[min(before + 1, len(soft) - 1)] * share
+        size = [side for number, side in enumerate(self.shape) if number != axis]
+        return F.interpolate(torch.from_numpy(between)[None], size=size, mode="bilinear")[0].numpy()
+
+
+def combined(warped: Sequence[Warped], shape: Shape) -> Chances:
+    """Return the chances of all classes on an image of that (D, H, W) shape, by several warped labels."""
     weights = np.exp(SHARPNESS * np.array([one.likeness for one in warped]))
     weights /= weights.sum()
-    soft = sum(weight * one.soft.astype(np.float32) for weight, one in zip(weights, warped, strict=True))
-    return F.interpolate(torch.from_numpy(soft)[None], size=tuple(shape), mode="trilinear")[0].numpy()
+    soft = sum(np.float32(weight) * one.soft for weight, one in zip(weights, warped, strict=True))
+    return Chances(soft=np.asarray(soft, np.float32), shape=shape)
 
 
-def most_likely(chance: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """(K, D, H, W) chances to (D, H, W) labels: the likeliest class where background is less likely than all."""
-    return np.where(chance.sum(0) > 0.5, np.array(values)[chance.argmax(0)], 0)
+def most_likely(chances: Chances, values: Sequence[int]) -> tuple[np.ndarray, dict[int, float]]:
+    """Find the likeliest class, where background is less likely than all classes together.
+
+    Returns:
+        (D, H, W) labels; and for each value its mean chance where that is above a half, 0 where it nowhere is.
+    """
+    label, best, total = (np.zeros(chances.shape, kind) for kind in (np.int32, np.float32, np.float32))
+    sure = {}
+    for number, value in enumerate(values):
+        chance = chances.of(number)
+        total += chance
+        wins, likely = chance > best, chance > 0.5
+        label[wins], best[wins] = value, chance[wins]
+        sure[value] = float(chance[likely].mean()) if likely.any() else 0.0
+    label[total <= 0.5] = 0
+    return label, sure
 
 
 def prompts_from(chance: np.ndarray) -> PlanePrompts | None:
@@ -117,35 +156,38 @@ def _refined(answer: np.ndarray, region: np.ndarray) -> np.ndarray:
 
 
 def segment(
-    model: PlaneModel, image: Example, axis: int, chance: np.ndarray, values: Sequence[int]
+    model: PlaneModel, image: Example, axis: int, chances: Chances, values: Sequence[int]
 ) -> tuple[np.ndarray, dict[int, float]]:
-    """Segment an image by the (K, D, H, W) chances that registration gives.
+    """Segment an image by the chances that registration gives.
 
     Returns:
         (D, H, W) labels; and for each value the mean expected IoU of its slices.
     """
     planes, spacing = planes_of(image.volume, axis), plane_spacing(image.volume, axis)
-    sliced = np.moveaxis(chance, axis + 1, 0)
-    masks = np.zeros((len(values), len(planes), *planes[0].shape[1:]), bool)
+    masks: dict[int, dict[int, np.ndarray]] = {number: {} for number in range(len(values))}  # of planes, packed
     scores: dict[int, list[float]] = {value: [] for value in values}
     for index, plane in enumerate(planes):
-        there = [number for number in range(len(values)) if (sliced[index, number] > 0.5).any()]
+        on_plane = chances.plane(axis, index)
+        there = [int(number) for number in np.flatnonzero((on_plane > 0.5).any((1, 2)))]
         if not there:
             continue
         look = model.encode(plane, spacing)
         for number in there:
-            found = decoded(model, look, sliced[index, number])
+            found = decoded(model, look, on_plane[number])
             if found is not None:
-                masks[number, index] = found[0]
+                masks[number][index] = np.packbits(found[0])
                 scores[values[number]].append(found[1])
-    masks = np.moveaxis(masks, 1, axis + 1)
-    for number in range(len(values)):
-        if len(planes) > 2 and masks[number].any():
-            masks[number] = _settled(masks[number], chance[number] > 0.5, axis, image.volume.geometry.spacing)
-    label, best = np.zeros(chance.shape[1:], np.int64), np.zeros(chance.shape[1:], np.float32)
-    for value, mask, own in zip(values, masks, chance, strict=True):
-        won = mask & (own + 1e-6 > best)
-        label[won], best[won] = value, own[won] + 1e-6
+    label, best = np.zeros(chances.shape, np.int32), np.zeros(chances.shape, np.float32)
+    for number, value in enumerate(values):
+        if masks[number]:
+            sliced = np.zeros((len(planes), *planes[0].shape[1:]), bool)
+            for index, packed in masks[number].items():
+                sliced[index] = np.unpackbits(packed, count=sliced[index].size).reshape(sliced[index].shape)
+            mask, own = np.moveaxis(sliced, 0, axis), chances.of(number)
+            if len(planes) > 2 and mask.any():
+                mask = _settled(mask, own > 0.5, axis, image.volume.geometry.spacing)
+            won = mask & (own + 1e-6 > best)
+            label[won], best[won] = value, own[won] + 1e-6
     return label, {value: float(np.mean(scores[value])) if (label == value).any() else 0.0 for value in values}
 
 

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from phantoms import ball
 from scipy import ndimage
 
@@ -31,8 +37,12 @@ def warped_by_a_known_field(example, amount):
     return Example(identifier="warped", volume=volume, label=label)
 
 
+def chances(array):
+    return mpa.Chances(soft=array.astype(np.float32), shape=array.shape[1:])
+
+
 def dice(example, warped):
-    label = mpa.most_likely(mpa.combined([warped], example.label.shape), (1, 2))
+    label, _ = mpa.most_likely(mpa.combined([warped], example.label.shape), (1, 2))
     return [overlap(example.label, label, (value,)).dice for value in (1, 2)]
 
 
@@ -131,21 +141,57 @@ def test_of_several_references_the_more_alike_one_counts():
     soft = np.zeros((2, 1, 1, 4, 4), np.float16)
     soft[0, 0, 0, :2], soft[1, 0, 0, 2:] = 1, 1
     alike, unlike = Warped(soft=soft[0], likeness=0.9), Warped(soft=soft[1], likeness=0.1)
-    label = mpa.most_likely(mpa.combined([alike, unlike], (1, 8, 8)), (5,))
+    label, _ = mpa.most_likely(mpa.combined([alike, unlike], (1, 8, 8)), (5,))
     assert (label[0, :3] == 5).all() and (label[0, 5:] == 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    reduced=st.tuples(*[st.integers(1, 6)] * 3), shape=st.tuples(*[st.integers(1, 9)] * 3), seed_of=st.integers(0, 99)
+)
+def test_chances_on_a_plane_are_those_of_the_whole_image(reduced, shape, seed_of):
+    soft = np.random.default_rng(seed_of).random((2, *reduced), np.float32)
+    found, whole = mpa.Chances(soft=soft, shape=shape), F.interpolate(torch.tensor(soft)[None], shape, mode="trilinear")
+    assert all(np.array_equal(found.of(number), whole[0, number]) for number in (0, 1))
+    for axis in (0, 1, 2):
+        for index in range(shape[axis]):
+            plane = whole[0].select(axis + 1, index)
+            np.testing.assert_allclose(found.plane(axis, index), plane, atol=1e-6)
+
+
+def test_of_many_classes_one_at_a_time_is_enlarged(seed, monkeypatch):
+    soft = np.zeros((40, 4, 8, 8), np.float32)
+    for number in range(40):
+        soft[number, number % 4, number // 8, number % 8] = 0.9
+    refs, most, whole = [], [], mpa.Chances.of
+
+    def watched(self, number):
+        array = whole(self, number)
+        refs.append(weakref.ref(array))
+        most.append(sum(ref() is not None for ref in refs))
+        return array
+
+    monkeypatch.setattr(mpa.Chances, "of", watched)
+    monkeypatch.setattr(mpa, "decoded", lambda model, look, part: (part > 0.5, 0.7))
+    by_value, values = mpa.Chances(soft=soft, shape=(4, 8, 8)), tuple(range(1, 41))
+    for label, sure in (
+        mpa.most_likely(by_value, values),
+        mpa.segment(seed, ball((4, 8, 8), (2, 4, 4), 2), 0, by_value, values),
+    ):
+        assert all((label == value).sum() == 1 for value in values) and min(sure.values()) >= 0.7
+    assert max(most) <= 2  # the one before goes when the next has come
 
 
 def test_an_image_that_is_a_reference_keeps_its_label(seed):
     example = ball((3, 128, 128), (1, 60, 68), 30)
     example.label[example.label == 2] = 1
-    chance = (example.label == 1)[None].astype(np.float32)
-    label, _ = mpa.segment(seed, example, 0, chance, (1,))
+    label, _ = mpa.segment(seed, example, 0, chances((example.label == 1)[None]), (1,))
     assert overlap(example.label, label, (1,)).dice >= 0.98
 
 
 def test_a_structure_that_registration_does_not_find_is_absent(seed):
     example = ball((3, 32, 32), (1, 16, 16), 8)
-    label, sure = mpa.segment(seed, example, 0, np.full((2, 3, 32, 32), 0.2, np.float32), (1, 2))
+    label, sure = mpa.segment(seed, example, 0, chances(np.full((2, 3, 32, 32), 0.2)), (1, 2))
     assert not label.any() and sure == {1: 0.0, 2: 0.0}
     assert mpa.prompts_from(np.full((32, 32), 0.2)) is None
 
@@ -154,7 +200,7 @@ def test_a_structure_in_a_single_slice_stays_and_one_that_is_gone_is_not_sure(se
     chance = np.zeros((2, 5, 32, 32), np.float32)
     chance[0, 2, 8:20, 8:20], chance[1, 2, 9:19, 9:19] = 0.9, 0.6
     monkeypatch.setattr(mpa, "decoded", lambda model, look, part: (part > 0.5, 0.7))
-    label, sure = mpa.segment(seed, ball((5, 32, 32), (2, 14, 14), 6), 0, chance, (1, 2))
+    label, sure = mpa.segment(seed, ball((5, 32, 32), (2, 14, 14), 6), 0, chances(chance), (1, 2))
     assert np.array_equal(label == 1, chance[0] > 0.5) and sure == {1: 0.7, 2: 0.0}
 
 
