@@ -137,6 +137,7 @@ STUDIES = {
             ("as it is, for longer", 25.0, {"mirrored": True}),
             ("as it is, for longer, four slices a step", 25.0, {"training": FOUR}),
             ("as it is, for longer, encoder scale 1", 25.0, {"changes": {"encoder_scale": 1.0}, "mirrored": True}),
+            ("as it is, for longer, encoder scale 2", 25.0, {"changes": {"encoder_scale": 2.0}, "mirrored": True}),
         )
     ),
     "seed_transfer": tuple(

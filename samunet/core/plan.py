@@ -85,6 +85,8 @@ class Preference:
     """One sentence on why this scale."""
     depth: int | None = None
     """Slices of a slab where the method wants few; None takes what fits."""
+    slices: int = 1
+    """Slices that a step should hold; where memory is short of them a coarser scale follows, the coarsest as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

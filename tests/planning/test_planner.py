@@ -402,6 +402,32 @@ def test_a_coarser_encoder_is_taken_before_the_patch_is_cut():
     assert math.prod(small.patch_size) <= 64**3 / 2 and small.encoder_scale == 1.0
 
 
+@pytest.mark.parametrize(
+    ("slices", "memory_gib", "scale", "told"),
+    [
+        (2, 4.0, 2.0, ""),
+        (8, 16.0, 2.0, ""),
+        (8, 15.9, 1.0, "tokens of 8 voxels do not fit 15.9 GiB with this patch 8 times"),
+        (8, 2.0, 1.0, "tokens of 8 voxels do not fit 2 GiB with this patch 8 times"),  # the coarsest asks for no eight
+    ],
+)
+def test_a_coarser_encoder_is_taken_before_a_step_has_too_few_slices(slices, memory_gib, scale, told):
+    choices = tuple(Preference(scale=scale, reason=f"scale {scale}", slices=slices) for scale in (2.0, 1.0))
+
+    def cost(topology, patch, scale, batch):
+        return scale * batch * math.prod(patch) / 64**2
+
+    plan = made(
+        measured([(1, 1, 1)] * 20, [(64, 64, 64)] * 20),
+        aim=target(memory_gib=memory_gib),
+        cost=cost,
+        preferred=lambda *_: choices,
+    )
+    chosen, reason = plan.configuration("2d_adapter"), plan.reasons["2d_adapter: encoder grid"]
+    assert chosen.encoder_scale == scale and chosen.patch_size == (1, 64, 64)
+    assert reason.endswith(told) and ("times" in reason) == bool(told)
+
+
 def with_convolutions(
     work, *, cost=voxels_cost, alone=lambda topology, patch, batch: voxels_cost(topology, patch, 1.0, batch)
 ):

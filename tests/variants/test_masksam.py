@@ -306,6 +306,7 @@ def test_encoder_scales_are_powers_of_two():
     assert [choice.scale for choice in choices] == [2.0, 1.0] and all(
         math.log2(choice.scale).is_integer() for choice in choices
     )
+    assert {(choice.depth, choice.slices) for choice in choices} == {(5, 8)}
 
 
 @torch.no_grad()

@@ -394,8 +394,10 @@ def _refusal(
     The coarsest is bound by memory only.
     """
     tokens, largest = (f"tokens of {TOKEN_PIXELS / choice.scale:g} voxels" for choice in (preference, coarsest))
-    if method.cost(topology, patch, preference.scale, SMALLEST_BATCH) > target.memory_gib:
-        return f"{tokens} do not fit {target.memory_gib:g} GiB with this patch"
+    wanted = 1 if preference is coarsest else math.ceil(preference.slices / patch[0])
+    if method.cost(topology, patch, preference.scale, max(SMALLEST_BATCH, wanted)) > target.memory_gib:
+        several = f" {wanted} times" if wanted > SMALLEST_BATCH else ""
+        return f"{tokens} do not fit {target.memory_gib:g} GiB with this patch{several}"
     if method.convolutions is None or preference is coarsest:
         return None
     if alone is not None and math.prod(patch) < KEPT_SHARE * math.prod(alone):

@@ -18,6 +18,7 @@ from samunet.sam.backbones import TOKEN_PIXELS, Backbone, encoder_size
 QUERIES_A_CLASS = 1.5
 QUERIES_AT_A_TIME = 8
 SLAB_DEPTH = 5  # the authors have 4, 9 and 26; with few slices a step takes seconds and many fit into a training
+SLICES_A_STEP = 8  # with half as many, and twice the steps, one class of two was never found
 STAGES = 4
 """Blocks of the encoder that the prompt generator joins one after the other, from the last to the first."""
 
@@ -68,11 +69,19 @@ class Config(Options):
 
 
 def preferred(topology: Topology, patch_size: Shape, smallest_class_voxels: float) -> tuple[Preference, ...]:
-    """Return those of the prompt-free methods' encoder scales that are powers of two: the stem doubles the plane."""
+    """Return those of the prompt-free methods' encoder scales that are powers of two: the stem doubles the plane.
+
+    A coarser one comes before steps of few slices: the convolutions bring its masks to voxels too.
+    """
     choices = rules.preferred(topology, patch_size, smallest_class_voxels)
     kept = [choice for choice in choices if math.log2(choice.scale).is_integer()]
     return tuple(
-        replace(choice, depth=SLAB_DEPTH, reason=f"{choice.reason}; a power of two, for the stem doubles the plane")
+        replace(
+            choice,
+            depth=SLAB_DEPTH,
+            slices=SLICES_A_STEP,
+            reason=f"{choice.reason}; a power of two, for the stem doubles the plane",
+        )
         for choice in kept
     )
 
