@@ -36,7 +36,7 @@ from samunet import pipeline
 from samunet.core.codec import encode, read_json, write_json
 from samunet.core.dataset import Case
 from samunet.core.names import DEFAULT_PLANS_NAME
-from samunet.core.plan import save_plan
+from samunet.core.plan import Topology, save_plan
 from samunet.core.workspace import Workspace, workspace_from_environment
 from samunet.evaluation.score import CaseScore, names_from_labels, score_case, targets_from_labels
 from samunet.evaluation.summary import summarize, target_key
@@ -101,6 +101,7 @@ def rows_of(data: dict[str, Any], minutes: float, *names: str) -> tuple[Row, ...
 
 
 FOUR = {"batch_size": 4}
+IN_PLANE = Topology(strides=((1, 1, 1), *[(1, 2, 2)] * 3), kernels=((1, 3, 3),) * 4, widths=(24, 48, 96, 192))
 # The best two of the ranking, and what to hold them against.
 FINAL = ("no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)
 STUDIES = {
@@ -184,7 +185,7 @@ STUDIES = {
             minutes=6.0,
             configuration=configuration,
             training={"batch_size": batch},
-            changes={"encoder_scale": 2.0, "patch_size": (depth, 56, 40)},
+            changes={"encoder_scale": 2.0, "patch_size": (depth, 56, 40), "topology": IN_PLANE},
             **HIPPOCAMPUS,
         )
         for name, configuration, batch, depth in (
