@@ -76,8 +76,8 @@ METHODS_READING = """
 - How many steps fit into the minutes differs much, and on the prostate few do. There most that begin as a whole at
   random do not find the peripheral zone, a thin ring; what they would make of it later is not told.
 - 2d_autosam comes closest to 3d_adapter on the hippocampus: there too a U-Net looks at the image.
-- On ten cases H-SAM, whose claim is few labels, made fewer steps than SAMed in the same minutes and ended behind it. Its
-  claim is about SAM's weights, which were not there.
+- On ten cases H-SAM, whose claim is few labels, made fewer steps than SAMed in the same minutes and ended behind it.
+  Its claim is about SAM's weights, which were not there.
 - What MaskSAM does in longer trainings is on [its page](../methods/masksam.md#what-it-takes-to-learn).
 - Nothing about what they reach with SAM's weights, on a GPU, or in a day.
 - One seed, one fold. Intervals are over cases; with four cases no difference can be shown, and the order on the
