@@ -101,6 +101,7 @@ def rows_of(data: dict[str, Any], minutes: float, *names: str) -> tuple[Row, ...
 
 
 FOUR = {"batch_size": 4}
+SCALE_2 = {"changes": {"encoder_scale": 2.0}}
 IN_PLANE = Topology(strides=((1, 1, 1), *[(1, 2, 2)] * 3), kernels=((1, 3, 3),) * 4, widths=(24, 48, 96, 192))
 # The best two of the ranking, and what to hold them against.
 FINAL = ("no depth adapters", "injection at one stage", "control: no SAM path", NNUNET)
@@ -136,9 +137,9 @@ STUDIES = {
             ("generator to the voxels", 6.0, {"options": {"generator_doublings": 4}}),
             ("no convolutions to the voxels", 6.0, {"options": {"finest_masks": False}}),
             ("as it is, for longer", 25.0, {"mirrored": True}),
-            ("as it is, for longer, four slices a step", 25.0, {"training": FOUR}),
             ("as it is, for longer, encoder scale 1", 25.0, {"changes": {"encoder_scale": 1.0}, "mirrored": True}),
-            ("as it is, for longer, encoder scale 2", 25.0, {"changes": {"encoder_scale": 2.0}, "mirrored": True}),
+            ("as it is, for longer, encoder scale 2", 25.0, SCALE_2 | {"mirrored": True}),
+            ("as it is, for longer, encoder scale 2, four slices a step", 25.0, SCALE_2 | {"training": FOUR}),
         )
     ),
     "seed_transfer": tuple(
