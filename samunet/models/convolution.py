@@ -6,7 +6,8 @@ otherwise it may be anything. Such maps are small. On CPUs with AMX, kernels of 
 slice, write past the end of their memory (seen with torch 2.14 and 2.15), which ends the process; and a single slice of
 one channel or three under a deeper kernel gives NaN or anything, without a gradient too. 2D convolutions, which compute
 the same, do neither. Three to eight slices of 112 x 80 pixels and more, of few channels, do it under kernels of depth 3
-too (seen with torch 2.14); ten or more do not, nor 64 channels.
+too (seen with torch 2.14); ten or more do not, nor 64 channels. With a stride in the plane, the gradient of the weights
+of five slices of 128 x 128 pixels and more of many channels never ends (seen with torch 2.14); twelve slices do.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from samunet.core.geometry import Shape
 
-FEW_SLICES, FEW_CHANNELS = 10, 64  # below both, deep kernels in bf16 may end the process
+FEW_SLICES, FEW_CHANNELS = 10, 64  # on fewer, deep kernels in bf16 may end the process, or never end
 
 
 class Convolution(nn.Conv3d):
@@ -70,8 +71,9 @@ def _needs_fp32(layer: nn.Conv3d, image: Tensor) -> bool:
     """Tell whether torch cannot be trusted with a deep kernel in bf16 on a CPU, and slices meet."""
     if image.device.type != "cpu" or layer.kernel_size[0] != 3:
         return False
-    few = image.shape[2] < FEW_SLICES and max(layer.in_channels, layer.out_channels) < FEW_CHANNELS
-    return image.shape[2] == 2 or (image.shape[2] > 1 and few and torch.is_grad_enabled())
+    unsafe = max(layer.in_channels, layer.out_channels) < FEW_CHANNELS or layer.stride[-1] > 1
+    few = 1 < image.shape[2] < FEW_SLICES
+    return image.shape[2] == 2 or (few and unsafe and torch.is_grad_enabled())
 
 
 def _slice_by_slice(layer: nn.Conv3d | nn.ConvTranspose3d, image: Tensor) -> bool:
