@@ -440,6 +440,10 @@ def trainer_page(results: list[dict], methods: dict | None) -> str:
                 for name, row in methods["steps"].items()
             ),
         ]
+        if "db_sam" not in methods["steps"]:
+            sections.append(
+                "\nNot measured: db_sam, which was ended after four minutes of two steps, and db_sam_prompted."
+            )
     return "\n".join(sections) + "\n"
 
 
